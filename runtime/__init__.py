@@ -1,0 +1,1 @@
+"""Runs detectors and scores them: preprocessing, backends, NMS on the host, COCO evaluation. Needs no torch."""

@@ -1,0 +1,31 @@
+"""Checks of what a graph is fed, the same for every backend."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..manifest import Manifest
+from . import BackendError
+
+
+def check_feed(images: np.ndarray, image_sizes: np.ndarray, manifest: Manifest) -> None:
+    """Raise BackendError unless images and image_sizes are what the graph of this manifest takes."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise BackendError(f"images is {images.dtype} {list(images.shape)}, expected uint8 [B, H, W, 3]")
+    batch, height, width, _ = images.shape
+    if image_sizes.dtype != np.int32 or image_sizes.shape != (batch, 2):
+        raise BackendError(f"image_sizes is {image_sizes.dtype} {list(image_sizes.shape)}, expected int32 [{batch}, 2]")
+    shapes = manifest.inputs
+    for name, value, low, high in (
+        ("batch", batch, shapes.batch_min, shapes.batch_max),
+        ("canvas height", height, shapes.height_min, shapes.height_max),
+        ("canvas width", width, shapes.width_min, shapes.width_max),
+    ):
+        if not low <= value <= high:
+            expected = f"{low}" if low == high else f"{low} to {high}"
+            raise BackendError(f"{name} {value}, but the graph was exported for {expected}; export it for other shapes")
+    divisor = manifest.preprocess.size_divisor
+    if height % divisor or width % divisor:
+        raise BackendError(f"canvas {width}×{height}, expected sides that are multiples of {divisor}")
+    if (image_sizes < 1).any() or (image_sizes > (height, width)).any():
+        raise BackendError(f"image_sizes {image_sizes.tolist()} are not all within the canvas {height}, {width}")

@@ -1,0 +1,52 @@
+"""Errors that the user can mend, and the one place that turns them into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what was given, what was expected and what to do."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line for an OSError: its reason, and the path if it knows one."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's main function and leave the process with its exit code.
+
+    A UserError, an OSError (full disk, unwritable folder) and a MemoryError become one line `error: …` on stderr and
+    exit code 2. Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()  # a full disk behind a redirected stdout shows only here
+    except UserError as error:
+        code = _report(str(error))
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python flushes stdout once more at exit, which must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_BROKEN_PIPE
+    except OSError as error:
+        code = _report(describe_os_error(error))
+    except MemoryError as error:
+        code = _report(f"out of memory ({error}); try a smaller batch or smaller pictures")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _report(message: str) -> int:
+    print("error: " + " ".join(message.splitlines()), file=sys.stderr)
+    return EXIT_BAD_INPUT

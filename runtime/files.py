@@ -1,0 +1,80 @@
+"""Writing files so that a reader never sees half of one, and hashing them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import UserError
+
+
+class WriteError(UserError):
+    """A file could not be written."""
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name when the block succeeds and vanishes when it fails.
+
+    The temporary name keeps the suffix, since writers such as OpenCV's choose the format by it. A missing folder is
+    made. An OSError while writing (disk full, no permission) becomes a WriteError; a file that was already there is
+    left as it was.
+
+    Hand C++ writers (`torch.save`) an open Python file, not the path: they report a full disk as a RuntimeError.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem[:100]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.filename is not None and not _concerns(error, temporary, target):
+                raise
+            raise write_error(target, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `path`, all or nothing. Raises WriteError."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
+    """The WriteError to raise for an OSError met while writing `path`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return WriteError(f"cannot write {path}: {reason}; free some space or choose a folder that you may write to")
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits. Reads piecewise; raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Without this a power cut after the rename can leave an empty file under the final name."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _concerns(error: OSError, temporary: Path, target: Path) -> bool:
+    """Whether the error is about the file being written or a folder it lies in, not about something read meanwhile."""
+    named = {os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)}
+    ours = {os.fspath(temporary), os.fspath(target), *(os.fspath(parent) for parent in target.parents)}
+    return bool(named & ours)

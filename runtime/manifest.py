@@ -1,0 +1,183 @@
+"""What an artifact says about itself: classes, preprocessing, thresholds, shapes, origin. JSON, strict, versioned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from importlib import metadata
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import UserError
+
+MANIFEST_VERSION = 1
+METADATA_KEY = "atss_toolkit.manifest"  # in an ONNX file's metadata
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+
+class ManifestError(UserError):
+    """A manifest that is missing, damaged or of another version."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input. Pixel values are 0–255; triples are in RGB order."""
+
+    short_side: int  # the shorter side is resized to this …
+    long_side: int  # … unless the longer one would then exceed this
+    size_divisor: int = 32  # the canvas' sides are multiples of it
+    pad_value: tuple[int, int, int] = (124, 116, 104)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # what the network eats inside its graph; canvases are always RGB
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    score: float = 0.05  # class probability, exclusive
+    candidates_per_level: int = 1000
+    nms_iou: float = 0.6
+    detections: int = 100  # per image
+
+
+@dataclasses.dataclass(frozen=True)
+class InputShapes:
+    """Range of the `images` input; equal minimum and maximum mean a fixed size."""
+
+    batch_min: int
+    batch_max: int
+    height_min: int
+    height_max: int
+    width_min: int
+    width_max: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]  # the data set's own id of each class
+    preprocess: Preprocess
+    thresholds: Thresholds
+    precision: Precision
+    inputs: InputShapes
+    recipe: str
+    checkpoint_sha256: str
+    graph_sha256: str
+    toolkit_version: str
+    libraries: dict[str, str]  # name → version
+    ap: float | None = None  # COCO AP in 0–1, where one was measured
+    version: int = MANIFEST_VERSION
+
+
+def to_json(manifest: Manifest) -> str:
+    """JSON text of a manifest. Raises ManifestError where its values make no sense."""
+    _check(manifest, "this manifest")
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(text: str | bytes, source: str) -> Manifest:
+    """The manifest in `text`; `source` names the file in messages.
+
+    Raises ManifestError naming the field that is missing, unknown, of the wrong type or out of range, and for another
+    version the command that writes the file anew.
+    """
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{source}: the manifest is not JSON ({error}); {_REBUILD}") from error
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{source}: the manifest is {_kind(fields)}, expected an object; {_REBUILD}")
+    version = fields.get("version")
+    if version != MANIFEST_VERSION or isinstance(version, bool):
+        raise ManifestError(
+            f"{source}: manifest version {version!r}, this toolkit ({toolkit_version()}) reads version "
+            f"{MANIFEST_VERSION}; {_REBUILD}"
+        )
+    manifest = _build(Manifest, fields, "", source)
+    _check(manifest, source)
+    return manifest
+
+
+def toolkit_version() -> str:
+    """Version of the installed distribution; "0+unknown" where it runs uninstalled."""
+    try:
+        return metadata.version("atss-toolkit")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+_REBUILD = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+
+
+def _build(cls: type, fields: dict[str, Any], prefix: str, source: str) -> Any:
+    """An instance of dataclass `cls` from a JSON object that must have exactly its fields."""
+    hints = get_type_hints(cls)
+    unknown, missing = sorted(fields.keys() - hints.keys()), [name for name in hints if name not in fields]
+    if unknown:
+        raise ManifestError(f"{source}: unknown manifest field {prefix + unknown[0]!r}; {_REBUILD}")
+    if missing:
+        raise ManifestError(f"{source}: manifest field {prefix + missing[0]!r} is missing; {_REBUILD}")
+    return cls(**{name: _value(hint, fields[name], prefix + name, source) for name, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, name: str, source: str) -> Any:
+    """`value` as the annotated type, converted only where JSON lacks the type (lists to tuples, 1 to 1.0)."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _build(hint, value, name + ".", source)  # type: ignore[arg-type]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return None if value is None else _value(arguments[0], value, name, source)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        item_hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(item_hints) == len(value):
+            return tuple(
+                _value(h, v, f"{name}[{i}]", source) for i, (h, v) in enumerate(zip(item_hints, value, strict=True))
+            )
+    if origin is dict and isinstance(value, dict):
+        return {key: _value(arguments[1], v, f"{name}.{key}", source) for key, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if hint in (int, str) and type(value) is hint:
+        return value
+    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
+    raise ManifestError(f"{source}: manifest field {name!r} is {_kind(value)}, expected {wanted}; {_REBUILD}")
+
+
+def _check(manifest: Manifest, source: str) -> None:
+    """Raise ManifestError naming the first field whose value makes no sense."""
+    pre, limits, shapes = manifest.preprocess, manifest.thresholds, manifest.inputs
+    ranges = (
+        ("batch", shapes.batch_min, shapes.batch_max),
+        ("height", shapes.height_min, shapes.height_max),
+        ("width", shapes.width_min, shapes.width_max),
+    )
+    rules = [
+        ("classes", len(manifest.classes) >= 1, "at least one class"),
+        ("category_ids", len(manifest.category_ids) == len(manifest.classes), "as many ids as classes"),
+        ("category_ids", len(set(manifest.category_ids)) == len(manifest.category_ids), "distinct ids"),
+        ("preprocess.short_side", pre.short_side >= 1, "at least 1"),
+        ("preprocess.long_side", pre.long_side >= pre.short_side, "at least short_side"),
+        ("preprocess.size_divisor", pre.size_divisor >= 1, "at least 1"),
+        ("preprocess.pad_value", all(0 <= value <= 255 for value in pre.pad_value), "values in 0–255"),
+        ("preprocess.std", all(value > 0 for value in pre.std), "positive values"),
+        ("thresholds.score", 0 <= limits.score < 1, "a value in 0–1"),
+        ("thresholds.nms_iou", 0 < limits.nms_iou <= 1, "a value in 0–1"),
+        ("thresholds.candidates_per_level", limits.candidates_per_level >= 1, "at least 1"),
+        ("thresholds.detections", limits.detections >= 1, "at least 1"),
+        ("ap", manifest.ap is None or 0 <= manifest.ap <= 1, "a value in 0–1 or null"),
+        *((f"inputs.{name}_min", low >= 1, "at least 1") for name, low, _ in ranges),
+        *((f"inputs.{name}_max", high >= low, f"at least {name}_min") for name, low, high in ranges),
+    ]
+    for name, holds, expected in rules:
+        if not holds:
+            raise ManifestError(f"{source}: manifest field {name!r} makes no sense, expected {expected}; {_REBUILD}")
+
+
+def _kind(value: Any) -> str:
+    """How a JSON value is called in a message."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number") + (f" ({value!r})" if isinstance(value, str | int | float) else "")

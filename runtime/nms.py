@@ -1,0 +1,47 @@
+"""Intersection over union and greedy class-wise NMS on the host, in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes a [n, 4] and b [m, 4], xyxy → float32 [n, m]; 0 where both have no area."""
+    a, b = np.asarray(a, np.float32).reshape(-1, 4), np.asarray(b, np.float32).reshape(-1, 4)
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])  # [n, m, 2]
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap_wh = np.clip(bottom_right - top_left, 0, None)
+    intersection = overlap_wh[..., 0] * overlap_wh[..., 1]  # [n, m]
+    union = _area(a)[:, None] + _area(b)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def nms(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_threshold: float, max_detections: int
+) -> np.ndarray:
+    """Greedy class-wise non-maximum suppression: indices of the kept boxes, best score first, int64 [≤ max_detections].
+
+    boxes [n, 4] xyxy, scores [n], classes [n]. In order of falling score (equal scores: lower index first) a box is
+    kept unless a kept box of its class overlaps it with IoU > `iou_threshold`.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
+    boxes, classes = boxes[order], np.asarray(classes)[order]
+    areas = _area(boxes)
+    kept: list[int] = []
+    # Only the kept boxes are looped over: what a kept box suppresses, and itself, leaves the arrays at once.
+    while len(order) and len(kept) < max_detections:
+        kept.append(int(order[0]))
+        overlap_wh = np.minimum(boxes[0, 2:], boxes[1:, 2:]) - np.maximum(boxes[0, :2], boxes[1:, :2])
+        np.maximum(overlap_wh, 0, out=overlap_wh)
+        intersection = overlap_wh[:, 0] * overlap_wh[:, 1]
+        union = areas[0] + areas[1:] - intersection
+        iou = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+        stays = np.flatnonzero(~(iou > iou_threshold) | (classes[1:] != classes[0])) + 1
+        order, boxes, classes, areas = order[stays], boxes[stays], classes[stays], areas[stays]
+    return np.array(kept, np.int64)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    wh = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return wh[:, 0] * wh[:, 1]
