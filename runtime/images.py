@@ -1,8 +1,15 @@
-"""Reading pictures."""
+"""Reading pictures, distrustfully: their size is known before they are decoded, and a truncated one is refused.
+
+OpenCV decodes; by itself it would also hand back the upper half of a truncated file, print to stderr, or fill the
+memory for a small file that claims to be huge.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,6 +18,14 @@ import numpy as np
 from .errors import UserError
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
+MAX_FILE_BYTES = 1 << 30
+SUFFIXES = (".jpg", ".jpeg", ".png")  # by which pictures are found in a folder; what they are is read from their bytes
+
+_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# The next JPEG marker that starts a segment: not a stuffed zero, a fill byte, TEM or a restart marker.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
+_JPEG_EOI = 0xD9
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ImageError(UserError):
@@ -18,9 +33,100 @@ class ImageError(UserError):
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A JPEG or PNG picture as uint8 [h, w, 3] RGB, EXIF orientation applied. Raises ImageError."""
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    """A JPEG or PNG picture (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
+
+    Grey, palette, 16-bit, CMYK and transparent pictures are converted; transparency is dropped. Raises ImageError for
+    a picture that is missing, empty, of another format, truncated, damaged, or of more than `max_pixels`.
+    """
+    name = "picture data" if isinstance(source, bytes) else os.fspath(source)
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    height, width = _checked_size(data, name)
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{name}: {width}×{height} is {height * width / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}; "
+            "scale it down, or raise the limit if you trust the file"
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(f"{name}: OpenCV cannot decode it ({error.err}); save it again as JPEG or PNG") from error
     if image is None:
-        raise ImageError("cannot decode")
+        raise ImageError(f"{name}: damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: not a file; expected a JPEG or PNG picture")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageError(
+                    f"{path}: {size / 1e9:.1f} GB, pictures of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read"
+                )
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}; check the path") from error
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"{os.fspath(path)!r}: not a file name ({error})") from error
+
+
+def _checked_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width as the file's header has them, after a walk to the file's end marker."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty; copy or download it again")
+    try:
+        if data.startswith(_JPEG_MAGIC):
+            height, width = _walk_jpeg(data)
+        elif data.startswith(_PNG_MAGIC):
+            height, width = _walk_png(data)
+        else:
+            raise ImageError(f"{name}: neither JPEG nor PNG by its content; convert it to either")
+    except (IndexError, struct.error) as error:
+        raise ImageError(f"{name}: truncated, the file ends early; copy or download it again") from error
+    except ValueError as error:
+        raise ImageError(f"{name}: {error}; copy or download it again") from error
+    if height < 1 or width < 1:
+        raise ImageError(f"{name}: the header says {width}×{height} pixels; copy or download it again")
+    return height, width
+
+
+def _walk_jpeg(data: bytes) -> tuple[int, int]:
+    """Size from the frame header. IndexError or struct.error where data ends before the end-of-image marker."""
+    size_hw = None
+    position = 2
+    while True:
+        match = _JPEG_MARKER.search(data, position)
+        if match is None:
+            raise IndexError("no end-of-image marker")
+        marker = data[match.end() - 1]
+        if marker == _JPEG_EOI:
+            break
+        # Compressed data follows its segment's header without a length: the search skips it, stuffed zeros and all.
+        (length,) = struct.unpack_from(">H", data, match.end())
+        if marker in _JPEG_FRAMES and size_hw is None:
+            size_hw = struct.unpack_from(">HH", data, match.end() + 3)
+        position = match.end() + length
+    if size_hw is None:
+        raise ValueError("damaged, a JPEG without a frame header")
+    return size_hw[0], size_hw[1]
+
+
+def _walk_png(data: bytes) -> tuple[int, int]:
+    """Size from IHDR. struct.error where data ends before IEND, ValueError for a wrong checksum."""
+    position, size_hw = len(_PNG_MAGIC), None
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        (checksum,) = struct.unpack_from(">I", data, position + 8 + length)
+        is_critical = kind[:1].isupper()
+        if is_critical and zlib.crc32(memoryview(data)[position + 4 : position + 8 + length]) != checksum:
+            raise ValueError(f"damaged, the checksum of its {kind.decode('latin-1')} part is wrong")
+        if size_hw is None:
+            if kind != b"IHDR":
+                raise ValueError("damaged, a PNG that does not begin with its header")
+            width, height = struct.unpack_from(">II", data, position + 8)
+            size_hw = height, width
+        if kind == b"IEND":
+            return size_hw
+        position += 12 + length
