@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from importlib import metadata
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from .errors import UserError
+from .records import RecordError, kind_of, record_from_dict
 
 MANIFEST_VERSION = 1
 METADATA_KEY = "atss_toolkit.manifest"  # in an ONNX file's metadata
@@ -88,14 +87,17 @@ def from_json(text: str | bytes, source: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{source}: the manifest is not JSON ({error}); {_REBUILD}") from error
     if not isinstance(fields, dict):
-        raise ManifestError(f"{source}: the manifest is {_kind(fields)}, expected an object; {_REBUILD}")
+        raise ManifestError(f"{source}: the manifest is {kind_of(fields)}, expected an object; {_REBUILD}")
     version = fields.get("version")
     if version != MANIFEST_VERSION or isinstance(version, bool):
         raise ManifestError(
             f"{source}: manifest version {version!r}, this toolkit ({toolkit_version()}) reads version "
             f"{MANIFEST_VERSION}; {_REBUILD}"
         )
-    manifest = _build(Manifest, fields, "", source)
+    try:
+        manifest = record_from_dict(Manifest, fields, source)
+    except RecordError as error:
+        raise ManifestError(f"{error}; {_REBUILD}") from error
     _check(manifest, source)
     return manifest
 
@@ -109,42 +111,6 @@ def toolkit_version() -> str:
 
 
 _REBUILD = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
-
-
-def _build(cls: type, fields: dict[str, Any], prefix: str, source: str) -> Any:
-    """An instance of dataclass `cls` from a JSON object that must have exactly its fields."""
-    hints = get_type_hints(cls)
-    unknown, missing = sorted(fields.keys() - hints.keys()), [name for name in hints if name not in fields]
-    if unknown:
-        raise ManifestError(f"{source}: unknown manifest field {prefix + unknown[0]!r}; {_REBUILD}")
-    if missing:
-        raise ManifestError(f"{source}: manifest field {prefix + missing[0]!r} is missing; {_REBUILD}")
-    return cls(**{name: _value(hint, fields[name], prefix + name, source) for name, hint in hints.items()})
-
-
-def _value(hint: Any, value: Any, name: str, source: str) -> Any:
-    """`value` as the annotated type, converted only where JSON lacks the type (lists to tuples, 1 to 1.0)."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _build(hint, value, name + ".", source)  # type: ignore[arg-type]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return None if value is None else _value(arguments[0], value, name, source)
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list):
-        item_hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(item_hints) == len(value):
-            return tuple(
-                _value(h, v, f"{name}[{i}]", source) for i, (h, v) in enumerate(zip(item_hints, value, strict=True))
-            )
-    if origin is dict and isinstance(value, dict):
-        return {key: _value(arguments[1], v, f"{name}.{key}", source) for key, v in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if hint in (int, str) and type(value) is hint:
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
-    raise ManifestError(f"{source}: manifest field {name!r} is {_kind(value)}, expected {wanted}; {_REBUILD}")
 
 
 def _check(manifest: Manifest, source: str) -> None:
@@ -175,9 +141,3 @@ def _check(manifest: Manifest, source: str) -> None:
     for name, holds, expected in rules:
         if not holds:
             raise ManifestError(f"{source}: manifest field {name!r} makes no sense, expected {expected}; {_REBUILD}")
-
-
-def _kind(value: Any) -> str:
-    """How a JSON value is called in a message."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number") + (f" ({value!r})" if isinstance(value, str | int | float) else "")
