@@ -18,6 +18,7 @@ MIN_INSIDE = 0.65  # part of an object's mask that must lie inside the picture
 MIN_VISIBLE = 0.3  # part of an object's mask that later objects must leave visible
 CROWDED_FRACTION = 0.35  # share of objects that may cover others at all
 _PLACEMENTS = 8
+_FINE = 4  # samples per pixel and axis, of which a shape's coverage is the mean
 _MIN_CONTRAST = 70.0  # in grey levels, of the channel that differs most
 
 
@@ -61,16 +62,22 @@ def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[
 
 
 def render(outline: Outline, height: int, width: int) -> tuple[int, int, np.ndarray]:
-    """Coverage uint8 [h, w] (255 = whole pixel) of an outline inside a picture of height × width, from (x, y) on."""
+    """Coverage uint8 [h, w] (255 = whole pixel) of an outline inside a picture of height × width, from (x, y) on.
+
+    The outline must reach into the picture.
+    """
     low, high = extent(outline)
     x0, y0 = (int(v) for v in np.maximum(np.floor(low) - 1, 0))
     x1, y1 = (int(v) for v in np.minimum(np.ceil(high) + 1, (width, height)))
-    fine = 4 if float((high - low).max()) < 64 else 2
-    canvas = np.zeros(((y1 - y0) * fine, (x1 - x0) * fine), np.uint8)
+    canvas = np.zeros(((y1 - y0) * _FINE, (x1 - x0) * _FINE), np.uint8)
     for part in outline:
         # 4 fractional bits; OpenCV's pixel centres are at whole numbers, ours at halves.
-        points = [np.rint(((c - (x0, y0)) * fine - 0.5) * 16).astype(np.int32) for c in part]
-        cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_8, shift=4)
+        points = [np.rint(((c - (x0, y0)) * _FINE - 0.5) * 16).astype(np.int32) for c in part]
+        layer = np.zeros_like(canvas)
+        cv2.fillPoly(layer, points, 255, lineType=cv2.LINE_8, shift=4)
+        # fillPoly draws the border too, half of which lies outside: without this, shapes are fat by half a sample.
+        cv2.polylines(layer, points, True, 128, 1, cv2.LINE_8, 4)
+        cv2.max(canvas, layer, canvas)
     return x0, y0, cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
 
@@ -87,7 +94,7 @@ def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnO
         margin = longer * rng.choice([0.5, 0.25], p=[0.85, 0.15])  # a few reach over the picture's edge
         centre = (float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin)))
         outline = place(shape, float(rng.uniform(0, 2 * np.pi)), longer, centre)
-        drawn = _cut_to_mask(label, outline, height, width)
+        drawn = cut_to_mask(label, outline, height, width)
         if drawn is None or not MIN_SIDE_PX <= max(drawn.mask.shape) <= limit:
             continue
         if _leaves_visible(drawn, owner, objects, MIN_VISIBLE if may_cover else 1.0):
@@ -96,7 +103,8 @@ def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnO
     return None
 
 
-def _cut_to_mask(label: int, outline: Outline, height: int, width: int) -> DrawnObject | None:
+def cut_to_mask(label: int, outline: Outline, height: int, width: int) -> DrawnObject | None:
+    """The part of an outline inside a picture of height × width; None where too little of it is (MIN_INSIDE)."""
     x, y, coverage = render(outline, height, width)
     mask = coverage >= 128
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -129,7 +137,8 @@ def _paint(rng: np.random.Generator, image: np.ndarray, drawn: DrawnObject) -> N
     x, y, coverage = render(drawn.outline, *image.shape[:2])
     height, width = coverage.shape
     behind = image[y : y + height, x : x + width]
-    colour = _contrasting_colour(rng, behind[coverage >= 128])
+    rows, columns = np.divmod(_thin_out(np.flatnonzero(coverage >= 128)), width)
+    colour = _contrasting_colour(rng, behind[rows, columns])
     fill = _fill(rng, colour, height, width)
     if max(height, width) >= 24 and rng.random() < 0.35:
         edge = cv2.erode(coverage, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
@@ -141,9 +150,14 @@ def _paint(rng: np.random.Generator, image: np.ndarray, drawn: DrawnObject) -> N
     image[y : y + height, x : x + width] = cv2.add(_three(alpha / 255) * (fill - behind), behind, dtype=cv2.CV_8U)
 
 
+def _thin_out(values: np.ndarray) -> np.ndarray:
+    """About 64 of the values, evenly spaced."""
+    return values[:: max(1, len(values) // 64)]
+
+
 def _contrasting_colour(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """A colour float32 [3] that differs from most of the pixels [n, 3] in at least one channel."""
-    sample = pixels[:: max(1, len(pixels) // 64)].astype(np.float32)
+    sample = pixels.astype(np.float32)
     candidates = rng.integers(0, 256, (12, 3)).astype(np.float32)
     difference = np.abs(candidates[:, None] - sample[None]).max(axis=2)
     contrast = np.sort(difference, axis=1)[:, len(sample) // 5]
@@ -206,17 +220,21 @@ def _scribble(rng: np.random.Generator, image: np.ndarray) -> None:
     """Thin lines and specks that belong to no class, so that not every edge is an object."""
     height, width = image.shape[:2]
     mean = image.reshape(-1, 3)[::97].mean(axis=0)
-    for _ in range(rng.integers(0, 7)):
+    for tone in _tones(rng, mean, 45, int(rng.integers(0, 7))):
         # A curve that bends slowly: sharp corners would make letters of it.
         heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, 12))
         steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * rng.uniform(2, 14)
         points = np.rint((rng.uniform(0, (width, height)) + np.cumsum(steps, axis=0)) * 16).astype(np.int32)
-        tone = tuple(float(v) for v in np.clip(mean + rng.normal(0, 45, 3), 0, 255))
         cv2.polylines(image, [points], False, tone, int(rng.integers(1, 3)), cv2.LINE_AA, 4)
-    for _ in range(rng.integers(0, 25)):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        tone = tuple(float(v) for v in np.clip(mean + rng.normal(0, 55, 3), 0, 255))
-        cv2.circle(image, centre, int(rng.integers(0, 2)), tone, -1)
+    tones = _tones(rng, mean, 55, int(rng.integers(0, 25)))
+    spots = rng.integers(0, (width, height, 2), (len(tones), 3)).tolist()
+    for tone, (x, y, radius) in zip(tones, spots, strict=True):
+        cv2.circle(image, (x, y), radius, tone, -1)
+
+
+def _tones(rng: np.random.Generator, mean: np.ndarray, spread: float, count: int) -> list[list[float]]:
+    """Colours that scatter around `mean` [3]."""
+    return np.clip(mean + rng.normal(0, spread, (count, 3)), 0, 255).tolist()
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""Train a detector.
+
+    python -m train atss_tiny --out runs/tiny --data.train-json T.json --data.train-images T/ --data.val-json V.json …
+    python -m train atss_r50_fpn_1x --help        # every setting and its value in the recipe
+
+Any setting of the recipe can be overridden by name. `--resume` goes on with the run in --out.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from runtime.errors import UserError, run_main
+
+from .config import Config
+from .loop import train
+from .recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run it."""
+
+    out: Path
+    """Folder of the run: checkpoints, log, TensorBoard files."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in --out where there is one."""
+
+
+def parse(arguments: list[str]) -> tuple[Config, Options]:
+    """Recipe name and overrides → configuration and options. Unknown names and wrong types end the program."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        raise UserError(
+            f"usage: python -m train RECIPE --out FOLDER [--setting value …]; recipes: {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES.get(arguments[0])
+    if recipe is None:
+        import difflib
+
+        near = difflib.get_close_matches(arguments[0], RECIPES, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no recipe {arguments[0]!r}{hint} There are: {', '.join(RECIPES)}")
+    default = recipe()
+
+    def command(
+        options: Annotated[Options, tyro.conf.arg(name="")],
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+    ) -> tuple[Config, Options]:
+        return config, options
+
+    return tyro.cli(command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=recipe.__doc__)
+
+
+def main() -> None:
+    config, options = parse(sys.argv[1:])
+    checkpoint = train(config, options.out, options.resume)
+    print(f"done: {checkpoint}")
+
+
+if __name__ == "__main__":
+    run_main(main)

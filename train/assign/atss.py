@@ -1,0 +1,116 @@
+"""Adaptive Training Sample Selection (arXiv 1912.02424, Algorithm 1), batched, without host synchronisation.
+
+On a regular grid the k cells nearest to a point lie in a small window around it, so no [anchors × boxes] matrix is built:
+time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of boxes alone.
+
+B images, G boxes of an image (padded), L levels, N anchors over all levels, K = Σ_l min(k, cells of l) candidates.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..anchors import Level
+from ..boxes import centers, iou
+from .types import NEGATIVE, Assigned
+
+# "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
+INSIDE_MARGIN = 0.01
+
+
+def atss(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], k: int) -> Assigned:
+    """Assign the anchors of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
+
+    Ties in distance go to the lower anchor index, ties in IoU to the lower box index.
+    """
+    candidates = [nearest_anchors(gt_boxes, level, k) for level in levels]
+    first = 0  # line 4 of the algorithm: the union over the levels, in flat indices over all of them
+    flat = []
+    for level, (indices, _) in zip(levels, candidates, strict=True):
+        flat.append(indices + first)
+        first += level.cells
+    index = torch.cat(flat, dim=-1)  # [B, G, K]
+    anchors = torch.cat([boxes for _, boxes in candidates], dim=-2)  # [B, G, K, 4]
+
+    overlap = iou(anchors, gt_boxes.unsqueeze(2))  # line 5, [B, G, K]
+    threshold = _mean_plus_std(overlap)  # lines 6-8, [B, G, 1]
+    positive = (overlap >= threshold) & _centers_inside(anchors, gt_boxes) & gt_mask.unsqueeze(-1)  # lines 9-12
+    return Assigned(_highest_overlap(index, overlap, positive, anchors_total=first))
+
+
+def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
+    """The min(k, cells) anchors of one level whose centres are nearest to each box's centre (line 3).
+
+    Returns their indices in the level, int64 [B, G, k], nearest first, and the anchors, [B, G, k, 4].
+    """
+    k = min(k, level.cells)
+    rows, columns = window_size(level.rows, level.columns, k)
+    center = centers(gt_boxes)  # [B, G, 2]
+    column = _window(center[..., 0], level.stride, level.columns, columns)  # [B, G, columns]
+    row = _window(center[..., 1], level.stride, level.rows, rows)  # [B, G, rows]
+    x = (column + 0.5) * level.stride
+    y = (row + 0.5) * level.stride
+    dx = x - center[..., 0:1]
+    dy = y - center[..., 1:2]
+    distance = (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1)).flatten(-2)  # [B, G, rows · columns]
+    # The window is in row-major order, so a stable sort leaves ties in the order of their anchor indices.
+    nearest = torch.sort(distance, dim=-1, stable=True).indices[..., :k]
+    in_row = nearest // columns
+    in_column = nearest - in_row * columns
+    index = row.gather(-1, in_row) * level.columns + column.gather(-1, in_column)
+    anchor_center = torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
+    return index, torch.cat((anchor_center - level.side / 2, anchor_center + level.side / 2), dim=-1)
+
+
+def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
+    """Height and width in cells of a window that holds the k nearest cells of any point of the grid, ties included.
+
+    A square of side 2·ceil(√k) − 1 around the point's cell does where the grid is that wide. On a narrower grid the other
+    side makes up for it: k cells fill k / width rows, and one row more on each side covers an off-centre point and a tie.
+    """
+    side = max(3, 2 * math.ceil(math.sqrt(k)) - 1)
+    height = max(side, math.ceil(k / min(columns, side)) + 2)
+    width = max(side, math.ceil(k / min(rows, side)) + 2)
+    return min(rows, height | 1), min(columns, width | 1)
+
+
+def _window(center: Tensor, stride: int, cells: int, size: int) -> Tensor:
+    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted to stay on the grid."""
+    # Of two cells at the same distance the lower one is nearest, so that the window reaches the ones that win ties.
+    nearest = (torch.ceil(center / stride) - 1).clamp(0, cells - 1).long()
+    start = (nearest - size // 2).clamp(0, cells - size)
+    return start.unsqueeze(-1) + torch.arange(size, device=center.device)
+
+
+def _mean_plus_std(overlap: Tensor) -> Tensor:
+    """Mean plus sample standard deviation (n − 1) over the candidates, [B, G, 1]; a lone candidate has deviation 0."""
+    mean = overlap.mean(dim=-1, keepdim=True)
+    if overlap.shape[-1] < 2:
+        return mean
+    return mean + overlap.std(dim=-1, keepdim=True)
+
+
+def _centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Bool [B, G, K]: the anchor's centre lies inside the box."""
+    center = centers(anchors)
+    low = (center - gt_boxes[..., :2].unsqueeze(2)).amin(dim=-1)
+    high = (gt_boxes[..., 2:].unsqueeze(2) - center).amin(dim=-1)
+    return torch.minimum(low, high) > INSIDE_MARGIN
+
+
+def _highest_overlap(index: Tensor, overlap: Tensor, positive: Tensor, anchors_total: int) -> Tensor:
+    """Give each anchor that is positive for several boxes to the one of highest IoU: int64 [B, N]."""
+    batch, boxes, _ = index.shape
+    anchor = index.flatten(1)  # [B, G · K]
+    score = torch.where(positive, overlap, -1.0).flatten(1)
+    best = torch.full((batch, anchors_total), -1.0, dtype=score.dtype, device=score.device)
+    best = best.scatter_reduce(1, anchor, score, reduce="amax")
+    wins = positive.flatten(1) & (score == best.gather(1, anchor))
+    box = torch.arange(boxes, device=index.device)[None, :, None].expand_as(index).flatten(1)
+    # Of several boxes with the same IoU the lowest index wins; `boxes` stands for none.
+    matched = torch.full((batch, anchors_total), boxes, dtype=torch.long, device=index.device)
+    matched = matched.scatter_reduce(1, anchor, torch.where(wins, box, boxes), reduce="amin")
+    return torch.where(matched == boxes, NEGATIVE, matched)

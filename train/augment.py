@@ -1,0 +1,96 @@
+"""Random changes of a training picture and its boxes. NumPy and OpenCV; the resize is the one that deployment uses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from runtime.manifest import Preprocess
+from runtime.preprocess import resize, resize_scale
+
+from . import config
+
+MIN_SIDE = 1.0  # px on the canvas; a box cropped to less is no training example
+
+
+class Sample(NamedTuple):
+    """A picture and its ground truth."""
+
+    image: np.ndarray  # uint8 [h, w, 3] RGB
+    boxes: np.ndarray  # float32 [n, 4] xyxy px
+    labels: np.ndarray  # int64 [n]
+
+
+def augment(sample: Sample, settings: config.Augment, pre: Preprocess, rng: np.random.Generator) -> Sample:
+    """A random variant of a sample, resized to training size. All randomness comes from `rng`."""
+    if rng.random() < settings.horizontal_flip:
+        sample = flip_horizontal(sample)
+    if rng.random() < settings.vertical_flip:
+        sample = flip_vertical(sample)
+    if rng.random() < settings.transpose:
+        sample = transpose(sample)
+    short_side = int(rng.integers(settings.short_side_min, settings.short_side_max + 1))
+    # The limit of the longer side grows and shrinks with the drawn shorter side beyond the deployed one.
+    long_side = max(pre.long_side, round(pre.long_side * short_side / pre.short_side))
+    sample = rescale(sample, resize_scale((sample.image.shape[0], sample.image.shape[1]), short_side, long_side))
+    if settings.crop != (0, 0):
+        sample = random_crop(sample, settings.crop, settings.min_visible, rng)
+    return sample._replace(image=jitter_colour(sample.image, settings, rng))
+
+
+def flip_horizontal(sample: Sample) -> Sample:
+    """Mirror left and right."""
+    width = sample.image.shape[1]
+    boxes = sample.boxes.copy()
+    boxes[:, [0, 2]] = width - sample.boxes[:, [2, 0]]
+    return sample._replace(image=sample.image[:, ::-1], boxes=boxes)
+
+
+def flip_vertical(sample: Sample) -> Sample:
+    """Mirror top and bottom."""
+    height = sample.image.shape[0]
+    boxes = sample.boxes.copy()
+    boxes[:, [1, 3]] = height - sample.boxes[:, [3, 1]]
+    return sample._replace(image=sample.image[::-1], boxes=boxes)
+
+
+def transpose(sample: Sample) -> Sample:
+    """Exchange x and y."""
+    return sample._replace(image=sample.image.transpose(1, 0, 2), boxes=sample.boxes[:, [1, 0, 3, 2]])
+
+
+def rescale(sample: Sample, size_hw: tuple[int, int]) -> Sample:
+    """Resize the picture to `size_hw` and the boxes with it."""
+    height, width = sample.image.shape[:2]
+    factors = np.array([size_hw[1] / width, size_hw[0] / height], dtype=np.float32)
+    image = resize(np.ascontiguousarray(sample.image), size_hw)
+    return sample._replace(image=image, boxes=sample.boxes * np.tile(factors, 2))
+
+
+def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rng: np.random.Generator) -> Sample:
+    """A window of at most `crop_hw` at a random place; boxes are clipped to it, hardly visible ones dropped."""
+    height, width = sample.image.shape[:2]
+    h, w = min(height, crop_hw[0]), min(width, crop_hw[1])
+    top = int(rng.integers(0, height - h + 1))
+    left = int(rng.integers(0, width - w + 1))
+    shifted = sample.boxes - np.array([left, top, left, top], dtype=np.float32)
+    clipped = np.clip(shifted, 0, np.array([w, h, w, h], dtype=np.float32))
+    sides = clipped[:, 2:] - clipped[:, :2]
+    full = np.prod(shifted[:, 2:] - shifted[:, :2], axis=1)
+    keep = (sides >= MIN_SIDE).all(axis=1) & (sides.prod(axis=1) >= min_visible * full)
+    return Sample(sample.image[top : top + h, left : left + w], clipped[keep], sample.labels[keep])
+
+
+def jitter_colour(image: np.ndarray, settings: config.Augment, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation, as one colour matrix: uint8 in, uint8 out."""
+    if settings.brightness == settings.contrast == settings.saturation == 0:
+        return image
+    contrast = 1 + settings.contrast * rng.uniform(-1, 1)
+    saturation = 1 + settings.saturation * rng.uniform(-1, 1)
+    shift = 255 * settings.brightness * rng.uniform(-1, 1)
+    grey = np.full((3, 3), 1 / 3)
+    matrix = contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    offset = np.full((3, 1), shift + 127.5 * (1 - contrast))
+    return cv2.transform(np.ascontiguousarray(image), np.hstack((matrix, offset)))

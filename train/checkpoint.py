@@ -1,0 +1,126 @@
+"""Checkpoints: written atomically, read without unpickling anything but tensors and plain values.
+
+A file carries its configuration and classes, so that every later step needs only the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from runtime.errors import UserError
+from runtime.files import atomic_path, sha256_file
+from runtime.records import record_from_dict
+
+from .backbones import without_weights
+from .config import Config
+from .detector import Detector, build_detector
+
+FORMAT = "atss-toolkit checkpoint"
+VERSION = 1
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, foreign or of another version."""
+
+
+class Classes(NamedTuple):
+    """Names and COCO category ids of the classes, by class index."""
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+class Checkpoint(NamedTuple):
+    """Everything in a checkpoint file."""
+
+    config: Config
+    classes: Classes
+    step: int  # steps done
+    model: dict[str, Tensor]
+    averaged: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    ap: float | None  # of the last evaluation on the whole validation set, 0–1
+    best_ap: float  # of the run's evaluations, −1 before the first
+
+
+class LoadedDetector(NamedTuple):
+    """A trained detector, ready to evaluate or export."""
+
+    detector: Detector  # in evaluation mode, averaged weights where there are some
+    config: Config
+    classes: Classes
+    ap: float | None
+    step: int
+    sha256: str  # of the file
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an interruption or a full disk leaves the previous file as it was."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(dataclasses.asdict(checkpoint.config)),
+        "classes": list(checkpoint.classes.names),
+        "category_ids": list(checkpoint.classes.category_ids),
+        **{k: v for k, v in checkpoint._asdict().items() if k not in ("config", "classes")},
+    }
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file; raises CheckpointError saying what is wrong and what to do."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: give the last.pt or best.pt of a training run")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for a damaged or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {reason}. "
+            "Use another checkpoint of the run, or train again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a torch file but no checkpoint of this toolkit: give a last.pt or best.pt")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {content.get('version')}, this toolkit reads version {VERSION}: "
+            "use the toolkit version that wrote it, or train again"
+        )
+    try:
+        fields = {k: content[k] for k in Checkpoint._fields if k not in ("config", "classes")}
+        settings = record_from_dict(Config, json.loads(content["config"]), str(path))
+        classes = Classes(tuple(content["classes"]), tuple(content["category_ids"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is an incomplete checkpoint ({error!r}): use another one of the run") from error
+    return Checkpoint(config=settings, classes=classes, **fields)
+
+
+def load_detector(path: str | Path) -> LoadedDetector:
+    """Rebuild the detector of a checkpoint on the CPU, in evaluation mode. Raises CheckpointError."""
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.config
+    detector = build_detector(without_weights(settings.model), len(checkpoint.classes.names), settings.preprocess)
+    load_weights(detector, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, path)
+    return LoadedDetector(
+        detector.eval(), settings, checkpoint.classes, checkpoint.ap, checkpoint.step, sha256_file(path)
+    )
+
+
+def load_weights(detector: Detector, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict that must fit exactly. Raises CheckpointError naming what doesn't."""
+    try:
+        detector.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(
+            f"{path}: the weights don't fit the configuration beside them: {lines[-1].strip()}"
+        ) from error

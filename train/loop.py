@@ -1,0 +1,248 @@
+"""The training loop, in full view."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from runtime.coco import CocoDataset, load_coco
+from runtime.detector import Detector as RuntimeDetector
+from runtime.errors import UserError
+from runtime.evaluate import evaluate_detector
+
+from .checkpoint import Checkpoint, CheckpointError, Classes, load_weights, read_checkpoint, save_checkpoint
+from .config import Config
+from .criterion import Targets, criterion
+from .data import TrainBatch, training_batches
+from .detector import Detector, build_detector
+from .journal import Journal
+from .optim import AveragedWeights, build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from .validate import TorchBackend
+
+LAST = "last.pt"  # goes on with --resume
+BEST = "best.pt"  # of highest AP among the run's evaluations
+
+
+class TrainingError(UserError):
+    """A run that can't go on."""
+
+
+def train(config: Config, out: Path, resume: bool = False) -> Path:
+    """Train a recipe and return the path of its last checkpoint.
+
+    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment and
+    resumed takes the same steps as one that ran through.
+    """
+    train_set, val_set = _datasets(config)
+    classes = Classes(train_set.classes, train_set.category_ids)
+    state = _start(config, classes, out, resume)
+    device, dtype = pick_device(config.run.device), pick_precision(config)
+    model, average, schedule = state.model, state.average, config.schedule
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    unchecked = _Unchecked(out)
+    ap, best_ap = None, state.best_ap
+
+    def save(name: str, step: int) -> None:
+        save_checkpoint(
+            out / name,
+            Checkpoint(
+                config,
+                classes,
+                step,
+                model.state_dict(),
+                average.model.state_dict() if average is not None else None,
+                state.optimizer.state_dict(),
+                state.scaler.state_dict(),
+                ap,
+                best_ap,
+            ),
+        )
+
+    with Journal(out, first_step=state.step) as journal:
+        journal.start(config, device, dtype, len(train_set), sum(p.numel() for p in model.parameters()))
+        batches: DataLoader[TrainBatch] = training_batches(train_set, config, state.step)
+        progress = tqdm(batches, initial=state.step, total=schedule.steps, unit="step", dynamic_ncols=True)
+        started = time.perf_counter()
+        pictures = 0
+        for step, batch in enumerate(progress, start=state.step):
+            model.train()
+            set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
+            images = batch.images.to(device, non_blocking=True)
+            targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                outputs = model(images)
+            losses = criterion(outputs, targets, (images.shape[1], images.shape[2]), config.model)
+            state.optimizer.zero_grad(set_to_none=True)
+            state.scaler.scale(losses.total).backward()
+            state.scaler.unscale_(state.optimizer)
+            norm = clip_gradients(parameters, schedule.clip_norm)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            if average is not None:
+                average.update(model, step)
+            pictures += len(batch.image_ids)
+            journal.problems(batch.problems)
+
+            done = step + 1
+            unchecked.add(done, losses.total, batch.image_ids)
+            log = done % config.run.log_every == 0 or done == schedule.steps
+            evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
+            save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
+            # On a GPU, looking at a loss makes the host wait; so the losses are looked at together, before they are relied on.
+            if log or evaluate or save_now or device.type == "cpu":
+                unchecked.check()
+            if log:
+                rate = pictures / (time.perf_counter() - started)
+                journal.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
+                progress.set_postfix_str(f"loss {losses.total.item():.3f}  {rate:.1f} img/s", refresh=False)
+            if evaluate:
+                assert val_set is not None
+                limit = config.run.evaluate_limit if done < schedule.steps else 0
+                evaluated = average.model if average is not None else model
+                figures = validate(evaluated, config, classes, val_set, limit)
+                journal.evaluation(done, figures, limit)
+                ap = figures["AP"] if limit == 0 else None
+                if figures["AP"] > best_ap:
+                    best_ap = figures["AP"]
+                    save(BEST, done)
+                started, pictures = time.perf_counter(), 0
+            if save_now:
+                save(LAST, done)
+    return out / LAST
+
+
+def validate(
+    model: Detector, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0
+) -> dict[str, float]:
+    """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` pictures, 0 all."""
+    backend = TorchBackend(model, config, classes)
+    return evaluate_detector(RuntimeDetector(backend), dataset, limit=limit or None, progress=False).figures.figures
+
+
+class _State(NamedTuple):
+    """What a run starts from."""
+
+    model: Detector
+    average: AveragedWeights | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int
+    best_ap: float
+
+
+class _Unchecked:
+    """Losses that nobody has looked at yet, with the pictures they came from."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.entries: list[tuple[int, Tensor, list[int]]] = []
+
+    def add(self, step: int, loss: Tensor, image_ids: list[int]) -> None:
+        self.entries.append((step, loss.detach(), image_ids))
+
+    def check(self) -> None:
+        """Raise TrainingError at the first loss that isn't finite; forget the others."""
+        finite = torch.stack([loss for _, loss, _ in self.entries]).isfinite().tolist()
+        for (step, loss, image_ids), good in zip(self.entries, finite, strict=True):
+            if not good:
+                last = self.out / LAST
+                kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
+                raise TrainingError(
+                    f"the loss became {loss.item()} at step {step}, on the pictures with ids {image_ids}; {kept}. "
+                    "Look at those annotations, or resume with a lower --schedule.learning-rate"
+                )
+        self.entries.clear()
+
+
+def _start(config: Config, classes: Classes, out: Path, resume: bool) -> _State:
+    """A fresh start, or the state of `last.pt`."""
+    device = pick_device(config.run.device)
+    last = out / LAST
+    if not resume and last.exists():
+        raise TrainingError(f"{last} exists already: add --resume to go on with it, or choose another --out")
+    checkpoint = read_checkpoint(last) if resume and last.exists() else None
+    torch.manual_seed(config.run.seed)
+    model = build_detector(config.model, len(classes.names), config.preprocess).to(device)
+    if config.run.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    average = AveragedWeights(model, config.schedule.ema) if config.schedule.ema > 0 else None
+    optimizer = build_optimizer(model, config.schedule)
+    scaler = torch.amp.GradScaler(device.type, enabled=pick_precision(config) == torch.float16)
+    if checkpoint is None:
+        return _State(model, average, optimizer, scaler, 0, -1.0)
+    _check_same_run(checkpoint, config, classes, last)
+    load_weights(model, checkpoint.model, last)
+    if average is not None and checkpoint.averaged is not None:
+        load_weights(average.model, checkpoint.averaged, last)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    scaler.load_state_dict(checkpoint.scaler)
+    return _State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
+
+
+def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, last: Path) -> None:
+    """A resumed run may log, save and schedule otherwise, but must be about the same model and classes."""
+    if checkpoint.classes != classes:
+        raise CheckpointError(
+            f"{last} was trained on the classes {', '.join(checkpoint.classes.names)}; the data now has "
+            f"{', '.join(classes.names)}: resume with the same data, or choose another --out"
+        )
+    if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:
+        raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
+
+
+def _datasets(config: Config) -> tuple[CocoDataset, CocoDataset | None]:
+    """The training set and, where one is named, the validation set; their problems are reported."""
+    data = config.data
+    if not data.train_json or not data.train_images:
+        raise TrainingError(
+            "no training data: give --data.train-json and --data.train-images (COCO format), "
+            "or make some with: python -m train.shapes data/shapes"
+        )
+    train_set = load_coco(data.train_json, data.train_images)
+    val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
+    for dataset in (train_set, val_set):
+        for problem in dataset.problems if dataset is not None else ():
+            tqdm.write(f"warning: {dataset.json_path}: {problem}" if dataset is not None else problem)
+    if val_set is not None and val_set.category_ids != train_set.category_ids:
+        raise TrainingError(
+            f"{data.val_json} has the category ids {val_set.category_ids}, {data.train_json} has "
+            f"{train_set.category_ids}: both must list the same categories"
+        )
+    return train_set, val_set
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--run.device cuda, but torch finds no CUDA device: use --run.device cpu")
+    return torch.device(name)
+
+
+def pick_precision(config: Config) -> torch.dtype:
+    """The dtype of the network's matrix products while training; "auto" is bf16 where the hardware has it."""
+    name = config.run.precision
+    device = pick_device(config.run.device)
+    if name == "auto":
+        name = "bf16" if _has_bf16(device) else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise TrainingError("--run.precision fp16 trains on a GPU only: use bf16 or fp32 on a CPU")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    with contextlib.suppress(AttributeError):  # newer torch only; without an answer float32 is the safe choice
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False

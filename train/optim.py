@@ -1,0 +1,76 @@
+"""Optimizer, learning-rate schedule and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import config
+from .detector import Detector
+
+
+def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters; biases, norms and scales have no weight decay.
+
+    Each group's `base_lr` is what `set_learning_rate` scales.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
+    settings = []
+    for (in_backbone, decays), parameters in groups.items():
+        rate = schedule.learning_rate * (schedule.backbone_factor if in_backbone else 1.0)
+        decay = schedule.weight_decay if decays else 0.0
+        settings.append({"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay})
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
+    return torch.optim.AdamW(settings, lr=schedule.learning_rate, betas=schedule.betas)
+
+
+def learning_rate_factor(step: int, schedule: config.Schedule) -> float:
+    """What the base learning rate is multiplied with at a step: linear warm-up, then steps of 0.1 or a half cosine."""
+    if step < schedule.warmup_steps:
+        return schedule.warmup_start + (1 - schedule.warmup_start) * step / schedule.warmup_steps
+    if schedule.decay == "step":
+        return 0.1 ** sum(step >= milestone for milestone in schedule.milestones)
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's base learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+class AveragedWeights:
+    """Exponential moving average of a model's parameters and buffers; `model` is what is evaluated and deployed.
+
+    The decay grows from 0 as (1 + t) / (10 + t), so that a short run isn't dragged down by its random start.
+    """
+
+    def __init__(self, model: Detector, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: Detector, step: int) -> None:
+        """Move the average towards the model's weights after step `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, values = [], []
+        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+def clip_gradients(parameters: list[nn.Parameter], maximum: float) -> Tensor:
+    """Norm of all gradients together, after scaling them down to `maximum` (0: left as they are)."""
+    return nn.utils.clip_grad_norm_(parameters, maximum if maximum > 0 else math.inf, foreach=True)

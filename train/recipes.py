@@ -1,0 +1,120 @@
+"""Recipes: plain functions that return a configuration. `python -m train RECIPE` looks them up in `RECIPES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.manifest import Preprocess
+
+from .config import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyramid, Run, Schedule
+
+
+def atss_r50_fpn_1x() -> Config:
+    """The paper's detector: ResNet-50, one square anchor of 8 strides, 90k steps of 16 pictures (39.3 AP on COCO)."""
+    return Config(
+        recipe="atss_r50_fpn_1x",
+        preprocess=Preprocess(short_side=800, long_side=1333),
+        # The stem and the first stage keep their ImageNet weights, and all batch norms theirs, as in RetinaNet and FCOS.
+        model=Model(backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen")),
+        data=Data(keep_empty=False, workers=4),
+    )
+
+
+def atss_r18_fpn() -> Config:
+    """A lighter detector for a GPU: ResNet-18, shorter side 640, AdamW and scale jitter."""
+    return Config(
+        recipe="atss_r18_fpn",
+        preprocess=Preprocess(short_side=640, long_side=1066),
+        model=Model(backbone=Backbone("resnet18", frozen_stages=1, batch_norm="frozen"), pyramid=Pyramid(channels=128)),
+        augment=Augment(short_side_min=480, short_side_max=800),
+        data=Data(keep_empty=False, workers=4),
+        schedule=Schedule(optimizer="adamw", learning_rate=4e-4, weight_decay=0.05, decay="cosine", ema=0.9998),
+    )
+
+
+def atss_lite0() -> Config:
+    """For the edge and for fine-tuning on a CPU: EfficientNet-Lite0, pyramid P3-P6 of 64 channels, 320 × 240."""
+    return Config(
+        recipe="atss_lite0",
+        preprocess=Preprocess(
+            short_side=240,
+            long_side=320,
+            mean=(127.5, 127.5, 127.5),
+            std=(127.5, 127.5, 127.5),
+            pad_value=(127, 127, 127),
+        ),
+        model=Model(
+            backbone=Backbone("efficientnet_lite0", frozen_stages=4, batch_norm="folded"),
+            pyramid=Pyramid(channels=64, levels=4),
+            head=Head(convolutions=2, group_norm_groups=16),
+            anchors=Anchors(scale=4.0),
+        ),
+        augment=Augment(
+            horizontal_flip=0.5,
+            vertical_flip=0.5,
+            transpose=0.5,
+            short_side_min=240,
+            short_side_max=240,
+            crop=(256, 256),
+            brightness=0.05,
+            contrast=0.1,
+            saturation=0.1,
+        ),
+        data=Data(workers=0),
+        schedule=Schedule(
+            steps=1500,
+            batch=8,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            backbone_factor=0.3,
+            betas=(0.9, 0.99),
+            weight_decay=0.05,
+            decay="cosine",
+            warmup_steps=60,
+            clip_norm=10.0,
+            ema=0.995,
+        ),
+        run=Run(checkpoint_every=250, evaluate_every=500),
+    )
+
+
+def atss_tiny() -> Config:
+    """For a CPU and a first look: a narrow ResNet-18 from scratch at 192 px."""
+    return Config(
+        recipe="atss_tiny",
+        preprocess=Preprocess(short_side=192, long_side=256),
+        model=Model(
+            backbone=Backbone("resnet18", weights="none", stem_channels=32),
+            pyramid=Pyramid(channels=64),
+            head=Head(convolutions=2, group_norm_groups=16),
+        ),
+        augment=Augment(
+            short_side_min=154,
+            short_side_max=240,
+            crop=(192, 192),
+            brightness=0.1,
+            contrast=0.2,
+            saturation=0.3,
+        ),
+        data=Data(workers=0),
+        schedule=Schedule(
+            steps=2000,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            betas=(0.9, 0.99),
+            decay="cosine",
+            warmup_steps=100,
+            clip_norm=10.0,
+            ema=0.995,
+        ),
+        run=Run(checkpoint_every=250, evaluate_every=500, evaluate_limit=200),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "atss_r50_fpn_1x": atss_r50_fpn_1x,
+    "atss_r18_fpn": atss_r18_fpn,
+    "atss_lite0": atss_lite0,
+    "atss_tiny": atss_tiny,
+}

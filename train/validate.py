@@ -1,0 +1,75 @@
+"""Evaluation of a torch detector by the runtime's own code: it only stands in for the deployed graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from runtime.detections import RawOutputs
+from runtime.manifest import InputShapes, Manifest, toolkit_version
+
+from .checkpoint import Classes
+from .config import Config
+from .detector import Detector
+from .postprocess import candidates
+
+ANY_SIZE = InputShapes(batch_min=1, batch_max=65536, height_min=32, height_max=65536, width_min=32, width_max=65536)
+
+
+class TorchBackend:
+    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime."""
+
+    def __init__(self, detector: Detector, config: Config, classes: Classes) -> None:
+        self.detector = detector
+        self.config = config
+        self.manifest = describe(config, classes, ANY_SIZE)
+        self.device = detector.mean.device
+        self.description = f"torch {torch.__version__} on {self.device}"
+
+    @torch.inference_mode()
+    def infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
+        """Canvases uint8 [B, H, W, 3] and picture sizes int32 [B, 2] → candidates, all flagged for host NMS."""
+        was_training = self.detector.training
+        self.detector.eval()
+        outputs = self.detector(torch.from_numpy(images).to(self.device))
+        boxes, scores, classes = candidates(
+            outputs,
+            torch.from_numpy(image_sizes).to(self.device),
+            self.config.model.anchors,
+            self.config.thresholds,
+        )
+        self.detector.train(was_training)
+        batch, rows = len(images), self.config.thresholds.detections
+        return RawOutputs(
+            num_detections=np.zeros((batch, 1), np.int32),
+            detection_boxes=np.zeros((batch, rows, 4), np.float32),
+            detection_scores=np.zeros((batch, rows), np.float32),
+            detection_classes=np.full((batch, rows), -1, np.int32),
+            nms_exact=np.zeros((batch, 1), np.int32),
+            candidate_boxes=boxes.cpu().numpy(),
+            candidate_scores=scores.cpu().numpy(),
+            candidate_classes=classes.cpu().numpy(),
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def describe(
+    config: Config, classes: Classes, inputs: InputShapes, *, checkpoint_sha256: str = "", ap: float | None = None
+) -> Manifest:
+    """The manifest of a float32 artifact made from a configuration; the exporter adds the graph's hash."""
+    return Manifest(
+        classes=classes.names,
+        category_ids=classes.category_ids,
+        preprocess=config.preprocess,
+        thresholds=config.thresholds,
+        precision="fp32",
+        inputs=inputs,
+        recipe=config.recipe,
+        checkpoint_sha256=checkpoint_sha256,
+        graph_sha256="",
+        toolkit_version=toolkit_version(),
+        libraries={"torch": torch.__version__},
+        ap=ap,
+    )
