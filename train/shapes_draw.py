@@ -241,13 +241,19 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """What a camera adds: uneven light, slight blur, grain. Uint8 in and out."""
     height, width = image.shape[:2]
     light = 1 + _ramp(float(rng.uniform(0, 2 * np.pi)), height, width) * float(rng.uniform(0, 0.5))
-    seen = image * _three(light)
+    seen = cv2.multiply(image, _three(light), dtype=cv2.CV_32F)
     if rng.random() < 0.25:
         seen = cv2.GaussianBlur(seen, (0, 0), float(rng.uniform(0.4, 0.9)))
-    grain = rng.standard_normal((height, width), np.float32) * float(rng.uniform(1, 9))
-    colour_grain = rng.standard_normal((height // 2, width // 2, 3), np.float32) * float(rng.uniform(0.5, 6))
+    grain = _white_noise(rng, (height, width)) * float(rng.uniform(1, 9))
+    colour_grain = _white_noise(rng, (height // 2, width // 2, 3)) * float(rng.uniform(0.5, 6))
     seen += _three(grain)
     return cv2.add(seen, cv2.resize(colour_grain, (width, height), interpolation=cv2.INTER_LINEAR), dtype=cv2.CV_8U)
+
+
+def _white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 of mean 0 and deviation 1: sums of two random bytes, several times as fast as a normal distribution."""
+    first, second = rng.integers(0, 256, (2, *shape), np.uint8)
+    return (cv2.add(first, second, dtype=cv2.CV_32F) - 255) * np.float32(6**0.5 / 256)
 
 
 def _three(field: np.ndarray) -> np.ndarray:
