@@ -182,7 +182,8 @@ def test_objects_stand_out_from_what_surrounds_them(drawn: Drawn) -> None:
                 contrasts.append(np.abs(np.median(image[mask], axis=0) - np.median(image[around], axis=0)).max())
             taken |= mask
     assert len(contrasts) > 200
-    assert np.mean(np.array(contrasts) > 30) > 0.97
+    assert min(contrasts) > 25
+    assert np.percentile(contrasts, 3) > 50
 
 
 def test_backgrounds_are_noisy_and_textured(drawn: Drawn) -> None:
