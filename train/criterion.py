@@ -1,4 +1,4 @@
-"""The training loss: focal classification, GIoU weighted by centerness, centerness (arXiv 1912.02424; FCOS, 1904.01355).
+"""The training loss: focal classification, GIoU weighted by centerness, centerness (arXiv 1912.02424, 1904.01355).
 
 Dense over all anchors with masks in place of boolean indexing: no shape depends on data and the host never waits.
 B images, N anchors over all levels, C classes, G boxes of an image (padded).

@@ -1,13 +1,13 @@
 """Training batches from a data set in COCO format.
 
-The n-th picture of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s therefore
-goes on with exactly the pictures it would have had, whatever the number of loader processes.
+The n-th picture of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
+therefore goes on with exactly the pictures it would have had, whatever the number of loader processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ class Item(NamedTuple):
     problems: list[str]
 
 
-class TrainingStream(Dataset[Item]):
+class TrainingStream(Dataset[Any]):
     """The endless, seeded stream of augmented samples."""
 
     def __init__(self, dataset: CocoDataset, settings: config.Augment, pre: Preprocess, keep_empty: bool, seed: int):

@@ -28,7 +28,7 @@ class Journal:
         path = out / LOG
         kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.file = open(path, "a", encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step > 0 else None)
         self.unreadable = 0
 
@@ -41,12 +41,10 @@ class Journal:
         )
         self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
 
-    def step(
-        self, step: int, losses: Losses, grad_norm: Tensor, learning_rate: float, images_per_second: float
-    ) -> None:
+    def step(self, step: int, losses: Losses, grad_norm: Tensor, lr: float, images_per_second: float) -> None:
         """Losses and speed after `step` steps."""
         values = {name: value.item() for name, value in losses._asdict().items()}
-        values |= {"grad_norm": grad_norm.item(), "lr": learning_rate, "images_per_second": images_per_second}
+        values |= {"grad_norm": grad_norm.item(), "lr": lr, "images_per_second": images_per_second}
         self._write("train", step, values)
 
     def evaluation(self, step: int, figures: dict[str, float], limit: int) -> None:

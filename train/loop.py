@@ -38,8 +38,8 @@ class TrainingError(UserError):
 def train(config: Config, out: Path, resume: bool = False) -> Path:
     """Train a recipe and return the path of its last checkpoint.
 
-    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment and
-    resumed takes the same steps as one that ran through.
+    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
+    and resumed takes the same steps as one that ran through.
     """
     train_set, val_set = _datasets(config)
     classes = Classes(train_set.classes, train_set.category_ids)
@@ -96,7 +96,7 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
             log = done % config.run.log_every == 0 or done == schedule.steps
             evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
             save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
-            # On a GPU, looking at a loss makes the host wait; so the losses are looked at together, before they are relied on.
+            # On a GPU, looking at a loss makes the host wait: they are looked at together, before they are relied on.
             if log or evaluate or save_now or device.type == "cpu":
                 unchecked.check()
             if log:

@@ -10,8 +10,8 @@ from torch import Tensor
 def focal_loss_sum(logits: Tensor, target_class: Tensor, alpha: float, gamma: float) -> Tensor:
     """Sigmoid focal loss, summed over anchors and classes (arXiv 1708.02002, eq. 5).
 
-    `logits` [..., C]; `target_class` int64 [...]: the class of a positive, −1 for a negative. No one-hot target is built:
-    every entry is first counted as a negative, then each positive's own class is exchanged.
+    `logits` [..., C]; `target_class` int64 [...]: the class of a positive, −1 for a negative. No one-hot target is
+    built: every entry is first counted as a negative, then each positive's own class is exchanged.
     """
     positive = target_class >= 0
     as_negative = _negative_term(logits, alpha, gamma).sum()

@@ -35,10 +35,10 @@ def candidates(
     thresholds: Thresholds,
     limits: list[Limit] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes of each level, joined, in float32: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
+    """The best boxes of each level, joined: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
 
-    A class score must exceed the threshold; the ranking is by the final score √(class · centerness). Boxes are clipped to
-    `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
+    A class score must exceed the threshold; the ranking is by the final score √(class · centerness). Boxes are clipped
+    to `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
     K = Σ_l min(1000, cells · C).
     """
     found = []

@@ -14,7 +14,7 @@ def atss_r50_fpn_1x() -> Config:
     return Config(
         recipe="atss_r50_fpn_1x",
         preprocess=Preprocess(short_side=800, long_side=1333),
-        # The stem and the first stage keep their ImageNet weights, and all batch norms theirs, as in RetinaNet and FCOS.
+        # Stem and first stage keep their ImageNet weights, and all batch norms theirs, as in RetinaNet and FCOS.
         model=Model(backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen")),
         data=Data(keep_empty=False, workers=4),
     )

@@ -1,7 +1,7 @@
 """Adaptive Training Sample Selection (arXiv 1912.02424, Algorithm 1), batched, without host synchronisation.
 
-On a regular grid the k cells nearest to a point lie in a small window around it, so no [anchors × boxes] matrix is built:
-time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of boxes alone.
+On a regular grid the k cells nearest to a point lie in a small window around it, so no [anchors × boxes] matrix is
+built: time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of boxes.
 
 B images, G boxes of an image (padded), L levels, N anchors over all levels, K = Σ_l min(k, cells of l) candidates.
 """
@@ -68,8 +68,9 @@ def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Ten
 def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
     """Height and width in cells of a window that holds the k nearest cells of any point of the grid, ties included.
 
-    A square of side 2·ceil(√k) − 1 around the point's cell does where the grid is that wide. On a narrower grid the other
-    side makes up for it: k cells fill k / width rows, and one row more on each side covers an off-centre point and a tie.
+    A square of side 2·ceil(√k) − 1 around the point's cell does where the grid is that wide. On a narrower grid the
+    other side makes up for it: k cells fill k / width rows, and one row more on each side covers an off-centre point
+    and a tie.
     """
     side = max(3, 2 * math.ceil(math.sqrt(k)) - 1)
     height = max(side, math.ceil(k / min(columns, side)) + 2)
