@@ -154,13 +154,11 @@ def _result_problem(result: Any, image_ids: set[int]) -> str | None:
 
 
 def _coco(content: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
-    """A COCO object of these rows, numbered anew: pycocotools takes a match with annotation id 0 for no match."""
+    """A COCO object of these rows, numbered anew in place: pycocotools takes a match with id 0 for no match."""
+    for number, row in enumerate(rows, start=1):
+        row["id"] = number
     coco = COCO()
-    coco.dataset = {
-        "images": content["images"],
-        "categories": content["categories"],
-        "annotations": [{**row, "id": number} for number, row in enumerate(rows, start=1)],
-    }
+    coco.dataset = {"images": content["images"], "categories": content["categories"], "annotations": rows}
     coco.createIndex()
     return coco
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .backends import Backend, BackendError, open_backend
-from .detections import Detections, RawOutputs, finish
-from .manifest import InputShapes, Manifest, Preprocess
+from .detections import Detections, RawOutputs, empty_detections, finish
+from .manifest import Manifest
 from .preprocess import Batch, boxes_to_image, check_image, make_batch, plan
 
 
@@ -32,28 +32,42 @@ class Detector:
     def classes(self) -> tuple[str, ...]:
         return self.manifest.classes
 
-    def canvas_hw(self, sizes_hw: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """The canvas for a batch of pictures of these sizes: as small as they and the graph's range allow."""
-        return _canvas(sizes_hw, self.manifest.preprocess, self.manifest.inputs)
+    def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """The canvas for a picture of this size: as small as it and the graph's range allow. Raises BackendError."""
+        pre, shapes = self.manifest.preprocess, self.manifest.inputs
+        needed = plan(image_hw, pre).canvas_hw
+        height, width = max(needed[0], shapes.height_min), max(needed[1], shapes.width_min)
+        if height > shapes.height_max or width > shapes.width_max:
+            raise BackendError(
+                f"a picture of {image_hw[1]}×{image_hw[0]} needs a canvas of {width}×{height} (sides {pre.short_side}/"
+                f"{pre.long_side}), the graph was exported for at most {shapes.width_max}×{shapes.height_max}; export "
+                "it for larger canvases or smaller sides"
+            )
+        return height, width
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detections of each picture (uint8 [h, w, 3] RGB, any sizes) in its own pixels, clipped to it.
 
-        Pictures are run in batches as large as the graph allows. Those of one call share a canvas size per batch, so
-        calls with pictures of similar shape waste least.
+        Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
+        that it would have alone, so what is found in a picture does not depend on its neighbours.
         """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            check_image(image, index)
+            groups.setdefault(self.canvas_hw((image.shape[0], image.shape[1])), []).append(index)
+        found = [empty_detections()] * len(images)
         most = self.manifest.inputs.batch_max
-        return [
-            found for first in range(0, len(images), most) for found in self._detect_batch(images[first : first + most])
-        ]
+        for canvas_hw, members in groups.items():
+            for first in range(0, len(members), most):
+                rows = members[first : first + most]
+                for row, detections in zip(rows, self._detect_batch([images[r] for r in rows], canvas_hw), strict=True):
+                    found[row] = detections
+        return found
 
     __call__ = detect
 
-    def _detect_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        pre = self.manifest.preprocess
-        for index, image in enumerate(images):
-            check_image(image, index)
-        batch = make_batch(images, pre, self.canvas_hw([image.shape[:2] for image in images]))
+    def _detect_batch(self, images: Sequence[np.ndarray], canvas_hw: tuple[int, int]) -> list[Detections]:
+        batch = make_batch(images, self.manifest.preprocess, canvas_hw)
         canvas_detections = finish(self._infer(batch), self.manifest.thresholds)[: len(images)]
         return [
             Detections(boxes_to_image(found.boxes, geometry), found.scores, found.classes)
@@ -83,15 +97,3 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _canvas(sizes_hw: Sequence[tuple[int, int]], pre: Preprocess, shapes: InputShapes) -> tuple[int, int]:
-    plans = [plan(size_hw, pre).canvas_hw for size_hw in sizes_hw]
-    height = max([shapes.height_min, *(canvas[0] for canvas in plans)])
-    width = max([shapes.width_min, *(canvas[1] for canvas in plans)])
-    if height > shapes.height_max or width > shapes.width_max:
-        raise BackendError(
-            f"these pictures need a canvas of {width}×{height} (sides {pre.short_side}/{pre.long_side}), the graph was "
-            f"exported for at most {shapes.width_max}×{shapes.height_max}; export it for larger or smaller sides"
-        )
-    return height, width

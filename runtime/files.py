@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -47,6 +48,20 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path`, all or nothing. Raises WriteError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise WriteError now, not after an hour's work, if `path` cannot be written. Makes a missing folder."""
+    target = Path(path)
+    probe = target.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise write_error(target, error) from error
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:

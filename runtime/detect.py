@@ -1,0 +1,251 @@
+"""Detect on pictures, folders and videos: writes OUT/detections.json and drawn pictures.
+
+    python -m runtime.detect model.onnx photo.jpg
+    python -m runtime.detect model.onnx photos/ film.mp4 -o found --score 0.4
+
+A picture that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
+detections so far are still written, with "complete": false.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from .detections import Detections, select
+from .detector import Detector
+from .draw import draw, encode_jpeg
+from .errors import UserError, run_main
+from .evaluate import describe
+from .files import atomic_path, atomic_write, require_writable
+from .images import MAX_PIXELS, ImageError, decode
+from .manifest import Manifest
+from .prefetch import prefetch
+from .sources import Source, find_sources
+from .video import Video, VideoError, drawn_video
+
+Item = TypeVar("Item")
+
+
+class ResultsFile:
+    """Writes detections as they come, so that memory does not grow with the number of pictures."""
+
+    def __init__(self, file: TextIO, head: dict[str, Any]) -> None:
+        self._file = file
+        self.images, self.skipped = 0, list[dict[str, str]]()
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._file.write((",\n" if self.images else "\n") + json.dumps(row, ensure_ascii=False))
+        self.images += 1
+
+    def skip(self, path: Path, error: UserError) -> None:
+        self.skipped.append({"file": str(path), "reason": str(error)})
+        tqdm.write(f"warning: skipped {error}", file=sys.stderr)
+
+    def end(self, is_complete: bool) -> None:
+        tail = {"skipped": self.skipped, "complete": is_complete}
+        self._file.write("\n], " + json.dumps(tail, ensure_ascii=False)[1:] + "\n")
+
+
+@contextmanager
+def results_file(path: Path, head: dict[str, Any]) -> Iterator[ResultsFile]:
+    """A ResultsFile that is put in place at the end, also where the block fails: as incomplete, if it has any row."""
+    failure: BaseException | None = None
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        results = ResultsFile(file, head)
+        try:
+            yield results
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            if not results.images:
+                raise
+            failure = error
+        results.end(failure is None)
+    if failure is not None:
+        raise failure
+
+
+def detect_pictures(
+    detector: Detector,
+    sources: Sequence[Source],
+    out: Path,
+    results: ResultsFile,
+    *,
+    batch: int,
+    min_score: float,
+    with_pictures: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[int]:
+    """Detect on picture files, a batch at a time; yields how many were dealt with."""
+    read = prefetch(lambda source: _read(source, max_pixels), sources, ahead=2 * batch)
+    for members in _chunks(zip(sources, read, strict=True), batch):
+        good = [(source, image) for source, image in members if isinstance(image, np.ndarray)]
+        for source, image in members:
+            if isinstance(image, ImageError):
+                results.skip(source.path, image)
+        for (source, image), found in zip(good, detector.detect([image for _, image in good]), strict=True):
+            kept = select(found, found.scores >= min_score)
+            if with_pictures:
+                target = out / f"{source.name}.jpg"
+                _require_other_file(target, source.path)
+                atomic_write(target, encode_jpeg(draw(image, kept, detector.classes)))
+            results.add({"file": str(source.path), **_row(image, kept, detector.manifest)})
+        yield len(members)
+
+
+def detect_video(
+    detector: Detector,
+    source: Source,
+    out: Path,
+    results: ResultsFile,
+    *,
+    batch: int,
+    min_score: float,
+    with_pictures: bool = True,
+) -> Iterator[int]:
+    """Detect on a video's frames, a batch at a time, and write the drawn video; yields how many frames were dealt with.
+
+    Raises VideoError for a video that cannot be opened or has no frame.
+    """
+    target = out / f"{source.name}.mp4"
+    _require_other_file(target, source.path)
+    with ExitStack() as stack:
+        video = stack.enter_context(Video(source.path))
+        write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_pictures else None
+        count = 0
+        for frames in _chunks(video.frames(), batch):
+            for frame, found in zip(frames, detector.detect(frames), strict=True):
+                kept = select(found, found.scores >= min_score)
+                if write is not None:
+                    write(draw(frame, kept, detector.classes))
+                position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
+                results.add({"file": str(source.path), **position, **_row(frame, kept, detector.manifest)})
+                count += 1
+            yield len(frames)
+        if count == 0:
+            raise VideoError(
+                f"{source.path}: not one frame could be decoded; convert it, to MP4 with H.264 for instance"
+            )
+        if count < 0.9 * video.frames_announced:
+            message = f"{source.path}: ended after {count} of {video.frames_announced} frames"
+            tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def _read(source: Source, max_pixels: int) -> np.ndarray | ImageError:
+    try:
+        return decode(source.path, max_pixels=max_pixels)
+    except ImageError as error:
+        return error
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _row(image: np.ndarray, detections: Detections, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "detections": [
+            {
+                "class": manifest.classes[label],
+                "category_id": manifest.category_ids[label],
+                "score": round(score, 6),
+                "box_xyxy": [round(value, 3) for value in box],
+            }
+            for label, score, box in zip(
+                detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def _require_other_file(target: Path, source: Path) -> None:
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target}: the drawn copy would replace its source; choose another folder with -o")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.detect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("artifact", type=Path, help="a deployed model (.onnx)")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="pictures, videos, folders of them")
+    parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.3, help="least score that is kept, 0–1 (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="pictures at a time (%(default)s)")
+    parser.add_argument("--json-only", action="store_true", help="draw nothing")
+    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
+    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    options = parser.parse_args(arguments)
+    if options.batch < 1:
+        parser.error("--batch must be at least 1")
+    if not 0 <= options.score <= 1:
+        parser.error("--score must be between 0 and 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, raises UserError."""
+    options = _parse(arguments)
+    sources = find_sources(options.inputs, options.out)
+    target = options.out / "detections.json"
+    require_writable(target)
+    with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
+        print(describe(detector, options.artifact))
+        head = {
+            "artifact": str(options.artifact),
+            "classes": detector.manifest.classes,
+            "category_ids": detector.manifest.category_ids,
+            "min_score": options.score,
+        }
+        started = time.perf_counter()
+        with results_file(target, head) as results:
+            _detect_all(detector, sources, results, options)
+            if results.images == 0:
+                skipped = results.skipped
+                raise UserError(f"none of the {len(skipped)} inputs could be read; the first: {skipped[0]['reason']}")
+        seconds = time.perf_counter() - started
+    if results.skipped:
+        print(f"warning: {len(results.skipped)} of {len(sources)} inputs were skipped", file=sys.stderr)
+    print(f"{results.images} pictures in {seconds:.1f} s, {results.images / seconds:.2f} images/s → {target}")
+    return 0
+
+
+def _detect_all(
+    detector: Detector, sources: Sequence[Source], results: ResultsFile, options: argparse.Namespace
+) -> None:
+    """All pictures, then each video."""
+    settings = {"batch": options.batch, "min_score": options.score, "with_pictures": not options.json_only}
+    pictures = [source for source in sources if not source.is_video]
+    with tqdm(total=len(pictures), desc="detect", unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
+        max_pixels = int(options.max_megapixels * 1e6)
+        for done in detect_pictures(detector, pictures, options.out, results, max_pixels=max_pixels, **settings):
+            bar.update(done)
+    for source in sources:
+        if source.is_video:
+            with tqdm(desc=source.path.name, unit="frame", disable=not sys.stderr.isatty(), leave=False) as bar:
+                try:
+                    for done in detect_video(detector, source, options.out, results, **settings):
+                        bar.update(done)
+                except VideoError as error:
+                    results.skip(source.path, error)
+
+
+if __name__ == "__main__":
+    run_main(main)
