@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,9 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
     with Journal(out, first_step=state.step) as journal:
         journal.start(config, device, dtype, len(train_set), sum(p.numel() for p in model.parameters()))
         batches: DataLoader[TrainBatch] = training_batches(train_set, config, state.step)
-        progress = tqdm(batches, initial=state.step, total=schedule.steps, unit="step", dynamic_ncols=True)
+        # In a file every refresh is a line: there, two a minute are enough.
+        pause = 0.1 if sys.stderr.isatty() else 30.0
+        progress = tqdm(batches, initial=state.step, total=schedule.steps, unit="step", mininterval=pause)
         started = time.perf_counter()
         pictures = 0
         for step, batch in enumerate(progress, start=state.step):

@@ -9,6 +9,7 @@ B images, G boxes of an image (padded), L levels, N anchors over all levels, K =
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,19 +27,35 @@ def atss(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], k: int) -> Assi
 
     Ties in distance go to the lower anchor index, ties in IoU to the lower box index.
     """
-    candidates = [nearest_anchors(gt_boxes, level, k) for level in levels]
-    first = 0  # line 4 of the algorithm: the union over the levels, in flat indices over all of them
-    flat = []
-    for level, (indices, _) in zip(levels, candidates, strict=True):
-        flat.append(indices + first)
-        first += level.cells
-    index = torch.cat(flat, dim=-1)  # [B, G, K]
-    anchors = torch.cat([boxes for _, boxes in candidates], dim=-2)  # [B, G, K, 4]
+    found = candidates(gt_boxes, levels, k)
+    positive = found.positive & gt_mask.unsqueeze(-1)
+    total = sum(level.cells for level in levels)
+    return Assigned(_highest_overlap(found.anchor, found.overlap, positive, anchors_total=total))
 
-    overlap = iou(anchors, gt_boxes.unsqueeze(2))  # line 5, [B, G, K]
-    threshold = _mean_plus_std(overlap)  # lines 6-8, [B, G, 1]
-    positive = (overlap >= threshold) & _centers_inside(anchors, gt_boxes) & gt_mask.unsqueeze(-1)  # lines 9-12
-    return Assigned(_highest_overlap(index, overlap, positive, anchors_total=first))
+
+class Candidates(NamedTuple):
+    """The candidate anchors of each box, and which of them are positive for it."""
+
+    anchor: Tensor  # int64 [B, G, K], flat over all levels, level by level
+    overlap: Tensor  # [B, G, K] IoU with the box
+    threshold: Tensor  # [B, G, 1] mean plus standard deviation of the box's overlaps
+    positive: Tensor  # bool [B, G, K]
+
+
+def candidates(gt_boxes: Tensor, levels: list[Level], k: int) -> Candidates:
+    """Lines 1-12 of the algorithm for boxes [B, G, 4], each box by itself."""
+    indices, anchors = [], []
+    first = 0
+    for level in levels:
+        index, boxes = nearest_anchors(gt_boxes, level, k)  # line 3
+        indices.append(index + first)
+        anchors.append(boxes)
+        first += level.cells
+    joined = torch.cat(anchors, dim=-2)  # line 4, [B, G, K, 4]
+    overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
+    threshold = _mean_plus_std(overlap)  # lines 6-8
+    positive = (overlap >= threshold) & _centers_inside(joined, gt_boxes)  # lines 9-12
+    return Candidates(torch.cat(indices, dim=-1), overlap, threshold, positive)
 
 
 def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
