@@ -1,14 +1,25 @@
-"""Evaluation of a torch detector by the runtime's own code: it only stands in for the deployed graph."""
+"""Evaluation of a torch detector by the runtime's own code: it only stands in for the deployed graph.
+
+python -m train.validate runs/NAME/last.pt --annotations val.json --images val/
+"""
 
 from __future__ import annotations
+
+import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from runtime.coco import load_coco
 from runtime.detections import RawOutputs
+from runtime.detector import Detector as RuntimeDetector
+from runtime.errors import run_main
+from runtime.evaluate import evaluate_detector, figures_as_json, figures_as_table
+from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 
-from .checkpoint import Classes
+from .checkpoint import Classes, load_detector
 from .config import Config
 from .detector import Detector
 from .postprocess import candidates
@@ -73,3 +84,25 @@ def describe(
         libraries={"torch": torch.__version__},
         ap=ap,
     )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.validate", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    loaded = load_detector(options.checkpoint)
+    dataset = load_coco(options.annotations, options.images)
+    detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
+    evaluation = evaluate_detector(detector, dataset, batch=options.batch)
+    print(figures_as_table(evaluation.figures))
+    if options.json is not None:
+        atomic_write(options.json, figures_as_json(evaluation.figures, evaluation.speed))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
