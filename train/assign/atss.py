@@ -61,7 +61,8 @@ def candidates(gt_boxes: Tensor, levels: list[Level], k: int) -> Candidates:
 def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
     """The min(k, cells) anchors of one level whose centres are nearest to each box's centre (line 3).
 
-    Returns their indices in the level, int64 [B, G, k], nearest first, and the anchors, [B, G, k, 4].
+    Returns their indices in the level, int64 [B, G, k], nearest first, and the anchors, [B, G, k, 4]. Exact for centres
+    on the grid, as those of boxes clipped to the canvas are.
     """
     k = min(k, level.cells)
     rows, columns = window_size(level.rows, level.columns, k)
@@ -106,7 +107,7 @@ def _window(center: Tensor, stride: int, cells: int, size: int) -> Tensor:
 def _mean_plus_std(overlap: Tensor) -> Tensor:
     """Mean plus sample standard deviation (n − 1) over the candidates, [B, G, 1]; a lone candidate has deviation 0."""
     mean = overlap.mean(dim=-1, keepdim=True)
-    if overlap.shape[-1] < 2:
+    if overlap.shape[-1] < 2 or overlap.numel() == 0:  # torch warns of a deviation over nothing, also without boxes
         return mean
     return mean + overlap.std(dim=-1, keepdim=True)
 
