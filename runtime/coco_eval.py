@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .coco_format import CocoError, Problems, annotation_problem, categories, read_coco_json, read_json
+from .coco_format import CocoError, Problems, annotation_problem, categories, is_finite, read_coco_json, read_json
 from .detections import Detections
 
 # In the order of pycocotools' `stats`.
@@ -99,8 +99,8 @@ def _usable(content: dict[str, Any], image_ids: set[int], category_ids: set[int]
 def _area(annotation: dict[str, Any]) -> float:
     """The area that decides between small, medium and large: the object's own where it is known, else the box's."""
     area = annotation.get("area")
-    if isinstance(area, int | float) and not isinstance(area, bool) and np.isfinite(area):
-        return area
+    if is_finite(area):
+        return float(area)
     return annotation["bbox"][2] * annotation["bbox"][3]
 
 
@@ -142,14 +142,13 @@ def _result_problem(result: Any, image_ids: set[int]) -> str | None:
         return "is not an object"
     if not isinstance(result.get("category_id"), int):
         return "has no integer category_id"
-    if result.get("image_id") not in image_ids:
+    if not isinstance(result.get("image_id"), int) or result["image_id"] not in image_ids:
         return f"has image_id {result.get('image_id')!r}, which the annotations lack"
     box, score = result.get("bbox"), result.get("score")
     if not isinstance(box, list) or len(box) != 4:
         return f"has bbox {box!r}"
-    for value in (*box, score):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
-            return f"has bbox {box!r} and score {score!r}, expected finite numbers"
+    if not all(is_finite(value) for value in (*box, score)):
+        return f"has bbox {box!r} and score {score!r}, expected finite numbers"
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
@@ -63,11 +62,16 @@ def annotation_problem(annotation: dict[str, Any], image_ids: Any, category_ids:
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         return "bbox that is not four numbers"
-    if not all(math.isfinite(value) for value in box):
+    if not all(is_finite(value) for value in box):
         return "box that is not finite"
     if box[2] <= 0 or box[3] <= 0:
         return "box of zero or negative size"
     return None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a number that arithmetic can be done with; JSON's integers may have any length."""
+    return _is_number(value) and abs(value) < 1e30
 
 
 class Problems:

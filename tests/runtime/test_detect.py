@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from runtime import detect as command
+from runtime.detect import main, results_file
+from runtime.errors import UserError
+from runtime.files import WriteError
+from runtime.images import decode
+from runtime.sources import find_sources
+
+from .fakes import picture, write_red_onnx
+
+pytest.importorskip("onnx", reason="builds the test's graph")
+pytest.importorskip("onnxruntime", reason="runs it")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
+
+
+def write_picture(path: Path, height: int = 60, width: int = 80, box=(10, 20, 50, 40)) -> Path:  # type: ignore[no-untyped-def]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), picture(height, width, box)[..., ::-1])
+    return path
+
+
+def write_video(path: Path, frames: int = 7) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 128))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV cannot encode a video")
+    for number in range(frames):
+        writer.write(picture(128, 160, (16 + 8 * number, 32, 80 + 8 * number, 96))[..., ::-1].copy())
+    writer.release()
+    return path
+
+
+def found(out: Path) -> dict:
+    return json.loads((out / "detections.json").read_text(encoding="utf-8"))
+
+
+def test_a_folder_with_one_bad_picture(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_picture(folder / "a.png")
+    write_picture(folder / "sub" / "größe.jpg", 90, 50, (5, 10, 45, 80))
+    write_picture(folder / "nothing.PNG", box=None)
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    (folder / "notes.txt").write_text("no picture")
+    assert main([str(model), str(folder), "-o", str(out), "--batch", "2"]) == 0
+    content = found(out)
+    assert content["complete"] is True
+    assert content["classes"] == ["red", "other"]
+    rows = {Path(row["file"]).name: row for row in content["images"]}
+    assert list(rows) == ["a.png", "nothing.PNG", "größe.jpg"]
+    (one,) = rows["a.png"]["detections"]
+    assert (one["class"], one["category_id"]) == ("red", 7)
+    assert one["score"] == pytest.approx(0.9)
+    np.testing.assert_allclose(one["box_xyxy"], [10, 20, 50, 40], atol=1)
+    assert (rows["größe.jpg"]["height"], rows["größe.jpg"]["width"]) == (90, 50)
+    assert rows["nothing.PNG"]["detections"] == []
+    assert [Path(entry["file"]).name for entry in content["skipped"]] == ["bad.jpg"]
+    assert "truncated" in content["skipped"][0]["reason"]
+    printed = capsys.readouterr()
+    assert "warning: skipped" in printed.err
+    assert "warning: 1 of 4 inputs were skipped" in printed.err
+    assert "3 pictures in" in printed.out
+    drawn = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert drawn == {"a.jpg", "nothing.jpg", "sub/größe.jpg", "detections.json"}
+    before = picture()
+    after = decode(out / "a.jpg")
+    assert after.shape == before.shape
+    assert np.abs(after.astype(int) - before).max() > 100  # something was drawn
+
+
+def test_results_are_those_of_the_pictures_alone(model: Path, tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * (i % 3), 80, (10 + i, 20, 50, 40)) for i in range(7)]
+    main([str(model), *map(str, paths), "-o", str(tmp_path / "all"), "--batch", "4", "--json-only"])
+    together = found(tmp_path / "all")["images"]
+    assert [row["file"] for row in together] == [str(path) for path in paths]
+    for path, row in zip(paths, together, strict=True):
+        main([str(model), str(path), "-o", str(tmp_path / "one"), "--json-only"])
+        assert found(tmp_path / "one")["images"] == [row]
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["detections.json"]
+
+
+def test_the_score_is_a_threshold(model: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png")
+    for score, count in (("0.85", 1), ("0.95", 0)):
+        main([str(model), str(path), "-o", str(tmp_path / "out"), "--score", score])
+        assert len(found(tmp_path / "out")["images"][0]["detections"]) == count
+
+
+def test_a_second_run_does_not_detect_on_the_drawn_pictures(model: Path, tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    for _ in range(2):
+        main([str(model), str(tmp_path), "-o", str(tmp_path / "out")])
+        assert len(found(tmp_path / "out")["images"]) == 1
+
+
+def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.jpg")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="would replace its source"):
+        main([str(model), str(path), "-o", str(tmp_path)])
+    assert path.read_bytes() == before
+    assert not (tmp_path / "detections.json").exists()
+
+
+def test_names_that_meet_are_numbered(tmp_path: Path) -> None:
+    paths = [write_picture(tmp_path / name) for name in ("x/a.png", "y/a.jpg", "z/A.png")]
+    sources = find_sources([*paths, tmp_path / "x"], tmp_path / "out")
+    assert [source.name for source in sources] == ["a", "a-2", "A-3", "a-4"]
+
+
+def test_inputs_that_lead_nowhere(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no picture or video in this folder; looked for .jpg"):
+        main([str(model), str(tmp_path / "empty"), "-o", str(tmp_path / "out")])
+    with pytest.raises(UserError, match=r"none of the 2 inputs could be read; the first: .*no\.jpg: cannot read"):
+        main([str(model), str(tmp_path / "no.jpg"), str(tmp_path / "no.mp4"), "-o", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "detections.json").exists()
+
+
+def test_a_video(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    video = write_video(tmp_path / "film.mp4")
+    (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:300])
+    out = tmp_path / "out"
+    assert main([str(model), str(video), str(tmp_path / "broken.mp4"), "-o", str(out), "--batch", "3"]) == 0
+    content = found(out)
+    assert [row["frame"] for row in content["images"]] == list(range(7))
+    assert [row["time_s"] for row in content["images"]] == pytest.approx([n / 10 for n in range(7)])
+    for number, row in enumerate(content["images"]):
+        (one,) = row["detections"]
+        np.testing.assert_allclose(one["box_xyxy"], [16 + 8 * number, 32, 80 + 8 * number, 96], atol=4)
+    assert [Path(entry["file"]).name for entry in content["skipped"]] == ["broken.mp4"]
+    capture = cv2.VideoCapture(str(out / "film.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 7
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    capture.release()
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "film.mp4"]
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    for error in (KeyboardInterrupt(), WriteError("cannot write x")):
+        with pytest.raises(type(error)):
+            fail_after(path, 2, error)
+        content = json.loads(path.read_text())
+        assert content["images"] == [{"row": 0}, {"row": 1}]
+        assert content["complete"] is False
+    path.write_text("old")
+    with pytest.raises(WriteError):
+        fail_after(path, 0, WriteError("x"))
+    assert path.read_text() == "old"
+
+
+def fail_after(path: Path, rows: int, error: BaseException) -> None:
+    with results_file(path, {"classes": []}) as results:
+        for row in range(rows):
+            results.add({"row": row})
+        raise error
+
+
+def test_a_defect_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        fail_after(tmp_path / "x.json", 3, ZeroDivisionError())
+    assert (tmp_path / "x.json").read_text() == "old"
+
+
+def run(*options: object, repository: Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; `limit_bytes` caps the files it writes, as a full disk would."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))\n"
+    code = (limit if limit_bytes else "") + "import runpy; runpy.run_module('runtime.detect', run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, options)],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_disk_that_fills_up(model: Path, tmp_path: Path, repository: Path) -> None:
+    pytest.importorskip("resource", reason="limits the size of files")
+    small, out = write_picture(tmp_path / "0.png"), tmp_path / "out"
+    large = tmp_path / "1.png"
+    cv2.imwrite(str(large), np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
+    options = [model, small, large, "-o", out, "--batch", "1"]
+    done = run(*options, repository=repository, limit_bytes=10_000)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {out / '1.jpg'}: ")
+    assert "Traceback" not in done.stderr
+    content = found(out)
+    assert [Path(row["file"]).name for row in content["images"]] == ["0.png"]
+    assert content["complete"] is False
+    assert sorted(path.name for path in out.iterdir()) == ["0.jpg", "detections.json"]
+    assert run(*options, repository=repository).returncode == 0
+
+
+def test_bad_input_from_the_command_line_is_one_line(model: Path, tmp_path: Path, repository: Path) -> None:
+    for options in (
+        (tmp_path / "no.onnx", write_picture(tmp_path / "a.png")),
+        (tmp_path / "a.png", tmp_path / "a.png"),
+    ):
+        done = run(*options, "-o", tmp_path / "out", repository=repository)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [["--batch", "0"], ["--score", "1.5"], ["--nonsense"]])
+def test_wrong_usage(model: Path, more: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main([str(model), "x.jpg", *more])
+    assert caught.value.code == 2

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from runtime.manifest import (
+    MANIFEST_VERSION,
+    ManifestError,
+    Preprocess,
+    Thresholds,
+    from_json,
+    to_json,
+    toolkit_version,
+)
+
+from .fakes import MANIFEST, manifest_with
+
+
+def changed(**changes: object) -> str:
+    """JSON of MANIFEST with fields set, by dotted path with __ for the dot; ... removes the field."""
+    fields = json.loads(to_json(MANIFEST))
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = fields
+        for parent in parents:
+            place = place[parent]
+        if value is ...:
+            del place[name]
+        else:
+            place[name] = value
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        MANIFEST,
+        manifest_with(ap=0.413, precision="int8", libraries={}, classes=("größe",), category_ids=(0,)),
+        manifest_with(preprocess=Preprocess(320, 640, 64, (0, 0, 0), (127.5,) * 3, (127.5,) * 3, "bgr")),
+        manifest_with(thresholds=Thresholds(0.01, 10, 0.5, 7)),
+    ],
+)
+def test_round_trip(manifest) -> None:
+    again = from_json(to_json(manifest), "x")
+    assert again == manifest
+    assert isinstance(again.classes, tuple)
+    assert isinstance(again.preprocess.mean, tuple)
+    assert isinstance(again.preprocess.mean[0], float)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert Thresholds() == Thresholds(score=0.05, candidates_per_level=1000, nms_iou=0.6, detections=100)
+
+
+def test_bytes_serve_too() -> None:
+    assert from_json(to_json(MANIFEST).encode(), "x") == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "x: the manifest is not JSON"),
+        (to_json(MANIFEST)[:50], "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "is a list, expected an object"),
+        ("{}", f"manifest version None, .* reads version {MANIFEST_VERSION}"),
+        (changed(version=99), "manifest version 99"),
+        (changed(version=True), "manifest version True"),
+        (changed(recipe=...), "'recipe' is missing"),
+        (changed(preprocess__mean=...), "'preprocess.mean' is missing"),
+        (changed(extra=1), "unknown field 'extra'"),
+        (changed(inputs__depth=1), "unknown field 'inputs.depth'"),
+        (changed(recipe=3), r"'recipe' is a number \(3\), expected str"),
+        (changed(classes="red"), r"'classes' is a text \('red'\), expected tuple"),
+        (changed(classes=["a", 1]), r"'classes\[1\]' is a number"),
+        (changed(preprocess="no"), "'preprocess' is a text"),
+        (changed(preprocess__short_side=1.5), "'preprocess.short_side' is a number"),
+        (changed(preprocess__short_side=True), "'preprocess.short_side' is a boolean"),
+        (changed(preprocess__mean=[1, 2]), "'preprocess.mean' is a list"),
+        (changed(preprocess__mean=[1, 2, float("nan")]), r"'preprocess.mean\[2\]' is a number \(nan\)"),
+        (changed(preprocess__channel_order="gbr"), "'preprocess.channel_order'"),
+        (changed(precision="fp64"), "'precision'"),
+        (changed(libraries={"torch": 2}), "'libraries.torch' is a number"),
+        (changed(ap="high"), "'ap' is a text"),
+        (changed(ap=41.3), "'ap' makes no sense, expected a value in 0–1"),
+        (changed(classes=[]), "'classes' makes no sense, expected at least one"),
+        (changed(category_ids=[7]), "'category_ids' makes no sense, expected as many ids as classes"),
+        (changed(category_ids=[7, 7]), "expected distinct ids"),
+        (changed(preprocess__std=[1, 0, 1]), "'preprocess.std' makes no sense, expected positive"),
+        (changed(preprocess__long_side=1), "'preprocess.long_side'"),
+        (changed(preprocess__pad_value=[0, 0, 256]), "'preprocess.pad_value'"),
+        (changed(thresholds__nms_iou=0), "'thresholds.nms_iou'"),
+        (changed(inputs__batch_min=0), "'inputs.batch_min'"),
+        (changed(inputs__width_max=1), "'inputs.width_max' makes no sense, expected at least width_min"),
+    ],
+)
+def test_a_bad_manifest_names_the_field_and_the_cure(text: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message) as caught:
+        from_json(text, "x")
+    assert str(caught.value).startswith("x: ")
+    assert "python export/to_onnx.py" in str(caught.value)
+
+
+def test_nonsense_is_not_written_either() -> None:
+    with pytest.raises(ManifestError, match="category_ids"):
+        to_json(manifest_with(category_ids=(1,)))
+
+
+def test_every_field_is_required_on_reading() -> None:
+    for field in dataclasses.fields(MANIFEST):
+        with pytest.raises(ManifestError, match=field.name):
+            from_json(changed(**{field.name: ...}), "x")
+
+
+def test_toolkit_version_is_a_text() -> None:
+    assert toolkit_version()
