@@ -34,7 +34,7 @@ def shapes_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_config(shapes_set: Path) -> Callable[..., Config]:
-    """Makes configurations of a detector so narrow that a step takes some milliseconds; arguments change the schedule."""
+    """Makes configurations of a detector so narrow that a step takes milliseconds; arguments change the schedule."""
 
     def make(**schedule: object) -> Config:
         recipe = atss_tiny()

@@ -1,4 +1,4 @@
-"""Slow and obvious versions of what `train` computes: plain Python loops in float64, from the papers, no shared code."""
+"""Slow and obvious versions of what `train` computes: plain loops in float64, from the papers, no shared code."""
 
 from __future__ import annotations
 
@@ -99,3 +99,69 @@ def _iou32(a: Tensor, b: Tensor) -> Tensor:
     h = (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
     return w * h / union
+
+
+def focal_loss(logits: Tensor, labels: Sequence[int], alpha: float, gamma: float) -> float:
+    """arXiv 1708.02002's focal loss in float64, entry by entry; logits [N, C], label −1 for a negative."""
+    total = 0.0
+    for row, label in zip(logits.tolist(), labels, strict=True):
+        for c, x in enumerate(row):
+            signed = x if c == label else -x
+            # log σ(x) without overflow
+            log_p = -math.log1p(math.exp(-signed)) if signed > 0 else signed - math.log1p(math.exp(signed))
+            weight = alpha if c == label else 1 - alpha
+            total += -weight * (1 - math.exp(log_p)) ** gamma * log_p
+    return total
+
+
+class Losses:
+    """The three losses of a batch as the criterion defines them, in float64 with gradients, anchor by anchor."""
+
+    def __init__(self, logits: Tensor, deltas: Tensor, center: Tensor, owners: list[list[int]], anchors: Tensor):
+        """logits [B, N, C], deltas [B, N, 4], center [B, N], all float64; owners: the box of each anchor, −1 none."""
+        self.logits, self.deltas, self.center, self.owners, self.anchors = logits, deltas, center, owners, anchors
+
+    def sums(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, float, int]:
+        """Sums of focal, weighted GIoU and centerness losses; the sum of centerness; the number of positives."""
+        focal = box_loss = center_loss = torch.zeros((), dtype=torch.float64)
+        weight, positives = 0.0, 0
+        for b, owners in enumerate(self.owners):
+            for n, owner in enumerate(owners):
+                label = -1 if owner < 0 else int(labels[b, owner])
+                focal = focal + _focal_row(self.logits[b, n], label)
+                if owner < 0:
+                    continue
+                anchor, box = self.anchors[n], boxes[b, owner]
+                point = [float(anchor[0] + anchor[2]) / 2, float(anchor[1] + anchor[3]) / 2]
+                quality = centerness(point, box.tolist())
+                box_loss = box_loss + quality * (1 - _giou64(_decode64(anchor, self.deltas[b, n]), box))
+                x = self.center[b, n]
+                center_loss = center_loss - quality * torch.sigmoid(x).log() - (1 - quality) * torch.sigmoid(-x).log()
+                weight, positives = weight + quality, positives + 1
+        return focal, box_loss, center_loss, weight, positives
+
+
+def _focal_row(logits: Tensor, label: int) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for c, x in enumerate(logits):
+        p = torch.sigmoid(x)
+        total = total + (-0.25 * (1 - p) ** 2 * p.log() if c == label else -0.75 * p**2 * (1 - p).log())
+    return total
+
+
+def _decode64(anchor: Tensor, delta: Tensor) -> list[Tensor]:
+    w, h = anchor[2] - anchor[0], anchor[3] - anchor[1]
+    x, y = (anchor[0] + anchor[2]) / 2 + delta[0] * 0.1 * w, (anchor[1] + anchor[3]) / 2 + delta[1] * 0.1 * h
+    w, h = w * torch.exp(0.2 * delta[2]), h * torch.exp(0.2 * delta[3])
+    return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+
+
+def _giou64(a: list[Tensor], b: Tensor) -> Tensor:
+    zero = torch.zeros((), dtype=torch.float64)
+    w = torch.maximum(torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0]), zero)
+    h = torch.maximum(torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1]), zero)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+    hull = (torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])) * (
+        torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])
+    )
+    return w * h / union - (hull - union) / hull
