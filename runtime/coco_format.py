@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import UserError
 
@@ -69,7 +69,7 @@ def annotation_problem(annotation: dict[str, Any], image_ids: Any, category_ids:
     return None
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a number that arithmetic can be done with; JSON's integers may have any length."""
     return _is_number(value) and abs(value) < 1e30
 

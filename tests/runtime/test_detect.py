@@ -34,12 +34,15 @@ def write_picture(path: Path, height: int = 60, width: int = 80, box=(10, 20, 50
     return path
 
 
-def write_video(path: Path, frames: int = 7) -> Path:
+def write_video(path: Path, frames: int = 7, noise: int = 0) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 128))
+    rng = np.random.default_rng(0)
     if not writer.isOpened():
         pytest.skip("this OpenCV cannot encode a video")
     for number in range(frames):
-        writer.write(picture(128, 160, (16 + 8 * number, 32, 80 + 8 * number, 96))[..., ::-1].copy())
+        frame = picture(128, 160, (16 + 8 * number, 32, 80 + 8 * number, 96))
+        frame[..., 1:] += rng.integers(0, noise + 1, (128, 160, 2), dtype=np.uint8)  # hard to compress
+        writer.write(frame[..., ::-1].copy())
     writer.release()
     return path
 
@@ -206,6 +209,18 @@ def test_a_disk_that_fills_up(model: Path, tmp_path: Path, repository: Path) -> 
     assert content["complete"] is False
     assert sorted(path.name for path in out.iterdir()) == ["0.jpg", "detections.json"]
     assert run(*options, repository=repository).returncode == 0
+
+
+def test_a_disk_that_fills_up_under_a_video(model: Path, tmp_path: Path, repository: Path) -> None:
+    """OpenCV's writer reports nothing: the file is found to be incomplete afterwards."""
+    pytest.importorskip("resource", reason="limits the size of files")
+    video, out = write_video(tmp_path / "film.mp4", 30, noise=100), tmp_path / "out"
+    done = run(model, video, "-o", out, repository=repository, limit_bytes=20_000)
+    assert done.returncode == 2
+    assert f"error: cannot write {out / 'film.mp4'}: the video is incomplete" in done.stderr
+    assert len(found(out)["images"]) == 30
+    assert found(out)["complete"] is False
+    assert [path.name for path in out.iterdir()] == ["detections.json"]
 
 
 def test_bad_input_from_the_command_line_is_one_line(model: Path, tmp_path: Path, repository: Path) -> None:

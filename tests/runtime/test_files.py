@@ -38,6 +38,14 @@ def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> 
     assert entries(tmp_path) == ["x.mp4"]
 
 
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    with (tmp_path / "x").open() as reader:
+        atomic_write(tmp_path / "x", "new content")
+        assert reader.read() == "old"
+    assert (tmp_path / "x").read_text() == "new content"
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "x"
