@@ -1,4 +1,4 @@
-"""The whole way in miniature, by the commands a user types: data, training, export, a runtime without torch, summary."""
+"""The whole way in miniature, by the commands a user types: data, training, export, runtime without torch, summary."""
 
 from __future__ import annotations
 
