@@ -1,0 +1,72 @@
+"""Comparing detections: as sets, row by row, and against greedy NMS spelled out.
+
+Independent of the code that it checks: none of the runtime's or the graph's NMS is used here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.detections import Detections
+
+SAME_IOU = 0.98  # boxes that overlap so much are one and the same …
+SAME_SHIFT = 0.1  # … or whose sides differ by at most this many px (an empty box has no IoU)
+SAME_SCORE = 1e-3
+
+
+def without_partner(a: Detections, b: Detections) -> int:
+    """How many rows of a have no row in b of the same class, nearly the same box and nearly the same score."""
+    n = min(len(a), len(b))
+    alone = np.ones(len(a), bool)
+    # Most rows stand at the same place; only for the others all of b is searched.
+    alone[:n] = ~_same(a.boxes[:n], a.scores[:n], a.classes[:n], b.boxes[:n], b.scores[:n], b.classes[:n])
+    for row in np.flatnonzero(alone):
+        alone[row] = not _same(a.boxes[row], a.scores[row], a.classes[row], b.boxes, b.scores, b.classes).any()
+    return int(alone.sum())
+
+
+def rows_that_differ(a: Detections, b: Detections) -> int:
+    """How many rows differ in box, score or class, in order and to the last bit; missing rows count."""
+    n = min(len(a), len(b))
+    same = (a.classes[:n] == b.classes[:n]) & (a.scores[:n] == b.scores[:n])
+    same &= (a.boxes[:n] == b.boxes[:n]).all(axis=1)
+    return int(n - same.sum()) + abs(len(a) - len(b))
+
+
+def greedy_nms(candidates: Detections, iou_threshold: float, max_detections: int) -> Detections:
+    """Class-wise greedy NMS as the textbook has it: walk down the scores, keep what no kept box of its class covers."""
+    kept: list[int] = []
+    covered = np.zeros(len(candidates), bool)
+    for i in np.argsort(-candidates.scores, kind="stable"):
+        if len(kept) == max_detections:
+            break
+        if not covered[i]:
+            kept.append(int(i))
+            overlap = _iou(candidates.boxes[i], candidates.boxes) > np.float32(iou_threshold)
+            covered |= overlap & (candidates.classes == candidates.classes[i])
+    return Detections(candidates.boxes[kept], candidates.scores[kept], candidates.classes[kept])
+
+
+def _same(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    other_boxes: np.ndarray,
+    other_scores: np.ndarray,
+    other_classes: np.ndarray,
+) -> np.ndarray:
+    """Which broadcast rows are the same but for rounding."""
+    shift = np.abs(boxes - other_boxes).max(axis=-1, initial=0)
+    same_box = (shift <= SAME_SHIFT) | (_iou(boxes, other_boxes) > SAME_IOU)
+    return same_box & (classes == other_classes) & (np.abs(scores - other_scores) <= SAME_SCORE)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of broadcast boxes [..., 4] xyxy, in their own precision; 0 where the union is empty."""
+    width = np.maximum(np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]), 0)
+    height = np.maximum(np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]), 0)
+    shared = width * height
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
+    union = area_a + area_b - shared
+    return np.where(union > 0, shared / np.where(union > 0, union, 1), 0)

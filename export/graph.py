@@ -1,0 +1,96 @@
+"""The deployable graph: a trained detector with its postprocessing and NMS, from uint8 canvases to detections.
+
+It holds the detector and calls the model's own functions, so what is exported is what was validated.
+B images, H × W the canvas, C classes, K candidates, D detections.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from runtime.errors import UserError
+from runtime.manifest import InputShapes, Thresholds
+from train import config
+from train.anchors import strides
+from train.backbones import fold_batch_norms
+from train.detector import DenseOutputs, Detector
+from train.postprocess import Limit, candidates
+
+from .nms_graph import fixpoint_nms
+
+INPUT_NAMES = ("images", "image_sizes")
+TOPK_MAX = 3840  # TensorRT's
+
+
+class GraphOutputs(NamedTuple):
+    """The outputs of the contract, under their names and in their order."""
+
+    num_detections: Tensor  # int32 [B, 1]
+    detection_boxes: Tensor  # float32 [B, D, 4] xyxy in canvas pixels, best score first
+    detection_scores: Tensor  # float32 [B, D]
+    detection_classes: Tensor  # int32 [B, D], unused rows −1
+    nms_exact: Tensor  # int32 [B, 1]
+    candidate_boxes: Tensor  # float32 [B, K, 4]
+    candidate_scores: Tensor  # float32 [B, K]
+    candidate_classes: Tensor  # int32 [B, K]
+
+
+class DeployableGraph(nn.Module):
+    """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
+
+    def __init__(
+        self, detector: Detector, anchors: config.Anchors, thresholds: Thresholds, limits: list[Limit]
+    ) -> None:
+        super().__init__()
+        self.detector = fold(detector)
+        self._anchors, self._thresholds, self._limits = anchors, thresholds, limits
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
+        """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
+        dense = self.detector(images)
+        boxes, scores, classes = candidates(dense, image_sizes, self._anchors, self._thresholds, self._limits)
+        found = fixpoint_nms(boxes, scores, classes, self._thresholds.nms_iou, self._thresholds.detections)
+        return GraphOutputs(*found, boxes, scores, classes), dense
+
+
+def dense_names(levels: int) -> list[str]:
+    """Names of the dense maps inside the exported graph, in DenseOutputs' order."""
+    return [f"{kind}_{level}" for kind in DenseOutputs._fields for level in range(levels)]
+
+
+def fold(detector: Detector) -> Detector:
+    """A copy for inference, its batch norms merged into the convolutions before them.
+
+    The exporter's own folding makes an invalid graph of a BF16 network.
+    """
+    folded = copy.deepcopy(detector).eval().requires_grad_(False)
+    fold_batch_norms(folded)
+    if left := [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]:
+        raise ValueError(f"batch norms that no convolution precedes can't be folded: {', '.join(left)}")
+    return folded
+
+
+def candidate_limits(shapes: InputShapes, levels: int, num_classes: int, thresholds: Thresholds) -> list[Limit]:
+    """How many candidates each level yields: a constant that serves all canvases of the range.
+
+    A level smaller than that on some canvas is filled up. TensorRT's TopK wants a constant, at most 3840.
+    """
+    if thresholds.candidates_per_level > TOPK_MAX:
+        raise UserError(
+            f"candidates_per_level is {thresholds.candidates_per_level}, TensorRT ranks at most {TOPK_MAX}: "
+            "set thresholds.candidates_per_level to 1000, the usual number"
+        )
+    limits = []
+    for stride in strides(levels):
+        least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * num_classes
+        most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * num_classes
+        count = min(thresholds.candidates_per_level, most)
+        limits.append(Limit(count, padded=least < count))
+    return limits
+
+
+def _cells(side: int, stride: int) -> int:
+    return -(-side // stride)

@@ -1,0 +1,98 @@
+"""What a comparison is run on: pictures, laid on canvases of the sizes that a graph takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from runtime.errors import UserError
+from runtime.images import decode
+from runtime.manifest import InputShapes, Manifest
+from runtime.preprocess import plan, resize
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_PICTURES = 3
+
+
+class Case(NamedTuple):
+    """One batch to compare on."""
+
+    name: str  # "batch × height × width"
+    images: np.ndarray  # uint8 [B, H, W, 3]
+    image_sizes: np.ndarray  # int32 [B, 2]
+
+
+def cases(manifest: Manifest, pictures: Sequence[np.ndarray]) -> list[Case]:
+    """One picture on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
+    shapes = manifest.inputs
+    usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, shapes)  # a landscape photograph of 4:3
+    small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), shapes)  # upright, and smaller
+    batches = shapes.batch_min, min(max(shapes.batch_min, 3), shapes.batch_max)
+    return [
+        make_case(batch, canvas_hw, pictures, manifest.preprocess.pad_value)
+        for batch, canvas_hw in zip(batches, (usual, small), strict=True)
+    ]
+
+
+def find_pictures(folder: str | None, fallback: str = "") -> list[np.ndarray]:
+    """The first pictures of a folder; of the fallback folder; synthetic ones where that is out of reach.
+
+    Raises UserError for a given folder without a picture, or with one that can't be read.
+    """
+    directory = Path(folder if folder is not None else fallback)
+    paths = (
+        sorted(p for p in directory.glob("*") if p.suffix.lower() in _SUFFIXES)[:_PICTURES] if directory.name else []
+    )
+    if folder is not None and not paths:
+        raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(_SUFFIXES)} files")
+    try:
+        return [decode(path) for path in paths] or synthetic_pictures()
+    except UserError:
+        if folder is not None:
+            raise
+        return synthetic_pictures()
+
+
+def synthetic_pictures() -> list[np.ndarray]:
+    """Seeded pictures with smooth areas, edges and noise, of three shapes."""
+    random = np.random.default_rng(0)
+    pictures = []
+    for height, width in ((480, 640), (640, 480), (512, 512)):
+        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        for _ in range(20):
+            x, y = int(random.integers(0, width)), int(random.integers(0, height))
+            w, h = (int(side) for side in random.integers(8, 200, 2))
+            picture[y : y + h, x : x + w] = random.integers(0, 256, 3)
+        noise = random.normal(0, 8, picture.shape)
+        pictures.append(np.clip(picture + noise, 0, 255).astype(np.uint8))
+    return pictures
+
+
+def make_case(
+    batch: int, canvas_hw: tuple[int, int], pictures: Sequence[np.ndarray], pad: tuple[int, int, int]
+) -> Case:
+    """A batch of pictures, each as large as the canvas allows, laid top-left; the rest has the padding colour."""
+    images = np.empty((batch, *canvas_hw, 3), np.uint8)
+    images[:] = pad
+    sizes = np.empty((batch, 2), np.int32)
+    for i in range(batch):
+        picture = pictures[i % len(pictures)]
+        scale = min(canvas_hw[0] / picture.shape[0], canvas_hw[1] / picture.shape[1])
+        height, width = (max(1, int(side * scale)) for side in picture.shape[:2])
+        images[i, :height, :width] = resize(picture, (height, width))
+        sizes[i] = height, width
+    return Case(f"{batch} × {canvas_hw[0]} × {canvas_hw[1]}", images, sizes)
+
+
+def _within(canvas_hw: tuple[int, int], shapes: InputShapes) -> tuple[int, int]:
+    """The nearest canvas that the graph takes, sides multiples of 32."""
+    height, width = (max(32, side // 32 * 32) for side in canvas_hw)
+    return (
+        min(max(height, shapes.height_min), shapes.height_max),
+        min(max(width, shapes.width_min), shapes.width_max),
+    )

@@ -1,0 +1,225 @@
+"""A checkpoint becomes one ONNX file for ONNX Runtime, TensorRT and TensorRT for RTX: network, postprocessing, NMS.
+
+    python export/to_onnx.py runs/mine/best.pt -o mine.onnx
+    python export/to_onnx.py runs/mine/best.pt --canvas 800 1344 --batch-max 4
+
+The file takes every batch up to --batch-max and every canvas whose sides are multiples of 32 within its range, unless
+--canvas fixes one. It describes itself (classes, preprocessing, thresholds, origin) in its metadata. It is compared
+with the checkpoint before it gets its name (`export.verify`); one that differs too much is left as NAME.failed.onnx.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.py`: become `python -m export.to_onnx`
+    import runpy
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    runpy.run_module("export.to_onnx", run_name="__main__", alter_sys=True)
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from runtime.errors import UserError, run_main
+from runtime.files import atomic_path
+from runtime.manifest import METADATA_KEY, InputShapes, Manifest, Preprocess, to_json, toolkit_version
+from train.checkpoint import LoadedDetector, load_detector
+
+from .graph import INPUT_NAMES, DeployableGraph, GraphOutputs, candidate_limits, dense_names
+from .onnx_file import graph_sha256, keep_outputs, strip
+from .pictures import find_pictures
+from .verify import print_report, verify
+
+OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
+STRIDE = 32  # canvas sides are multiples of it
+MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas
+
+
+class ExportError(UserError):
+    """A checkpoint that can't be exported as asked."""
+
+
+class _Differs(Exception):
+    """The file's numbers are not the checkpoint's: it must not take its name."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    out = _output_path(options.checkpoint, options.output)
+    loaded = load_detector(options.checkpoint)
+    canvas_hw = tuple(options.canvas) if options.canvas else None
+    shapes = input_shapes(loaded.config.preprocess, options.batch_max, canvas_hw)
+    pictures = find_pictures(options.images, loaded.config.data.val_images)
+    return export_verified(loaded, out, shapes, pictures)
+
+
+def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pictures: Sequence[np.ndarray]) -> int:
+    """Export, compare with the checkpoint on these pictures, print what came out; 0, or 1 where they differ too much.
+
+    An existing file is replaced only by one that passed. Raises UserError for what the user can mend.
+    """
+    print(f"exporting {describe(shapes)} …", flush=True)
+    failed = out.with_name(f"{out.stem}.failed.onnx")
+    try:
+        with atomic_path(out) as temporary:  # opened first: an unwritable folder should not cost an export
+            temporary.touch()
+            temporary.write_bytes(export_model(loaded, shapes))
+            print("comparing it with the checkpoint …", flush=True)
+            checks = verify(loaded, temporary, pictures)
+            print_report(checks)
+            if not all(check.passed for check in checks):
+                os.replace(temporary, failed)
+                raise _Differs
+    except _Differs:
+        print(f"NOT exported: the numbers differ too much. The file is kept for inspection as {failed}")
+        return 1
+    failed.unlink(missing_ok=True)  # of an earlier attempt
+    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe(shapes)}")
+    return 0
+
+
+def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
+    """The bytes of the ONNX file, with its manifest in the metadata."""
+    settings = loaded.config
+    levels = settings.model.pyramid.levels
+    limits = candidate_limits(shapes, levels, len(loaded.classes.names), settings.thresholds)
+    graph = DeployableGraph(loaded.detector, settings.model.anchors, settings.thresholds, limits)
+    model = trace(graph, shapes, dense_names(levels))
+    manifest = Manifest(
+        classes=loaded.classes.names,
+        category_ids=loaded.classes.category_ids,
+        preprocess=settings.preprocess,
+        thresholds=settings.thresholds,
+        precision="fp32",
+        inputs=shapes,
+        recipe=settings.recipe,
+        checkpoint_sha256=loaded.sha256,
+        graph_sha256=graph_sha256(model),
+        toolkit_version=toolkit_version(),
+        libraries={name: metadata.version(name) for name in ("torch", "onnx", "onnxscript")},
+        ap=loaded.ap if loaded.ap is not None and loaded.ap >= 0 else None,  # −1: nothing to be found
+    )
+    model.metadata_props.add(key=METADATA_KEY, value=to_json(manifest))
+    return model.SerializeToString(deterministic=True)
+
+
+def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str]) -> onnx.ModelProto:
+    """The graph as ONNX: the contract's outputs; the dense maps are values inside, under the names `dense`."""
+    height, width = (
+        _example_side(shapes.height_min, shapes.height_max),
+        _example_side(shapes.width_min, shapes.width_max, other=True),
+    )
+    batch = min(2, shapes.batch_max)
+    images = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    image_sizes = torch.tensor([[height, width]] * batch, dtype=torch.int32)
+    dynamic: dict[int, object] = {}
+    if shapes.batch_min < shapes.batch_max:
+        dynamic[0] = torch.export.Dim("batch", min=shapes.batch_min, max=shapes.batch_max)
+    for axis, name, low, high in (
+        (1, "height", shapes.height_min, shapes.height_max),
+        (2, "width", shapes.width_min, shapes.width_max),
+    ):
+        if low < high:
+            dynamic[axis] = STRIDE * torch.export.Dim(f"{name}_32", min=low // STRIDE, max=high // STRIDE)
+    sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
+    with quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            (images, image_sizes),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUT_NAMES),
+            output_names=[*GraphOutputs._fields, *dense],
+            dynamic_shapes=(dynamic, sizes_dynamic),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    keep_outputs(model, GraphOutputs._fields)
+    strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, int] | None = None) -> InputShapes:
+    """The range of inputs to export for. Raises ExportError for a canvas that the graph or the pictures don't fit."""
+    if not 1 <= batch_max <= 1024:
+        raise ExportError(f"--batch-max {batch_max}: expected 1 to 1024")
+    if canvas_hw is None:
+        largest = max(MAX_SIDE, -(-preprocess.long_side // STRIDE) * STRIDE)
+        return InputShapes(1, batch_max, MIN_SIDE, largest, MIN_SIDE, largest)
+    height, width = canvas_hw
+    if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
+        raise ExportError(f"--canvas {height} {width}: expected height and width in multiples of {STRIDE}")
+    if min(height, width) < preprocess.short_side:
+        raise ExportError(
+            f"--canvas {height} {width}: pictures are resized to a shorter side of {preprocess.short_side} px and "
+            f"would not fit; give at least {-(-preprocess.short_side // STRIDE) * STRIDE} for both"
+        )
+    return InputShapes(1, batch_max, height, height, width, width)
+
+
+def describe(shapes: InputShapes) -> str:
+    """One phrase: the canvases and batches that a graph takes."""
+    if shapes.height_min == shapes.height_max and shapes.width_min == shapes.width_max:
+        canvas = f"canvas {shapes.height_min}×{shapes.width_min} (height × width)"
+    else:
+        canvas = f"canvases {shapes.height_min}×{shapes.width_min} to {shapes.height_max}×{shapes.width_max}"
+    return f"{canvas}, batch {shapes.batch_min}-{shapes.batch_max}"
+
+
+def _example_side(low: int, high: int, other: bool = False) -> int:
+    """A side to trace with; height and width differ, lest the exporter take one for the other."""
+    return low if low == high else min(high, max(low, 256 if other else 192))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter prints progress and warns about its own internals; errors still arrive as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _output_path(checkpoint: str, output: str | None) -> Path:
+    out = Path(output) if output else Path(checkpoint).with_suffix(".onnx")
+    if out.suffix != ".onnx":
+        raise ExportError(f"-o {out}: expected a name that ends in .onnx, by which every runtime knows the format")
+    if out.resolve() == Path(checkpoint).resolve():
+        raise ExportError(f"{out} is the checkpoint itself: name another file with -o")
+    if out.is_dir():
+        raise ExportError(f"-o {out}: that is a folder; give the file's name as well")
+    return out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="export/to_onnx.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
+    parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
+    parser.add_argument("--batch-max", type=int, default=16, metavar="N", help="largest batch (default 16)")
+    parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder; default: validation's")
+    parser.add_argument(
+        "--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any multiple of 32 in range"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,85 @@
+"""A tiny untrained detector as a checkpoint file, and the ONNX files exported from it once for all tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+import pytest
+import torch
+
+from export.onnx_file import graph_sha256
+from runtime.manifest import METADATA_KEY, Preprocess, from_json, to_json
+from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
+from train.config import Backbone, Config, Head, Model, Pyramid
+from train.detector import build_detector
+
+
+class Exported(NamedTuple):
+    """A checkpoint, the file made of it by the command, and what the command said."""
+
+    loaded: LoadedDetector
+    checkpoint: Path
+    model: Path
+    command: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights are random, but the batch norms have statistics that folding must get right, and scores are high."""
+    torch.manual_seed(0)
+    settings = Config(
+        recipe="test",
+        preprocess=Preprocess(short_side=192, long_side=256),
+        model=Model(
+            backbone=Backbone("resnet18", weights="none", stem_channels=8),
+            pyramid=Pyramid(channels=16, levels=5),
+            head=Head(convolutions=1, group_norm_groups=4, prior_probability=0.3),
+        ),
+    )
+    detector = build_detector(settings.model, 3, settings.preprocess)
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+        if isinstance(module, torch.nn.Conv2d) and module.out_channels in (1, 3, 4):
+            torch.nn.init.normal_(module.weight, std=0.3)  # outputs that vary from cell to cell
+    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    classes = Classes(("circle", "square", "star"), (1, 2, 7))
+    save_checkpoint(path, Checkpoint(settings, classes, 1, detector.state_dict(), None, {}, {}, 0.25, 0.25))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path, repository: Path) -> Exported:
+    """Exported by the command as a newcomer types it: in the repository's folder, nothing installed or on a path."""
+    model = checkpoint.with_name("model.onnx")
+    command = subprocess.run(
+        [sys.executable, "export/to_onnx.py", str(checkpoint), "-o", str(model)],
+        cwd=repository,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert command.returncode == 0, command.stdout + command.stderr
+    return Exported(load_detector(checkpoint), checkpoint, model, command)
+
+
+def restamp(model: onnx.ModelProto, path: Path) -> Path:
+    """Write a changed model with a manifest that fits it, as if it had been exported so."""
+    text = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    text.value = to_json(replace(from_json(text.value, "test"), graph_sha256=graph_sha256(model)))
+    path.write_bytes(model.SerializeToString())
+    return path
