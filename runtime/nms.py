@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_PIECE = 256  # candidates
+
 
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes a [n, 4] and b [m, 4], xyxy → float32 [n, m]; 0 where both have no area."""
@@ -24,13 +26,26 @@ def nms(
     boxes [n, 4] xyxy, scores [n], classes [n]. In order of falling score (equal scores: lower index first) a box is
     kept unless a kept box of its class overlaps it with IoU > `iou_threshold`.
     """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    boxes, classes = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(classes)
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
-    boxes, classes = boxes[order], np.asarray(classes)[order]
+    kept: list[int] = []
+    # In pieces, best first: enough boxes are usually kept long before the last of thousands of candidates is looked at.
+    for first in range(0, len(order), _PIECE):
+        if len(kept) >= max_detections:
+            break
+        piece = order[first : first + _PIECE]
+        overlaps = iou_matrix(boxes[piece], boxes[kept]) > iou_threshold  # [n, kept so far]
+        suppressed = (overlaps & (classes[piece][:, None] == classes[kept][None])).any(1)
+        kept += _greedy(boxes, classes, piece[~suppressed], iou_threshold, max_detections - len(kept))
+    return np.array(kept, np.int64)
+
+
+def _greedy(boxes: np.ndarray, classes: np.ndarray, order: np.ndarray, iou_threshold: float, most: int) -> list[int]:
+    """NMS among the boxes that `order` names, best first. Only kept ones are looped over: what they suppress leaves."""
+    boxes, classes = boxes[order], classes[order]
     areas = _area(boxes)
     kept: list[int] = []
-    # Only the kept boxes are looped over: what a kept box suppresses, and itself, leaves the arrays at once.
-    while len(order) and len(kept) < max_detections:
+    while len(order) and len(kept) < most:
         kept.append(int(order[0]))
         overlap_wh = np.minimum(boxes[0, 2:], boxes[1:, 2:]) - np.maximum(boxes[0, :2], boxes[1:, :2])
         np.maximum(overlap_wh, 0, out=overlap_wh)
@@ -39,7 +54,7 @@ def nms(
         iou = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
         stays = np.flatnonzero(~(iou > iou_threshold) | (classes[1:] != classes[0])) + 1
         order, boxes, classes, areas = order[stays], boxes[stays], classes[stays], areas[stays]
-    return np.array(kept, np.int64)
+    return kept
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -80,6 +80,15 @@ def test_nms_equals_the_slow_one(classes: int, threshold: float, most: int) -> N
         assert nms(boxes, scores, labels, threshold, most).tolist() == expected
 
 
+def test_nms_of_many_equals_the_slow_one() -> None:
+    """Enough that they are worked through in several pieces, with suppression across them."""
+    boxes, scores, labels = scene(5, 900, 2, side=300)
+    expected = slow_nms(boxes.tolist(), scores.tolist(), labels.tolist(), 0.4, 10_000)
+    assert nms(boxes, scores, labels, 0.4, 10_000).tolist() == expected
+    assert nms(boxes, scores, labels, 0.4, 100).tolist() == expected[:100]
+    assert max(np.argsort(np.argsort(-scores, kind="stable"))[expected]) > 600  # some of the last are kept
+
+
 def test_equal_scores_keep_the_lower_index() -> None:
     boxes = np.array([[0, 0, 10, 10]] * 3, np.float32)
     assert nms(boxes, np.full(3, 0.5), np.zeros(3), 0.6, 100).tolist() == [0]
