@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,17 @@ from .detector import Detector, build_detector
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1
+
+
+_TYPES: dict[str, tuple[type, ...]] = {  # of the entries that JSON doesn't check
+    "step": (int,),
+    "model": (dict,),
+    "averaged": (dict, NoneType),
+    "optimizer": (dict,),
+    "scaler": (dict,),
+    "ap": (float, NoneType),
+    "best_ap": (float,),
+}
 
 
 class CheckpointError(UserError):
@@ -98,6 +110,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         fields = {k: content[k] for k in Checkpoint._fields if k not in ("config", "classes")}
         settings = record_from_dict(Config, json.loads(content["config"]), str(path))
         classes = Classes(tuple(content["classes"]), tuple(content["category_ids"]))
+        wrong = [name for name, types in _TYPES.items() if not isinstance(fields[name], types)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is of type {type(fields[wrong[0]]).__name__}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is an incomplete checkpoint ({error!r}): use another one of the run") from error
     return Checkpoint(config=settings, classes=classes, **fields)
