@@ -47,7 +47,8 @@ class TrainingStream(Dataset[Any]):
     """The endless, seeded stream of augmented samples."""
 
     def __init__(self, dataset: CocoDataset, settings: config.Augment, pre: Preprocess, keep_empty: bool, seed: int):
-        counts = np.diff(dataset.offsets)
+        # Objects of each picture; a crowd is none.
+        counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
         self.indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
         if len(self.indices) == 0:
             raise ImageError(f"{dataset.json_path} has no picture to train on: add some, or keep those without boxes")
@@ -71,6 +72,13 @@ class TrainingStream(Dataset[Any]):
             return Item(augment(sample, self.settings, self.pre, rng), int(self.dataset.image_ids[index]), problems)
         raise ImageError(f"{MAX_RETRIES} pictures in a row can't be read, the last: {problems[-1]}")
 
+    def __getitems__(self, numbers: list[int]) -> list[Item] | ImageError:
+        """The samples of a batch. An error is handed on, since one raised in a loader process comes as a traceback."""
+        try:
+            return [self[n] for n in numbers]
+        except ImageError as error:
+            return error
+
     def _index(self, n: int, attempt: int) -> int:
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
@@ -90,7 +98,7 @@ class _Steps(Sampler[list[int]]):
         self.first, self.last, self.batch = first, last, batch
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
@@ -128,17 +136,17 @@ class _Collate:
     def __init__(self, canvas_hw: tuple[int, int] | None, pre: Preprocess) -> None:
         self.canvas_hw, self.pre = canvas_hw, pre
 
-    def __call__(self, items: list[Item]) -> TrainBatch:
-        return collate(items, self.canvas_hw, self.pre)
+    def __call__(self, items: list[Item] | ImageError) -> TrainBatch | ImageError:
+        return items if isinstance(items, ImageError) else collate(items, self.canvas_hw, self.pre)
 
 
-def training_batches(dataset: CocoDataset, settings: config.Config, first_step: int) -> DataLoader[TrainBatch]:
-    """The batches of steps `first_step` … of a run."""
+def training_batches(dataset: CocoDataset, settings: config.Config, first_step: int) -> Iterator[TrainBatch]:
+    """The batches of steps `first_step` … of a run. Raises ImageError where the pictures can't be read."""
     stream = TrainingStream(
         dataset, settings.augment, settings.preprocess, settings.data.keep_empty, seed=settings.run.seed
     )
     crop = settings.augment.crop
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         stream,
         batch_sampler=_Steps(first_step, settings.schedule.steps, settings.schedule.batch),
         num_workers=settings.data.workers,
@@ -146,6 +154,10 @@ def training_batches(dataset: CocoDataset, settings: config.Config, first_step: 
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
     )
+    for batch in loader:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
 
 
 def _one_thread(worker: int) -> None:

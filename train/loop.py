@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from runtime.coco import CocoDataset, load_coco
@@ -22,7 +21,7 @@ from runtime.evaluate import evaluate_detector
 from .checkpoint import Checkpoint, CheckpointError, Classes, load_weights, read_checkpoint, save_checkpoint
 from .config import Config
 from .criterion import Targets, criterion
-from .data import TrainBatch, training_batches
+from .data import training_batches
 from .detector import Detector, build_detector
 from .journal import Journal
 from .optim import AveragedWeights, build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
@@ -69,7 +68,7 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
 
     with Journal(out, first_step=state.step) as journal:
         journal.start(config, device, dtype, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches: DataLoader[TrainBatch] = training_batches(train_set, config, state.step)
+        batches = training_batches(train_set, config, state.step)
         # In a file every refresh is a line: there, two a minute are enough.
         pause = 0.1 if sys.stderr.isatty() else 30.0
         progress = tqdm(batches, initial=state.step, total=schedule.steps, unit="step", mininterval=pause)
