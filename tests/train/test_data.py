@@ -1,0 +1,199 @@
+"""Training batches: what the n-th sample depends on, bad pictures, crowds, padding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.coco import CocoDataset, load_coco
+from runtime.errors import UserError
+from runtime.manifest import Preprocess
+from train.augment import Sample
+from train.config import Augment, Config
+from train.data import Item, TrainBatch, TrainingStream, collate, training_batches
+
+Make = Callable[..., Config]
+PRE = Preprocess(short_side=64, long_side=96, pad_value=(1, 2, 3))
+
+
+@pytest.fixture
+def dataset(shapes_set: Path) -> CocoDataset:
+    return load_coco(shapes_set / "train.json", shapes_set / "train")
+
+
+@pytest.fixture
+def own_copy(shapes_set: Path, tmp_path: Path) -> Path:
+    """A copy of the data set that a test may damage."""
+    return Path(shutil.copytree(shapes_set, tmp_path / "copy"))
+
+
+def stream_of(dataset: CocoDataset, settings: Config, seed: int = 0, keep_empty: bool = True) -> TrainingStream:
+    return TrainingStream(dataset, settings.augment, settings.preprocess, keep_empty, seed)
+
+
+def same(a: Item, b: Item) -> bool:
+    equal = [np.array_equal(x, y) for x, y in zip(a.sample, b.sample, strict=True)]
+    return all(equal) and a.image_id == b.image_id
+
+
+def test_the_nth_sample_depends_on_seed_and_n_only(dataset: CocoDataset, small_config: Make) -> None:
+    first, second = stream_of(dataset, small_config()), stream_of(dataset, small_config())
+    in_order = [first[n] for n in range(60)]
+    for n in (59, 3, 31, 0, 3):
+        assert same(second[n], in_order[n])
+    other = stream_of(dataset, small_config(), seed=1)
+    assert not all(same(other[n], in_order[n]) for n in range(5))
+
+
+def test_every_epoch_has_every_picture_once_in_another_order(dataset: CocoDataset, small_config: Make) -> None:
+    stream = stream_of(dataset, small_config())
+    epochs = [[stream[n].image_id for n in range(e * len(dataset), (e + 1) * len(dataset))] for e in range(3)]
+    assert all(sorted(e) == sorted(dataset.image_ids.tolist()) for e in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_same_picture_is_augmented_differently_each_epoch(dataset: CocoDataset, small_config: Make) -> None:
+    stream = stream_of(dataset, small_config())
+    seen: dict[int, list[Item]] = {}
+    for n in range(3 * len(dataset)):
+        item = stream[n]
+        seen.setdefault(item.image_id, []).append(item)
+    assert not any(same(a, b) for a, b, _ in seen.values())
+
+
+def equal_batches(a: TrainBatch, b: TrainBatch) -> bool:
+    tensors = zip((a.images, *a.targets), (b.images, *b.targets), strict=True)
+    return all(torch.equal(x, y) for x, y in tensors) and a.image_ids == b.image_ids
+
+
+def test_loader_processes_change_nothing(dataset: CocoDataset, small_config: Make) -> None:
+    settings = small_config()
+    alone = list(training_batches(dataset, settings, 0))
+    helped = list(training_batches(dataset, replace(settings, data=replace(settings.data, workers=2)), 0))
+    assert len(alone) == len(helped) == settings.schedule.steps
+    assert all(equal_batches(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_a_later_start_gives_the_tail(dataset: CocoDataset, small_config: Make) -> None:
+    settings = small_config()
+    whole = list(training_batches(dataset, settings, 0))
+    for start in (1, 4, 6):
+        tail = list(training_batches(dataset, settings, start))
+        assert len(tail) == 6 - start
+        assert all(equal_batches(a, b) for a, b in zip(tail, whole[start:], strict=True))
+    assert list(training_batches(dataset, settings, 9)) == []
+
+
+def test_an_unreadable_picture_is_replaced_and_named(own_copy: Path, small_config: Make) -> None:
+    dataset = load_coco(own_copy / "train.json", own_copy / "train")
+    before = [stream_of(dataset, small_config())[n] for n in range(len(dataset))]
+    bad = dataset.path(7)
+    bad.write_bytes(bad.read_bytes()[:200])
+    dataset.path(9).unlink()
+    after = [stream_of(dataset, small_config())[n] for n in range(len(dataset))]
+    gone = {int(dataset.image_ids[7]), int(dataset.image_ids[9])}
+    for old, new in zip(before, after, strict=True):
+        if old.image_id in gone:
+            assert new.image_id not in gone
+            assert 1 <= len(new.problems) <= 2
+            assert all(str(bad) in p or str(dataset.path(9)) in p for p in new.problems)
+        else:
+            assert same(old, new)
+            assert new.problems == []
+    batch = collate(after, None, PRE)
+    assert len(batch.problems) >= 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_no_picture_can_be_read_one_line_says_so(workers: int, own_copy: Path, small_config: Make) -> None:
+    dataset = load_coco(own_copy / "train.json", own_copy / "train")
+    shutil.rmtree(own_copy / "train")
+    settings = small_config()
+    with pytest.raises(UserError, match="in a row can't be read") as caught:
+        list(training_batches(dataset, replace(settings, data=replace(settings.data, workers=workers)), 0))
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def with_annotations(folder: Path, change: Callable[[list[dict[str, object]]], list[dict[str, object]]]) -> CocoDataset:
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"] = change(content["annotations"])
+    (folder / "train.json").write_text(json.dumps(content))
+    return load_coco(folder / "train.json", folder / "train")
+
+
+def test_crowd_boxes_are_no_targets(own_copy: Path, small_config: Make) -> None:
+    def one_in_three(annotations: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [a | {"iscrowd": int(i % 3 == 0)} for i, a in enumerate(annotations)]
+
+    dataset = with_annotations(own_copy, one_in_three)
+    stream = TrainingStream(dataset, Augment(horizontal_flip=0), PRE, True, 0)
+    for index in range(len(dataset)):
+        boxes, labels, crowd = dataset.annotations(index)
+        sample = stream._read(index)
+        assert np.array_equal(sample.boxes, boxes[~crowd])
+        assert np.array_equal(sample.labels, labels[~crowd])
+    assert dataset.crowd.any()
+
+
+def test_without_keep_empty_every_picture_has_an_object_that_counts(own_copy: Path, small_config: Make) -> None:
+    def first_is_a_crowd(annotations: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [a | {"iscrowd": int(a["image_id"] == annotations[0]["image_id"])} for a in annotations]
+
+    dataset = with_annotations(own_copy, first_is_a_crowd)
+    stream = stream_of(dataset, small_config(), keep_empty=False)
+    counts = [int((~dataset.annotations(i)[2]).sum()) for i in range(len(dataset))]
+    assert stream.indices.tolist() == [i for i, count in enumerate(counts) if count > 0]
+    assert 0 in counts
+
+
+def test_a_data_set_without_any_object_is_refused_unless_empty_pictures_count(
+    own_copy: Path, small_config: Make
+) -> None:
+    dataset = with_annotations(own_copy, lambda annotations: [])
+    assert len(stream_of(dataset, small_config())[0].sample.boxes) == 0
+    with pytest.raises(UserError, match=r"train\.json has no picture to train on"):
+        stream_of(dataset, small_config(), keep_empty=False)
+
+
+def item(height: int, width: int, boxes: int, image_id: int) -> Item:
+    rng = np.random.default_rng(image_id)
+    corner = rng.uniform(0, 20, (boxes, 2))
+    xyxy = np.concatenate((corner, corner + 10), axis=1).astype(np.float32)
+    image = rng.integers(10, 255, (height, width, 3), dtype=np.uint8)
+    return Item(Sample(image, xyxy, np.full(boxes, image_id)), image_id, [f"p{image_id}"] * (image_id == 2))
+
+
+def test_collating_pads_pictures_and_boxes() -> None:
+    items = [item(50, 60, 2, 1), item(64, 33, 0, 2), item(20, 96, 5, 3)]
+    batch = collate(items, None, PRE)
+    assert batch.images.shape == (3, 64, 96, 3)
+    assert batch.images.dtype == torch.uint8
+    assert batch.targets.boxes.shape == (3, 5, 4)
+    assert batch.targets.mask.sum(dim=1).tolist() == [2, 0, 5]
+    assert batch.image_ids == [1, 2, 3]
+    assert batch.problems == ["p2"]
+    for i, (sample, _, _) in enumerate(items):
+        h, w = sample.image.shape[:2]
+        picture = batch.images[i].numpy()
+        assert (picture[:h, :w] == sample.image).all()
+        assert (picture[h:] == PRE.pad_value).all()
+        assert (picture[:, w:] == PRE.pad_value).all()
+        mask = batch.targets.mask[i]
+        assert np.array_equal(batch.targets.boxes[i][mask].numpy(), sample.boxes)
+        assert batch.targets.labels[i][mask].tolist() == sample.labels.tolist()
+        assert (batch.targets.boxes[i][~mask] == 0).all()
+
+
+def test_a_batch_of_empty_pictures_and_a_fixed_canvas() -> None:
+    batch = collate([item(30, 30, 0, 1), item(20, 20, 0, 2)], (100, 64), PRE)
+    assert batch.images.shape == (2, 128, 64, 3), "sides rounded up to multiples of 32"
+    assert batch.targets.boxes.shape == (2, 1, 4)
+    assert not batch.targets.mask.any()

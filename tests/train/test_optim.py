@@ -1,0 +1,116 @@
+"""Schedules, parameter groups, averaged weights and clipping against their formulas."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from train.config import Config, Schedule
+from train.detector import Detector, build_detector
+from train.optim import AveragedWeights, build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from train.recipes import atss_r50_fpn_1x
+
+Make = Callable[..., Config]
+
+
+def build(settings: Config) -> Detector:
+    torch.manual_seed(0)
+    return build_detector(settings.model, 3, settings.preprocess)
+
+
+def test_the_papers_schedule() -> None:
+    schedule = atss_r50_fpn_1x().schedule
+    assert (schedule.steps, schedule.batch, schedule.learning_rate) == (90_000, 16, 0.01)
+    assert (schedule.optimizer, schedule.momentum, schedule.weight_decay) == ("sgd", 0.9, 1e-4)
+    for step, factor in ((500, 1), (59_999, 1), (60_000, 0.1), (79_999, 0.1), (80_000, 0.01), (89_999, 0.01)):
+        assert learning_rate_factor(step, schedule) == pytest.approx(factor), step
+
+
+def test_warm_up_is_linear_from_its_start() -> None:
+    schedule = Schedule(warmup_steps=500, warmup_start=0.001)
+    found = [learning_rate_factor(step, schedule) for step in range(502)]
+    assert found[0] == 0.001
+    assert found[250] == pytest.approx((0.001 + 1) / 2)
+    assert found[500] == found[501] == 1
+    assert torch.tensor(found[:501]).double().diff().std() < 1e-7
+
+
+def test_half_a_cosine_ends_near_0() -> None:
+    schedule = Schedule(steps=1000, decay="cosine", warmup_steps=100)
+    assert learning_rate_factor(100, schedule) == 1
+    assert learning_rate_factor(550, schedule) == pytest.approx(0.5)
+    assert learning_rate_factor(325, schedule) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert 0 < learning_rate_factor(999, schedule) < 1e-5
+    assert learning_rate_factor(0, Schedule(steps=10, warmup_steps=0, decay="cosine")) == 1
+    assert learning_rate_factor(5, Schedule(steps=5, warmup_steps=5, decay="cosine")) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_hold_every_trainable_parameter_once(optimizer: str, small_config: Make) -> None:
+    settings = small_config(optimizer=optimizer, backbone_factor=0.3, learning_rate=0.5, weight_decay=0.07)
+    backbone = replace(settings.model.backbone, frozen_stages=2)
+    model = build(replace(settings, model=replace(settings.model, backbone=backbone)))
+    built = build_optimizer(model, settings.schedule)
+    group_of = {id(p): g for g in built.param_groups for p in g["params"]}
+    assert len(group_of) == sum(len(g["params"]) for g in built.param_groups)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {id(p) for p in trainable.values()} == set(group_of)
+    assert 0 < len(trainable) < len(list(model.parameters()))
+    for name, parameter in trainable.items():
+        group = group_of[id(parameter)]
+        assert group["lr"] == group["base_lr"] == pytest.approx(0.15 if name.startswith("backbone.") else 0.5), name
+        plain = name.endswith("bias") or "bn" in name or ("tower" in name and parameter.ndim == 1) or "scales" in name
+        assert group["weight_decay"] == (0 if plain or parameter.ndim == 1 else 0.07), name
+
+
+def test_setting_the_rate_scales_every_group(small_config: Make) -> None:
+    settings = small_config(backbone_factor=0.5, learning_rate=0.2)
+    built = build_optimizer(build(settings), settings.schedule)
+    for factor in (0.1, 1.0, 0.5):
+        set_learning_rate(built, factor)
+        assert {round(g["lr"], 9) for g in built.param_groups} == {round(0.2 * factor, 9), round(0.1 * factor, 9)}
+
+
+def test_the_average_follows_its_formula_with_buffers(small_config: Make) -> None:
+    model = build(small_config())
+    average = AveragedWeights(model, 0.7)
+    expected = {k: v.double() for k, v in model.state_dict().items()}
+    for step in range(12):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor += 1 if not tensor.is_floating_point() else torch.rand_like(tensor)
+        average.update(model, step)
+        decay = min(0.7, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            counter = not value.is_floating_point()
+            expected[name] = value.double() if counter else decay * expected[name] + (1 - decay) * value.double()
+    found = average.model.state_dict()
+    assert any("running_mean" in name for name in found)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, atol=1e-5, rtol=1e-5)
+
+
+def test_the_average_is_a_model_of_its_own(small_config: Make) -> None:
+    model = build(small_config())
+    average = AveragedWeights(model, 0.9)
+    before = copy.deepcopy(average.model.state_dict())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    assert all(torch.equal(v, before[k]) for k, v in average.model.state_dict().items())
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
+
+
+def test_clipping() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
+    for maximum, expected in ((0.0, [3.0, 0.0, 4.0]), (10.0, [3.0, 0.0, 4.0]), (1.0, [0.6, 0.0, 0.8])):
+        parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+        assert clip_gradients(parameters, maximum).item() == pytest.approx(5)
+        found = torch.cat([p.grad for p in parameters])
+        torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-5)
