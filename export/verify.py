@@ -36,8 +36,9 @@ from .graph import INPUT_NAMES, GraphOutputs, dense_names
 from .onnx_file import graph_sha256, with_outputs
 from .pictures import Case, cases, find_pictures
 
-# Of a dense value, |torch − ONNX| / (1 + |torch|): float32 sums in another order give about 1e-5 in a ResNet-50.
-DENSE_LIMIT = 2e-4
+# Of a dense value, |torch − ONNX| / (1 + |torch|). Float32 sums in another order give about 1e-5 in a ResNet-50, and up
+# to 2e-4 where GroupNorm sums over the 10⁵ values of a large canvas' finest map.
+DENSE_LIMIT = 5e-4
 # Fraction of rows without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
 SET_LIMIT = 0.01
 
