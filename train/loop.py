@@ -24,7 +24,14 @@ from .criterion import Targets, criterion
 from .data import training_batches
 from .detector import Detector, build_detector
 from .journal import Journal
-from .optim import AveragedWeights, build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from .optim import (
+    AveragedWeights,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_factor,
+    resume_optimizer,
+    set_learning_rate,
+)
 from .validate import TorchBackend
 
 LAST = "last.pt"  # goes on with --resume
@@ -94,7 +101,10 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
             journal.problems(batch.problems)
 
             done = step + 1
-            unchecked.add(done, losses.total, batch.image_ids)
+            # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
+            # some, and leaves those steps out.
+            suspect = losses.total if state.scaler.is_enabled() else losses.total + 0 * norm
+            unchecked.add(done, suspect, batch.image_ids)
             log = done % config.run.log_every == 0 or done == schedule.steps
             evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
             save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
@@ -158,7 +168,8 @@ class _Unchecked:
                 last = self.out / LAST
                 kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
                 raise TrainingError(
-                    f"the loss became {loss.item()} at step {step}, on the pictures with ids {image_ids}; {kept}. "
+                    f"the loss or its gradient became {loss.item()} at step {step}, on the pictures with ids "
+                    f"{image_ids}; {kept}. "
                     "Look at those annotations, or resume with a lower --schedule.learning-rate"
                 )
         self.entries.clear()
@@ -182,9 +193,9 @@ def _start(config: Config, classes: Classes, out: Path, resume: bool) -> _State:
         return _State(model, average, optimizer, scaler, 0, -1.0)
     _check_same_run(checkpoint, config, classes, last)
     load_weights(model, checkpoint.model, last)
-    if average is not None and checkpoint.averaged is not None:
-        load_weights(average.model, checkpoint.averaged, last)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    if average is not None:  # one that is switched on only now starts at the trained weights
+        load_weights(average.model, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, last)
+    resume_optimizer(optimizer, checkpoint.optimizer)
     scaler.load_state_dict(checkpoint.scaler)
     return _State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
 
@@ -195,6 +206,12 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
         raise CheckpointError(
             f"{last} was trained on the classes {', '.join(checkpoint.classes.names)}; the data now has "
             f"{', '.join(classes.names)}: resume with the same data, or choose another --out"
+        )
+    before = checkpoint.config.schedule.optimizer
+    if before != config.schedule.optimizer:
+        raise CheckpointError(
+            f"{last} holds the state of {before}, not of {config.schedule.optimizer}: "
+            f"resume with --schedule.optimizer {before}, or choose another --out"
         )
     if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:
         raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
@@ -213,11 +230,13 @@ def _datasets(config: Config) -> tuple[CocoDataset, CocoDataset | None]:
     for dataset in (train_set, val_set):
         for problem in dataset.problems if dataset is not None else ():
             tqdm.write(f"warning: {dataset.json_path}: {problem}" if dataset is not None else problem)
-    if val_set is not None and val_set.category_ids != train_set.category_ids:
-        raise TrainingError(
-            f"{data.val_json} has the category ids {val_set.category_ids}, {data.train_json} has "
-            f"{train_set.category_ids}: both must list the same categories"
-        )
+    if val_set is not None:
+        found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
+        if found != expected:
+            raise TrainingError(
+                f"{data.val_json} has the categories {found}, {data.train_json} has {expected}: "
+                "both must list the same categories"
+            )
     return train_set, val_set
 
 

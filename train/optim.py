@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,14 @@ def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.O
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
     return torch.optim.AdamW(settings, lr=schedule.learning_rate, betas=schedule.betas)
+
+
+def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the momenta of a saved state, but not its settings: a run may be resumed with a lower rate."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def learning_rate_factor(step: int, schedule: config.Schedule) -> float:
