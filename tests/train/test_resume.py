@@ -1,0 +1,209 @@
+"""A run that was interrupted and resumed takes the steps of one that ran through, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.errors import UserError
+from train import loop
+from train.checkpoint import read_checkpoint
+from train.config import Config
+from train.journal import LOG, read_log
+from train.loop import LAST, train
+
+Make = Callable[..., Config]
+
+SCRIPT = """
+import json, sys, torch
+from pathlib import Path
+from runtime.records import record_from_dict
+from train.config import Config
+from train.loop import train
+torch.set_num_threads(1)
+train(record_from_dict(Config, json.loads(sys.argv[1]), "test"), Path(sys.argv[2]))
+"""
+
+
+def losses(out: Path) -> list[tuple[float, ...]]:
+    """What each step logged, but for its speed; every step once."""
+    lines = [line for line in read_log(out / LOG) if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    names = ("total", "classification", "box", "centerness", "grad_norm", "lr")
+    return [tuple(line[name] for name in names) for line in lines]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = read_checkpoint(a), read_checkpoint(b)
+    pairs = [(first.model, second.model)]
+    if first.averaged is not None:
+        assert second.averaged is not None
+        pairs.append((first.averaged, second.averaged))
+    return all(torch.equal(x[k], y[k]) for x, y in pairs for k in x)
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The criterion's call number `step`, from 0, is interrupted."""
+    calls = iter(range(10_000))
+    real = loop.criterion
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(loop, "criterion", interrupted)
+
+
+def run_interrupted(settings: Config, out: Path, step: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, out)
+
+
+def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Path) -> None:
+    settings = small_config(steps=60, ema=0.9)
+    through, killed = tmp_path / "through", tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(asdict(settings)), str(killed)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    train(settings, through)
+    moment = random.randint(4, 25)
+    give_up = time.monotonic() + 120
+    while len(read_log(killed / LOG)) < moment and process.poll() is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was killed in the middle"
+    assert len(read_log(killed / LOG)) < 60
+    assert train(settings, killed, resume=True) == killed / LAST
+    assert losses(killed) == losses(through), f"killed at step {moment}"
+    assert same_weights(killed / LAST, through / LAST)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"optimizer": "adamw", "decay": "cosine", "ema": 0.9},
+        {"optimizer": "sgd", "decay": "step", "milestones": (3, 4), "ema": 0.0, "learning_rate": 0.01},
+    ],
+    ids=["adamw", "sgd"],
+)
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_interrupted_and_resumed(schedule: dict[str, Any], step: int, small_config: Make, tmp_path: Path) -> None:
+    """Before the first checkpoint, right after it, and between it and the second."""
+    settings = small_config(**schedule)
+    train(settings, tmp_path / "through")
+    run_interrupted(settings, tmp_path / "cut", step)
+    train(settings, tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "through")
+    assert same_weights(tmp_path / "cut" / LAST, tmp_path / "through" / LAST)
+
+
+def test_the_comparison_notices_another_seed(small_config: Make, tmp_path: Path) -> None:
+    settings = small_config()
+    train(settings, tmp_path / "a")
+    train(replace(settings, run=replace(settings.run, seed=1)), tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+    assert not same_weights(tmp_path / "a" / LAST, tmp_path / "b" / LAST)
+
+
+def test_resuming_a_finished_run_changes_nothing(small_config: Make, tmp_path: Path) -> None:
+    settings = small_config()
+    train(settings, tmp_path / "a")
+    before = losses(tmp_path / "a"), (tmp_path / "a" / LAST).read_bytes()
+    train(settings, tmp_path / "a", resume=True)
+    assert (losses(tmp_path / "a"), (tmp_path / "a" / LAST).read_bytes()) == before
+    train(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "a", resume=True)
+
+
+def test_a_lower_learning_rate_on_resuming_is_used(small_config: Make, tmp_path: Path) -> None:
+    """It is what the message about a loss that isn't finite advises."""
+    settings = small_config(learning_rate=1e-3, decay="step", milestones=(), warmup_steps=0)
+    run_interrupted(settings, tmp_path / "a", 4)
+    lower = replace(settings, schedule=replace(settings.schedule, learning_rate=1e-5, weight_decay=0.01))
+    train(lower, tmp_path / "a", resume=True)
+    assert [row[-1] for row in losses(tmp_path / "a")] == pytest.approx([1e-3] * 3 + [1e-5] * 3)
+    groups = read_checkpoint(tmp_path / "a" / LAST).optimizer["param_groups"]
+    assert {g["weight_decay"] for g in groups} == {0.0, 0.01}
+
+
+def test_an_average_switched_on_later_starts_at_the_trained_weights(small_config: Make, tmp_path: Path) -> None:
+    settings = small_config(ema=0.0)
+    run_interrupted(settings, tmp_path / "a", 4)
+    trained = read_checkpoint(tmp_path / "a" / LAST).model
+    # So slow a learning rate that neither the model nor its average moves from there.
+    still = replace(settings.schedule, ema=0.99, learning_rate=1e-12)
+    train(replace(settings, schedule=still), tmp_path / "a", resume=True)
+    averaged = read_checkpoint(tmp_path / "a" / LAST).averaged
+    assert averaged is not None
+    for name in ("head.class_logits.weight", "backbone.conv1.weight"):
+        torch.testing.assert_close(averaged[name], trained[name], atol=1e-6, rtol=1e-5)
+
+
+def refusal(settings: Config, out: Path, resume: bool = True) -> str:
+    with pytest.raises(UserError) as caught:
+        train(settings, out, resume)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def cut(small_config: Make, tmp_path: Path) -> Path:
+    """A run that has a checkpoint of step 3."""
+    run_interrupted(small_config(), tmp_path / "cut", 4)
+    return tmp_path / "cut"
+
+
+def test_an_existing_run_is_not_overwritten_by_mistake(cut: Path, small_config: Make) -> None:
+    before = (cut / LAST).read_bytes(), (cut / LOG).read_bytes()
+    assert "add --resume" in refusal(small_config(), cut, resume=False)
+    assert ((cut / LAST).read_bytes(), (cut / LOG).read_bytes()) == before
+
+
+def test_resume_without_a_run_starts_one(small_config: Make, tmp_path: Path) -> None:
+    assert train(small_config(), tmp_path / "new", resume=True).exists()
+
+
+def test_a_damaged_checkpoint_is_not_resumed_and_stays(cut: Path, small_config: Make) -> None:
+    (cut / LAST).write_bytes((cut / LAST).read_bytes()[:1000])
+    before = (cut / LAST).read_bytes(), (cut / LOG).read_bytes()
+    assert "can't be read as a checkpoint" in refusal(small_config(), cut)
+    assert ((cut / LAST).read_bytes(), (cut / LOG).read_bytes()) == before
+
+
+def test_other_classes_are_not_resumed(cut: Path, small_config: Make, tmp_path: Path) -> None:
+    settings = small_config()
+    content = json.loads(Path(settings.data.train_json).read_text())
+    content["categories"][0]["name"] = "zebra"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = replace(settings, data=replace(settings.data, train_json=str(tmp_path / "other.json")))
+    message = refusal(other, cut)
+    assert "zebra" in message
+    assert "choose another --out" in message
+
+
+def test_another_model_is_not_resumed(cut: Path, small_config: Make) -> None:
+    settings = small_config()
+    anchors = replace(settings.model.anchors, scale=4.0)
+    assert "another model" in refusal(replace(settings, model=replace(settings.model, anchors=anchors)), cut)
+
+
+def test_another_optimizer_is_not_resumed(cut: Path, small_config: Make) -> None:
+    assert "--schedule.optimizer adamw" in refusal(small_config(optimizer="sgd"), cut)
