@@ -4,6 +4,8 @@
 # Everything lands in runs/quickstart and data/shapes. Run it again and it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Threads that spin while they wait make a shared machine many times slower, and gain nothing on a quiet one.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 started=$(date +%s)
 data=data/shapes
 run=runs/quickstart

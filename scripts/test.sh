@@ -3,5 +3,7 @@
 #   scripts/test.sh -m slow     the slow ones          scripts/test.sh -m gpu     those that need an NVIDIA GPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Threads that spin while they wait make a shared machine many times slower, and gain nothing on a quiet one.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 scripts/setup.sh edge dev
 exec .venv/bin/python -m pytest "$@"

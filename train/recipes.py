@@ -62,7 +62,7 @@ def atss_lite0() -> Config:
         ),
         data=Data(workers=0),
         schedule=Schedule(
-            steps=1500,
+            steps=1000,
             batch=8,
             optimizer="adamw",
             learning_rate=1e-3,
@@ -98,7 +98,7 @@ def atss_tiny() -> Config:
         ),
         data=Data(workers=0),
         schedule=Schedule(
-            steps=2000,
+            steps=1500,
             optimizer="adamw",
             learning_rate=2e-3,
             weight_decay=0.05,
