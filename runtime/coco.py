@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .coco_eval import FIGURE_NAMES, CocoFigures, evaluate, read_results, to_results
+from .coco_eval import FIGURE_NAMES, CocoFigures, checked_results, evaluate, read_results, to_results
 from .coco_format import CocoError, Problems, annotation_problem, categories, read_coco_json
 from .images import MAX_PIXELS, ImageError, decode
 
@@ -21,6 +21,8 @@ __all__ = [
     "CocoDataset",
     "CocoError",
     "CocoFigures",
+    "Problems",
+    "checked_results",
     "evaluate",
     "load_coco",
     "read_results",

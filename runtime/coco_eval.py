@@ -72,7 +72,7 @@ def evaluate(
     wanted = known_images if image_ids is None else {int(value) for value in image_ids}
     category_ids = {category["id"] for category in content["categories"]}
     problems = Problems()
-    rows = _checked_results(results, known_images, category_ids, problems)
+    rows = checked_results(results, known_images, category_ids, problems)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
         truth = _coco(content, _usable(content, known_images, category_ids))
         scorer = COCOeval(truth, _coco(content, rows), "bbox")
@@ -104,9 +104,13 @@ def _area(annotation: dict[str, Any]) -> float:
     return annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def _checked_results(
+def checked_results(
     results: Iterable[Any], image_ids: set[int], category_ids: set[int], problems: Problems
 ) -> list[dict[str, Any]]:
+    """The results as annotations of a COCO object; those of unknown categories are left out and named in `problems`.
+
+    Raises CocoError for results that are malformed or of unknown images.
+    """
     rows, others = [], 0
     for number, result in enumerate(results, start=1):
         problem = _result_problem(result, image_ids)

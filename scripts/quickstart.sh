@@ -32,7 +32,8 @@ $python export/to_onnx.py $run/train/last.pt -o $run/model.onnx
 
 say "6/7 the deployed file's AP, by the same evaluator"
 $python -m runtime.evaluate $run/model.onnx --annotations $data/val.json --images $data/val --json $run/onnx.json \
-  --draw $run/pictures
+  --results-out $run/results.json
+$python -m runtime.show $run/results.json --annotations $data/val.json --images $data/val --out $run/pictures
 
 say "7/7 which anchors each object got"
 $python -m train.show_assignment atss_tiny --annotations $data/val.json --images $data/val --out $run/assignment
