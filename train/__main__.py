@@ -19,8 +19,11 @@ import tyro
 from runtime.errors import UserError, run_main
 
 from .config import Config
+from .limits import check_config
 from .loop import train
 from .recipes import RECIPES
+
+USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,12 @@ class Options:
 
 
 def parse(arguments: list[str]) -> tuple[Config, Options]:
-    """Recipe name and overrides → configuration and options. Unknown names and wrong types end the program."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        raise UserError(f"usage: python -m train RECIPE --out FOLDER [--setting value …], of {', '.join(RECIPES)}")
+    """Recipe name and overrides → configuration and options. Unknown names and wrong types end the program.
+
+    Raises UserError for an unknown recipe and for a value that can't work.
+    """
+    if not arguments:
+        raise UserError(f"no recipe given; {USAGE}")
     recipe = RECIPES.get(arguments[0])
     if recipe is None:
         near = difflib.get_close_matches(arguments[0], RECIPES, n=1, cutoff=0.3)
@@ -50,10 +56,17 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    return tyro.cli(command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=recipe.__doc__)
+    config, options = tyro.cli(
+        command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=recipe.__doc__
+    )
+    check_config(config)
+    return config, options
 
 
 def main() -> None:
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
     config, options = parse(sys.argv[1:])
     checkpoint = train(config, options.out, options.resume)
     print(f"done: {checkpoint}")

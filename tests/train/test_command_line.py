@@ -1,0 +1,193 @@
+"""`python -m train`: recipes, overrides, and what a slip of the keyboard gets for an answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.errors import UserError
+from train.__main__ import parse
+from train.backbones import without_weights
+from train.criterion import Targets, criterion
+from train.detector import build_detector
+from train.limits import check_config
+from train.optim import build_optimizer
+from train.recipes import RECIPES, atss_tiny
+
+
+def run(repository: Path, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", *arguments], cwd=repository, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said about arguments of atss_tiny that can't be used."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["atss_tiny", "--out", "x", *arguments])
+    assert caught.value.code not in (0, None)
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_recipe_alone_is_its_configuration() -> None:
+    for name, recipe in RECIPES.items():
+        config, options = parse([name, "--out", "runs/x"])
+        assert config == recipe()
+        assert config.recipe == name
+        assert (options.out, options.resume) == (Path("runs/x"), False)
+
+
+def test_overrides_of_every_kind_change_their_field_only() -> None:
+    config, options = parse(
+        [
+            *("atss_tiny", "--out", "o", "--resume", "--schedule.steps", "7", "--schedule.learning-rate", "1e-3"),
+            *("--model.backbone.weights", "w.pth", "--augment.crop", "64", "96", "--run.no-channels-last"),
+            *("--schedule.milestones", "3", "4", "5", "--run.precision", "bf16", "--preprocess.short-side", "128"),
+        ]
+    )
+    tiny = atss_tiny()
+    assert options.resume
+    assert config == replace(
+        tiny,
+        preprocess=replace(tiny.preprocess, short_side=128),
+        model=replace(tiny.model, backbone=replace(tiny.model.backbone, weights="w.pth")),
+        augment=replace(tiny.augment, crop=(64, 96)),
+        schedule=replace(tiny.schedule, steps=7, learning_rate=1e-3, milestones=(3, 4, 5)),
+        run=replace(tiny.run, precision="bf16", channels_last=False),
+    )
+
+
+@pytest.mark.parametrize(("given", "meant"), [("atss_tinny", "atss_tiny"), ("r50", "atss_r50_fpn_1x")])
+def test_an_unknown_recipe_suggests_the_nearest(given: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"no recipe '{given}', did you mean {meant}"):
+        parse([given, "--out", "x"])
+
+
+def test_a_recipe_like_none_lists_them_all() -> None:
+    with pytest.raises(UserError) as caught:
+        parse(["zzzzz"])
+    assert "did you mean" not in str(caught.value)
+    assert all(name in str(caught.value) for name in RECIPES)
+
+
+def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    message = rejected(capsys, "--schedule.learning-rat", "3")
+    assert "--schedule.learning-rat" in message
+    assert "--schedule.learning-rate" in message.replace("--schedule.learning-rat ", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--schedule.steps", "many"), ("--schedule.steps", "1.5"), ("--schedule.learning-rate", "fast")],
+)
+def test_a_value_of_a_wrong_type_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = rejected(capsys, option, value)
+    assert option in message
+    assert value in message
+
+
+def test_a_choice_that_is_none_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    message = rejected(capsys, "--schedule.optimizer", "adam")
+    assert "sgd" in message
+    assert "adamw" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "usage: python -m train RECIPE"),
+        (("atss_tiny", "--out", "no/folder"), "--data.train-json"),
+        (("atss_tiny", "--out", "x", "--schedule.stepz", "3"), "--schedule.steps"),
+    ],
+    ids=["nothing", "data", "option"],
+)
+def test_the_command_fails_without_a_traceback(arguments: tuple[str, ...], expected: str, repository: Path) -> None:
+    code, _, err = run(repository, *arguments)
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_help_is_no_error(repository: Path) -> None:
+    code, out, err = run(repository, "--help")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in RECIPES)
+
+
+def leaves(value: Any, prefix: str = "") -> list[str]:
+    """Names of all settings of a configuration."""
+    if not is_dataclass(value):
+        return [prefix]
+    return [leaf for f in fields(value) for leaf in leaves(getattr(value, f.name), f"{prefix}.{f.name}")]
+
+
+def test_the_help_of_a_recipe_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["atss_tiny", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for leaf in leaves(atss_tiny()):
+        assert leaf.removeprefix(".").replace("_", "-") in text, leaf
+
+
+IMPOSSIBLE = [
+    ("--schedule.batch", "0"),
+    ("--schedule.steps", "-1"),
+    ("--run.log-every", "0"),
+    ("--run.evaluate-every", "0"),
+    ("--run.checkpoint-every", "0"),
+    ("--model.assignment.k", "0"),
+    ("--model.pyramid.levels", "2"),
+    ("--model.head.group-norm-groups", "7"),
+    ("--model.backbone.stem-channels", "0"),
+    ("--augment.short-side-min", "999"),
+    ("--preprocess.short-side", "0"),
+    ("--model.head.prior-probability", "0"),
+    ("--data.workers", "-1"),
+    ("--schedule.ema", "1"),
+    ("--schedule.learning-rate", "0"),
+    ("--preprocess.size-divisor", "48"),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), IMPOSSIBLE, ids=[o for o, _ in IMPOSSIBLE])
+def test_a_value_that_cannot_work_is_refused_at_once(option: str, value: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(["atss_tiny", "--out", "x", option, value])
+    assert option in str(caught.value)
+    assert value in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_possible_and_trains_a_step(name: str) -> None:
+    recipe = RECIPES[name]()
+    if recipe.model.backbone.name == "efficientnet_lite0":
+        pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
+    check_config(recipe)
+    torch.manual_seed(0)
+    detector = build_detector(without_weights(recipe.model), 3, recipe.preprocess).train()
+    optimizer = build_optimizer(detector, recipe.schedule)
+    images = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    targets = Targets(
+        torch.tensor([[[10.0, 10.0, 60.0, 50.0]]]), torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool)
+    )
+    before = {k: v.clone() for k, v in detector.named_parameters()}
+    losses = criterion(detector(images), targets, (64, 96), recipe.model)
+    losses.total.backward()
+    optimizer.step()
+    assert losses.total.isfinite()
+    assert all(loss > 0 for loss in losses)
+    for key, parameter in detector.named_parameters():
+        assert parameter.isfinite().all(), key
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, before[key]), key
+    moved = {k.split(".")[0] for k, p in detector.named_parameters() if not torch.equal(p, before[k])}
+    assert moved == {"backbone", "pyramid", "head"}

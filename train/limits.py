@@ -1,0 +1,67 @@
+"""Settings that can't work are refused by name, before anything is loaded."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+from runtime.errors import UserError
+
+from .config import Config
+
+_AT_LEAST: dict[str, int] = {
+    "preprocess.short_side": 1,
+    "preprocess.long_side": 1,
+    "preprocess.size_divisor": 32,
+    "thresholds.candidates_per_level": 1,
+    "thresholds.detections": 1,
+    "model.backbone.stem_channels": 1,
+    "model.backbone.frozen_stages": 0,
+    "model.pyramid.channels": 1,
+    "model.pyramid.levels": 3,
+    "model.head.convolutions": 0,
+    "model.head.group_norm_groups": 1,
+    "model.assignment.k": 1,
+    "augment.short_side_min": 1,
+    "data.workers": 0,
+    "schedule.steps": 1,
+    "schedule.batch": 1,
+    "schedule.warmup_steps": 0,
+    "schedule.weight_decay": 0,
+    "schedule.clip_norm": 0,
+    "run.seed": 0,
+    "run.log_every": 1,
+    "run.checkpoint_every": 1,
+    "run.evaluate_every": 1,
+    "run.evaluate_limit": 0,
+}
+_MORE_THAN_0 = ("schedule.learning_rate", "model.anchors.scale", "model.head.prior_probability")
+_LESS_THAN_1 = ("model.head.prior_probability", "schedule.ema")
+
+
+def check_config(config: Config) -> None:
+    """Raise UserError, naming the option, where a setting can't work."""
+    for name, least in _AT_LEAST.items():
+        _require(config, name, _value(config, name) >= least, f"at least {least}")
+    for name in _MORE_THAN_0:
+        _require(config, name, _value(config, name) > 0, "more than 0")
+    for name in _LESS_THAN_1:
+        _require(config, name, 0 <= _value(config, name) < 1, "less than 1, and not negative")
+    most = config.augment.short_side_max
+    _require(
+        config, "augment.short_side_min", config.augment.short_side_min <= most, f"at most short-side-max, here {most}"
+    )
+    _require(config, "augment.crop", min(config.augment.crop) > 0 or config.augment.crop == (0, 0), "two sizes, or 0 0")
+    _require(config, "preprocess.size_divisor", config.preprocess.size_divisor % 32 == 0, "a multiple of 32")
+    channels = config.model.pyramid.channels
+    divides = channels % config.model.head.group_norm_groups == 0
+    _require(config, "model.head.group_norm_groups", divides, f"a divisor of the pyramid's {channels} channels")
+
+
+def _value(config: Config, name: str) -> Any:
+    return reduce(getattr, name.split("."), config)
+
+
+def _require(config: Config, name: str, possible: bool, expected: str) -> None:
+    if not possible:
+        raise UserError(f"--{name.replace('_', '-')} {_value(config, name)} can't work: expected {expected}")
