@@ -20,6 +20,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -34,8 +35,9 @@ import torch
 
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
-from runtime.manifest import METADATA_KEY, InputShapes, Manifest, Preprocess, to_json, toolkit_version
+from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, to_json
 from train.checkpoint import LoadedDetector, load_detector
+from train.validate import describe as describe_detector
 
 from .graph import INPUT_NAMES, DeployableGraph, GraphOutputs, candidate_limits, dense_names
 from .onnx_file import graph_sha256, keep_outputs, strip
@@ -97,17 +99,10 @@ def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     limits = candidate_limits(shapes, levels, len(loaded.classes.names), settings.thresholds)
     graph = DeployableGraph(loaded.detector, settings.model.anchors, settings.thresholds, limits)
     model = trace(graph, shapes, dense_names(levels))
-    manifest = Manifest(
-        classes=loaded.classes.names,
-        category_ids=loaded.classes.category_ids,
-        preprocess=settings.preprocess,
-        thresholds=settings.thresholds,
-        precision="fp32",
-        inputs=shapes,
-        recipe=settings.recipe,
+    manifest = dataclasses.replace(
+        describe_detector(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,
         graph_sha256=graph_sha256(model),
-        toolkit_version=toolkit_version(),
         libraries={name: metadata.version(name) for name in ("torch", "onnx", "onnxscript")},
         ap=loaded.ap if loaded.ap is not None and loaded.ap >= 0 else None,  # −1: nothing to be found
     )

@@ -66,10 +66,8 @@ class TorchBackend:
         """Nothing is held."""
 
 
-def describe(
-    config: Config, classes: Classes, inputs: InputShapes, *, checkpoint_sha256: str = "", ap: float | None = None
-) -> Manifest:
-    """The manifest of a float32 artifact made from a configuration; the exporter adds the graph's hash."""
+def describe(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
+    """The manifest of a float32 detector; an exporter adds where the file comes from."""
     return Manifest(
         classes=classes.names,
         category_ids=classes.category_ids,
@@ -78,11 +76,10 @@ def describe(
         precision="fp32",
         inputs=inputs,
         recipe=config.recipe,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256="",
         graph_sha256="",
         toolkit_version=toolkit_version(),
         libraries={"torch": torch.__version__},
-        ap=ap,
     )
 
 
