@@ -135,3 +135,19 @@ def test_training_mode_leaves_frozen_norms_in_evaluation_mode(small_config: Make
     assert detector.backbone.layer2[0].bn1.training
     assert detector.training
     assert not any(m.training for m in detector.eval().modules())
+
+
+@torch.no_grad()
+def test_the_pyramid_equals_its_drawing() -> None:
+    """P5 … P3 top down, P6 from P5 as it is, P7 from P6 through a ReLU."""
+    torch.manual_seed(0)
+    pyramid = FeaturePyramid([4, 8, 16], 8, 5)
+    c3, c4, c5 = (torch.randn(2, c, 64 // s, 96 // s) for c, s in ((4, 8), (8, 16), (16, 32)))
+    m5 = pyramid.lateral[2](c5)
+    m4 = pyramid.lateral[1](c4) + m5.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    m3 = pyramid.lateral[0](c3) + m4.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = [conv(m) for conv, m in zip(pyramid.output, (m3, m4, m5), strict=True)]
+    expected.append(pyramid.extra[0](expected[2]))
+    expected.append(pyramid.extra[1](expected[3].clamp(min=0)))
+    for found, wanted in zip(pyramid([c3, c4, c5]), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
