@@ -68,7 +68,11 @@ def expected_losses(outputs: DenseOutputs, boxes: list[list[list[float]]], targe
     return focal / max(1, positives), 2 * box / max(1e-6, weight), center / max(1, positives)
 
 
-@pytest.mark.parametrize("boxes", [SCENE, [[], []], [[[1.0, 1.0, 2.0, 2.0]], []]], ids=["mixed", "empty", "tiny"])
+@pytest.mark.parametrize(
+    "boxes",
+    [SCENE, [[], []], [[[1.0, 1.0, 2.0, 2.0]], []], [[[12.5, 12.5, 21.0, 21.0]]]],
+    ids=["mixed", "empty", "no positive", "one positive far from the centre"],
+)
 def test_values_and_gradients_equal_loops(boxes: list[list[list[float]]]) -> None:
     targets = targets_of(boxes)
     outputs = random_outputs(len(boxes), seed=1)
