@@ -59,7 +59,7 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     ap: float | None  # of the last evaluation on the whole validation set, 0–1
-    best_ap: float  # of the run's evaluations, −1 before the first
+    best_ap: float  # of the run's evaluations on the whole validation set, −1 before the first
 
 
 class LoadedDetector(NamedTuple):

@@ -52,6 +52,14 @@ def check_config(config: Config) -> None:
         config, "augment.short_side_min", config.augment.short_side_min <= most, f"at most short-side-max, here {most}"
     )
     _require(config, "augment.crop", min(config.augment.crop) > 0 or config.augment.crop == (0, 0), "two sizes, or 0 0")
+    # Of a 3×3 convolution of stride 2 on a single cell, oneDNN leaves the bf16 weight gradient unset (torch 2.14, CPU).
+    single_cell = 0 < max(config.augment.crop) <= 8 << (config.model.pyramid.levels - 2)
+    _require(
+        config,
+        "augment.crop",
+        not single_cell or config.run.precision == "fp32",
+        "more px for so many pyramid levels, or --run.precision fp32",
+    )
     _require(config, "preprocess.size_divisor", config.preprocess.size_divisor % 32 == 0, "a multiple of 32")
     channels = config.model.pyramid.channels
     divides = channels % config.model.head.group_norm_groups == 0

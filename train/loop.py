@@ -35,7 +35,7 @@ from .optim import (
 from .validate import TorchBackend
 
 LAST = "last.pt"  # goes on with --resume
-BEST = "best.pt"  # of highest AP among the run's evaluations
+BEST = "best.pt"  # of highest AP among the run's evaluations on all pictures
 
 
 class TrainingError(UserError):
@@ -122,8 +122,9 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
                 figures = validate(evaluated, config, classes, val_set, limit)
                 journal.evaluation(done, figures, limit)
                 ap = figures["AP"] if limit == 0 else None
-                if figures["AP"] > best_ap:
-                    best_ap = figures["AP"]
+                # A lucky part of the pictures must not beat the AP on all of them.
+                if ap is not None and ap > best_ap:
+                    best_ap = ap
                     save(BEST, done)
                 started, pictures = time.perf_counter(), 0
             if save_now:

@@ -98,7 +98,7 @@ def atss_tiny() -> Config:
         ),
         data=Data(workers=0),
         schedule=Schedule(
-            steps=1500,
+            steps=1200,
             optimizer="adamw",
             learning_rate=2e-3,
             weight_decay=0.05,
@@ -108,7 +108,7 @@ def atss_tiny() -> Config:
             clip_norm=10.0,
             ema=0.995,
         ),
-        run=Run(checkpoint_every=250, evaluate_every=500, evaluate_limit=200),
+        run=Run(checkpoint_every=200, evaluate_every=400, evaluate_limit=200),
     )
 
 
