@@ -166,6 +166,14 @@ def test_a_value_that_cannot_work_is_refused_at_once(option: str, value: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_a_crop_of_a_single_top_cell_needs_float32() -> None:
+    small = ["atss_tiny", "--out", "x", "--augment.crop", "64", "64"]  # five levels: P6 is one cell
+    with pytest.raises(UserError, match=r"--augment.crop \(64, 64\) can't work: .* --run.precision fp32"):
+        parse(small)
+    parse([*small, "--run.precision", "fp32"])
+    parse([*small, "--model.pyramid.levels", "4"])
+
+
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_is_possible_and_trains_a_step(name: str) -> None:
     recipe = RECIPES[name]()
