@@ -94,7 +94,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error).split(". ")[0].splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {reason}. "
             "Use another checkpoint of the run, or train again"
