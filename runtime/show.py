@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument("--count", type=int, default=12, help="how many pictures (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.3, help="least score that is drawn, 0–1 (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.5, help="least score that is drawn, 0–1 (%(default)s)")
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")

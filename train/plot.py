@@ -36,7 +36,7 @@ def plot_run(folder: Path) -> Path:
     for name in ("AP", "AP50", "AP75"):
         points = [(line["step"], 100 * line[name]) for line in evaluations]
         right.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
-    right.set(xlabel="step", ylabel="COCO AP (of 100)", ylim=(0, 100))
+    right.set(xlabel="step", ylabel="COCO AP (of 100)", xlim=(0, None), ylim=(0, 100))
     right.legend()
     path = folder / "curves.png"
     with atomic_path(path) as temporary:

@@ -82,6 +82,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
                 xy = points[index[got == filled]]
                 face = colours[g] if filled else "none"
                 panel.scatter(xy[:, 0], xy[:, 1], s=24, facecolors=face, edgecolors=[colours[g]], linewidths=0.8)
+        panel.set(xlim=(0, scene.canvas.shape[1]), ylim=(scene.canvas.shape[0], 0))  # anchors may lie beyond the edge
         panel.set_title(f"P{3 + scene.levels.index(level)}, stride {level.stride}: {positives} positive")
         first = last
     got = [int((scene.matched == g).sum()) for g in range(len(scene.boxes))]
