@@ -85,13 +85,15 @@ def detect_dataset(
     progress: bool = True,
     max_pixels: int = MAX_PIXELS,
     limit: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Detected:
     """Results of the detector on the data set's pictures; see `evaluate_detector`.
 
-    A few threads read the next two batches while one is detected on; more pictures are never in memory.
+    A few threads read the next two batches while one is detected on; more pictures are never in memory. `part` (i, n)
+    takes every n-th batch from the i-th on: the n parts together are the whole, each picture in the same company.
     """
     require_same_classes(detector.manifest, dataset)
-    batches = plan_batches(detector, dataset, batch, limit)
+    batches = plan_batches(detector, dataset, batch, limit)[part[0] :: part[1]]
     images = prefetch(lambda index: _read(dataset, index, max_pixels), _flat(batches), ahead=2 * batch)
     results: list[dict[str, Any]] = []
     image_ids: list[int] = []
@@ -109,9 +111,14 @@ def detect_dataset(
                 image_ids.append(int(dataset.image_ids[index]))
                 results += to_results(image_ids[-1], detections, detector.manifest.category_ids)
             bar.update(len(members))
-    if not image_ids:
-        raise ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
+    if skipped and not image_ids and part[1] == 1:
+        raise none_readable(skipped)
     return Detected(results, image_ids, Speed(len(image_ids), time.perf_counter() - started, detecting, tuple(skipped)))
+
+
+def none_readable(skipped: Sequence[str]) -> ImageError:
+    """The error of a data set in which no picture can be read."""
+    return ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
 
 
 def plan_batches(detector: Detector, dataset: CocoDataset, batch: int, limit: int | None = None) -> list[list[int]]:

@@ -3,7 +3,9 @@
     python -m train atss_tiny --out runs/tiny --data.train-json T.json --data.train-images T/ --data.val-json V.json …
     python -m train atss_r50_fpn_1x --help        # every setting and its value in the recipe
 
-Any setting of the recipe can be overridden by name. `--resume` goes on with the run in --out.
+Any setting of the recipe can be overridden by name. `--resume` goes on with the run in --out. On several GPUs or nodes:
+
+    torchrun --nproc-per-node 8 -m train atss_r50_fpn_1x --out …
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import tyro
 from runtime.errors import UserError, run_main
 
 from .config import Config
+from .distributed import joined
 from .limits import check_config
-from .loop import train
+from .loop import pick_device, train
 from .recipes import RECIPES
 
 USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
@@ -68,8 +71,10 @@ def main() -> None:
         print(USAGE)
         return
     config, options = parse(sys.argv[1:])
-    checkpoint = train(config, options.out, options.resume)
-    print(f"done: {checkpoint}")
+    with joined(pick_device(config.run.device).type == "cuda") as world:
+        checkpoint = train(config, options.out, options.resume, world)
+    if world.is_main:
+        print(f"done: {checkpoint}")
 
 
 if __name__ == "__main__":

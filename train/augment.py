@@ -31,13 +31,20 @@ def augment(sample: Sample, settings: config.Augment, pre: Preprocess, rng: np.r
         sample = flip_vertical(sample)
     if rng.random() < settings.transpose:
         sample = transpose(sample)
-    short_side = int(rng.integers(settings.short_side_min, settings.short_side_max + 1))
+    short_side = draw_short_side(settings, rng)
     # The limit of the longer side grows and shrinks with the drawn shorter side beyond the deployed one.
     long_side = max(pre.long_side, round(pre.long_side * short_side / pre.short_side))
     sample = rescale(sample, resize_scale((sample.image.shape[0], sample.image.shape[1]), short_side, long_side))
     if settings.crop != (0, 0):
         sample = random_crop(sample, settings.crop, settings.min_visible, rng)
     return sample._replace(image=jitter_colour(sample.image, settings, rng))
+
+
+def draw_short_side(settings: config.Augment, rng: np.random.Generator) -> int:
+    """The shorter side that a picture is resized to, in px."""
+    if settings.short_sides:
+        return settings.short_sides[int(rng.integers(len(settings.short_sides)))]
+    return int(rng.integers(settings.short_side_min, settings.short_side_max + 1))
 
 
 def flip_horizontal(sample: Sample) -> Sample:

@@ -98,6 +98,7 @@ class Augment:
     # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
     short_side_min: int = 800
     short_side_max: int = 800
+    short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
     # Crops of this height and width at a random place, smaller pictures padded; 0 0 keeps whole pictures.
     crop: tuple[int, int] = (0, 0)
     brightness: float = 0.0  # ± fraction of 255
@@ -117,6 +118,9 @@ class Data:
     val_images: str = ""
     # COCO trains on the pictures with at least one box; a data set with true negatives keeps them.
     keep_empty: bool = True
+    # The pictures of a batch are all landscape or all portrait, so that little of a canvas is padding. Has no effect on
+    # crops, which all have one size.
+    group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
 
 
@@ -125,7 +129,10 @@ class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
     steps: int = 90_000
-    batch: int = 16
+    # Where given, so many passes over the training pictures in place of `steps`; the milestones shift in proportion.
+    epochs: float = 0.0
+    repeat: float = 1.0  # so many times longer, milestones too: 2 makes a "2x" of a 1x schedule
+    batch: int = 16  # pictures of a step, over all processes
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.01
     backbone_factor: float = 1.0  # of the learning rate
@@ -149,6 +156,9 @@ class Run:
     # "auto": bf16 where the processor has it in hardware, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: bool = False  # the network, with torch.compile
+    # Each process works through its share of a batch in so many pieces, to need less memory. The losses stay the same.
+    accumulate: int = 1
     log_every: int = 20  # steps
     checkpoint_every: int = 1000
     evaluate_every: int = 10_000

@@ -1,7 +1,8 @@
 """Training batches from a data set in COCO format.
 
 The n-th picture of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
-therefore goes on with exactly the pictures it would have had, whatever the number of loader processes.
+therefore goes on with exactly the pictures it would have had, whatever the number of loader processes, and several
+training processes together see the pictures that one would.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from runtime.manifest import Preprocess
 from . import config
 from .augment import Sample, augment
 from .criterion import Targets
+from .distributed import ALONE, World, share_of_batch
+from .order import grouped, shuffled
 
 MAX_RETRIES = 20  # pictures that can't be read, one after another, before the data set is given up
 
@@ -44,14 +47,21 @@ class Item(NamedTuple):
 
 
 class TrainingStream(Dataset[Any]):
-    """The endless, seeded stream of augmented samples."""
+    """The endless, seeded stream of augmented samples; `group` is the batch to group by aspect for, 0 doesn't."""
 
-    def __init__(self, dataset: CocoDataset, settings: config.Augment, pre: Preprocess, keep_empty: bool, seed: int):
-        # Objects of each picture; a crowd is none.
-        counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
-        self.indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
-        if len(self.indices) == 0:
-            raise ImageError(f"{dataset.json_path} has no picture to train on: add some, or keep those without boxes")
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        settings: config.Augment,
+        pre: Preprocess,
+        keep_empty: bool,
+        seed: int,
+        group: int = 0,
+    ):
+        self.indices = pictures_to_train_on(dataset, keep_empty)
+        sizes = dataset.sizes_hw[self.indices]
+        self._is_portrait = sizes[:, 0] > sizes[:, 1]
+        self._group = group
         self.dataset = dataset
         self.settings = settings
         self.pre = pre
@@ -82,7 +92,11 @@ class TrainingStream(Dataset[Any]):
     def _index(self, n: int, attempt: int) -> int:
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.indices)))
+            if self._group:
+                order = grouped(self._is_portrait, self.seed, epoch, self._group)
+            else:
+                order = shuffled(len(self.indices), self.seed, epoch)
+            self._order = (epoch, order)
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
     def _read(self, index: int) -> Sample:
@@ -92,17 +106,27 @@ class TrainingStream(Dataset[Any]):
 
 
 class _Steps(Sampler[list[int]]):
-    """Sample numbers of the batches of steps `first` … `last` − 1."""
+    """Sample numbers of one process's share of the batches of steps `first` … `last` − 1."""
 
-    def __init__(self, first: int, last: int, batch: int) -> None:
-        self.first, self.last, self.batch = first, last, batch
+    def __init__(self, first: int, last: int, batch: int, share: int, rank: int) -> None:
+        self.first, self.last, self.batch, self.share, self.rank = first, last, batch, share, rank
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
-            yield list(range(step * self.batch, (step + 1) * self.batch))
+            start = step * self.batch + self.rank * self.share
+            yield list(range(start, start + self.share))
+
+
+def pictures_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
+    """Indices of the pictures that have an object (a crowd is none), or of all. Raises ImageError if there is none."""
+    counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
+    indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
+    if len(indices) == 0:
+        raise ImageError(f"{dataset.json_path} has no picture to train on: add some, or keep those without boxes")
+    return indices
 
 
 def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess) -> TrainBatch:
@@ -140,15 +164,32 @@ class _Collate:
         return items if isinstance(items, ImageError) else collate(items, self.canvas_hw, self.pre)
 
 
-def training_batches(dataset: CocoDataset, settings: config.Config, first_step: int) -> Iterator[TrainBatch]:
-    """The batches of steps `first_step` … of a run. Raises ImageError where the pictures can't be read."""
-    stream = TrainingStream(
-        dataset, settings.augment, settings.preprocess, settings.data.keep_empty, seed=settings.run.seed
-    )
+def training_batches(
+    dataset: CocoDataset, settings: config.Config, first_step: int, world: World = ALONE
+) -> Iterator[TrainBatch]:
+    """A process's share of the batches of steps `first_step` … of a run.
+
+    Raises ImageError where the pictures can't be read, DistributedError where the batch can't be shared.
+    """
+    batch = settings.schedule.batch
     crop = settings.augment.crop
+    stream = TrainingStream(
+        dataset,
+        settings.augment,
+        settings.preprocess,
+        settings.data.keep_empty,
+        seed=settings.run.seed,
+        group=batch if settings.data.group_by_aspect and crop == (0, 0) else 0,
+    )
     loader: DataLoader[Any] = DataLoader(
         stream,
-        batch_sampler=_Steps(first_step, settings.schedule.steps, settings.schedule.batch),
+        batch_sampler=_Steps(
+            first_step,
+            settings.schedule.steps,
+            batch,
+            share_of_batch(batch, settings.run.accumulate, world),
+            world.rank,
+        ),
         num_workers=settings.data.workers,
         collate_fn=_Collate(crop if crop != (0, 0) else None, settings.preprocess),
         pin_memory=torch.cuda.is_available(),

@@ -22,33 +22,54 @@ LOG = "log.jsonl"
 
 
 class Journal:
-    """Log of a run in a folder; a resumed run goes on with the lines up to its first step."""
+    """Log of a run in a folder; a resumed run goes on with the lines up to its first step.
 
-    def __init__(self, out: Path, first_step: int) -> None:
+    Without `writes` it leaves no files and says only which pictures could not be read.
+    """
+
+    def __init__(self, out: Path, first_step: int, writes: bool = True) -> None:
+        self.unreadable = 0
+        self.writes = writes
+        if not writes:
+            return
         path = out / LOG
         kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step > 0 else None)
-        self.unreadable = 0
 
-    def start(self, config: Config, device: torch.device, dtype: torch.dtype, pictures: int, parameters: int) -> None:
+    def start(
+        self,
+        config: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        processes: int,
+        pictures: int,
+        parameters: int,
+    ) -> None:
         """Say what is about to happen."""
+        if not self.writes:
+            return
         schedule = config.schedule
+        where = f"{processes} × {device}" if processes > 1 else str(device)
         tqdm.write(
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {pictures} pictures, {schedule.steps} steps of "
-            f"{schedule.batch} on {device}, {str(dtype).removeprefix('torch.')}"
+            f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
         self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
 
     def step(self, step: int, losses: Losses, grad_norm: Tensor, lr: float, images_per_second: float) -> None:
         """Losses and speed after `step` steps."""
+        if not self.writes:
+            return
         values = {name: value.item() for name, value in losses._asdict().items()}
         values |= {"grad_norm": grad_norm.item(), "lr": lr, "images_per_second": images_per_second}
         self._write("train", step, values)
 
     def evaluation(self, step: int, figures: dict[str, float], limit: int) -> None:
         """COCO figures after `step` steps."""
+        if not self.writes:
+            return
         self._write("val", step, figures)
         part = f" (first {limit} pictures)" if limit else ""
         tqdm.write(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
@@ -71,8 +92,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.file.close()
-        self.board.close()
+        if self.writes:
+            self.file.close()
+            self.board.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

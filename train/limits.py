@@ -30,12 +30,14 @@ _AT_LEAST: dict[str, int] = {
     "schedule.weight_decay": 0,
     "schedule.clip_norm": 0,
     "run.seed": 0,
+    "schedule.epochs": 0,
+    "run.accumulate": 1,
     "run.log_every": 1,
     "run.checkpoint_every": 1,
     "run.evaluate_every": 1,
     "run.evaluate_limit": 0,
 }
-_MORE_THAN_0 = ("schedule.learning_rate", "model.anchors.scale", "model.head.prior_probability")
+_MORE_THAN_0 = ("schedule.learning_rate", "schedule.repeat", "model.anchors.scale", "model.head.prior_probability")
 _LESS_THAN_1 = ("model.head.prior_probability", "schedule.ema")
 
 
@@ -47,6 +49,8 @@ def check_config(config: Config) -> None:
         _require(config, name, _value(config, name) > 0, "more than 0")
     for name in _LESS_THAN_1:
         _require(config, name, 0 <= _value(config, name) < 1, "less than 1, and not negative")
+    sides = config.augment.short_sides
+    _require(config, "augment.short_sides", min(sides, default=1) >= 1, "sizes of at least 1")
     most = config.augment.short_side_max
     _require(
         config, "augment.short_side_min", config.augment.short_side_min <= most, f"at most short-side-max, here {most}"

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
-from runtime.evaluate import evaluate_detector
 
 from .checkpoint import Checkpoint, CheckpointError, Classes, load_weights, read_checkpoint, save_checkpoint
 from .config import Config
-from .criterion import Targets, criterion
-from .data import training_batches
+from .criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
+from .data import pictures_to_train_on, training_batches
 from .detector import Detector, build_detector
+from .distributed import (
+    ALONE,
+    World,
+    add_up,
+    data_parallel,
+    gather,
+    require_agreement,
+    share_of_batch,
+    without_averaging,
+)
 from .journal import Journal
 from .optim import (
     AveragedWeights,
     build_optimizer,
     clip_gradients,
+    in_steps,
     learning_rate_factor,
     resume_optimizer,
     set_learning_rate,
 )
-from .validate import TorchBackend
+from .validate import TorchBackend, evaluate_together
 
 LAST = "last.pt"  # goes on with --resume
 BEST = "best.pt"  # of highest AP among the run's evaluations on all pictures
@@ -42,22 +53,30 @@ class TrainingError(UserError):
     """A run that can't go on."""
 
 
-def train(config: Config, out: Path, resume: bool = False) -> Path:
+def train(config: Config, out: Path, resume: bool = False, world: World = ALONE) -> Path:
     """Train a recipe and return the path of its last checkpoint.
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
-    and resumed takes the same steps as one that ran through.
+    and resumed takes the same steps as one that ran through. The processes of a `world` take the steps that one
+    process would; the first one writes.
     """
     train_set, val_set = _datasets(config)
+    share = share_of_batch(config.schedule.batch, config.run.accumulate, world)
+    pictures_in_epoch = len(pictures_to_train_on(train_set, config.data.keep_empty))
+    config = dataclasses.replace(config, schedule=in_steps(config.schedule, pictures_in_epoch))
     classes = Classes(train_set.classes, train_set.category_ids)
     state = _start(config, classes, out, resume)
+    require_agreement({"the configuration": config, "the classes": classes, "the step to go on at": state.step}, world)
     device, dtype = pick_device(config.run.device), pick_precision(config)
     model, average, schedule = state.model, state.average, config.schedule
     parameters = [p for p in model.parameters() if p.requires_grad]
-    unchecked = _Unchecked(out)
+    network = data_parallel(model, world, compiled=config.run.compile)
+    unchecked = _Unchecked(out, world)
     ap, best_ap = None, state.best_ap
 
     def save(name: str, step: int) -> None:
+        if not world.is_main:
+            return
         save_checkpoint(
             out / name,
             Checkpoint(
@@ -73,12 +92,19 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
             ),
         )
 
-    with Journal(out, first_step=state.step) as journal:
-        journal.start(config, device, dtype, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = training_batches(train_set, config, state.step)
+    with Journal(out, first_step=state.step, writes=world.is_main) as journal:
+        journal.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
+        batches = training_batches(train_set, config, state.step, world)
         # In a file every refresh is a line: there, two a minute are enough.
         pause = 0.1 if sys.stderr.isatty() else 30.0
-        progress = tqdm(batches, initial=state.step, total=schedule.steps, unit="step", mininterval=pause)
+        progress = tqdm(
+            batches,
+            initial=state.step,
+            total=schedule.steps,
+            unit="step",
+            mininterval=pause,
+            disable=not world.is_main,
+        )
         started = time.perf_counter()
         pictures = 0
         for step, batch in enumerate(progress, start=state.step):
@@ -86,31 +112,28 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
             set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
             images = batch.images.to(device, non_blocking=True)
             targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                outputs = model(images)
-            losses = criterion(outputs, targets, (images.shape[1], images.shape[2]), config.model)
             state.optimizer.zero_grad(set_to_none=True)
-            state.scaler.scale(losses.total).backward()
+            losses = backward(network, images, targets, config, dtype, state.scaler, world)
             state.scaler.unscale_(state.optimizer)
             norm = clip_gradients(parameters, schedule.clip_norm)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             if average is not None:
                 average.update(model, step)
-            pictures += len(batch.image_ids)
+            pictures += share * world.size
             journal.problems(batch.problems)
 
             done = step + 1
             # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
             # some, and leaves those steps out.
             suspect = losses.total if state.scaler.is_enabled() else losses.total + 0 * norm
-            unchecked.add(done, suspect, batch.image_ids)
+            unchecked.add(done, losses._replace(total=suspect), batch.image_ids)
             log = done % config.run.log_every == 0 or done == schedule.steps
             evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
             save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
             # On a GPU, looking at a loss makes the host wait: they are looked at together, before they are relied on.
             if log or evaluate or save_now or device.type == "cpu":
-                unchecked.check()
+                losses = unchecked.check()
             if log:
                 rate = pictures / (time.perf_counter() - started)
                 journal.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
@@ -119,7 +142,7 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
                 evaluated = average.model if average is not None else model
-                figures = validate(evaluated, config, classes, val_set, limit)
+                figures = validate(evaluated, config, classes, val_set, limit, world)
                 journal.evaluation(done, figures, limit)
                 ap = figures["AP"] if limit == 0 else None
                 # A lucky part of the pictures must not beat the AP on all of them.
@@ -132,12 +155,44 @@ def train(config: Config, out: Path, resume: bool = False) -> Path:
     return out / LAST
 
 
+def backward(
+    network: nn.Module,
+    images: Tensor,
+    targets: Targets,
+    config: Config,
+    dtype: torch.dtype,
+    scaler: torch.amp.GradScaler,
+    world: World = ALONE,
+) -> Losses:
+    """Add the gradients of a batch to the parameters, and return its losses.
+
+    The batch is a process's share. Gradients and losses are such that their means over the processes are those of the
+    whole batch, into however many pieces it is cut.
+    """
+    canvas_hw, pieces = (images.shape[1], images.shape[2]), config.run.accumulate
+    normalizers = None
+    if pieces > 1 or world.size > 1:
+        counts = add_up(torch.stack(normalizers_of(targets, canvas_hw, config.model)), world)
+        # The sum over the processes of what each divides by its part of the counts is divided by their number again.
+        normalizers = Normalizers(*(count / world.size for count in at_least_one(Normalizers(*counts))))
+    parts = []
+    for piece in range(pieces):
+        rows = slice(piece * len(images) // pieces, (piece + 1) * len(images) // pieces)
+        with contextlib.nullcontext() if piece == pieces - 1 else without_averaging(network):
+            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+                outputs = network(images[rows])
+            losses = criterion(outputs, Targets(*(t[rows] for t in targets)), canvas_hw, config.model, normalizers)
+            scaler.scale(losses.total).backward()
+        parts.append(torch.stack(losses).detach())
+    return Losses(*torch.stack(parts).sum(dim=0))
+
+
 def validate(
-    model: Detector, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0
+    model: Detector, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0, world: World = ALONE
 ) -> dict[str, float]:
     """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` pictures, 0 all."""
-    backend = TorchBackend(model, config, classes)
-    return evaluate_detector(RuntimeDetector(backend), dataset, limit=limit or None, progress=False).figures.figures
+    detector = RuntimeDetector(TorchBackend(model, config, classes))
+    return evaluate_together(detector, dataset, world, limit=limit or None, progress=False).figures.figures
 
 
 class _State(NamedTuple):
@@ -154,26 +209,36 @@ class _State(NamedTuple):
 class _Unchecked:
     """Losses that nobody has looked at yet, with the pictures they came from."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, world: World) -> None:
         self.out = out
-        self.entries: list[tuple[int, Tensor, list[int]]] = []
+        self.world = world
+        self.entries: list[tuple[int, Losses, list[int]]] = []
 
-    def add(self, step: int, loss: Tensor, image_ids: list[int]) -> None:
-        self.entries.append((step, loss.detach(), image_ids))
+    def add(self, step: int, losses: Losses, image_ids: list[int]) -> None:
+        self.entries.append((step, losses, image_ids))
 
-    def check(self) -> None:
-        """Raise TrainingError at the first loss that isn't finite; forget the others."""
-        finite = torch.stack([loss for _, loss, _ in self.entries]).isfinite().tolist()
-        for (step, loss, image_ids), good in zip(self.entries, finite, strict=True):
-            if not good:
-                last = self.out / LAST
-                kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
-                raise TrainingError(
-                    f"the loss or its gradient became {loss.item()} at step {step}, on the pictures with ids "
-                    f"{image_ids}; {kept}. "
-                    "Look at those annotations, or resume with a lower --schedule.learning-rate"
-                )
+    def check(self) -> Losses:
+        """The last step's losses, over all processes. Raises TrainingError at the first that isn't finite."""
+        local = torch.stack([torch.stack(losses) for _, losses, _ in self.entries])  # [steps, 4]
+        means = add_up(local, self.world) / self.world.size
+        good = means[:, 0].isfinite().tolist()
+        if not all(good):
+            first = good.index(False)
+            self._raise(first, local[first, 0].item())
         self.entries.clear()
+        return Losses(*means[-1])
+
+    def _raise(self, entry: int, loss: float) -> None:
+        step, _, image_ids = self.entries[entry]
+        found = gather((loss, image_ids), self.world)
+        bad = [(value, ids) for value, ids in found if not math.isfinite(value)] or found
+        pictures = [image_id for _, ids in bad for image_id in ids]
+        last = self.out / LAST
+        kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
+        raise TrainingError(
+            f"the loss or its gradient became {bad[0][0]} at step {step}, on the pictures with ids {pictures}; {kept}. "
+            f"Look at those annotations, or resume with a lower --schedule.learning-rate"
+        )
 
 
 def _start(config: Config, classes: Classes, out: Path, resume: bool) -> _State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -11,6 +12,19 @@ from torch import Tensor, nn
 
 from . import config
 from .detector import Detector
+
+
+def in_steps(schedule: config.Schedule, pictures: int) -> config.Schedule:
+    """The schedule with its epochs and repeats turned into steps over a training set of `pictures`."""
+    steps = schedule.epochs * pictures / schedule.batch if schedule.epochs > 0 else schedule.steps
+    factor = schedule.repeat * steps / max(1, schedule.steps)
+    return dataclasses.replace(
+        schedule,
+        steps=max(1, round(schedule.steps * factor)),
+        milestones=tuple(round(milestone * factor) for milestone in schedule.milestones),
+        epochs=0.0,
+        repeat=1.0,
+    )
 
 
 def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.Optimizer:

@@ -32,7 +32,7 @@ def shapes_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config(shapes_set: Path) -> Callable[..., Config]:
     """Makes configurations of a detector so narrow that a step takes milliseconds; arguments change the schedule."""
 
