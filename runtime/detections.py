@@ -60,6 +60,11 @@ def finish(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
     ]
 
 
+def candidates(raw: RawOutputs) -> list[Detections]:
+    """The candidates of each image, in canvas pixels and in no particular order: NMS' input."""
+    return [_candidates(raw, index) for index in range(len(raw.num_detections))]
+
+
 def _rows(raw: RawOutputs, index: int) -> Detections:
     count = int(raw.num_detections[index, 0])
     # Copies: a view would keep the whole batch's outputs, candidates included, alive as long as a result is.
@@ -70,14 +75,15 @@ def _rows(raw: RawOutputs, index: int) -> Detections:
     )
 
 
-def _rerun(raw: RawOutputs, index: int, thresholds: Thresholds) -> Detections:
+def _candidates(raw: RawOutputs, index: int) -> Detections:
     used = (raw.candidate_scores[index] > 0) & (raw.candidate_classes[index] >= 0)
-    candidates = Detections(
+    return Detections(
         raw.candidate_boxes[index][used].astype(np.float32),
         raw.candidate_scores[index][used].astype(np.float32),
         raw.candidate_classes[index][used].astype(np.int32),
     )
-    return select(
-        candidates,
-        nms(candidates.boxes, candidates.scores, candidates.classes, thresholds.nms_iou, thresholds.detections),
-    )
+
+
+def _rerun(raw: RawOutputs, index: int, thresholds: Thresholds) -> Detections:
+    found = _candidates(raw, index)
+    return select(found, nms(found.boxes, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .backends import Backend, BackendError, open_backend
-from .detections import Detections, RawOutputs, empty_detections, finish
+from .detections import Detections, RawOutputs, candidates, empty_detections, finish
 from .manifest import Manifest
 from .preprocess import Batch, boxes_to_image, check_image, make_batch, plan
+
+
+class Detects(Protocol):
+    """What evaluation needs of a detector."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]: ...
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
 
 
 class Detector:
@@ -51,6 +62,15 @@ class Detector:
         Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
         that it would have alone, so what is found in a picture does not depend on its neighbours.
         """
+        return self._run(images, lambda raw: finish(raw, self.manifest.thresholds))
+
+    __call__ = detect
+
+    def candidates(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """As `detect`, before NMS: every candidate, in no particular order."""
+        return self._run(images, candidates)
+
+    def _run(self, images: Sequence[np.ndarray], read: Callable[[RawOutputs], list[Detections]]) -> list[Detections]:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             check_image(image, index)
@@ -60,15 +80,19 @@ class Detector:
         for canvas_hw, members in groups.items():
             for first in range(0, len(members), most):
                 rows = members[first : first + most]
-                for row, detections in zip(rows, self._detect_batch([images[r] for r in rows], canvas_hw), strict=True):
+                batch = [images[row] for row in rows]
+                for row, detections in zip(rows, self._run_batch(batch, canvas_hw, read), strict=True):
                     found[row] = detections
         return found
 
-    __call__ = detect
-
-    def _detect_batch(self, images: Sequence[np.ndarray], canvas_hw: tuple[int, int]) -> list[Detections]:
+    def _run_batch(
+        self,
+        images: Sequence[np.ndarray],
+        canvas_hw: tuple[int, int],
+        read: Callable[[RawOutputs], list[Detections]],
+    ) -> list[Detections]:
         batch = make_batch(images, self.manifest.preprocess, canvas_hw)
-        canvas_detections = finish(self._infer(batch), self.manifest.thresholds)[: len(images)]
+        canvas_detections = read(self._infer(batch))[: len(images)]
         return [
             Detections(boxes_to_image(found.boxes, geometry), found.scores, found.classes)
             for found, geometry in zip(canvas_detections, batch.geometries, strict=True)

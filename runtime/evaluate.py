@@ -22,11 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .coco import FIGURE_NAMES, CocoDataset, CocoError, CocoFigures, evaluate, load_coco, read_results, to_results
-from .detector import Detector
+from .detector import Detector, Detects
 from .errors import UserError, run_main
 from .files import atomic_write, require_writable
 from .images import MAX_PIXELS, ImageError
 from .manifest import Manifest
+from .multiscale import add_arguments, as_asked
 from .prefetch import prefetch
 
 SKIPPED_NAMED = 5
@@ -59,7 +60,7 @@ class Detected(NamedTuple):
 
 
 def evaluate_detector(
-    detector: Detector,
+    detector: Detects,
     dataset: CocoDataset,
     annotations: Path | str | dict[str, Any] | None = None,
     batch: int = 8,
@@ -79,7 +80,7 @@ def evaluate_detector(
 
 
 def detect_dataset(
-    detector: Detector,
+    detector: Detects,
     dataset: CocoDataset,
     batch: int = 8,
     progress: bool = True,
@@ -121,7 +122,7 @@ def none_readable(skipped: Sequence[str]) -> ImageError:
     return ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
 
 
-def plan_batches(detector: Detector, dataset: CocoDataset, batch: int, limit: int | None = None) -> list[list[int]]:
+def plan_batches(detector: Detects, dataset: CocoDataset, batch: int, limit: int | None = None) -> list[list[int]]:
     """Indices of the pictures in batches of one canvas size each, so that none is padded for its neighbours' sake."""
     if batch < 1:
         raise UserError(f"batch is {batch}, expected at least 1")
@@ -213,6 +214,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
     if (options.artifact is None) == (options.results is None):
         parser.error("give a model or --results, one of them")
@@ -261,7 +263,12 @@ def _detect(options: argparse.Namespace) -> Detected:
     with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
         print(describe(detector, options.artifact))
         detected = detect_dataset(
-            detector, dataset, options.batch, sys.stderr.isatty(), int(options.max_megapixels * 1e6), options.limit
+            as_asked(detector, options),
+            dataset,
+            options.batch,
+            sys.stderr.isatty(),
+            int(options.max_megapixels * 1e6),
+            options.limit,
         )
     for line in detected.speed.skipped[:SKIPPED_NAMED]:
         print(f"warning: skipped {line}", file=sys.stderr)

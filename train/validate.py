@@ -15,6 +15,7 @@ import torch
 from runtime.coco import CocoDataset, evaluate, load_coco
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
+from runtime.detector import Detects
 from runtime.errors import run_main
 from runtime.evaluate import (
     Detected,
@@ -27,6 +28,7 @@ from runtime.evaluate import (
 )
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
+from runtime.multiscale import add_arguments, as_asked
 
 from .checkpoint import Classes, load_detector
 from .config import Config
@@ -77,7 +79,7 @@ class TorchBackend:
 
 
 def evaluate_together(
-    detector: RuntimeDetector,
+    detector: Detects,
     dataset: CocoDataset,
     world: World = ALONE,
     batch: int = 8,
@@ -142,12 +144,13 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    add_arguments(parser)
     options = parser.parse_args()
     with joined(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
         dataset = load_coco(options.annotations, options.images)
         detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-        evaluation = evaluate_together(detector, dataset, world, batch=options.batch)
+        evaluation = evaluate_together(as_asked(detector, options), dataset, world, batch=options.batch)
         if world.is_main:
             print(figures_as_table(evaluation.figures))
             if options.json is not None:
