@@ -126,8 +126,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             done = step + 1
             # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
             # some, and leaves those steps out.
-            suspect = losses.total if state.scaler.is_enabled() else losses.total + 0 * norm
-            unchecked.add(done, losses._replace(total=suspect), batch.image_ids)
+            unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
             log = done % config.run.log_every == 0 or done == schedule.steps
             evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
             save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
@@ -212,16 +211,18 @@ class _Unchecked:
     def __init__(self, out: Path, world: World) -> None:
         self.out = out
         self.world = world
-        self.entries: list[tuple[int, Losses, list[int]]] = []
+        self.entries: list[tuple[int, Losses, list[int], Tensor | None]] = []
 
-    def add(self, step: int, losses: Losses, image_ids: list[int]) -> None:
-        self.entries.append((step, losses, image_ids))
+    def add(self, step: int, losses: Losses, image_ids: list[int], gradient_norm: Tensor | None) -> None:
+        """Remember a step's losses in this process, and the norm of the gradient of all, where it matters."""
+        self.entries.append((step, losses, image_ids, gradient_norm))
 
     def check(self) -> Losses:
         """The last step's losses, over all processes. Raises TrainingError at the first that isn't finite."""
-        local = torch.stack([torch.stack(losses) for _, losses, _ in self.entries])  # [steps, 4]
+        local = torch.stack([torch.stack(losses) for _, losses, _, _ in self.entries])  # [steps, 4]
         means = add_up(local, self.world) / self.world.size
-        good = means[:, 0].isfinite().tolist()
+        norms = [losses.total.new_zeros(()) if norm is None else norm for _, losses, _, norm in self.entries]
+        good = (means[:, 0] + 0 * torch.stack(norms)).isfinite().tolist()
         if not all(good):
             first = good.index(False)
             self._raise(first, local[first, 0].item())
@@ -229,15 +230,17 @@ class _Unchecked:
         return Losses(*means[-1])
 
     def _raise(self, entry: int, loss: float) -> None:
-        step, _, image_ids = self.entries[entry]
+        step, _, image_ids, _ = self.entries[entry]
         found = gather((loss, image_ids), self.world)
-        bad = [(value, ids) for value, ids in found if not math.isfinite(value)] or found
-        pictures = [image_id for _, ids in bad for image_id in ids]
+        # Where no loss is at fault but the gradient, which is everyone's, any picture may be.
+        bad = [(value, ids) for value, ids in found if not math.isfinite(value)]
+        pictures = [image_id for _, ids in bad or found for image_id in ids]
+        value = bad[0][0] if bad else math.nan
         last = self.out / LAST
         kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
         raise TrainingError(
-            f"the loss or its gradient became {bad[0][0]} at step {step}, on the pictures with ids {pictures}; {kept}. "
-            f"Look at those annotations, or resume with a lower --schedule.learning-rate"
+            f"the loss or its gradient became {value} at step {step}, on the pictures with ids {pictures}; {kept}. "
+            "Look at those annotations, or resume with a lower --schedule.learning-rate"
         )
 
 

@@ -248,3 +248,33 @@ def test_devices_and_precisions_that_are_not_there(small_config: Make, monkeypat
         pick_precision(with_run(small_config(), precision="fp16"))
     assert pick_device("auto") == torch.device("cpu")
     assert pick_precision(with_run(small_config(), precision="bf16")) == torch.bfloat16
+
+
+def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
+    small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the compiler's front end alone: its C++ takes a minute."""
+    settings, real, compiled = small_config(steps=3, ema=0.5), torch.compile, []
+
+    def front_end(model: torch.nn.Module) -> Any:
+        compiled.append(model)
+        return real(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", front_end)
+    plain = read_checkpoint(train(settings, tmp_path / "plain"))
+    assert compiled == []
+    other = read_checkpoint(train(with_run(settings, compile=True), tmp_path / "compiled"))
+    assert len(compiled) == 1
+    for ours, theirs in ((plain.model, other.model), (plain.averaged or {}, other.averaged or {})):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours)
+    train(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "compiled", resume=True)
+
+
+@pytest.mark.slow
+def test_a_network_compiled_to_machine_code_trains(small_config: Make, tmp_path: Path) -> None:
+    settings = small_config(steps=3)
+    train(settings, tmp_path / "plain")
+    train(with_run(settings, compile=True), tmp_path / "compiled")
+    for ours, theirs in zip(lines(tmp_path / "plain", "train"), lines(tmp_path / "compiled", "train"), strict=True):
+        assert theirs["total"] == pytest.approx(ours["total"], rel=1e-3)
