@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.coco import CocoDataset, CocoError, load_coco
+from runtime.coco import CocoDataset, CocoError, FileNames, load_coco
 from runtime.images import ImageError
 
 SMALL: dict[str, Any] = {
@@ -137,6 +138,23 @@ def test_a_file_name_that_leads_out_of_the_folder(tmp_path: Path, name: str) -> 
     content = changed(lambda c: c["images"][0].update(file_name=name))
     with pytest.raises(CocoError, match=r"image 5 has file_name .* which leads out of the picture folder"):
         load(tmp_path, content)
+
+
+def test_file_names_are_a_sequence_of_texts() -> None:
+    texts = ("a.jpg", "", "ordner/größe ☃.png", "\udc80.jpg")
+    names = FileNames(iter(texts))
+    assert len(names) == 4
+    assert list(names) == [names[i] for i in range(4)] == list(texts)
+    assert names[-1] == texts[-1]
+    assert names[1:3] == texts[1:3]
+    assert names == texts
+    assert names == FileNames(texts)
+    assert names != texts[:3]
+    for index in (4, -5):
+        with pytest.raises(IndexError):
+            names[index]
+    assert list(FileNames([])) == []
+    assert list(pickle.loads(pickle.dumps(names))) == list(texts), "loader processes may receive it so"
 
 
 def test_harmless_file_names(tmp_path: Path) -> None:
