@@ -72,15 +72,29 @@ def joined(use_cuda: bool) -> Iterator[World]:
         yield world
     except BaseException as error:
         finished.set()
+        watch.join(timeout=5.0)  # a thread that is inside the store when the interpreter goes would abort the process
         if _lost_connection(error):
-            raise DistributedError(_why_stopped(_failure(store, wait_seconds=5.0), world)) from error
+            message = _failure(store, wait_seconds=5.0)
+            _leave(use_cuda)
+            raise DistributedError(_why_stopped(message, world)) from error
         with contextlib.suppress(RuntimeError):  # the store may be gone with the process that held it
             store.set(_FAILURE, f"process {rank} failed: {error or type(error).__name__}")
+        _leave(use_cuda)
         raise
     finished.set()
     watch.join()
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _leave(use_cuda: bool) -> None:
+    """Part from the others after a failure: gloo's threads abort a process that ends with them running.
+
+    NCCL would wait for collectives that never end.
+    """
+    if not use_cuda:
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def _take_gpu(local_rank: int) -> None:

@@ -60,7 +60,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
     and resumed takes the same steps as one that ran through. The processes of a `world` take the steps that one
     process would; the first one writes.
     """
-    train_set, val_set = _datasets(config)
+    train_set, val_set = _datasets(config, report=world.is_main)
     share = share_of_batch(config.schedule.batch, config.run.accumulate, world)
     pictures_in_epoch = len(pictures_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, pictures_in_epoch))
@@ -286,8 +286,8 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
         raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
 
 
-def _datasets(config: Config) -> tuple[CocoDataset, CocoDataset | None]:
-    """The training set and, where one is named, the validation set; their problems are reported."""
+def _datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:
+    """The training set and, where one is named, the validation set; their problems are reported where asked for."""
     data = config.data
     if not data.train_json or not data.train_images:
         raise TrainingError(
@@ -297,7 +297,7 @@ def _datasets(config: Config) -> tuple[CocoDataset, CocoDataset | None]:
     train_set = load_coco(data.train_json, data.train_images)
     val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
     for dataset in (train_set, val_set):
-        for problem in dataset.problems if dataset is not None else ():
+        for problem in dataset.problems if dataset is not None and report else ():
             tqdm.write(f"warning: {dataset.json_path}: {problem}" if dataset is not None else problem)
     if val_set is not None:
         found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))

@@ -148,6 +148,7 @@ def main() -> int:
     options = parser.parse_args()
     with joined(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
+        loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images)
         detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         evaluation = evaluate_together(as_asked(detector, options), dataset, world, batch=options.batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from runtime.coco import load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import EXIT_BAD_INPUT, UserError
 from tests.train.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
+from train import validate
 from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
 from train.criterion import Normalizers, Targets, at_least_one, criterion, normalizers_of
@@ -59,15 +59,19 @@ def environment() -> dict[str, str]:
 
 def processes(how: str, count: int) -> list[Ended]:
     """Start processes as torchrun would, but without its agent, which would end the others by itself."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    meeting_point = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    torchrun = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(meeting_point.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": str(count),
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.train.failing_rank", how],
             cwd=ROOT,
-            env=environment()
-            | {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
+            env=environment() | torchrun | {"RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -152,6 +156,20 @@ def test_evaluation_by_two_processes_is_that_of_one(runs: Runs) -> None:
     assert sorted(runs.answers["results"], key=key) == sorted(alone.results, key=key)
     assert {r["image_id"] for r in alone.results} == set(dataset.image_ids.tolist()), "else this shows little"
     assert rows(runs.out / "two", "val")[-1]["AP"] == loaded.ap == alone.figures.figures["AP"]
+
+
+def test_validate_scores_several_sizes_from_the_command_line(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = runs.config.data
+    command = ["validate", str(runs.out / "two" / LAST), "--annotations", data.val_json, "--images", data.val_images]
+    figures = {}
+    for name, options in {"plain": [], "one": ["--scales", "64"], "many": ["--scales", "48", "64", "--flip"]}.items():
+        monkeypatch.setattr(sys, "argv", [*command, *options, "--json", str(tmp_path / name)])
+        assert validate.main() == 0
+        figures[name] = {k: v for k, v in json.loads((tmp_path / name).read_text()).items() if k in ("AP", "AR100")}
+    assert figures["plain"] == figures["one"] != figures["many"]
+    capsys.readouterr()
 
 
 def test_a_bad_loss_of_one_process_stops_all_and_names_its_pictures(runs: Runs) -> None:
