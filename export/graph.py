@@ -41,24 +41,23 @@ class GraphOutputs(NamedTuple):
 class DeployableGraph(nn.Module):
     """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
 
-    def __init__(
-        self, detector: Detector, anchors: config.Anchors, thresholds: Thresholds, limits: list[Limit]
-    ) -> None:
+    def __init__(self, detector: Detector, model: config.Model, thresholds: Thresholds, limits: list[Limit]) -> None:
         super().__init__()
         self.detector = fold(detector)
-        self._anchors, self._thresholds, self._limits = anchors, thresholds, limits
+        self._model, self._thresholds, self._limits = model, thresholds, limits
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
         """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
         dense = self.detector(images)
-        boxes, scores, classes = candidates(dense, image_sizes, self._anchors, self._thresholds, self._limits)
+        boxes, scores, classes = candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
         found = fixpoint_nms(boxes, scores, classes, self._thresholds.nms_iou, self._thresholds.detections)
         return GraphOutputs(*found, boxes, scores, classes), dense
 
 
-def dense_names(levels: int) -> list[str]:
+def dense_names(model: config.Model) -> list[str]:
     """Names of the dense maps inside the exported graph, in DenseOutputs' order."""
-    return [f"{kind}_{level}" for kind in DenseOutputs._fields for level in range(levels)]
+    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or model.head.centerness != "none"]
+    return [f"{kind}_{level}" for kind in kinds for level in range(model.pyramid.levels)]
 
 
 def fold(detector: Detector) -> Detector:
@@ -73,7 +72,7 @@ def fold(detector: Detector) -> Detector:
     return folded
 
 
-def candidate_limits(shapes: InputShapes, levels: int, num_classes: int, thresholds: Thresholds) -> list[Limit]:
+def candidate_limits(shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds) -> list[Limit]:
     """How many candidates each level yields: a constant that serves all canvases of the range.
 
     A level smaller than that on some canvas is filled up. TensorRT's TopK wants a constant, at most 3840.
@@ -85,8 +84,8 @@ def candidate_limits(shapes: InputShapes, levels: int, num_classes: int, thresho
         )
     limits = []
     for stride in strides(levels):
-        least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * num_classes
-        most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * num_classes
+        least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * scores_per_cell
+        most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * scores_per_cell
         count = min(thresholds.candidates_per_level, most)
         limits.append(Limit(count, padded=least < count))
     return limits

@@ -36,6 +36,7 @@ import torch
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, to_json
+from train.anchors import anchors_per_cell
 from train.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
@@ -95,10 +96,10 @@ def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pict
 def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     """The bytes of the ONNX file, with its manifest in the metadata."""
     settings = loaded.config
-    levels = settings.model.pyramid.levels
-    limits = candidate_limits(shapes, levels, len(loaded.classes.names), settings.thresholds)
-    graph = DeployableGraph(loaded.detector, settings.model.anchors, settings.thresholds, limits)
-    model = trace(graph, shapes, dense_names(levels))
+    scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
+    limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
+    graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
+    model = trace(graph, shapes, dense_names(settings.model))
     manifest = dataclasses.replace(
         describe_detector(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,

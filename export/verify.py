@@ -102,7 +102,7 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
 
     model = onnx.load(model_path)
     _check_origin(backend.manifest, model, loaded, model_path)
-    names = dense_names(loaded.config.model.pyramid.levels)
+    names = dense_names(loaded.config.model)
     visible = with_outputs(model, names)
     if visible is None:
         raise VerifyError(
@@ -148,8 +148,8 @@ def compare(pair: Pair, case: Case) -> list[Check]:
         dense = pair.loaded.detector(images)
     checks, onnx_dense, onnx_candidates = _compare_network(pair, case, dense)
     with torch.inference_mode():
-        again = candidates(onnx_dense, sizes, settings.model.anchors, limits)
-        whole = candidates(dense, sizes, settings.model.anchors, limits)
+        again = candidates(onnx_dense, sizes, settings.model, limits)
+        whole = candidates(dense, sizes, settings.model, limits)
     checks.append(_sets(case, CANDIDATES, _as_detections(*again), onnx_candidates))
 
     raw = pair.backend.infer(case.images, case.image_sizes)
@@ -166,14 +166,16 @@ def compare(pair: Pair, case: Case) -> list[Check]:
 def _compare_network(pair: Pair, case: Case, dense: DenseOutputs) -> tuple[list[Check], DenseOutputs, list[Detections]]:
     """Checks of the dense maps, the file's own dense maps, and the candidates that it made of them."""
     levels = len(dense.class_logits)
-    names = dense_names(levels)
+    names = dense_names(pair.loaded.config.model)
     feed = dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True))
     contract = pair.visible.run([*GraphOutputs._fields, *names], feed)
     raw, maps = RawOutputs(*contract[: -len(names)]), contract[-len(names) :]
-    theirs = DenseOutputs(*([torch.from_numpy(m) for m in maps[i : i + levels]] for i in range(0, len(maps), levels)))
+    theirs = DenseOutputs(*([torch.from_numpy(m) for m in maps[i : i + levels]] for i in range(0, 3 * levels, levels)))
     checks = []
     for kind, title in NETWORK.items():
         pairs = list(zip(getattr(dense, kind), getattr(theirs, kind), strict=True))
+        if not pairs:  # a head without centerness
+            continue
         worst = max(_relative(ours, other) for ours, other in pairs)
         checks.append(Check(case.name, title, sum(ours.numel() for ours, _ in pairs), worst, DENSE_LIMIT))
     return checks, theirs, _candidates_of(raw)

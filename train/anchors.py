@@ -1,15 +1,18 @@
 """Where the anchors are: level l has stride s = 8 · 2^l and ceil(H/s) × ceil(W/s) cells.
 
-Cell (i, j) is centred at ((j + ½)s, (i + ½)s) and carries one square anchor. Flat anchor indices run over the levels,
-in each row by row.
+Cell (i, j) is centred at ((j + ½)s, (i + ½)s) and carries A anchors, one unless the configuration says more. Flat
+anchor indices run over the levels, in each row by row, and over the anchors of a cell.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import config
 
 FIRST_STRIDE = 8
 
@@ -20,11 +23,17 @@ class Level(NamedTuple):
     stride: int  # px
     rows: int
     columns: int
-    side: float  # of the anchors, px
+    sides: tuple[tuple[float, float], ...]  # width, height in px of the anchors of a cell
+    pitch_xy: tuple[int, int]  # px from one cell's centre to the next; the stride, but for `whole_pixels`
+    center: float = 0.5  # of the first cell, in units of the pitch
 
     @property
     def cells(self) -> int:
         return self.rows * self.columns
+
+    @property
+    def anchors(self) -> int:
+        return self.cells * len(self.sides)
 
 
 def strides(levels: int) -> list[int]:
@@ -32,19 +41,64 @@ def strides(levels: int) -> list[int]:
     return [FIRST_STRIDE << level for level in range(levels)]
 
 
-def pyramid_levels(canvas_hw: tuple[int, int], levels: int, scale: float) -> list[Level]:
-    """The levels of a canvas of height, width px, with anchors of `scale` strides."""
+def anchors_per_cell(anchors: config.Anchors) -> int:
+    """How many anchors each cell carries, A."""
+    return anchors.scales_per_octave * len(anchors.ratios)
+
+
+def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, float], ...]:
+    """Widths and heights in px of the anchors of a cell, scales outermost (RetinaNet, arXiv 1708.02002)."""
+    sides = []
+    for i in range(anchors.scales_per_octave):
+        side = anchors.scale * stride * 2 ** (i / anchors.scales_per_octave)
+        for ratio in anchors.ratios:
+            if anchors.whole_pixels:  # Python's and torch's round() both take a half to the even number
+                half = [round(math.trunc(side) * f / 2) for f in (1 / math.sqrt(ratio), math.sqrt(ratio))]
+                sides.append((2.0 * half[0], 2.0 * half[1]))
+            else:
+                sides.append((side / math.sqrt(ratio), side * math.sqrt(ratio)))
+    return tuple(sides)
+
+
+def pitch(anchors: config.Anchors, stride: int, canvas_side: int, cells: int) -> int:
+    """Px from one cell's centre to the next along a canvas' side with so many cells."""
+    return canvas_side // cells if anchors.whole_pixels else stride
+
+
+def pyramid_levels(canvas_hw: tuple[int, int], levels: int, anchors: config.Anchors) -> list[Level]:
+    """The levels of a canvas of height, width px."""
     height, width = canvas_hw
-    return [Level(s, -(-height // s), -(-width // s), scale * s) for s in strides(levels)]
+    found = []
+    for s in strides(levels):
+        rows, columns = -(-height // s), -(-width // s)
+        pitch_xy = pitch(anchors, s, width, columns), pitch(anchors, s, height, rows)
+        found.append(Level(s, rows, columns, anchor_sides(anchors, s), pitch_xy, anchors.center))
+    return found
+
+
+def grid_points(levels: list[Level], device: torch.device | None = None) -> Tensor:
+    """The centres of all anchors, [N, 2] (x, y) px, float32: a cell's once for each of its anchors."""
+    points = []
+    for level in levels:
+        x = (torch.arange(level.columns, device=device, dtype=torch.float32) + level.center) * level.pitch_xy[0]
+        y = (torch.arange(level.rows, device=device, dtype=torch.float32) + level.center) * level.pitch_xy[1]
+        center_y, center_x = torch.meshgrid(y, x, indexing="ij")
+        point = torch.stack((center_x, center_y), dim=-1).reshape(-1, 1, 2)
+        points.append(point.expand(-1, len(level.sides), -1).reshape(-1, 2))
+    return torch.cat(points)
 
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:
     """All anchors of the levels, [N, 4] xyxy px, float32."""
-    boxes = []
-    for level in levels:
-        x = (torch.arange(level.columns, device=device, dtype=torch.float32) + 0.5) * level.stride
-        y = (torch.arange(level.rows, device=device, dtype=torch.float32) + 0.5) * level.stride
-        center_y, center_x = torch.meshgrid(y, x, indexing="ij")
-        center = torch.stack((center_x, center_y), dim=-1).reshape(-1, 2)
-        boxes.append(torch.cat((center - level.side / 2, center + level.side / 2), dim=-1))
-    return torch.cat(boxes)
+    halves = [torch.tensor(v.sides, device=device).div(2).repeat(v.cells, 1) for v in levels]
+    return around(grid_points(levels, device), torch.cat(halves))
+
+
+def around(center: Tensor, half: Tensor) -> Tensor:
+    """Boxes [..., 4] xyxy around centres [..., 2], of half the width and height [..., 2]."""
+    return torch.cat((center - half, center + half), dim=-1)
+
+
+def grid_strides(levels: list[Level], device: torch.device | None = None) -> Tensor:
+    """The stride of each anchor's level, [N] px, float32."""
+    return torch.cat([torch.full((v.anchors,), float(v.stride), device=device) for v in levels])

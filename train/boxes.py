@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, stack, tensor, where
 from torch import max as elementwise_max
 from torch import min as elementwise_min
 
 # A predicted side grows at most this much relative to its anchor, so that an untrained network can't overflow exp().
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
+# A distance from a point likewise: at most e^8 = 2981 units.
+MAX_LOG_DISTANCE = 8.0
 _EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
 
 
@@ -56,6 +59,24 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, std: tuple[float, float, floa
     x, y = center.unbind(-1)
     w, h = half.unbind(-1)
     return stack((x - w, y - h, x + w, y + h), dim=-1)
+
+
+def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float, float]) -> Tensor:
+    """The deltas [..., 4] that `decode_deltas` makes boxes [..., 4] of; finite for an empty box too."""
+    sides = anchors[..., 2:] - anchors[..., :2]
+    shift = (centers(boxes) - centers(anchors)) / sides
+    growth = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON) / sides).log()
+    return torch.cat((shift, growth), dim=-1) / tensor(std, dtype=boxes.dtype, device=boxes.device)
+
+
+def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes [..., 4] with sides at distances (left, top, right, bottom) [..., 4] px from points [..., 2]."""
+    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+
+
+def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (left, top, right, bottom) [..., 4] px of points [..., 2] to the sides of boxes [..., 4]."""
+    return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:

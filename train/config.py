@@ -43,37 +43,82 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class Head:
-    """The head shared by all levels: two towers, then class, box and centerness convolutions."""
+    """The head shared by all levels: two towers, then class, box and optional centerness convolutions."""
 
     convolutions: int = 4
-    group_norm_groups: int = 32
+    group_norm_groups: int = 32  # 0: no normalisation
+    tower_bias: bool = False  # of convolutions that GroupNorm follows; without one they always have it
+    # The tower that centerness is predicted from; "none": without centerness the score is the class's alone.
+    centerness: Literal["none", "box", "class"] = "box"
+    level_scales: bool = True  # a trainable factor per level on the box regression
     # The focal loss starts stable when every anchor first predicts each class with this probability.
     prior_probability: float = 0.01
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """The square anchor of each cell, and how boxes are coded relative to it."""
+    """The anchors of each cell: every scale with every ratio, the scales outermost."""
 
-    scale: float = 8.0  # side, in strides
-    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # of dx, dy, dw, dh
+    scale: float = 8.0  # side of the smallest square, in strides
+    scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
+    ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
+    center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
+    # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
+    # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
+    whole_pixels: bool = False
+
+
+@dataclass(frozen=True)
+class Regression:
+    """How a box is coded: as deltas of an anchor, or as distances of its four sides from a cell's centre."""
+
+    start: Literal["box", "point"] = "box"
+    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
+    distance: Literal["exp", "relu"] = "exp"  # "point": what makes a distance of any number
+    distance_unit: Literal["stride", "pixel"] = "stride"
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Adaptive training sample selection (arXiv 1912.02424, Algorithm 1)."""
+    """Which anchors are positive for an object. Settings of the other methods have no effect."""
 
-    k: int = 9  # candidates per level
+    method: Literal["atss", "topk", "max_iou", "fcos"] = "atss"
+    # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …
+    k: int = 9
+    k_counts: Literal["cells", "anchors"] = "cells"  # … cells with all their anchors, or single anchors
+    # A positive's centre lies inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
+    center_in_box: bool = True
+    # "max_iou": positive from one IoU on, negative below the other, ignored in between …
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    low_quality: bool = True  # … and each object's best anchors positive whatever their IoU
+    # "fcos": largest distance from the point to a side, in px, up to which each level is responsible; the last has
+    # no end.
+    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
+    # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
+    center_sampling: Literal["none", "radius", "nearest"] = "none"
+    radius: float = 1.5
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights of the criterion."""
+    """The criterion's kinds and weights."""
 
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    box: Literal["giou", "iou", "smooth_l1"] = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
+    smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
     box_weight: float = 2.0
     centerness_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The final score of a detection, where there is centerness, and what it is cut and ranked by."""
+
+    combine: Literal["sqrt", "product"] = "sqrt"  # √(class · centerness), or the product itself
+    threshold_on: Literal["class", "final"] = "class"
+    rank_by: Literal["final", "class"] = "final"
 
 
 @dataclass(frozen=True)
@@ -84,8 +129,10 @@ class Model:
     pyramid: Pyramid = field(default_factory=Pyramid)
     head: Head = field(default_factory=Head)
     anchors: Anchors = field(default_factory=Anchors)
+    regression: Regression = field(default_factory=Regression)
     assignment: Assignment = field(default_factory=Assignment)
     loss: Loss = field(default_factory=Loss)
+    scoring: Scoring = field(default_factory=Scoring)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The training loss: focal classification, GIoU weighted by centerness, centerness (arXiv 1912.02424, 1904.01355).
+"""The training loss: focal classification, boxes (weighted by centerness where there is one), centerness.
+
+Sources: arXiv 1708.02002 (RetinaNet), 1904.01355 (FCOS), 1912.02424 (ATSS). Which parts there are, and of what kind, is
+configuration; the detectors differ in nothing else.
 
 Dense over all anchors with masks in place of boolean indexing: no shape depends on data and the host never waits.
 B images, N anchors over all levels, C classes, G boxes of an image (padded).
@@ -13,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import config
-from .anchors import grid_anchors, pyramid_levels
-from .assign import Assigned, atss
-from .boxes import centerness, centers, decode_deltas, giou
+from .anchors import Level, grid_anchors, grid_points, grid_strides, pyramid_levels
+from .assign import Assigned, assign
+from .boxes import centerness, giou, iou
+from .coding import decode, encode
 from .detector import DenseOutputs
-from .losses import focal_loss_sum
+from .losses import focal_loss_sum, smooth_l1
 
 
 class Targets(NamedTuple):
@@ -41,7 +45,7 @@ class Normalizers(NamedTuple):
     """What the losses are divided by, scalars."""
 
     positives: Tensor  # anchors that have a box
-    quality: Tensor  # sum of their centerness targets
+    quality: Tensor  # sum of what their box losses are weighted with
 
 
 def criterion(
@@ -55,48 +59,48 @@ def criterion(
 
     `normalizers` are those of these targets unless given, as where they are part of a larger batch.
     """
-    assigned, anchors = assign(targets, canvas_hw, model)
-    return losses_of(outputs, targets, assigned, anchors, model, normalizers)
+    assigned, levels = _assign(targets, canvas_hw, model)
+    return losses_of(outputs, targets, assigned, levels, model, normalizers)
 
 
 def normalizers_of(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> Normalizers:
     """What the losses of a batch are divided by; 0 where no anchor has a box. Sums of those of its parts."""
-    assigned, anchors = assign(targets, canvas_hw, model)
+    assigned, levels = _assign(targets, canvas_hw, model)
     positive = assigned.matched >= 0
     _, boxes = _matched_targets(assigned, targets)
-    return _normalizers(positive, _quality(positive, anchors, boxes))
+    return _normalizers(positive, _quality(positive, boxes, levels, model))
 
 
-def assign(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> tuple[Assigned, Tensor]:
-    """Which anchors of a canvas are trained on which target, and the anchors [N, 4]."""
-    levels = pyramid_levels(canvas_hw, model.pyramid.levels, model.anchors.scale)
+def _assign(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> tuple[Assigned, list[Level]]:
+    """Which anchors of a canvas are trained on which target, and the levels that they are on."""
+    levels = pyramid_levels(canvas_hw, model.pyramid.levels, model.anchors)
     with torch.no_grad():
-        assigned = atss(targets.boxes, targets.mask, levels, model.assignment.k)
-    return assigned, grid_anchors(levels, device=targets.boxes.device)
+        return assign(targets.boxes, targets.mask, levels, model.assignment), levels
 
 
 def losses_of(
     outputs: DenseOutputs,
     targets: Targets,
     assigned: Assigned,
-    anchors: Tensor,
+    levels: list[Level],
     model: config.Model,
     normalizers: Normalizers | None = None,
 ) -> Losses:
-    """The losses of dense outputs for anchors [N, 4] assigned to targets."""
-    logits, regression, center_logits = flatten(outputs)
+    """The losses of dense outputs for the anchors of `levels` assigned to targets."""
+    logits, regression, center_logits = flatten(outputs, anchors=len(levels[0].sides))
     positive = assigned.matched >= 0  # [B, N]
     labels, boxes = _matched_targets(assigned, targets)
-    quality = _quality(positive, anchors, boxes)
+    quality = _quality(positive, boxes, levels, model)
     if normalizers is None:
         normalizers = at_least_one(_normalizers(positive, quality))
     positives = normalizers.positives
-    classification = focal_loss_sum(logits, labels, model.loss.focal_alpha, model.loss.focal_gamma) / positives
+    alpha, gamma = model.loss.focal_alpha, model.loss.focal_gamma
+    classification = focal_loss_sum(logits, labels, alpha, gamma, assigned.ignored) / positives
 
-    predicted = decode_deltas(anchors, regression, model.anchors.delta_std)
-    # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
-    box = ((1 - giou(predicted, torch.where(positive.unsqueeze(-1), boxes, anchors))) * quality).sum()
+    box = (_box_losses(regression, boxes, positive, levels, model) * quality).sum()
     box = model.loss.box_weight * box / normalizers.quality
+    if center_logits is None:
+        return Losses(classification + box, classification, box, torch.zeros_like(box))
 
     center = F.binary_cross_entropy_with_logits(center_logits, quality, reduction="none")
     center = model.loss.centerness_weight * torch.where(positive, center, 0.0).sum() / positives
@@ -112,18 +116,42 @@ def _normalizers(positive: Tensor, quality: Tensor) -> Normalizers:
     return Normalizers(positive.sum().float(), quality.sum())
 
 
-def _quality(positive: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """The centerness targets [B, N]; 0 for a negative."""
-    return torch.where(positive, centerness(centers(anchors), boxes), 0.0)
+def _quality(positive: Tensor, boxes: Tensor, levels: list[Level], model: config.Model) -> Tensor:
+    """The weight of each anchor's box loss [B, N]: its centerness target, 1 without centerness, 0 for a negative."""
+    if model.head.centerness == "none":
+        return positive.float()
+    return torch.where(positive, centerness(grid_points(levels, device=boxes.device), boxes), 0.0)
 
 
-def flatten(outputs: DenseOutputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Join the levels in anchor order, in float32: class logits [B, N, C], box deltas [B, N, 4], centerness [B, N]."""
+def _box_losses(
+    regression: Tensor, boxes: Tensor, positive: Tensor, levels: list[Level], model: config.Model
+) -> Tensor:
+    """The loss of each anchor's code [B, N, 4] for its box [B, N, 4]: [B, N], finite for negatives too."""
+    anchors = grid_anchors(levels, device=regression.device)
+    strides = grid_strides(levels, device=regression.device)
+    # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
+    boxes = torch.where(positive.unsqueeze(-1), boxes, anchors)
+    if model.loss.box == "smooth_l1":
+        difference = regression - encode(anchors, strides, boxes, model.regression)
+        return smooth_l1(difference, model.loss.smooth_l1_beta).sum(dim=-1)
+    predicted = decode(anchors, strides, regression, model.regression)
+    if model.loss.box == "iou":
+        return -iou(predicted, boxes).clamp(min=1e-6).log()
+    return 1 - giou(predicted, boxes)
+
+
+def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Join the levels in anchor order, in float32, for so many anchors per cell.
+
+    Class logits [B, N, C], box codes [B, N, 4], centerness [B, N] or None.
+    """
 
     def join(maps: list[Tensor]) -> Tensor:
-        return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1).float()
+        flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)  # [B, cells, A · channels]
+        return flat.unflatten(2, (anchors, -1)).flatten(1, 2).float()
 
-    return join(outputs.class_logits), join(outputs.box_regression), join(outputs.centerness).squeeze(-1)
+    center = join(outputs.centerness).squeeze(-1) if outputs.centerness else None
+    return join(outputs.class_logits), join(outputs.box_regression), center
 
 
 def _matched_targets(assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor]:

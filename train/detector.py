@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from runtime.manifest import Preprocess
 
 from . import config
+from .anchors import anchors_per_cell
 from .backbones import build_backbone, norms_to_freeze
 from .head import Head
 from .pyramid import FeaturePyramid
@@ -21,9 +22,9 @@ from .pyramid import FeaturePyramid
 class DenseOutputs(NamedTuple):
     """The network's raw outputs, one map per pyramid level, finest first."""
 
-    class_logits: list[Tensor]  # [B, C, h, w]
-    box_regression: list[Tensor]  # [B, 4, h, w] deltas of the cell's anchor
-    centerness: list[Tensor]  # [B, 1, h, w] logits
+    class_logits: list[Tensor]  # [B, A·C, h, w], all classes of a cell's first anchor first
+    box_regression: list[Tensor]  # [B, A·4, h, w] codes: deltas of the anchor, or distances of its centre (`coding`)
+    centerness: list[Tensor]  # [B, A, h, w] logits; empty where the head has none
 
 
 class Detector(nn.Module):
@@ -78,5 +79,9 @@ def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> De
         convolutions=model.head.convolutions,
         group_norm_groups=model.head.group_norm_groups,
         prior=model.head.prior_probability,
+        anchors=anchors_per_cell(model.anchors),
+        centerness=model.head.centerness,
+        level_scales=model.head.level_scales,
+        tower_bias=model.head.tower_bias,
     )
     return Detector(backbone, pyramid, head, pre, norms_to_freeze(backbone, model.backbone))

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Two towers of 3×3 convolutions; class logits from one, box regression and centerness from the other."""
+    """Two towers of 3×3 convolutions; class logits from one, box regression from the other, centerness from either."""
 
     def __init__(
-        self, channels: int, num_classes: int, levels: int, convolutions: int, group_norm_groups: int, prior: float
+        self,
+        channels: int,
+        num_classes: int,
+        levels: int,
+        convolutions: int,
+        group_norm_groups: int,
+        prior: float,
+        anchors: int = 1,
+        centerness: Literal["none", "box", "class"] = "box",
+        level_scales: bool = True,
+        tower_bias: bool = False,
     ) -> None:
         super().__init__()
-        self.class_tower = _tower(channels, convolutions, group_norm_groups)
-        self.box_tower = _tower(channels, convolutions, group_norm_groups)
-        self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.box_regression = nn.Conv2d(channels, 4, 3, padding=1)
-        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
-        self.scales = nn.Parameter(torch.ones(levels))
+        self.class_tower = _tower(channels, convolutions, group_norm_groups, tower_bias)
+        self.box_tower = _tower(channels, convolutions, group_norm_groups, tower_bias)
+        self.class_logits = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
+        self.box_regression = nn.Conv2d(channels, anchors * 4, 3, padding=1)
+        self.centerness = nn.Conv2d(channels, anchors, 3, padding=1) if centerness != "none" else None
+        self._centerness_from_class = centerness == "class"
+        self.scales = nn.Parameter(torch.ones(levels)) if level_scales else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -30,22 +42,23 @@ class Head(nn.Module):
         nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Per level: class logits [B, C, h, w], box deltas [B, 4, h, w], centerness logits [B, 1, h, w]."""
+        """Per level: class logits [B, A·C, h, w], box codes [B, A·4, h, w], centerness logits [B, A, h, w] if any."""
         logits, regression, centerness = [], [], []
         for level, x in enumerate(maps):
-            logits.append(self.class_logits(self.class_tower(x)))
-            tower = self.box_tower(x)
-            regression.append(self.box_regression(tower) * self.scales[level])
-            centerness.append(self.centerness(tower))
+            class_tower, box_tower = self.class_tower(x), self.box_tower(x)
+            logits.append(self.class_logits(class_tower))
+            code = self.box_regression(box_tower)
+            regression.append(code * self.scales[level] if self.scales is not None else code)
+            if self.centerness is not None:
+                centerness.append(self.centerness(class_tower if self._centerness_from_class else box_tower))
         return logits, regression, centerness
 
 
-def _tower(channels: int, convolutions: int, groups: int) -> nn.Sequential:
+def _tower(channels: int, convolutions: int, groups: int, bias: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(convolutions):
-        layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, channels),
-            nn.ReLU(inplace=True),
-        ]
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=bias or groups == 0))
+        if groups > 0:
+            layers.append(nn.GroupNorm(groups, channels))
+        layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

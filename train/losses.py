@@ -7,18 +7,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def focal_loss_sum(logits: Tensor, target_class: Tensor, alpha: float, gamma: float) -> Tensor:
+def focal_loss_sum(
+    logits: Tensor, target_class: Tensor, alpha: float, gamma: float, ignored: Tensor | None = None
+) -> Tensor:
     """Sigmoid focal loss, summed over anchors and classes (arXiv 1708.02002, eq. 5).
 
-    `logits` [..., C]; `target_class` int64 [...]: the class of a positive, −1 for a negative. No one-hot target is
-    built: every entry is first counted as a negative, then each positive's own class is exchanged.
+    `logits` [..., C]; `target_class` int64 [...]: the class of a positive, −1 for a negative; `ignored` bool [...]:
+    negatives that cost nothing. No one-hot target is built: every entry is first counted as a negative, then each
+    positive's own class is exchanged.
     """
     positive = target_class >= 0
-    as_negative = _negative_term(logits, alpha, gamma).sum()
+    as_negative = _negative_term(logits, alpha, gamma)
+    if ignored is not None:
+        as_negative = torch.where(ignored.unsqueeze(-1), 0.0, as_negative)
     own = logits.gather(-1, target_class.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     # FL(x | positive) is FL(−x | negative) with alpha and 1 − alpha exchanged.
     exchange = _negative_term(-own, 1 - alpha, gamma) - _negative_term(own, alpha, gamma)
-    return as_negative + torch.where(positive, exchange, 0.0).sum()
+    return as_negative.sum() + torch.where(positive, exchange, 0.0).sum()
+
+
+def smooth_l1(difference: Tensor, beta: float) -> Tensor:
+    """Smooth L1 of differences (arXiv 1504.08083, eq. 3): quadratic below `beta`, linear above; 0 gives L1."""
+    size = difference.abs()
+    if beta == 0:
+        return size
+    return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)
 
 
 def _negative_term(logits: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 The same function serves validation while training and the exported graph, so every shape follows from the canvas; with
 `limits` the number of candidates is a constant even where the canvas is not.
-B images, C classes, K candidates over all levels.
+B images, C classes, A anchors of a cell, K candidates over all levels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 
 from . import config
-from .anchors import strides
-from .boxes import decode_deltas
+from .anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, around, pitch, strides
+from .coding import decode
 from .detector import DenseOutputs
 
 
@@ -31,25 +31,33 @@ class Limit(NamedTuple):
 def candidates(
     outputs: DenseOutputs,
     image_sizes: Tensor,
-    anchors: config.Anchors,
+    model: config.Model,
     thresholds: Thresholds,
     limits: list[Limit] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best boxes of each level, joined: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
 
-    A class score must exceed the threshold; the ranking is by the final score √(class · centerness). Boxes are clipped
-    to `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
-    K = Σ_l min(1000, cells · C).
+    The scores are cut, ranked and made of class and centerness as `model.scoring` says. Boxes are clipped to
+    `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
+    K = Σ_l min(1000, cells · A · C).
     """
+    # Canvas sides are multiples of 32, so that the finest level tells them.
+    canvas_hw = tuple(side * FIRST_STRIDE for side in outputs.class_logits[0].shape[2:])
     found = []
     for level, stride in enumerate(strides(len(outputs.class_logits))):
+        rows, columns = outputs.class_logits[level].shape[2:]
+        anchors = _LevelAnchors(
+            stride,
+            columns,
+            (pitch(model.anchors, stride, canvas_hw[1], columns), pitch(model.anchors, stride, canvas_hw[0], rows)),
+        )
         found.append(
             _level_candidates(
                 outputs.class_logits[level],
                 outputs.box_regression[level],
-                outputs.centerness[level],
-                stride,
+                outputs.centerness[level] if outputs.centerness else None,
                 anchors,
+                model,
                 thresholds,
                 limits[level] if limits is not None else None,
             )
@@ -58,44 +66,75 @@ def candidates(
     return _clip(boxes, image_sizes), scores, classes
 
 
+class _LevelAnchors(NamedTuple):
+    """Where a level's anchors are; integers that may be symbols while a graph is traced."""
+
+    stride: int
+    columns: int
+    pitch_xy: tuple[int, int]
+
+
 def _level_candidates(
     class_logits: Tensor,
     box_regression: Tensor,
-    centerness: Tensor,
-    stride: int,
-    anchors: config.Anchors,
+    centerness: Tensor | None,
+    grid: _LevelAnchors,
+    model: config.Model,
     thresholds: Thresholds,
     limit: Limit | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    num_classes = class_logits.shape[1]
-    columns = class_logits.shape[3]
-    class_score = _rows(class_logits).sigmoid()  # [B, cells, C]
-    score = (class_score * _rows(centerness).sigmoid()).sqrt()
-    score = torch.where(class_score > thresholds.score, score, 0.0).flatten(1)  # [B, cells · C]
+    per_cell = anchors_per_cell(model.anchors)
+    class_score = _rows(class_logits, per_cell).sigmoid()  # [B, anchors, C]
+    num_classes = class_score.shape[2]
+    quality = _rows(centerness, per_cell).sigmoid() if centerness is not None else None  # [B, anchors, 1]
+    score = _final_score(class_score, quality, model.scoring)
+    cut = class_score if model.scoring.threshold_on == "class" else score
+    by_class = model.scoring.rank_by == "class"
+    rank = torch.where(cut > thresholds.score, class_score if by_class else score, 0.0).flatten(1)  # [B, anchors · C]
     if limit is None:
-        count = min(thresholds.candidates_per_level, score.shape[1])
+        count = min(thresholds.candidates_per_level, rank.shape[1])
     else:
         count = limit.candidates
         if limit.padded:
-            score = F.pad(score, (0, count))
-    best, index = score.topk(count, dim=1)
+            rank = F.pad(rank, (0, count))
+    best, index = rank.topk(count, dim=1)
     # Integer division: the floor mode of torch.div goes through float32 and is wrong above 2^24.
-    cell = index // num_classes
-    label = index - cell * num_classes
+    anchor = index // num_classes
+    label = index - anchor * num_classes
     if limit is not None and limit.padded:
-        cell = cell.clamp(max=class_score.shape[1] - 1)
-    deltas = _rows(box_regression).gather(1, cell.unsqueeze(-1).expand(-1, -1, 4))
-    row = cell // columns
-    center = (torch.stack((cell - row * columns, row), dim=-1).float() + 0.5) * stride
-    half = anchors.scale * stride / 2
-    boxes = decode_deltas(torch.cat((center - half, center + half), dim=-1), deltas, anchors.delta_std)
+        anchor = anchor.clamp(max=class_score.shape[1] - 1)
     used = best > 0
+    if by_class and quality is not None:
+        best = torch.where(used, _final_score(best, quality.squeeze(2).gather(1, anchor), model.scoring), 0.0)
+    codes = _rows(box_regression, per_cell).gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
+    boxes = decode(_anchor_boxes(anchor, grid, model.anchors), grid.stride, codes, model.regression)
     return torch.where(used.unsqueeze(-1), boxes, 0.0), best, torch.where(used, label, -1).int()
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """[B, C, h, w] → float32 [B, h · w, C]: half precision ends here."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2).float()
+def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Scoring) -> Tensor:
+    """Class score and centerness, both in 0–1, combined; the class score itself where there is no centerness."""
+    if quality is None:
+        return class_score
+    product = class_score * quality
+    return product.sqrt() if scoring.combine == "sqrt" else product
+
+
+def _anchor_boxes(anchor: Tensor, grid: _LevelAnchors, anchors: config.Anchors) -> Tensor:
+    """The boxes [B, K, 4] px of anchors that are given by their index in the level, int64 [B, K]."""
+    sides = anchor_sides(anchors, grid.stride)
+    cell = anchor // len(sides)
+    row = cell // grid.columns
+    column = cell - row * grid.columns
+    x = (column.float() + anchors.center) * grid.pitch_xy[0]
+    y = (row.float() + anchors.center) * grid.pitch_xy[1]
+    half = torch.tensor(sides, device=anchor.device) / 2  # [A, 2]
+    return around(torch.stack((x, y), dim=-1), half[anchor - cell * len(sides)])
+
+
+def _rows(maps: Tensor, anchors: int) -> Tensor:
+    """[B, anchors · channels, h, w] → float32 [B, h · w · anchors, channels]: half precision ends here."""
+    rows = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    return rows.unflatten(2, (anchors, -1)).flatten(1, 2).float()
 
 
 def _clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:

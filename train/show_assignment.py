@@ -46,7 +46,7 @@ def assign_picture(dataset: CocoDataset, index: int, config: Config) -> Scene:
     batch = make_batch([dataset.image(index)], config.preprocess)
     on_canvas = boxes_to_canvas(boxes[~crowd], batch.geometries[0])
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
-    levels = pyramid_levels(canvas_hw, config.model.pyramid.levels, config.model.anchors.scale)
+    levels = pyramid_levels(canvas_hw, config.model.pyramid.levels, config.model.anchors)
     gt = torch.from_numpy(on_canvas).unsqueeze(0)
     mask = torch.ones(gt.shape[:2], dtype=torch.bool)
     k = config.model.assignment.k

@@ -58,7 +58,7 @@ class TorchBackend:
         boxes, scores, classes = candidates(
             outputs,
             torch.from_numpy(image_sizes).to(self.device),
-            self.config.model.anchors,
+            self.config.model,
             self.config.thresholds,
         )
         self.detector.train(was_training)

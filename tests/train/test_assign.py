@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 from tests.train import reference
+from train import config
 from train.anchors import grid_anchors, pyramid_levels
 from train.assign import NEGATIVE, atss
 
 SCALE = 8.0
+ANCHORS = config.Anchors(SCALE)
 CANVASES = [(256, 256), (96, 384), (416, 64), (32, 32), (64, 32), (32, 320), (8, 8)]
 
 
 def assign(boxes: Tensor, canvas_hw: tuple[int, int], k: int, levels: int = 5, scale: float = SCALE) -> list[int]:
     """Assignment of one image without padding."""
     mask = torch.ones(1, len(boxes), dtype=torch.bool)
-    return atss(boxes.unsqueeze(0), mask, pyramid_levels(canvas_hw, levels, scale), k).matched[0].tolist()
+    return (
+        atss(boxes.unsqueeze(0), mask, pyramid_levels(canvas_hw, levels, config.Anchors(scale)), k).matched[0].tolist()
+    )
 
 
 def random_scene(canvas_hw: tuple[int, int], count: int, seed: int) -> Tensor:
@@ -70,7 +74,7 @@ def test_equals_plain_algorithm_1_with_other_levels_and_anchors() -> None:
 
 
 def test_no_boxes_leave_every_anchor_negative() -> None:
-    levels = pyramid_levels((64, 96), 5, SCALE)
+    levels = pyramid_levels((64, 96), 5, ANCHORS)
     total = sum(level.cells for level in levels)
     none = atss(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool), levels, 9).matched
     masked = atss(random_scene((64, 96), 3, 0)[None], torch.zeros(1, 3, dtype=torch.bool), levels, 9).matched
@@ -82,7 +86,7 @@ def test_no_boxes_leave_every_anchor_negative() -> None:
 
 def test_a_batch_equals_its_images_one_by_one() -> None:
     """Padded rows repeat real boxes, so that a forgotten mask would show."""
-    canvas_hw, levels = (128, 192), pyramid_levels((128, 192), 5, SCALE)
+    canvas_hw, levels = (128, 192), pyramid_levels((128, 192), 5, ANCHORS)
     scenes = [random_scene(canvas_hw, count, count) for count in (5, 1, 0, 9)]
     boxes, mask = random_scene(canvas_hw, 9, 99).repeat(4, 1, 1), torch.zeros(4, 9, dtype=torch.bool)
     for i, scene in enumerate(scenes):
@@ -93,7 +97,7 @@ def test_a_batch_equals_its_images_one_by_one() -> None:
 
 
 def test_masked_rows_between_real_ones_are_skipped_and_indices_kept() -> None:
-    canvas_hw, levels = (128, 128), pyramid_levels((128, 128), 5, SCALE)
+    canvas_hw, levels = (128, 128), pyramid_levels((128, 128), 5, ANCHORS)
     scene = random_scene(canvas_hw, 6, 3)
     mask = torch.tensor([[True, False, True, False, False, True]])
     matched = atss(scene[None], mask, levels, 9).matched[0]
@@ -103,7 +107,7 @@ def test_masked_rows_between_real_ones_are_skipped_and_indices_kept() -> None:
 
 
 def test_padding_far_outside_or_not_a_number_changes_nothing() -> None:
-    canvas_hw, levels = (64, 64), pyramid_levels((64, 64), 5, SCALE)
+    canvas_hw, levels = (64, 64), pyramid_levels((64, 64), 5, ANCHORS)
     scene = random_scene(canvas_hw, 2, 8)
     odd = torch.tensor([[1e9, 1e9, 2e9, 2e9], [-1e9, 0, -1e9, 0], [0, 0, 0, 0]])
     mask = torch.tensor([[True, True, False, False, False]])
@@ -134,7 +138,7 @@ def test_boxes_on_the_border_and_larger_than_the_canvas() -> None:
 
 def test_ties_in_distance_go_to_the_lower_anchor() -> None:
     """A box around a corner of four cells, k = 1: only the upper left one is a candidate, and so positive."""
-    levels = pyramid_levels((128, 128), 1, 2.0)
+    levels = pyramid_levels((128, 128), 1, config.Anchors(2.0))
     matched = assign(torch.tensor([[56.0, 56.0, 72.0, 72.0]]), (128, 128), 1, levels=1, scale=2.0)
     (anchor,) = [i for i, owner in enumerate(matched) if owner != NEGATIVE]
     assert grid_anchors(levels)[anchor].tolist() == [52, 52, 68, 68]
@@ -143,4 +147,4 @@ def test_ties_in_distance_go_to_the_lower_anchor() -> None:
 def test_grid_anchors_equal_the_plain_ones() -> None:
     for canvas_hw in (*CANVASES, (97, 641)):
         expected = [box for level in reference.anchors_of(canvas_hw, 5, SCALE) for box in level]
-        torch.testing.assert_close(grid_anchors(pyramid_levels(canvas_hw, 5, SCALE)), torch.tensor(expected))
+        torch.testing.assert_close(grid_anchors(pyramid_levels(canvas_hw, 5, ANCHORS)), torch.tensor(expected))

@@ -43,7 +43,7 @@ def brute_force(points: Tensor, rows: int, columns: int) -> Tensor:
 
 def check(rows: int, columns: int, k: int, points: Tensor, order: Tensor) -> None:
     boxes = torch.cat((points - 16, points + 16), dim=1).unsqueeze(0)
-    index, anchors = product.nearest_anchors(boxes, Level(STRIDE, rows, columns, 64.0), k)
+    index, anchors = product.nearest_anchors(boxes, Level(STRIDE, rows, columns, ((64.0, 64.0),), (STRIDE, STRIDE)), k)
     expected = order[:, : min(k, rows * columns)]
     wrong = (index[0] != expected).any(dim=1)
     assert not wrong.any(), f"{rows} × {columns}, k {k}, at {points[wrong][0].tolist()}"
@@ -70,7 +70,7 @@ def test_a_window_one_cell_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_boxes() -> None:
-    index, anchors = product.nearest_anchors(torch.zeros(2, 0, 4), Level(8, 4, 4, 64.0), 9)
+    index, anchors = product.nearest_anchors(torch.zeros(2, 0, 4), Level(8, 4, 4, ((64.0, 64.0),), (8, 8)), 9)
     assert index.shape == (2, 0, 9)
     assert anchors.shape == (2, 0, 9, 4)
 

@@ -25,7 +25,7 @@ from train.criterion import Targets, criterion
 from train.detector import DenseOutputs
 
 CANVAS = (96, 128)
-LEVELS = pyramid_levels(CANVAS, 5, 8.0)
+LEVELS = pyramid_levels(CANVAS, 5, config.Anchors())
 MODEL = config.Model()
 
 

@@ -14,7 +14,7 @@ from train import config
 from train.detector import DenseOutputs
 from train.postprocess import Limit, candidates
 
-ANCHORS = config.Anchors(scale=4.0)
+MODEL = config.Model(anchors=config.Anchors(scale=4.0))
 Row = tuple[float, int, list[float]]
 
 
@@ -43,7 +43,7 @@ def slow(outputs: DenseOutputs, picture: int, size_hw: tuple[int, int], threshol
                 box = reference.decode(
                     [x - half, y - half, x + half, y + half],
                     deltas[picture, :, i, j].tolist(),
-                    ANCHORS.delta_std,
+                    MODEL.regression.delta_std,
                 )
                 clipped = [min(max(v, 0.0), float(size_hw[1 - a % 2])) for a, v in enumerate(box)]
                 for c in range(logits.shape[1]):
@@ -57,7 +57,7 @@ def slow(outputs: DenseOutputs, picture: int, size_hw: tuple[int, int], threshol
 
 
 def check(outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[Limit] | None = None) -> None:
-    boxes, scores, classes = candidates(outputs, sizes, ANCHORS, thresholds, limits)
+    boxes, scores, classes = candidates(outputs, sizes, MODEL, thresholds, limits)
     assert (boxes.dtype, scores.dtype, classes.dtype) == (torch.float32, torch.float32, torch.int32)
     for picture, size in enumerate(sizes.tolist()):
         expected = slow(outputs, picture, tuple(size), thresholds)
@@ -92,7 +92,7 @@ def test_more_than_the_limit_per_level_keeps_the_best() -> None:
 def test_a_thousand_of_a_level_are_kept() -> None:
     outputs = outputs_of((128, 160), 5, batch=1, bias=2.0)
     check(outputs, torch.tensor([[128, 160]], dtype=torch.int32), Thresholds())
-    assert candidates(outputs, torch.tensor([[128, 160]]), ANCHORS, Thresholds())[1].shape == (1, 1000 + 400 + 100)
+    assert candidates(outputs, torch.tensor([[128, 160]]), MODEL, Thresholds())[1].shape == (1, 1000 + 400 + 100)
 
 
 def test_padded_and_unpadded_limits() -> None:
@@ -109,7 +109,7 @@ def test_nothing_above_the_threshold() -> None:
     outputs = outputs_of((64, 64), 3, bias=-50.0)
     sizes = torch.tensor([[64, 64], [64, 64]])
     for limits in (None, [Limit(300, True)] * 3):
-        boxes, scores, classes = candidates(outputs, sizes, ANCHORS, Thresholds(), limits)
+        boxes, scores, classes = candidates(outputs, sizes, MODEL, Thresholds(), limits)
         assert (boxes == 0).all()
         assert (scores == 0).all()
         assert (classes == -1).all()
@@ -117,7 +117,7 @@ def test_nothing_above_the_threshold() -> None:
 
 def test_an_empty_batch() -> None:
     boxes, scores, classes = candidates(
-        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), ANCHORS, Thresholds()
+        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), MODEL, Thresholds()
     )
     assert (boxes.shape, scores.shape, classes.shape) == ((0, 42, 4), (0, 42), (0, 42))
 
@@ -128,15 +128,15 @@ def test_a_score_must_exceed_the_threshold() -> None:
         for m in maps:
             m.zero_()
     sizes = torch.tensor([[32, 32]])
-    assert (candidates(outputs, sizes, ANCHORS, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
-    assert (candidates(outputs, sizes, ANCHORS, Thresholds(score=0.49))[1] == 0.5).all()
+    assert (candidates(outputs, sizes, MODEL, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
+    assert (candidates(outputs, sizes, MODEL, Thresholds(score=0.49))[1] == 0.5).all()
 
 
 def test_ties_are_all_kept_once_where_there_is_room() -> None:
     outputs = outputs_of((32, 32), 2, batch=1)
     for m in (*outputs.class_logits, *outputs.box_regression, *outputs.centerness):
         m.zero_()
-    boxes, scores, classes = candidates(outputs, torch.tensor([[32, 32]]), ANCHORS, Thresholds(score=0.4))
+    boxes, scores, classes = candidates(outputs, torch.tensor([[32, 32]]), MODEL, Thresholds(score=0.4))
     assert (scores == 0.5).all()
     rows = {(c, *b) for c, b in zip(classes[0].tolist(), boxes[0].tolist(), strict=True)}
     finest = {(c, *b) for c, b in zip(classes[0, :32].tolist(), boxes[0, :32].tolist(), strict=True)}
@@ -146,17 +146,17 @@ def test_ties_are_all_kept_once_where_there_is_room() -> None:
 
 def test_a_batch_equals_its_pictures_one_by_one() -> None:
     outputs, sizes = outputs_of((64, 96), 4, batch=3), torch.tensor([[64, 96], [30, 40], [64, 1]])
-    together = candidates(outputs, sizes, ANCHORS, Thresholds())
+    together = candidates(outputs, sizes, MODEL, Thresholds())
     for i in range(3):
         single = DenseOutputs(*([m[i : i + 1] for m in maps] for maps in outputs))
-        for a, b in zip(together, candidates(single, sizes[i : i + 1], ANCHORS, Thresholds()), strict=True):
+        for a, b in zip(together, candidates(single, sizes[i : i + 1], MODEL, Thresholds()), strict=True):
             torch.testing.assert_close(a[i : i + 1], b)
 
 
 def test_wild_deltas_stay_finite_and_on_the_picture() -> None:
     outputs = outputs_of((64, 64), 1, batch=1, bias=5.0)
     wild = DenseOutputs(outputs.class_logits, [m * 1e6 for m in outputs.box_regression], outputs.centerness)
-    boxes = candidates(wild, torch.tensor([[50, 60]]), ANCHORS, Thresholds())[0]
+    boxes = candidates(wild, torch.tensor([[50, 60]]), MODEL, Thresholds())[0]
     assert boxes.isfinite().all()
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([60.0, 50.0, 60.0, 50.0])).all()

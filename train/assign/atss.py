@@ -3,7 +3,8 @@
 On a regular grid the k cells nearest to a point lie in a small window around it, so no [anchors × boxes] matrix is
 built: time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of boxes.
 
-B images, G boxes of an image (padded), L levels, N anchors over all levels, K = Σ_l min(k, cells of l) candidates.
+B images, G boxes of an image (padded), L levels, N anchors over all levels, A anchors of a cell,
+K = Σ_l min(k, cells of l) · A candidates (Σ_l min(k, cells · A) where k counts anchors).
 """
 
 from __future__ import annotations
@@ -14,23 +15,46 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..anchors import Level
+from ..anchors import Level, around
 from ..boxes import centers, iou
-from .types import NEGATIVE, Assigned
+from .types import NEGATIVE, Assigned, KCounts
 
 # "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
 INSIDE_MARGIN = 0.01
 
 
-def atss(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], k: int) -> Assigned:
+def atss(
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    levels: list[Level],
+    k: int,
+    k_counts: KCounts = "cells",
+    center_in_box: bool = True,
+) -> Assigned:
     """Assign the anchors of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
     Ties in distance go to the lower anchor index, ties in IoU to the lower box index.
     """
-    found = candidates(gt_boxes, levels, k)
+    found = candidates(gt_boxes, levels, k, k_counts, center_in_box)
     positive = found.positive & gt_mask.unsqueeze(-1)
-    total = sum(level.cells for level in levels)
-    return Assigned(_highest_overlap(found.anchor, found.overlap, positive, anchors_total=total))
+    return Assigned(best_box(found.anchor, found.overlap, positive, sum(level.anchors for level in levels)))
+
+
+def topk(
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    levels: list[Level],
+    k: int,
+    k_counts: KCounts = "cells",
+    center_in_box: bool = True,
+) -> Assigned:
+    """As `atss`, but without a threshold: of its candidates each box gets the k of highest IoU."""
+    found = candidates(gt_boxes, levels, k, k_counts, center_in_box)
+    count = min(k, found.overlap.shape[-1])
+    rank = torch.sort(found.overlap, dim=-1, descending=True, stable=True).indices[..., :count]
+    chosen = torch.zeros_like(found.positive).scatter(-1, rank, True)
+    positive = chosen & found.inside & gt_mask.unsqueeze(-1)
+    return Assigned(best_box(found.anchor, found.overlap, positive, sum(level.anchors for level in levels)))
 
 
 class Candidates(NamedTuple):
@@ -39,38 +63,63 @@ class Candidates(NamedTuple):
     anchor: Tensor  # int64 [B, G, K], flat over all levels, level by level
     overlap: Tensor  # [B, G, K] IoU with the box
     threshold: Tensor  # [B, G, 1] mean plus standard deviation of the box's overlaps
+    inside: Tensor  # bool [B, G, K]: the anchor's centre is in the box, where that is asked for
     positive: Tensor  # bool [B, G, K]
 
 
-def candidates(gt_boxes: Tensor, levels: list[Level], k: int) -> Candidates:
+def candidates(
+    gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells", center_in_box: bool = True
+) -> Candidates:
     """Lines 1-12 of the algorithm for boxes [B, G, 4], each box by itself."""
+    index, joined = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # lines 3 and 4
+    overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
+    threshold = _mean_plus_std(overlap)  # lines 6-8
+    inside = centers_inside(joined, gt_boxes) if center_in_box else torch.ones_like(overlap, dtype=torch.bool)
+    return Candidates(index, overlap, threshold, inside, (overlap >= threshold) & inside)  # lines 9-12
+
+
+def nearest_on_all_levels(
+    gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells"
+) -> tuple[Tensor, Tensor]:
+    """The candidates of boxes [B, G, 4]: flat anchor indices int64 [B, G, K], level by level, and [B, G, K, 4]."""
     indices, anchors = [], []
     first = 0
     for level in levels:
-        index, boxes = nearest_anchors(gt_boxes, level, k)  # line 3
+        index, boxes = nearest_anchors(gt_boxes, level, k, k_counts)
         indices.append(index + first)
         anchors.append(boxes)
-        first += level.cells
-    joined = torch.cat(anchors, dim=-2)  # line 4, [B, G, K, 4]
-    overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
-    threshold = _mean_plus_std(overlap)  # lines 6-8
-    positive = (overlap >= threshold) & _centers_inside(joined, gt_boxes)  # lines 9-12
-    return Candidates(torch.cat(indices, dim=-1), overlap, threshold, positive)
+        first += level.anchors
+    return torch.cat(indices, dim=-1), torch.cat(anchors, dim=-2)
 
 
-def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
-    """The min(k, cells) anchors of one level whose centres are nearest to each box's centre (line 3).
+def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = "cells") -> tuple[Tensor, Tensor]:
+    """The anchors of one level whose centres are nearest to each box's centre (line 3).
 
-    Returns their indices in the level, int64 [B, G, k], nearest first, and the anchors, [B, G, k, 4]. Exact for centres
-    on the grid, as those of boxes clipped to the canvas are.
+    Those of the min(k, cells) nearest cells, or the min(k, cells · A) nearest anchors; the anchors of a cell are all
+    equally near. Returns their indices in the level, int64 [B, G, …], nearest first, and the anchors, [B, G, …, 4].
+    Exact for centres on the grid, as those of boxes clipped to the canvas are.
     """
-    k = min(k, level.cells)
+    per_cell = len(level.sides)
+    cells = k if k_counts == "cells" else math.ceil(k / per_cell)
+    cell, center = _nearest_cells(gt_boxes, level, min(cells, level.cells))
+    in_cell = torch.arange(per_cell, device=cell.device)
+    index = (cell.unsqueeze(-1) * per_cell + in_cell).flatten(-2)  # [B, G, cells · A]
+    half = torch.tensor(level.sides, device=cell.device) / 2  # [A, 2]
+    boxes = around(center.unsqueeze(-2), half.expand(*cell.shape, -1, -1)).flatten(-3, -2)
+    if k_counts == "anchors":
+        index, boxes = index[..., :k], boxes[..., :k, :]
+    return index, boxes
+
+
+def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
+    """The k cells of a level nearest to each box's centre: indices int64 [B, G, k] and their centres [B, G, k, 2]."""
     rows, columns = window_size(level.rows, level.columns, k)
     center = centers(gt_boxes)  # [B, G, 2]
-    column = _window(center[..., 0], level.stride, level.columns, columns)  # [B, G, columns]
-    row = _window(center[..., 1], level.stride, level.rows, rows)  # [B, G, rows]
-    x = (column + 0.5) * level.stride
-    y = (row + 0.5) * level.stride
+    pitch_x, pitch_y = level.pitch_xy
+    column = _window(center[..., 0], pitch_x, level.center, level.columns, columns)  # [B, G, columns]
+    row = _window(center[..., 1], pitch_y, level.center, level.rows, rows)  # [B, G, rows]
+    x = (column + level.center) * pitch_x
+    y = (row + level.center) * pitch_y
     dx = x - center[..., 0:1]
     dy = y - center[..., 1:2]
     distance = (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1)).flatten(-2)  # [B, G, rows · columns]
@@ -79,8 +128,7 @@ def nearest_anchors(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Ten
     in_row = nearest // columns
     in_column = nearest - in_row * columns
     index = row.gather(-1, in_row) * level.columns + column.gather(-1, in_column)
-    anchor_center = torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
-    return index, torch.cat((anchor_center - level.side / 2, anchor_center + level.side / 2), dim=-1)
+    return index, torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
 
 
 def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
@@ -96,10 +144,13 @@ def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
     return min(rows, height | 1), min(columns, width | 1)
 
 
-def _window(center: Tensor, stride: int, cells: int, size: int) -> Tensor:
-    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted to stay on the grid."""
+def _window(center: Tensor, pitch: int, first: float, cells: int, size: int) -> Tensor:
+    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted to stay on the grid.
+
+    The first cell's centre is at `first` · `pitch` px.
+    """
     # Of two cells at the same distance the lower one is nearest, so that the window reaches the ones that win ties.
-    nearest = (torch.ceil(center / stride) - 1).clamp(0, cells - 1).long()
+    nearest = (torch.ceil(center / pitch + (0.5 - first)) - 1).clamp(0, cells - 1).long()
     start = (nearest - size // 2).clamp(0, cells - size)
     return start.unsqueeze(-1) + torch.arange(size, device=center.device)
 
@@ -112,24 +163,27 @@ def _mean_plus_std(overlap: Tensor) -> Tensor:
     return mean + overlap.std(dim=-1, keepdim=True)
 
 
-def _centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
+def centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     """Bool [B, G, K]: the anchor's centre lies inside the box."""
     center = centers(anchors)
-    low = (center - gt_boxes[..., :2].unsqueeze(2)).amin(dim=-1)
-    high = (gt_boxes[..., 2:].unsqueeze(2) - center).amin(dim=-1)
+    low = (center - gt_boxes[..., :2].unsqueeze(-2)).amin(dim=-1)
+    high = (gt_boxes[..., 2:].unsqueeze(-2) - center).amin(dim=-1)
     return torch.minimum(low, high) > INSIDE_MARGIN
 
 
-def _highest_overlap(index: Tensor, overlap: Tensor, positive: Tensor, anchors_total: int) -> Tensor:
-    """Give each anchor that is positive for several boxes to the one of highest IoU: int64 [B, N]."""
+def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int) -> Tensor:
+    """Give each anchor that is positive for several boxes to the one of highest score: int64 [B, N].
+
+    `index` int64, `score` and `positive` bool are [B, G, K]; of equal scores the lowest box index wins.
+    """
     batch, boxes, _ = index.shape
     anchor = index.flatten(1)  # [B, G · K]
-    score = torch.where(positive, overlap, -1.0).flatten(1)
-    best = torch.full((batch, anchors_total), -1.0, dtype=score.dtype, device=score.device)
+    score = torch.where(positive, score, -math.inf).flatten(1)
+    best = torch.full((batch, anchors_total), -math.inf, dtype=score.dtype, device=score.device)
     best = best.scatter_reduce(1, anchor, score, reduce="amax")
     wins = positive.flatten(1) & (score == best.gather(1, anchor))
     box = torch.arange(boxes, device=index.device)[None, :, None].expand_as(index).flatten(1)
-    # Of several boxes with the same IoU the lowest index wins; `boxes` stands for none.
+    # `boxes` stands for none.
     matched = torch.full((batch, anchors_total), boxes, dtype=torch.long, device=index.device)
     matched = matched.scatter_reduce(1, anchor, torch.where(wins, box, boxes), reduce="amin")
     return torch.where(matched == boxes, NEGATIVE, matched)
