@@ -7,6 +7,7 @@ from collections.abc import Callable
 from runtime.manifest import Preprocess
 
 from .config import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyramid, Run, Schedule
+from .systems import SYSTEMS
 
 
 def atss_r50_fpn_1x() -> Config:
@@ -117,4 +118,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "atss_r18_fpn": atss_r18_fpn,
     "atss_lite0": atss_lite0,
     "atss_tiny": atss_tiny,
+    **SYSTEMS,
 }

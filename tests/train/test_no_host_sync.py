@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,14 +20,12 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tests.train.test_assign import random_scene
 from train import config
-from train.anchors import pyramid_levels
-from train.assign import atss
+from train.anchors import Level, pyramid_levels
+from train.assign import assign
 from train.criterion import Targets, criterion
 from train.detector import DenseOutputs
 
 CANVAS = (96, 128)
-LEVELS = pyramid_levels(CANVAS, 5, config.Anchors())
-MODEL = config.Model()
 
 
 @pytest.fixture(autouse=True)
@@ -53,26 +52,54 @@ def whole_graph(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, fullgraph=True, backend=strict_backend)
 
 
-def assignment(boxes: Tensor, mask: Tensor) -> Tensor:
-    return atss(boxes, mask, LEVELS, 9).matched
+# Every assigner and every part of the criterion is in one of these.
+MODELS = {
+    "atss": config.Model(),
+    "retinanet": config.Model(
+        head=config.Head(centerness="none"),
+        anchors=config.Anchors(4.0, scales_per_octave=3, ratios=(0.5, 1.0, 2.0)),
+        assignment=config.Assignment(method="max_iou"),
+        loss=config.Loss(box="smooth_l1"),
+    ),
+    "fcos": config.Model(
+        assignment=config.Assignment(method="fcos"),
+        regression=config.Regression(start="point"),
+        loss=config.Loss(box="iou"),
+    ),
+    "fcos_radius": config.Model(assignment=config.Assignment(method="fcos", center_sampling="radius")),
+    "fcos_nearest": config.Model(assignment=config.Assignment(method="fcos", center_sampling="nearest")),
+    "topk": config.Model(assignment=config.Assignment(method="topk", k_counts="anchors")),
+}
 
 
-def loss(logits: Tensor, deltas: Tensor, center: Tensor, boxes: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """The criterion of flat outputs [B, channels, N], cut into levels."""
-    sizes = [level.cells for level in LEVELS]
+def levels_of(model: config.Model) -> list[Level]:
+    return pyramid_levels(CANVAS, 5, model.anchors)
+
+
+def assignment(boxes: Tensor, mask: Tensor, model: config.Model) -> Tensor:
+    return assign(boxes, mask, levels_of(model), model.assignment).matched
+
+
+def loss(
+    logits: Tensor, codes: Tensor, center: Tensor, boxes: Tensor, labels: Tensor, mask: Tensor, model: config.Model
+) -> Tensor:
+    """The criterion of flat outputs [B, A · channels, cells], cut into levels."""
+    levels = levels_of(model)
+    sizes = [level.cells for level in levels]
 
     def maps(flat: Tensor) -> list[Tensor]:
         parts = flat.split(sizes, dim=2)
-        return [p.unflatten(2, (v.rows, v.columns)) for p, v in zip(parts, LEVELS, strict=True)]
+        return [p.unflatten(2, (v.rows, v.columns)) for p, v in zip(parts, levels, strict=True)]
 
-    outputs = DenseOutputs(maps(logits), maps(deltas), maps(center))
-    return criterion(outputs, Targets(boxes, labels, mask), CANVAS, MODEL).total
+    outputs = DenseOutputs(maps(logits), maps(codes), [] if model.head.centerness == "none" else maps(center))
+    return criterion(outputs, Targets(boxes, labels, mask), CANVAS, model).total
 
 
-def example() -> tuple[Tensor, ...]:
-    total = sum(level.cells for level in LEVELS)
+def example(model: config.Model) -> tuple[Tensor, ...]:
+    levels = levels_of(model)
+    cells = sum(level.cells for level in levels)
     torch.manual_seed(0)
-    outputs = [torch.randn(2, channels, total) for channels in (4, 4, 1)]
+    outputs = [torch.randn(2, len(levels[0].sides) * channels, cells) for channels in (4, 4, 1)]
     boxes = torch.stack([random_scene(CANVAS, 5, seed) for seed in (1, 2)])
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
     return *outputs, boxes, torch.randint(0, 4, (2, 5)), mask
@@ -98,25 +125,29 @@ def with_branch(boxes: Tensor, mask: Tensor) -> Tensor:
 SYNCHRONISING = [with_boolean_index, with_item, with_nonzero, with_branch]
 
 
-def test_assignment_compiles_as_one_graph() -> None:
-    *_, boxes, _, mask = example()
-    assert torch.equal(whole_graph(assignment)(boxes, mask), assignment(boxes, mask))
+@pytest.mark.parametrize("name", ["atss", "retinanet", "fcos_radius"])
+def test_assignment_compiles_as_one_graph(name: str) -> None:
+    function = partial(assignment, model=MODELS[name])
+    *_, boxes, _, mask = example(MODELS[name])
+    assert torch.equal(whole_graph(function)(boxes, mask), function(boxes, mask))
 
 
-def test_criterion_and_its_gradient_compile_as_one_graph() -> None:
-    *outputs, boxes, labels, mask = example()
+@pytest.mark.parametrize("name", ["atss", "fcos"])
+def test_criterion_and_its_gradient_compile_as_one_graph(name: str) -> None:
+    *outputs, boxes, labels, mask = example(MODELS[name])
     results = []
-    for function in (loss, whole_graph(loss)):
+    plain_loss = partial(loss, model=MODELS[name])
+    for function in (plain_loss, whole_graph(plain_loss)):
         leaves = [t.clone().requires_grad_() for t in outputs]
         value = function(*leaves, boxes, labels, mask)
-        results.append((value, *torch.autograd.grad(value, leaves)))
+        results.append((value, *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)))
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain)
 
 
 @pytest.mark.parametrize("function", SYNCHRONISING)
 def test_the_compiler_gate_catches(function: Callable[..., Tensor]) -> None:
-    *_, boxes, _, mask = example()
+    *_, boxes, _, mask = example(MODELS["atss"])
     with pytest.raises(TorchDynamoException):
         whole_graph(function)(boxes, mask)
 
@@ -133,19 +164,22 @@ def without_data(function: Callable[..., Tensor], *inputs: Tensor, gradient: boo
         return result
 
 
-def test_assignment_runs_without_data() -> None:
-    *_, boxes, _, mask = example()
-    total = sum(level.cells for level in LEVELS)
-    assert without_data(assignment, boxes, mask).shape == (2, total)
-    assert without_data(assignment, boxes[:, :0], mask[:, :0]).shape == (2, total)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_assignment_runs_without_data(model: config.Model) -> None:
+    *_, boxes, _, mask = example(model)
+    total = sum(level.anchors for level in levels_of(model))
+    function = partial(assignment, model=model)
+    assert without_data(function, boxes, mask).shape == (2, total)
+    assert without_data(function, boxes[:, :0], mask[:, :0]).shape == (2, total)
 
 
-def test_criterion_and_its_gradient_run_without_data() -> None:
-    assert without_data(loss, *example(), gradient=True).shape == ()
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_criterion_and_its_gradient_run_without_data(model: config.Model) -> None:
+    assert without_data(partial(loss, model=model), *example(model), gradient=True).shape == ()
 
 
 @pytest.mark.parametrize("function", SYNCHRONISING)
 def test_the_dataless_gate_catches(function: Callable[..., Tensor]) -> None:
-    *_, boxes, _, mask = example()
+    *_, boxes, _, mask = example(MODELS["atss"])
     with pytest.raises((DynamicOutputShapeException, DataDependentOutputException)):
         without_data(function, boxes, mask)

@@ -1,0 +1,168 @@
+"""The systems that the ATSS paper compares (arXiv 1912.02424), as recipes; AP are its authors' on COCO minival.
+
+All share ResNet-50, P3-P7, two towers of four convolutions and the 1x schedule of `atss_r50_fpn_1x`; each function
+spells out what is its own: anchors, positives, regression, losses, head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.manifest import Preprocess
+
+from .config import Anchors, Assignment, Backbone, Config, Data, Head, Loss, Model, Pyramid, Regression
+
+_NINE = Anchors(scale=4.0, scales_per_octave=3, ratios=(0.5, 1.0, 2.0))  # RetinaNet's, arXiv 1708.02002
+_IOU = Assignment(method="max_iou", center_in_box=False)
+_IOU_IN_BOX = Assignment(method="max_iou", center_in_box=True)
+_PLAIN_HEAD = Head(group_norm_groups=0, centerness="none", level_scales=False)
+_GN_HEAD = Head(centerness="none", level_scales=False)
+_SMOOTH_L1 = Loss(box="smooth_l1", box_weight=1.0)
+
+
+def system(
+    recipe: str,
+    *,
+    anchors: Anchors | None = None,
+    assignment: Assignment | None = None,
+    regression: Regression | None = None,
+    loss: Loss | None = None,
+    head: Head | None = None,
+    pyramid: Pyramid | None = None,
+) -> Config:
+    """A detector on ResNet-50 at the paper's size and 1x schedule; what isn't given is ATSS's."""
+    return Config(
+        recipe=recipe,
+        preprocess=Preprocess(short_side=800, long_side=1333),
+        model=Model(
+            backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen"),
+            pyramid=pyramid or Pyramid(),
+            head=head or Head(),
+            anchors=anchors or Anchors(),
+            regression=regression or Regression(),
+            assignment=assignment or Assignment(),
+            loss=loss or Loss(),
+        ),
+        data=Data(keep_empty=False, workers=4),
+    )
+
+
+def retinanet_r50_fpn_1x() -> Config:
+    """RetinaNet: 9 anchors, IoU 0.5 / 0.4, deltas, smooth L1 (36.3 AP)."""
+    return system("retinanet_r50_fpn_1x", anchors=_NINE, assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
+
+
+def retinanet_a9_improved_r50_fpn_1x() -> Config:
+    """RetinaNet with 9 anchors and all improvements: GroupNorm, GIoU, centre in box, centerness, scales (38.4 AP)."""
+    return system("retinanet_a9_improved_r50_fpn_1x", anchors=_NINE, assignment=_IOU_IN_BOX)
+
+
+def retinanet_a9_atss_r50_fpn_1x() -> Config:
+    """RetinaNet with 9 anchors, all improvements and ATSS (39.2 AP)."""
+    return system("retinanet_a9_atss_r50_fpn_1x", anchors=_NINE)
+
+
+def retinanet_a1_r50_fpn_1x() -> Config:
+    """RetinaNet with one square anchor (32.5 AP): where the paper's table of inconsistencies begins."""
+    return system("retinanet_a1_r50_fpn_1x", assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
+
+
+def retinanet_a1_gn_r50_fpn_1x() -> Config:
+    """RetinaNet with one anchor + GroupNorm."""
+    return system("retinanet_a1_gn_r50_fpn_1x", assignment=_IOU, loss=_SMOOTH_L1, head=_GN_HEAD)
+
+
+def retinanet_a1_giou_r50_fpn_1x() -> Config:
+    """RetinaNet with one anchor + GroupNorm + GIoU."""
+    return system("retinanet_a1_giou_r50_fpn_1x", assignment=_IOU, head=_GN_HEAD)
+
+
+def retinanet_a1_inbox_r50_fpn_1x() -> Config:
+    """RetinaNet with one anchor + GroupNorm + GIoU + centre in the box."""
+    return system("retinanet_a1_inbox_r50_fpn_1x", assignment=_IOU_IN_BOX, head=_GN_HEAD)
+
+
+def retinanet_a1_centerness_r50_fpn_1x() -> Config:
+    """RetinaNet with one anchor + GroupNorm + GIoU + centre in the box + centerness."""
+    head = Head(level_scales=False)
+    return system("retinanet_a1_centerness_r50_fpn_1x", assignment=_IOU_IN_BOX, head=head)
+
+
+def retinanet_a1_improved_r50_fpn_1x() -> Config:
+    """RetinaNet with one anchor and all improvements, the last one the scale per level: IoU × box (37.0 AP)."""
+    return system("retinanet_a1_improved_r50_fpn_1x", assignment=_IOU_IN_BOX)
+
+
+def spatial_scale_box_r50_fpn_1x() -> Config:
+    """The same detector with FCOS's choice of positives: spatial and scale constraint × box (37.8 AP)."""
+    return system("spatial_scale_box_r50_fpn_1x", assignment=Assignment(method="fcos"))
+
+
+def fcos_r50_fpn_1x() -> Config:
+    """FCOS: spatial and scale constraint × point (37.8 AP)."""
+    return system("fcos_r50_fpn_1x", assignment=Assignment(method="fcos"), regression=Regression(start="point"))
+
+
+def iou_point_r50_fpn_1x() -> Config:
+    """FCOS with RetinaNet's choice of positives: IoU with an 8-stride box per point × point (36.9 AP)."""
+    return system("iou_point_r50_fpn_1x", assignment=_IOU_IN_BOX, regression=Regression(start="point"))
+
+
+def fcos_center_sampling_r50_fpn_1x() -> Config:
+    """FCOS + center sampling, the "lite" version of ATSS: k nearest per level, then scale ranges (38.6 AP)."""
+    rule = Assignment(method="fcos", center_sampling="nearest")
+    return system("fcos_center_sampling_r50_fpn_1x", assignment=rule, regression=Regression(start="point"))
+
+
+def fcos_center_radius_r50_fpn_1x() -> Config:
+    """FCOS + center sampling as FCOS itself has it: points within 1.5 strides of the box's centre."""
+    rule = Assignment(method="fcos", center_sampling="radius", radius=1.5)
+    return system("fcos_center_radius_r50_fpn_1x", assignment=rule, regression=Regression(start="point"))
+
+
+def fcos_atss_r50_fpn_1x() -> Config:
+    """ATSS on FCOS: an 8-stride box per point for the choice, distances from the point (39.2 AP)."""
+    return system("fcos_atss_r50_fpn_1x", regression=Regression(start="point"))
+
+
+def atss_s3_r50_fpn_1x() -> Config:
+    """ATSS with 3 scales per octave (39.2 – 39.3 AP: more anchors are useless)."""
+    return system("atss_s3_r50_fpn_1x", anchors=Anchors(scales_per_octave=3))
+
+
+def atss_r3_r50_fpn_1x() -> Config:
+    """ATSS with 3 ratios (39.2 – 39.3 AP)."""
+    return system("atss_r3_r50_fpn_1x", anchors=Anchors(ratios=(0.5, 1.0, 2.0)))
+
+
+def atss_s3_r3_r50_fpn_1x() -> Config:
+    """ATSS with 3 scales per octave and 3 ratios (39.2 – 39.3 AP)."""
+    return system("atss_s3_r3_r50_fpn_1x", anchors=Anchors(scales_per_octave=3, ratios=(0.5, 1.0, 2.0)))
+
+
+def topk_r50_fpn_1x() -> Config:
+    """A control beside the paper's rows: as ATSS, but of its candidates always the 9 of highest IoU."""
+    return system("topk_r50_fpn_1x", assignment=Assignment(method="topk"))
+
+
+SYSTEMS: dict[str, Callable[[], Config]] = {
+    "retinanet_r50_fpn_1x": retinanet_r50_fpn_1x,
+    "retinanet_a9_improved_r50_fpn_1x": retinanet_a9_improved_r50_fpn_1x,
+    "retinanet_a9_atss_r50_fpn_1x": retinanet_a9_atss_r50_fpn_1x,
+    "retinanet_a1_r50_fpn_1x": retinanet_a1_r50_fpn_1x,
+    "retinanet_a1_gn_r50_fpn_1x": retinanet_a1_gn_r50_fpn_1x,
+    "retinanet_a1_giou_r50_fpn_1x": retinanet_a1_giou_r50_fpn_1x,
+    "retinanet_a1_inbox_r50_fpn_1x": retinanet_a1_inbox_r50_fpn_1x,
+    "retinanet_a1_centerness_r50_fpn_1x": retinanet_a1_centerness_r50_fpn_1x,
+    "retinanet_a1_improved_r50_fpn_1x": retinanet_a1_improved_r50_fpn_1x,
+    "spatial_scale_box_r50_fpn_1x": spatial_scale_box_r50_fpn_1x,
+    "fcos_r50_fpn_1x": fcos_r50_fpn_1x,
+    "iou_point_r50_fpn_1x": iou_point_r50_fpn_1x,
+    "fcos_center_sampling_r50_fpn_1x": fcos_center_sampling_r50_fpn_1x,
+    "fcos_center_radius_r50_fpn_1x": fcos_center_radius_r50_fpn_1x,
+    "fcos_atss_r50_fpn_1x": fcos_atss_r50_fpn_1x,
+    "atss_s3_r50_fpn_1x": atss_s3_r50_fpn_1x,
+    "atss_r3_r50_fpn_1x": atss_r3_r50_fpn_1x,
+    "atss_s3_r3_r50_fpn_1x": atss_s3_r3_r50_fpn_1x,
+    "topk_r50_fpn_1x": topk_r50_fpn_1x,
+}
