@@ -16,6 +16,7 @@ from runtime.manifest import InputShapes, Thresholds
 from train import config
 from train.anchors import strides
 from train.backbones import fold_batch_norms
+from train.deform import for_export
 from train.detector import DenseOutputs, Detector
 from train.postprocess import Limit, candidates
 
@@ -61,12 +62,13 @@ def dense_names(model: config.Model) -> list[str]:
 
 
 def fold(detector: Detector) -> Detector:
-    """A copy for inference, its batch norms merged into the convolutions before them.
+    """A copy for inference, its batch norms merged into the convolutions before them, deformable ones portable.
 
     The exporter's own folding makes an invalid graph of a BF16 network.
     """
     folded = copy.deepcopy(detector).eval().requires_grad_(False)
     fold_batch_norms(folded)
+    for_export(folded)
     if left := [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]:
         raise ValueError(f"batch norms that no convolution precedes can't be folded: {', '.join(left)}")
     return folded

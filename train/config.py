@@ -14,7 +14,19 @@ from runtime.manifest import Preprocess, Thresholds
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]
+BackboneName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,12 @@ class Backbone:
     # "train": statistics and affine are learnt; "frozen": both are kept; "folded": merged into the convolutions, which
     # then train with a bias (fastest; for fine-tuning).
     batch_norm: Literal["train", "frozen", "folded"] = "train"
+    # Added to the variance by batch norms; 0 in models whose norms were frozen without it.
+    norm_epsilon: float = 1e-5
+    # Which of a bottleneck's convolutions has the stride: torchvision's the 3×3, the first publication's the 1×1.
+    bottleneck_stride: Literal["3x3", "1x1"] = "3x3"
+    # Stages whose 3×3 convolutions are deformable, of 2 … 5; the paper's c3-c5 are 3 4 5. ResNets with bottlenecks.
+    deformable_stages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,9 @@ class Pyramid:
 
     channels: int = 256
     levels: int = 5
+    # What the levels beyond the third begin from, and whether there is a ReLU between two of them.
+    extra_from: Literal["p5", "c5"] = "p5"
+    extra_relu: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,7 @@ class Head:
     tower_bias: bool = False  # of convolutions that GroupNorm follows; without one they always have it
     # The tower that centerness is predicted from; "none": without centerness the score is the class's alone.
     centerness: Literal["none", "box", "class"] = "box"
+    deformable: bool = False  # the last convolution of each tower
     level_scales: bool = True  # a trainable factor per level on the box regression
     # The focal loss starts stable when every anchor first predicts each class with this probability.
     prior_probability: float = 0.01

@@ -71,7 +71,13 @@ class Detector(nn.Module):
 def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> Detector:
     """The detector that a configuration describes, its backbone's weights loaded."""
     backbone = build_backbone(model.backbone)
-    pyramid = FeaturePyramid(backbone.channels, model.pyramid.channels, model.pyramid.levels)
+    pyramid = FeaturePyramid(
+        backbone.channels,
+        model.pyramid.channels,
+        model.pyramid.levels,
+        model.pyramid.extra_from,
+        model.pyramid.extra_relu,
+    )
     head = Head(
         channels=model.pyramid.channels,
         num_classes=num_classes,
@@ -83,5 +89,6 @@ def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> De
         centerness=model.head.centerness,
         level_scales=model.head.level_scales,
         tower_bias=model.head.tower_bias,
+        deformable=model.head.deformable,
     )
     return Detector(backbone, pyramid, head, pre, norms_to_freeze(backbone, model.backbone))

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .deform import deformable_like, reset_offsets
+
 
 class Head(nn.Module):
     """Two towers of 3×3 convolutions; class logits from one, box regression from the other, centerness from either."""
@@ -24,10 +26,11 @@ class Head(nn.Module):
         centerness: Literal["none", "box", "class"] = "box",
         level_scales: bool = True,
         tower_bias: bool = False,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
-        self.class_tower = _tower(channels, convolutions, group_norm_groups, tower_bias)
-        self.box_tower = _tower(channels, convolutions, group_norm_groups, tower_bias)
+        self.class_tower = _tower(channels, convolutions, group_norm_groups, tower_bias, deformable)
+        self.box_tower = _tower(channels, convolutions, group_norm_groups, tower_bias, deformable)
         self.class_logits = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
         self.box_regression = nn.Conv2d(channels, anchors * 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, anchors, 3, padding=1) if centerness != "none" else None
@@ -38,6 +41,7 @@ class Head(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        reset_offsets(self)
         assert self.class_logits.bias is not None
         nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
 
@@ -54,10 +58,12 @@ class Head(nn.Module):
         return logits, regression, centerness
 
 
-def _tower(channels: int, convolutions: int, groups: int, bias: bool) -> nn.Sequential:
+def _tower(channels: int, convolutions: int, groups: int, bias: bool, deformable: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for _ in range(convolutions):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=bias or groups == 0))
+    for i in range(convolutions):
+        convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=bias or groups == 0)
+        last = i == convolutions - 1
+        layers.append(deformable_like(convolution) if deformable and last else convolution)
         if groups > 0:
             layers.append(nn.GroupNorm(groups, channels))
         layers.append(nn.ReLU(inplace=True))

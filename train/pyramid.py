@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,17 +11,27 @@ from torch import Tensor, nn
 class FeaturePyramid(nn.Module):
     """Maps at strides 8, 16, 32 → `levels` maps of `channels` at strides 8, 16, 32, 64, …
 
-    Levels beyond the third come from the one before by a 3×3 convolution of stride 2.
+    Levels beyond the third come from the one before by a 3×3 convolution of stride 2, the first of them from the last
+    output (P5) or the last input (C5).
     """
 
-    def __init__(self, in_channels: list[int], channels: int, levels: int) -> None:
+    def __init__(
+        self,
+        in_channels: list[int],
+        channels: int,
+        levels: int,
+        extra_from: Literal["p5", "c5"] = "p5",
+        extra_relu: bool = True,
+    ) -> None:
         super().__init__()
         if not len(in_channels) <= levels:
             raise ValueError(f"a pyramid on {len(in_channels)} maps has at least as many levels, not {levels}")
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self._from_input, self._relu = extra_from == "c5", extra_relu
+        sources = [in_channels[-1] if self._from_input else channels] + [channels] * levels
         self.extra = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(levels - len(in_channels))
+            nn.Conv2d(c, channels, 3, stride=2, padding=1) for c in sources[: levels - len(in_channels)]
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -36,5 +48,6 @@ class FeaturePyramid(nn.Module):
             merged.insert(0, finer + F.interpolate(merged[0], scale_factor=2.0, mode="nearest"))
         outputs = [output(m) for output, m in zip(self.output, merged, strict=True)]
         for i, extra in enumerate(self.extra):
-            outputs.append(extra(outputs[-1] if i == 0 else F.relu(outputs[-1])))
+            source = maps[-1] if i == 0 and self._from_input else outputs[-1]
+            outputs.append(extra(F.relu(source) if i > 0 and self._relu else source))
         return outputs

@@ -51,7 +51,7 @@ def test_maps_equal_torchvisions(name: str, tmp_path: Path) -> None:
 
 
 def test_the_other_resnets_have_torchvisions_parameters() -> None:
-    for name in ("resnet34", "resnet101"):
+    for name in ("resnet34", "resnet101", "resnext101_32x8d"):
         expected = {k: v.shape for k, v in torchvision.models.get_model(name, weights=None).state_dict().items()}
         ours = {k: v.shape for k, v in build_backbone(Backbone(name, weights="none")).state_dict().items()}
         assert ours == {k: v for k, v in expected.items() if not k.startswith("fc.")}
@@ -179,3 +179,40 @@ def test_without_a_network_the_message_says_what_to_fetch(monkeypatch: pytest.Mo
     message = refusal(Backbone("resnet18"))
     assert "https://download.pytorch.org/models/resnet18" in message
     assert "--model.backbone.weights FILE" in message
+
+
+def test_groups_of_the_resnexts() -> None:
+    for name, groups, width in (("resnext101_32x8d", 32, 256), ("resnext101_64x4d", 64, 256)):
+        with torch.device("meta"):
+            middle = build_backbone(Backbone(name, weights="none")).layer1[0].conv2
+        assert (middle.groups, middle.out_channels) == (groups, width)
+
+
+def test_bottleneck_settings() -> None:
+    network = build_backbone(Backbone("resnet50", weights="none", bottleneck_stride="1x1", norm_epsilon=0.0))
+    block = network.layer2[0]
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    assert {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.0}
+    deformable = build_backbone(Backbone("resnet50", weights="none", deformable_stages=(4, 5)))
+    kinds = [type(stage[-1].conv2).__name__ for stage in (deformable.layer2, deformable.layer3, deformable.layer4)]
+    assert kinds == ["Conv2d", "DeformableConv2d", "DeformableConv2d"]
+    with torch.no_grad():
+        assert [m.shape[2:] for m in deformable(pictures(1))] == [(8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_deformable_stages_need_bottlenecks(name: str) -> None:
+    with pytest.raises(WeightsError, match="has no bottlenecks"):
+        build_backbone(Backbone(name, weights="none", deformable_stages=(5,)))
+    with pytest.raises(WeightsError, match="no stage 1"):
+        build_backbone(Backbone("resnet50", weights="none", deformable_stages=(1,)))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_larger_efficientnet_lites(number: int) -> None:
+    network = build_backbone(Backbone(f"efficientnet_lite{number}", weights="none")).eval()
+    with torch.no_grad():
+        maps = network(torch.zeros(1, 3, 64, 96))
+    assert [m.shape[1:] for m in maps] == [
+        (c, 64 // s, 96 // s) for c, s in zip(network.channels, (8, 16, 32), strict=True)
+    ]
