@@ -33,16 +33,22 @@ def rows_that_differ(a: Detections, b: Detections) -> int:
     return int(n - same.sum()) + abs(len(a) - len(b))
 
 
-def greedy_nms(candidates: Detections, iou_threshold: float, max_detections: int) -> Detections:
+def greedy_nms(
+    candidates: Detections,
+    iou_threshold: float,
+    max_detections: int,
+    box_growth: tuple[float, float, float, float] | None = None,
+) -> Detections:
     """Class-wise greedy NMS as the textbook has it: walk down the scores, keep what no kept box of its class covers."""
     kept: list[int] = []
+    areas = candidates.boxes if box_growth is None else candidates.boxes + np.array(box_growth, np.float32)
     covered = np.zeros(len(candidates), bool)
     for i in np.argsort(-candidates.scores, kind="stable"):
         if len(kept) == max_detections:
             break
         if not covered[i]:
             kept.append(int(i))
-            overlap = _iou(candidates.boxes[i], candidates.boxes) > np.float32(iou_threshold)
+            overlap = _iou(areas[i], areas) > np.float32(iou_threshold)
             covered |= overlap & (candidates.classes == candidates.classes[i])
     return Detections(candidates.boxes[kept], candidates.scores[kept], candidates.classes[kept])
 

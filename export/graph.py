@@ -51,7 +51,8 @@ class DeployableGraph(nn.Module):
         """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
         dense = self.detector(images)
         boxes, scores, classes = candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
-        found = fixpoint_nms(boxes, scores, classes, self._thresholds.nms_iou, self._thresholds.detections)
+        limits = self._thresholds
+        found = fixpoint_nms(boxes, scores, classes, limits.nms_iou, limits.detections, limits.box_growth)
         return GraphOutputs(*found, boxes, scores, classes), dense
 
 

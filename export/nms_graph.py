@@ -44,20 +44,27 @@ class NmsOutputs(NamedTuple):
 
 
 def fixpoint_nms(
-    boxes_xyxy: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, detections: int
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    iou_threshold: float,
+    detections: int,
+    box_growth: tuple[float, float, float, float] | None = None,
 ) -> NmsOutputs:
     """Class-wise greedy NMS of each image, with a flag that says whether the rows are exactly greedy's.
 
     boxes_xyxy float32 [B, K, 4], scores float32 [B, K] (0: an unused row), classes int32 [B, K], in any order; K is a
     constant of the graph.
     A candidate is suppressed by a kept one of its class with IoU > iou_threshold and a higher score (equal scores: the
-    lower index wins where the backend's TopK is stable, as ONNX Runtime's is).
+    lower index wins where the backend's TopK is stable, as ONNX Runtime's is). `box_growth` is added to boxes for the
+    area that they cover.
     `nms_exact` is 1 where the iteration reached its fixpoint and either `detections` rows were found or no candidate
     was left out of the ranking; 0 asks for greedy NMS over all candidates.
     """
     candidates = (scores > 0).sum(dim=1, keepdim=True)  # [B, 1]
     boxes, scores, classes = _rank(boxes_xyxy, scores, classes, detections)
-    keep, converged = _solve(boxes, classes, scores > 0, iou_threshold)  # bool [B, M], [B, 1]
+    covered = boxes if box_growth is None else boxes + torch.tensor(box_growth, device=boxes.device)
+    keep, converged = _solve(covered, classes, scores > 0, iou_threshold)  # bool [B, M], [B, 1]
     kept = keep.sum(dim=1, keepdim=True)  # [B, 1]
     exact = converged & ((kept >= detections) | (candidates <= scores.shape[1]))
     rows, used = _first_kept(keep, detections)  # [B, D] each

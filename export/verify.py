@@ -154,11 +154,13 @@ def compare(pair: Pair, case: Case) -> list[Check]:
 
     raw = pair.backend.infer(case.images, case.image_sizes)
     rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
-    greedy = [greedy_nms(image, limits.nms_iou, limits.detections) for image in _candidates_of(raw)]
+    greedy = [greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in _candidates_of(raw)]
     for quantity, rows in ((ROWS, finish(raw, limits)), (RERUN, finish(rerun, limits))):
         differ = sum(rows_that_differ(a, b) for a, b in zip(greedy, rows, strict=True))
         checks.append(Check(case.name, quantity, sum(map(len, greedy)), differ, 0))
-    expected = [greedy_nms(image, limits.nms_iou, limits.detections) for image in _as_detections(*whole)]
+    expected = [
+        greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in _as_detections(*whole)
+    ]
     checks.append(_sets(case, DETECTIONS, expected, finish(raw, limits)))
     return checks
 

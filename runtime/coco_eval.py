@@ -30,12 +30,18 @@ class CocoFigures:
     problems: tuple[str, ...] = ()  # results that were left out
 
 
-def to_results(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def to_results(
+    image_id: int,
+    detections: Detections,
+    category_ids: Sequence[int],
+    box_growth: tuple[float, float, float, float] | None = None,
+) -> list[dict[str, Any]]:
     """Detections of one image (xyxy, image pixels) as entries of a COCO results file (x, y, width, height).
 
+    `box_growth` (`Thresholds.box_growth`) is added to boxes for the area that they cover.
     Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the figures that were printed.
     """
-    boxes = detections.boxes.astype(np.float64)
+    boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return [
         {

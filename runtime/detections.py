@@ -86,4 +86,7 @@ def _candidates(raw: RawOutputs, index: int) -> Detections:
 
 def _rerun(raw: RawOutputs, index: int, thresholds: Thresholds) -> Detections:
     found = _candidates(raw, index)
-    return select(found, nms(found.boxes, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))
+    covered = found.boxes
+    if thresholds.box_growth is not None:
+        covered = covered + np.array(thresholds.box_growth, np.float32)
+    return select(found, nms(covered, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))

@@ -110,7 +110,9 @@ def detect_dataset(
             detecting += time.perf_counter()
             for (index, _), detections in zip(good, found, strict=True):
                 image_ids.append(int(dataset.image_ids[index]))
-                results += to_results(image_ids[-1], detections, detector.manifest.category_ids)
+                manifest = detector.manifest
+                growth = manifest.thresholds.box_growth
+                results += to_results(image_ids[-1], detections, manifest.category_ids, growth)
             bar.update(len(members))
     if skipped and not image_ids and part[1] == 1:
         raise none_readable(skipped)

@@ -39,6 +39,19 @@ class Thresholds:
     candidates_per_level: int = 1000
     nms_iou: float = 0.6
     detections: int = 100  # per image
+    # Boxes are of the legacy convention: they name their last pixel, so that a side is x2 − x1 + 1. Only foreign
+    # checkpoints say so; the two properties are the one place that knows what it means.
+    legacy_plus_one: bool = False
+
+    @property
+    def box_growth(self) -> tuple[float, float, float, float] | None:
+        """What is added to a box (x1, y1, x2, y2) for the area that it covers (NMS, COCO's width); None: nothing."""
+        return (0.0, 0.0, 1.0, 1.0) if self.legacy_plus_one else None
+
+    @property
+    def decoded_shift(self) -> tuple[float, float, float, float] | None:
+        """What is added to a decoded box: a side of w pixels runs from centre − (w − 1) / 2 to centre + (w − 1) / 2."""
+        return (0.5, 0.5, -0.5, -0.5) if self.legacy_plus_one else None
 
 
 @dataclasses.dataclass(frozen=True)

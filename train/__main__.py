@@ -2,6 +2,7 @@
 
     python -m train atss_tiny --out runs/tiny --data.train-json T.json --data.train-images T/ --data.val-json V.json …
     python -m train atss_r50_fpn_1x --help        # every setting and its value in the recipe
+    python -m train mine.pt --out runs/tuned --data.train-json …      # fine-tune a checkpoint, with its own model
 
 Any setting of the recipe can be overridden by name. `--resume` goes on with the run in --out. On several GPUs or nodes:
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ import tyro
 
 from runtime.errors import UserError, run_main
 
-from .config import Config
+from .backbones import without_weights
+from .checkpoint import read_checkpoint
+from .config import Config, Data
 from .distributed import joined
 from .limits import check_config
 from .loop import pick_device, train
@@ -47,11 +50,16 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     if not arguments:
         raise UserError(f"no recipe given; {USAGE}")
     recipe = RECIPES.get(arguments[0])
-    if recipe is None:
+    if recipe is None and arguments[0].endswith(".pt"):
+        default = _from_checkpoint(Path(arguments[0]))
+        description = f"Fine-tune {arguments[0]}"
+    elif recipe is not None:
+        default = recipe()
+        description = recipe.__doc__ or ""
+    else:
         near = difflib.get_close_matches(arguments[0], RECIPES, n=1, cutoff=0.3)
         hint = f", did you mean {near[0]}?" if near else ""
         raise UserError(f"no recipe {arguments[0]!r}{hint} (there are {', '.join(RECIPES)})")
-    default = recipe()
 
     def command(
         options: Annotated[Options, tyro.conf.arg(name="")],
@@ -60,10 +68,16 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
         return config, options
 
     config, options = tyro.cli(
-        command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=recipe.__doc__
+        command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=description
     )
     check_config(config)
     return config, options
+
+
+def _from_checkpoint(path: Path) -> Config:
+    """The configuration of a checkpoint, to begin with its weights and on other data."""
+    found = read_checkpoint(path).config
+    return replace(found, model=without_weights(found.model), data=Data(), run=replace(found.run, init=str(path)))
 
 
 def main() -> None:

@@ -47,17 +47,17 @@ def anchors_per_cell(anchors: config.Anchors) -> int:
 
 
 def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, float], ...]:
-    """Widths and heights in px of the anchors of a cell, scales outermost (RetinaNet, arXiv 1708.02002)."""
-    sides = []
-    for i in range(anchors.scales_per_octave):
-        side = anchors.scale * stride * 2 ** (i / anchors.scales_per_octave)
-        for ratio in anchors.ratios:
-            if anchors.whole_pixels:  # Python's and torch's round() both take a half to the even number
-                half = [round(math.trunc(side) * f / 2) for f in (1 / math.sqrt(ratio), math.sqrt(ratio))]
-                sides.append((2.0 * half[0], 2.0 * half[1]))
-            else:
-                sides.append((side / math.sqrt(ratio), side * math.sqrt(ratio)))
-    return tuple(sides)
+    """Widths and heights in px of the anchors of a cell (RetinaNet, arXiv 1708.02002)."""
+    octave = [anchors.scale * stride * 2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
+    if anchors.outermost == "scales":
+        kinds = [(side, ratio) for side in octave for ratio in anchors.ratios]
+    else:
+        kinds = [(side, ratio) for ratio in anchors.ratios for side in octave]
+    if not anchors.whole_pixels:
+        return tuple((side / math.sqrt(ratio), side * math.sqrt(ratio)) for side, ratio in kinds)
+    # Python's round() takes a half to the even number, as torch's does.
+    whole = [(math.trunc(side), math.sqrt(ratio)) for side, ratio in kinds]
+    return tuple((2.0 * round(side / root / 2), 2.0 * round(side * root / 2)) for side, root in whole)
 
 
 def pitch(anchors: config.Anchors, stride: int, canvas_side: int, cells: int) -> int:

@@ -130,6 +130,20 @@ def load_detector(path: str | Path) -> LoadedDetector:
     )
 
 
+def begin_with(detector: Detector, path: Path) -> None:
+    """Take a checkpoint's weights to fine-tune from; its class convolution only if it has as many classes.
+
+    Raises CheckpointError for a checkpoint of another model.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model
+    fresh = detector.state_dict()
+    classes = [k for k in fresh if k.startswith("head.class_logits.")]
+    if any(k in state and state[k].shape != fresh[k].shape for k in classes):
+        state = {**state, **{k: fresh[k] for k in classes}}
+    load_weights(detector, state, path)
+
+
 def load_weights(detector: Detector, state: dict[str, Tensor], path: Path) -> None:
     """Load a state dict that must fit exactly. Raises CheckpointError naming what doesn't."""
     try:

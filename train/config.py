@@ -79,11 +79,12 @@ class Head:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The anchors of each cell: every scale with every ratio, the scales outermost."""
+    """The anchors of each cell: every scale with every ratio."""
 
     scale: float = 8.0  # side of the smallest square, in strides
     scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
     ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
+    outermost: Literal["scales", "ratios"] = "scales"  # in the order of a cell's anchors
     center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
     # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
     # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
@@ -221,6 +222,9 @@ class Run:
     """How a run behaves: precision, logs, checkpoints."""
 
     seed: int = 0
+    # Checkpoint whose weights training begins with, for fine-tuning; the class convolution starts anew where the number
+    # of classes is another.
+    init: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # "auto": bf16 where the processor has it in hardware, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -20,7 +20,8 @@ _AT_LEAST: dict[str, int] = {
     "model.pyramid.channels": 1,
     "model.pyramid.levels": 3,
     "model.head.convolutions": 0,
-    "model.head.group_norm_groups": 1,
+    "model.head.group_norm_groups": 0,
+    "model.anchors.scales_per_octave": 1,
     "model.assignment.k": 1,
     "augment.short_side_min": 1,
     "data.workers": 0,
@@ -66,8 +67,17 @@ def check_config(config: Config) -> None:
     )
     _require(config, "preprocess.size_divisor", config.preprocess.size_divisor % 32 == 0, "a multiple of 32")
     channels = config.model.pyramid.channels
-    divides = channels % config.model.head.group_norm_groups == 0
-    _require(config, "model.head.group_norm_groups", divides, f"a divisor of the pyramid's {channels} channels")
+    groups = config.model.head.group_norm_groups
+    divides = groups == 0 or channels % groups == 0
+    _require(config, "model.head.group_norm_groups", divides, f"0, or a divisor of the pyramid's {channels} channels")
+    anchors, rule = config.model.anchors, config.model.assignment
+    _require(config, "model.anchors.ratios", all(r > 0 for r in anchors.ratios) and anchors.ratios != (), "positive")
+    _require(config, "model.assignment.negative_iou", rule.negative_iou <= rule.positive_iou, "at most positive-iou")
+    limits = len(rule.level_limits)
+    enough = rule.method != "fcos" or limits >= config.model.pyramid.levels - 1
+    _require(config, "model.assignment.level_limits", enough, "one less than pyramid levels, or more")
+    coded = config.model.loss.box != "smooth_l1" or config.model.regression.start == "box"
+    _require(config, "model.loss.box", coded, "giou or iou, where boxes are regressed from points")
 
 
 def _value(config: Config, name: str) -> Any:

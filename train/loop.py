@@ -18,7 +18,15 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
 
-from .checkpoint import Checkpoint, CheckpointError, Classes, load_weights, read_checkpoint, save_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Classes,
+    begin_with,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 from .config import Config
 from .criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
 from .data import pictures_to_train_on, training_batches
@@ -252,7 +260,10 @@ def _start(config: Config, classes: Classes, out: Path, resume: bool) -> _State:
         raise TrainingError(f"{last} exists already: add --resume to go on with it, or choose another --out")
     checkpoint = read_checkpoint(last) if resume and last.exists() else None
     torch.manual_seed(config.run.seed)
-    model = build_detector(config.model, len(classes.names), config.preprocess).to(device)
+    model = build_detector(config.model, len(classes.names), config.preprocess)
+    if config.run.init and checkpoint is None:
+        begin_with(model, Path(config.run.init))
+    model = model.to(device)
     if config.run.channels_last:
         model = model.to(memory_format=torch.channels_last)
     average = AveragedWeights(model, config.schedule.ema) if config.schedule.ema > 0 else None

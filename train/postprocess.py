@@ -63,7 +63,7 @@ def candidates(
             )
         )
     boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    return _clip(boxes, image_sizes), scores, classes
+    return _clip(boxes, image_sizes, thresholds), scores, classes
 
 
 class _LevelAnchors(NamedTuple):
@@ -108,6 +108,8 @@ def _level_candidates(
         best = torch.where(used, _final_score(best, quality.squeeze(2).gather(1, anchor), model.scoring), 0.0)
     codes = _rows(box_regression, per_cell).gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
     boxes = decode(_anchor_boxes(anchor, grid, model.anchors), grid.stride, codes, model.regression)
+    if thresholds.decoded_shift is not None:
+        boxes = boxes + torch.tensor(thresholds.decoded_shift, device=boxes.device)
     return torch.where(used.unsqueeze(-1), boxes, 0.0), best, torch.where(used, label, -1).int()
 
 
@@ -137,7 +139,9 @@ def _rows(maps: Tensor, anchors: int) -> Tensor:
     return rows.unflatten(2, (anchors, -1)).flatten(1, 2).float()
 
 
-def _clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+def _clip(boxes: Tensor, image_sizes: Tensor, thresholds: Thresholds) -> Tensor:
     """Boxes [B, K, 4] clipped to pictures of `image_sizes` [B, 2] (height, width)."""
     bound = image_sizes.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)  # [B, 1, 4]: width, height, width, height
+    if thresholds.legacy_plus_one:
+        bound = bound - 1  # the last pixel that a box can name
     return torch.minimum(boxes.clamp(min=0), bound)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from runtime.errors import UserError
 from runtime.manifest import Thresholds
 from tests.train import reference
 from tests.train.test_criterion import SCENE, targets_of
 from train import config
+from train.__main__ import parse
 from train.anchors import anchors_per_cell, grid_anchors, pyramid_levels
 from train.assign import assign
 from train.coding import decode, encode
@@ -253,3 +255,23 @@ def test_candidates_equal_loops(name: str, scoring: config.Scoring) -> None:
         assert (scores[0, found + len(best) : found + count] == 0).all()
         found, first = found + count, first + level.anchors
     assert found == scores.shape[1]
+
+
+def test_sweeps_need_no_code() -> None:
+    """k, anchor scale and ratios from the command line; what can't work is refused by name."""
+    base = ["atss_r50_fpn_1x", "--out", "runs/sweep"]
+    for k in (3, 19):
+        assert parse([*base, "--model.assignment.k", str(k)])[0].model.assignment.k == k
+    found, _ = parse([*base, "--model.anchors.scale", "5", "--model.anchors.ratios", "0.25", "1", "4"])
+    assert (found.model.anchors.scale, found.model.anchors.ratios) == (5.0, (0.25, 1.0, 4.0))
+    levels = pyramid_levels(CANVAS, 5, found.model.anchors)
+    assert levels[0].sides == ((80.0, 20.0), (40.0, 40.0), (20.0, 80.0))
+    with pytest.raises(UserError, match=r"model\.anchors\.ratios"):
+        parse([*base, "--model.anchors.ratios", "-1"])
+    with pytest.raises(UserError, match=r"model\.loss\.box"):
+        parse(["fcos_r50_fpn_1x", "--out", "runs/sweep", "--model.loss.box", "smooth_l1"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_line_takes_every_recipe(name: str) -> None:
+    assert parse([name, "--out", "runs/any"])[0] == RECIPES[name]()
