@@ -183,6 +183,10 @@ def _checked(state: State, config: Config, num_classes: int, path: Path) -> Stat
     # How often a norm was updated is of no use and missing in frozen ones.
     counters = {k: torch.zeros((), dtype=torch.long) for k in wanted if k.endswith("num_batches_tracked")}
     state = {**counters, **state}
+    # A deformable convolution at a tower's end may lack the bias that the others have: that is one of zeros.
+    ends = [k.removesuffix("offset.weight") for k in state if "_tower." in k and k.endswith(".offset.weight")]
+    biases = [f"{end}bias" for end in ends if f"{end}bias" in wanted]
+    state = {**{k: torch.zeros(wanted[k].shape) for k in biases}, **state}
     missing = [k for k in wanted if k not in state]
     left = [k for k in state if k not in wanted]
     shapes = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
