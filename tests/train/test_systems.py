@@ -1,4 +1,4 @@
-"""Every recipe builds and takes a training step; each system's criterion and candidates against loops in float64."""
+"""The paper's systems against loops in float64: criterion and candidates. `test_command_line` trains a step of each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from train.__main__ import parse
 from train.anchors import anchors_per_cell, grid_anchors, pyramid_levels
 from train.assign import assign
 from train.coding import decode, encode
-from train.config import Config
 from train.criterion import Targets, criterion
-from train.detector import DenseOutputs, build_detector
+from train.detector import DenseOutputs
 from train.postprocess import candidates
 from train.recipes import RECIPES
 from train.systems import SYSTEMS
@@ -29,66 +28,12 @@ CANVAS = (64, 96)
 CLASSES = 3
 
 
-def narrowed(recipe: Config) -> Config:
-    """The same system with so few channels that a step takes a moment: nothing that tells systems apart is changed."""
-    model = recipe.model
-    backbone = config.Backbone("resnet18", weights="none", stem_channels=8, frozen_stages=1, batch_norm="frozen")
-    if model.backbone.deformable_stages:
-        backbone = replace(model.backbone, weights="none", name="resnet50")
-    groups = 4 if model.head.group_norm_groups else 0
-    return replace(
-        recipe,
-        model=replace(
-            model,
-            backbone=backbone,
-            pyramid=replace(model.pyramid, channels=16),
-            head=replace(model.head, convolutions=1, group_norm_groups=groups),
-        ),
-    )
-
-
 def test_recipes_are_named_as_they_are_found() -> None:
     assert all(RECIPES[name]().recipe == name for name in RECIPES)
     assert set(SYSTEMS) <= set(RECIPES)
     assert all(SYSTEMS[name].__doc__ for name in SYSTEMS)
     models = [SYSTEMS[name]().model for name in SYSTEMS]
     assert all(a != b for i, a in enumerate(models) for b in models[:i]), "no two systems are the same"
-
-
-# The ResNeXts in these differ in nothing else from the ResNet-101 systems; `test_backbones` and `slow` build them.
-QUICK = [name for name in RECIPES if "x101" not in name and name != "atss_dcn_r101_fpn_2x"]
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_a_training_step_reaches_every_weight(name: str) -> None:
-    torch.manual_seed(0)
-    settings = narrowed(RECIPES[name]())
-    detector = build_detector(settings.model, CLASSES, settings.preprocess).train()
-    images = torch.randint(0, 256, (2, *CANVAS, 3), dtype=torch.uint8)
-    targets = targets_of(SCENE[:2])
-    optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
-    before = detector.head.class_logits.weight.detach().clone()
-    loss = criterion(detector(images), targets, CANVAS, settings.model)
-    loss.total.backward()
-    optimizer.step()
-    assert loss.total.isfinite()
-    assert not torch.equal(detector.head.class_logits.weight, before)
-    trained = {name: p for name, p in detector.named_parameters() if p.requires_grad}
-    assert [name for name, p in trained.items() if p.grad is None or not p.grad.isfinite().all()] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_training_step_at_full_width(name: str) -> None:
-    torch.manual_seed(0)
-    recipe = RECIPES[name]()
-    model = replace(recipe.model, backbone=replace(recipe.model.backbone, weights="none"))
-    detector = build_detector(model, 80, recipe.preprocess).train()
-    loss = criterion(
-        detector(torch.randint(0, 256, (2, *CANVAS, 3), dtype=torch.uint8)), targets_of(SCENE[:2]), CANVAS, model
-    )
-    loss.total.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters() if p.requires_grad)
 
 
 def random_outputs(model: config.Model, batch: int, seed: int) -> DenseOutputs:
