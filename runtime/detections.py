@@ -55,7 +55,7 @@ def finish(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
     scores here are final ones (√(class · centerness)) and may lie below it.
     """
     return [
-        _rows(raw, index) if raw.nms_exact[index, 0] else _rerun(raw, index, thresholds)
+        _rows(raw, index) if raw.nms_exact[index, 0] else suppress(_candidates(raw, index), thresholds)
         for index in range(len(raw.num_detections))
     ]
 
@@ -84,9 +84,12 @@ def _candidates(raw: RawOutputs, index: int) -> Detections:
     )
 
 
-def _rerun(raw: RawOutputs, index: int, thresholds: Thresholds) -> Detections:
-    found = _candidates(raw, index)
-    covered = found.boxes
-    if thresholds.box_growth is not None:
-        covered = covered + np.array(thresholds.box_growth, np.float32)
-    return select(found, nms(covered, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))
+def suppress(found: Detections, thresholds: Thresholds) -> Detections:
+    """What class-wise greedy NMS keeps of one image's candidates, best score first."""
+    boxes = covered(found.boxes, thresholds)
+    return select(found, nms(boxes, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))
+
+
+def covered(boxes: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+    """The areas that boxes [n, 4] cover, as xyxy: the boxes themselves, but for the legacy convention."""
+    return boxes if thresholds.box_growth is None else boxes + np.array(thresholds.box_growth, np.float32)

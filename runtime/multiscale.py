@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .backends import Backend
-from .detections import Detections, RawOutputs, empty_detections, select
+from .detections import Detections, RawOutputs, covered, empty_detections, suppress
 from .detector import Detector, Detects
 from .errors import UserError
 from .manifest import Manifest, Thresholds
-from .nms import iou_matrix, nms
+from .nms import iou_matrix
 
 
 class _Resized:
@@ -108,15 +108,14 @@ def merge(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = Fals
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.classes for part in parts]),
     )
-    rows = nms(union.boxes, union.scores, union.classes, thresholds.nms_iou, thresholds.detections)
-    kept = select(union, rows)
-    return dataclasses.replace(kept, boxes=_voted(kept, union, thresholds.nms_iou)) if vote else kept
+    kept = suppress(union, thresholds)
+    return dataclasses.replace(kept, boxes=_voted(kept, union, thresholds)) if vote else kept
 
 
-def _voted(kept: Detections, union: Detections, least_iou: float) -> np.ndarray:
+def _voted(kept: Detections, union: Detections, thresholds: Thresholds) -> np.ndarray:
     """Boxes float32 [n, 4]: for each kept detection the weighted mean of those of its class that overlap it."""
-    overlap = iou_matrix(kept.boxes, union.boxes)  # [n, m]
-    votes = (overlap > least_iou) & (kept.classes[:, None] == union.classes[None])
+    overlap = iou_matrix(covered(kept.boxes, thresholds), covered(union.boxes, thresholds))  # [n, m]
+    votes = (overlap > thresholds.nms_iou) & (kept.classes[:, None] == union.classes[None])
     weights = np.where(votes, overlap * union.scores, 0.0)
     total = weights.sum(axis=1, keepdims=True)
     # A box without an area overlaps nothing, not even itself.

@@ -90,8 +90,17 @@ def grid_points(levels: list[Level], device: torch.device | None = None) -> Tens
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:
     """All anchors of the levels, [N, 4] xyxy px, float32."""
-    halves = [torch.tensor(v.sides, device=device).div(2).repeat(v.cells, 1) for v in levels]
+    halves = [half_sides(v, device).repeat(v.cells, 1) for v in levels]
     return around(grid_points(levels, device), torch.cat(halves))
+
+
+def half_sides(level: Level, device: torch.device | None) -> Tensor:
+    """Half the width and height of each anchor of a cell, [A, 2] px, float32.
+
+    Filled in on the device: a copy from the host would make the host wait for what the device is doing.
+    """
+    numbers = [torch.full((), side / 2, device=device) for sides in level.sides for side in sides]
+    return torch.stack(numbers).reshape(-1, 2)
 
 
 def around(center: Tensor, half: Tensor) -> Tensor:

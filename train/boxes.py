@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, stack, tensor, where
+from torch import Tensor, stack, where
 from torch import max as elementwise_max
 from torch import min as elementwise_min
 
@@ -52,7 +52,7 @@ def decode_deltas(anchors: Tensor, deltas: Tensor, std: tuple[float, float, floa
 
     `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO`.
     """
-    scaled = deltas * tensor(std, dtype=deltas.dtype, device=deltas.device)
+    scaled = stack([delta * s for delta, s in zip(deltas.unbind(-1), std, strict=True)], dim=-1)
     sides = anchors[..., 2:] - anchors[..., :2]
     center = centers(anchors) + scaled[..., :2] * sides
     half = sides * scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() / 2
@@ -66,7 +66,8 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float
     sides = anchors[..., 2:] - anchors[..., :2]
     shift = (centers(boxes) - centers(anchors)) / sides
     growth = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON) / sides).log()
-    return torch.cat((shift, growth), dim=-1) / tensor(std, dtype=boxes.dtype, device=boxes.device)
+    deltas = torch.cat((shift, growth), dim=-1)
+    return stack([delta / s for delta, s in zip(deltas.unbind(-1), std, strict=True)], dim=-1)
 
 
 def decode_distances(points: Tensor, distances: Tensor) -> Tensor:

@@ -154,3 +154,10 @@ def test_the_command_line_scores_several_sizes(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "plain.r").read_text() != (tmp_path / "many.r").read_text()
     assert figures["many"] > 0.8
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(("legacy", "kept"), [(False, 2), (True, 1)])
+def test_merging_honours_the_legacy_convention(legacy: bool, kept: int) -> None:
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 5]], np.float32)  # IoU 45 / 81, or 60 / 100 where the last pixel counts
+    parts = [Detections(boxes[i : i + 1], np.array([0.9 - i / 10], np.float32), np.zeros(1, np.int32)) for i in (0, 1)]
+    assert len(merge(parts, Thresholds(nms_iou=0.58, legacy_plus_one=legacy))) == kept

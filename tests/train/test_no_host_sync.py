@@ -105,6 +105,19 @@ def example(model: config.Model) -> tuple[Tensor, ...]:
     return *outputs, boxes, torch.randint(0, 4, (2, 5)), mask
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_constant_is_copied_from_the_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, `torch.tensor(numbers, device=…)` waits for the copy; neither gate below can see that on a CPU."""
+    arguments = example(MODELS[name])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a constant is copied from the host")
+
+    for made_of_numbers in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, made_of_numbers, refuse)
+    assert loss(*arguments, model=MODELS[name]).isfinite()
+
+
 # Ways of looking at a value while training, each of which the two gates below must catch.
 def with_boolean_index(boxes: Tensor, mask: Tensor) -> Tensor:
     return boxes[mask].sum()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..anchors import Level, around
+from ..anchors import Level, around, half_sides
 from ..boxes import centers, iou
 from .types import NEGATIVE, Assigned, KCounts
 
@@ -104,7 +104,7 @@ def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = 
     cell, center = _nearest_cells(gt_boxes, level, min(cells, level.cells))
     in_cell = torch.arange(per_cell, device=cell.device)
     index = (cell.unsqueeze(-1) * per_cell + in_cell).flatten(-2)  # [B, G, cells · A]
-    half = torch.tensor(level.sides, device=cell.device) / 2  # [A, 2]
+    half = half_sides(level, cell.device)  # [A, 2]
     boxes = around(center.unsqueeze(-2), half.expand(*cell.shape, -1, -1)).flatten(-3, -2)
     if k_counts == "anchors":
         index, boxes = index[..., :k], boxes[..., :k, :]
