@@ -3,7 +3,8 @@
     python -m train.show_assignment atss_tiny --annotations val.json --images val/ --out runs/assignment
 
 A dot is the centre of a candidate anchor, in its object's colour: filled where the anchor is positive for that object,
-hollow where its IoU lies below the object's own threshold, mean + standard deviation of its candidates' IoUs.
+hollow where its IoU lies below the object's own threshold, mean + standard deviation of its candidates' IoUs. The
+recipes of the other systems show theirs: compare atss_r50_fpn_1x with fcos_r50_fpn_1x or retinanet_a1_r50_fpn_1x.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from runtime.files import atomic_path
 from runtime.preprocess import boxes_to_canvas, make_batch
 
 from .anchors import Level, grid_anchors, pyramid_levels
-from .assign import atss
-from .assign.atss import Candidates, candidates
+from .assign import assign
+from .assign.atss import candidates
 from .boxes import centers
 from .config import Config
 from .recipes import RECIPES
@@ -36,12 +37,13 @@ class Scene(NamedTuple):
     boxes: np.ndarray  # float32 [G, 4] canvas px
     names: list[str]
     levels: list[Level]
-    found: Candidates  # of the picture, with a leading dimension of 1
-    matched: np.ndarray  # int64 [N]: the box of each anchor, −1 for a negative
+    matched: np.ndarray  # int64 [N]: the box of each anchor, negative for none
+    candidates: list[np.ndarray]  # of each box: anchor indices; ATSS's candidates, else the positives themselves
+    thresholds: list[float] | None  # of each box, where the rule is ATSS
 
 
 def assign_picture(dataset: CocoDataset, index: int, config: Config) -> Scene:
-    """Assign the anchors of one picture at deployment size."""
+    """Assign the anchors of one picture at deployment size, by the recipe's own rule."""
     boxes, labels, crowd = dataset.annotations(index)
     batch = make_batch([dataset.image(index)], config.preprocess)
     on_canvas = boxes_to_canvas(boxes[~crowd], batch.geometries[0])
@@ -49,10 +51,15 @@ def assign_picture(dataset: CocoDataset, index: int, config: Config) -> Scene:
     levels = pyramid_levels(canvas_hw, config.model.pyramid.levels, config.model.anchors)
     gt = torch.from_numpy(on_canvas).unsqueeze(0)
     mask = torch.ones(gt.shape[:2], dtype=torch.bool)
-    k = config.model.assignment.k
-    matched = atss(gt, mask, levels, k).matched[0].numpy()
+    rule = config.model.assignment
+    matched = assign(gt, mask, levels, rule).matched[0].numpy()
     names = [dataset.classes[label] for label in labels[~crowd]]
-    return Scene(batch.images[0], on_canvas, names, levels, candidates(gt, levels, k), matched)
+    if rule.method != "atss":
+        chosen = [np.flatnonzero(matched == g) for g in range(len(on_canvas))]
+        return Scene(batch.images[0], on_canvas, names, levels, matched, chosen, None)
+    found = candidates(gt, levels, rule.k, rule.k_counts, rule.center_in_box)
+    chosen, thresholds = list(found.anchor[0].numpy()), found.threshold[0, :, 0].tolist()
+    return Scene(batch.images[0], on_canvas, names, levels, matched, chosen, thresholds)
 
 
 def draw_scene(scene: Scene, path: Path) -> None:
@@ -68,13 +75,13 @@ def draw_scene(scene: Scene, path: Path) -> None:
     )
     first = 0
     for panel, level in zip(axes[0], scene.levels, strict=True):
-        last = first + level.cells
+        last = first + level.anchors
         panel.imshow(scene.canvas)
         panel.set_axis_off()
         positives = 0
         for g, (x1, y1, x2, y2) in enumerate(scene.boxes):
             panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colours[g], linewidth=1.5))
-            index = scene.found.anchor[0, g].numpy()
+            index = scene.candidates[g]
             index = index[(index >= first) & (index < last)]
             got = scene.matched[index] == g
             positives += int(got.sum())
@@ -85,13 +92,10 @@ def draw_scene(scene: Scene, path: Path) -> None:
         panel.set(xlim=(0, scene.canvas.shape[1]), ylim=(scene.canvas.shape[0], 0))  # anchors may lie beyond the edge
         panel.set_title(f"P{3 + scene.levels.index(level)}, stride {level.stride}: {positives} positive")
         first = last
-    got = [int((scene.matched == g).sum()) for g in range(len(scene.boxes))]
-    lines = [
-        f"{name} {box[2] - box[0]:.0f}×{box[3] - box[1]:.0f} px: threshold {threshold:.2f}, {count} anchors"
-        for name, box, threshold, count in zip(
-            scene.names, scene.boxes, scene.found.threshold[0, :, 0].tolist(), got, strict=True
-        )
-    ]
+    lines = []
+    for g, (name, (x1, y1, x2, y2)) in enumerate(zip(scene.names, scene.boxes, strict=True)):
+        threshold = "" if scene.thresholds is None else f"threshold {scene.thresholds[g]:.2f}, "
+        lines.append(f"{name} {x2 - x1:.0f}×{y2 - y1:.0f} px: {threshold}{(scene.matched == g).sum()} anchors")
     figure.suptitle("   ·   ".join(lines) or "no objects: every anchor is negative", fontsize=8, wrap=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
@@ -100,7 +104,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.show_assignment", description=__doc__.split("\n")[0])
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="whose anchors, image size and k")
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="whose anchors, picture size and rule")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")

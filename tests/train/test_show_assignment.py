@@ -1,0 +1,27 @@
+"""The drawing's data are the assigner's own; that a picture comes out is seen in tests/test_end_to_end.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.coco import load_coco
+from train.recipes import RECIPES
+from train.show_assignment import assign_picture, draw_scene
+
+
+@pytest.mark.parametrize("name", ["atss_tiny", "fcos_r50_fpn_1x", "retinanet_r50_fpn_1x"])
+def test_a_scene_shows_the_recipes_own_positives(name: str, shapes_set: Path, tmp_path: Path) -> None:
+    dataset = load_coco(shapes_set / "train.json", shapes_set / "train")
+    index = int(np.argmax(np.diff(dataset.offsets)))
+    scene = assign_picture(dataset, index, RECIPES[name]())
+    assert len(scene.names) == len(scene.boxes) == len(scene.candidates) > 1
+    assert len(scene.matched) == sum(level.anchors for level in scene.levels)
+    assert (scene.thresholds is not None) == (name == "atss_tiny")
+    for g, candidates in enumerate(scene.candidates):
+        assert set(np.flatnonzero(scene.matched == g)) <= set(candidates.tolist())
+    assert (scene.matched >= 0).any()
+    draw_scene(scene, tmp_path / "scene.png")
+    assert (tmp_path / "scene.png").stat().st_size > 10_000
