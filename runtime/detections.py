@@ -27,7 +27,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """The deployed graph's outputs, under their names."""
+    """The deployed graph's outputs, under their names. Candidates may be left out where `nms_exact` is 1."""
 
     num_detections: np.ndarray  # int32 [B, 1] how many rows are valid
     detection_boxes: np.ndarray  # float32 [B, D, 4] xyxy in canvas pixels, best score first

@@ -62,15 +62,17 @@ class Detector:
         Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
         that it would have alone, so what is found in a picture does not depend on its neighbours.
         """
-        return self._run(images, lambda raw: finish(raw, self.manifest.thresholds))
+        return self._run(images, lambda raw: finish(raw, self.manifest.thresholds), all_candidates=False)
 
     __call__ = detect
 
     def candidates(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """As `detect`, before NMS: every candidate, in no particular order."""
-        return self._run(images, candidates)
+        return self._run(images, candidates, all_candidates=True)
 
-    def _run(self, images: Sequence[np.ndarray], read: Callable[[RawOutputs], list[Detections]]) -> list[Detections]:
+    def _run(
+        self, images: Sequence[np.ndarray], read: Callable[[RawOutputs], list[Detections]], all_candidates: bool
+    ) -> list[Detections]:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             check_image(image, index)
@@ -81,7 +83,7 @@ class Detector:
             for first in range(0, len(members), most):
                 rows = members[first : first + most]
                 batch = [images[row] for row in rows]
-                for row, detections in zip(rows, self._run_batch(batch, canvas_hw, read), strict=True):
+                for row, detections in zip(rows, self._run_batch(batch, canvas_hw, read, all_candidates), strict=True):
                     found[row] = detections
         return found
 
@@ -90,25 +92,27 @@ class Detector:
         images: Sequence[np.ndarray],
         canvas_hw: tuple[int, int],
         read: Callable[[RawOutputs], list[Detections]],
+        all_candidates: bool,
     ) -> list[Detections]:
         batch = make_batch(images, self.manifest.preprocess, canvas_hw)
-        canvas_detections = read(self._infer(batch))[: len(images)]
+        canvas_detections = read(self._infer(batch, all_candidates))[: len(images)]
         return [
             Detections(boxes_to_image(found.boxes, geometry), found.scores, found.classes)
             for found, geometry in zip(canvas_detections, batch.geometries, strict=True)
         ]
 
-    def _infer(self, batch: Batch) -> RawOutputs:
+    def _infer(self, batch: Batch, all_candidates: bool) -> RawOutputs:
         """Run the backend; a batch below the graph's least is filled up with blank canvases."""
         missing = self.manifest.inputs.batch_min - len(batch.images)
         if missing <= 0:
-            return self.backend.infer(batch.images, batch.image_sizes)
+            return self.backend.infer(batch.images, batch.image_sizes, all_candidates=all_candidates)
         blank = np.broadcast_to(
             np.array(self.manifest.preprocess.pad_value, np.uint8), (missing, *batch.images.shape[1:])
         )
         return self.backend.infer(
             np.concatenate([batch.images, blank]),
             np.concatenate([batch.image_sizes, np.ones((missing, 2), np.int32)]),
+            all_candidates=all_candidates,
         )
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """JSON text of a manifest. Raises ManifestError where its values make no sense."""
-    _check(manifest, "this manifest")
+    check(manifest, "this manifest")
     return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -111,7 +111,7 @@ def from_json(text: str | bytes, source: str) -> Manifest:
         manifest = record_from_dict(Manifest, fields, source)
     except RecordError as error:
         raise ManifestError(f"{error}; {_REBUILD}") from error
-    _check(manifest, source)
+    check(manifest, source)
     return manifest
 
 
@@ -126,7 +126,7 @@ def toolkit_version() -> str:
 _REBUILD = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
 
 
-def _check(manifest: Manifest, source: str) -> None:
+def check(manifest: Manifest, source: str) -> None:
     """Raise ManifestError naming the first field whose value makes no sense."""
     pre, limits, shapes = manifest.preprocess, manifest.thresholds, manifest.inputs
     ranges = (

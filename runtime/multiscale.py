@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backends import Backend
+from .backends import Backend, Times
 from .detections import Detections, RawOutputs, covered, empty_detections, suppress
 from .detector import Detector, Detects
 from .errors import UserError
@@ -33,8 +33,19 @@ class _Resized:
         )
         self.description = backend.description
 
-    def infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
-        return self._backend.infer(images, image_sizes)
+    @property
+    def concurrency(self) -> int:
+        return self._backend.concurrency
+
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: Times | None = None,
+    ) -> RawOutputs:
+        return self._backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
 
     def close(self) -> None:
         """The backend belongs to the detector that was given."""

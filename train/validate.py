@@ -7,11 +7,13 @@ torchrun --nproc-per-node 8 -m train.validate runs/NAME/last.pt --annotations va
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from runtime.backends import Times
 from runtime.coco import CocoDataset, evaluate, load_coco
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
@@ -49,9 +51,21 @@ class TorchBackend:
         self.device = detector.mean.device
         self.description = f"torch {torch.__version__} on {self.device}"
 
+    @property
+    def concurrency(self) -> int:
+        return 1  # the detector is one module, switched to inference and back
+
     @torch.inference_mode()
-    def infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: Times | None = None,
+    ) -> RawOutputs:
         """Canvases uint8 [B, H, W, 3] and picture sizes int32 [B, 2] → candidates, all flagged for host NMS."""
+        started = time.perf_counter()
         was_training = self.detector.training
         self.detector.eval()
         outputs = self.detector(torch.from_numpy(images).to(self.device))
@@ -63,7 +77,7 @@ class TorchBackend:
         )
         self.detector.train(was_training)
         batch, rows = len(images), self.config.thresholds.detections
-        return RawOutputs(
+        raw = RawOutputs(
             num_detections=np.zeros((batch, 1), np.int32),
             detection_boxes=np.zeros((batch, rows, 4), np.float32),
             detection_scores=np.zeros((batch, rows), np.float32),
@@ -73,6 +87,9 @@ class TorchBackend:
             candidate_scores=scores.cpu().numpy(),
             candidate_classes=classes.cpu().numpy(),
         )
+        if times is not None:
+            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
+        return raw
 
     def close(self) -> None:
         """Nothing is held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..detections import RawOutputs
 from ..manifest import METADATA_KEY, Manifest, from_json
-from . import BackendError
+from . import BackendError, Times
 from .feeds import check_feed
 
 _IMAGES = ("images", "tensor(uint8)", 4)
@@ -67,12 +68,24 @@ class OrtBackend:
     def description(self) -> str:
         return self._description
 
-    def infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
-        """See `Backend`. Raises BackendError for a feed that the graph doesn't take."""
+    @property
+    def concurrency(self) -> int:
+        return 1  # its own threads fill the processor
+
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: Times | None = None,
+    ) -> RawOutputs:
+        """See `Backend`; all candidates are always there. Raises BackendError for a feed that doesn't fit the graph."""
         if self._session is None:
             raise BackendError(f"{self._path}: the backend was closed; open it again")
         check_feed(images, image_sizes, self._manifest)
         feed = {"images": np.ascontiguousarray(images), "image_sizes": np.ascontiguousarray(image_sizes)}
+        started = time.perf_counter()
         try:
             outputs = self._session.run(_OUTPUT_NAMES, feed)
         except Exception as error:  # the library's classes share no base but this
@@ -80,6 +93,8 @@ class OrtBackend:
                 f"{self._path}: ONNX Runtime failed on images {list(images.shape)}: {_first_line(error)}; "
                 "if memory ran out, use a smaller batch or canvas"
             ) from error
+        if times is not None:
+            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
         return RawOutputs(*outputs)
 
     def close(self) -> None:

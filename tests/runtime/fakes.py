@@ -43,10 +43,18 @@ class RedBackend:
     def __init__(self, manifest: Manifest = MANIFEST) -> None:
         self.manifest = manifest
         self.description = "fake"
+        self.concurrency = 1
         self.batches: list[tuple[int, ...]] = []  # shapes of `images` it was given
         self.is_closed = False
 
-    def infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: dict[str, float] | None = None,
+    ) -> RawOutputs:
         self.batches.append(images.shape)
         count = len(images)
         boxes, scores = np.zeros((count, 4, 4), np.float32), np.zeros((count, 4), np.float32)
