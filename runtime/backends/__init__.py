@@ -62,7 +62,9 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
 
         return OrtBackend(path, **options)
     if suffix in (".engine", ".plan", ".trt"):
-        raise BackendError(f"{path}: this version does not run TensorRT engines; give the .onnx file it was built from")
+        from .trt import TrtBackend
+
+        return TrtBackend(path, **options)
     if suffix in (".pt", ".pth", ".ckpt"):
         raise BackendError(f"{path}: a checkpoint must be exported first: python export/to_onnx.py {path}")
     raise BackendError(f"{path}: expected a deployed model, a file named *.onnx")
