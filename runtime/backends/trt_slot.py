@@ -227,16 +227,23 @@ class Slot:
         """See to buffers of at least these sizes. Where they must grow, what was prepared on the old ones goes."""
         if all(size <= self._sizes.get(name, 0) for name, size in sizes.items()):
             return
-        sizes = {name: max(size, self._sizes.get(name, 1)) for name, size in sizes.items()}
+        both = {name: max(size, self._sizes.get(name, 0)) for name, size in sizes.items()}
         self._release_buffers()
-        try:
-            for name, size in sizes.items():
-                self._device[name] = self._cuda.alloc(size)
-            for name in _DTYPES:
-                self._pinned[name] = self._cuda.alloc_pinned(sizes[name])
-        except OutOfMemory as error:
-            self._release_buffers()
-            raise BackendError(f"{error}: {self._advice(context, shape, sizes, least_batch)}") from error
+        for wanted in (both, sizes):
+            try:
+                self._allocate(wanted)
+            except OutOfMemory as error:
+                self._release_buffers()
+                failure = error
+            else:
+                return
+        raise BackendError(f"{failure}: {self._advice(context, shape, sizes, least_batch)}") from failure
+
+    def _allocate(self, sizes: dict[str, int]) -> None:
+        for name, size in sizes.items():
+            self._device[name] = self._cuda.alloc(max(size, 1))
+        for name in _DTYPES:
+            self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
         self._sizes = sizes
 
     def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> str:

@@ -15,6 +15,7 @@ from runtime.manifest import InputShapes
 
 from .fakes import manifest_with
 from .standin import network
+from .standin.driver import POISON
 from .standin.install import StandIn
 from .standin.trt_engine import engine_bytes
 
@@ -24,12 +25,16 @@ MANIFEST = manifest_with(inputs=InputShapes(1, 8, 32, 128, 32, 256))
 
 
 def write_standin_engine(
-    folder: Path, stand_in: StandIn, profiles: tuple[Profile, ...] = (SMALL, WIDE), data: bytes | None = None, **changes: Any
+    folder: Path,
+    stand_in: StandIn,
+    profiles: tuple[Profile, ...] = (SMALL, WIDE),
+    data: bytes | None = None,
+    **changes: Any,
 ) -> Path:
     """An engine and its description, for the library that the stand-in is. `changes` are to the description."""
     if data is None:
         data = engine_bytes([dataclasses.astuple(profile) for profile in profiles])
-    kinds = {name: "input" for name in network.INPUTS} | {name: "output" for name in network.OUTPUTS}
+    kinds = dict.fromkeys(network.INPUTS, "input") | dict.fromkeys(network.OUTPUTS, "output")
     described = EngineManifest(
         manifest=MANIFEST,
         flavor="rtx" if stand_in.names.startswith("rtx") else "tensorrt",
@@ -55,7 +60,9 @@ def feed(batch: int, height: int, width: int, seed: int = 0) -> tuple[np.ndarray
     """Canvases with a red rectangle on most pictures, and a blue pixel (NMS not exact) on some."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 180, (batch, height, width, 3), dtype=np.uint8)
-    sizes = np.stack([random.integers(16, height + 1, batch), random.integers(16, width + 1, batch)], 1).astype(np.int32)
+    sizes = np.stack([random.integers(16, height + 1, batch), random.integers(16, width + 1, batch)], 1).astype(
+        np.int32
+    )
     for image in images:
         kind = random.random()
         if kind < 0.8:
@@ -71,3 +78,10 @@ def assert_same(given: RawOutputs, wanted: RawOutputs) -> None:
         a, b = getattr(given, field.name), getattr(wanted, field.name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b, err_msg=field.name)
+
+
+def poison_of(outputs: RawOutputs) -> list[str]:
+    """Names of outputs that hold what the stand-in puts where a copy hasn't been waited for."""
+    arrays = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(RawOutputs)}
+    word = int.from_bytes(bytes([POISON] * 4), "little")
+    return [name for name, array in arrays.items() if (np.ascontiguousarray(array).view(np.uint32) == word).any()]
