@@ -153,6 +153,9 @@ class Slot:
         cuda.record(self._candidates_start, self._copy)
         for name in CANDIDATES:
             host = self._host(name, shapes)
+            if len(rows) == len(host):
+                cuda.copy_to_host(host, self._address(name), self._copy)
+                continue
             for row in rows:
                 cuda.copy_to_host(host[row], self._address(name) + row * host[row].nbytes, self._copy)
         cuda.record(self._candidates_out, self._copy)

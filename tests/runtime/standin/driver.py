@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from .parts import Allocation, Event, Graph, Operation, StandinError, Stream
+from .parts import Allocation, Event, Failure, Graph, Operation, StandinError, Stream
 
 Order = Literal["late", "eager", "random"]
 POISON = 0xD5  # as float32 −2.9e13, as int32 −707406379
@@ -38,6 +38,7 @@ class Driver:
         self.compute_capability = (8, 6)
         self.violations: list[str] = []
         self.calls: list[str] = []
+        self.failing: dict[str, int] = {}  # name of a call → how many more of it succeed, the rest fail
         self.lock = threading.RLock()
         self.allocations: dict[int, Allocation] = {}
         self.graveyard: list[Allocation] = []  # freed, still poisoned: found out where somebody writes
@@ -62,6 +63,10 @@ class Driver:
             time.sleep(0.0002)
         with self.lock:
             self.calls.append(name)
+            if name in self.failing:
+                self.failing[name] -= 1
+                if self.failing[name] < 0:
+                    raise Failure(f"{name} was told to fail")
             mine = [graph for graph in self.capturing if graph.thread == threading.get_ident()]
             if forbidden_in_capture and (mine or any(graph.is_global for graph in self.capturing)):
                 for graph in self.capturing:

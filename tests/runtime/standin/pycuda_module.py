@@ -10,7 +10,7 @@ import numpy as np
 
 from . import streams
 from .driver import Driver
-from .parts import StandinError
+from .parts import Failure, StandinError
 
 
 def make_pycuda(driver: Driver) -> types.ModuleType:
@@ -23,8 +23,7 @@ def make_pycuda(driver: Driver) -> types.ModuleType:
     return package
 
 
-class Error(Exception):
-    pass
+Error = Failure
 
 
 class OutOfMemory(Error):
