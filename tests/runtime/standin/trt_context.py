@@ -65,7 +65,7 @@ class Context:
         if self._user not in (None, thread):
             raise self._shared.driver.violation("an execution context is used by two threads at once")
         self._user = thread
-        time.sleep(0.0001)
+        time.sleep(0)  # lets another thread in
         try:
             yield
         finally:
