@@ -2,7 +2,8 @@
 
 Each shape is prepared when it first comes. It has an execution context of its own, as NVIDIA advises where CUDA graphs
 are captured: another shape on the same context would change what the graph relies on. The contexts of a slot share one
-block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs.
+block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs. Several
+contexts may be on one profile (TensorRT allows that since 10.0).
 
 B images, H and W of the canvas.
 """
@@ -219,7 +220,11 @@ class Slot:
         for name, dims in (("images", (batch, height, width, 3)), ("image_sizes", (batch, 2))):
             if not context.set_input_shape(name, dims):
                 raise BackendError(f"TensorRT does not take {name} {list(dims)}: {self._loaded.reason()}")
-        if missing := context.infer_shapes():
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise BackendError(f"TensorRT cannot run images {list(shape)}: {self._loaded.reason()}") from error
+        if missing:
             raise BackendError(f"TensorRT knows no shape of {', '.join(missing)}: {self._loaded.reason()}")
         shapes = {name: tuple(context.get_tensor_shape(name)) for name in _DTYPES}
         sizes = {name: math.prod(shapes[name]) * _DTYPES[name].itemsize for name in _DTYPES}

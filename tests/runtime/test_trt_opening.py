@@ -11,8 +11,9 @@ pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enum
 
 from runtime.backends import BackendError, open_backend
 from runtime.backends.trt import TrtBackend
+from runtime.backends.trt_engine import load
 from runtime.cuda import CudaError, open_cuda
-from runtime.engine_file import EngineError, Profile, json_path
+from runtime.engine_file import EngineError, Profile, json_path, read_description
 
 from .engines import MANIFEST, SMALL, WIDE, assert_same, feed, write_standin_engine
 from .standin.install import StandIn, install
@@ -123,6 +124,16 @@ def test_replacing_the_file_changes_nothing(tmp_path: Path, stand_in: StandIn) -
 def test_options_that_make_no_sense(tmp_path: Path, stand_in: StandIn, options: dict) -> None:
     with pytest.raises(BackendError, match="expected at least 1 of each"):
         open_backend(write_standin_engine(tmp_path, stand_in), **options)
+
+
+def test_the_real_library_refuses_garbage(tmp_path: Path, stand_in: StandIn) -> None:
+    """TensorRT for RTX as it is installed: it logs and returns None, and needs no GPU to do so."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="the library itself")
+    described = read_description(write_standin_engine(tmp_path, stand_in, flavor="rtx"))
+    with pytest.raises(
+        BackendError, match=r"x.engine: TensorRT cannot deserialize it \(.*magicTag.*\); if the device's"
+    ):
+        load(trt, "x.engine", b"garbage" * 100, described)
 
 
 # RTX's compiled kernels -----------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ def work(stand_in: StandIn, open_backend: Callable[[], Any]) -> None:
     """What a user does: one thread, several, closing while a call runs. Raises at the first thing that is wrong."""
     kept = []
     with open_backend() as backend:
+        with ThreadPoolExecutor(2) as pool:  # the first shape of both slots at once
+            stand_in.driver.pause("create_execution_context")
+            calls = [pool.submit(backend.infer, *feed(1, 32, 32))]
+            stand_in.driver.has_paused.wait(10)
+            calls.append(pool.submit(backend.infer, *feed(1, 32, 32)))
+            time.sleep(0.02)
+            stand_in.driver.may_go_on.set()
+            for call in calls:
+                check(call.result(), expected(*feed(1, 32, 32)))
         for repeat in range(3):
             for shape in ((1, 64, 64), (3, 64, 96), (2, 64, 192), (8, 32, 32)):
                 images, sizes = feed(*shape, seed=repeat)
@@ -58,13 +67,17 @@ def work(stand_in: StandIn, open_backend: Callable[[], Any]) -> None:
                 check(given, expected(*each))
         for given, wanted in kept:
             check(given, wanted)
-        with ThreadPoolExecutor(1) as pool:
+        stand_in.driver.pause("cudaMemcpyAsync", "memcpy_htod_async")
+        with ThreadPoolExecutor(2) as pool:
             last = pool.submit(backend.infer, *feed(8, 96, 96))
-            backend.close()
-            with suppress(BackendError):
-                last.result()
-            with pytest.raises(BackendError, match="was closed"):
-                backend.infer(*feed(1, 64, 64))
+            stand_in.driver.has_paused.wait(10)
+            closing = pool.submit(backend.close)
+            time.sleep(0.02)
+            stand_in.driver.may_go_on.set()
+            check(last.result(), expected(*feed(8, 96, 96)))
+            closing.result()
+        with pytest.raises(BackendError, match="was closed"):
+            backend.infer(*feed(1, 64, 64))
     stand_in.check_end()
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 SLOT, BACKEND = "runtime/backends/trt_slot.py", "runtime/backends/trt.py"
 CUDA_PYTHON, PYCUDA = "runtime/cuda/cuda_python.py", "runtime/cuda/pycuda_driver.py"
 
+EARLY = "POISON was read|before the copy to it was waited for"
+
 
 class Bug(NamedTuple):
     what: str
@@ -72,14 +74,14 @@ BUGS = [
         "never recorded",
     ),
     # Reading and writing host memory too early.
-    bug("detections are read early", SLOT, "cuda.synchronize_event(self._copied_out)", "pass", "POISON was read"),
-    bug("candidates are read early", SLOT, "cuda.synchronize_event(self._candidates_out)", "pass", "POISON was read"),
+    bug("detections are read early", SLOT, "cuda.synchronize_event(self._copied_out)", "pass", EARLY),
+    bug("candidates are read early", SLOT, "cuda.synchronize_event(self._candidates_out)", "pass", EARLY),
     bug(
         "the wrong event is waited for",
         SLOT,
         "cuda.synchronize_event(self._copied_out)",
         "cuda.synchronize_event(self._inferred)",
-        "POISON was read",
+        EARLY,
     ),
     bug(
         "the input is overwritten while it is copied",
@@ -216,7 +218,7 @@ BUGS = [
         SLOT,
         (
             ("if not context.set_input_shape(name, dims):", "if False:"),
-            ("if missing := context.infer_shapes():", "if False:"),
+            ("missing = context.infer_shapes()", "missing = []"),
         ),
         "before the inputs' shapes were set",
     ),
@@ -342,6 +344,13 @@ BUGS = [
         "            self._changed.wait_for(lambda: len(self._free) == len(self._slots))\n",
         "",
         "freed|destroyed|doesn't exist|while|KeyError|no attribute",
+    ),
+    bug(
+        "contexts are made in two threads at once",
+        BACKEND,
+        "make_context = _one_at_a_time(make_context)",
+        "pass",
+        "an engine makes contexts in two threads at once",
     ),
     # Bindings.
     bug(

@@ -39,6 +39,8 @@ class Driver:
         self.violations: list[str] = []
         self.calls: list[str] = []
         self.failing: dict[str, int] = {}  # name of a call → how many more of it succeed, the rest fail
+        self._pauses_at: tuple[str, ...] = ()
+        self.has_paused, self.may_go_on = threading.Event(), threading.Event()
         self.lock = threading.RLock()
         self.allocations: dict[int, Allocation] = {}
         self.graveyard: list[Allocation] = []  # freed, still poisoned: found out where somebody writes
@@ -61,6 +63,10 @@ class Driver:
         """Every call of the API, one at a time; threads change places before it, and some queued work may run."""
         if self.random.random() < 0.05:
             time.sleep(0.0002)
+        if name in self._pauses_at:
+            self._pauses_at = ()
+            self.has_paused.set()
+            self.may_go_on.wait(10)
         with self.lock:
             self.calls.append(name)
             if name in self.failing:
@@ -81,6 +87,12 @@ class Driver:
     def _here(self, device: int, what: str) -> None:
         if device != self.device():
             raise self.violation(f"{what} belongs to device {device}, but {self.device()} is current")
+
+    def pause(self, *names: str) -> None:
+        """The next of these calls sets `has_paused`, and goes on when `may_go_on` is set."""
+        self.has_paused.clear()
+        self.may_go_on.clear()
+        self._pauses_at = names
 
     def next_number(self) -> int:
         return next(self._numbers)
