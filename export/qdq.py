@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -173,8 +173,8 @@ class _Writer:
         low, high = min(low, 0.0), max(high, 0.0)  # zero is a number of every range: padding needs it
         scale_name, zero_name = f"{name}_scale", f"{name}_zero_point"
         if self._target == "cpu":
-            scale = max((high - low) / 255, _LEAST_SCALE)
-            zero = np.array(round(-low / scale), np.uint8)
+            scale = np.array(max((high - low) / 255, _LEAST_SCALE))
+            zero = np.array(np.rint(-low / scale), np.uint8)
         else:
             scale = _as_float16(np.array(max(-low, high) / self._weights.steps))
             zero = np.zeros((), self._weights.dtype)
@@ -198,7 +198,7 @@ class _Writer:
             self._node("DequantizeLinear", [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"], output, axis=0)
         return output
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> None:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], output, **attributes))
 
     def _constant(self, name: str, array: np.ndarray) -> None:
