@@ -27,14 +27,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
 from runtime.engine_file import SUFFIXES, EngineManifest, this_platform, write_engine
 from runtime.errors import UserError, run_main
 from runtime.files import require_writable
 from runtime.manifest import Manifest, Precision
 
+from .from_checkpoint import export_checkpoint
+from .layers import claims, convolutions, summary
 from .network import load_deployed
 from .trt_build import RTX_CAPABILITIES, Built, ParseError, Settings, build, check_settings
-from .trt_inspect import wrong_precision
+from .trt_inspect import MOST, wrong_precision
 from .trt_library import Library, choose
 from .trt_profiles import as_options, describe, make_profiles
 
@@ -53,17 +57,23 @@ def main(arguments: list[str] | None = None) -> int:
     source = Path(options.model)
     capabilities = tuple(dict.fromkeys(options.compute_capability))
     library = choose(options.flavor, capabilities)
-    outputs = output_paths(source, options.output, capabilities if options.separate else ())
-    if source.suffix in _CHECKPOINTS:
-        from .to_precision import export_checkpoint
-
-        source = export_checkpoint(options, outputs[0][0].with_suffix(".onnx"))
-    elif source.suffix != ".onnx":
-        raise EngineBuildError(
-            f"{source}: expected an exported file (.onnx) or a checkpoint ({', '.join(_CHECKPOINTS)})"
+    from_checkpoint = source.suffix in _CHECKPOINTS
+    if not from_checkpoint and source.suffix != ".onnx":
+        raise EngineBuildError(f"{source}: expected an exported file (.onnx) or a checkpoint (.pt)")
+    named = source.with_suffix(f".{options.precision}") if from_checkpoint else source.with_suffix("")
+    outputs = output_paths(named, options.output, capabilities if options.separate else ())
+    if from_checkpoint:
+        check_capabilities(options.precision, capabilities)
+        source = export_checkpoint(
+            source,
+            outputs[0][0].parent,
+            options.precision,
+            options.batch[2] if options.batch else 16,
+            tuple(options.canvas) if options.canvas else None,
+            Path(options.images) if options.images else None,
         )
     model, manifest = load_deployed(source)
-    del model
+    check_precision(model, manifest, source)
     profiles = make_profiles(manifest, options.batch, options.shapes)
     for out, wanted in outputs:
         settings = Settings(
@@ -169,6 +179,17 @@ def check_capabilities(precision: Precision, capabilities: Sequence[str]) -> Non
         )
 
 
+def check_precision(model: onnx.ModelProto, manifest: Manifest, source: Path) -> None:
+    """Raise EngineBuildError for a file that says one precision and has another: the engine would repeat the claim."""
+    found = convolutions(model)
+    of_precision = sum(found[kind] for kind in claims(manifest))
+    if of_precision < MOST * found.total():
+        raise EngineBuildError(
+            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(found)}; make it again: "
+            f"python -m export.quantize MODEL.onnx --precision {manifest.precision}"
+        )
+
+
 def check_room(out: Path, onnx_bytes: int) -> None:
     """Raise UserError before a build of minutes where its result couldn't be written."""
     require_writable(out)
@@ -181,9 +202,9 @@ def check_room(out: Path, onnx_bytes: int) -> None:
         )
 
 
-def output_paths(source: Path, output: str | None, separate: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
+def output_paths(named: Path, output: str | None, separate: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
     """The engines to write, and the GPUs that each is for (none: those that were named, in one engine)."""
-    out = Path(output) if output else source.with_suffix(SUFFIXES[0])
+    out = Path(output) if output else named.with_name(named.name + SUFFIXES[0])
     if out.suffix not in SUFFIXES:
         raise EngineBuildError(f"-o {out}: expected a name that ends in {', '.join(SUFFIXES)}")
     if out.is_dir():
