@@ -185,8 +185,8 @@ def check_precision(model: onnx.ModelProto, manifest: Manifest, source: Path) ->
     of_precision = sum(found[kind] for kind in claims(manifest))
     if of_precision < MOST * found.total():
         raise EngineBuildError(
-            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(found)}; make it again: "
-            f"python -m export.quantize MODEL.onnx --precision {manifest.precision}"
+            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(found)}; make it "
+            f"again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
         )
 
 
