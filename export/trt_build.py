@@ -97,12 +97,16 @@ def build(library: Library, source: Path, model: bytes, settings: Settings, show
         phases.is_cancelled = True
 
     try:
-        return interruptible(lambda: _build(library, source, model, settings, phases), cancel)
+        built = interruptible(lambda: _build(library, source, model, settings, phases), cancel)
     finally:
         phases.close()
+    if built is None:
+        raise KeyboardInterrupt
+    return built
 
 
-def _build(library: Library, source: Path, model: bytes, settings: Settings, phases: Phases) -> Built:
+def _build(library: Library, source: Path, model: bytes, settings: Settings, phases: Phases) -> Built | None:
+    """None where it was stopped: an exception would keep the library's objects alive, in no order."""
     trt, started = library.trt, time.perf_counter()
     errors: list[str] = []
     warnings: list[str] = []
@@ -133,7 +137,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     host_memory = builder.build_serialized_network(network, builder_config)
     if host_memory is None:
         if phases.is_cancelled:
-            raise KeyboardInterrupt
+            return None
         raise BuildError(
             f"{source}: {library.name} {library.version} cannot build it for {', '.join(capabilities)}: "
             f"{_last(errors, 'it gives no reason')}"

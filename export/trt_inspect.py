@@ -11,7 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from runtime.backends.trt_engine import import_tensorrt
+from runtime.engine_file import Flavor
 from runtime.manifest import Precision
+
+from .trt_progress import make_logger
 
 # How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
 # "Format/Datatype" into "Format" and "DataType".
@@ -35,6 +39,12 @@ def count_precisions(trt: Any, logger: Any, data: bytes) -> dict[str, int]:
         return {}
     inspector = engine.create_engine_inspector()
     return convolutions_by_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def convolutions_of(flavor: Flavor, data: bytes) -> dict[str, int]:
+    """`count_precisions` of an engine whose hash was checked."""
+    trt = import_tensorrt(flavor)
+    return count_precisions(trt, make_logger(trt, [], []), data)
 
 
 def convolutions_by_precision(information: str) -> dict[str, int]:

@@ -112,26 +112,29 @@ def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Res
     """
     results: list[Result] = []
     failures: list[BaseException] = []
+    done = threading.Event()  # not Thread.join(): interrupted once, it takes a running thread for an ended one
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:
             failures.append(error)
+        done.set()
 
     thread = threading.Thread(target=run, name="engine build", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        done.wait()
     except KeyboardInterrupt:
         cancel()
         print("\nstopping the build; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
         try:
+            done.wait()
             thread.join()
         except KeyboardInterrupt:
             os._exit(EXIT_INTERRUPTED)  # the library can't be stopped otherwise, and nothing was written yet
         raise
+    thread.join()
     if failures:
         raise failures[0]
     return results[0]

@@ -10,24 +10,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import to_trt, trt_library
+from export import from_checkpoint, to_trt, trt_library
 from export.engine_check import header_problems, read_header
 from export.network import load_deployed
 from export.to_trt import EngineBuildError, build_engine, check_capabilities, main, rebuild_command
 from export.trt_build import BuildError, ParseError, Settings, build
 from export.trt_library import Library, LibraryError, choose
 from export.trt_profiles import make_profiles
+from export.trt_progress import Phases
 from runtime.cuda import Device
 from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.errors import UserError
 from runtime.files import sha256_file
-from runtime.manifest import Precision
+from runtime.manifest import InputShapes, Manifest, Precision
+from train.checkpoint import load_detector
 
 from .conftest import Exported, restamp
 
@@ -148,23 +151,52 @@ def test_one_engine_per_gpu_and_two_profiles(
     assert asked == [(("8.0", "8.6", "8.9", "12.0", "12.1"), profiles, "model.bf16.engine")]
 
 
-def test_from_a_checkpoint_in_one_command(
-    exported: Exported,
-    repository: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    checkpoint = shutil.copy(exported.checkpoint, tmp_path / "best.pt")
+@pytest.mark.slow
+def test_from_a_checkpoint_in_one_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = shutil.copy(checkpoint, tmp_path / "best.pt")
     options = ["--precision", "fp16", "--compute-capability", "8.6", "--canvas", "192", "256", "--batch", "1", "2", "2"]
-    assert main([str(checkpoint), *options]) == 0
+    assert main([str(copied), *options]) == 0
     names = ["best.fp16.engine", "best.fp16.engine.json", "best.fp16.onnx", "best.onnx", "best.pt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     _, described = read_engine(tmp_path / "best.fp16.engine")
     assert described.manifest.precision == "fp16"
-    assert described.manifest.checkpoint_sha256 == exported.loaded.sha256
+    assert described.manifest.checkpoint_sha256 == load_detector(checkpoint).sha256
     assert described.profiles == (Profile((1, 192, 256), (2, 192, 256), (2, 192, 256)),)
     assert "none beyond the limit" in capsys.readouterr().out
+
+
+def test_from_a_checkpoint_by_way_of_the_exported_file(
+    exported: Exported, deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The steps between, with the export that other tests made and without the build."""
+    asked = []
+
+    def fake_export(loaded: object, out: Path, shapes: InputShapes, pictures: object) -> int:
+        shutil.copy(exported.model, out)
+        return int(shapes.batch_max == 7)  # 7: as if it differed
+
+    def fake_build(library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, **_: Any) -> None:
+        asked.append((source.name, manifest.precision, out.name))
+
+    monkeypatch.setattr(from_checkpoint, "export_verified", fake_export)
+    monkeypatch.setattr(to_trt, "build_engine", fake_build)
+    model = str(shutil.copy(exported.checkpoint, tmp_path / "best.pt"))
+    gpu = ["--compute-capability", "8.9"]
+    assert main([model, *gpu]) == 0
+    assert main([model, *gpu, "--precision", "fp32"]) == 0
+    pictures = str(deployed["fp16"].parent)
+    assert main([model, *gpu, "--precision", "int8", "--images", pictures, "-o", str(tmp_path / "my.engine")]) == 0
+    assert asked == [
+        ("best.fp16.onnx", "fp16", "best.fp16.engine"),
+        ("best.onnx", "fp32", "best.fp32.engine"),
+        ("best.int8.onnx", "int8", "my.engine"),
+    ]
+    with pytest.raises(UserError, match="its export differs from it"):
+        main([model, *gpu, "--batch", "1", "1", "7"])
+    with pytest.raises(UserError, match=r"--precision int8 is calibrated on pictures, and those .* are not here"):
+        main([model, *gpu, "--precision", "int8"])
+    with pytest.raises(EngineBuildError, match=r"fp8 needs 8\.9 or later"):
+        main([model, "--precision", "fp8", "--compute-capability", "8.6"])
 
 
 # What a user without a GPU is told.
@@ -229,6 +261,7 @@ def test_which_library_is_chosen(
 # The standard flavor's branches, in the library that builds here: the names are the same (test_tensorrt_names).
 
 
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")  # it has no timing caches
 def test_settings_of_the_standard_flavor(fixed: tuple[object, Path], tmp_path: Path) -> None:
     standard = Library("tensorrt", rtx, None)
     shape = (1, 192, 224)
@@ -245,9 +278,6 @@ def test_settings_of_the_standard_flavor(fixed: tuple[object, Path], tmp_path: P
     assert "7.5" not in built.compute_capabilities
     assert cache.stat().st_size > 0
     assert built.layers == {}
-    cache.write_bytes(b"not a cache" * 100)
-    with pytest.raises(BuildError, match=r"timing\.cache: of another GPU or TensorRT version, or damaged"):
-        build(standard, fixed[1], fixed[1].read_bytes(), settings)
 
 
 @pytest.mark.parametrize(
@@ -443,13 +473,13 @@ def test_a_disk_that_fills_up_while_writing(fixed: tuple[object, Path], reposito
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_build_leaves_nothing(
-    sent: signal.Signals, exported: Exported, repository: Path, tmp_path: Path
+    sent: signal.Signals, fixed: tuple[object, Path], repository: Path, tmp_path: Path
 ) -> None:
     """An older engine of that name stays as it was."""
     out = tmp_path / "model.engine"
     out.write_bytes(b"older")
     process = subprocess.Popen(
-        [sys.executable, "export/to_trt.py", str(exported.model), "-o", str(out), "--compute-capability", "8.6"],
+        [sys.executable, "export/to_trt.py", str(fixed[1]), "-o", str(out), "--compute-capability", "8.6"],
         cwd=repository,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -457,16 +487,32 @@ def test_an_interrupted_build_leaves_nothing(
         text=True,
     )
     assert process.stdout is not None
-    for line in process.stdout:
-        if "profile 1" in line:
-            break
-    time.sleep(1)
+    assert process.stderr is not None
+    assert any("profile 0" in line for line in process.stdout)
+    time.sleep(0.5)
     process.send_signal(sent)
+    if sent == signal.SIGINT:
+        assert any("stopping the build; press Ctrl-C again" in line for line in process.stderr)
+        process.send_signal(sent)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in errors
     assert out.read_bytes() == b"older"
     assert [path.name for path in tmp_path.iterdir()] == ["model.engine"]
+
+
+def test_a_build_stops_where_the_library_asks(fixed: tuple[object, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def step(phases: Phases, phase: str, number: int) -> bool:
+        steps.append(phase)
+        phases.is_cancelled = len(steps) >= 50  # as Ctrl-C does
+        return not phases.is_cancelled
+
+    monkeypatch.setattr(Phases, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        build_for(fixed[1], "8.6", profile=Profile((1, 192, 224), (1, 192, 224), (1, 192, 224)))
+    assert len(steps) >= 50
 
 
 def test_no_engine_is_written_whose_layers_are_wide(
