@@ -17,6 +17,8 @@ ALLOWED = {
 }
 RUNTIME_LIBRARIES = {"numpy", "cv2", "pycocotools", "tqdm"}
 BACKEND_LIBRARIES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}  # inside functions only
+# Inside functions too: benchmarks draw with the one and are driven by the other, and detecting needs neither.
+BACKEND_LIBRARIES |= {"matplotlib", "mlperf_loadgen"}
 
 
 def imports(source: str) -> list[tuple[str, bool]]:
@@ -100,7 +102,8 @@ import importlib.abc, pkgutil, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "onnx", "onnxruntime", "train", "export", "tensorrt", "timm"):
+        if name.split(".")[0] in ("torch", "torchvision", "onnx", "onnxruntime", "train", "export", "tensorrt", "timm",
+                                  "matplotlib", "mlperf_loadgen"):
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Block())
