@@ -3,6 +3,7 @@
     python -m runtime.benchmark model.onnx --images photos/
     python -m runtime.benchmark model.onnx int8.onnx --images photos/ --batch 1 8 16 --json b.json --plot b.png
     python -m runtime.benchmark fp32.onnx int8.onnx --images photos/ --pair      # A B A B …, and ratios
+    python -m runtime.benchmark m.onnx@cpu m.onnx@openvino --images photos/      # one model, two backends
 
 A round takes every picture once. Stage by stage, each stage waits for the one before; `pipeline` is what a user gets,
 stages overlapping. With --pair the rounds of the artifacts alternate; without, one artifact is measured after the
@@ -15,12 +16,15 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from .backends.options import BACKENDS, add_backend_arguments, backend_options
 from .benchmark_figures import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
 from .benchmark_plot import plot, require_matplotlib
 from .benchmark_text import report_as_text, warnings
@@ -92,12 +96,12 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     """Measure what the command line asks for. The machine's load is read before any of it."""
     machine, described_run = describe_machine(), describe_run(command)
     named = dict(zip(_names(options.artifacts), options.artifacts, strict=True))
-    artifacts = [_checked(path, options, pictures) for path in named.values()]
+    artifacts = [_checked(given, options, pictures) for given in named.values()]
     groups = [list(named)] if options.pair else [[name] for name in named]
     found, memory, ratios = list[Figures](), list[Memory](), list[Pair]()
     rounds = 2 * (options.rounds + options.warmup) * len(options.batch) * len(named)
     with (
-        GpuWatch(0) as gpu,
+        GpuWatch(options.device) as gpu,
         tqdm(total=rounds, desc="rounds", unit="round", disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
         for names in groups:
@@ -125,24 +129,42 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     )
 
 
-def _open(path: Path, options: argparse.Namespace) -> Detector:
-    return Detector(path, threads=options.threads)
+@dataclass(frozen=True)
+class Given:
+    """An artifact of the command line, and the backend asked for it alone: `model.onnx@openvino`."""
+
+    path: Path
+    backend: str | None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.backend is None else f"{self.path}@{self.backend}"
 
 
-def _checked(path: Path, options: argparse.Namespace, pictures: Pictures) -> Artifact:
+def given(text: str) -> Given:
+    path, at, backend = text.rpartition("@")
+    return Given(Path(path), backend) if at and backend in BACKENDS else Given(Path(text), None)
+
+
+def _open(artifact: Given, options: argparse.Namespace) -> Detector:
+    chosen = backend_options(options)
+    return Detector(artifact.path, **(chosen | {"backend": artifact.backend or chosen["backend"]}))
+
+
+def _checked(artifact: Given, options: argparse.Namespace, pictures: Pictures) -> Artifact:
     """Open and close an artifact: one that doesn't fit the pictures or the batches is known before any has run."""
-    with _open(path, options) as detector:
+    with _open(artifact, options) as detector:
         for batch in options.batch:
             plan_work(detector, pictures.sizes_hw, batch)
-        return describe_artifact(path, detector)
+        return describe_artifact(artifact.path, detector)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(artifacts: Sequence[Given]) -> list[str]:
     """A name for each artifact. One that is given twice, to see how far two equal ones differ, gets a number."""
-    names = list[str]()
-    for path in paths:
-        count = sum(name.split(" #")[0] == str(path) for name in names)
-        names.append(f"{path} #{count + 1}" if count else str(path))
+    counts = Counter[Given]()
+    names = []
+    for artifact in artifacts:
+        counts[artifact] += 1
+        names.append(f"{artifact} #{counts[artifact]}" if counts[artifact] > 1 else str(artifact))
     return names
 
 
@@ -161,16 +183,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("artifacts", nargs="+", type=Path, metavar="artifact", help="deployed models")
+    parser.add_argument(
+        "artifacts",
+        nargs="+",
+        type=given,
+        metavar="artifact",
+        help="deployed models; model.onnx@cpu: with that backend",
+    )
     parser.add_argument("--images", nargs="+", type=Path, help="pictures or folders of them (else generated ones)")
     parser.add_argument("--pictures", type=int, default=32, help="the first so many of them (%(default)s)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (1 8)")
     parser.add_argument("--rounds", type=int, default=5, help="how often every picture is taken (%(default)s)")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before these, not counted (%(default)s)")
     parser.add_argument("--pair", action="store_true", help="alternate between the artifacts; print ratios")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
     parser.add_argument("--plot", type=Path, help="draw them here, a .png (needs matplotlib)")
+    add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     for name in ("pictures", "rounds"):
         if getattr(options, name) < 1:

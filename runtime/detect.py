@@ -22,6 +22,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
 from .detector import Detector
 from .draw import draw, encode_jpeg
@@ -189,9 +190,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--score", type=float, default=0.3, help="least score that is kept, 0–1 (%(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="pictures at a time (%(default)s)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error("--batch must be at least 1")
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = find_sources(options.inputs, options.out)
     target = options.out / "detections.json"
     require_writable(target)
-    with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
+    with Detector(options.artifact, **backend_options(options)) as detector:
         print(describe(detector, options.artifact))
         head = {
             "artifact": str(options.artifact),

@@ -27,13 +27,14 @@ class Detects(Protocol):
 
 
 class Detector:
-    """Holds a backend. Give one, or the path of a deployed model; `options` go to the backend opened for a path.
+    """Holds a backend. Give one, or the path of a deployed model; `options` (fields of `BackendOptions`) say what is to
+    run it, by default the best backend that is installed and starts (`backend.description` says which, and why).
 
     A context manager; closing closes the backend.
     """
 
-    def __init__(self, backend: Backend | str | os.PathLike[str], **options: Any) -> None:
-        self.backend: Backend = open_backend(backend, **options) if isinstance(backend, str | os.PathLike) else backend
+    def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
+        self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
 
     @property
     def manifest(self) -> Manifest:

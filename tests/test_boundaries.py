@@ -16,9 +16,18 @@ ALLOWED = {
     "export": {"runtime", "train", "export"},
 }
 RUNTIME_LIBRARIES = {"numpy", "cv2", "pycocotools", "tqdm"}
-BACKEND_LIBRARIES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}  # inside functions only
-# Inside functions too: benchmarks draw with the one and are driven by the other, and detecting needs neither.
-BACKEND_LIBRARIES |= {"matplotlib", "mlperf_loadgen"}
+BACKEND_LIBRARIES = {  # inside functions only
+    "onnxruntime",
+    "onnxruntime_ep_nv_tensorrt_rtx",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+    "pycuda",
+    # Not backends: a benchmark draws with the one and is driven by the other, and detecting needs neither.
+    "matplotlib",
+    "mlperf_loadgen",
+}
 
 
 def imports(source: str) -> list[tuple[str, bool]]:
@@ -102,8 +111,8 @@ import importlib.abc, pkgutil, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "onnx", "onnxruntime", "train", "export", "tensorrt", "timm",
-                                  "matplotlib", "mlperf_loadgen"):
+        blocked = "torch torchvision onnx onnxruntime openvino train export tensorrt timm matplotlib".split()
+        if name.split(".")[0] in (*blocked, "mlperf_loadgen"):
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Block())

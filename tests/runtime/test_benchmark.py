@@ -11,7 +11,7 @@ import pytest
 
 from runtime import benchmark as command
 from runtime.backends import BackendError
-from runtime.benchmark import main, measure
+from runtime.benchmark import Given, given, main, measure
 from runtime.benchmark_figures import figures, pairs
 from runtime.benchmark_text import warnings
 from runtime.detections import RawOutputs
@@ -23,6 +23,7 @@ from runtime.stages import STAGES, plan_work, run_batch
 
 from .fakes import RedBackend, manifest_with, picture, write_red_onnx
 
+QUICK = ["--batch", "1", "--rounds", "1", "--threads", "1", "--backend", "cpu"]
 SIZES = [(60, 80)] * 3 + [(80, 60)] * 2
 
 
@@ -151,7 +152,7 @@ def test_stages_are_those_of_the_clock(pictures: Pictures) -> None:
 
 
 def test_stages_of_a_real_run_add_up(pictures: Pictures, model: Path) -> None:
-    with Detector(model, threads=1) as detector:
+    with Detector(model, backend="cpu", threads=1) as detector:
         works = plan_work(detector, pictures.sizes_hw, 2)
         runs = [run_batch(detector, work) for _ in range(20) for work in works]
     for run in runs:
@@ -209,6 +210,25 @@ def _noting(order: list[str], name: str, infer):  # type: ignore[no-untyped-def]
     return noted
 
 
+def test_an_artifact_with_a_backend_of_its_own() -> None:
+    assert given("m.onnx@cpu") == Given(Path("m.onnx"), "cpu")
+    for text in ("m.onnx", "folder@home/m.onnx", "m@2.onnx"):
+        assert given(text) == Given(Path(text), None)
+
+
+def test_two_backends_of_one_model(folder: Path, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="runs it too")
+    out = tmp_path / "b.json"
+    options = ["--images", str(folder), *QUICK, "--pair", "--json", str(out)]
+    assert main([f"{model}@cpu", f"{model}@openvino", *options]) == 0
+    report = json.loads(out.read_text())
+    first, second = (artifact["backend"] for artifact in report["artifacts"])
+    assert "ONNX Runtime" in first
+    assert "OpenVINO" in second
+    assert report["pairs"][0]["artifact"] == f"{model}@openvino"
+    assert report["figures"][0]["detections_per_image"] == report["figures"][1]["detections_per_image"] == 1
+
+
 # The command.
 
 
@@ -216,7 +236,24 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
     pytest.importorskip("matplotlib", reason="draws the plot")
     out, drawn = tmp_path / "new" / "b.json", tmp_path / "new" / "b.png"
     options = [
-        *("--images", folder, "--batch", 1, 2, "--rounds", 2, "--threads", 1, "--json", out, "--plot", drawn, "--pair"),
+        *(
+            "--images",
+            folder,
+            "--batch",
+            1,
+            2,
+            "--rounds",
+            2,
+            "--threads",
+            1,
+            "--backend",
+            "cpu",
+            "--json",
+            out,
+            "--plot",
+            drawn,
+            "--pair",
+        ),
     ]
     assert main([str(model), str(model), *map(str, options)]) == 0
     report = json.loads(out.read_text())
@@ -255,7 +292,7 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_generated_pictures_are_said_to_be(model: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(model), "--batch", "2", "--rounds", "1", "--pictures", "4", "--threads", "1"]) == 0
+    assert main([str(model), *QUICK, "--pictures", "4"]) == 0
     printed = capsys.readouterr()
     assert "generated: smooth noise" in printed.out
     assert "warning: the pictures were generated" in printed.err
@@ -263,7 +300,20 @@ def test_generated_pictures_are_said_to_be(model: Path, capsys: pytest.CaptureFi
 
 def test_memory_is_each_artifacts_own(folder: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.json"
-    options = ["--images", str(folder), "--batch", "1", "--rounds", "1", "--threads", "1", "--json", str(out)]
+    options = [
+        "--images",
+        str(folder),
+        "--batch",
+        "1",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--backend",
+        "cpu",
+        "--json",
+        str(out),
+    ]
     assert main([str(model), str(model), *options]) == 0
     report = json.loads(out.read_text())
     assert [row["artifacts"] for row in report["memory"]] == [[str(model)], [f"{model} #2"]]
@@ -275,7 +325,12 @@ def test_doubts_are_named(folder: Path, model: Path, monkeypatch: pytest.MonkeyP
     reports = []
     monkeypatch.setattr(command, "report_as_text", lambda report: reports.append(report) or "")
     monkeypatch.setattr("os.getloadavg", lambda: (64.0, 0.0, 0.0))
-    assert main([str(model), "--images", str(folder), "--batch", "1", "--rounds", "2", "--threads", "1"]) == 0
+    assert (
+        main(
+            [str(model), "--images", str(folder), "--batch", "1", "--rounds", "2", "--threads", "1", "--backend", "cpu"]
+        )
+        == 0
+    )
     assert any("busy before the run (load 64.0" in line for line in warnings(reports[0]))
     noisy = reports[0].figures[0].pipeline_images_per_second
     object.__setattr__(noisy, "most", 2 * noisy.p50)
@@ -317,7 +372,7 @@ def test_what_cannot_work_is_known_before_anything_runs(
         (fixed, "batch 8, but the graph was exported for 1;"),
     ):
         with pytest.raises(BackendError, match=message):
-            main([str(model), str(second), "--images", str(folder), "--threads", "1"])
+            main([str(model), str(second), "--images", str(folder), "--threads", "1", "--backend", "cpu"])
     with pytest.raises(UserError, match="cannot write"):
         main([str(model), "--images", str(folder), "--json", str(model / "b.json")])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -336,9 +391,8 @@ def test_wrong_usage(model: Path, more: list[str], capsys: pytest.CaptureFixture
 
 
 def test_bad_input_from_the_command_line_is_one_line(folder: Path, repository: Path, tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign.onnx"
-    foreign.write_bytes(b"not a graph")
-    for options in (["none.onnx"], [str(foreign)], [str(foreign), "--images", str(tmp_path / "nowhere")]):
+    foreign = str(write_red_onnx(tmp_path / "foreign.onnx", manifest=None))
+    for options in (["none.onnx"], [foreign], [foreign, "--images", str(tmp_path / "nowhere")], [f"{foreign}@cuda"]):
         done = subprocess.run(
             [sys.executable, "-m", "runtime.benchmark", *options, "--pictures", "1"],
             cwd=repository,
