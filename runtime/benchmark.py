@@ -188,7 +188,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         type=given,
         metavar="artifact",
-        help="deployed models; model.onnx@cpu: with that backend",
+        help="deployed models; m.onnx@cpu: with that backend",
     )
     parser.add_argument("--images", nargs="+", type=Path, help="pictures or folders of them (else generated ones)")
     parser.add_argument("--pictures", type=int, default=32, help="the first so many of them (%(default)s)")
