@@ -39,12 +39,10 @@ from .conditions import (
     reset_peak_memory,
 )
 from .detector import Detector
-from .errors import run_main
+from .errors import UserError, run_main
 from .files import atomic_write, require_writable
 from .gpu import GpuWatch
-from .images import decode
 from .pictures import Pictures, find_pictures, generate_pictures
-from .prefetch import prefetch
 from .stages import plan_work, run_round
 
 Clock = Callable[[], float]
@@ -86,10 +84,10 @@ def measure(
 
 
 def run_pipeline(detector: Detector, files: Sequence[Path], batch: int) -> None:
-    """Every file through decoding, network and postprocessing, as a user's call does it."""
-    images = prefetch(decode, files, ahead=2 * batch)
-    for first in range(0, len(files), batch):
-        detector.detect([next(images) for _ in files[first : first + batch]])
+    """Every file through decoding, network and postprocessing, as a user's call does it. Raises UserError."""
+    for result in detector.stream(files, batch, wait_s=None):
+        if isinstance(result, UserError):  # a picture that could be read before
+            raise result
 
 
 def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .backends import BackendError
 from .detections import finish
-from .detector import Detector
+from .detector import Detector, join_batches
 from .images import decode
-from .preprocess import boxes_to_image, make_batch
+from .preprocess import boxes_to_image
 
 STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
 
@@ -47,13 +46,7 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
     Where a canvas' pictures don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
     or a picture that the graph doesn't take.
     """
-    shapes = detector.manifest.inputs
-    if not shapes.batch_min <= batch <= shapes.batch_max:
-        expected = f"{shapes.batch_min}" + (f" to {shapes.batch_max}" if shapes.batch_max > shapes.batch_min else "")
-        raise BackendError(
-            f"batch {batch}, but the graph was exported for {expected}; choose one of these with --batch, or export it "
-            "for others"
-        )
+    detector.batch(batch)
     groups: dict[tuple[int, int], list[Path]] = {}
     for path, size_hw in sizes_hw.items():
         groups.setdefault(detector.canvas_hw(size_hw), []).append(path)
@@ -71,7 +64,7 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     marks = [clock()]
     images = [decode(path) for path in work.files]
     marks.append(clock())
-    batch = make_batch(images, manifest.preprocess, work.canvas_hw)
+    batch = join_batches([detector.prepare(image) for image in images])
     marks.append(clock())
     raw = detector.backend.infer(batch.images, batch.image_sizes, times=inside)
     marks.append(clock())

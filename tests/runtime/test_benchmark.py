@@ -174,8 +174,8 @@ def test_figures_by_hand(pictures: Pictures) -> None:
     assert found.stage_ms["infer"].p50 == found.stage_ms["total"].p99 == pytest.approx(2000)
     assert found.stage_images_per_second == pytest.approx({"infer": 1, "total": 1})
     assert found.stages_images_per_second.p50 == pytest.approx(1)
-    assert found.pipeline_images_per_second.p50 == pytest.approx(5 / 8)  # 2 + (1 + 1) + 1 pictures, 2 s each batch
-    assert found.pipeline_round_seconds == pytest.approx([8, 8, 8])
+    assert found.pipeline_images_per_second.p50 == pytest.approx(5 / 6)  # 2 + 1 + 2 pictures, 2 s each batch
+    assert found.pipeline_round_seconds == pytest.approx([6, 6, 6])
     assert (found.detections_per_image, found.nms_reruns) == (2, 18)
 
 
