@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from .backends.options import add_backend_arguments, backend_options
 from .coco import FIGURE_NAMES, CocoDataset, CocoError, CocoFigures, evaluate, load_coco, read_results, to_results
 from .detector import Detector, Detects
 from .errors import UserError, run_main
@@ -213,10 +214,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--json", type=Path, help="write the figures here (0–1; −1 where there is nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
     add_arguments(parser)
+    add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if (options.artifact is None) == (options.results is None):
         parser.error("give a model or --results, one of them")
@@ -262,7 +262,7 @@ def _detect(options: argparse.Namespace) -> Detected:
     dataset = load_coco(options.annotations, options.images)
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
+    with Detector(options.artifact, **backend_options(options)) as detector:
         print(describe(detector, options.artifact))
         detected = detect_dataset(
             as_asked(detector, options),

@@ -16,7 +16,15 @@ ALLOWED = {
     "export": {"runtime", "train", "export"},
 }
 RUNTIME_LIBRARIES = {"numpy", "cv2", "pycocotools", "tqdm"}
-BACKEND_LIBRARIES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}  # inside functions only
+BACKEND_LIBRARIES = {  # inside functions only
+    "onnxruntime",
+    "onnxruntime_ep_nv_tensorrt_rtx",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+    "pycuda",
+}
 
 
 def imports(source: str) -> list[tuple[str, bool]]:
@@ -100,7 +108,8 @@ import importlib.abc, pkgutil, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "onnx", "onnxruntime", "train", "export", "tensorrt", "timm"):
+        blocked = "torch torchvision onnx onnxruntime openvino train export tensorrt timm".split()
+        if name.split(".")[0] in blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Block())
