@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -115,7 +116,7 @@ class Detector:
 
     def stream(
         self, pictures: Iterable[Picture], batch: int | None = None, wait_s: float | None = WAIT_S
-    ) -> Iterator[Detections | UserError]:
+    ) -> Generator[Detections | UserError, None, None]:
         """Detections of each picture of a stream, lazily and in order; an error in the place of one that is unusable.
 
         Decoding, resizing, the network and postprocessing run at once, on few pictures at a time, however long the
@@ -123,14 +124,16 @@ class Detector:
         slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
         """
         limits = pipeline_limits(self, self.batch(batch), wait_s=wait_s)
-        for _, result in run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits):
-            yield result
+        running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
+        with closing(running):
+            for _, result in running:
+                yield result
 
-    def batch(self, asked: int | None) -> int:
-        """The batch to use where `asked` (None: any) is asked for. Raises BackendError for one outside the graph's."""
+    def batch(self, asked: int | None, usual: int = BATCH) -> int:
+        """The batch to use: `asked`, or as near to `usual` as the graph allows. Raises BackendError for another."""
         low, high = self.manifest.inputs.batch_min, self.manifest.inputs.batch_max
         if asked is None:
-            return max(low, min(BATCH, high))
+            return max(low, min(usual, high))
         if not low <= asked <= high:
             expected = f"{low}" if low == high else f"{low} to {high}"
             raise BackendError(

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -56,9 +56,9 @@ def run_pipeline(
     source: Iterable[Item],
     load: Callable[[Item], Ready],
     key: Callable[[Ready], Hashable],
-    run: Callable[[list[Ready]], list[Result]],
+    run: Callable[[list[Ready]], Sequence[Result]],
     limits: Limits,
-) -> Iterator[tuple[Item, Result | UserError]]:
+) -> Generator[tuple[Item, Result | UserError], None, None]:
     """Yield each item with its result, in the source's order.
 
     `load` and `run` are called from several threads. Items whose `key` is equal run together, oldest first; which ones
@@ -167,7 +167,7 @@ class _Group(Generic[Ready]):
 @dataclass(frozen=True)
 class _Running(Generic[Result]):
     numbers: list[int]
-    future: Future[list[Result]]
+    future: Future[Sequence[Result]]
 
 
 def place(
@@ -198,7 +198,7 @@ def _leave(
     return [groups.pop(key).members for key in [key for key, group in groups.items() if is_due(group)]]
 
 
-def _run_batch(run: Callable[[list[Ready]], list[Result]], batch: list[Ready]) -> list[Result]:
+def _run_batch(run: Callable[[list[Ready]], Sequence[Result]], batch: list[Ready]) -> Sequence[Result]:
     results = run(batch)
     if len(results) != len(batch):
         raise ValueError(f"{len(results)} results for a batch of {len(batch)}")
