@@ -40,7 +40,7 @@ from .loadgen_settings import (
     Target,
     estimate,
     expected_seconds,
-    test_settings,
+    settings_for,
 )
 from .loadgen_sut import Samples
 from .pictures import find_pictures
@@ -79,7 +79,7 @@ class Scored(NamedTuple):
     results: list[dict[str, Any]]  # as in a COCO results file
 
 
-def summary_as_text(summary: Summary, target: Target, settings: dict[str, Any]) -> str:
+def summary_as_text(summary: Summary, target: Target) -> str:
     """LoadGen's verdict and main figures."""
     lines = [f"{target.scenario}, performance: {'VALID' if summary.is_valid else 'INVALID'} ({UNVERIFIED})"]
     for name, value in summary.values.items():
@@ -157,10 +157,12 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
     pictures = find_pictures(options.images, options.pictures)
     for line in pictures.skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
-    settings = _run(detector, list(pictures.sizes_hw), target, options, command, asdict(pictures.described()))
+    _run(detector, list(pictures.sizes_hw), target, options, command, asdict(pictures.described()))
     summary = read_summary(options.out)
-    print(summary_as_text(summary, target, settings))
-    atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
+    try:
+        atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
+    finally:  # a full disk must not cost the figures, nor a closed pipe the file
+        print(summary_as_text(summary, target))
     return 0 if summary.is_valid else 1
 
 
@@ -174,11 +176,13 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     _run(detector, [dataset.path(index) for index in indices], target, options, command, pictures)
     found = read_responses(options.out, len(indices))
     figures, results = score(detector, dataset, indices, found)
-    print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
-    print(figures_as_table(figures))
     content = {**figures.figures, "per_class": figures.per_class, "images": figures.images, "skipped": len(skipped)}
-    atomic_write(options.out / "results.json", json.dumps(results))
-    atomic_write(options.out / "result.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    try:
+        atomic_write(options.out / "results.json", json.dumps(results))
+        atomic_write(options.out / "result.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    finally:
+        print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
+        print(figures_as_table(figures))
     return 0
 
 
@@ -189,8 +193,8 @@ def _run(
     options: argparse.Namespace,
     command: str,
     pictures: dict[str, Any],
-) -> dict[str, Any]:
-    """Warm up, write down what will be run, and run it. Returns LoadGen's settings."""
+) -> None:
+    """Warm up, write down what will be run, and run it."""
     machine, run = describe_machine(), describe_run(command)  # the load before ours
     print(
         f"{options.artifact}: {detector.manifest.recipe}, {detector.manifest.precision}; {detector.backend.description}"
@@ -199,7 +203,7 @@ def _run(
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
     library = import_loadgen()
-    settings = test_settings(target, found, library)
+    settings = settings_for(target, found, library)
     content = {
         "loadgen": metadata.version("mlcommons-loadgen"),
         "settings": settings,
@@ -216,7 +220,6 @@ def _run(
     if not target.is_accuracy:
         print(f"{target.scenario}: about {expected_seconds(settings, found):.0f} s …", flush=True)
     run_loadgen(detector, paths, target, settings, found, options.out)
-    return settings
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Off
 # MLPerf Inference: every scenario runs for 600 s at least, Offline on 24576 pictures at least.
 OFFICIAL_SECONDS, OFFICIAL_OFFLINE_SAMPLES = 600.0, 24576
 QUERY_PICTURES = 8  # of a MultiStream query
-# Below so many queries LoadGen cannot tell the 90th percentile (SingleStream) or the 99th (MultiStream, Server) with
-# 99 % confidence, and calls a run invalid.
-LEAST_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "Server": 662, "Offline": 1}
+# Below 64 queries LoadGen cannot tell the 90th percentile (SingleStream) with 99 % confidence, below 662 not the 99th
+# (MultiStream), and calls a run invalid. Server needs more, the more of them were late: 1157 allow four.
+LEAST_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "Server": 1157, "Offline": 1}
 # The estimate comes from a short warm-up. SingleStream and MultiStream stop by the clock, so that LoadGen may prepare
 # more queries than are needed. Offline runs whatever was prepared; too little of it makes the run too short, and
 # invalid.
@@ -76,7 +76,7 @@ def server_batch(found: Estimate, bound_s: float) -> int:
     return max(fitting, default=1)
 
 
-def test_settings(target: Target, found: Estimate, library: Any) -> dict[str, Any]:
+def settings_for(target: Target, found: Estimate, library: Any) -> dict[str, Any]:
     """Fields of LoadGen's TestSettings and their values; `scenario` and `mode` by their names."""
     scenario = target.scenario
     settings: dict[str, Any] = {
