@@ -28,9 +28,7 @@ from runtime.loadgen_settings import (
     apply,
     expected_seconds,
     server_batch,
-)
-from runtime.loadgen_settings import (
-    test_settings as settings_for,
+    settings_for,
 )
 from runtime.loadgen_sut import encode
 
@@ -356,20 +354,12 @@ def test_what_cannot_work_is_known_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    "more",
-    [
-        [],
-        ["--scenario", "Offlin"],
-        ["--accuracy"],
-        ["--seconds", "0"],
-        ["--batch", "0"],
-        ["--seconds", "1", "--official"],
-    ],
+    "more", ["", "--scenario Offlin", "--accuracy", "--seconds 0", "--batch 0", "--qps 0", "--official --seconds 1"]
 )
-def test_wrong_usage(more: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_wrong_usage(more: str, capsys: pytest.CaptureFixture) -> None:
     base = [] if not more else ["--scenario", "Offline"]
     with pytest.raises(SystemExit) as caught:
-        main(["x.onnx", "--images", "y", "-o", "z", *base, *more])
+        main(["x.onnx", "--images", "y", "-o", "z", *base, *more.split()])
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
 
@@ -377,10 +367,10 @@ def test_wrong_usage(more: list[str], capsys: pytest.CaptureFixture) -> None:
 def test_bad_input_from_the_command_line_is_one_line(dataset: CocoDataset, repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlperf_loadgen", reason="extra `loadgen`")
     foreign = str(write_red_onnx(tmp_path / "foreign.onnx", manifest=None))
+    base = ["--scenario", "Offline", "--images", str(dataset.root), "-o", str(tmp_path / "log")]
     for options in (["none.onnx"], [foreign, "--backend", "cpu"]):
         done = subprocess.run(
-            [sys.executable, "-m", "runtime.loadgen", *options, "--scenario", "Offline"]
-            + ["--images", str(dataset.root), "-o", str(tmp_path / "log")],
+            [sys.executable, "-m", "runtime.loadgen", *options, *base],
             cwd=repository,
             capture_output=True,
             text=True,
