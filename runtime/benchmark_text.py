@@ -36,8 +36,8 @@ def warnings(report: Report) -> list[str]:
     machine = report.machine
     if machine.is_busy:
         lines.append(
-            f"the machine was busy before the run (load {machine.load_average} on {machine.usable_processors} "
-            "processors): the figures are those of a busy machine"
+            f"the machine was busy before the run ({machine.busy_share:.0%} of its processors' time): the figures are "
+            "those of a busy machine"
         )
     for figures in report.figures:
         for what, values in (
@@ -85,7 +85,8 @@ def _machine(machine: Machine) -> Iterable[tuple[str, str]]:
     memory = f", {machine.memory_gb:g} GB" if machine.memory_gb is not None else ""
     yield "processor", f"{machine.cpu}, {machine.usable_processors} of {machine.processors} processors{quota}{memory}"
     if machine.load_average is not None:
-        yield "load", f"{machine.load_average:g} before the run"
+        busy = f", {machine.busy_share:.0%} of the processors busy" if machine.busy_share is not None else ""
+        yield "load", f"{machine.load_average:g} over the minute before the run{busy}"
     yield "system", f"{machine.system}, Python {machine.python}"
     yield "libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
     if machine.environment:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ LIBRARIES = (
     "mlcommons-loadgen",
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM", "CUDA_VISIBLE_DEVICES")
-BUSY = 0.25  # of the processors; above it a run's figures are those of a busy machine
+BUSY = 0.1  # share of the processors' time above which a run's figures are those of a busy machine
+LOOK_S = 0.3  # how long the processors are watched for that
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ class Machine:
     python: str
     libraries: dict[str, str]  # version by distribution
     environment: dict[str, str]  # variables that set numbers of threads or hide devices
-    load_average: float | None  # over the last minute, before this run: processors' worth of other work
+    load_average: float | None  # over the minute before this run
+    busy_share: float | None  # of all processors' time, just before this run: other work
 
     @property
     def is_busy(self) -> bool:
-        return self.load_average is not None and self.load_average > BUSY * self.usable_processors
+        return self.busy_share is not None and self.busy_share > BUSY
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def describe_machine() -> Machine:
         libraries={name: version for name in LIBRARIES if (version := _version(name)) is not None},
         environment={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        busy_share=_busy_share(),
     )
 
 
@@ -156,6 +160,26 @@ def _cpu_quota() -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def _busy_share() -> float | None:
+    """Watches the processors for a moment; None where the system doesn't tell."""
+    before = _processor_ticks()
+    time.sleep(LOOK_S)
+    after = _processor_ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return round(1 - (after[0] - before[0]) / (after[1] - before[1]), 3)
+
+
+def _processor_ticks() -> tuple[int, int] | None:
+    """Idle and all ticks of all processors since the system's start."""
+    try:
+        _, *ticks = Path("/proc/stat").read_text().splitlines()[0].split()
+    except (OSError, IndexError, ValueError):
+        return None
+    counts = [int(tick) for tick in ticks[:8]]  # the rest are guests', counted in the first ones already
+    return counts[3] + counts[4], sum(counts)
 
 
 def _memory_gb() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -72,7 +73,7 @@ class GpuWatch:
             TOOL,
             f"--query-gpu={','.join(FIELDS)}",
             "--format=csv,noheader,nounits",
-            f"--id={device}",
+            f"--id={tool_index(device)}",
             f"--loop-ms={interval_ms}",
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,6 +100,15 @@ class GpuWatch:
 
     def report(self) -> GpuReport | None:
         return summarise(self._samples)
+
+
+def tool_index(device: int) -> str:
+    """What the tool calls the GPU that CUDA calls `device`, where CUDA_VISIBLE_DEVICES hides or reorders some.
+
+    Without it the tool counts by place on the bus, CUDA by speed: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them agree.
+    """
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[device] if device < len(visible) else str(device)
 
 
 def parse_line(line: str) -> GpuSample | None:

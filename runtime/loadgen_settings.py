@@ -35,7 +35,7 @@ SPARE_QUERIES, SPARE_OFFLINE = 2.0, 1.5
 SERVER_LOAD = 0.5  # of the throughput: queues that form at random stay short
 SERVER_BATCH_SHARE = 0.5  # of the latency bound that one batch may take; the rest is for waiting
 
-WARMUP_SECONDS, WARMUP_CALLS = 1.0, 3
+WARMUP_SECONDS, WARMUP_CALLS = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
     """What a warm-up gave."""
 
     latency_s: dict[int, float]  # median for a query, by how many pictures it has
-    images_per_second: float  # of a stream in batches
+    images_per_second: float  # of a stream in batches, at its fastest
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def estimate(detector: Detector, images: Sequence[np.ndarray], target: Target) -
     """Run the model on pictures for a few seconds. The first call of each kind warms up and isn't counted."""
     powers = sorted({*(2**n for n in range(target.batch.bit_length())), target.batch})
     sizes = {"SingleStream": [1], "MultiStream": [QUERY_PICTURES], "Server": powers, "Offline": []}[target.scenario]
-    latency = {size: _median_seconds(partial(detector.detect, _cycle(images, size))) for size in sizes}
+    latency = {size: statistics.median(_seconds(partial(detector.detect, _cycle(images, size)))) for size in sizes}
     count = max(len(images), 2 * target.batch)
-    seconds = _median_seconds(lambda: _stream(detector, _cycle(images, count), target.batch))
-    return Estimate(latency, count / seconds)
+    streams = _seconds(partial(_stream, detector, _cycle(images, count), target.batch))
+    return Estimate(latency, count / min(streams))
 
 
 def server_batch(found: Estimate, bound_s: float) -> int:
@@ -142,14 +142,15 @@ def official_seeds(library: Any) -> dict[str, int]:
     return {name: getattr(read, name) for name in ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")}
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object]) -> list[float]:
+    """Of repeated calls, after one that isn't counted."""
     call()
     taken: list[float] = []
     while len(taken) < WARMUP_CALLS or sum(taken) < WARMUP_SECONDS:
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return taken
 
 
 def _stream(detector: Detector, images: Sequence[np.ndarray], batch: int) -> None:

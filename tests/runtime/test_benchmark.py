@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtime import benchmark as command
+from runtime import conditions
 from runtime.backends import BackendError
 from runtime.benchmark import Given, given, main, measure
 from runtime.benchmark_figures import figures, pairs
@@ -266,7 +267,8 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
     assert machine["cpu"]
     assert machine["usable_processors"] >= 1
     assert {"numpy", "opencv-python-headless", "onnxruntime"} <= set(machine["libraries"])
-    assert "load_average" in machine
+    assert machine["load_average"] >= 0
+    assert 0 <= machine["busy_share"] <= 1
     first, second = report["artifacts"]
     assert first == second
     assert (first["precision"], first["recipe"], len(first["sha256"])) == ("fp32", "fake", 64)
@@ -324,14 +326,15 @@ def test_memory_is_each_artifacts_own(folder: Path, model: Path, tmp_path: Path)
 def test_doubts_are_named(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
     monkeypatch.setattr(command, "report_as_text", lambda report: reports.append(report) or "")
-    monkeypatch.setattr("os.getloadavg", lambda: (64.0, 0.0, 0.0))
+    ticks = iter([(100, 1000), (130, 1100)])
+    monkeypatch.setattr(conditions, "_processor_ticks", lambda: next(ticks))
     assert (
         main(
             [str(model), "--images", str(folder), "--batch", "1", "--rounds", "2", "--threads", "1", "--backend", "cpu"]
         )
         == 0
     )
-    assert any("busy before the run (load 64.0" in line for line in warnings(reports[0]))
+    assert any("busy before the run (70% of its processors' time)" in line for line in warnings(reports[0]))
     noisy = reports[0].figures[0].pipeline_images_per_second
     object.__setattr__(noisy, "most", 2 * noisy.p50)
     assert any("pipeline: rounds differ by" in line for line in warnings(reports[0]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.gpu import FIELDS, GpuWatch, parse_line, summarise
+from runtime.gpu import FIELDS, GpuWatch, parse_line, summarise, tool_index
 
 COOL = "NVIDIA L4, 570.86.15, 2040, 2040, 6251, 61, 71.20, 1200, 23034, 0x0000000000000000"
 HOT = "NVIDIA L4, 570.86.15, 1410, 2040, 6251, 84, 72.01, 1350, 23034, 0x0000000000000024"
@@ -59,6 +59,7 @@ def test_the_tool_is_watched_while_the_block_runs(tmp_path: Path, monkeypatch: p
     tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nwhile :; do echo "{HOT}"; sleep 0.02; done\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with GpuWatch(device=1, interval_ms=20) as watch:
         time.sleep(0.3)
     report = watch.report()
@@ -83,3 +84,10 @@ def test_no_tool_or_one_without_a_driver(tmp_path: Path, monkeypatch: pytest.Mon
     with GpuWatch() as watch:
         time.sleep(0.05)
     assert watch.report() is None
+
+
+def test_the_gpu_that_cuda_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert tool_index(1) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8f2c")
+    assert [tool_index(0), tool_index(1), tool_index(2)] == ["3", "GPU-8f2c", "2"]

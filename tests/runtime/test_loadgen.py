@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +381,19 @@ def test_bad_input_from_the_command_line_is_one_line(dataset: CocoDataset, repos
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_ends_a_run_at_once(dataset: CocoDataset, model: Path, repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="extra `loadgen`")
+    options = ["--images", str(dataset.root), "-o", str(tmp_path / "log"), "--backend", "cpu", "--seconds", "60"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.loadgen", str(model), "--scenario", "Server", "--qps", "1", *options],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("Server: about") for line in process.stdout)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT
