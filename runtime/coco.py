@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .coco_eval import CocoFigures, checked_results, evaluate, read_results, to_results, truth_of
+from .coco_eval import CocoFigures, checked_results, evaluate, read_results, results_list, to_results, truth_of
 from .coco_format import CocoError, Problems, annotation_problem, categories, read_coco_json
 from .coco_score import FIGURE_NAMES, Truth
 from .images import MAX_PIXELS, ImageError, decode
@@ -32,6 +32,7 @@ __all__ = [
     "load_coco",
     "load_coco_and_truth",
     "read_results",
+    "results_list",
     "to_results",
     "truth_of",
 ]

@@ -38,7 +38,11 @@ def to_results(
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Entries of a COCO results file. Raises CocoError; `evaluate` checks the entries themselves."""
-    results = read_json(path, "results")
+    return results_list(read_json(path, "results"), path)
+
+
+def results_list(results: Any, path: Path) -> list[dict[str, Any]]:
+    """As `read_results`, of a file's parsed content."""
     if not isinstance(results, list):
         raise CocoError(f"{path}: not COCO results; expected a list of {{image_id, category_id, bbox, score}}")
     return results

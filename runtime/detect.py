@@ -22,12 +22,12 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from .artifacts import describe
 from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
-from .detector import Detector, canvas_of, pipeline_limits
+from .detector import Detector, canvas_of, chosen_batch, pipeline_limits
 from .draw import draw, encode_jpeg
 from .errors import UserError, run_main
-from .evaluate import describe
 from .files import atomic_path, atomic_write, require_writable
 from .images import MAX_PIXELS, decode
 from .manifest import Manifest
@@ -250,7 +250,7 @@ def _detect_all(
 ) -> None:
     """All pictures, then each video."""
     settings = {
-        "batch": detector.batch(options.batch, usual=BATCH),
+        "batch": chosen_batch([detector.manifest.inputs], options.batch, usual=BATCH),
         "min_score": options.score,
         "with_pictures": not options.json_only,
     }

@@ -21,7 +21,7 @@ from .backends import Backend, BackendError, Times, open_backend
 from .detections import Detections, RawOutputs, candidates, empty_detections, finish
 from .errors import UserError
 from .images import decode
-from .manifest import Manifest
+from .manifest import InputShapes, Manifest
 from .pipeline import Limits, processors, run_pipeline
 from .preprocess import Batch, boxes_to_image, check_image, make_batch, plan
 
@@ -112,7 +112,10 @@ class Detector:
         if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
             return self.detect([pictures])[0]
         results = self.stream(pictures)
-        return [_found(result) for result in results] if isinstance(pictures, Sequence | np.ndarray) else results
+        if not isinstance(pictures, Sequence | np.ndarray):
+            return results
+        with closing(results):
+            return [_found(result) for result in results]
 
     def stream(
         self, pictures: Iterable[Picture], batch: int | None = None, wait_s: float | None = WAIT_S
@@ -123,23 +126,11 @@ class Detector:
         stream. Pictures of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
         slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
         """
-        limits = pipeline_limits(self, self.batch(batch), wait_s=wait_s)
+        limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
         running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
         with closing(running):
             for _, result in running:
                 yield result
-
-    def batch(self, asked: int | None, usual: int = BATCH) -> int:
-        """The batch to use: `asked`, or as near to `usual` as the graph allows. Raises BackendError for another."""
-        low, high = self.manifest.inputs.batch_min, self.manifest.inputs.batch_max
-        if asked is None:
-            return max(low, min(usual, high))
-        if not low <= asked <= high:
-            expected = f"{low}" if low == high else f"{low} to {high}"
-            raise BackendError(
-                f"batch {asked}, but the graph was exported for {expected}; ask for that, or export anew"
-            )
-        return asked
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detections of each picture (uint8 [h, w, 3] RGB, any sizes) in its own pixels, clipped to it.
@@ -159,7 +150,10 @@ class Detector:
         return make_batch([image], self.manifest.preprocess, self.canvas_hw((image.shape[0], image.shape[1])))
 
     def detect_prepared(self, pictures: Sequence[Batch], times: Times | None = None) -> list[Detections]:
-        """Detections of prepared pictures that share a canvas size, in each one's own pixels."""
+        """Detections of prepared pictures that share a canvas size, in each one's own pixels.
+
+        `times` gets the backend's stages, "network" (all of them: the call as a whole) and "postprocess".
+        """
         found: list[Detections] = []
         most = self.manifest.inputs.batch_max
         for first in range(0, len(pictures), most):
@@ -167,8 +161,7 @@ class Detector:
             raw = self._infer(batch, all_candidates=False, times=times)
             started = time.perf_counter()
             found += _in_images(finish(raw, self.manifest.thresholds), batch)
-            if times is not None:
-                times["postprocess"] = times.get("postprocess", 0.0) + time.perf_counter() - started
+            _add(times, "postprocess", started)
         return found
 
     def _load(self, numbered: tuple[int, Picture]) -> Batch:
@@ -202,7 +195,10 @@ class Detector:
             images = np.concatenate([images, np.broadcast_to(pad_value, (missing, *images.shape[1:]))])
             image_sizes = np.concatenate([image_sizes, np.ones((missing, 2), np.int32)])
         with self._turn:
-            return self.backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
+            started = time.perf_counter()
+            raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
+            _add(times, "network", started)
+        return raw
 
     def close(self) -> None:
         self.backend.close()
@@ -214,6 +210,22 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
+    """The batch for graphs of these shapes: `asked`, or as near to `usual` as all of them allow.
+
+    Raises BackendError for one that a graph doesn't take.
+    """
+    low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
+    if low > high:
+        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one anew")
+    if asked is None:
+        return max(low, min(usual, high))
+    if not low <= asked <= high:
+        expected = f"{low}" if low == high else f"{low} to {high}"
+        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; ask for that or export anew")
+    return asked
 
 
 def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None) -> Limits:
@@ -249,6 +261,11 @@ def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
         for detections, geometry in zip(found[: len(batch.images)], batch.geometries, strict=True)
     ]
+
+
+def _add(times: Times | None, stage: str, started: float) -> None:
+    if times is not None:
+        times[stage] = times.get(stage, 0.0) + time.perf_counter() - started
 
 
 def _found(result: Detections | UserError) -> Detections:
