@@ -19,12 +19,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .backends.options import BACKENDS, add_backend_arguments, backend_options
+from .artifacts import Given, open_given, parse_given
+from .backends.options import add_backend_arguments
 from .benchmark_figures import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
 from .benchmark_plot import plot, require_matplotlib
 from .benchmark_text import report_as_text, warnings
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
             reset_peak_memory()
             before = memory_mb()
             with ExitStack() as stack:
-                detectors = {name: stack.enter_context(_open(named[name], options)) for name in names}
+                detectors = {name: stack.enter_context(open_given(named[name], options)) for name in names}
                 for batch in options.batch:
                     measured = measure(
                         detectors, pictures, batch, options.rounds, options.warmup, step=lambda: bar.update(1)
@@ -127,30 +127,9 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     )
 
 
-@dataclass(frozen=True)
-class Given:
-    """An artifact of the command line, and the backend asked for it alone: `model.onnx@openvino`."""
-
-    path: Path
-    backend: str | None
-
-    def __str__(self) -> str:
-        return str(self.path) if self.backend is None else f"{self.path}@{self.backend}"
-
-
-def given(text: str) -> Given:
-    path, at, backend = text.rpartition("@")
-    return Given(Path(path), backend) if at and backend in BACKENDS else Given(Path(text), None)
-
-
-def _open(artifact: Given, options: argparse.Namespace) -> Detector:
-    chosen = backend_options(options)
-    return Detector(artifact.path, **(chosen | {"backend": artifact.backend or chosen["backend"]}))
-
-
 def _checked(artifact: Given, options: argparse.Namespace, pictures: Pictures) -> Artifact:
     """Open and close an artifact: one that doesn't fit the pictures or the batches is known before any has run."""
-    with _open(artifact, options) as detector:
+    with open_given(artifact, options) as detector:
         for batch in options.batch:
             plan_work(detector, pictures.sizes_hw, batch)
         return describe_artifact(artifact.path, detector)
@@ -184,7 +163,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "artifacts",
         nargs="+",
-        type=given,
+        type=parse_given,
         metavar="artifact",
         help="deployed models; m.onnx@cpu: with that backend",
     )

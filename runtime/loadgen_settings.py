@@ -35,7 +35,7 @@ SPARE_QUERIES, SPARE_OFFLINE = 2.0, 1.5
 SERVER_LOAD = 0.5  # of the throughput: queues that form at random stay short
 SERVER_BATCH_SHARE = 0.5  # of the latency bound that one batch may take; the rest is for waiting
 
-WARMUP_SECONDS, WARMUP_CALLS = 2.0, 3
+WARMUP_SECONDS, WARMUP_CALLS = 1.0, 5
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .detections import finish
-from .detector import Detector, join_batches
+from .detector import Detector, chosen_batch, join_batches
 from .images import decode
 from .preprocess import boxes_to_image
 
@@ -46,7 +46,7 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
     Where a canvas' pictures don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
     or a picture that the graph doesn't take.
     """
-    detector.batch(batch)
+    chosen_batch([detector.manifest.inputs], batch)
     groups: dict[tuple[int, int], list[Path]] = {}
     for path, size_hw in sizes_hw.items():
         groups.setdefault(detector.canvas_hw(size_hw), []).append(path)

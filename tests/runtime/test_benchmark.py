@@ -12,7 +12,7 @@ import pytest
 from runtime import benchmark as command
 from runtime import conditions
 from runtime.backends import BackendError
-from runtime.benchmark import Given, given, main, measure
+from runtime.benchmark import main, measure
 from runtime.benchmark_figures import figures, pairs
 from runtime.benchmark_text import warnings
 from runtime.detections import RawOutputs
@@ -209,12 +209,6 @@ def _noting(order: list[str], name: str, infer):  # type: ignore[no-untyped-def]
         return infer(*arguments, **keywords)
 
     return noted
-
-
-def test_an_artifact_with_a_backend_of_its_own() -> None:
-    assert given("m.onnx@cpu") == Given(Path("m.onnx"), "cpu")
-    for text in ("m.onnx", "folder@home/m.onnx", "m@2.onnx"):
-        assert given(text) == Given(Path(text), None)
 
 
 def test_two_backends_of_one_model(folder: Path, model: Path, tmp_path: Path) -> None:
