@@ -23,7 +23,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .artifacts import Given, open_given, parse_given
+from .artifacts import Given, open_hashed, parse_given
+from .backends import BackendError
 from .backends.options import add_backend_arguments
 from .benchmark_figures import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
 from .benchmark_plot import plot, require_matplotlib
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     """Measure what the command line asks for. The machine's load is read before any of it."""
     machine, described_run = describe_machine(), describe_run(command)
     named = dict(zip(_names(options.artifacts), options.artifacts, strict=True))
-    artifacts = [_checked(given, options, pictures) for given in named.values()]
+    artifacts = {name: _checked(given, options, pictures) for name, given in named.items()}
     groups = [list(named)] if options.pair else [[name] for name in named]
     found, memory, ratios = list[Figures](), list[Memory](), list[Pair]()
     rounds = 2 * (options.rounds + options.warmup) * len(options.batch) * len(named)
@@ -106,7 +107,9 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
             reset_peak_memory()
             before = memory_mb()
             with ExitStack() as stack:
-                detectors = {name: stack.enter_context(open_given(named[name], options)) for name in names}
+                detectors = {
+                    name: stack.enter_context(_open_same(named[name], options, artifacts[name])) for name in names
+                }
                 for batch in options.batch:
                     measured = measure(
                         detectors, pictures, batch, options.rounds, options.warmup, step=lambda: bar.update(1)
@@ -117,7 +120,7 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     return Report(
         run=described_run,
         machine=machine,
-        artifacts=tuple(artifacts),
+        artifacts=tuple(artifacts.values()),
         pictures=pictures.described(),
         settings=Settings(tuple(options.batch), options.rounds, options.warmup, options.pair),
         figures=tuple(found),
@@ -129,10 +132,20 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
 
 def _checked(artifact: Given, options: argparse.Namespace, pictures: Pictures) -> Artifact:
     """Open and close an artifact: one that doesn't fit the pictures or the batches is known before any has run."""
-    with open_given(artifact, options) as detector:
+    detector, sha256 = open_hashed(artifact, options)
+    with detector:
         for batch in options.batch:
             plan_work(detector, pictures.sizes_hw, batch)
-        return describe_artifact(artifact.path, detector)
+        return describe_artifact(artifact.path, sha256, detector)
+
+
+def _open_same(artifact: Given, options: argparse.Namespace, described: Artifact) -> Detector:
+    """Raises BackendError where it isn't the file any more that was described."""
+    detector, sha256 = open_hashed(artifact, options)
+    if sha256 != described.sha256:
+        detector.close()
+        raise BackendError(f"{artifact.path}: the file was replaced during the benchmark; run again")
+    return detector
 
 
 def _names(artifacts: Sequence[Given]) -> list[str]:

@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 
 from .detector import Detector
-from .files import sha256_file
 from .manifest import InputShapes, Precision, Preprocess, toolkit_version
 
 LIBRARIES = (
@@ -94,11 +93,11 @@ def describe_machine() -> Machine:
     )
 
 
-def describe_artifact(path: Path, detector: Detector) -> Artifact:
+def describe_artifact(path: Path, sha256: str, detector: Detector) -> Artifact:
     manifest = detector.manifest
     return Artifact(
         path=str(path),
-        sha256=sha256_file(path),
+        sha256=sha256,
         bytes=path.stat().st_size,
         backend=detector.backend.description,
         recipe=manifest.recipe,

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .artifacts import describe, open_given, parse_given
+from .artifacts import describe, open_hashed, parse_given
 from .backends.options import add_backend_arguments
 from .coco import CocoDataset, CocoFigures, evaluate, load_coco
 from .conditions import command_line, describe_artifact, describe_machine, describe_run
@@ -156,19 +156,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queries_per_second=options.qps,
         pictures_in_memory=options.pictures,
     )
-    command = command_line(arguments, "runtime.loadgen")
-    with open_given(options.artifact, options) as detector:
+    machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours
+    detector, sha256 = open_hashed(options.artifact, options)
+    with detector:
         chosen_batch([detector.manifest.inputs], options.batch)
-        if options.accuracy:
-            return _accuracy(detector, target, options, command)
-        return _performance(detector, target, options, command)
+        print(describe(detector, options.artifact))
+        conditions = {
+            "loadgen": metadata.version("mlcommons-loadgen"),
+            "timed": "from the decoded picture to boxes in its pixels",
+            "status": UNVERIFIED,
+            "run": asdict(run),
+            "machine": asdict(machine),
+            "artifact": asdict(describe_artifact(options.artifact.path, sha256, detector)),
+        }
+        return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
 
 
-def _performance(detector: Detector, target: Target, options: argparse.Namespace, command: str) -> int:
+def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     pictures = find_pictures(options.images, options.pictures)
     for line in pictures.skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
-    plan = _plan(detector, list(pictures.sizes_hw), target, options, command, asdict(pictures.described()))
+    conditions = conditions | {"pictures": asdict(pictures.described())}
+    plan = _plan(detector, list(pictures.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
         _run(plan)
         summary = read_summary(options.out)
@@ -185,14 +194,15 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
     return 0 if summary.is_valid else 1
 
 
-def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, command: str) -> int:
+def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
     require_same_classes(detector.manifest, dataset)
     indices, skipped = check_pictures(dataset, options.limit)
     for line in skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
     pictures = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
-    _run(_plan(detector, [dataset.path(index) for index in indices], target, options, command, pictures))
+    paths = [dataset.path(index) for index in indices]
+    _run(_plan(detector, paths, target, options.out, conditions | {"pictures": pictures}))
     found = read_responses(options.out, len(indices))
     figures, results = score(detector, dataset, indices, found)
     try:
@@ -216,30 +226,12 @@ class Plan:
     conditions: dict[str, Any]
 
 
-def _plan(
-    detector: Detector,
-    paths: list[Path],
-    target: Target,
-    options: argparse.Namespace,
-    command: str,
-    pictures: dict[str, Any],
-) -> Plan:
-    """Look at the machine, then warm up."""
-    machine, run = describe_machine(), describe_run(command)
-    print(describe(detector, options.artifact))
+def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
+    """Warm up, and measure meanwhile."""
     samples = Samples(paths[:WARMUP_PICTURES])
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
-    conditions = {
-        "loadgen": metadata.version("mlcommons-loadgen"),
-        "timed": "from the decoded picture to boxes in its pixels",
-        "status": UNVERIFIED,
-        "run": asdict(run),
-        "machine": asdict(machine),
-        "artifact": asdict(describe_artifact(options.artifact.path, detector)),
-        "pictures": pictures,
-    }
-    return Plan(detector, paths, target, found, options.out, conditions)
+    return Plan(detector, paths, target, found, folder, conditions)
 
 
 def _run(plan: Plan) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from runtime import benchmark as command
 from runtime import conditions
 from runtime.backends import BackendError
 from runtime.benchmark import main, measure
-from runtime.benchmark_figures import figures, pairs
+from runtime.benchmark_figures import Measured, figures, pairs
 from runtime.benchmark_text import warnings
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
@@ -375,6 +376,19 @@ def test_what_cannot_work_is_known_before_anything_runs(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="--plot needs matplotlib"):
         main([str(model), "--images", str(folder), "--plot", str(tmp_path / "b.png")])
+
+
+def test_a_model_that_is_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (write_red_onnx(tmp_path / f"{name}.onnx") for name in ("a", "b"))
+    run = command.measure
+
+    def replacing(*arguments: Any, **keywords: Any) -> list[Measured]:
+        write_red_onnx(second, manifest_with(recipe="another"))
+        return run(*arguments, **keywords)
+
+    monkeypatch.setattr(command, "measure", replacing)
+    with pytest.raises(BackendError, match=r"b\.onnx: the file was replaced during the benchmark"):
+        main([str(first), str(second), "--images", str(folder), *QUICK])
 
 
 @pytest.mark.parametrize(
