@@ -27,9 +27,9 @@ class Figures:
     stage_images_per_second: dict[str, float]  # pictures by that stage's seconds; stages without any time left out
     detections_per_image: float
     nms_reruns: int  # pictures whose NMS ran on the host, in all rounds
-    stages_images_per_second: Distribution  # over rounds, stage by stage
+    serial_images_per_second: Distribution  # over rounds, one stage after another
     pipeline_images_per_second: Distribution  # over rounds
-    stage_round_seconds: tuple[float, ...]  # each round, stage by stage
+    serial_round_seconds: tuple[float, ...]  # each round, one stage after another
     pipeline_round_seconds: tuple[float, ...]
 
 
@@ -49,7 +49,7 @@ class Pair:
     base: str
     artifact: str
     batch: int
-    stages: Distribution  # one after another, all of them
+    serial: Distribution  # all stages, one after another
     infer: Distribution
     pipeline: Distribution
 
@@ -102,11 +102,11 @@ def figures(measured: Measured, pictures: int) -> Figures:
         },
         detections_per_image=sum(run.detections for run in runs) / images,
         nms_reruns=sum(run.reruns for run in runs),
-        stages_images_per_second=distribution(
+        serial_images_per_second=distribution(
             [measured.batch * len(runs) / sum(run.wall for run in runs) for runs in measured.stage_rounds]
         ),
         pipeline_images_per_second=distribution([pictures / seconds for seconds in measured.pipeline_seconds]),
-        stage_round_seconds=tuple(sum(run.wall for run in runs) for runs in measured.stage_rounds),
+        serial_round_seconds=tuple(sum(run.wall for run in runs) for runs in measured.stage_rounds),
         pipeline_round_seconds=tuple(measured.pipeline_seconds),
     )
 
@@ -114,11 +114,11 @@ def figures(measured: Measured, pictures: int) -> Figures:
 def pairs(measured: Sequence[Measured]) -> list[Pair]:
     """Ratios of each artifact's rounds to the first one's. The rounds must have alternated."""
 
+    # Per batch: where the artifacts' canvases differ, a round of one may have more batches, filled up, than another's.
     def infer_seconds(found: Measured) -> list[float]:
-        return [sum(run.seconds["infer"] for run in runs) for runs in found.stage_rounds]
+        return [sum(run.seconds["infer"] for run in runs) / len(runs) for runs in found.stage_rounds]
 
-    def stage_seconds(found: Measured) -> list[float]:
-        # Where canvases differ, a round fills up its batches with more or fewer pictures: seconds per picture.
+    def serial_seconds(found: Measured) -> list[float]:
         return [sum(run.wall for run in runs) / len(runs) for runs in found.stage_rounds]
 
     base, *others = measured
@@ -127,7 +127,7 @@ def pairs(measured: Sequence[Measured]) -> list[Pair]:
             base.artifact,
             other.artifact,
             other.batch,
-            stages=speed_ratios(stage_seconds(base), stage_seconds(other)),
+            serial=speed_ratios(serial_seconds(base), serial_seconds(other)),
             infer=speed_ratios(infer_seconds(base), infer_seconds(other)),
             pipeline=speed_ratios(base.pipeline_seconds, other.pipeline_seconds),
         )

@@ -42,7 +42,7 @@ def warnings(report: Report) -> list[str]:
     for figures in report.figures:
         for what, values in (
             ("pipeline", figures.pipeline_images_per_second),
-            ("stage by stage", figures.stages_images_per_second),
+            ("stage by stage", figures.serial_images_per_second),
         ):
             if values.spread > NOISY:
                 lines.append(
@@ -176,7 +176,7 @@ def _pairs(pairs: Iterable[Pair]) -> str:
     lines = ["times as fast: median of the ratios of neighbouring rounds (quartiles; least to most)"]
     for pair in pairs:
         lines.append(f"{pair.artifact} against {pair.base}, batch {pair.batch}")
-        for name, ratio in (("infer", pair.infer), ("stage by stage", pair.stages), ("pipeline", pair.pipeline)):
+        for name, ratio in (("infer", pair.infer), ("stage by stage", pair.serial), ("pipeline", pair.pipeline)):
             lines.append(
                 f"  {name:<15}{ratio.p50:7.3f}  ({ratio.p25:.3f} to {ratio.p75:.3f}; {ratio.least:.3f} to "
                 f"{ratio.most:.3f}; {ratio.count} pairs)"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .detector import Detector
 from .manifest import InputShapes, Precision, Preprocess, toolkit_version
+from .pipeline import processors
 
 LIBRARIES = (
     "numpy",
@@ -81,7 +82,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=_cpu_model(),
         processors=os.cpu_count() or 1,
-        usable_processors=usable_processors(),
+        usable_processors=processors(),
         cpu_quota=_cpu_quota(),
         memory_gb=_memory_gb(),
         system=platform.platform(),
@@ -112,10 +113,6 @@ def describe_artifact(path: Path, sha256: str, detector: Detector) -> Artifact:
 def describe_run(command: str) -> Run:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Run(date, command, toolkit_version(), _git_commit(Path(__file__).resolve().parent.parent))
-
-
-def usable_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reset_peak_memory() -> None:

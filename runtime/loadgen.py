@@ -130,10 +130,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=256, help="so many are held in memory at once (%(default)s)")
     parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound of the 99th percentile (100)")
     parser.add_argument("--qps", type=float, help="Server: queries per second (else half of what a warm-up gave)")
+    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: a query waits so long for company (0)")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.accuracy and (options.annotations is None or len(options.images) != 1):
         parser.error("--accuracy needs --annotations and one folder as --images")
+    if options.wait_ms < 0:
+        parser.error("--wait-ms must be at least 0")
     for name in ("limit", "batch", "pictures", "latency_ms", "qps", "seconds"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -154,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_official=options.official,
         latency_bound_s=options.latency_ms / 1000,
         queries_per_second=options.qps,
+        wait_s=options.wait_ms / 1000,
         pictures_in_memory=options.pictures,
     )
     machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours

@@ -19,6 +19,8 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_trace.json",
 )
 
+FAILED = f"failed_{SUMMARY}"  # what the summary is renamed to where a query failed
+
 
 class LoadgenError(UserError):
     """LoadGen is missing, or left logs that don't say what they should."""
@@ -89,7 +91,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
 
 def remove_logs(folder: Path) -> None:
     """So that nothing of an earlier run is taken for this one's."""
-    for name in (SUMMARY, DETAIL, ACCURACY, TRACE):
+    for name in (SUMMARY, FAILED, DETAIL, ACCURACY, TRACE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .detector import Detector
 from .errors import UserError
-from .loadgen_logs import SUMMARY, LoadgenError, remove_logs
+from .loadgen_logs import FAILED, SUMMARY, LoadgenError, remove_logs
 from .loadgen_settings import Estimate, Target, apply, server_batch
 from .loadgen_sut import Answer, BatchingSystem, Query, Responses, Samples, SystemUnderTest
 
@@ -55,7 +55,7 @@ def run_loadgen(
             library.DestroySUT(tested)
     if responses.failure is not None:
         if (folder / SUMMARY).exists():
-            (folder / SUMMARY).rename(folder / f"failed_{SUMMARY}")
+            (folder / SUMMARY).rename(folder / FAILED)
         raise responses.failure
 
 
@@ -73,6 +73,7 @@ def _system(
             responses,
             key=lambda query: canvas_of(detector, samples, query),
             batch=size,
+            wait_s=target.wait_s,
             workers=max(1, detector.concurrency),
         ) as system:
             yield system

@@ -57,6 +57,7 @@ class Target:
     is_official: bool = False
     latency_bound_s: float = 0.1  # Server: of the 99th percentile
     queries_per_second: float | None = None  # Server; None: SERVER_LOAD of the estimate
+    wait_s: float = 0.0  # Server: how long a query may wait for others to share its batch
     pictures_in_memory: int = 256  # at a time; a performance run draws from so many
 
 

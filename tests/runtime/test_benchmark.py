@@ -175,7 +175,7 @@ def test_figures_by_hand(pictures: Pictures) -> None:
     assert found.stage_ms["infer"].count == 3 * 3  # the warm-up isn't counted
     assert found.stage_ms["infer"].p50 == found.stage_ms["total"].p99 == pytest.approx(2000)
     assert found.stage_images_per_second == pytest.approx({"infer": 1, "total": 1})
-    assert found.stages_images_per_second.p50 == pytest.approx(1)
+    assert found.serial_images_per_second.p50 == pytest.approx(1)
     assert found.pipeline_images_per_second.p50 == pytest.approx(5 / 6)  # 2 + 1 + 2 pictures, 2 s each batch
     assert found.pipeline_round_seconds == pytest.approx([6, 6, 6])
     assert (found.detections_per_image, found.nms_reruns) == (2, 18)
@@ -187,7 +187,7 @@ def test_a_pair_of_which_one_is_twice_as_slow(pictures: Pictures) -> None:
     (pair,) = pairs(measure({"a": Detector(slow), "b": Detector(fast)}, pictures, 2, rounds=4, clock=clock))
     assert (pair.base, pair.artifact, pair.infer.count) == ("a", "b", 4)
     assert (pair.infer.least, pair.infer.p50, pair.infer.most) == pytest.approx((2, 2, 2))
-    assert pair.stages.p50 == pair.pipeline.p50 == pytest.approx(3)
+    assert pair.serial.p50 == pair.pipeline.p50 == pytest.approx(3)
 
 
 def test_a_pair_on_a_machine_that_slows_down_alternates(pictures: Pictures) -> None:

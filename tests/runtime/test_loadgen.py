@@ -20,7 +20,7 @@ from runtime.errors import UserError
 from runtime.evaluate import evaluate_detector
 from runtime.images import ImageError
 from runtime.loadgen import main
-from runtime.loadgen_logs import ACCURACY, SUMMARY, LoadgenError, read_responses, read_summary
+from runtime.loadgen_logs import ACCURACY, FAILED, SUMMARY, LoadgenError, read_responses, read_summary
 from runtime.loadgen_run import run_loadgen
 from runtime.loadgen_settings import (
     SCENARIOS,
@@ -327,7 +327,7 @@ def test_a_query_that_fails_is_reported_and_nothing_hangs(
     with pytest.raises(UserError, match="out of memory"):
         run_fake(FailingBackend(5), paths, scenario, folder, library)
     assert not (folder / SUMMARY).exists()  # it may say VALID of answers that were none
-    assert (folder / f"failed_{SUMMARY}").exists()
+    assert (folder / FAILED).exists()
 
 
 def test_a_picture_that_vanished_is_reported(dataset: CocoDataset, tmp_path: Path, library: Any) -> None:
