@@ -293,14 +293,22 @@ def test_an_offline_run_that_was_too_short_is_repeated_with_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a machine that others kept busy during the warm-up."""
+    asked = []
+
+    def run(detector: Detector, paths: Any, target: Target, settings: dict[str, Any], found: Any, folder: Path) -> None:
+        asked.append(settings["offline_expected_qps"])
+        verdict = "Result is : INVALID\n  Min duration satisfied : NO" if len(asked) < 2 else "Result is : VALID"
+        (folder / SUMMARY).write_text(f"Samples per second: 80\n{verdict}\n")
+
     monkeypatch.setattr(command, "estimate", lambda *_: Estimate({}, 50.0))
+    monkeypatch.setattr(command, "run_loadgen", run)
     options = ["--images", str(dataset.root), "-o", str(tmp_path / "log"), *SHORT]
     assert main([str(model), "--scenario", "Offline", *options]) == 0
+    assert asked == [75, 120]
     printed = capsys.readouterr().out
-    assert "Offline: too short" in printed
+    assert "Offline: too short, for it ran at 80.0 images/s; once more" in printed
     assert "Offline, performance: VALID" in printed
-    settings = json.loads((tmp_path / "log" / "settings.json").read_text())
-    assert settings["estimate"]["images_per_second"] > 50
+    assert json.loads((tmp_path / "log" / "settings.json").read_text())["estimate"]["images_per_second"] == 80
 
 
 def test_a_bound_that_is_missed_is_invalid(
