@@ -24,7 +24,11 @@ MANIFEST = manifest_with(inputs=InputShapes(1, 8, 32, 128, 32, 256))
 
 
 def write_standin_engine(
-    folder: Path, stand_in: StandIn, profiles: tuple[Profile, ...] = (SMALL, WIDE), data: bytes | None = None, **changes: Any
+    folder: Path,
+    stand_in: StandIn,
+    profiles: tuple[Profile, ...] = (SMALL, WIDE),
+    data: bytes | None = None,
+    **changes: Any,
 ) -> Path:
     """An engine and its description, for the library that the stand-in is. `changes` are to the description."""
     if data is None:
@@ -55,7 +59,9 @@ def feed(batch: int, height: int, width: int, seed: int = 0) -> tuple[np.ndarray
     """Canvases with a red rectangle on most pictures, and a blue pixel (NMS not exact) on some."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 180, (batch, height, width, 3), dtype=np.uint8)
-    sizes = np.stack([random.integers(16, height + 1, batch), random.integers(16, width + 1, batch)], 1).astype(np.int32)
+    sizes = np.stack([random.integers(16, height + 1, batch), random.integers(16, width + 1, batch)], 1).astype(
+        np.int32
+    )
     for image in images:
         kind = random.random()
         if kind < 0.8:
