@@ -43,16 +43,16 @@ class ImageError(UserError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Decoded:
     """A picture's pixels, perhaps at a half, quarter or eighth of its size."""
 
     pixels: np.ndarray  # uint8 [h, w, 3] RGB
     size_hw: tuple[int, int]  # of the picture itself, which boxes are measured in; a multiple of that of the pixels
 
 
-def whole(pixels: np.ndarray) -> Picture:
+def whole(pixels: np.ndarray) -> Decoded:
     """A picture of its own size."""
-    return Picture(pixels, (pixels.shape[0], pixels.shape[1]))
+    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -69,7 +69,7 @@ def decode_picture(
     divisor: Callable[[tuple[int, int]], int] | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
-) -> Picture:
+) -> Decoded:
     """As `decode`. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where `divisor` of its (height, width) says so.
 
     Height and width are those of the stored picture, before its orientation is applied; `divisor` returns 1, 2, 4 or 8,
@@ -91,7 +91,7 @@ def decode_picture(
     if pixels is None:
         raise ImageError(f"{name}: damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    return Picture(pixels, (by * pixels.shape[0], by * pixels.shape[1]))
+    return Decoded(pixels, (by * pixels.shape[0], by * pixels.shape[1]))
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from .errors import UserError
-from .images import MAX_PIXELS, Picture, decode_picture, whole
+from .images import MAX_PIXELS, Decoded, decode_picture, whole
 from .manifest import Preprocess
 
 WantedHw = Callable[[tuple[int, int]], tuple[int, int]]  # a picture's (height, width) → those that it is resized to
@@ -78,15 +78,17 @@ def divisor(image_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> int:
 
 def load(
     source: str | os.PathLike[str] | bytes,
-    pre: Preprocess,
+    pre: Preprocess | None,
     wanted_hw: WantedHw | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
-) -> Picture:
+) -> Decoded:
     """A JPEG or PNG picture with the pixels that a resize needs: `make_batch`'s, or that to `wanted_hw` of its size.
 
-    Raises ImageError.
+    Without `pre` all pixels. Raises ImageError.
     """
+    if pre is None:
+        return decode_picture(source, max_pixels=max_pixels)
     wanted = wanted_hw or (lambda image_hw: plan(image_hw, pre).resized_hw)
     by = (lambda image_hw: divisor(image_hw, wanted(image_hw))) if pre.divide_large else None
     return decode_picture(source, by, max_pixels=max_pixels)
@@ -115,21 +117,21 @@ def resize(
     return out
 
 
-def as_picture(image: np.ndarray | Picture) -> Picture:
+def as_decoded(image: np.ndarray | Decoded) -> Decoded:
     """The picture itself, or that of an array."""
-    return image if isinstance(image, Picture) else whole(image)
+    return image if isinstance(image, Decoded) else whole(image)
 
 
-def check_image(image: np.ndarray | Picture, index: int) -> None:
+def check_image(image: np.ndarray | Decoded, index: int) -> None:
     """Raise UserError, naming picture `index`, unless its pixels are uint8 [h, w, 3]."""
-    pixels = image.pixels if isinstance(image, Picture) else image
+    pixels = image.pixels if isinstance(image, Decoded) else image
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         given = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise UserError(f"picture {index} is {given}, expected uint8 [height, width, 3] in RGB order")
 
 
 def make_batch(
-    images: Sequence[np.ndarray | Picture], pre: Preprocess, canvas_hw: tuple[int, int] | None = None
+    images: Sequence[np.ndarray | Decoded], pre: Preprocess, canvas_hw: tuple[int, int] | None = None
 ) -> Batch:
     """Resize pictures (loaded, or arrays uint8 [h, w, 3] RGB; any sizes) and lay them on one canvas each.
 
@@ -138,7 +140,7 @@ def make_batch(
     """
     for index, image in enumerate(images):
         check_image(image, index)
-    pictures = [as_picture(image) for image in images]
+    pictures = [as_decoded(image) for image in images]
     plans = [plan(picture.size_hw, pre) for picture in pictures]
     if canvas_hw is None:
         if not plans:

@@ -50,7 +50,7 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
         )
     from .trt import TrtBackend
 
-    return TrtBackend(path, device=options.device)
+    return TrtBackend(path, device=options.device, binding=options.binding)
 
 
 def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:

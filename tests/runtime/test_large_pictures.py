@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.coco import CocoDataset, load_coco
-from runtime.images import ImageError, Picture, decode, decode_picture
+from runtime.images import Decoded, ImageError, decode, decode_picture
 from runtime.manifest import Preprocess, from_json, to_json
 from runtime.preprocess import boxes_to_canvas, divisor, load, make_batch, plan, resize
 
@@ -186,5 +186,5 @@ def test_the_size_is_checked_before_it_is_divided(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="the picture is 640×479"):
         data_set(tmp_path, (479, 640), (480, 640)).picture(0, PRE)
     wide = data_set(tmp_path, (480, 640), (480, 640)).picture(0, PRE, wanted_hw=lambda _: (200, 267))
-    assert isinstance(wide, Picture)
+    assert isinstance(wide, Decoded)
     assert wide.pixels.shape == (240, 320, 3)
