@@ -87,6 +87,11 @@ def test_a_batch_equals_singles_and_the_outputs_are_the_callers(backend: OpenVin
         np.testing.assert_array_equal(getattr(together, name), kept[name])
 
 
+def test_a_later_call_does_not_change_an_earlier_result(backend: OpenVinoBackend) -> None:
+    results = [backend.infer(*canvases(1, first=first)) for first in range(10, 16)]
+    assert [raw.detection_boxes[0, 0, 0] for raw in results] == list(range(10, 16))
+
+
 def test_a_strided_feed_is_taken(backend: OpenVinoBackend) -> None:
     images, sizes = canvases(4)
     assert backend.infer(images[::2], sizes[::2]).detection_boxes[1, 0].tolist() == [12, 20, 50, 40]

@@ -86,6 +86,13 @@ def test_a_batch_equals_singles_and_results_are_the_callers(model: Path, monkeyp
     same(together, kept, ALL)
 
 
+def test_a_later_call_does_not_change_an_earlier_result(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, FakeOrt())
+    backend = open_backend(model, backend="cuda")
+    results = [backend.infer(*canvases(1, first=first)) for first in range(10, 16)]
+    assert [raw.detection_boxes[0, 0, 0] for raw in results] == list(range(10, 16))
+
+
 def test_candidates_cross_only_where_they_may_be_needed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = use(monkeypatch, FakeOrt())
     backend = open_backend(model, backend="cuda")
