@@ -154,7 +154,7 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,
         "trt_profile_max_shapes": most,
-        "trt_fp16_enable": "0",  # a float32 graph computes in float32
+        "trt_fp16_enable": "0",
         "trt_int8_enable": "0",
     }
     if options.engine_cache is not None:
