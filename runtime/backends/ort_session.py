@@ -47,10 +47,15 @@ def import_library() -> Any:
     return onnxruntime
 
 
-def open_session(library: Any, path: Path, options: BackendOptions) -> Any:
-    """A session of the provider that `options.backend` names. Raises BackendError, also where another one started."""
+def open_session(library: Any, path: Path, options: BackendOptions, rewrite: bool = True) -> Any:
+    """A session of the provider that `options.backend` names; `rewrite` lets ONNX Runtime optimize the graph.
+
+    Raises BackendError, also where another provider started.
+    """
     wanted = PROVIDERS[options.backend]
     session_options = library.SessionOptions()
+    if not rewrite:
+        session_options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     session_options.intra_op_num_threads = options.threads
     # Threads that wait in a loop take the cores from whatever decodes the next pictures.
