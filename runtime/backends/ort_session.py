@@ -104,6 +104,11 @@ def _create(library: Any, path: Path, session_options: Any, providers: Any, opti
                 f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); mend the driver and "
                 "libraries that it names, or choose another --backend"
             ) from error
+        if "not_implemented" in text:
+            raise BackendError(
+                f"{path}: {PROVIDERS[options.backend]} lacks one of its operators ({first_line(error)}); a bf16 graph "
+                "runs in --backend openvino, or as an engine on a GPU"
+            ) from error
         raise unreadable(path, "ONNX Runtime", error) from error
 
 
