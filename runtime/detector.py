@@ -25,7 +25,8 @@ from .manifest import InputShapes, Manifest, Preprocess
 from .pipeline import Limits, processors, run_pipeline
 from .preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 
-Picture: TypeAlias = "np.ndarray | str | os.PathLike[str]"  # uint8 [h, w, 3] RGB, or a JPEG or PNG file
+# uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
+Picture: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
 Prepared = TypeVar("Prepared")
 
 BATCH = 8  # where none is asked for

@@ -48,6 +48,7 @@ from .loadgen_settings import (
     settings_for,
 )
 from .loadgen_sut import Samples
+from .manifest import Preprocess
 from .pictures import find_pictures
 from .prefetch import prefetch
 from .results import Results, join, of_image, write_results
@@ -57,11 +58,13 @@ ATTEMPTS = 3  # at Offline, where a machine that was busy in the warm-up makes t
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
-def check_pictures(dataset: CocoDataset, limit: int | None, max_ahead: int = 8) -> tuple[list[int], list[str]]:
+def check_pictures(
+    dataset: CocoDataset, limit: int | None, loads_for: Preprocess | None
+) -> tuple[list[int], list[str]]:
     """Indices of the pictures that can be read, and a line for each that cannot."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     bar = tqdm(indices, desc="check pictures", unit="img", disable=not sys.stderr.isatty(), leave=False)
-    problems = list(prefetch(lambda index: _problem(dataset, index), bar, max_ahead))
+    problems = list(prefetch(lambda index: _problem(dataset, index, loads_for), bar, ahead=8))
     skipped = [problem for problem in problems if problem is not None]
     readable = [index for index, problem in zip(indices, problems, strict=True) if problem is None]
     if not readable:
@@ -104,9 +107,9 @@ def _in_ms(line: str) -> str:
     return re.sub(r"(estimate: )(\d+)$", lambda match: f"{match[1]}{int(match[2]) / 1e6:.2f} ms", line)
 
 
-def _problem(dataset: CocoDataset, index: int) -> str | None:
+def _problem(dataset: CocoDataset, index: int, loads_for: Preprocess | None) -> str | None:
     try:
-        dataset.image(index)
+        dataset.picture(index, loads_for)
     except ImageError as error:
         return str(error)
     return None
@@ -129,7 +132,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="pictures at a time, at most (%(default)s)")
     parser.add_argument("--pictures", type=int, default=256, help="so many are held in memory at once (%(default)s)")
     parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound of the 99th percentile (100)")
-    parser.add_argument("--qps", type=float, help="Server: queries per second (else half of what a warm-up gave)")
+    parser.add_argument("--qps", type=float, help="Server: queries per second (else 0.4 of what a warm-up gave)")
     parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: a query waits so long for company (0)")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(describe(detector, options.artifact))
         conditions = {
             "loadgen": metadata.version("mlcommons-loadgen"),
-            "timed": "from the decoded picture to boxes in its pixels",
+            "timed": "from the decoded picture (large JPEGs divided by their decoder) to boxes in its pixels",
             "status": UNVERIFIED,
             "run": asdict(run),
             "machine": asdict(machine),
@@ -201,7 +204,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
     require_same_classes(detector.manifest, dataset)
-    indices, skipped = check_pictures(dataset, options.limit)
+    indices, skipped = check_pictures(dataset, options.limit, detector.loads_for)
     for line in skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
     pictures = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
@@ -232,7 +235,7 @@ class Plan:
 
 def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
     """Warm up, and measure meanwhile."""
-    samples = Samples(paths[:WARMUP_PICTURES])
+    samples = Samples(paths[:WARMUP_PICTURES], detector.loads_for)
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
     return Plan(detector, paths, target, found, folder, conditions)

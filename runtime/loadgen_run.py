@@ -35,7 +35,7 @@ def run_loadgen(
     Raises the first error that a query met; LoadGen's summary is then renamed, since it counts failures as answers.
     """
     library = import_loadgen()
-    samples, responses = Samples(paths), Responses(library)
+    samples, responses = Samples(paths, detector.loads_for), Responses(library)
     logs = library.LogSettings()
     logs.log_output.outdir = str(folder)
     logs.log_output.copy_summary_to_stdout = False
@@ -108,8 +108,7 @@ def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
 
 
 def canvas_of(detector: Detector, samples: Samples, query: Query) -> tuple[int, int]:
-    image = samples[query.index]
-    return detector.canvas_hw((image.shape[0], image.shape[1]))
+    return detector.canvas_hw(samples[query.index].size_hw)
 
 
 def _guarded(call: Callable[[Sequence[int]], None], responses: Responses) -> Callable[[Sequence[int]], None]:

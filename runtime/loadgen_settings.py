@@ -15,9 +15,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from .detector import Detector
+from .images import Decoded
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Offline")
@@ -32,7 +31,7 @@ LEAST_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "S
 # more queries than are needed. Offline runs whatever was prepared; too little of it makes the run too short, and
 # invalid.
 SPARE_QUERIES, SPARE_OFFLINE = 2.0, 1.5
-SERVER_LOAD = 0.5  # of the throughput: queues that form at random stay short
+SERVER_LOAD = 0.4  # of the throughput: queues that form at random stay short
 SERVER_BATCH_SHARE = 0.5  # of the latency bound that one batch may take; the rest is for waiting
 
 WARMUP_SECONDS, WARMUP_CALLS = 1.0, 5
@@ -61,7 +60,7 @@ class Target:
     pictures_in_memory: int = 256  # at a time; a performance run draws from so many
 
 
-def estimate(detector: Detector, images: Sequence[np.ndarray], target: Target) -> Estimate:
+def estimate(detector: Detector, images: Sequence[Decoded], target: Target) -> Estimate:
     """Run the model on pictures for a few seconds. The first call of each kind warms up and isn't counted."""
     powers = sorted({*(2**n for n in range(target.batch.bit_length())), target.batch})
     sizes = {"SingleStream": [1], "MultiStream": [QUERY_PICTURES], "Server": powers, "Offline": []}[target.scenario]
@@ -154,11 +153,11 @@ def _seconds(call: Callable[[], object]) -> list[float]:
     return taken
 
 
-def _stream(detector: Detector, images: Sequence[np.ndarray], batch: int) -> None:
+def _stream(detector: Detector, images: Sequence[Decoded], batch: int) -> None:
     with closing(detector.stream(images, batch, wait_s=None)) as results:
         for _ in results:
             pass
 
 
-def _cycle(images: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+def _cycle(images: Sequence[Decoded], count: int) -> list[Decoded]:
     return [images[index % len(images)] for index in range(count)]

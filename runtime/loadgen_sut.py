@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from .detections import Detections, empty_detections
-from .images import MAX_PIXELS, decode
+from .images import Decoded
+from .manifest import Preprocess
 from .prefetch import prefetch
+from .preprocess import load
 
 COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the picture, score, class (0-based)
 
@@ -34,25 +36,25 @@ class Query:
 
 
 class Samples:
-    """LoadGen's library of samples: decoded pictures, in memory from `load` to `unload`."""
+    """LoadGen's library of samples: pictures loaded as `Detector.loads_for` says, in memory from `load` to `unload`."""
 
-    def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
-        self._paths, self._max_pixels = paths, max_pixels
-        self._images: dict[int, np.ndarray] = {}
+    def __init__(self, paths: Sequence[Path], loads_for: Preprocess | None) -> None:
+        self._paths, self._loads_for = paths, loads_for
+        self._images: dict[int, Decoded] = {}
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def load(self, indices: Iterable[int]) -> None:
         wanted = sorted({index for index in indices if index not in self._images})
-        images = prefetch(lambda index: decode(self._paths[index], max_pixels=self._max_pixels), wanted, ahead=8)
+        images = prefetch(lambda index: load(self._paths[index], self._loads_for), wanted, ahead=8)
         self._images.update(zip(wanted, images, strict=True))
 
     def unload(self, indices: Iterable[int]) -> None:
         for index in indices:
             self._images.pop(index, None)  # LoadGen may name one twice
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Decoded:
         return self._images[index]
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from .detections import finish
 from .detector import Detector, chosen_batch, join_batches
-from .images import decode
-from .preprocess import boxes_to_image
+from .preprocess import boxes_to_image, load
 
 STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
 
@@ -62,7 +61,7 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     manifest = detector.manifest
     inside: dict[str, float] = {}
     marks = [clock()]
-    images = [decode(path) for path in work.files]
+    images = [load(path, detector.loads_for) for path in work.files]
     marks.append(clock())
     batch = join_batches([detector.prepare(image) for image in images])
     marks.append(clock())

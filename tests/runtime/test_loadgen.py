@@ -89,7 +89,7 @@ def test_settings_of_each_scenario(library: Any) -> None:
     assert of("MultiStream")["min_query_count"] == 662
     assert of("Offline")["offline_expected_qps"] == 3000
     assert of("Offline", is_official=True)["min_query_count"] == 24576
-    assert of("Server", latency_bound_s=0.006)["server_target_qps"] == pytest.approx(0.5 * 4 / 0.003)
+    assert of("Server", latency_bound_s=0.006)["server_target_qps"] == pytest.approx(0.4 * 4 / 0.003)
     assert of("Server", queries_per_second=7.0)["server_target_qps"] == 7
     assert of("Server")["server_target_latency_ns"] == 100_000_000
 

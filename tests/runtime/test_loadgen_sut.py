@@ -16,8 +16,9 @@ from runtime.detections import Detections, empty_detections
 from runtime.errors import UserError
 from runtime.images import ImageError
 from runtime.loadgen_sut import BatchingSystem, Query, Responses, Samples, SystemUnderTest, decode_response, encode
+from runtime.preprocess import load
 
-from .fakes import picture
+from .fakes import PREPROCESS, picture
 
 FOUND = Detections(
     np.array([[0.1, 1 / 3, 1e5, 7], [1, 2, 3, 4]], np.float32),
@@ -66,11 +67,11 @@ def test_samples_are_in_memory_while_they_are_loaded(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.png" for index in range(4)]
     for index, path in enumerate(paths):
         cv2.imwrite(str(path), picture(30 + index, 40)[..., ::-1])
-    samples = Samples(paths)
+    samples = Samples(paths, None)
     assert len(samples) == 4
     samples.load([3, 1, 3])  # LoadGen names one twice where it has too few
-    assert samples[3].shape == (33, 40, 3)
-    np.testing.assert_array_equal(samples[1], picture(31, 40))
+    assert samples[3].size_hw == (33, 40)
+    np.testing.assert_array_equal(samples[1].pixels, picture(31, 40))
     with pytest.raises(KeyError):
         samples[0]
     samples.unload([3, 3])
@@ -79,6 +80,16 @@ def test_samples_are_in_memory_while_they_are_loaded(tmp_path: Path) -> None:
     paths[0].unlink()
     with pytest.raises(ImageError):
         samples.load([0])
+
+
+def test_samples_have_the_pixels_that_evaluation_sees(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (256, 512, 3), np.uint8))
+    samples = Samples([path], PREPROCESS)
+    samples.load([0])
+    assert samples[0].size_hw == (256, 512)
+    assert samples[0].pixels.shape == (64, 128, 3)  # divided by the decoder
+    np.testing.assert_array_equal(samples[0].pixels, load(path, PREPROCESS).pixels)
 
 
 def test_every_query_is_answered_once() -> None:
