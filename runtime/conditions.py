@@ -87,7 +87,7 @@ def describe_machine() -> Machine:
         memory_gb=_memory_gb(),
         system=platform.platform(),
         python=platform.python_version(),
-        libraries={name: version for name in LIBRARIES if (version := _version(name)) is not None},
+        libraries={name: version for name in LIBRARIES if (version := version_of(name)) is not None},
         environment={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         busy_share=_busy_share(),
@@ -185,7 +185,7 @@ def _memory_gb() -> float | None:
         return None
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

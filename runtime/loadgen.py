@@ -18,7 +18,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from .artifacts import describe, open_hashed, parse_given
 from .backends.options import add_backend_arguments
 from .coco import CocoDataset, CocoFigures, evaluate, load_coco
-from .conditions import command_line, describe_artifact, describe_machine, describe_run
+from .conditions import command_line, describe_artifact, describe_machine, describe_run, version_of
 from .dataset_run import none_readable, require_same_classes
 from .detections import Detections
 from .detector import Detector, chosen_batch
@@ -169,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen_batch([detector.manifest.inputs], options.batch)
         print(describe(detector, options.artifact))
         conditions = {
-            "loadgen": metadata.version("mlcommons-loadgen"),
+            "loadgen": version_of("mlcommons-loadgen"),
             "timed": "from the decoded picture (large JPEGs divided by their decoder) to boxes in its pixels",
             "status": UNVERIFIED,
             "run": asdict(run),

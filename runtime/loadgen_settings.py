@@ -34,7 +34,7 @@ SPARE_QUERIES, SPARE_OFFLINE = 2.0, 1.5
 SERVER_LOAD = 0.4  # of the throughput: queues that form at random stay short
 SERVER_BATCH_SHARE = 0.5  # of the latency bound that one batch may take; the rest is for waiting
 
-WARMUP_SECONDS, WARMUP_CALLS = 1.0, 5
+WARMUP_SECONDS, WARMUP_CALLS, STREAM_BATCHES = 1.0, 3, 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Estimate:
     """What a warm-up gave."""
 
     latency_s: dict[int, float]  # median for a query, by how many pictures it has
-    images_per_second: float  # of a stream in batches, at its fastest
+    images_per_second: float  # Offline: of a stream in batches, at its fastest; else 0
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ def estimate(detector: Detector, images: Sequence[Decoded], target: Target) -> E
     powers = sorted({*(2**n for n in range(target.batch.bit_length())), target.batch})
     sizes = {"SingleStream": [1], "MultiStream": [QUERY_PICTURES], "Server": powers, "Offline": []}[target.scenario]
     latency = {size: statistics.median(_seconds(partial(detector.detect, _cycle(images, size)))) for size in sizes}
-    count = max(len(images), 2 * target.batch)
-    streams = _seconds(partial(_stream, detector, _cycle(images, count), target.batch))
-    return Estimate(latency, count / min(streams))
+    if target.scenario != "Offline":
+        return Estimate(latency, 0.0)
+    count = STREAM_BATCHES * target.batch
+    return Estimate(latency, count / min(_seconds(partial(_stream, detector, _cycle(images, count), target.batch))))
 
 
 def server_batch(found: Estimate, bound_s: float) -> int:
