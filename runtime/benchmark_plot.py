@@ -47,7 +47,7 @@ def plot(report: Report, path: Path) -> None:
     rates = [figures.pipeline_images_per_second for figures in rows]
     ends = [[rate.p50 - rate.least for rate in rates], [rate.most - rate.p50 for rate in rates]]
     right.barh(places, [rate.p50 for rate in rates], xerr=ends, height=0.6, color="tab:gray", capsize=3)
-    right.set(xlabel="images/s of the pipeline: median, least and most of the rounds", xlim=(0, None))
+    right.set(xlabel="images/s of the pipeline, rounds: median, range", xlim=(0, None))
     machine = report.machine
     figure.suptitle(
         f"{machine.cpu}, {machine.usable_processors} processors; {report.pictures.count} pictures, "
