@@ -33,7 +33,7 @@ def write_standin_engine(
     """An engine and its description, for the library that the stand-in is. `changes` are to the description."""
     if data is None:
         data = engine_bytes([dataclasses.astuple(profile) for profile in profiles])
-    kinds = dict.fromkeys(network.INPUTS, "input") | dict.fromkeys(network.OUTPUTS, "output")
+    kinds = {name: "input" for name in network.INPUTS} | {name: "output" for name in network.OUTPUTS}
     described = EngineManifest(
         manifest=MANIFEST,
         flavor="rtx" if stand_in.names.startswith("rtx") else "tensorrt",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
 
-from runtime.backends import open_backend
+from runtime.backends import BackendError, open_backend
+from runtime.backends.trt import TrtBackend
 from runtime.detections import finish
 
 from .engines import assert_same, feed, write_standin_engine
