@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .artifacts import describe
 from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
-from .detector import Detector, canvas_of, chosen_batch, pipeline_limits
+from .detector import WINDOW, Detector, canvas_of, chosen_batch, pipeline_limits
 from .draw import draw, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_path, atomic_write, require_writable
@@ -36,7 +36,8 @@ from .preprocess import Batch
 from .sources import Source, find_sources
 from .video import Video, VideoError, drawn_video
 
-BATCH = 4  # where none is asked for: pictures that are drawn on wait as they were decoded
+BATCH = 4  # where none is asked for
+WINDOW_DRAWN = 2  # batches; pictures that will be drawn on wait as they were decoded, which can be 192 MB each
 
 
 class ResultsFile:
@@ -109,7 +110,8 @@ def detect_pictures(
     if with_pictures:
         for source in sources:
             _require_other_file(out / f"{source.name}.jpg", source.path)
-    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, pipeline_limits(detector, batch))
+    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_pictures else WINDOW)
+    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, limits)
     with closing(running):
         for source, result in running:
             if isinstance(result, UserError):

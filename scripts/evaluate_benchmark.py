@@ -3,8 +3,8 @@
     python scripts/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --json runs/evaluate.json
     python scripts/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --memory 500 2000
 
-A data set of --pictures JPEGs is made of the given one, in a temporary folder, by repeating its pictures. Then, in turn:
-the network alone, every batch that evaluation forms, prepared beforehand while no clock runs; and the whole of the
+A data set of --pictures JPEGs is made of the given one, in a temporary folder, by repeating its pictures. Then, in
+turn: the network alone, every batch that evaluation forms, prepared while no clock runs; and the whole of the
 evaluation, from reading the annotations to the figures (the model is open already). The ratio is of their sums.
 --memory runs `python -m runtime.evaluate` on data sets of these sizes and compares the peaks of resident memory.
 """
@@ -105,8 +105,8 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         }
     print(
         f"{manifest.recipe} {manifest.precision} on {len(dataset)} pictures, batch {options.batch}, "
-        f"{report['detections'] / len(dataset):.1f} detections each: evaluate takes {report['ratio']:.3f} × the network's "
-        f"calls (median of {options.rounds} rounds)"
+        f"{report['detections'] / len(dataset):.1f} detections each: evaluate takes {report['ratio']:.3f} × the "
+        f"network's calls (median of {options.rounds} rounds)"
     )
     return report
 

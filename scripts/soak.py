@@ -3,9 +3,9 @@
     python scripts/soak.py model.onnx --json runs/soak.json            # 20,000 pictures
     python scripts/soak.py model.onnx --images photos/ --pictures 200000
 
-Without --images, JPEGs of 24 sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a file
-that can't be read. The figures are of this process, after each 500 pictures; growth is the median of the last quarter
-less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
+Without --images, JPEGs of many sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a
+file that can't be read. The figures are of this process, after each 500 pictures; growth is the median of the last
+quarter less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def main() -> int:
     first, last, grown = report["samples"][0], report["samples"][-1], report["growth"]
     print(
         f"{report['pictures']} pictures ({report['errors']} unreadable, {report['detections']} detections) in "
-        f"{report['seconds']:.0f} s\nmemory {first['memory_mb']:.0f} → {last['memory_mb']:.0f} MB, from the second to the "
-        f"last quarter {grown['memory_mb']:+.1f} MB; handles {first['handles']:.0f} → {last['handles']:.0f}; threads "
-        f"{first['threads']:.0f} → {last['threads']:.0f}"
+        f"{report['seconds']:.0f} s\nmemory {first['memory_mb']:.0f} → {last['memory_mb']:.0f} MB, from the second to "
+        f"the last quarter {grown['memory_mb']:+.1f} MB; handles {first['handles']:.0f} → {last['handles']:.0f}; "
+        f"threads {first['threads']:.0f} → {last['threads']:.0f}"
     )
     if options.json is not None:
         atomic_write(options.json, json.dumps(report, indent=2) + "\n")
