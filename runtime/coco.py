@@ -17,7 +17,9 @@ import numpy as np
 from .coco_eval import CocoFigures, checked_results, evaluate, read_results, results_list, to_results, truth_of
 from .coco_format import CocoError, Problems, annotation_problem, categories, read_coco_json
 from .coco_score import FIGURE_NAMES, Truth
-from .images import MAX_PIXELS, ImageError, decode
+from .images import MAX_PIXELS, Decoded, ImageError, decode_picture
+from .manifest import Preprocess
+from .preprocess import WantedHw, load
 
 __all__ = [
     "FIGURE_NAMES",
@@ -102,14 +104,22 @@ class CocoDataset:
 
     def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Picture `index`, uint8 [h, w, 3] RGB. Raises ImageError, also where its size is not the annotated one."""
-        image = decode(self.path(index), max_pixels=max_pixels)
-        if image.shape[:2] != self.size_hw(index):
-            (height, width), (said_h, said_w) = image.shape[:2], self.size_hw(index)
+        return self._checked(index, decode_picture(self.path(index), max_pixels=max_pixels)).pixels
+
+    def picture(
+        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+    ) -> Decoded:
+        """Picture `index` with the pixels that a resize needs (`preprocess.load`). Raises ImageError as `image`."""
+        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
+
+    def _checked(self, index: int, picture: Decoded) -> Decoded:
+        if picture.size_hw != self.size_hw(index):
+            (height, width), (said_h, said_w) = picture.size_hw, self.size_hw(index)
             raise ImageError(
                 f"{self.path(index)}: the picture is {width}×{height} (EXIF orientation applied), the annotations say "
                 f"{said_w}×{said_h}; boxes would be misplaced, so correct either"
             )
-        return image
+        return picture
 
 
 def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]) -> CocoDataset:

@@ -86,11 +86,10 @@ def detect_with_all(
     runner = _Runner(detectors, dataset, warm_up=several)
 
     def load(item: _Item) -> _Loaded:
-        image = dataset.image(item.picture, max_pixels)
         made: dict[Any, Any] = {}  # detectors that prepare alike share it
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
-                made[kind] = detector.prepare(image)
+                made[kind] = detector.prepare(dataset.picture(item.picture, detector.loads_for, max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
     limits = pipeline_limits(detectors[0], batch)

@@ -33,6 +33,7 @@ from .images import MAX_PIXELS, decode
 from .manifest import Manifest
 from .pipeline import run_pipeline
 from .preprocess import Batch
+from .preprocess import load as load_picture
 from .sources import Source, find_sources
 from .video import Video, VideoError, drawn_video
 
@@ -93,8 +94,12 @@ def detect_pictures(
     """Detect on picture files; `progress` is told how many more were dealt with."""
 
     def load(source: Source) -> _Loaded:
-        image = decode(source.path, max_pixels=max_pixels)
-        return _Loaded(source, image if with_pictures else None, detector.prepare(image))
+        picture = load_picture(source.path, detector.loads_for, max_pixels=max_pixels)
+        prepared = detector.prepare(picture)
+        if not with_pictures:
+            return _Loaded(source, None, prepared)
+        has_all = picture.pixels.shape[:2] == picture.size_hw  # else it was decoded at a fraction of its size
+        return _Loaded(source, picture.pixels if has_all else decode(source.path, max_pixels=max_pixels), prepared)
 
     def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
         found = detector.detect_prepared([one.prepared for one in loaded])

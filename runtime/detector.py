@@ -20,10 +20,10 @@ import numpy as np
 from .backends import Backend, BackendError, Times, open_backend
 from .detections import Detections, RawOutputs, candidates, empty_detections, finish
 from .errors import UserError
-from .images import decode
-from .manifest import InputShapes, Manifest
+from .images import Decoded
+from .manifest import InputShapes, Manifest, Preprocess
 from .pipeline import Limits, processors, run_pipeline
-from .preprocess import Batch, boxes_to_image, check_image, make_batch, plan
+from .preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 
 Picture: TypeAlias = "np.ndarray | str | os.PathLike[str]"  # uint8 [h, w, 3] RGB, or a JPEG or PNG file
 Prepared = TypeVar("Prepared")
@@ -44,7 +44,12 @@ class Detects(Protocol[Prepared]):
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]: ...
 
-    def prepare(self, image: np.ndarray) -> Prepared:
+    @property
+    def loads_for(self) -> Preprocess | None:
+        """What pictures are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
+        ...
+
+    def prepare(self, image: np.ndarray | Decoded) -> Prepared:
         """What can be done with a picture alone, before its batch is known."""
         ...
 
@@ -72,6 +77,10 @@ class Detector:
     @property
     def concurrency(self) -> int:
         return self.backend.concurrency
+
+    @property
+    def loads_for(self) -> Preprocess | None:
+        return self.manifest.preprocess
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -109,7 +118,7 @@ class Detector:
         read; of a stream it takes that picture's place.
         """
         if isinstance(pictures, str | os.PathLike):
-            return self.detect([decode(pictures)])[0]
+            return self.detect([load(pictures, self.loads_for)])[0]
         if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
             return self.detect([pictures])[0]
         results = self.stream(pictures)
@@ -133,22 +142,22 @@ class Detector:
             for _, result in running:
                 yield result
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detections of each picture (uint8 [h, w, 3] RGB, any sizes) in its own pixels, clipped to it.
+    def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
+        """Detections of each picture (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
 
         Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
         that it would have alone, so what is found in a picture does not depend on its neighbours.
         """
         return self._run(images, lambda raw: finish(raw, self.manifest.thresholds), all_candidates=False)
 
-    def candidates(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """As `detect`, before NMS: every candidate, in no particular order."""
         return self._run(images, candidates, all_candidates=True)
 
-    def prepare(self, image: np.ndarray, number: int = 0) -> Batch:
-        """A picture (uint8 [h, w, 3] RGB) on the canvas that it has alone. Raises UserError, naming it by `number`."""
+    def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
+        """A picture (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
         check_image(image, number)
-        return make_batch([image], self.manifest.preprocess, self.canvas_hw((image.shape[0], image.shape[1])))
+        return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
 
     def detect_prepared(self, pictures: Sequence[Batch], times: Times | None = None) -> list[Detections]:
         """Detections of prepared pictures that share a canvas size, in each one's own pixels.
@@ -167,15 +176,20 @@ class Detector:
 
     def _load(self, numbered: tuple[int, Picture]) -> Batch:
         number, picture = numbered
-        return self.prepare(decode(picture) if isinstance(picture, str | os.PathLike) else picture, number)
+        return self.prepare(
+            load(picture, self.loads_for) if isinstance(picture, str | os.PathLike) else picture, number
+        )
 
     def _run(
-        self, images: Sequence[np.ndarray], read: Callable[[RawOutputs], list[Detections]], all_candidates: bool
+        self,
+        images: Sequence[np.ndarray | Decoded],
+        read: Callable[[RawOutputs], list[Detections]],
+        all_candidates: bool,
     ) -> list[Detections]:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             check_image(image, index)
-            groups.setdefault(self.canvas_hw((image.shape[0], image.shape[1])), []).append(index)
+            groups.setdefault(self.canvas_hw(as_decoded(image).size_hw), []).append(index)
         found = [empty_detections()] * len(images)
         most = self.manifest.inputs.batch_max
         for canvas_hw, members in groups.items():

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,11 @@ class EngineManifest:
     rebuild: str  # the command that builds it again, but for folders
     layers: dict[str, int]  # by precision, as the engine's inspector counts them; empty where it couldn't be asked
     version: int = ENGINE_MANIFEST_VERSION
+
+
+def this_platform() -> str:
+    """The operating system and processor that this runs on, as descriptions name them: "linux-x86_64"."""
+    return f"{platform.system()}-{platform.machine()}".lower()
 
 
 def json_path(engine: str | os.PathLike[str]) -> Path:

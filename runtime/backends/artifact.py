@@ -66,5 +66,7 @@ def unreadable(path: Path, library: str, error: Exception) -> BackendError:
 
 
 def first_line(error: Exception) -> str:
-    """A library's message as one line of bounded length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """A library's message as one short line: the first that says more than where in the library it arose."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '", "FrontEnd API failed"))]
+    return (telling or lines or [type(error).__name__])[0][:300]

@@ -17,11 +17,13 @@ AUTO = ("cuda", "openvino", "cpu")
 _ON_A_CPU = ("cpu", "openvino")
 
 
-def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> Backend:
+def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
     """Open an ONNX file. Raises BackendError, ManifestError."""
     check_file(Path(path))
-    if options.backend == "auto":
-        return _open_best(path, options)
+    return _open_best(path, options) if options.backend == "auto" else _open_named(path, options)
+
+
+def _open_named(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
     if options.backend == "tensorrt":
         raise BackendError(
             f"{path}: --backend tensorrt runs engines; build one with python export/to_trt.py {path}, or use "
@@ -48,10 +50,10 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
         )
     from .trt import TrtBackend
 
-    return TrtBackend(path, device=options.device)
+    return TrtBackend(path, device=options.device, binding=options.binding)
 
 
-def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> Backend:
+def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
     """The first of AUTO that starts; its description says why not those before it.
 
     A fallback inside ONNX Runtime is no start, whatever `options` allow. A GPU is required where `options` name one.
@@ -64,13 +66,12 @@ def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> Backend
         if options.precision_hint != "f32" and name != "openvino":
             continue
         try:
-            backend = open_onnx(path, replace(options, backend=name, allow_fallback=False))
+            backend = _open_named(path, replace(options, backend=name, allow_fallback=False))
         except BackendError as error:
             failures.append(error)
             reasons.append(f"{name}: {_reason(error, path)}")
             continue
-        if isinstance(backend, OrtBackend | OpenVinoBackend):
-            backend.description += f" (best that starts{'; ' if reasons else ''}{'; '.join(reasons)})"
+        backend.description += f" ({'; '.join(['best that starts', *reasons])})"
         return backend
     raise failures[-1]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from ..cuda import Binding
 
 # What may run a model, and what each is; "auto" stands for the first of `choice.AUTO` that starts.
 BACKENDS = {
@@ -31,6 +33,7 @@ class BackendOptions:
     hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: all threads on one batch, or several batches at once
     # Where ort-tensorrt and ort-rtx keep engines between runs; an engine is executable code, so: a folder of one's own.
     engine_cache: Path | None = None
+    binding: Binding | None = None  # tensorrt: what speaks to the driver; None: cuda-python, else pycuda
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         default="latency",
         help="openvino: all threads on one batch, or several batches at once (%(default)s)",
     )
+    group.add_argument("--binding", choices=get_args(Binding), help="tensorrt: what speaks to the GPU's driver")
     group.add_argument(
         "--engine-cache", type=Path, metavar="DIR", help="ort-tensorrt, ort-rtx: keep engines here, your own folder"
     )

@@ -143,7 +143,7 @@ def _providers(library: Any, path: Path, options: BackendOptions) -> list[Any]:
 
 def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict[str, str]:
     manifest = _manifest_of_file(library, path)
-    if manifest.precision not in ("fp32", "int8"):
+    if manifest.precision != "fp32":
         raise BackendError(
             f"{path}: a {manifest.precision} graph, whose types ONNX Runtime's TensorRT provider may not keep; build "
             "an engine (python export/to_trt.py), or use --backend cuda or ort-rtx"
@@ -154,8 +154,8 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,
         "trt_profile_max_shapes": most,
-        "trt_fp16_enable": "0",
-        "trt_int8_enable": "1" if manifest.precision == "int8" else "0",  # allows what the graph's Q and DQ say
+        "trt_fp16_enable": "0",  # a float32 graph computes in float32
+        "trt_int8_enable": "0",
     }
     if options.engine_cache is not None:
         chosen |= {

@@ -45,7 +45,9 @@ class OpenVinoBackend:
         core = library.Core()
         _check_precision(core, options)
         try:
-            model = core.read_model(os.fspath(self._path))
+            # Core.read_model would also try the readers of six other formats on a file that isn't ONNX.
+            reader = library.frontend.FrontEndManager().load_by_framework("onnx")
+            model = reader.convert(reader.load(os.fspath(self._path)))
         except Exception as error:  # the library's classes share no base but this
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
@@ -123,6 +125,7 @@ class OpenVinoBackend:
 def _import_library() -> Any:
     try:
         import openvino
+        import openvino.frontend
     except ImportError as error:
         raise BackendError(
             f"openvino cannot be imported ({first_line(error)}); install it: pip install 'atss-toolkit[openvino]'"

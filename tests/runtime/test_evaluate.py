@@ -128,7 +128,7 @@ def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch:
     sizes = [(60, 80)] * 60
     dataset = make_dataset(dataset.root / "many", sizes)
     lock, read, most = threading.Lock(), 0, 0
-    image = CocoDataset.image
+    image = CocoDataset.picture
 
     def counted(self: CocoDataset, *arguments: int) -> np.ndarray:
         nonlocal read
@@ -148,7 +148,7 @@ def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch:
                 self.seen += len(pictures)
             return found
 
-    monkeypatch.setattr(CocoDataset, "image", counted)
+    monkeypatch.setattr(CocoDataset, "picture", counted)
     detector = Watching(RedBackend())
     evaluate_detector(detector, dataset, batch=4, progress=False)
     assert read == detector.seen == 60

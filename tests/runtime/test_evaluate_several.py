@@ -149,13 +149,13 @@ def test_no_model_always_comes_first(count: int) -> None:
 
 def test_a_picture_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    image = CocoDataset.image
+    image = CocoDataset.picture
 
     def counted(self: CocoDataset, index: int, *more: int) -> np.ndarray:
         read.append(index)
         return image(self, index, *more)
 
-    monkeypatch.setattr(CocoDataset, "image", counted)
+    monkeypatch.setattr(CocoDataset, "picture", counted)
     detect_with_all([found_by(), found_by(), found_by()], dataset, 4, progress=False)
     assert sorted(read) == list(range(len(SIZES)))
 

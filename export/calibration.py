@@ -1,0 +1,252 @@
+"""Calibration: the range of every value that is to be quantized, measured on pictures and kept in a file.
+
+Pictures take the way that they take when deployed (`runtime.preprocess`), one at a time, so memory doesn't grow with
+their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest number,
+the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from runtime.errors import UserError
+from runtime.files import atomic_write
+from runtime.images import SUFFIXES, ImageError
+from runtime.manifest import Manifest
+from runtime.preprocess import load, make_batch
+from runtime.records import RecordError, record_from_dict
+
+from .graph import INPUT_NAMES
+from .network import cut_network
+from .qdq import values_to_calibrate
+
+PICTURES = 500  # as many as MLPerf's rules allow
+CALIBRATION_VERSION = 1
+Method = Literal["max", "mse", "percentile"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_BINS = 2048
+_SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per picture; the extremes are taken of all
+_PERCENTILE = 99.99
+_STEPS = 255  # what the error of a range is counted for
+
+
+class CalibrationError(UserError):
+    """Pictures or a calibration file that can't be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Ranges by method, then by value; each is the least and the largest number."""
+
+    graph_sha256: str  # of the float32 graph
+    images_sha256: str  # of the names and sizes of the pictures, in order
+    images: int  # that were read
+    skipped: tuple[str, ...]  # one line per picture that could not be
+    ranges: dict[str, dict[str, tuple[float, float]]]
+    version: int = CALIBRATION_VERSION
+
+
+def find_images(folder: Path, count: int = PICTURES) -> list[Path]:
+    """Up to `count` pictures of a folder, evenly spread over their sorted names. Raises CalibrationError."""
+    if not folder.is_dir():
+        raise CalibrationError(f"{folder}: no such folder; expected the folder of the pictures to calibrate on")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise CalibrationError(f"{folder}: no pictures there; looked for {' '.join(SUFFIXES)}")
+    return spread(found, count)
+
+
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """`count` of the paths at equal distances, all of them where there are fewer."""
+    if count < 1:
+        raise CalibrationError(f"{count} pictures to calibrate on, expected at least 1")
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], progress: bool = True) -> Calibration:
+    """Run the float32 network on pictures. Raises CalibrationError where none can be read.
+
+    A picture that can't be read is left out and named in `skipped`.
+    """
+    network = cut_network(model)
+    session = _session(network)
+    names = values_to_calibrate(network)
+    seen = {name: Histogram() for name in names}
+    skipped: list[str] = []
+    for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
+        try:
+            image = load(path, manifest.preprocess)
+        except ImageError as error:
+            skipped.append(str(error))
+            continue
+        canvas = make_batch([image], manifest.preprocess).images
+        shape = _fitting(canvas, manifest)
+        for name, values in zip(names, session.run(names, {INPUT_NAMES[0]: shape}), strict=True):
+            seen[name].add(values)
+    if len(skipped) == len(images):
+        raise CalibrationError(f"none of the {len(images)} pictures could be read; the first: {skipped[0]}")
+    return Calibration(
+        manifest.graph_sha256,
+        images_sha256(images),
+        len(images) - len(skipped),
+        tuple(skipped),
+        {method: {name: seen[name].range(method) for name in names} for method in METHODS},
+    )
+
+
+def calibrate_cached(
+    model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], cache: Path, progress: bool = True
+) -> Calibration:
+    """The calibration in `cache`, or a new one that is written there. Raises CalibrationError for a foreign cache."""
+    if cache.exists():
+        known = load_calibration(cache)
+        check_calibration(known, manifest, images, cache)
+        return known
+    made = calibrate(model, manifest, images, progress)
+    atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
+    return made
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration file. Raises CalibrationError."""
+    again = "delete it to calibrate anew"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(f"{path}: not a calibration file ({error}); {again}") from error
+    if not isinstance(fields, dict) or fields.get("version") != CALIBRATION_VERSION:
+        raise CalibrationError(f"{path}: not a calibration file of version {CALIBRATION_VERSION}; {again}")
+    try:
+        found = record_from_dict(Calibration, fields, str(path))
+    except RecordError as error:
+        raise CalibrationError(f"{error}; {again}") from error
+    for method in METHODS:
+        for name, (low, high) in found.ranges.get(method, {}).items():
+            if not low <= high:
+                raise CalibrationError(f"{path}: the range of {name} is {low} to {high}; {again}")
+    return found
+
+
+def check_calibration(
+    calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None, source: Path | str
+) -> None:
+    """Raise CalibrationError where it was made of another graph, or (unless None) of other pictures."""
+    if calibration.graph_sha256 != manifest.graph_sha256:
+        raise CalibrationError(
+            f"{source}: made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
+            f"{manifest.graph_sha256[:12]}…); delete it to calibrate anew"
+        )
+    if images is not None and calibration.images_sha256 != images_sha256(images):
+        raise CalibrationError(
+            f"{source}: made of other pictures than these {len(images)}; delete it to calibrate anew"
+        )
+
+
+def images_sha256(images: Sequence[Path]) -> str:
+    """SHA-256 of the pictures' names and sizes in bytes, in order."""
+    digest = hashlib.sha256()
+    for path in images:
+        size = path.stat().st_size if path.exists() else -1
+        digest.update(f"{path.name}\0{size}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+class Histogram:
+    """Magnitudes of one value's numbers: 2048 equal bins from 0, doubled in width whenever a larger number comes."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS)
+        self._top = 0.0  # the upper end of the last bin
+        self._low, self._high = 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        flat = values.reshape(-1)
+        self._low, self._high = min(self._low, float(flat.min())), max(self._high, float(flat.max()))
+        largest = max(-self._low, self._high)
+        if not np.isfinite(largest):
+            raise CalibrationError("the network's values are not finite on these pictures; is the checkpoint sound?")
+        if largest == 0:
+            return
+        if self._top == 0:
+            self._top = largest
+        while self._top < largest:
+            self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
+            self._top *= 2
+        # A prime stride, lest it picks the same columns of every row.
+        stride = max(1, flat.size // _SAMPLE) | 1
+        sample = np.abs(flat[::stride])
+        self._counts += np.histogram(sample, _BINS, (0, self._top))[0]
+
+    def range(self, method: Method) -> tuple[float, float]:
+        """Least and largest number to represent; what lies outside is clipped."""
+        bound = {"max": self._largest, "mse": self._least_error, "percentile": self._percentile}[method]()
+        return max(self._low, -bound), min(self._high, bound)
+
+    def _largest(self) -> float:
+        return max(-self._low, self._high)
+
+    def _percentile(self) -> float:
+        covered = np.cumsum(self._counts)
+        last = int(np.searchsorted(covered, covered[-1] * _PERCENTILE / 100))
+        return self._top * (last + 1) / _BINS if covered[-1] else 0.0
+
+    def _least_error(self) -> float:
+        """The bound at which rounding inside plus clipping outside has the least mean square error."""
+        if not self._counts.any():
+            return self._largest()
+        width = self._top / _BINS
+        centres = (np.arange(_BINS) + 0.5) * width
+        spans = 2 if self._low < 0 else 1  # the numbers of 8 bits are shared by both signs
+        best, least = self._largest(), np.inf
+        for last in range(_BINS // 16, _BINS + 1, _BINS // 128):
+            bound = last * width
+            inside = self._counts[:last].sum() * (spans * bound / _STEPS) ** 2 / 12
+            outside = (self._counts[last:] * (centres[last:] - bound) ** 2).sum()
+            if inside + outside < least:
+                best, least = bound, inside + outside
+        return min(best, self._largest())
+
+
+def _session(network: onnx.ModelProto) -> Any:
+    """A session of the network that returns every value to calibrate."""
+    import onnxruntime
+
+    wanted = set(values_to_calibrate(network))
+    visible = onnx.ModelProto()
+    visible.CopyFrom(network)
+    visible.graph.output.extend(value for value in network.graph.value_info if value.name in wanted)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(visible.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _fitting(canvas: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """The canvas [1, H, W, 3] filled up to the graph's least size and batch."""
+    shapes = manifest.inputs
+    height, width = max(canvas.shape[1], shapes.height_min), max(canvas.shape[2], shapes.width_min)
+    if height > shapes.height_max or width > shapes.width_max:
+        raise CalibrationError(
+            f"a picture needs a canvas of {width}×{height}, the graph was exported for at most "
+            f"{shapes.width_max}×{shapes.height_max}; export it for larger canvases"
+        )
+    full = np.empty((shapes.batch_min, height, width, 3), np.uint8)
+    full[:] = manifest.preprocess.pad_value
+    full[:, : canvas.shape[1], : canvas.shape[2]] = canvas
+    return full
+
+
+def shows_progress() -> bool:
+    return sys.stderr.isatty()

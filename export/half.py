@@ -1,0 +1,151 @@
+"""A float32 network becomes one of float16 or bfloat16, cast at its two ends.
+
+TensorRT and TensorRT for RTX take the types of the graph as they are ("strong typing"), so this file is where half
+precision is decided; nothing is left to a builder's flags. Kept in float32: the normalisation (pixels up to 255 minus
+a mean), sampling positions of deformable convolutions (float16 has steps of 1 px beyond 1024), Resize's factors.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from .network import ModelError, ahead_of
+
+Half = Literal["fp16", "bf16"]
+
+_TYPES: dict[Half, tuple[int, np.dtype]] = {
+    "fp16": (TensorProto.FLOAT16, np.dtype(np.float16)),
+    "bf16": (TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
+}
+# The first opset whose Conv takes bfloat16; that is all that it changes in the operators of these graphs.
+_BF16_OPSET = 22
+# Inputs that are float32 by their operator's definition.
+_FLOAT_INPUTS = {"Resize": (1, 2)}
+
+
+def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
+    """The network with its convolutions and what lies between them in half precision; its outputs stay float32.
+
+    Raises ModelError for a weight that float16 can't hold.
+    """
+    elem_type, dtype = _TYPES[half]
+    inferred = onnx.shape_inference.infer_shapes(network)
+    graph = inferred.graph
+    floats = {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    constants = {value.name: value for value in graph.initializer}
+    kept = _kept_in_float32(list(graph.node))
+    new = _Rewriter(half, elem_type, dtype, constants, floats)
+    for node in graph.node:
+        new.add(node, node.output[0] not in kept)
+    for value in graph.output:
+        new.finish(value.name)
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            new.nodes,
+            graph.name,
+            graph.input,
+            graph.output,
+            list(new.constants.values()),
+            value_info=[_retyped(value, elem_type, new.halves) for value in graph.value_info],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", _BF16_OPSET)] if half == "bf16" else network.opset_import,
+        ir_version=network.ir_version,
+    )
+
+
+def _kept_in_float32(nodes: list[NodeProto]) -> set[str]:
+    """Outputs of nodes that compute in float32: before any convolution, or on the way to a sampling position."""
+    behind: set[str] = set()
+    for node in nodes:
+        if node.op_type == "Conv" or behind.intersection(node.input):
+            behind.update(node.output)
+    kept = {name for node in nodes for name in node.output if name not in behind}
+    samplers = [node for node in nodes if node.op_type == "GridSample"]
+    positions = ahead_of(nodes, (node.input[1] for node in samplers), until=("Conv",))
+    for node in (*samplers, *positions):
+        kept.update(node.output)
+    # What feeds a convolution has its type, weights that were quantized before among it.
+    return kept - {name for node in nodes if node.op_type in ("Conv", "DequantizeLinear") for name in node.output}
+
+
+class _Rewriter:
+    """Nodes written so far, and which of their values are half."""
+
+    def __init__(
+        self, half: Half, elem_type: int, dtype: np.dtype, constants: dict[str, TensorProto], floats: set[str]
+    ) -> None:
+        self._half, self._elem_type, self._dtype = half, elem_type, dtype
+        self._originals, self._floats = constants, floats
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}  # those that the nodes read
+        self.halves: set[str] = set()  # values that are half under their old name
+        self._casts: dict[str, str] = {}  # value → its copy in the other precision
+
+    def add(self, node: NodeProto, in_half: bool) -> None:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            wanted = in_half and i not in _FLOAT_INPUTS.get(node.op_type, ())
+            copy.input[i] = self._constant(name, wanted) if name in self._originals else self._value(name, wanted)
+        self.nodes.append(copy)
+        if in_half:
+            self.halves.update(self._floats.intersection(node.output))
+
+    def finish(self, output: str) -> None:
+        """Give a graph's output back its float32, under its name."""
+        if output not in self.halves:
+            return
+        inner = f"{output}_{self._half}"
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == output:
+                        names[i] = inner
+        self.halves.remove(output)
+        self.nodes.append(onnx.helper.make_node("Cast", [inner], [output], f"{output}_cast", to=TensorProto.FLOAT))
+
+    def _constant(self, name: str, wanted: bool) -> str:
+        original = self._originals[name]
+        if not wanted or original.data_type != TensorProto.FLOAT:
+            self.constants[name] = original
+            return name
+        renamed = f"{name}_{self._half}"
+        if renamed not in self.constants:
+            array = numpy_helper.to_array(original)
+            with np.errstate(over="ignore"):
+                halved = array.astype(self._dtype)
+            if not np.isfinite(halved.astype(np.float32)).all():
+                raise ModelError(
+                    f"{name} holds {np.abs(array).max():.4g}, beyond the range of {self._half}; use bf16 or int8"
+                )
+            self.constants[renamed] = TensorProto(
+                name=renamed, data_type=self._elem_type, dims=original.dims, raw_data=halved.tobytes()
+            )
+        return renamed
+
+    def _value(self, name: str, wanted: bool) -> str:
+        """The value in the precision that is wanted, cast where it is of the other."""
+        if name not in self._floats or (name in self.halves) == wanted:
+            return name
+        if name not in self._casts:
+            to = self._elem_type if wanted else TensorProto.FLOAT
+            self._casts[name] = f"{name}_{self._half if wanted else 'fp32'}"
+            self.nodes.append(onnx.helper.make_node("Cast", [name], [self._casts[name]], f"{name}_cast", to=to))
+        return self._casts[name]
+
+
+def _retyped(value: onnx.ValueInfoProto, elem_type: int, halves: set[str]) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    if value.name in halves:
+        copy.type.tensor_type.elem_type = elem_type
+    return copy

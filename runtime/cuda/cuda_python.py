@@ -1,0 +1,147 @@
+"""CUDA through cuda-python: the runtime API. Its functions return (error, result …)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver
+
+
+def import_library() -> Any:
+    try:
+        import cuda.bindings.runtime as cudart
+    except ImportError as error:
+        raise CudaError(
+            f"cuda-python cannot be imported ({error}); install it, or pycuda in its place: "
+            "pip install 'cuda-python>=12.6'"
+        ) from error
+    return cudart
+
+
+class CudaPython:
+    """See `Cuda`."""
+
+    binding: Binding = "cuda-python"
+    captures_graphs = True
+
+    def __init__(self, cudart: Any, index: int) -> None:
+        self._cudart = cudart
+        self._index = index
+        error, count = cudart.cudaGetDeviceCount()
+        if error != cudart.cudaError_t.cudaSuccess:
+            raise no_driver(self._explain(error))
+        check_index(index, count)
+        properties = self._call(cudart.cudaGetDeviceProperties, index)
+        clock_khz = self._call(cudart.cudaDeviceGetAttribute, cudart.cudaDeviceAttr.cudaDevAttrClockRate, index)
+        self.device = Device(
+            index,
+            properties.name.decode(),
+            f"{properties.major}.{properties.minor}",
+            int(properties.totalGlobalMem),
+            clock_khz / 1000,
+        )
+
+    def _explain(self, error: Any) -> str:
+        _, text = self._cudart.cudaGetErrorString(error)
+        return f"{text.decode()}, {error.name}"
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        """What a function returns behind its error code. Raises CudaError for any code but success."""
+        error, *results = function(*arguments)
+        if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
+            raise OutOfMemory(f"CUDA device {self._index} is out of memory")
+        if error != self._cudart.cudaError_t.cudaSuccess:
+            raise CudaError(f"{function.__name__} failed: {self._explain(error)}")
+        return results[0] if results else None
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        before = self._call(self._cudart.cudaGetDevice)
+        self._call(self._cudart.cudaSetDevice, self._index)
+        try:
+            yield
+        finally:
+            if before != self._index:
+                self._call(self._cudart.cudaSetDevice, before)
+
+    def free_bytes(self) -> int:
+        error, free, _total = self._cudart.cudaMemGetInfo()
+        self._call(lambda: (error,))
+        return int(free)
+
+    def address(self, handle: Any) -> int:
+        return int(handle)
+
+    def alloc(self, size: int) -> Any:
+        return self._call(self._cudart.cudaMalloc, size)
+
+    def free(self, memory: Any) -> None:
+        self._call(self._cudart.cudaFree, memory)
+
+    def alloc_pinned(self, size: int) -> np.ndarray:
+        pointer = int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocPortable))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))
+
+    def free_pinned(self, array: np.ndarray) -> None:
+        self._call(self._cudart.cudaFreeHost, array.ctypes.data)
+
+    def create_stream(self) -> Any:
+        return self._call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking)
+
+    def destroy_stream(self, stream: Any) -> None:
+        self._call(self._cudart.cudaStreamDestroy, stream)
+
+    def synchronize_stream(self, stream: Any) -> None:
+        self._call(self._cudart.cudaStreamSynchronize, stream)
+
+    def create_event(self) -> Any:
+        return self._call(self._cudart.cudaEventCreateWithFlags, self._cudart.cudaEventBlockingSync)
+
+    def destroy_event(self, event: Any) -> None:
+        self._call(self._cudart.cudaEventDestroy, event)
+
+    def record(self, event: Any, stream: Any) -> None:
+        self._call(self._cudart.cudaEventRecord, event, stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        self._call(self._cudart.cudaStreamWaitEvent, stream, event, 0)
+
+    def synchronize_event(self, event: Any) -> None:
+        self._call(self._cudart.cudaEventSynchronize, event)
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        return float(self._call(self._cudart.cudaEventElapsedTime, start, end)) / 1000
+
+    def copy_to_device(self, target: int, source: np.ndarray, stream: Any) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call(self._cudart.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
+
+    def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call(self._cudart.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def begin_capture(self, stream: Any) -> None:
+        # Thread-local: another slot's thread may allocate or copy meanwhile, which a global capture would forbid it.
+        mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call(self._cudart.cudaStreamBeginCapture, stream, mode)
+
+    def end_capture(self, stream: Any) -> Any:
+        recorded = self._call(self._cudart.cudaStreamEndCapture, stream)
+        try:
+            return self._call(self._cudart.cudaGraphInstantiate, recorded, 0)
+        finally:
+            self._call(self._cudart.cudaGraphDestroy, recorded)
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        self._call(self._cudart.cudaGraphLaunch, graph, stream)
+
+    def destroy_graph(self, graph: Any) -> None:
+        self._call(self._cudart.cudaGraphExecDestroy, graph)
+
+    def close(self) -> None:
+        """Nothing: the primary context belongs to the process, TensorRT uses it too."""

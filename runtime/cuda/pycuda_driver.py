@@ -1,0 +1,132 @@
+"""CUDA through pycuda: the driver's API, on the device's primary context, which is the one that TensorRT uses.
+
+pycuda's objects free themselves when their last reference goes, which they can only while their context is current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver
+
+_STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
+
+
+def import_library() -> Any:
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise CudaError(
+            f"pycuda cannot be imported ({error}); it is built from source and needs the CUDA toolkit: pip install "
+            "'atss-toolkit[pycuda]'; cuda-python serves as well: pip install 'cuda-python>=12.6'"
+        ) from error
+    return pycuda.driver
+
+
+class PyCuda:
+    """See `Cuda`."""
+
+    binding: Binding = "pycuda"
+    captures_graphs = False  # as of pycuda 2026.1
+
+    def __init__(self, driver: Any, index: int) -> None:
+        self._driver = driver
+        self._index = index
+        try:
+            driver.init()
+            count = driver.Device.count()
+        except driver.Error as error:
+            raise no_driver(error) from error
+        check_index(index, count)
+        found = driver.Device(index)
+        major, minor = found.compute_capability()
+        clock_khz = found.get_attribute(driver.device_attribute.CLOCK_RATE)
+        self.device = Device(index, found.name(), f"{major}.{minor}", int(found.total_memory()), clock_khz / 1000)
+        self._primary = found.retain_primary_context()
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._driver.MemoryError as error:
+            raise OutOfMemory(f"CUDA device {self._index} is out of memory") from error
+        except self._driver.Error as error:
+            raise CudaError(f"CUDA failed: {error}") from error
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self._call(self._primary.push)
+        try:
+            yield
+        finally:
+            self._call(self._driver.Context.pop)
+
+    def free_bytes(self) -> int:
+        return int(self._call(self._driver.mem_get_info)[0])
+
+    def address(self, handle: Any) -> int:
+        return int(handle.handle if isinstance(handle, self._driver.Stream) else handle)
+
+    def alloc(self, size: int) -> Any:
+        return self._call(self._driver.mem_alloc, size)
+
+    def free(self, memory: Any) -> None:
+        self._call(memory.free)
+
+    def alloc_pinned(self, size: int) -> np.ndarray:
+        flags = self._driver.host_alloc_flags.PORTABLE
+        return self._call(self._driver.pagelocked_empty, size, np.uint8, "C", flags)
+
+    def free_pinned(self, array: np.ndarray) -> None:
+        self._call(array.base.free)  # type: ignore[union-attr]
+
+    def create_stream(self) -> Any:
+        return self._call(self._driver.Stream, _STREAM_NON_BLOCKING)
+
+    def destroy_stream(self, stream: Any) -> None:
+        """Nothing: the stream goes with its last reference."""
+
+    def synchronize_stream(self, stream: Any) -> None:
+        self._call(stream.synchronize)
+
+    def create_event(self) -> Any:
+        return self._call(self._driver.Event, self._driver.event_flags.BLOCKING_SYNC)
+
+    def destroy_event(self, event: Any) -> None:
+        """Nothing: the event goes with its last reference."""
+
+    def record(self, event: Any, stream: Any) -> None:
+        self._call(event.record, stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        self._call(stream.wait_for_event, event)
+
+    def synchronize_event(self, event: Any) -> None:
+        self._call(event.synchronize)
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        return float(self._call(start.time_till, end)) / 1000
+
+    def copy_to_device(self, target: int, source: np.ndarray, stream: Any) -> None:
+        self._call(self._driver.memcpy_htod_async, target, source, stream)
+
+    def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
+        self._call(self._driver.memcpy_dtoh_async, target, source, stream)
+
+    def begin_capture(self, stream: Any) -> None:
+        raise NotImplementedError("pycuda does not capture graphs")
+
+    def end_capture(self, stream: Any) -> Any:
+        raise NotImplementedError("pycuda does not capture graphs")
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        raise NotImplementedError("pycuda does not capture graphs")
+
+    def destroy_graph(self, graph: Any) -> None:
+        raise NotImplementedError("pycuda does not capture graphs")
+
+    def close(self) -> None:
+        self._primary = None

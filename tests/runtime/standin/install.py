@@ -1,0 +1,61 @@
+"""Puts the stand-in where the backend imports its libraries from."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from .cudart import make_cudart
+from .driver import Driver, Order
+from .pycuda_module import make_pycuda
+from .trt import make_tensorrt
+from .trt_context import Shared
+
+Binding = Literal["cuda-python", "pycuda"]
+LIBRARIES = ("tensorrt-10.16.1", "tensorrt-11.4.0", "rtx-1.7.1")
+
+
+@dataclass(frozen=True)
+class StandIn:
+    driver: Driver
+    shared: Shared
+    names: str
+
+    @property
+    def version(self) -> str:
+        return self.shared.module.__version__
+
+    def check_end(self) -> None:
+        """Raise unless every rule was kept, and nothing of CUDA's or TensorRT's is left."""
+        gc.collect()
+        if self.shared.alive:
+            left = sorted(type(thing).__name__ for thing in self.shared.alive)
+            self.driver.violation(f"not freed at the end: {', '.join(left)}")
+        self.driver.check_end()
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch,
+    binding: Binding = "cuda-python",
+    names: str = LIBRARIES[0],
+    order: Order = "random",
+    seed: int = 0,
+) -> StandIn:
+    driver = Driver(order, seed)
+    module, shared = make_tensorrt(driver, names)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    if binding == "cuda-python":
+        import cuda.bindings
+
+        cudart = make_cudart(driver)
+        monkeypatch.setattr(cuda.bindings, "runtime", cudart)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    else:
+        package = make_pycuda(driver)
+        monkeypatch.setitem(sys.modules, "pycuda", package)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
+    return StandIn(driver, shared, names)

@@ -1,0 +1,238 @@
+"""`pycuda.driver` over the driver: objects that free themselves, contexts that are pushed and popped per thread."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+
+from . import streams
+from .driver import Driver
+
+
+def make_pycuda(driver: Driver) -> types.ModuleType:
+    """`pycuda`, with its module `driver`. Names, signatures and rules as in the source of 2026.1."""
+    module = types.ModuleType("pycuda.driver")
+    for name, value in {**_errors(), **_constants(), **_devices(driver), **_streams(driver), **_memory(driver)}.items():
+        setattr(module, name, value)
+    package = types.ModuleType("pycuda")
+    package.driver = module  # type: ignore[attr-defined]
+    return package
+
+
+class Error(Exception):
+    pass
+
+
+class OutOfMemory(Error):
+    pass
+
+
+def _errors() -> dict[str, Any]:
+    return {"Error": Error, "MemoryError": OutOfMemory, "LogicError": Error}
+
+
+def _constants() -> dict[str, Any]:
+    return {
+        "event_flags": types.SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2, INTERPROCESS=4),
+        "host_alloc_flags": types.SimpleNamespace(PORTABLE=1, DEVICEMAP=2, WRITECOMBINED=4),
+        "device_attribute": types.SimpleNamespace(CLOCK_RATE=13),
+    }
+
+
+def _stack(driver: Driver) -> list[int]:
+    """The devices whose contexts this thread has pushed."""
+    if not hasattr(driver.current, "stack"):
+        driver.current.stack = []
+    return driver.current.stack
+
+
+def _entered(driver: Driver, what: str) -> None:
+    if not _stack(driver):
+        raise driver.violation(f"{what} with no context pushed in this thread")
+
+
+def _devices(driver: Driver) -> dict[str, Any]:
+    class Context:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def push(self) -> None:
+            _stack(driver).append(self.number)
+            driver.current.device = self.number
+
+        @staticmethod
+        def pop() -> None:
+            if not _stack(driver):
+                raise driver.violation("cannot pop non-current context")
+            _stack(driver).pop()
+            driver.current.device = _stack(driver)[-1] if _stack(driver) else 0
+
+    class Device:
+        def __init__(self, number: int) -> None:
+            self._number = number
+
+        @staticmethod
+        def count() -> int:
+            return driver.devices
+
+        def name(self) -> str:
+            return "Stand-in"
+
+        def compute_capability(self) -> tuple[int, int]:
+            return driver.compute_capability
+
+        def total_memory(self) -> int:
+            return driver.memory
+
+        def get_attribute(self, attribute: int) -> int:
+            assert attribute == 13
+            return 1_500_000
+
+        def retain_primary_context(self) -> Context:
+            return Context(self._number)
+
+    def init(flags: int = 0) -> None:
+        if driver.devices == 0:
+            raise Error("cuInit failed: no CUDA-capable device is detected")
+
+    def mem_get_info() -> tuple[int, int]:
+        _entered(driver, "mem_get_info")
+        return driver.memory - driver.used("device"), driver.memory
+
+    return {"Context": Context, "Device": Device, "init": init, "mem_get_info": mem_get_info}
+
+
+def _streams(driver: Driver) -> dict[str, Any]:
+    class Event:
+        def __init__(self, flags: int = 0) -> None:
+            _entered(driver, "Event")
+            with driver.call("Event"):
+                self._own = driver.create_event(times=not flags & 2)
+
+        def record(self, stream: Any = None) -> Event:
+            _entered(driver, "Event.record")
+            with driver.call("Event.record"):
+                on = driver.stream(0 if stream is None else stream.handle)
+                streams.record(driver, driver.event(self._own.number), on)
+            return self
+
+        def synchronize(self) -> Event:
+            with driver.call("Event.synchronize", forbidden_in_capture=True):
+                streams.synchronize_event(driver, driver.event(self._own.number))
+            return self
+
+        def time_till(self, end: Event) -> float:
+            with driver.call("Event.time_till"):
+                return streams.milliseconds(driver, self._own, end._own)
+
+        def __del__(self) -> None:
+            _entered(driver, "an event goes")
+            with driver.call("~Event"):
+                driver.destroy(driver.event(self._own.number))
+
+    class Stream:
+        def __init__(self, flags: int = 0) -> None:
+            _entered(driver, "Stream")
+            if flags != 1:
+                raise driver.violation("a stream that synchronizes with the default stream")
+            with driver.call("Stream"):
+                self._own = driver.create_stream()
+
+        @property
+        def handle(self) -> int:
+            return self._own.number
+
+        def synchronize(self) -> None:
+            with driver.call("Stream.synchronize", forbidden_in_capture=True):
+                streams.synchronize_stream(driver, driver.stream(self._own.number))
+
+        def wait_for_event(self, event: Event) -> None:
+            with driver.call("Stream.wait_for_event"):
+                streams.wait(driver, driver.stream(self._own.number), driver.event(event._own.number))
+
+        def __del__(self) -> None:
+            _entered(driver, "a stream goes")
+            with driver.call("~Stream"):
+                driver.destroy(driver.stream(self._own.number))
+
+    return {"Event": Event, "Stream": Stream}
+
+
+def _memory(driver: Driver) -> dict[str, Any]:
+    class DeviceAllocation:
+        def __init__(self, address: int) -> None:
+            self._address = address
+            self._is_free = False
+
+        def __int__(self) -> int:
+            return self._address
+
+        def free(self) -> None:
+            _entered(driver, "DeviceAllocation.free")
+            with driver.call("DeviceAllocation.free"):
+                driver.free(self._address, "device")
+            self._is_free = True
+
+        def __del__(self) -> None:
+            if not self._is_free:
+                self.free()
+
+    class PagelockedHostAllocation:
+        def __init__(self, data: np.ndarray) -> None:
+            self._data = data
+            self._is_free = False
+            self.__array_interface__ = data.__array_interface__
+
+        def free(self) -> None:
+            _entered(driver, "PagelockedHostAllocation.free")
+            with driver.call("PagelockedHostAllocation.free"):
+                driver.free(self._data.ctypes.data, "pinned")
+            self._is_free = True
+
+        def __del__(self) -> None:
+            if not self._is_free:
+                self.free()
+
+    def mem_alloc(size: int) -> DeviceAllocation:
+        _entered(driver, "mem_alloc")
+        with driver.call("mem_alloc"):
+            allocation = driver.allocate(size, "device")
+        if allocation is None:
+            raise OutOfMemory("cuMemAlloc failed: out of memory")
+        return DeviceAllocation(allocation.address)
+
+    def pagelocked_empty(shape: int, dtype: Any, order: str = "C", mem_flags: int = 0) -> np.ndarray:
+        _entered(driver, "pagelocked_empty")
+        assert np.dtype(dtype) == np.uint8
+        with driver.call("pagelocked_empty"):
+            allocation = driver.allocate(shape, "pinned")
+        if allocation is None:
+            raise OutOfMemory("cuMemHostAlloc failed: out of memory")
+        return np.asarray(PagelockedHostAllocation(allocation.data))
+
+    def memcpy_htod_async(dest: Any, src: np.ndarray, stream: Any = None) -> None:
+        _entered(driver, "memcpy_htod_async")
+        with driver.call("memcpy_htod_async"):
+            on = driver.stream(0 if stream is None else stream.handle)
+            _contiguous(src)
+            streams.copy_to_device(driver, int(dest), src.ctypes.data, src.nbytes, on)
+
+    def memcpy_dtoh_async(dest: np.ndarray, src: Any, stream: Any = None) -> None:
+        _entered(driver, "memcpy_dtoh_async")
+        with driver.call("memcpy_dtoh_async"):
+            on = driver.stream(0 if stream is None else stream.handle)
+            _contiguous(dest)
+            streams.copy_to_host(driver, dest.ctypes.data, int(src), dest.nbytes, on)
+
+    def _contiguous(array: np.ndarray) -> None:
+        if not array.flags.c_contiguous:
+            raise driver.violation("a copy of an array that isn't contiguous")
+
+    return {
+        "mem_alloc": mem_alloc,
+        "pagelocked_empty": pagelocked_empty,
+        "memcpy_htod_async": memcpy_htod_async,
+        "memcpy_dtoh_async": memcpy_dtoh_async,
+    }
