@@ -108,6 +108,12 @@ def test_one_that_is_alone_waits_for_so_many_others_and_no_longer() -> None:
     assert all(len(batch) == 4 for batch in record.batches if batch not in ([0], [97, 98, 99]))
 
 
+def test_those_of_its_own_key_do_not_overtake_an_item() -> None:
+    record = Recorded()
+    list(run_pipeline(range(16), same, lambda _: 0, record, Limits(8, 2, None, 2, 1)))
+    assert [len(batch) for batch in record.batches] == [8, 8]
+
+
 def test_a_slow_source_does_not_keep_an_item_waiting() -> None:
     """The source's second item comes only when the first one's result is there."""
     seen = threading.Event()
