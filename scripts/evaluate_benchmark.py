@@ -55,10 +55,10 @@ def repeated(annotations: Path, images: Path, count: int, folder: Path) -> Path:
     return path
 
 
-def network_seconds(detector: Detector, dataset: CocoDataset, batch: int) -> float:
+def network_seconds(detector: Detector, dataset: CocoDataset, batch: int, limit: int | None = None) -> float:
     """Sum of the network's calls on the batches that evaluation forms, with nothing beside them."""
     seconds = 0.0
-    for members in plan_batches([detector], dataset, batch):
+    for members in plan_batches([detector], dataset, batch, limit):
         ready = join_batches([detector.prepare(dataset.image(index)) for index in members])
         started = time.perf_counter()
         detector.backend.infer(ready.images, ready.image_sizes)
@@ -80,7 +80,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     dataset = load_coco(annotations, folder)
     rounds = []
     with Detector(options.model, backend=options.backend, threads=options.threads) as detector:
-        network_seconds(detector, load_coco(options.annotations, options.images), options.batch)  # warm-up
+        network_seconds(detector, dataset, options.batch, limit=2 * options.batch)  # warm-up
         for number in range(options.rounds):
             network = network_seconds(detector, dataset, options.batch)
             wall, found = evaluation_seconds(detector, annotations, folder, options.batch)
