@@ -139,8 +139,7 @@ class Detector:
         limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
         running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
         with closing(running):
-            for _, result in running:
-                yield result
+            yield from running
 
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """Detections of each picture (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
