@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -160,6 +160,12 @@ class _Writer:
                 copy.input[i] = f"{name}_dequantized"
         if is_quantized:
             copy.input[1] = self._weight(node.input[1])
+        if self._target == "tensorrt" and node.op_type == "Clip" and node.output[0] in values:
+            # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution; and ONNX Runtime 1.32
+            # drops a Clip wrongly where the scale behind it is float16.
+            if self._clips_from_zero(node):
+                copy.op_type = "Relu"
+                del copy.input[1:]
         self.nodes.append(copy)
         if node.op_type in _SAME_VALUES and node.input[0] in values:
             self._like[node.output[0]] = self._like.get(node.input[0], node.input[0])
@@ -167,14 +173,19 @@ class _Writer:
             if name in values:
                 self._pair(name)
 
+    def _clips_from_zero(self, node: NodeProto) -> bool:
+        """Whether a Clip begins at 0 (ReLU6); its range, measured behind it, ends where it does or earlier."""
+        least = self._originals.get(node.input[1])
+        return least is not None and float(numpy_helper.to_array(least)) == 0
+
     def _pair(self, name: str) -> None:
         """QuantizeLinear and DequantizeLinear behind a value."""
         low, high = self._ranges[self._like.get(name, name)]
         low, high = min(low, 0.0), max(high, 0.0)  # zero is a number of every range: padding needs it
         scale_name, zero_name = f"{name}_scale", f"{name}_zero_point"
         if self._target == "cpu":
-            scale = max((high - low) / 255, _LEAST_SCALE)
-            zero = np.array(round(-low / scale), np.uint8)
+            scale = np.array(max((high - low) / 255, _LEAST_SCALE))
+            zero = np.array(np.rint(-low / scale), np.uint8)
         else:
             scale = _as_float16(np.array(max(-low, high) / self._weights.steps))
             zero = np.zeros((), self._weights.dtype)
@@ -198,7 +209,7 @@ class _Writer:
             self._node("DequantizeLinear", [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"], output, axis=0)
         return output
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> None:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], output, **attributes))
 
     def _constant(self, name: str, array: np.ndarray) -> None:

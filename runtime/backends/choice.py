@@ -36,7 +36,7 @@ def _open_named(path: str | os.PathLike[str], options: BackendOptions) -> OrtBac
     if options.backend != "openvino" and options.precision_hint != "f32":
         raise BackendError(
             f"--precision-hint {options.precision_hint} is for --backend openvino, not {options.backend}; for half "
-            "precision elsewhere export another file (python -m export.precision)"
+            "precision elsewhere export another file (python -m export.quantize)"
         )
     return OpenVinoBackend(path, options) if options.backend == "openvino" else OrtBackend(path, options)
 

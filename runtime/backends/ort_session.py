@@ -47,10 +47,15 @@ def import_library() -> Any:
     return onnxruntime
 
 
-def open_session(library: Any, path: Path, options: BackendOptions) -> Any:
-    """A session of the provider that `options.backend` names. Raises BackendError, also where another one started."""
+def open_session(library: Any, path: Path, options: BackendOptions, rewrite: bool = True) -> Any:
+    """A session of the provider that `options.backend` names; `rewrite` lets ONNX Runtime optimize the graph.
+
+    Raises BackendError, also where another provider started.
+    """
     wanted = PROVIDERS[options.backend]
     session_options = library.SessionOptions()
+    if not rewrite:
+        session_options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     session_options.intra_op_num_threads = options.threads
     # Threads that wait in a loop take the cores from whatever decodes the next pictures.
@@ -98,6 +103,11 @@ def _create(library: Any, path: Path, session_options: Any, providers: Any, opti
             raise BackendError(
                 f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); mend the driver and "
                 "libraries that it names, or choose another --backend"
+            ) from error
+        if "not_implemented" in text:
+            raise BackendError(
+                f"{path}: {PROVIDERS[options.backend]} lacks one of its operators ({first_line(error)}); a bf16 graph "
+                "runs in --backend openvino, or as an engine on a GPU"
             ) from error
         raise unreadable(path, "ONNX Runtime", error) from error
 
@@ -154,7 +164,7 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,
         "trt_profile_max_shapes": most,
-        "trt_fp16_enable": "0",  # a float32 graph computes in float32
+        "trt_fp16_enable": "0",
         "trt_int8_enable": "0",
     }
     if options.engine_cache is not None:

@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest backend on most x86 CPUs, from the same ONNX file."""
+"""OpenVINO: a backend for CPUs, from the same ONNX file; int8 and bfloat16 gain most by it."""
 
 from __future__ import annotations
 
