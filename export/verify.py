@@ -1,6 +1,7 @@
 """Is the deployed file the detector that was trained? Compares their numbers; an export always ends with this.
 
     python -m export.verify runs/mine/best.pt mine.onnx
+    python -m export.verify runs/mine/best.pt mine.engine    # see export/verify_engine.py
 
 For two batch sizes and, where the canvas isn't fixed, two canvases:
 - the network: its dense maps, torch against ONNX Runtime, elementwise;
@@ -25,6 +26,7 @@ import torch
 
 from runtime.backends.ort import OrtBackend
 from runtime.detections import Detections, RawOutputs, finish
+from runtime.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.errors import UserError, run_main
 from runtime.manifest import Manifest
 from train.checkpoint import LoadedDetector, load_detector
@@ -68,11 +70,17 @@ class Check:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
-    parser.add_argument("model", metavar="MODEL.onnx", help="file that export/to_onnx.py made of it")
+    parser.add_argument("model", metavar="MODEL", help="file that export/to_onnx.py or to_trt.py made of it")
     parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder")
+    parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
     loaded = load_detector(options.checkpoint)
     pictures = find_pictures(options.images, loaded.config.data.val_images)
+    if Path(options.model).suffix in ENGINE_SUFFIXES:
+        from .verify_engine import report_engine, verify_engine  # it builds on this module
+
+        source = Path(options.onnx) if options.onnx else None
+        return report_engine(verify_engine(loaded, Path(options.model), pictures, source))
     checks = verify(loaded, Path(options.model), pictures)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
@@ -152,7 +160,7 @@ def compare(pair: Pair, case: Case) -> list[Check]:
         whole = candidates(dense, sizes, settings.model, limits)
     checks.append(_sets(case, CANDIDATES, _as_detections(*again), onnx_candidates))
 
-    raw = pair.backend.infer(case.images, case.image_sizes)
+    raw = pair.backend.infer(case.images, case.image_sizes, all_candidates=True)
     rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
     greedy = [greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in _candidates_of(raw)]
     for quantity, rows in ((ROWS, finish(raw, limits)), (RERUN, finish(rerun, limits))):

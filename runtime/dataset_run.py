@@ -95,16 +95,16 @@ def detect_with_all(
     limits = pipeline_limits(detectors[0], batch)
     # The whole of a batch comes before its window ends, so that a picture that can't be read doesn't split it.
     limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
-    items = (_Item(number, index) for number, members in enumerate(batches) for index in members)
+    items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
     found: list[list[Results]] = [[] for _ in detectors]
     indices: list[int] = []
     skipped: list[str] = []
     started = time.perf_counter()
     with (
-        tqdm(total=sum(map(len, batches)), desc="detect", unit="img", disable=not progress, leave=False) as bar,
+        tqdm(total=len(items), desc="detect", unit="img", disable=not progress, leave=False) as bar,
         closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, limits)) as running,
     ):
-        for item, results in running:
+        for item, results in zip(items, running, strict=True):
             if isinstance(results, UserError):
                 skipped.append(str(results))
             else:

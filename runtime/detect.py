@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .artifacts import describe
 from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
-from .detector import Detector, canvas_of, chosen_batch, pipeline_limits
+from .detector import WINDOW, Detector, canvas_of, chosen_batch, pipeline_limits
 from .draw import draw, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_path, atomic_write, require_writable
@@ -37,7 +37,8 @@ from .preprocess import load as load_picture
 from .sources import Source, find_sources
 from .video import Video, VideoError, drawn_video
 
-BATCH = 4  # where none is asked for: pictures that are drawn on wait as they were decoded
+BATCH = 4  # where none is asked for
+WINDOW_DRAWN = 2  # batches; pictures that will be drawn on wait as they were decoded, which can be 192 MB each
 
 
 class ResultsFile:
@@ -114,9 +115,10 @@ def detect_pictures(
     if with_pictures:
         for source in sources:
             _require_other_file(out / f"{source.name}.jpg", source.path)
-    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, pipeline_limits(detector, batch))
+    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_pictures else WINDOW)
+    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, limits)
     with closing(running):
-        for source, result in running:
+        for source, result in zip(sources, running, strict=True):
             if isinstance(result, UserError):
                 results.skip(source.path, result)
             else:
@@ -140,21 +142,27 @@ def detect_video(
     Raises VideoError for a video that cannot be opened, has no frame, or is of a size that the graph doesn't take.
     """
 
-    def run(prepared: list[Batch]) -> list[Detections]:
-        return [select(found, found.scores >= min_score) for found in detector.detect_prepared(prepared)]
+    def load(frame: np.ndarray) -> _Frame:
+        return _Frame(frame, detector.prepare(frame))
+
+    def run(frames: list[_Frame]) -> list[tuple[np.ndarray, Detections]]:
+        found = detector.detect_prepared([one.prepared for one in frames])
+        kept = [select(detections, detections.scores >= min_score) for detections in found]
+        return [(one.frame, detections) for one, detections in zip(frames, kept, strict=True)]
 
     target = out / f"{source.name}.mp4"
     _require_other_file(target, source.path)
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
         write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_pictures else None
-        limits = pipeline_limits(detector, batch)
-        # Closed before the video: its thread reads frames.
-        running = stack.enter_context(closing(run_pipeline(video.frames(), detector.prepare, canvas_of, run, limits)))
+        limits = pipeline_limits(detector, batch, window=0)  # frames are all of one size
+        running = run_pipeline(video.frames(), load, lambda one: canvas_of(one.prepared), run, limits)
+        stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
         count = 0
-        for frame, found in running:
-            if isinstance(found, UserError):
-                raise VideoError(f"{source.path}: {found}") from found
+        for result in running:
+            if isinstance(result, UserError):
+                raise VideoError(f"{source.path}: {result}") from result
+            frame, found = result
             if write is not None:
                 write(draw(frame, found, detector.classes))
             position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
@@ -169,6 +177,12 @@ def detect_video(
         if count < 0.9 * video.frames_announced:
             message = f"{source.path}: ended after {count} of {video.frames_announced} frames"
             tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    frame: np.ndarray
+    prepared: Batch
 
 
 @dataclass(frozen=True)

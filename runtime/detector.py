@@ -31,6 +31,7 @@ Prepared = TypeVar("Prepared")
 
 BATCH = 8  # where none is asked for
 WAIT_S = 0.5
+WINDOW = 8  # batches; COCO's pictures have some twenty canvases, and batches are to fill up
 
 
 class Detects(Protocol[Prepared]):
@@ -139,8 +140,7 @@ class Detector:
         limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
         running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
         with closing(running):
-            for _, result in running:
-                yield result
+            yield from running
 
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """Detections of each picture (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
@@ -243,11 +243,14 @@ def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = 
     return asked
 
 
-def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None) -> Limits:
-    """Limits that keep this detector busy: batches wait at its door, and pictures are loaded by all processors."""
+def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None, window: int = WINDOW) -> Limits:
+    """Limits that keep this detector busy: batches wait at its door, and pictures are loaded by all processors.
+
+    A picture waits for company while no more than `window` batches' worth of others overtake it.
+    """
     return Limits(
         batch=batch,
-        window=2 * batch,
+        window=window * batch,
         wait_s=wait_s,
         loaders=min(16, processors()),
         runners=max(1, detector.concurrency) + 1,  # one more puts its batch together or finishes it meanwhile

@@ -58,8 +58,8 @@ def run_pipeline(
     key: Callable[[Ready], Hashable],
     run: Callable[[list[Ready]], Sequence[Result]],
     limits: Limits,
-) -> Generator[tuple[Item, Result | UserError], None, None]:
-    """Yield each item with its result, in the source's order.
+) -> Generator[Result | UserError, None, None]:
+    """Yield each item's result, in the source's order. Items are let go of when they are loaded.
 
     `load` and `run` are called from several threads. Items whose `key` is equal run together, oldest first; which ones
     do depends on the order of the items and the limits, not on any stage's speed, unless the source is slower than
@@ -76,16 +76,16 @@ def run_pipeline(
     loading: deque[Future[Ready]] = deque()
     groups: dict[Hashable, _Group[Ready]] = {}
     running: list[_Running[Result]] = []
-    items: deque[Item] = deque()  # given by the source, not yet yielded
     done: dict[int, Result | UserError | _Failure] = {}  # by the item's number
-    loaded = yielded = 0
+    given = loaded = yielded = 0
 
     def start_loading() -> None:
+        nonlocal given
         while reader.items:
-            items.append(reader.items.popleft())
-            future = load_pool.submit(load, items[-1])
+            future = load_pool.submit(load, reader.items.popleft())
             future.add_done_callback(lambda _: wake.set())
             loading.append(future)
+            given += 1
 
     def take_loaded() -> None:
         nonlocal loaded
@@ -129,9 +129,9 @@ def run_pipeline(
                 if isinstance(result, _Failure):
                     raise result.error
                 yielded += 1
-                yield items.popleft(), result
+                yield result
                 reader.let_in_one()
-            elif has_ended and not items:
+            elif has_ended and yielded == given:
                 if reader.error is not None:
                     raise reader.error
                 return

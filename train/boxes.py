@@ -13,6 +13,7 @@ from torch import min as elementwise_min
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 # A distance from a point likewise: at most e^8 = 2981 units.
 MAX_LOG_DISTANCE = 8.0
+Sides = tuple[Tensor, Tensor, Tensor, Tensor]  # left, top, right, bottom
 _EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
 
 
@@ -47,22 +48,22 @@ def centers(boxes: Tensor) -> Tensor:
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def decode_deltas(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, float]) -> Tensor:
-    """Boxes [..., 4] that deltas (dx, dy, dw, dh) [..., 4] make of anchors [..., 4] (R-CNN, arXiv 1311.2524, app. C).
+def decode_deltas(
+    x: Tensor, y: Tensor, width: Tensor, height: Tensor, deltas: Tensor, std: tuple[float, float, float, float]
+) -> Sides:
+    """Boxes that deltas (dx, dy, dw, dh) [..., 4] make of anchors, given and returned by coordinates [...].
 
-    `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO`.
+    `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO` (R-CNN, arXiv 1311.2524, appendix C).
     """
-    scaled = stack([delta * s for delta, s in zip(deltas.unbind(-1), std, strict=True)], dim=-1)
-    sides = anchors[..., 2:] - anchors[..., :2]
-    center = centers(anchors) + scaled[..., :2] * sides
-    half = sides * scaled[..., 2:].clamp(max=MAX_LOG_RATIO).exp() / 2
-    x, y = center.unbind(-1)
-    w, h = half.unbind(-1)
-    return stack((x - w, y - h, x + w, y + h), dim=-1)
+    dx, dy, dw, dh = (delta * s for delta, s in zip(deltas.unbind(-1), std, strict=True))
+    x, y = x + dx * width, y + dy * height
+    w = width * dw.clamp(max=MAX_LOG_RATIO).exp() / 2
+    h = height * dh.clamp(max=MAX_LOG_RATIO).exp() / 2
+    return x - w, y - h, x + w, y + h
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float, float]) -> Tensor:
-    """The deltas [..., 4] that `decode_deltas` makes boxes [..., 4] of; finite for an empty box too."""
+    """The deltas [..., 4] that make boxes [..., 4] of anchors; finite for an empty box too."""
     sides = anchors[..., 2:] - anchors[..., :2]
     shift = (centers(boxes) - centers(anchors)) / sides
     growth = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON) / sides).log()
@@ -70,9 +71,10 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float
     return stack([delta / s for delta, s in zip(deltas.unbind(-1), std, strict=True)], dim=-1)
 
 
-def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes [..., 4] with sides at distances (left, top, right, bottom) [..., 4] px from points [..., 2]."""
-    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+def decode_distances(x: Tensor, y: Tensor, distances: Tensor) -> Sides:
+    """Boxes with sides at distances (left, top, right, bottom) [..., 4] px from points, by coordinates [...]."""
+    left, top, right, bottom = distances.unbind(-1)
+    return x - left, y - top, x + right, y + bottom
 
 
 def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 
 from . import config
-from .anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, around, pitch, strides
-from .coding import decode
+from .anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, pitch, strides
+from .boxes import Sides
+from .coding import decode_apart
 from .detector import DenseOutputs
 
 
@@ -62,8 +63,13 @@ def candidates(
                 limits[level] if limits is not None else None,
             )
         )
-    boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    return _clip(boxes, image_sizes, thresholds), scores, classes
+    x, y, width, height, pixels, codes, scores, classes = (
+        torch.cat(parts, dim=1) for parts in zip(*found, strict=True)
+    )
+    # Decoded once, after the levels are joined, and coordinate by coordinate: a compiler that fuses one joining into
+    # the next writes out every path through them (TensorRT for RTX made kernels of 35 MB of a fixed canvas).
+    sides = decode_apart(x, y, width, height, pixels, codes, model.regression)
+    return _clip(sides, classes >= 0, image_sizes, thresholds), scores, classes
 
 
 class _LevelAnchors(NamedTuple):
@@ -82,7 +88,8 @@ def _level_candidates(
     model: config.Model,
     thresholds: Thresholds,
     limit: Limit | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    """A level's candidates: centre, size and stride of their anchors, codes, scores, classes."""
     per_cell = anchors_per_cell(model.anchors)
     class_score = _rows(class_logits, per_cell).sigmoid()  # [B, anchors, C]
     num_classes = class_score.shape[2]
@@ -107,10 +114,8 @@ def _level_candidates(
     if by_class and quality is not None:
         best = torch.where(used, _final_score(best, quality.squeeze(2).gather(1, anchor), model.scoring), 0.0)
     codes = _rows(box_regression, per_cell).gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
-    boxes = decode(_anchor_boxes(anchor, grid, model.anchors), grid.stride, codes, model.regression)
-    if thresholds.decoded_shift is not None:
-        boxes = boxes + torch.tensor(thresholds.decoded_shift, device=boxes.device)
-    return torch.where(used.unsqueeze(-1), boxes, 0.0), best, torch.where(used, label, -1).int()
+    stride = torch.full_like(best, grid.stride)
+    return *_anchors(anchor, grid, model.anchors), stride, codes, best, torch.where(used, label, -1).int()
 
 
 def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Scoring) -> Tensor:
@@ -121,16 +126,17 @@ def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Sc
     return product.sqrt() if scoring.combine == "sqrt" else product
 
 
-def _anchor_boxes(anchor: Tensor, grid: _LevelAnchors, anchors: config.Anchors) -> Tensor:
-    """The boxes [B, K, 4] px of anchors that are given by their index in the level, int64 [B, K]."""
+def _anchors(anchor: Tensor, grid: _LevelAnchors, anchors: config.Anchors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centre x, y, width and height [B, K] px of anchors that are given by their index in the level, int64 [B, K]."""
     sides = anchor_sides(anchors, grid.stride)
     cell = anchor // len(sides)
     row = cell // grid.columns
     column = cell - row * grid.columns
     x = (column.float() + anchors.center) * grid.pitch_xy[0]
     y = (row.float() + anchors.center) * grid.pitch_xy[1]
-    half = torch.tensor(sides, device=anchor.device) / 2  # [A, 2]
-    return around(torch.stack((x, y), dim=-1), half[anchor - cell * len(sides)])
+    kind = anchor - cell * len(sides)
+    width, height = (torch.tensor(side, device=anchor.device)[kind] for side in zip(*sides, strict=True))
+    return x, y, width, height
 
 
 def _rows(maps: Tensor, anchors: int) -> Tensor:
@@ -139,9 +145,14 @@ def _rows(maps: Tensor, anchors: int) -> Tensor:
     return rows.unflatten(2, (anchors, -1)).flatten(1, 2).float()
 
 
-def _clip(boxes: Tensor, image_sizes: Tensor, thresholds: Thresholds) -> Tensor:
-    """Boxes [B, K, 4] clipped to pictures of `image_sizes` [B, 2] (height, width)."""
-    bound = image_sizes.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)  # [B, 1, 4]: width, height, width, height
+def _clip(sides: Sides, used: Tensor, image_sizes: Tensor, thresholds: Thresholds) -> Tensor:
+    """Boxes [B, K, 4] of their sides, clipped to pictures of `image_sizes` [B, 2] (height, width); 0 where unused."""
+    height, width = image_sizes.to(sides[0].dtype).unsqueeze(1).unbind(-1)  # [B, 1] each
     if thresholds.legacy_plus_one:
-        bound = bound - 1  # the last pixel that a box can name
-    return torch.minimum(boxes.clamp(min=0), bound)
+        height, width = height - 1, width - 1  # the last pixel that a box can name
+    shifts = thresholds.decoded_shift or (0.0, 0.0, 0.0, 0.0)
+    clipped = [
+        torch.where(used, torch.minimum((side + shift if shift else side).clamp(min=0), bound), 0.0)
+        for side, shift, bound in zip(sides, shifts, (width, height, width, height), strict=True)
+    ]
+    return torch.stack(clipped, dim=-1)

@@ -8,12 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import onnx
 import pytest
 import torch
 
+from export.calibration import calibrate
+from export.network import load_deployed
 from export.onnx_file import graph_sha256
-from runtime.manifest import METADATA_KEY, Preprocess, from_json, to_json
+from export.pictures import synthetic_pictures
+from export.quantize import converted_model
+from export.to_onnx import export_model, input_shapes
+from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.detector import build_detector
@@ -75,6 +81,36 @@ def exported(checkpoint: Path, repository: Path) -> Exported:
     )
     assert command.returncode == 0, command.stdout + command.stderr
     return Exported(load_detector(checkpoint), checkpoint, model, command)
+
+
+@pytest.fixture(scope="session")
+def fixed(checkpoint: Path) -> tuple[LoadedDetector, Path]:
+    """Another detector, of four levels, for one canvas and batch 1."""
+    loaded = load_detector(checkpoint)
+    model = replace(loaded.config.model, pyramid=Pyramid(channels=16, levels=4))
+    loaded = loaded._replace(
+        config=replace(loaded.config, model=model), detector=build_detector(model, 3, loaded.config.preprocess).eval()
+    )
+    path = checkpoint.with_name("fixed.onnx")
+    path.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224))))
+    return loaded, path
+
+
+@pytest.fixture(scope="session")
+def deployed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    """The exported file in every precision, named model.PRECISION.onnx, for TensorRT."""
+    folder = tmp_path_factory.mktemp("deployed")
+    model, manifest = load_deployed(exported.model)
+    pictures = []
+    for number, picture in enumerate(synthetic_pictures()):
+        pictures.append(folder / f"{number}.png")
+        cv2.imwrite(str(pictures[-1]), picture)
+    calibration = calibrate(model, manifest, pictures, progress=False)
+    files: dict[Precision, Path] = {"fp32": exported.model}
+    for precision in ("fp16", "bf16", "int8", "fp8"):
+        files[precision] = folder / f"model.{precision}.onnx"
+        files[precision].write_bytes(converted_model(model, manifest, precision, calibration).SerializeToString())
+    return files
 
 
 def restamp(model: onnx.ModelProto, path: Path) -> Path:

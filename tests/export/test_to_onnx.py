@@ -17,33 +17,18 @@ from export import to_onnx
 from export.graph import GraphOutputs, candidate_limits, fold
 from export.onnx_file import graph_sha256
 from export.pictures import make_case, synthetic_pictures
-from export.to_onnx import ExportError, describe, export_model, input_shapes, main
+from export.to_onnx import ExportError, describe, input_shapes, main
 from export.verify import compare, open_pair
 from runtime.backends.ort import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, Thresholds
-from train.checkpoint import LoadedDetector, load_detector
-from train.config import Pyramid
-from train.detector import build_detector
+from train.checkpoint import LoadedDetector
 
 from .conftest import Exported
 
 PAD = (124, 116, 104)
-
-
-@pytest.fixture(scope="session")
-def fixed(checkpoint: Path) -> tuple[LoadedDetector, Path]:
-    """Another detector, of four levels, for one canvas and batch 1."""
-    loaded = load_detector(checkpoint)
-    model = replace(loaded.config.model, pyramid=Pyramid(channels=16, levels=4))
-    loaded = loaded._replace(
-        config=replace(loaded.config, model=model), detector=build_detector(model, 3, loaded.config.preprocess).eval()
-    )
-    path = checkpoint.with_name("fixed.onnx")
-    path.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224))))
-    return loaded, path
 
 
 def test_the_command_reports_and_says_nothing_else(exported: Exported) -> None:

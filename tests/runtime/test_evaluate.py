@@ -117,6 +117,15 @@ def test_bad_pictures_are_skipped_and_left_out_of_the_score(dataset: CocoDataset
     assert found.figures.figures["AP50"] == pytest.approx(1)
 
 
+def test_a_bad_picture_does_not_split_its_batch(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [(60, 80)] * 12)
+    for index in (1, 2, 6):
+        dataset.path(index).write_bytes(b"")
+    backend = RedBackend()
+    evaluate_detector(Detector(backend), dataset, batch=4, progress=False)
+    assert sorted(shape[0] for shape in backend.batches) == [2, 3, 4]
+
+
 def test_no_picture_at_all(dataset: CocoDataset) -> None:
     for index in range(len(dataset)):
         dataset.path(index).write_bytes(b"")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_order_is_kept_whatever_each_stage_takes(limits: Limits, count: int) -> 
 
     keys = [dice.randrange(4) for _ in range(count)]
     found = list(run_pipeline(source(), load, keys.__getitem__, run, limits))
-    assert found == [(item, item * item) for item in range(count)]
+    assert found == [item * item for item in range(count)]
 
 
 def test_batches_are_of_one_key_full_but_for_the_last_and_the_same_every_time() -> None:
@@ -108,6 +109,12 @@ def test_one_that_is_alone_waits_for_so_many_others_and_no_longer() -> None:
     assert all(len(batch) == 4 for batch in record.batches if batch not in ([0], [97, 98, 99]))
 
 
+def test_those_of_its_own_key_do_not_overtake_an_item() -> None:
+    record = Recorded()
+    list(run_pipeline(range(16), same, lambda _: 0, record, Limits(8, 2, None, 2, 1)))
+    assert [len(batch) for batch in record.batches] == [8, 8]
+
+
 def test_a_slow_source_does_not_keep_an_item_waiting() -> None:
     """The source's second item comes only when the first one's result is there."""
     seen = threading.Event()
@@ -118,8 +125,8 @@ def test_a_slow_source_does_not_keep_an_item_waiting() -> None:
         yield from range(1, 6)
 
     record = Recorded()
-    for item, _ in run_pipeline(source(), same, same, record, Limits(4, 8, 0.05, 2, 2)):
-        if item == 0:
+    for result in run_pipeline(source(), same, same, record, Limits(4, 8, 0.05, 2, 2)):
+        if result == 0:
             seen.set()
     assert [0] in record.batches
 
@@ -152,6 +159,30 @@ def test_a_slow_consumer_stops_the_source(limits: Limits) -> None:
             time.sleep(0.01)
     assert given == taken == 150
     assert most <= limits.inside + 1  # one is the consumer's
+
+
+def test_items_are_let_go_of_when_they_are_loaded() -> None:
+    """A stream of arrays must not hold them until their results are taken."""
+
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+
+    def source() -> Iterator[Large]:
+        for _ in range(40):
+            item = Large()
+            alive.append(weakref.ref(item))
+            yield item
+            del item
+
+    most = 0
+    limits = Limits(4, 40, None, 2, 1)
+    for _ in run_pipeline(source(), lambda _: 0, lambda _: 0, lambda batch: batch, limits):
+        time.sleep(0.002)
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == 40
+    assert most <= 6  # the source's, the reader's, and those that are being loaded
 
 
 @pytest.mark.parametrize("slow", ["load", "run"])
@@ -190,9 +221,10 @@ def test_a_bad_item_takes_its_place_and_nothing_stops() -> None:
 
     record = Recorded()
     found = list(run_pipeline(range(50), load, parity, record, QUICK))
-    assert [item for item, _ in found] == list(range(50))
-    assert {item for item, result in found if isinstance(result, UserError)} == bad
-    assert [str(result) for item, result in found if item == 5] == ["5 is bad"]
+    assert len(found) == 50
+    assert {item for item, result in enumerate(found) if isinstance(result, UserError)} == bad
+    assert str(found[5]) == "5 is bad"
+    assert [found[item] for item in range(50) if item not in bad] == [n * n for n in range(50) if n not in bad]
     assert not bad & {item for batch in record.batches for item in batch}
 
 
@@ -201,7 +233,7 @@ def test_nothing_but_bad_items() -> None:
         raise UserError(str(item))
 
     found = list(run_pipeline(range(300), load, parity, squares, QUICK))
-    assert [str(result) for _, result in found] == list(map(str, range(300)))
+    assert [str(result) for result in found] == list(map(str, range(300)))
 
 
 def test_an_item_alone_among_bad_ones_does_not_wait_for_ever() -> None:
@@ -210,10 +242,10 @@ def test_an_item_alone_among_bad_ones_does_not_wait_for_ever() -> None:
             raise UserError(str(item))
         return item
 
-    assert next(iter(run_pipeline(iter(int, 1), same, same, squares, QUICK))) == (0, 0)
+    assert next(iter(run_pipeline(iter(int, 1), same, same, squares, QUICK))) == 0
     found = run_pipeline(range(10**9), load, parity, squares, QUICK)
-    with closing(found):  # type: ignore[type-var]
-        assert next(found) == (0, 0)
+    with closing(found):
+        assert next(found) == 0
 
 
 @pytest.mark.parametrize("error", [ValueError("lost"), MemoryError("no room"), SystemExit(3)])
@@ -239,7 +271,7 @@ def test_a_worker_that_dies_is_reported(stage: str, error: BaseException) -> Non
 
     found: list[int] = []
     with pytest.raises(type(error)) as caught:
-        found.extend(item for item, _ in run_pipeline(source(), load, key, run, Limits(4, 8)))
+        found.extend(run_pipeline(source(), load, key, run, Limits(4, 8)))
     assert caught.value is error
     if stage != "key":  # what came before it is not lost
         assert found == list(range(20 if stage == "run" else 22))
@@ -260,13 +292,13 @@ def test_a_consumer_that_stops_early(after: int) -> None:
     results = run_pipeline(iter(range(10**9)), same, parity, squares, QUICK)
     for _ in range(after):
         next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert pipeline_threads() == []
 
 
 def test_a_break_ends_it_too() -> None:
-    for item, _ in run_pipeline(range(10**9), same, parity, squares, QUICK):
-        if item == 17:
+    for result in run_pipeline(range(10**9), same, parity, squares, QUICK):
+        if result == 17 * 17:
             break
     gc.collect()
     assert pipeline_threads() == []
@@ -281,9 +313,9 @@ def test_a_source_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytes
         answer.wait(20)
 
     results = run_pipeline(source(), same, same, squares, Limits(1, 0, None, 1, 1))
-    assert next(results) == (0, 0)
+    assert next(results) == 0
     started = time.monotonic()
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert time.monotonic() - started < 5
     assert pipeline_threads() == ["pipeline-source"]
     answer.set()
@@ -301,7 +333,7 @@ def slow(batch):
     return batch
 
 try:
-    for item, _ in run_pipeline(range(10**9), lambda i: i, lambda i: 0, slow, Limits()):
+    for item in run_pipeline(range(10**9), lambda i: i, lambda i: 0, slow, Limits()):
         if item == 20:
             print("running", flush=True)
 except KeyboardInterrupt:

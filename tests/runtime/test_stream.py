@@ -150,7 +150,7 @@ def test_a_stream_never_holds_more_than_a_few_pictures() -> None:
     for taken in range(1, 101):
         next(results)
         assert given <= taken + 40
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pipeline")]
 
 

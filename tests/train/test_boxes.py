@@ -11,9 +11,12 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from tests.train import reference
-from train.boxes import MAX_LOG_RATIO, area, centerness, centers, decode_deltas, giou, iou
+from train.boxes import MAX_LOG_RATIO, area, centerness, centers, giou, iou
+from train.coding import decode
+from train.config import Regression
 
 STD = (0.1, 0.1, 0.2, 0.2)
+DELTAS = Regression(start="box", delta_std=STD)
 
 
 def random_boxes(count: int, seed: int, side: float = 100.0) -> Tensor:
@@ -27,7 +30,7 @@ def test_no_boxes_give_no_values(function) -> None:
     empty = torch.zeros(0, 4)
     assert function(empty, empty).shape == (0,)
     assert function(empty[:, None], random_boxes(3, 0)).shape == (0, 3)
-    assert decode_deltas(empty, empty, STD).shape == (0, 4)
+    assert decode(empty, 1, empty, DELTAS).shape == (0, 4)
     assert centerness(centers(empty), empty).shape == (0,)
     assert area(empty).shape == (0,)
 
@@ -81,7 +84,7 @@ def test_decoding_equals_plain_python() -> None:
     deltas[0] = 0
     deltas[1] = torch.tensor([0.0, 0.0, 1000.0, 1000.0])  # limited
     deltas[2] = torch.tensor([0.0, 0.0, -1000.0, -1000.0])  # vanishes
-    found = decode_deltas(anchors, deltas, STD)
+    found = decode(anchors, 1, deltas, DELTAS)
     expected = [reference.decode(a, d, STD) for a, d in zip(anchors.tolist(), deltas.tolist(), strict=True)]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=1e-5)
     torch.testing.assert_close(found[0], anchors[0])
@@ -95,7 +98,7 @@ def test_decoding_equals_torchvisions_coder() -> None:
     anchors, deltas = random_boxes(50, 8), torch.randn(50, 4, generator=torch.Generator().manual_seed(9)) * 10
     coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
     expected = coder.decode_single(deltas, anchors)
-    torch.testing.assert_close(decode_deltas(anchors, deltas, STD), expected, atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(decode(anchors, 1, deltas, DELTAS), expected, atol=1e-2, rtol=1e-4)
 
 
 def test_centerness_equals_plain_python() -> None:

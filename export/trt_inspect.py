@@ -1,0 +1,80 @@
+"""Which precision an engine's convolutions really have, as its inspector tells. Needs a GPU; the reading of it doesn't.
+
+An engine that was asked for in fp16 and built in fp32 runs, gives the right boxes, and takes four times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from runtime.backends.trt_engine import import_tensorrt
+from runtime.engine_file import Flavor
+from runtime.manifest import Precision
+
+from .trt_progress import make_logger
+
+# How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
+# "Format/Datatype" into "Format" and "DataType".
+_TYPES = (
+    ("int8", re.compile(r"\bk?int8\b", re.IGNORECASE)),
+    ("fp8", re.compile(r"\bk?fp8\b|\be4m3", re.IGNORECASE)),
+    ("bf16", re.compile(r"\bk?bf16\b|bfloat16", re.IGNORECASE)),
+    ("fp16", re.compile(r"\bk?(half|fp16)\b", re.IGNORECASE)),
+    ("fp32", re.compile(r"\bk?(float|fp32|tf32)\b", re.IGNORECASE)),
+)
+_TYPE_KEYS = ("Format/Datatype", "DataType", "Datatype", "Format")
+_CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
+MOST = 0.5  # of the convolutions have the precision that an engine is said to have
+
+
+def count_precisions(trt: Any, logger: Any, data: bytes) -> dict[str, int]:
+    """Convolutions of a freshly built engine by the precision of what they read. Needs a GPU; {} where it has none."""
+    trt_runtime = trt.Runtime(logger)
+    engine = trt_runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        return {}
+    inspector = engine.create_engine_inspector()
+    return convolutions_by_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def convolutions_of(flavor: Flavor, data: bytes) -> dict[str, int]:
+    """`count_precisions` of an engine whose hash was checked."""
+    trt = import_tensorrt(flavor)
+    return count_precisions(trt, make_logger(trt, [], []), data)
+
+
+def convolutions_by_precision(information: str) -> dict[str, int]:
+    """The inspector's JSON, counted; {} where it tells no layer types (an engine built without detailed verbosity)."""
+    try:
+        layers = json.loads(information).get("Layers", [])
+    except (ValueError, AttributeError):
+        return {}
+    return dict(Counter(precision for layer in layers if isinstance(layer, dict) for precision in _precisions(layer)))
+
+
+def _precisions(layer: dict[str, Any]) -> Iterator[str]:
+    """The precision of a layer that convolves; nothing for others."""
+    described = " ".join(str(layer.get(key, "")) for key in ("LayerType", "ParameterType", "Name", "Metadata"))
+    if not _CONVOLUTION.search(described) or layer.get("LayerType") in ("Reformat", "NoOp", "Constant"):
+        return
+    for tensor in (*layer.get("Inputs", [])[:1], *layer.get("Outputs", [])[:1]):
+        for name in (tensor.get(key, "") for key in _TYPE_KEYS):
+            for precision, pattern in _TYPES:
+                if pattern.search(str(name)):
+                    yield precision
+                    return
+
+
+def wrong_precision(layers: dict[str, int], precision: Precision) -> str | None:
+    """What is wrong with an engine of this precision with these convolutions; None where nothing is known to be."""
+    total = sum(layers.values())
+    if not total or precision == "fp32":  # TensorRT never makes a layer narrower than the graph's types
+        return None
+    if layers.get(precision, 0) / total >= MOST:
+        return None
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(layers.items()))
+    return f"only {layers.get(precision, 0)} of {total} convolutions are {precision} ({counts})"

@@ -1,0 +1,75 @@
+"""Which TensorRT builds an engine here: the standard one on a GPU, TensorRT for RTX anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from runtime.backends import BackendError
+from runtime.backends.trt_engine import import_tensorrt
+from runtime.cuda import CudaError, Device, open_cuda
+from runtime.engine_file import Flavor
+from runtime.errors import UserError
+
+_AHEAD = "--flavor rtx --compute-capability 8.6 8.9 12.0"
+
+
+class LibraryError(UserError):
+    """The library or the GPU that a build asks for is not here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """An imported TensorRT, and the GPU of this machine if it has one."""
+
+    flavor: Flavor
+    trt: Any
+    device: Device | None
+
+    @property
+    def version(self) -> str:
+        return str(self.trt.__version__)
+
+    @property
+    def name(self) -> str:
+        return "TensorRT for RTX" if self.flavor == "rtx" else "TensorRT"
+
+
+def choose(flavor: Literal["auto", "tensorrt", "rtx"], compute_capabilities: tuple[str, ...] = ()) -> Library:
+    """The library to build with. `auto` is the standard one where there is a GPU and no other was named.
+
+    Raises LibraryError: one line on what is missing and what to do instead.
+    """
+    device, reason = find_device()
+    if flavor == "tensorrt" or (flavor == "auto" and device is not None and not compute_capabilities):
+        if compute_capabilities:
+            raise LibraryError(
+                "--compute-capability: a standard engine fits the GPU that builds it, and that alone; leave the option "
+                f"out, or build ahead of time: {_AHEAD}"
+            )
+        if device is None:
+            raise LibraryError(
+                f"a standard TensorRT engine is built on the GPU that runs it, and this machine has none ({reason}); "
+                f"copy the .onnx file there and run this command on it, or build for RTX GPUs here: {_AHEAD}"
+            )
+        try:
+            return Library("tensorrt", import_tensorrt("tensorrt"), device)
+        except BackendError as error:
+            if flavor == "tensorrt":
+                raise LibraryError(f"{error}; or build for RTX GPUs with TensorRT for RTX: {_AHEAD}") from error
+    try:
+        return Library("rtx", import_tensorrt("rtx"), device)
+    except BackendError as error:
+        raise LibraryError(f"{error}; it builds engines on any machine, for RTX GPUs: {_AHEAD}") from error
+
+
+def find_device() -> tuple[Device | None, str]:
+    """The first GPU of this machine; or None, and why."""
+    try:
+        cuda = open_cuda()
+    except CudaError as error:
+        return None, str(error).split(";")[0]
+    try:
+        return cuda.device, ""
+    finally:
+        cuda.close()

@@ -1,0 +1,130 @@
+"""Optimization profiles: the batches and canvases that an engine takes, and those that it is tuned for."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from runtime.engine_file import Profile
+from runtime.errors import UserError
+from runtime.manifest import InputShapes, Manifest
+from runtime.preprocess import plan
+
+_SIDES = re.compile(r"(\d+)[xX×](\d+)")
+
+
+class ProfileError(UserError):
+    """Shapes that the graph doesn't take, or that make no range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvases:
+    """A profile's canvases, each (height, width) px."""
+
+    least: tuple[int, int]
+    best: tuple[int, int]
+    most: tuple[int, int]
+
+
+def make_profiles(
+    manifest: Manifest, batch: Sequence[int] | None = None, shapes: Sequence[str] | None = None
+) -> tuple[Profile, ...]:
+    """The profiles for `batch` (least, tuned for, most) and each of `shapes`, or the manifest's own.
+
+    A shape is HxW for one canvas, or HxW:HxW:HxW for a range and, between, what it is tuned for. Raises ProfileError.
+    """
+    batches = _batches(manifest.inputs, batch)
+    canvases = [_parse(text, manifest) for text in shapes] if shapes else default_canvases(manifest)
+    return tuple(
+        Profile((batches[0], *c.least), (batches[1], *c.best), (batches[2], *c.most)) for c in dict.fromkeys(canvases)
+    )
+
+
+def default_canvases(manifest: Manifest) -> list[Canvases]:
+    """The graph's one canvas; or what pictures of any aspect are laid on: one range for landscape, one for upright.
+
+    Two narrow ranges need less memory than one up to a square of the longer side, and are tuned for what they take.
+    """
+    shapes, pre = manifest.inputs, manifest.preprocess
+    if shapes.height_min == shapes.height_max and shapes.width_min == shapes.width_max:
+        canvas = shapes.height_min, shapes.width_min
+        return [Canvases(canvas, canvas, canvas)]
+    least = shapes.height_min, shapes.width_min
+    longest = _round_up(pre.long_side, pre.size_divisor)
+    found = []
+    for picture_hw, most in (
+        ((3, 4), (_round_up(pre.short_side, pre.size_divisor), longest)),
+        ((4, 3), (longest, _round_up(pre.short_side, pre.size_divisor))),
+    ):
+        most = _within(most, shapes)
+        best = plan(picture_hw, pre).canvas_hw
+        found.append(Canvases(least, _within((min(best[0], most[0]), min(best[1], most[1])), shapes), most))
+    return found
+
+
+def describe(profile: Profile) -> str:
+    """ "batch 1–16 (8), 64×64 to 800×1344 (800×1088), height × width": in brackets what it is tuned for."""
+    (batch0, *least), (batch, *best), (batch1, *most) = profile.least, profile.best, profile.most
+    batches = f"batch {batch0}" if batch0 == batch1 else f"batch {batch0}–{batch1} (tuned for {batch})"
+    if least == most:
+        return f"{batches}, canvas {_sides(most)}"
+    return f"{batches}, canvases {_sides(least)} to {_sides(most)} (tuned for {_sides(best)})"
+
+
+def as_options(profiles: Sequence[Profile]) -> str:
+    """The command-line options that ask for these profiles."""
+    batches = " ".join(str(shape[0]) for shape in (profiles[0].least, profiles[0].best, profiles[0].most))
+    shapes = []
+    for profile in profiles:
+        sides = [f"{height}x{width}" for _, height, width in (profile.least, profile.best, profile.most)]
+        shapes.append(sides[0] if len(set(sides)) == 1 else ":".join(sides))
+    return f"--batch {batches} --shapes {' '.join(shapes)}"
+
+
+def _batches(shapes: InputShapes, given: Sequence[int] | None) -> tuple[int, int, int]:
+    if given is None:
+        return shapes.batch_min, shapes.batch_max, shapes.batch_max
+    least, best, most = given
+    if not shapes.batch_min <= least <= best <= most <= shapes.batch_max:
+        raise ProfileError(
+            f"--batch {least} {best} {most}: expected MIN ≤ OPT ≤ MAX within the {shapes.batch_min} to "
+            f"{shapes.batch_max} that the graph was exported for; for more: export/to_onnx.py --batch-max N"
+        )
+    return least, best, most
+
+
+def _parse(text: str, manifest: Manifest) -> Canvases:
+    parts = [_SIDES.fullmatch(part) for part in text.split(":")]
+    if len(parts) not in (1, 3) or not all(parts):
+        raise ProfileError(f"--shapes {text}: expected HEIGHTxWIDTH, or three of them as MIN:OPT:MAX")
+    sides = [(int(part[1]), int(part[2])) for part in parts if part]
+    least, best, most = sides if len(sides) == 3 else sides * 3
+    divisor, shapes = manifest.preprocess.size_divisor, manifest.inputs
+    for height, width in sides:
+        if height % divisor or width % divisor or not height or not width:
+            raise ProfileError(f"--shapes {text}: expected sides that are multiples of {divisor}")
+        if (height, width) != _within((height, width), shapes):
+            raise ProfileError(
+                f"--shapes {text}: the graph was exported for canvases {shapes.height_min}×{shapes.width_min} to "
+                f"{shapes.height_max}×{shapes.width_max}; {_sides((height, width))} is outside. Export it for that: "
+                "export/to_onnx.py --canvas"
+            )
+    if any(not least[axis] <= best[axis] <= most[axis] for axis in (0, 1)):
+        raise ProfileError(f"--shapes {text}: expected MIN ≤ OPT ≤ MAX in height and in width")
+    return Canvases(least, best, most)
+
+
+def _within(canvas_hw: tuple[int, int], shapes: InputShapes) -> tuple[int, int]:
+    return (
+        min(max(canvas_hw[0], shapes.height_min), shapes.height_max),
+        min(max(canvas_hw[1], shapes.width_min), shapes.width_max),
+    )
+
+
+def _round_up(side: int, divisor: int) -> int:
+    return -(-side // divisor) * divisor
+
+
+def _sides(canvas_hw: Sequence[int]) -> str:
+    return f"{canvas_hw[0]}×{canvas_hw[1]}"
