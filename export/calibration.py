@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from runtime.errors import UserError
 from runtime.files import atomic_write
-from runtime.images import SUFFIXES, ImageError, decode
+from runtime.images import SUFFIXES, ImageError
 from runtime.manifest import Manifest
-from runtime.preprocess import make_batch
+from runtime.preprocess import load, make_batch
 from runtime.records import RecordError, record_from_dict
 
 from .graph import INPUT_NAMES
@@ -88,7 +88,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
         try:
-            image = decode(path)
+            image = load(path, manifest.preprocess)
         except ImageError as error:
             skipped.append(str(error))
             continue
@@ -187,8 +187,8 @@ class Histogram:
             self._top *= 2
         # A prime stride, lest it picks the same columns of every row.
         stride = max(1, flat.size // _SAMPLE) | 1
-        sample = np.abs(flat[::stride])
-        self._counts += np.histogram(sample, _BINS, (0, self._top))[0]
+        bins = (np.abs(flat[::stride]) * np.float32(_BINS / self._top)).astype(np.int32)
+        self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
 
     def range(self, method: Method) -> tuple[float, float]:
         """Least and largest number to represent; what lies outside is clipped."""

@@ -100,8 +100,9 @@ def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Model
     replaced = {node.output[0] for node in ahead_of(model.graph.node, names)}
     rest = [node for node in model.graph.node if node.output[0] not in replaced]
     made = {name for node in (*network.graph.node, *rest) for name in node.output}
-    constants = [*network.graph.initializer, *_used(model.graph.initializer, rest)]
-    given = made | {value.name for value in (*constants, *model.graph.input)}
+    # A limit of a Clip, say, may serve both; a new network leaves a constant as it was or names it anew.
+    constants = {value.name: value for value in (*_used(model.graph.initializer, rest), *network.graph.initializer)}
+    given = made | constants.keys() | {value.name for value in model.graph.input}
     if missing := [name for node in rest for name in node.input if name and name not in given]:
         raise ValueError(f"the new network lacks {missing[0]}, which the postprocessing reads")
     inner = {value.name: value for value in model.graph.value_info}
@@ -112,7 +113,7 @@ def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Model
             model.graph.name,
             model.graph.input,
             model.graph.output,
-            constants,
+            list(constants.values()),
             value_info=[
                 *network.graph.value_info,
                 *network.graph.output,

@@ -160,12 +160,23 @@ class _Writer:
                 copy.input[i] = f"{name}_dequantized"
         if is_quantized:
             copy.input[1] = self._weight(node.input[1])
+        if self._target == "tensorrt" and node.op_type == "Clip" and node.output[0] in values:
+            # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution; and ONNX Runtime 1.32
+            # drops a Clip wrongly where the scale behind it is float16.
+            if self._clips_from_zero(node):
+                copy.op_type = "Relu"
+                del copy.input[1:]
         self.nodes.append(copy)
         if node.op_type in _SAME_VALUES and node.input[0] in values:
             self._like[node.output[0]] = self._like.get(node.input[0], node.input[0])
         for name in node.output:
             if name in values:
                 self._pair(name)
+
+    def _clips_from_zero(self, node: NodeProto) -> bool:
+        """Whether a Clip begins at 0 (ReLU6); its range, measured behind it, ends where it does or earlier."""
+        least = self._originals.get(node.input[1])
+        return least is not None and float(numpy_helper.to_array(least)) == 0
 
     def _pair(self, name: str) -> None:
         """QuantizeLinear and DequantizeLinear behind a value."""

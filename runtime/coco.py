@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
-from .coco_eval import FIGURE_NAMES, CocoFigures, checked_results, evaluate, read_results, to_results
+from .coco_eval import CocoFigures, checked_results, evaluate, read_results, results_list, to_results, truth_of
 from .coco_format import CocoError, Problems, annotation_problem, categories, read_coco_json
-from .images import MAX_PIXELS, ImageError, decode
+from .coco_score import FIGURE_NAMES, Truth
+from .images import MAX_PIXELS, Decoded, ImageError, decode_picture
+from .manifest import Preprocess
+from .preprocess import WantedHw, load
 
 __all__ = [
     "FIGURE_NAMES",
@@ -24,11 +27,16 @@ __all__ = [
     "CocoError",
     "CocoFigures",
     "Problems",
+    "Truth",
     "checked_results",
+    "dataset_of",
     "evaluate",
     "load_coco",
+    "load_coco_and_truth",
     "read_results",
+    "results_list",
     "to_results",
+    "truth_of",
 ]
 
 
@@ -96,14 +104,22 @@ class CocoDataset:
 
     def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Picture `index`, uint8 [h, w, 3] RGB. Raises ImageError, also where its size is not the annotated one."""
-        image = decode(self.path(index), max_pixels=max_pixels)
-        if image.shape[:2] != self.size_hw(index):
-            (height, width), (said_h, said_w) = image.shape[:2], self.size_hw(index)
+        return self._checked(index, decode_picture(self.path(index), max_pixels=max_pixels)).pixels
+
+    def picture(
+        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+    ) -> Decoded:
+        """Picture `index` with the pixels that a resize needs (`preprocess.load`). Raises ImageError as `image`."""
+        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
+
+    def _checked(self, index: int, picture: Decoded) -> Decoded:
+        if picture.size_hw != self.size_hw(index):
+            (height, width), (said_h, said_w) = picture.size_hw, self.size_hw(index)
             raise ImageError(
                 f"{self.path(index)}: the picture is {width}×{height} (EXIF orientation applied), the annotations say "
                 f"{said_w}×{said_h}; boxes would be misplaced, so correct either"
             )
-        return image
+        return picture
 
 
 def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]) -> CocoDataset:
@@ -112,8 +128,19 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
     Annotations that cannot be used (size zero, negative or not finite; outside the picture; of an unknown category or
     image) are dropped and named in `problems`. Raises CocoError for anything that makes the file as a whole doubtful.
     """
-    path = Path(json_path)
-    content = read_coco_json(path)
+    return dataset_of(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
+
+
+def load_coco_and_truth(
+    json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]
+) -> tuple[CocoDataset, Truth]:
+    """The data set, and what scoring needs of its annotations, from one reading."""
+    content = read_coco_json(Path(json_path))
+    return dataset_of(content, Path(json_path), Path(image_dir)), truth_of(content)
+
+
+def dataset_of(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
+    """As `load_coco`, from the file's parsed content."""
     images, problems = content["images"], Problems()
     category_ids, classes = categories(content, problems)
     image_index = {image["id"]: index for index, image in enumerate(images)}
@@ -141,7 +168,7 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
     counts = np.bincount(table[:, 0], minlength=len(images))
     return CocoDataset(
         json_path=path,
-        root=Path(image_dir),
+        root=root,
         image_ids=np.array([image["id"] for image in images], np.int64),
         file_names=FileNames(image["file_name"] for image in images),
         sizes_hw=sizes_hw,

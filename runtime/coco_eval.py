@@ -1,30 +1,26 @@
-"""COCO's twelve figures, by pycocotools."""
+"""COCO's twelve figures of results, checked distrustfully: `coco_score.py` computes them."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from . import coco_score
 from .coco_format import CocoError, Problems, annotation_problem, categories, is_finite, read_coco_json, read_json
+from .coco_score import Truth
 from .detections import Detections
-
-# In the order of pycocotools' `stats`.
-FIGURE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+from .results import Results, of_image, of_rows, take
 
 
 @dataclass(frozen=True)
 class CocoFigures:
     """Values in 0–1; −1 where the data set has no object to measure it on (COCO's own convention)."""
 
-    figures: dict[str, float]  # under FIGURE_NAMES
+    figures: dict[str, float]  # under coco_score.FIGURE_NAMES
     per_class: dict[str, float]  # AP by class name
     images: int  # how many were scored
     problems: tuple[str, ...] = ()  # results that were left out
@@ -36,70 +32,68 @@ def to_results(
     category_ids: Sequence[int],
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Detections of one image (xyxy, image pixels) as entries of a COCO results file (x, y, width, height).
-
-    `box_growth` (`Thresholds.box_growth`) is added to boxes for the area that they cover.
-    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the figures that were printed.
-    """
-    boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
-    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return [
-        {
-            "image_id": int(image_id),
-            "category_id": int(category_ids[label]),
-            "bbox": [round(value, 3) for value in box],
-            "score": round(score, 6),
-        }
-        for label, box, score in zip(
-            detections.classes.tolist(), boxes_xywh.tolist(), detections.scores.astype(np.float64).tolist(), strict=True
-        )
-    ]
+    """Detections of one image as entries of a COCO results file; see `results.of_image`."""
+    return list(of_image(image_id, detections, category_ids, box_growth))
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Entries of a COCO results file. Raises CocoError; `evaluate` checks the entries themselves."""
-    results = read_json(path, "results")
+    return results_list(read_json(path, "results"), path)
+
+
+def results_list(results: Any, path: Path) -> list[dict[str, Any]]:
+    """As `read_results`, of a file's parsed content."""
     if not isinstance(results, list):
         raise CocoError(f"{path}: not COCO results; expected a list of {{image_id, category_id, bbox, score}}")
     return results
 
 
 def evaluate(
-    annotations: Path | str | dict[str, Any], results: Iterable[dict[str, Any]], image_ids: Sequence[int] | None = None
+    annotations: Path | str | dict[str, Any] | Truth,
+    results: Results | Iterable[dict[str, Any]],
+    image_ids: Sequence[int] | None = None,
 ) -> CocoFigures:
-    """Score box results against annotations (a file, or its parsed content), on all images or those of `image_ids`.
+    """Score box results against annotations (a file, its parsed content, or the truth in it).
 
-    Unusable annotations are left out, as in `load_coco`; boxes are otherwise taken as they stand. No results at all
-    give 0. Results of categories the annotations don't have are left out and named in `problems`. Raises CocoError for
-    results that are malformed or of unknown images.
+    On all images or those of `image_ids`. Unusable annotations are left out, as in `load_coco`; boxes are otherwise
+    taken as they stand. No results at all give 0. Results of categories the annotations don't have are left out and
+    named in `problems`. Raises CocoError for results that are malformed or of unknown images.
     """
-    content = annotations if isinstance(annotations, dict) else read_coco_json(Path(annotations))
-    known_images = {image["id"] for image in content["images"]}
-    wanted = known_images if image_ids is None else {int(value) for value in image_ids}
-    category_ids = {category["id"] for category in content["categories"]}
+    if isinstance(annotations, Path | str):
+        annotations = read_coco_json(Path(annotations))
+    truth = truth_of(annotations) if isinstance(annotations, dict) else annotations
     problems = Problems()
-    rows = checked_results(results, known_images, category_ids, problems)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        truth = _coco(content, _usable(content, known_images, category_ids))
-        scorer = COCOeval(truth, _coco(content, rows), "bbox")
-        scorer.params.imgIds = sorted(wanted)
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
+    rows = _known(results, truth, problems)
+    scores = coco_score.score(truth, rows, image_ids)
+    per_class = [coco_score.mean_of_measured(scores.precision[:, :, k, 0]) for k in range(len(truth.classes))]
     return CocoFigures(
-        figures={name: float(value) for name, value in zip(FIGURE_NAMES, scorer.stats, strict=True)},
-        per_class=_per_class(scorer, content),
-        images=len(wanted),
+        figures=coco_score.figures(scores),
+        per_class=dict(zip(truth.classes, per_class, strict=True)),
+        images=len(truth.image_ids) if image_ids is None else len({int(value) for value in image_ids}),
         problems=problems.lines(),
     )
 
 
-def _usable(content: dict[str, Any], image_ids: set[int], category_ids: set[int]) -> list[dict[str, Any]]:
-    return [
-        {**annotation, "iscrowd": int(bool(annotation.get("iscrowd", 0))), "area": _area(annotation)}
-        for annotation in content["annotations"]
-        if annotation_problem(annotation, image_ids, category_ids) is None
-    ]
+def truth_of(content: dict[str, Any]) -> Truth:
+    """The usable annotations of a parsed annotation file."""
+    image_ids = sorted({image["id"] for image in content["images"]})
+    category_ids, classes = categories(content, Problems())
+    image_row = {image_id: row for row, image_id in enumerate(image_ids)}
+    category_row = {category_id: row for row, category_id in enumerate(category_ids)}
+    usable = [a for a in content["annotations"] if annotation_problem(a, image_row, category_row) is None]
+    images = np.array([image_row[a["image_id"]] for a in usable], np.int64)
+    labels = np.array([category_row[a["category_id"]] for a in usable], np.int64)
+    order = np.lexsort((labels, images))  # stable: annotations of an image and category stay in the file's order
+    return Truth(
+        image_ids=np.array(image_ids, np.int64),
+        category_ids=np.array(category_ids, np.int64),
+        classes=classes,
+        images=images[order],
+        categories=labels[order],
+        boxes=np.array([a["bbox"] for a in usable], np.float64).reshape(-1, 4)[order],
+        areas=np.array([_area(a) for a in usable], np.float64)[order],
+        crowd=np.array([bool(a.get("iscrowd", 0)) for a in usable], bool)[order],
+    )
 
 
 def _area(annotation: dict[str, Any]) -> float:
@@ -108,6 +102,19 @@ def _area(annotation: dict[str, Any]) -> float:
     if is_finite(area):
         return float(area)
     return annotation["bbox"][2] * annotation["bbox"][3]
+
+
+def _known(results: Results | Iterable[dict[str, Any]], truth: Truth, problems: Problems) -> Results:
+    """The results in arrays, those of the truth's categories; others are named in `problems`."""
+    if not isinstance(results, Results):
+        ids = set(truth.image_ids.tolist())
+        return of_rows(checked_results(results, ids, set(truth.category_ids.tolist()), problems))
+    is_known = np.isin(results.category_ids, truth.category_ids)
+    for category_id in results.category_ids[~is_known].tolist():
+        problems.add(_OTHER, f"category {category_id}")
+    if len(results) and not is_known.any():
+        raise _all_others(len(results))
+    return take(results, is_known)
 
 
 def checked_results(
@@ -127,7 +134,7 @@ def checked_results(
             )
         if result["category_id"] not in category_ids:
             others += 1
-            problems.add("result of a category that the annotations lack", f"category {result['category_id']}")
+            problems.add(_OTHER, f"category {result['category_id']}")
             continue
         box = result["bbox"]
         rows.append(
@@ -141,9 +148,7 @@ def checked_results(
             }
         )
     if others and not rows:
-        raise CocoError(
-            f"all {others} results are of categories that the annotations lack; are the category ids theirs?"
-        )
+        raise _all_others(others)
     return rows
 
 
@@ -162,21 +167,8 @@ def _result_problem(result: Any, image_ids: set[int]) -> str | None:
     return None
 
 
-def _coco(content: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
-    """A COCO object of these rows, numbered anew in place: pycocotools takes a match with id 0 for no match."""
-    for number, row in enumerate(rows, start=1):
-        row["id"] = number
-    coco = COCO()
-    coco.dataset = {"images": content["images"], "categories": content["categories"], "annotations": rows}
-    coco.createIndex()
-    return coco
+_OTHER = "result of a category that the annotations lack"
 
 
-def _per_class(scorer: COCOeval, content: dict[str, Any]) -> dict[str, float]:
-    precision = scorer.eval["precision"]  # [IoU thresholds, recalls, classes by rising id, areas, limits]
-    values = {}
-    for column, name in enumerate(categories(content, Problems())[1]):
-        measured = precision[:, :, column, 0, -1]
-        measured = measured[measured > -1]
-        values[name] = float(measured.mean()) if measured.size else -1.0
-    return values
+def _all_others(count: int) -> CocoError:
+    return CocoError(f"all {count} results are of categories that the annotations lack; are the category ids theirs?")

@@ -13,28 +13,32 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
+from .artifacts import describe
+from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
-from .detector import Detector
+from .detector import WINDOW, Detector, canvas_of, chosen_batch, pipeline_limits
 from .draw import draw, encode_jpeg
 from .errors import UserError, run_main
-from .evaluate import describe
 from .files import atomic_path, atomic_write, require_writable
-from .images import MAX_PIXELS, ImageError, decode
+from .images import MAX_PIXELS, decode
 from .manifest import Manifest
-from .prefetch import prefetch
+from .pipeline import run_pipeline
+from .preprocess import Batch
+from .preprocess import load as load_picture
 from .sources import Source, find_sources
 from .video import Video, VideoError, drawn_video
 
-Item = TypeVar("Item")
+BATCH = 4  # where none is asked for
+WINDOW_DRAWN = 2  # batches; pictures that will be drawn on wait as they were decoded, which can be 192 MB each
 
 
 class ResultsFile:
@@ -80,27 +84,46 @@ def detect_pictures(
     sources: Sequence[Source],
     out: Path,
     results: ResultsFile,
+    progress: Callable[[int], object],
     *,
     batch: int,
     min_score: float,
     with_pictures: bool = True,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[int]:
-    """Detect on picture files, a batch at a time; yields how many were dealt with."""
-    read = prefetch(lambda source: _read(source, max_pixels), sources, ahead=2 * batch)
-    for members in _chunks(zip(sources, read, strict=True), batch):
-        good = [(source, image) for source, image in members if isinstance(image, np.ndarray)]
-        for source, image in members:
-            if isinstance(image, ImageError):
-                results.skip(source.path, image)
-        for (source, image), found in zip(good, detector.detect([image for _, image in good]), strict=True):
-            kept = select(found, found.scores >= min_score)
-            if with_pictures:
-                target = out / f"{source.name}.jpg"
-                _require_other_file(target, source.path)
-                atomic_write(target, encode_jpeg(draw(image, kept, detector.classes)))
-            results.add({"file": str(source.path), **_row(image, kept, detector.manifest)})
-        yield len(members)
+) -> None:
+    """Detect on picture files; `progress` is told how many more were dealt with."""
+
+    def load(source: Source) -> _Loaded:
+        picture = load_picture(source.path, detector.loads_for, max_pixels=max_pixels)
+        prepared = detector.prepare(picture)
+        if not with_pictures:
+            return _Loaded(source, None, prepared)
+        has_all = picture.pixels.shape[:2] == picture.size_hw  # else it was decoded at a fraction of its size
+        return _Loaded(source, picture.pixels if has_all else decode(source.path, max_pixels=max_pixels), prepared)
+
+    def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
+        found = detector.detect_prepared([one.prepared for one in loaded])
+        return [finish(*pair) for pair in zip(loaded, found, strict=True)]
+
+    def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
+        kept = select(found, found.scores >= min_score)
+        if one.image is not None:
+            drawn = encode_jpeg(draw(one.image, kept, detector.classes))
+            atomic_write(out / f"{one.source.name}.jpg", drawn)
+        return {"file": str(one.source.path), **_row(one.prepared.geometries[0].image_hw, kept, detector.manifest)}
+
+    if with_pictures:
+        for source in sources:
+            _require_other_file(out / f"{source.name}.jpg", source.path)
+    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_pictures else WINDOW)
+    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, limits)
+    with closing(running):
+        for source, result in zip(sources, running, strict=True):
+            if isinstance(result, UserError):
+                results.skip(source.path, result)
+            else:
+                results.add(result)
+            progress(1)
 
 
 def detect_video(
@@ -108,30 +131,45 @@ def detect_video(
     source: Source,
     out: Path,
     results: ResultsFile,
+    progress: Callable[[int], object],
     *,
     batch: int,
     min_score: float,
     with_pictures: bool = True,
-) -> Iterator[int]:
-    """Detect on a video's frames, a batch at a time, and write the drawn video; yields how many frames were dealt with.
+) -> None:
+    """Detect on a video's frames and write the drawn video; `progress` is told how many more were dealt with.
 
-    Raises VideoError for a video that cannot be opened or has no frame.
+    Raises VideoError for a video that cannot be opened, has no frame, or is of a size that the graph doesn't take.
     """
+
+    def load(frame: np.ndarray) -> _Frame:
+        return _Frame(frame, detector.prepare(frame))
+
+    def run(frames: list[_Frame]) -> list[tuple[np.ndarray, Detections]]:
+        found = detector.detect_prepared([one.prepared for one in frames])
+        kept = [select(detections, detections.scores >= min_score) for detections in found]
+        return [(one.frame, detections) for one, detections in zip(frames, kept, strict=True)]
+
     target = out / f"{source.name}.mp4"
     _require_other_file(target, source.path)
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
         write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_pictures else None
+        limits = pipeline_limits(detector, batch, window=0)  # frames are all of one size
+        running = run_pipeline(video.frames(), load, lambda one: canvas_of(one.prepared), run, limits)
+        stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
         count = 0
-        for frames in _chunks(video.frames(), batch):
-            for frame, found in zip(frames, detector.detect(frames), strict=True):
-                kept = select(found, found.scores >= min_score)
-                if write is not None:
-                    write(draw(frame, kept, detector.classes))
-                position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
-                results.add({"file": str(source.path), **position, **_row(frame, kept, detector.manifest)})
-                count += 1
-            yield len(frames)
+        for result in running:
+            if isinstance(result, UserError):
+                raise VideoError(f"{source.path}: {result}") from result
+            frame, found = result
+            if write is not None:
+                write(draw(frame, found, detector.classes))
+            position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
+            row = _row((frame.shape[0], frame.shape[1]), found, detector.manifest)
+            results.add({"file": str(source.path), **position, **row})
+            count += 1
+            progress(1)
         if count == 0:
             raise VideoError(
                 f"{source.path}: not one frame could be decoded; convert it, to MP4 with H.264 for instance"
@@ -141,23 +179,23 @@ def detect_video(
             tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def _read(source: Source, max_pixels: int) -> np.ndarray | ImageError:
-    try:
-        return decode(source.path, max_pixels=max_pixels)
-    except ImageError as error:
-        return error
+@dataclass(frozen=True)
+class _Frame:
+    frame: np.ndarray
+    prepared: Batch
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+@dataclass(frozen=True)
+class _Loaded:
+    source: Source
+    image: np.ndarray | None  # to draw on
+    prepared: Batch
 
 
-def _row(image: np.ndarray, detections: Detections, manifest: Manifest) -> dict[str, Any]:
+def _row(image_hw: tuple[int, int], detections: Detections, manifest: Manifest) -> dict[str, Any]:
     return {
-        "height": image.shape[0],
-        "width": image.shape[1],
+        "height": image_hw[0],
+        "width": image_hw[1],
         "detections": [
             {
                 "class": manifest.classes[label],
@@ -187,13 +225,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="pictures, videos, folders of them")
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
     parser.add_argument("--score", type=float, default=0.3, help="least score that is kept, 0–1 (%(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="pictures at a time (%(default)s)")
+    parser.add_argument("--batch", type=int, help=f"pictures at a time ({BATCH}, or what the graph allows)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    add_backend_arguments(parser)
     options = parser.parse_args(arguments)
-    if options.batch < 1:
+    if options.batch is not None and options.batch < 1:
         parser.error("--batch must be at least 1")
     if not 0 <= options.score <= 1:
         parser.error("--score must be between 0 and 1")
@@ -206,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = find_sources(options.inputs, options.out)
     target = options.out / "detections.json"
     require_writable(target)
-    with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
+    with Detector(options.artifact, **backend_options(options)) as detector:
         print(describe(detector, options.artifact))
         head = {
             "artifact": str(options.artifact),
@@ -231,20 +268,27 @@ def _detect_all(
     detector: Detector, sources: Sequence[Source], results: ResultsFile, options: argparse.Namespace
 ) -> None:
     """All pictures, then each video."""
-    settings = {"batch": options.batch, "min_score": options.score, "with_pictures": not options.json_only}
+    settings = {
+        "batch": chosen_batch([detector.manifest.inputs], options.batch, usual=BATCH),
+        "min_score": options.score,
+        "with_pictures": not options.json_only,
+    }
+    max_pixels = int(options.max_megapixels * 1e6)
     pictures = [source for source in sources if not source.is_video]
-    with tqdm(total=len(pictures), desc="detect", unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
-        max_pixels = int(options.max_megapixels * 1e6)
-        for done in detect_pictures(detector, pictures, options.out, results, max_pixels=max_pixels, **settings):
-            bar.update(done)
+    with _bar("detect", "img", len(pictures)) as bar:
+        detect_pictures(detector, pictures, options.out, results, bar.update, max_pixels=max_pixels, **settings)
     for source in sources:
         if source.is_video:
-            with tqdm(desc=source.path.name, unit="frame", disable=not sys.stderr.isatty(), leave=False) as bar:
+            with _bar(source.path.name, "frame") as bar:
                 try:
-                    for done in detect_video(detector, source, options.out, results, **settings):
-                        bar.update(done)
+                    detect_video(detector, source, options.out, results, bar.update, **settings)
                 except VideoError as error:
                     results.skip(source.path, error)
+
+
+def _bar(title: str, unit: str, total: int | None = None) -> tqdm:
+    """A bar with the count, the rate and, where the total is known, the time left."""
+    return tqdm(total=total, desc=title, unit=unit, disable=not sys.stderr.isatty(), leave=False)
 
 
 if __name__ == "__main__":

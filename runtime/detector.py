@@ -1,43 +1,87 @@
-"""A detector: pictures in, detections in their own pixels out, whatever runs the network."""
+"""A detector: pictures in, detections in their own pixels out, whatever runs the network.
+
+with Detector("model.onnx") as detector:
+    found = detector("photo.jpg")
+    for found in detector.stream(Path("photos").glob("*.jpg")): …
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from .backends import Backend, BackendError, open_backend
+from .backends import Backend, BackendError, Times, open_backend
 from .detections import Detections, RawOutputs, candidates, empty_detections, finish
-from .manifest import Manifest
-from .preprocess import Batch, boxes_to_image, check_image, make_batch, plan
+from .errors import UserError
+from .images import Decoded
+from .manifest import InputShapes, Manifest, Preprocess
+from .pipeline import Limits, processors, run_pipeline
+from .preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
+
+# uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
+Picture: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
+Prepared = TypeVar("Prepared")
+
+BATCH = 8  # where none is asked for
+WAIT_S = 0.5
+WINDOW = 8  # batches; COCO's pictures have some twenty canvases, and batches are to fill up
 
 
-class Detects(Protocol):
-    """What evaluation needs of a detector."""
+class Detects(Protocol[Prepared]):
+    """What evaluation needs of a detector. Both methods may be called from several threads."""
 
     @property
     def manifest(self) -> Manifest: ...
 
+    @property
+    def concurrency(self) -> int: ...
+
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]: ...
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
+    @property
+    def loads_for(self) -> Preprocess | None:
+        """What pictures are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
+        ...
+
+    def prepare(self, image: np.ndarray | Decoded) -> Prepared:
+        """What can be done with a picture alone, before its batch is known."""
+        ...
+
+    def detect_prepared(self, pictures: Sequence[Prepared], times: Times | None = None) -> list[Detections]:
+        """Detections of prepared pictures, which share a canvas; seconds per stage are added to `times`."""
+        ...
 
 
 class Detector:
-    """Holds a backend. Give one, or the path of a deployed model; `options` go to the backend opened for a path.
+    """Holds a backend. Give one, or the path of a deployed model; `options` (fields of `BackendOptions`) say what is to
+    run it, by default the best backend that is installed and starts (`backend.description` says which, and why).
 
-    A context manager; closing closes the backend.
+    Any number of threads may use one detector: the backend is called from as many at once as it gains from. A context
+    manager; closing closes the backend.
     """
 
-    def __init__(self, backend: Backend | str | os.PathLike[str], **options: Any) -> None:
-        self.backend: Backend = open_backend(backend, **options) if isinstance(backend, str | os.PathLike) else backend
+    def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
+        self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
+        self._turn = threading.BoundedSemaphore(max(1, self.backend.concurrency))
 
     @property
     def manifest(self) -> Manifest:
         return self.backend.manifest
+
+    @property
+    def concurrency(self) -> int:
+        return self.backend.concurrency
+
+    @property
+    def loads_for(self) -> Preprocess | None:
+        return self.manifest.preprocess
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,64 +100,120 @@ class Detector:
             )
         return height, width
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detections of each picture (uint8 [h, w, 3] RGB, any sizes) in its own pixels, clipped to it.
+    @overload
+    def __call__(self, pictures: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, pictures: np.ndarray) -> Detections: ...
+
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
+
+    @overload
+    def __call__(self, pictures: Iterator[Picture]) -> Iterator[Detections | UserError]: ...
+
+    def __call__(self, pictures: Any) -> Any:
+        """Detections of one picture, a list of them for a sequence of pictures, or `stream` of an iterator.
+
+        A picture is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError for one that cannot be
+        read; of a stream it takes that picture's place.
+        """
+        if isinstance(pictures, str | os.PathLike):
+            return self.detect([load(pictures, self.loads_for)])[0]
+        if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
+            return self.detect([pictures])[0]
+        results = self.stream(pictures)
+        if not isinstance(pictures, Sequence | np.ndarray):
+            return results
+        with closing(results):
+            return [_found(result) for result in results]
+
+    def stream(
+        self, pictures: Iterable[Picture], batch: int | None = None, wait_s: float | None = WAIT_S
+    ) -> Generator[Detections | UserError, None, None]:
+        """Detections of each picture of a stream, lazily and in order; an error in the place of one that is unusable.
+
+        Decoding, resizing, the network and postprocessing run at once, on few pictures at a time, however long the
+        stream. Pictures of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
+        slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
+        """
+        limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
+        running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
+        with closing(running):
+            yield from running
+
+    def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
+        """Detections of each picture (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
 
         Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
         that it would have alone, so what is found in a picture does not depend on its neighbours.
         """
         return self._run(images, lambda raw: finish(raw, self.manifest.thresholds), all_candidates=False)
 
-    __call__ = detect
-
-    def candidates(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """As `detect`, before NMS: every candidate, in no particular order."""
         return self._run(images, candidates, all_candidates=True)
 
+    def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
+        """A picture (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
+        check_image(image, number)
+        return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
+
+    def detect_prepared(self, pictures: Sequence[Batch], times: Times | None = None) -> list[Detections]:
+        """Detections of prepared pictures that share a canvas size, in each one's own pixels.
+
+        `times` gets the backend's stages, "network" (all of them: the call as a whole) and "postprocess".
+        """
+        found: list[Detections] = []
+        most = self.manifest.inputs.batch_max
+        for first in range(0, len(pictures), most):
+            batch = join_batches(pictures[first : first + most])
+            raw = self._infer(batch, all_candidates=False, times=times)
+            started = time.perf_counter()
+            found += _in_images(finish(raw, self.manifest.thresholds), batch)
+            _add(times, "postprocess", started)
+        return found
+
+    def _load(self, numbered: tuple[int, Picture]) -> Batch:
+        number, picture = numbered
+        return self.prepare(
+            load(picture, self.loads_for) if isinstance(picture, str | os.PathLike) else picture, number
+        )
+
     def _run(
-        self, images: Sequence[np.ndarray], read: Callable[[RawOutputs], list[Detections]], all_candidates: bool
+        self,
+        images: Sequence[np.ndarray | Decoded],
+        read: Callable[[RawOutputs], list[Detections]],
+        all_candidates: bool,
     ) -> list[Detections]:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             check_image(image, index)
-            groups.setdefault(self.canvas_hw((image.shape[0], image.shape[1])), []).append(index)
+            groups.setdefault(self.canvas_hw(as_decoded(image).size_hw), []).append(index)
         found = [empty_detections()] * len(images)
         most = self.manifest.inputs.batch_max
         for canvas_hw, members in groups.items():
             for first in range(0, len(members), most):
                 rows = members[first : first + most]
-                batch = [images[row] for row in rows]
-                for row, detections in zip(rows, self._run_batch(batch, canvas_hw, read, all_candidates), strict=True):
+                batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas_hw)
+                raw = self._infer(batch, all_candidates)
+                for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
                     found[row] = detections
         return found
 
-    def _run_batch(
-        self,
-        images: Sequence[np.ndarray],
-        canvas_hw: tuple[int, int],
-        read: Callable[[RawOutputs], list[Detections]],
-        all_candidates: bool,
-    ) -> list[Detections]:
-        batch = make_batch(images, self.manifest.preprocess, canvas_hw)
-        canvas_detections = read(self._infer(batch, all_candidates))[: len(images)]
-        return [
-            Detections(boxes_to_image(found.boxes, geometry), found.scores, found.classes)
-            for found, geometry in zip(canvas_detections, batch.geometries, strict=True)
-        ]
-
-    def _infer(self, batch: Batch, all_candidates: bool) -> RawOutputs:
+    def _infer(self, batch: Batch, all_candidates: bool, times: Times | None = None) -> RawOutputs:
         """Run the backend; a batch below the graph's least is filled up with blank canvases."""
-        missing = self.manifest.inputs.batch_min - len(batch.images)
-        if missing <= 0:
-            return self.backend.infer(batch.images, batch.image_sizes, all_candidates=all_candidates)
-        blank = np.broadcast_to(
-            np.array(self.manifest.preprocess.pad_value, np.uint8), (missing, *batch.images.shape[1:])
-        )
-        return self.backend.infer(
-            np.concatenate([batch.images, blank]),
-            np.concatenate([batch.image_sizes, np.ones((missing, 2), np.int32)]),
-            all_candidates=all_candidates,
-        )
+        images, image_sizes = batch.images, batch.image_sizes
+        missing = self.manifest.inputs.batch_min - len(images)
+        if missing > 0:
+            pad_value = np.array(self.manifest.preprocess.pad_value, np.uint8)
+            images = np.concatenate([images, np.broadcast_to(pad_value, (missing, *images.shape[1:]))])
+            image_sizes = np.concatenate([image_sizes, np.ones((missing, 2), np.int32)])
+        with self._turn:
+            started = time.perf_counter()
+            raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
+            _add(times, "network", started)
+        return raw
 
     def close(self) -> None:
         self.backend.close()
@@ -125,3 +225,68 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
+    """The batch for graphs of these shapes: `asked`, or as near to `usual` as all of them allow.
+
+    Raises BackendError for one that a graph doesn't take.
+    """
+    low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
+    if low > high:
+        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one anew")
+    if asked is None:
+        return max(low, min(usual, high))
+    if not low <= asked <= high:
+        expected = f"{low}" if low == high else f"{low} to {high}"
+        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; ask for that or export anew")
+    return asked
+
+
+def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None, window: int = WINDOW) -> Limits:
+    """Limits that keep this detector busy: batches wait at its door, and pictures are loaded by all processors.
+
+    A picture waits for company while no more than `window` batches' worth of others overtake it.
+    """
+    return Limits(
+        batch=batch,
+        window=window * batch,
+        wait_s=wait_s,
+        loaders=min(16, processors()),
+        runners=max(1, detector.concurrency) + 1,  # one more puts its batch together or finishes it meanwhile
+    )
+
+
+def canvas_of(picture: Batch) -> tuple[int, int]:
+    """Height and width of a prepared picture's canvas: what those of a batch have in common."""
+    return picture.images.shape[1], picture.images.shape[2]
+
+
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """One batch of several, whose canvases have one size."""
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.image_sizes for part in parts]),
+        tuple(geometry for part in parts for geometry in part.geometries),
+    )
+
+
+def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
+    """From canvas pixels to each picture's own, without those of blank canvases."""
+    return [
+        Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
+        for detections, geometry in zip(found[: len(batch.images)], batch.geometries, strict=True)
+    ]
+
+
+def _add(times: Times | None, stage: str, started: float) -> None:
+    if times is not None:
+        times[stage] = times.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _found(result: Detections | UserError) -> Detections:
+    if isinstance(result, UserError):
+        raise result
+    return result

@@ -1,8 +1,14 @@
-"""COCO AP of a deployed model, or of results that exist already.
+"""COCO AP of a deployed model, of several side by side, or of results that exist already.
 
     python -m runtime.evaluate model.onnx --annotations val.json --images val/
-    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --json figures.json --results-out r.json
+    python -m runtime.evaluate fp32.onnx int8.onnx int8.engine --annotations val.json --images val/ --json figures.json
     python -m runtime.evaluate --results r.json --annotations val.json
+
+In parts, on several processes or machines, and merged:
+
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 0/2 --results-out part0.json
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
+    python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
 Training validates with `evaluate_detector` too, so that a model's AP before and after export comes from the same lines.
 """
@@ -10,59 +16,64 @@ Training validates with `evaluate_detector` too, so that a model's AP before and
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from tqdm import tqdm
-
-from .coco import FIGURE_NAMES, CocoDataset, CocoError, CocoFigures, evaluate, load_coco, read_results, to_results
-from .detector import Detector, Detects
+from .artifacts import describe, open_given, open_hashed, parse_given
+from .backends.options import add_backend_arguments
+from .coco import CocoDataset, CocoFigures, Truth, evaluate, load_coco, load_coco_and_truth, results_list
+from .coco_format import read_json
+from .dataset_run import (
+    Detected,
+    Speed,
+    detect_dataset,
+    detect_with_all,
+    none_readable,
+    plan_batches,
+    require_same_classes,
+)
+from .detector import Detector, Detects, chosen_batch
 from .errors import UserError, run_main
-from .files import atomic_write, require_writable
-from .images import MAX_PIXELS, ImageError
-from .manifest import Manifest
+from .figures import Compared, comparison_as_json, comparison_as_table, figures_as_json, figures_as_table
+from .files import atomic_write, require_writable, sha256_file
+from .images import MAX_PIXELS
 from .multiscale import add_arguments, as_asked
-from .prefetch import prefetch
+from .pipeline import processors
+from .results import Results, write_results
+from .shards import VERSION, Origin, Part, PartHead, is_part, merge, parse_shard, part_of, write_part
 
 SKIPPED_NAMED = 5
 
-
-@dataclass(frozen=True)
-class Speed:
-    """How a run over a data set went."""
-
-    images: int  # that were read and scored
-    seconds: float  # wall time, reading included
-    seconds_detecting: float  # of it in the detector: preprocessing, network, postprocessing
-    skipped: tuple[str, ...]  # one line per picture that could not be read
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds if self.seconds > 0 else 0.0
+__all__ = [
+    "Detected",
+    "Evaluation",
+    "Speed",
+    "describe",
+    "detect_dataset",
+    "evaluate_detector",
+    "figures_as_json",
+    "figures_as_table",
+    "main",
+    "none_readable",
+    "plan_batches",
+    "require_same_classes",
+]
 
 
 class Evaluation(NamedTuple):
     figures: CocoFigures
-    results: list[dict[str, Any]]  # as in a COCO results file
-    speed: Speed
-
-
-class Detected(NamedTuple):
-    results: list[dict[str, Any]]
-    image_ids: list[int]  # of the pictures that were read
+    results: Sequence[dict[str, Any]]  # as in a COCO results file
     speed: Speed
 
 
 def evaluate_detector(
-    detector: Detects,
+    detector: Detects[Any],
     dataset: CocoDataset,
-    annotations: Path | str | dict[str, Any] | None = None,
+    annotations: Path | str | dict[str, Any] | Truth | None = None,
     batch: int = 8,
     progress: bool = True,
     max_pixels: int = MAX_PIXELS,
@@ -70,160 +81,53 @@ def evaluate_detector(
 ) -> Evaluation:
     """Detect on the data set's pictures and score the results.
 
-    `annotations` (a file or its parsed content) default to the data set's file. Pictures that cannot be read are left
-    out of the score and named in `speed.skipped`. `limit` takes the first so many pictures. Raises CocoError where
-    model and data set have other classes, ImageError where no picture could be read.
+    `annotations` (a file, its parsed content or its truth) default to the data set's file. Pictures that cannot be read
+    are left out of the score and named in `speed.skipped`. `limit` takes the first so many pictures. Raises CocoError
+    where model and data set have other classes, ImageError where no picture could be read.
     """
     detected = detect_dataset(detector, dataset, batch, progress, max_pixels, limit)
     source = dataset.json_path if annotations is None else annotations
     return Evaluation(evaluate(source, detected.results, detected.image_ids), detected.results, detected.speed)
 
 
-def detect_dataset(
-    detector: Detects,
-    dataset: CocoDataset,
-    batch: int = 8,
-    progress: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    limit: int | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> Detected:
-    """Results of the detector on the data set's pictures; see `evaluate_detector`.
-
-    A few threads read the next two batches while one is detected on; more pictures are never in memory. `part` (i, n)
-    takes every n-th batch from the i-th on: the n parts together are the whole, each picture in the same company.
-    """
-    require_same_classes(detector.manifest, dataset)
-    batches = plan_batches(detector, dataset, batch, limit)[part[0] :: part[1]]
-    images = prefetch(lambda index: _read(dataset, index, max_pixels), _flat(batches), ahead=2 * batch)
-    results: list[dict[str, Any]] = []
-    image_ids: list[int] = []
-    skipped: list[str] = []
-    started, detecting = time.perf_counter(), 0.0
-    with tqdm(total=sum(map(len, batches)), desc="detect", unit="img", disable=not progress, leave=False) as bar:
-        for members in batches:
-            read = [(index, next(images)) for index in members]
-            skipped += [str(image) for _, image in read if isinstance(image, ImageError)]
-            good = [(index, image) for index, image in read if isinstance(image, np.ndarray)]
-            detecting -= time.perf_counter()
-            found = detector.detect([image for _, image in good])
-            detecting += time.perf_counter()
-            for (index, _), detections in zip(good, found, strict=True):
-                image_ids.append(int(dataset.image_ids[index]))
-                manifest = detector.manifest
-                growth = manifest.thresholds.box_growth
-                results += to_results(image_ids[-1], detections, manifest.category_ids, growth)
-            bar.update(len(members))
-    if skipped and not image_ids and part[1] == 1:
-        raise none_readable(skipped)
-    return Detected(results, image_ids, Speed(len(image_ids), time.perf_counter() - started, detecting, tuple(skipped)))
-
-
-def none_readable(skipped: Sequence[str]) -> ImageError:
-    """The error of a data set in which no picture can be read."""
-    return ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
-
-
-def plan_batches(detector: Detects, dataset: CocoDataset, batch: int, limit: int | None = None) -> list[list[int]]:
-    """Indices of the pictures in batches of one canvas size each, so that none is padded for its neighbours' sake."""
-    if batch < 1:
-        raise UserError(f"batch is {batch}, expected at least 1")
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
-        groups.setdefault(detector.canvas_hw(dataset.size_hw(index)), []).append(index)
-    return [
-        members[first : first + batch]
-        for _, members in sorted(groups.items())
-        for first in range(0, len(members), batch)
-    ]
-
-
-def require_same_classes(manifest: Manifest, dataset: CocoDataset) -> None:
-    """Raise CocoError where a category id means another class to the model than to the data set, or none is shared."""
-    known = dict(zip(dataset.category_ids, dataset.classes, strict=True))
-    ours = dict(zip(manifest.category_ids, manifest.classes, strict=True))
-    for category_id, name in ours.items():
-        if known.get(category_id, name) != name:
-            raise CocoError(
-                f"{dataset.json_path}: category {category_id} is {known[category_id]!r} there, {name!r} in the model; "
-                "score the model on annotations with the categories that it was trained with"
-            )
-    if not ours.keys() & known.keys():
-        raise CocoError(
-            f"{dataset.json_path}: no category of the model occurs there (model: {_some(ours)}; annotations: "
-            f"{_some(known)}); score the model on annotations with the categories that it was trained with"
-        )
-
-
-def figures_as_json(figures: CocoFigures, speed: Speed | None = None) -> str:
-    """The twelve figures in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and how the run went."""
-    content: dict[str, Any] = {**figures.figures, "per_class": figures.per_class, "images": figures.images}
-    if speed is not None:
-        content |= {"images_per_second": round(speed.images_per_second, 3), "skipped": len(speed.skipped)}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def figures_as_table(figures: CocoFigures) -> str:
-    """The twelve figures and AP per class, of 100, as text."""
-    width = max(map(len, figures.per_class), default=0)
-    lines = [
-        f"COCO box figures, of 100, on {figures.images} images (– nothing to measure)",
-        " ".join(f"{name:>6}" for name in FIGURE_NAMES),
-        " ".join(f"{_of_100(figures.figures[name]):>6}" for name in FIGURE_NAMES),
-        "",
-        "AP per class",
-        *(f"  {name:<{width}} {_of_100(value):>6}" for name, value in figures.per_class.items()),
-    ]
-    return "\n".join(lines)
-
-
-def describe(detector: Detector, path: Path) -> str:
-    manifest = detector.manifest
-    what = f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}"
-    return f"{path}: {what}; {detector.backend.description}"
-
-
-def _read(dataset: CocoDataset, index: int, max_pixels: int) -> np.ndarray | ImageError:
-    try:
-        return dataset.image(index, max_pixels)
-    except ImageError as error:
-        return error
-
-
-def _flat(batches: Sequence[Sequence[int]]) -> Iterator[int]:
-    return (index for members in batches for index in members)
-
-
-def _of_100(value: float) -> str:
-    return "–" if value < 0 else f"{100 * value:.1f}"
-
-
-def _some(categories: dict[int, str]) -> str:
-    names = [f"{category_id} {name}" for category_id, name in list(categories.items())[:3]]
-    return ", ".join(names) + (" …" if len(categories) > 3 else "")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m runtime.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("artifact", nargs="?", type=Path, help="a deployed model (.onnx)")
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "artifacts",
+        nargs="*",
+        type=parse_given,
+        metavar="artifact",
+        help="deployed models (.onnx, .engine); m.onnx@openvino: with that backend",
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, help="folder of the pictures; needed with a model")
-    parser.add_argument("--results", type=Path, help="score this COCO results json instead of a model")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at a time (%(default)s)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        help="score this COCO results json, or all parts of a run, instead of a model",
+    )
+    parser.add_argument("--batch", type=int, help="pictures at a time (8, or what the graphs allow)")
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--json", type=Path, help="write the figures here (0–1; −1 where there is nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (0: its own choice)")
+    parser.add_argument("--shard", metavar="I/N", help="do the I-th of N parts (from 0) and write it to --results-out")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
     add_arguments(parser)
+    add_backend_arguments(parser)
     options = parser.parse_args(arguments)
-    if (options.artifact is None) == (options.results is None):
-        parser.error("give a model or --results, one of them")
-    if options.artifact is not None and options.images is None:
+    if bool(options.artifacts) == (options.results is not None):
+        parser.error("give a model, several, or --results")
+    if options.artifacts and options.images is None:
         parser.error("--images is needed with a model: the folder of the pictures")
     if options.limit is not None and options.limit < 1:
         parser.error("--limit must be at least 1")
+    if options.results_out is not None and len(options.artifacts) > 1:
+        parser.error("--results-out takes the results of one model")
+    if options.shard is not None and (len(options.artifacts) != 1 or options.results_out is None or options.json):
+        parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
     return options
 
 
@@ -233,17 +137,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in (options.json, options.results_out):
         if path is not None:
             require_writable(path)
-    speed = None
-    if options.results is not None:
-        image_ids = None
-        results = read_results(options.results)
-        if options.limit is not None:
-            image_ids = load_coco(options.annotations, ".").image_ids[: options.limit].tolist()
+    if options.artifacts and not options.images.is_dir():
+        raise UserError(f"{options.images}: no such folder; --images expects the folder of the pictures")
+    if options.shard is not None:
+        _detect_part(options)
+    elif len(options.artifacts) > 1:
+        _compare(options)
+    elif options.artifacts:
+        dataset, truth = _load(options)
+        with open_given(options.artifacts[0], options) as detector:
+            print(describe(detector, options.artifacts[0]))
+            detected = detect_dataset(as_asked(detector, options), dataset, *_settings([detector], options))
+        _report(detected.results, detected.image_ids, detected.speed, truth, options)
     else:
-        results, image_ids, speed = _detect(options)
+        _score_results(options)
+    return 0
+
+
+def _load(options: argparse.Namespace) -> tuple[CocoDataset, Truth]:
+    dataset, truth = load_coco_and_truth(options.annotations, options.images)
+    for problem in dataset.problems:
+        print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
+    return dataset, truth
+
+
+def _settings(detectors: Sequence[Detector], options: argparse.Namespace) -> tuple[int, bool, int, int | None]:
+    """The arguments of `detect_dataset` after the data set: batch, progress, max_pixels, limit."""
+    batch = chosen_batch([detector.manifest.inputs for detector in detectors], options.batch)
+    return batch, sys.stderr.isatty(), int(options.max_megapixels * 1e6), options.limit
+
+
+def _score_results(options: argparse.Namespace) -> None:
+    """Score a results file, or the parts of a run."""
+    contents = [read_json(path, "results") for path in options.results]
+    if len(contents) > 1 or is_part(contents[0]):
+        parts = [(path, part_of(content, path)) for path, content in zip(options.results, contents, strict=True)]
+        dataset, truth = load_coco_and_truth(options.annotations, ".")
+        detected = merge(parts, options.annotations, dataset.image_ids)
+        _report(detected.results, detected.image_ids, detected.speed, truth, options)
+        return
+    image_ids = None
+    results = results_list(contents[0], options.results[0])
+    if options.limit is not None:
+        image_ids = load_coco(options.annotations, ".").image_ids[: options.limit].tolist()
+    _report(results, image_ids, None, options.annotations, options)
+
+
+def _report(
+    results: Results | list[dict[str, Any]],
+    image_ids: list[int] | None,
+    speed: Speed | None,
+    truth: Truth | Path,
+    options: argparse.Namespace,
+) -> None:
+    """Write and print what was asked for."""
+    if speed is not None:
+        _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
-        atomic_write(options.results_out, json.dumps(results))
-    figures = evaluate(options.annotations, results, image_ids)
+        write_results(options.results_out, results)
+    figures = evaluate(truth, results, image_ids)
     for problem in figures.problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
     try:
@@ -253,32 +205,86 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(figures_as_table(figures))
         if speed is not None:
             print(f"\n{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} images/s")
-    return 0
 
 
-def _detect(options: argparse.Namespace) -> Detected:
-    if not options.images.is_dir():
-        raise UserError(f"{options.images}: no such folder; --images expects the folder of the pictures")
-    dataset = load_coco(options.annotations, options.images)
-    for problem in dataset.problems:
-        print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    with Detector(options.artifact, providers=(options.provider,), threads=options.threads) as detector:
-        print(describe(detector, options.artifact))
-        detected = detect_dataset(
-            as_asked(detector, options),
-            dataset,
-            options.batch,
-            sys.stderr.isatty(),
-            int(options.max_megapixels * 1e6),
-            options.limit,
+def _compare(options: argparse.Namespace) -> None:
+    """Several models on the same pictures, side by side."""
+    dataset, truth = _load(options)
+    with ExitStack() as stack:
+        detectors = []
+        for given in options.artifacts:
+            detectors.append(stack.enter_context(open_given(given, options)))
+            print(describe(detectors[-1], given))
+        settings = _settings(detectors, options)
+        runs = detect_with_all([as_asked(detector, options) for detector in detectors], dataset, *settings)
+        models = [
+            Compared(
+                str(given),
+                detector.manifest,
+                detector.backend.description,
+                evaluate(truth, run.results, run.image_ids),
+                run.speed,
+            )
+            for given, detector, run in zip(options.artifacts, detectors, runs, strict=True)
+        ]
+    _warn_of_skipped(models[0].speed)
+    conditions = {
+        "batch": settings[0],
+        "batches": len(models[0].speed.seconds_per_image),
+        "order": "one model at a time, batch by batch in turn; each canvas' first batch was run once before",
+        "processors": processors(),
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "annotations": str(options.annotations),
+    }
+    try:
+        if options.json is not None:
+            atomic_write(options.json, comparison_as_json(models, conditions))
+    finally:
+        print(comparison_as_table(models))
+
+
+def _detect_part(options: argparse.Namespace) -> None:
+    index, count = parse_shard(options.shard)
+    dataset, _ = _load(options)
+    given = options.artifacts[0]
+    detector, sha256 = open_hashed(given, options)
+    with detector:
+        print(describe(detector, given))
+        settings = _settings([detector], options)
+        detected = detect_dataset(as_asked(detector, options), dataset, *settings, part=(index, count))
+        origin = Origin(
+            artifact_sha256=sha256,
+            annotations_sha256=sha256_file(options.annotations),
+            batch=settings[0],
+            limit=options.limit,
+            scales=tuple(options.scales or ()),
+            flip=options.flip,
+            vote=options.vote,
+            max_pixels=settings[2],
         )
-    for line in detected.speed.skipped[:SKIPPED_NAMED]:
+        speed, backend = detected.speed, detector.backend.description
+        head = PartHead(
+            version=VERSION,
+            index=index,
+            count=count,
+            artifact=str(given),
+            backend=backend,
+            origin=origin,
+            seconds=speed.seconds,
+            seconds_network=speed.seconds_network,
+            skipped=speed.skipped,
+            image_ids=tuple(detected.image_ids),
+        )
+    write_part(options.results_out, Part(head, detected))
+    _warn_of_skipped(detected.speed)
+    print(f"part {index}/{count}: {speed.images} images in {speed.seconds:.1f} s → {options.results_out}")
+
+
+def _warn_of_skipped(speed: Speed) -> None:
+    for line in speed.skipped[:SKIPPED_NAMED]:
         print(f"warning: skipped {line}", file=sys.stderr)
-    if count := len(detected.speed.skipped):
-        print(
-            f"warning: {count} of {count + detected.speed.images} pictures are left out of the score", file=sys.stderr
-        )
-    return detected
+    if count := len(speed.skipped):
+        print(f"warning: {count} of {count + speed.images} pictures are left out of the score", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem[:100]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
     try:
         try:
+            _require_replaceable(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush_to_disk(temporary)
@@ -55,13 +56,20 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     probe = target.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
+        _require_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise write_error(target, error) from error
+
+
+def _require_replaceable(target: Path) -> None:
+    """The rename at the end would put a file in the place of a device: /dev/null is one that a whole machine needs."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "there is a folder of that name", str(target))
+    if target.exists() and not target.is_file():
+        raise WriteError(f"cannot write {target}: it is a device or a pipe; give the name of a file")
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:

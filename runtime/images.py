@@ -2,6 +2,8 @@
 
 OpenCV decodes; by itself it would also hand back the upper half of a truncated file, print to stderr, or fill the
 memory for a small file that claims to be huge.
+
+`decode` gives a picture's pixels as they are, `decode_picture` those that a resize to a smaller size needs.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -25,6 +29,12 @@ _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # The next JPEG marker that starts a segment: not a stuffed zero, a fill byte, TEM or a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _JPEG_EOI = 0xD9
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -32,11 +42,38 @@ class ImageError(UserError):
     """A picture that cannot be read."""
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A picture's pixels, perhaps at a half, quarter or eighth of its size."""
+
+    pixels: np.ndarray  # uint8 [h, w, 3] RGB
+    size_hw: tuple[int, int]  # of the picture itself, which boxes are measured in; a multiple of that of the pixels
+
+
+def whole(pixels: np.ndarray) -> Decoded:
+    """A picture of its own size."""
+    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+
+
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A JPEG or PNG picture (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
 
     Grey, palette, 16-bit, CMYK and transparent pictures are converted; transparency is dropped. Raises ImageError for
     a picture that is missing, empty, of another format, truncated, damaged, or of more than `max_pixels`.
+    """
+    return decode_picture(source, max_pixels=max_pixels).pixels
+
+
+def decode_picture(
+    source: str | os.PathLike[str] | bytes,
+    divisor: Callable[[tuple[int, int]], int] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Decoded:
+    """As `decode`. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where `divisor` of its (height, width) says so.
+
+    Height and width are those of the stored picture, before its orientation is applied; `divisor` returns 1, 2, 4 or 8,
+    a divisor of both, so that no pixel is a part of one. The JPEG's decoder averages, and skips most of its work.
     """
     name = "picture data" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -46,13 +83,15 @@ def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXE
             f"{name}: {width}×{height} is {height * width / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}; "
             "scale it down, or raise the limit if you trust the file"
         )
+    by = divisor((height, width)) if divisor is not None and data.startswith(_JPEG_MAGIC) else 1
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[by])
     except cv2.error as error:
         raise ImageError(f"{name}: OpenCV cannot decode it ({error.err}); save it again as JPEG or PNG") from error
-    if image is None:
+    if pixels is None:
         raise ImageError(f"{name}: damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return Decoded(pixels, (by * pixels.shape[0], by * pixels.shape[1]))
 
 
 def _read(path: Path) -> bytes:

@@ -19,7 +19,8 @@ class RecordError(UserError):
 def record_from_dict(cls: type[Record], fields: dict[str, Any], source: str) -> Record:
     """An instance of the (nested) dataclass `cls` from a JSON object that must have exactly its fields.
 
-    `source` names the file in messages. Raises RecordError naming the field.
+    A field that files of before lack says in its metadata, under "absent", what its absence means. `source` names the
+    file in messages. Raises RecordError naming the field.
     """
     return _build(cls, fields, "", source)
 
@@ -33,6 +34,8 @@ def kind_of(value: Any) -> str:
 def _build(cls: type, fields: dict[str, Any], prefix: str, source: str) -> Any:
     """An instance of dataclass `cls` from a JSON object that must have exactly its fields."""
     hints = get_type_hints(cls)
+    absent = {field.name: field.metadata["absent"] for field in dataclasses.fields(cls) if "absent" in field.metadata}
+    fields = {**absent, **fields}
     unknown, missing = sorted(fields.keys() - hints.keys()), [name for name in hints if name not in fields]
     if unknown:
         raise RecordError(f"{source}: unknown field {prefix + unknown[0]!r}")

@@ -23,18 +23,47 @@ class Sample(NamedTuple):
     labels: np.ndarray  # int64 [n]
 
 
-def augment(sample: Sample, settings: config.Augment, pre: Preprocess, rng: np.random.Generator) -> Sample:
-    """A random variant of a sample, resized to training size. All randomness comes from `rng`."""
-    if rng.random() < settings.horizontal_flip:
-        sample = flip_horizontal(sample)
-    if rng.random() < settings.vertical_flip:
-        sample = flip_vertical(sample)
-    if rng.random() < settings.transpose:
-        sample = transpose(sample)
-    short_side = draw_short_side(settings, rng)
+class Draw(NamedTuple):
+    """What is drawn before a picture is read, because it says how many of its pixels are needed."""
+
+    horizontal_flip: bool
+    vertical_flip: bool
+    transpose: bool
+    short_side: int
+
+
+def draw(settings: config.Augment, rng: np.random.Generator) -> Draw:
+    return Draw(
+        horizontal_flip=rng.random() < settings.horizontal_flip,
+        vertical_flip=rng.random() < settings.vertical_flip,
+        transpose=rng.random() < settings.transpose,
+        short_side=draw_short_side(settings, rng),
+    )
+
+
+def training_hw(image_hw: tuple[int, int], short_side: int, pre: Preprocess) -> tuple[int, int]:
+    """The size that a picture of this size is resized to for a drawn shorter side, before transposing."""
     # The limit of the longer side grows and shrinks with the drawn shorter side beyond the deployed one.
     long_side = max(pre.long_side, round(pre.long_side * short_side / pre.short_side))
-    sample = rescale(sample, resize_scale((sample.image.shape[0], sample.image.shape[1]), short_side, long_side))
+    return resize_scale(image_hw, short_side, long_side)
+
+
+def augment(
+    sample: Sample,
+    drawn: Draw,
+    size_hw: tuple[int, int],
+    settings: config.Augment,
+    pre: Preprocess,
+    rng: np.random.Generator,
+) -> Sample:
+    """The variant of a sample that was drawn, resized to `size_hw` (before transposing); `rng` draws the rest."""
+    if drawn.horizontal_flip:
+        sample = flip_horizontal(sample)
+    if drawn.vertical_flip:
+        sample = flip_vertical(sample)
+    if drawn.transpose:
+        sample, size_hw = transpose(sample), (size_hw[1], size_hw[0])
+    sample = rescale(sample, size_hw, pre.divide_large)
     if settings.crop != (0, 0):
         sample = random_crop(sample, settings.crop, settings.min_visible, rng)
     return sample._replace(image=jitter_colour(sample.image, settings, rng))
@@ -68,11 +97,11 @@ def transpose(sample: Sample) -> Sample:
     return sample._replace(image=sample.image.transpose(1, 0, 2), boxes=sample.boxes[:, [1, 0, 3, 2]])
 
 
-def rescale(sample: Sample, size_hw: tuple[int, int]) -> Sample:
+def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False) -> Sample:
     """Resize the picture to `size_hw` and the boxes with it."""
     height, width = sample.image.shape[:2]
     factors = np.array([size_hw[1] / width, size_hw[0] / height], dtype=np.float32)
-    image = resize(np.ascontiguousarray(sample.image), size_hw)
+    image = resize(np.ascontiguousarray(sample.image), size_hw, divide_large)
     return sample._replace(image=image, boxes=sample.boxes * np.tile(factors, 2))
 
 

@@ -21,7 +21,7 @@ from runtime.images import ImageError
 from runtime.manifest import Preprocess
 
 from . import config
-from .augment import Sample, augment
+from .augment import Sample, augment, draw, training_hw
 from .criterion import Targets
 from .distributed import ALONE, World, share_of_batch
 from .order import grouped, shuffled
@@ -73,13 +73,16 @@ class TrainingStream(Dataset[Any]):
         problems: list[str] = []
         for attempt in range(MAX_RETRIES):
             index = self._index(n, attempt)
+            rng = np.random.default_rng((self.seed, 1, n))
+            drawn = draw(self.settings, rng)
             try:
-                sample = self._read(index)
+                sample = self._read(index, drawn.short_side)
             except ImageError as error:
                 problems.append(str(error))
                 continue
-            rng = np.random.default_rng((self.seed, 1, n))
-            return Item(augment(sample, self.settings, self.pre, rng), int(self.dataset.image_ids[index]), problems)
+            size_hw = training_hw(self.dataset.size_hw(index), drawn.short_side, self.pre)
+            changed = augment(sample, drawn, size_hw, self.settings, self.pre, rng)
+            return Item(changed, int(self.dataset.image_ids[index]), problems)
         raise ImageError(f"{MAX_RETRIES} pictures in a row can't be read, the last: {problems[-1]}")
 
     def __getitems__(self, numbers: list[int]) -> list[Item] | ImageError:
@@ -99,10 +102,15 @@ class TrainingStream(Dataset[Any]):
             self._order = (epoch, order)
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
-    def _read(self, index: int) -> Sample:
+    def _read(self, index: int, short_side: int) -> Sample:
+        """A picture with the pixels that its resize needs, and its boxes in them."""
         boxes, labels, crowd = self.dataset.annotations(index)
+        picture = self.dataset.picture(
+            index, self.pre, wanted_hw=lambda image_hw: training_hw(image_hw, short_side, self.pre)
+        )
+        by = picture.size_hw[0] // picture.pixels.shape[0]
         # A crowd box covers many objects; it is no example of one.
-        return Sample(self.dataset.image(index), boxes[~crowd].copy(), labels[~crowd].copy())
+        return Sample(picture.pixels, boxes[~crowd] / np.float32(by), labels[~crowd].copy())
 
 
 class _Steps(Sampler[list[int]]):

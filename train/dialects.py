@@ -32,7 +32,8 @@ DialectName = Literal[
 ]
 State = dict[str, Tensor]
 
-_RGB = Preprocess(short_side=800, long_side=1333)
+# None of them saw pictures that were divided before their resize.
+_RGB = Preprocess(short_side=800, long_side=1333, divide_large=False)
 # Caffe's: blue first, the mean subtracted and nothing divided. Padded with zeros after that, so with the mean.
 _BGR = Preprocess(
     short_side=800,
@@ -41,6 +42,7 @@ _BGR = Preprocess(
     mean=(122.7717, 115.9465, 102.9801),
     std=(1.0, 1.0, 1.0),
     channel_order="bgr",
+    divide_large=False,
 )
 _NINE = Anchors(scale=4.0, scales_per_octave=3, ratios=(0.5, 1.0, 2.0), outermost="ratios", center=0.0)
 _NINE_WHOLE = replace(_NINE, whole_pixels=True)

@@ -45,7 +45,7 @@ class Scene(NamedTuple):
 def assign_picture(dataset: CocoDataset, index: int, config: Config) -> Scene:
     """Assign the anchors of one picture at deployment size, by the recipe's own rule."""
     boxes, labels, crowd = dataset.annotations(index)
-    batch = make_batch([dataset.image(index)], config.preprocess)
+    batch = make_batch([dataset.picture(index, config.preprocess)], config.preprocess)
     on_canvas = boxes_to_canvas(boxes[~crowd], batch.geometries[0])
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
     levels = pyramid_levels(canvas_hw, config.model.pyramid.levels, config.model.anchors)

@@ -9,28 +9,24 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from runtime.backends import Times
 from runtime.coco import CocoDataset, evaluate, load_coco
+from runtime.dataset_run import detect_dataset
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
 from runtime.detector import Detects
 from runtime.errors import run_main
-from runtime.evaluate import (
-    Detected,
-    Evaluation,
-    Speed,
-    detect_dataset,
-    figures_as_json,
-    figures_as_table,
-    none_readable,
-)
+from runtime.evaluate import Evaluation
+from runtime.figures import figures_as_json, figures_as_table
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.multiscale import add_arguments, as_asked
+from runtime.shards import join_parts
 
 from .checkpoint import Classes, load_detector
 from .config import Config
@@ -96,7 +92,7 @@ class TorchBackend:
 
 
 def evaluate_together(
-    detector: Detects,
+    detector: Detects[Any],
     dataset: CocoDataset,
     world: World = ALONE,
     batch: int = 8,
@@ -114,27 +110,11 @@ def evaluate_together(
     parts = gather_on_main(mine, world)
     evaluation = None
     if world.is_main:
-        found = _join(parts)
-        if not found.image_ids:
-            raise none_readable(found.speed.skipped)
+        found = join_parts(parts, dataset)
         figures = evaluate(dataset.json_path, found.results, found.image_ids)
         evaluation = Evaluation(figures, found.results, found.speed)
     figures, speed = gather(evaluation and (evaluation.figures, evaluation.speed), world)[0]
     return evaluation or Evaluation(figures, [], speed)
-
-
-def _join(parts: list[Detected]) -> Detected:
-    speeds = [part.speed for part in parts]
-    return Detected(
-        results=[result for part in parts for result in part.results],
-        image_ids=[image_id for part in parts for image_id in part.image_ids],
-        speed=Speed(
-            images=sum(speed.images for speed in speeds),
-            seconds=max(speed.seconds for speed in speeds),
-            seconds_detecting=max(speed.seconds_detecting for speed in speeds),
-            skipped=tuple(line for speed in speeds for line in speed.skipped),
-        ),
-    )
 
 
 def describe(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..detections import RawOutputs
+from ..engine_file import SUFFIXES as ENGINE_SUFFIXES
 from ..errors import UserError
 from ..manifest import Manifest
 
@@ -55,16 +56,19 @@ class Backend(Protocol):
 
 
 def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
-    """Open an artifact with the backend that its suffix calls for, which gets `options`. Raises BackendError."""
-    suffix = Path(path).suffix.lower()
+    """Open an artifact; `options` are fields of `options.BackendOptions`, by default the best backend that starts.
+
+    Raises BackendError for a file that no backend runs, or one that the chosen backend doesn't; ManifestError,
+    EngineError.
+    """
+    from .choice import open_engine, open_onnx
+    from .options import BackendOptions
+
+    chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
     if suffix == ".onnx":
-        from .ort import OrtBackend
-
-        return OrtBackend(path, **options)
-    if suffix in (".engine", ".plan", ".trt"):
-        from .trt import TrtBackend
-
-        return TrtBackend(path, **options)
+        return open_onnx(path, chosen)
+    if suffix in ENGINE_SUFFIXES:
+        return open_engine(path, chosen)
     if suffix in (".pt", ".pth", ".ckpt"):
         raise BackendError(f"{path}: a checkpoint must be exported first: python export/to_onnx.py {path}")
-    raise BackendError(f"{path}: expected a deployed model, a file named *.onnx")
+    raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")

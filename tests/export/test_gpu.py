@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.compare import without_partner
-from runtime.backends.ort import OrtBackend
+from runtime.backends import open_backend
 from runtime.detections import finish
 
 from .conftest import Exported
@@ -19,7 +19,7 @@ def test_cuda_provider_gives_the_cpus_detections(exported: Exported) -> None:
         pytest.skip("torch finds no CUDA device")
     images = np.random.default_rng(0).integers(0, 256, (3, 192, 256, 3), dtype=np.uint8)
     sizes = np.full((3, 2), (192, 256), np.int32)
-    cpu, gpu = (OrtBackend(exported.model, providers=(f"{p}ExecutionProvider",)) for p in ("CPU", "CUDA"))
+    cpu, gpu = (open_backend(exported.model, backend=name) for name in ("cpu", "cuda"))
     limits = cpu.manifest.thresholds
     expected, given = finish(cpu.infer(images, sizes), limits), finish(gpu.infer(images, sizes), limits)
     assert sum(map(len, expected)) > 0

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -15,9 +17,10 @@ from runtime.detect import main, results_file
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
+from runtime.manifest import InputShapes
 from runtime.sources import find_sources
 
-from .fakes import picture, write_red_onnx
+from .fakes import manifest_with, picture, write_red_onnx
 
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="runs it")
@@ -164,6 +167,45 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(WriteError):
         fail_after(path, 0, WriteError("x"))
     assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Path) -> None:
+    first, out = write_picture(tmp_path / "in" / "0000.png"), tmp_path / "out"
+    for number in range(1, 4000):
+        os.link(first, first.with_name(f"{number:04}.png"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runtime.detect", str(model), str(first.parent), "-o", str(out), "--batch", "2"],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "0020.jpg").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines() == ["interrupted"]
+    content = found(out)
+    names = [Path(row["file"]).name for row in content["images"]]
+    assert 5 < len(names) < 4000
+    assert names == [f"{number:04}.png" for number in range(len(names))]
+    assert content["complete"] is False
+
+
+def test_a_picture_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> None:
+    shapes = InputShapes(batch_min=1, batch_max=2, height_min=32, height_max=96, width_min=32, width_max=96)
+    model = write_red_onnx(tmp_path / "small.onnx", manifest_with(inputs=shapes))
+    good, wide = write_picture(tmp_path / "good.png"), write_picture(tmp_path / "wide.png", 60, 200)
+    assert main([str(model), str(wide), str(good), "-o", str(tmp_path / "out")]) == 0
+    assert [Path(row["file"]).name for row in found(tmp_path / "out")["images"]] == ["good.png"]
+    (skipped,) = found(tmp_path / "out")["skipped"]
+    assert "a picture of 200×60 needs a canvas of 128×64" in skipped["reason"]
+    with pytest.raises(UserError, match="batch 3, but the graph was exported for 1 to 2"):
+        main([str(model), str(good), "-o", str(tmp_path / "out"), "--batch", "3"])
 
 
 def fail_after(path: Path, rows: int, error: BaseException) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from runtime import evaluate as command
 from runtime.coco import FIGURE_NAMES, CocoDataset, CocoError, evaluate, load_coco
-from runtime.detector import Detector
+from runtime.detector import Detector, pipeline_limits
 from runtime.errors import UserError
 from runtime.evaluate import evaluate_detector, figures_as_table, main, plan_batches
 from runtime.images import ImageError
 from runtime.manifest import InputShapes
+from runtime.pipeline import Limits
 
 from .fakes import RedBackend, manifest_with, picture, write_red_onnx
 
@@ -73,7 +74,7 @@ def test_a_detector_that_finds_everything(dataset: CocoDataset) -> None:
     assert found.speed.images == found.figures.images == 7
     assert found.speed.skipped == ()
     assert found.speed.images_per_second > 0
-    assert 0 < found.speed.seconds_detecting <= found.speed.seconds
+    assert 0 < found.speed.seconds_network <= found.speed.seconds
     assert evaluate(dataset.json_path, found.results).figures == found.figures.figures
 
 
@@ -89,14 +90,14 @@ def test_results_do_not_depend_on_the_batch(dataset: CocoDataset, batch: int) ->
 
 
 def test_batches_hold_one_canvas_size_each(dataset: CocoDataset) -> None:
-    batches = plan_batches(Detector(RedBackend()), dataset, 2)
+    batches = plan_batches([Detector(RedBackend())], dataset, 2)
     assert sorted(index for members in batches for index in members) == list(range(7))
     assert max(map(len, batches)) == 2
     backend = RedBackend()
     evaluate_detector(Detector(backend), dataset, batch=2, progress=False)
-    assert [shape[0] for shape in backend.batches] == [len(members) for members in batches]
+    assert sorted(shape[0] for shape in backend.batches) == sorted(map(len, batches))
     with pytest.raises(UserError, match="batch is 0"):
-        plan_batches(Detector(backend), dataset, 0)
+        plan_batches([Detector(backend)], dataset, 0)
 
 
 def test_limit(dataset: CocoDataset) -> None:
@@ -116,6 +117,15 @@ def test_bad_pictures_are_skipped_and_left_out_of_the_score(dataset: CocoDataset
     assert found.figures.figures["AP50"] == pytest.approx(1)
 
 
+def test_a_bad_picture_does_not_split_its_batch(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [(60, 80)] * 12)
+    for index in (1, 2, 6):
+        dataset.path(index).write_bytes(b"")
+    backend = RedBackend()
+    evaluate_detector(Detector(backend), dataset, batch=4, progress=False)
+    assert sorted(shape[0] for shape in backend.batches) == [2, 3, 4]
+
+
 def test_no_picture_at_all(dataset: CocoDataset) -> None:
     for index in range(len(dataset)):
         dataset.path(index).write_bytes(b"")
@@ -127,7 +137,7 @@ def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch:
     sizes = [(60, 80)] * 60
     dataset = make_dataset(dataset.root / "many", sizes)
     lock, read, most = threading.Lock(), 0, 0
-    image = CocoDataset.image
+    image = CocoDataset.picture
 
     def counted(self: CocoDataset, *arguments: int) -> np.ndarray:
         nonlocal read
@@ -138,17 +148,20 @@ def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch:
     class Watching(Detector):
         seen = 0
 
-        def detect(self, images):  # type: ignore[no-untyped-def]
+        def detect_prepared(self, pictures, times=None):  # type: ignore[no-untyped-def]
             nonlocal most
             with lock:
                 most = max(most, read - self.seen)
-            self.seen += len(images)
-            return super().detect(images)
+            found = super().detect_prepared(pictures, times)
+            with lock:
+                self.seen += len(pictures)
+            return found
 
-    monkeypatch.setattr(CocoDataset, "image", counted)
-    evaluate_detector(Watching(RedBackend()), dataset, batch=4, progress=False)
-    assert read == 60
-    assert most <= 3 * 4  # one batch at work, two being read
+    monkeypatch.setattr(CocoDataset, "picture", counted)
+    detector = Watching(RedBackend())
+    evaluate_detector(detector, dataset, batch=4, progress=False)
+    assert read == detector.seen == 60
+    assert 4 <= most <= Limits(4, 4, None, pipeline_limits(detector, 4).loaders, 2).inside
 
 
 @pytest.mark.parametrize(
@@ -227,7 +240,7 @@ def test_command_with_the_coco_apis_example(shared_dir: Path, tmp_path: Path, ca
 
 def test_command_limit_with_results(dataset: CocoDataset, tmp_path: Path) -> None:
     results = tmp_path / "r.json"
-    results.write_text(json.dumps(evaluate_detector(Detector(RedBackend()), dataset, progress=False).results))
+    results.write_text(json.dumps(list(evaluate_detector(Detector(RedBackend()), dataset, progress=False).results)))
     assert main(arguments(dataset, "--results", results, "--limit", 2, "--json", tmp_path / "f.json")) == 0
     assert json.loads((tmp_path / "f.json").read_text())["images"] == 2
 

@@ -85,6 +85,23 @@ def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["x"]
 
 
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Whoever may write to /dev would lose /dev/null for the whole machine with `--json /dev/null`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (lambda path: atomic_write(path, b""), require_writable):
+        for path in (pipe, Path(os.devnull)):
+            with pytest.raises(WriteError, match="a device or a pipe; give the name of a file"):
+                write(path)
+    assert pipe.is_fifo()
+    assert Path(os.devnull).is_char_device()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    atomic_write(link, b"x")
+    atomic_write(link, b"y")
+    assert link.read_bytes() == b"y"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -32,7 +32,7 @@ def canvases(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_runs_the_contract(model: Path) -> None:
-    backend = open_backend(model, threads=1)
+    backend = open_backend(model, backend="cpu", threads=1)
     raw = backend.infer(*canvases(3))
     assert backend.manifest == MANIFEST
     assert backend.description.startswith("ONNX Runtime ")
@@ -139,7 +139,7 @@ def test_another_version_of_the_manifest(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize("output", ["detection_scores", "nms_exact", "candidate_classes"])
 def test_a_graph_without_one_of_the_contracts_outputs(tmp_path: Path, output: str) -> None:
     path = write_red_onnx(tmp_path / "x.onnx", drop=output)
-    with pytest.raises(BackendError, match=f"output '{output}' is missing, expected tensor"):
+    with pytest.raises(BackendError, match=f"output '{output}' is missing, expected (float32|int32) of rank"):
         OrtBackend(path)
 
 
@@ -148,35 +148,9 @@ def test_a_graph_with_another_type(tmp_path: Path, model: Path) -> None:
     proto.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(proto, str(tmp_path / "x.onnx"))
     with pytest.raises(
-        BackendError, match=r"input 'image_sizes' is tensor\(int64\) of rank 2, expected tensor\(int32\)"
+        BackendError, match=r"input 'image_sizes' is tensor\(int64\) of rank 2, expected int32 of rank 2"
     ):
         OrtBackend(tmp_path / "x.onnx")
-
-
-def test_a_provider_that_is_not_there(model: Path) -> None:
-    with pytest.raises(BackendError, match=r"has no NoSuchProvider, only .*CPUExecutionProvider.*onnxruntime-gpu"):
-        OrtBackend(model, providers=("NoSuchProvider",))
-
-
-def test_a_provider_that_silently_did_not_start(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What onnxruntime-gpu does without a driver: the provider is on the list, the session runs on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda path, options, providers: session(path, options, ["CPUExecutionProvider"]),
-    )
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    with pytest.raises(
-        BackendError, match="could not start CUDAExecutionProvider and fell back to CPUExecutionProvider"
-    ):
-        OrtBackend(model, providers=wanted)
-    assert "CPUExecutionProvider" in OrtBackend(model, providers=wanted, allow_fallback=True).description
 
 
 def test_without_onnxruntime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,20 +163,7 @@ def test_without_onnxruntime(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(builtins, "__import__", blocked)
     with pytest.raises(BackendError, match=r"pip install 'atss-toolkit\[cpu\]'"):
-        open_backend(model)
-
-
-def test_a_failure_inside_the_library(model: Path) -> None:
-    class Broken:
-        def run(self, *_: object) -> None:
-            raise RuntimeError("Failed to allocate memory\nand more")
-
-    backend = OrtBackend(model)
-    backend._session = Broken()
-    with pytest.raises(
-        BackendError, match=r"failed on images .*: Failed to allocate memory; if memory ran out, use a smaller"
-    ):
-        backend.infer(*canvases(1))
+        open_backend(model, backend="cpu")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def work(config: Config, out: Path, world: World) -> dict[str, Any]:
         "disagree": gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
         "figures": evaluation.figures.figures,
         "everyone's figures": gather(evaluation.figures.figures, world),
-        "results": evaluation.results,
+        "results": list(evaluation.results),
         "images": evaluation.speed.images,
     }
 

@@ -10,11 +10,13 @@ from train import config
 from train.augment import (
     Sample,
     augment,
+    draw,
     flip_horizontal,
     flip_vertical,
     jitter_colour,
     random_crop,
     rescale,
+    training_hw,
     transpose,
 )
 
@@ -31,6 +33,13 @@ def painted(rng: np.random.Generator, height: int = 90, width: int = 140, boxes:
         image[y1:y2, x1:x2, channel] = 255
         found.append([x1, y1, x2, y2])
     return Sample(image, np.array(found, np.float32).reshape(-1, 4), np.arange(boxes, dtype=np.int64))
+
+
+def augmented(sample: Sample, settings: config.Augment, pre: Preprocess, rng: np.random.Generator) -> Sample:
+    """A random variant, as training takes it."""
+    drawn = draw(settings, rng)
+    size_hw = training_hw((sample.image.shape[0], sample.image.shape[1]), drawn.short_side, pre)
+    return augment(sample, drawn, size_hw, settings, pre, rng)
 
 
 def extent(image: np.ndarray, channel: int) -> list[float] | None:
@@ -64,7 +73,7 @@ def test_exact_changes(change) -> None:
 def test_pictures_without_boxes(change) -> None:
     empty = change(painted(np.random.default_rng(0), boxes=0))
     assert empty.boxes.shape == (0, 4)
-    assert augment(empty, config.Augment(crop=(64, 64)), PRE, np.random.default_rng(0)).boxes.shape == (0, 4)
+    assert augmented(empty, config.Augment(crop=(64, 64)), PRE, np.random.default_rng(0)).boxes.shape == (0, 4)
 
 
 def test_rescaling() -> None:
@@ -129,7 +138,7 @@ def test_combinations() -> None:
     rng = np.random.default_rng(4)
     shapes, kept = set(), 0
     for seed in range(150):
-        sample = augment(painted(rng, boxes=3), SETTINGS, PRE, np.random.default_rng(seed))
+        sample = augmented(painted(rng, boxes=3), SETTINGS, PRE, np.random.default_rng(seed))
         height, width = sample.image.shape[:2]
         assert height <= 96
         assert width <= 112
@@ -145,7 +154,7 @@ def test_combinations() -> None:
 def test_equal_generators_give_equal_samples_and_others_others() -> None:
     settings = config.Augment(**{**SETTINGS.__dict__, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2})
     sample = painted(np.random.default_rng(5), boxes=3)
-    first, second, other = (augment(sample, settings, PRE, np.random.default_rng(s)) for s in (1, 1, 2))
+    first, second, other = (augmented(sample, settings, PRE, np.random.default_rng(s)) for s in (1, 1, 2))
     assert (first.image == second.image).all()
     assert (first.boxes == second.boxes).all()
     assert first.image.shape != other.image.shape or (first.image != other.image).any()
@@ -154,9 +163,9 @@ def test_equal_generators_give_equal_samples_and_others_others() -> None:
 def test_the_longer_side_is_limited_in_proportion() -> None:
     settings = config.Augment(horizontal_flip=0, short_side_min=60, short_side_max=60)
     thin = Sample(np.zeros((20, 200, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    assert augment(thin, settings, PRE, np.random.default_rng(0)).image.shape == (20, 200, 3)
+    assert augmented(thin, settings, PRE, np.random.default_rng(0)).image.shape == (20, 200, 3)
     large = config.Augment(horizontal_flip=0, short_side_min=240, short_side_max=240)
-    assert augment(thin, large, PRE, np.random.default_rng(0)).image.shape == (40, 400, 3)
+    assert augmented(thin, large, PRE, np.random.default_rng(0)).image.shape == (40, 400, 3)
 
 
 def test_without_scale_jitter_training_resizes_as_deployment_does() -> None:
@@ -165,7 +174,7 @@ def test_without_scale_jitter_training_resizes_as_deployment_does() -> None:
     image = np.random.default_rng(6).integers(0, 256, (77, 131, 3), dtype=np.uint8)
     settings = config.Augment(horizontal_flip=0, short_side_min=PRE.short_side, short_side_max=PRE.short_side)
     sample = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    trained = augment(sample, settings, PRE, np.random.default_rng(0)).image
+    trained = augmented(sample, settings, PRE, np.random.default_rng(0)).image
     deployed = make_batch([image], PRE).images[0]
     assert (deployed[: trained.shape[0], : trained.shape[1]] == trained).all()
 

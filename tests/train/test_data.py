@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
 from runtime.manifest import Preprocess
+from runtime.preprocess import boxes_to_canvas, load, make_batch
 from train.augment import Sample
 from train.config import Augment, Config
 from train.data import Item, TrainBatch, TrainingStream, collate, training_batches
@@ -137,7 +139,7 @@ def test_crowd_boxes_are_no_targets(own_copy: Path, small_config: Make) -> None:
     stream = TrainingStream(dataset, Augment(horizontal_flip=0), PRE, True, 0)
     for index in range(len(dataset)):
         boxes, labels, crowd = dataset.annotations(index)
-        sample = stream._read(index)
+        sample = stream._read(index, PRE.short_side)
         assert np.array_equal(sample.boxes, boxes[~crowd])
         assert np.array_equal(sample.labels, labels[~crowd])
     assert dataset.crowd.any()
@@ -197,3 +199,27 @@ def test_a_batch_of_empty_pictures_and_a_fixed_canvas() -> None:
     assert batch.images.shape == (2, 128, 64, 3), "sides rounded up to multiples of 32"
     assert batch.targets.boxes.shape == (2, 1, 4)
     assert not batch.targets.mask.any()
+
+
+@pytest.mark.parametrize("size_hw", [(60, 80), (96, 128), (256, 384), (258, 346), (257, 345), (512, 768)])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_training_sees_the_pixels_of_deployment(tmp_path: Path, size_hw: tuple[int, int], suffix: str) -> None:
+    """A sample that nothing changes has, bit for bit, the pixels that the network gets when the file is detected on."""
+    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), image)
+    x, y = size_hw[1] / 4, size_hw[0] / 4
+    content = {
+        "images": [{"id": 1, "file_name": f"a.{suffix}", "height": size_hw[0], "width": size_hw[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, 2 * x, y]}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset = load_coco(tmp_path / "a.json", tmp_path)
+    for pre in (PRE, replace(PRE, divide_large=False)):
+        unchanged = Augment(horizontal_flip=0, short_side_min=pre.short_side, short_side_max=pre.short_side)
+        sample = TrainingStream(dataset, unchanged, pre, True, 0)[0].sample
+        deployed = make_batch([load(tmp_path / f"a.{suffix}", pre)], pre)
+        height, width = deployed.image_sizes[0]
+        np.testing.assert_array_equal(sample.image, deployed.images[0, :height, :width])
+        expected = boxes_to_canvas(np.array([[x, y, 3 * x, 2 * y]]), deployed.geometries[0])
+        np.testing.assert_allclose(sample.boxes, expected, rtol=1e-6)

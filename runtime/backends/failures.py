@@ -1,0 +1,63 @@
+"""What is said when a run fails. Where memory ran out, that is which batch fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from . import BackendError
+from .artifact import first_line
+
+# Parts of the messages of ONNX Runtime (CPU, CUDA), OpenVINO, cuDNN and the C++ library.
+_SIGNS = (
+    "allocate memory",
+    "out of memory",
+    "out_of_memory",
+    "bad_alloc",
+    "bad allocation",
+    "available memory",
+    "alloc_failed",
+    "std::length_error",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def run_error(
+    path: Path,
+    library: str,
+    error: Exception,
+    run: Callable[[np.ndarray, np.ndarray], object],
+    images: np.ndarray,
+    image_sizes: np.ndarray,
+    batch_min: int,
+) -> BackendError:
+    """The error to raise where `run(images, image_sizes)` failed with `error`; tries smaller batches to name one."""
+    what = f"{path}: {library} failed on images {list(images.shape)}: {first_line(error)}"
+    if not is_out_of_memory(error):
+        return BackendError(what)
+    fits = largest_batch(run, images, image_sizes, batch_min)
+    if fits is None:
+        return BackendError(f"{what}; no batch of this canvas fits: use a smaller canvas, or free memory")
+    return BackendError(f"{what}; of this canvas a batch of {fits} fits: use --batch {fits}, or free memory")
+
+
+def largest_batch(
+    run: Callable[[np.ndarray, np.ndarray], object], images: np.ndarray, image_sizes: np.ndarray, least: int
+) -> int | None:
+    """The largest of B/2, B/4, … ≥ `least` that runs; None where none does, or where one fails for another reason."""
+    batch = len(images) // 2
+    while batch >= max(1, least):
+        try:
+            run(images[:batch], image_sizes[:batch])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                return None
+            batch //= 2
+        else:
+            return batch
+    return None

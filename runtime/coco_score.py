@@ -1,0 +1,192 @@
+"""COCO's definition of AP and AR for boxes, on arrays: the numbers of pycocotools' COCOeval, bit for bit.
+
+Why not COCOeval itself: it keeps every annotation, detection and match as Python objects, so that a run's memory grows
+with the data set, and takes longer for 500 pictures than a GPU does. What is pycocotools' here: the IoU.
+
+I images, A annotations, K categories, N detections; 4 areas (all, small, medium, large), T = 10 IoU thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask
+
+from .results import Results, take
+
+# In the order of pycocotools' `stats`.
+FIGURE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+MOST = (1, 10, 100)  # detections of an image and category that count
+
+_IOUS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
+_ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Annotations as scoring needs them, sorted by image and category."""
+
+    image_ids: np.ndarray  # int64 [I], rising
+    category_ids: np.ndarray  # int64 [K], rising
+    classes: tuple[str, ...]  # [K]
+    images: np.ndarray  # int64 [A] rows of `image_ids`
+    categories: np.ndarray  # int64 [A] rows of `category_ids`
+    boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
+    areas: np.ndarray  # float64 [A] the object's own where it is known
+    crowd: np.ndarray  # bool [A]
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Detections that count, sorted by image, category, falling score; a bit per IoU threshold, a column per area."""
+
+    categories: np.ndarray  # int64 [N] rows of `category_ids`
+    scores: np.ndarray  # float64 [N]
+    ranks: np.ndarray  # int64 [N] within image and category
+    matched: np.ndarray  # uint16 [N, 4]
+    ignored: np.ndarray  # uint16 [N, 4]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """−1 where there is no object to measure on."""
+
+    precision: np.ndarray  # [T, 101 recalls, K, 4] with the 100 best detections
+    recall: np.ndarray  # [T, K, 4, 3 of MOST]; of the fewer ones only over all areas
+
+
+def score(truth: Truth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None) -> Scores:
+    """Score results of known images and categories, on all images or those of `image_ids`."""
+    wanted = np.isin(truth.image_ids, truth.image_ids if image_ids is None else np.asarray(image_ids, np.int64))
+    counted = wanted[truth.images] & ~truth.crowd
+    objects = np.stack(
+        [
+            np.bincount(truth.categories[counted & inside], minlength=len(truth.category_ids))
+            for inside in _inside(truth.areas).T
+        ],
+        axis=1,
+    )  # [K, 4]
+    matches = _match(truth, take(results, wanted[np.searchsorted(truth.image_ids, results.image_ids)]))
+    return _accumulate(matches, objects)
+
+
+def figures(scores: Scores) -> dict[str, float]:
+    """COCO's twelve, under FIGURE_NAMES."""
+    precision, recall = scores.precision, scores.recall
+    values = (
+        precision[..., 0],
+        precision[:1, ..., 0],  # IoU 0.5
+        precision[5:6, ..., 0],  # IoU 0.75
+        *(precision[..., area] for area in (1, 2, 3)),
+        *(recall[:, :, 0, most] for most in range(len(MOST))),
+        *(recall[:, :, area, -1] for area in (1, 2, 3)),
+    )
+    return dict(zip(FIGURE_NAMES, map(mean_of_measured, values), strict=True))
+
+
+def mean_of_measured(values: np.ndarray) -> float:
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
+
+
+def _match(truth: Truth, results: Results) -> _Matches:
+    """Which detections are hits at each IoU threshold and area."""
+    images = np.searchsorted(truth.image_ids, results.image_ids)
+    categories = np.searchsorted(truth.category_ids, results.category_ids)
+    order = np.lexsort((-results.scores, categories, images))
+    groups = images[order] * len(truth.category_ids) + categories[order]  # one number for each image and category
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    kept = ranks < MOST[-1]
+    order, groups, ranks = order[kept], groups[kept], ranks[kept]
+
+    boxes = results.boxes[order]
+    matched, ignored = np.zeros((2, len(order), len(_AREAS)), np.uint16)
+    truth_groups = truth.images * len(truth.category_ids) + truth.categories  # rising
+    gt_ignored = truth.crowd[:, None] | ~_inside(truth.areas)  # [A, 4]
+    for group in np.intersect1d(groups, truth_groups):
+        rows, gt = _slice(groups, group), _slice(truth_groups, group)
+        iou = mask.iou(boxes[rows], truth.boxes[gt], truth.crowd[gt].astype(np.uint8))
+        _match_group(iou, truth.crowd[gt].tolist(), gt_ignored[gt].T.tolist(), matched[rows], ignored[rows])
+    outside = ~_inside(boxes[:, 2] * boxes[:, 3])  # [N, 4]
+    ignored |= np.where(outside, ~matched & _ALL_BITS, np.uint16(0))
+    return _Matches(categories[order], results.scores[order], ranks, matched, ignored)
+
+
+def _match_group(
+    iou: np.ndarray, crowd: list[bool], gt_ignored: list[list[bool]], matched: np.ndarray, ignored: np.ndarray
+) -> None:
+    """Match one image's detections of a category (iou [n, G]), best first, into matched and ignored [n, 4].
+
+    Each takes the free object that it overlaps most; of equal ones the last. An ignored object (a crowd, another size)
+    is taken only where no other is to be had; a crowd may be taken again.
+    """
+    candidates: dict[int, list[tuple[int, float]]] = {}
+    for row, gt in np.argwhere(iou >= _IOUS[0]).tolist():
+        candidates.setdefault(row, []).append((gt, float(iou[row, gt])))
+    for area, is_ignored in enumerate(gt_ignored):
+        ranked = [(row, sorted(options, key=lambda o: is_ignored[o[0]])) for row, options in candidates.items()]
+        for bit, threshold in enumerate(_IOUS.tolist()):
+            taken: set[int] = set()
+            for row, options in ranked:
+                best, best_iou = -1, threshold
+                for gt, value in options:
+                    if best >= 0 and is_ignored[gt] and not is_ignored[best]:
+                        break
+                    if value >= best_iou and (gt not in taken or crowd[gt]):
+                        best, best_iou = gt, value
+                if best >= 0:
+                    taken.add(best)
+                    matched[row, area] |= 1 << bit
+                    if is_ignored[best]:
+                        ignored[row, area] |= 1 << bit
+
+
+def _accumulate(matches: _Matches, objects: np.ndarray) -> Scores:
+    """Precision at each recall, and the recall reached; objects [K, 4] counts those to be found."""
+    precision = np.full((len(_IOUS), len(_RECALLS), *objects.shape), -1.0)
+    recall = np.full((len(_IOUS), *objects.shape, len(MOST)), -1.0)
+    for category in np.flatnonzero(objects.any(axis=1)):
+        rows = np.flatnonzero(matches.categories == category)
+        rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
+        for area in np.flatnonzero(objects[category]):
+            count = int(objects[category, area])
+            for column, most in enumerate(MOST):
+                if most == MOST[-1] or area == 0:
+                    chosen = rows[matches.ranks[rows] < most]
+                    matched, ignored = matches.matched[chosen, area], matches.ignored[chosen, area]
+                    for bit in range(len(_IOUS)):
+                        curve, reached = _curve((matched >> bit) & 1 > 0, (ignored >> bit) & 1 > 0, count)
+                        recall[bit, category, area, column] = reached
+                        if most == MOST[-1]:
+                            precision[bit, :, category, area] = curve
+    return Scores(precision, recall)
+
+
+def _curve(matched: np.ndarray, ignored: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Precision at each of the 101 recalls, and the last recall, of detections by falling score."""
+    hits = np.cumsum(matched & ~ignored).astype(np.float64)
+    misses = np.cumsum(~matched & ~ignored).astype(np.float64)
+    curve = np.zeros(len(_RECALLS))
+    if not len(hits):
+        return curve, 0.0
+    recalls = hits / count
+    precisions = hits / (misses + hits + np.spacing(1))
+    precisions = np.maximum.accumulate(precisions[::-1])[::-1]
+    at = np.searchsorted(recalls, _RECALLS, side="left")
+    curve[at < len(hits)] = precisions[at[at < len(hits)]]
+    return curve, float(recalls[-1])
+
+
+def _inside(areas: np.ndarray) -> np.ndarray:
+    """bool [n, 4]: which area ranges an area falls into."""
+    return (areas[:, None] >= _AREAS[:, 0]) & (areas[:, None] <= _AREAS[:, 1])
+
+
+def _slice(groups: np.ndarray, group: int) -> slice:
+    """Where the rising `groups` have this value."""
+    return slice(int(np.searchsorted(groups, group)), int(np.searchsorted(groups, group, side="right")))

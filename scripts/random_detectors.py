@@ -1,0 +1,128 @@
+"""Detectors with random weights whose scores are COCO-like, so that postprocessing has its usual work to do.
+
+What a network costs doesn't depend on its weights, but what follows depends on the scores: with fresh weights nothing
+or everything is above the threshold. Here batch norms learn the statistics of the given pictures, and the last layer's
+weights and bias are set so that CANDIDATES scores of a picture are above the model's own threshold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torchvision.models.detection as zoo
+from torch import Tensor, nn
+
+from export.to_onnx import export_model, input_shapes
+from runtime.files import atomic_path
+from runtime.images import decode
+from runtime.preprocess import resize
+from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
+from train.detector import build_detector
+from train.recipes import RECIPES
+
+CLASSES = 80  # for torchvision's too, whose published models compute 91: the same for all
+CANDIDATES = 1000  # scores of a picture above the threshold; a COCO detector has some hundred to a few thousand
+SPREAD = 1.0  # standard deviation of class logits
+
+
+def photographs(folder: Path | None, count: int, height: int, width: int) -> np.ndarray:
+    """Pictures uint8 [count, height, width, 3]: those of a folder, or soft blobs."""
+    if folder is not None:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        pictures = [decode(path) for path in paths[:: max(1, len(paths) // count)][:count]]
+    else:
+        rng = np.random.default_rng(0)
+        coarse = [rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(count)]
+        pictures = [cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse]
+    return np.stack([resize(picture, (height, width)) for picture in pictures])
+
+
+def our_model(folder: Path, recipe: str, images: np.ndarray) -> Path:
+    """The exported file of a recipe's model in `folder`, made if it isn't there; its checkpoint lies beside it."""
+    path = folder / f"{recipe}_{images.shape[1]}x{images.shape[2]}.onnx"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded = our_checkpoint(recipe, images, path.with_suffix(".pt"))
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 16)))
+    return path
+
+
+def our_checkpoint(recipe: str, images: np.ndarray, path: Path) -> LoadedDetector:
+    """A checkpoint of a recipe's model, calibrated on images uint8 [B, H, W, 3]."""
+    torch.manual_seed(0)
+    settings = RECIPES[recipe]()
+    backbone = dataclasses.replace(settings.model.backbone, weights="none", batch_norm="train", frozen_stages=0)
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, backbone=backbone))
+    detector = build_detector(settings.model, CLASSES, settings.preprocess)
+    batch = torch.from_numpy(images)
+    learn_statistics(detector, lambda: detector(batch))
+    layer = detector.head.class_logits
+    with torch.inference_mode():
+        logits = torch.cat([level.flatten(1) for level in detector(batch).class_logits], dim=1)
+    set_scores(layer, logits, threshold=settings.thresholds.score)
+    names = Classes(tuple(f"class {n}" for n in range(CLASSES)), tuple(range(1, CLASSES + 1)))
+    save_checkpoint(path, Checkpoint(settings, names, 1, detector.state_dict(), None, {}, {}, None, -1.0))
+    return load_detector(path)
+
+
+def torchvision_model(kind: str, images: np.ndarray) -> nn.Module:
+    """`fcos_resnet50_fpn` or `retinanet_resnet50_fpn`, calibrated on the same pictures, its resize left out."""
+    torch.manual_seed(0)
+    height, width = images.shape[1:3]
+    build = {"fcos": zoo.fcos_resnet50_fpn, "retinanet": zoo.retinanet_resnet50_fpn}[kind]
+    # The pictures have their size already: what is measured begins behind the resize, as with ours.
+    model = build(
+        weights=None,
+        weights_backbone=None,
+        num_classes=CLASSES,
+        min_size=min(height, width),
+        max_size=max(height, width),
+    )
+    tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
+    found: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append(output.flatten(1))
+
+    model.eval()
+    learn_statistics(model, lambda: model(tensors))
+    layer = model.head.classification_head.cls_logits
+    handle = layer.register_forward_hook(look)
+    with torch.inference_mode():
+        model(tensors)
+    handle.remove()
+    # FCOS's threshold is on √(class · centerness), and its untrained centerness is a half.
+    threshold = model.score_thresh**2 / 0.5 if kind == "fcos" else model.score_thresh
+    set_scores(layer, torch.cat(found, dim=1), threshold)
+    return model
+
+
+def learn_statistics(model: nn.Module, run: Callable[[], object]) -> None:
+    """Batch norms take the mean and variance of what they see."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the mean of all that was seen
+        norm.reset_running_stats()
+    with torch.inference_mode():
+        run()
+    for norm in norms:
+        norm.eval()
+
+
+def set_scores(layer: nn.Conv2d, logits: Tensor, threshold: float) -> None:
+    """Scale and shift the logits [B, n] of `layer` so that CANDIDATES of each picture exceed the threshold."""
+    bias = layer.bias
+    assert bias is not None
+    with torch.no_grad():
+        spread, mean = float(logits.std()), float(logits.mean())
+        layer.weight *= SPREAD / spread
+        unit = (logits - mean) / spread * SPREAD
+        cut = float(unit.flatten().kthvalue(unit.numel() - CANDIDATES * len(unit)).values)
+        bias[:] = (bias - mean) / spread * SPREAD + float(np.log(threshold / (1 - threshold))) - cut

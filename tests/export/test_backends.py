@@ -1,0 +1,76 @@
+"""An exported file in every backend of this machine: the same detections as in ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export.compare import without_partner
+from export.pictures import cases, synthetic_pictures
+from runtime.backends import Backend, BackendError, open_backend
+from runtime.detections import Detections, candidates, finish
+
+from .conftest import Exported
+
+pytest.importorskip("openvino", reason="one of the backends")
+
+
+@pytest.fixture(scope="module")
+def reference(exported: Exported) -> Backend:
+    return open_backend(exported.model, backend="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def openvino(exported: Exported) -> Backend:
+    return open_backend(exported.model, backend="openvino", threads=1)
+
+
+def unlike(expected: list[Detections], given: list[Detections]) -> float:
+    """Share of detections without a partner on the other side."""
+    total = sum(map(len, expected)) + sum(map(len, given))
+    assert total > 0
+    pairs = list(zip(expected, given, strict=True))
+    return sum(without_partner(a, b) + without_partner(b, a) for a, b in pairs) / total
+
+
+def test_openvino_finds_what_onnx_runtime_finds(reference: Backend, openvino: Backend) -> None:
+    """At two batches and two canvases, as sets: near-ties may change places."""
+    limits = reference.manifest.thresholds
+    shapes = set()
+    for case in cases(reference.manifest, synthetic_pictures()):
+        shapes.add(case.images.shape)
+        raw = openvino.infer(case.images, case.image_sizes, all_candidates=True)
+        expected = reference.infer(case.images, case.image_sizes)
+        assert unlike(finish(expected, limits), finish(raw, limits)) <= 0.01
+        assert unlike(candidates(expected), candidates(raw)) <= 0.01
+        plain = openvino.infer(case.images, case.image_sizes)
+        for a, b in zip(finish(plain, limits), finish(raw, limits), strict=True):
+            np.testing.assert_array_equal(a.boxes, b.boxes)
+            np.testing.assert_array_equal(a.scores, b.scores)
+    assert len({shape[0] for shape in shapes}) > 1
+    assert len({shape[1:3] for shape in shapes}) > 1
+
+
+def test_a_batch_equals_its_singles(reference: Backend, openvino: Backend) -> None:
+    limits = reference.manifest.thresholds
+    case = max(cases(reference.manifest, synthetic_pictures()), key=lambda case: len(case.images))
+    together = finish(openvino.infer(case.images, case.image_sizes), limits)
+    singles = [
+        finish(openvino.infer(case.images[i : i + 1], case.image_sizes[i : i + 1]), limits)[0]
+        for i in range(len(case.images))
+    ]
+    assert unlike(together, singles) <= 0.01
+
+
+def test_the_comparison_notices_another_precision(exported: Exported, reference: Backend) -> None:
+    """bfloat16 is a choice because it changes the numbers; were it the default, the tests above would fail."""
+    case = cases(reference.manifest, synthetic_pictures())[0]
+    limits = reference.manifest.thresholds
+    expected = finish(reference.infer(case.images, case.image_sizes), limits)
+    try:
+        half = open_backend(exported.model, backend="openvino", precision_hint="bf16")
+    except BackendError as error:
+        pytest.skip(str(error))
+    raw = half.infer(case.images, case.image_sizes)
+    assert raw.num_detections.tolist() != [[0]] * len(case.images)
+    assert unlike(expected, finish(raw, limits)) > 0.01

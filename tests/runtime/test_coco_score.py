@@ -1,0 +1,137 @@
+"""Our scoring against pycocotools' own classes, bit for bit, on data made to be awkward."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from runtime import coco_score
+from runtime.coco import evaluate, truth_of
+from runtime.results import join, of_rows, take
+
+AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
+
+
+def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Annotations and results of a few images; ids and categories are neither dense nor in order."""
+    rng = np.random.default_rng(seed)
+    categories = [5] if kind == "one class" else [31, 5, 17]
+    content: dict[str, Any] = {
+        "images": [{"id": int(i) * 7 + 1, "height": 480, "width": 640} for i in rng.permutation(images)],
+        "categories": [{"id": c, "name": f"c{c}"} for c in categories],
+        "annotations": [],
+    }
+    results: list[dict[str, Any]] = []
+    for image in content["images"]:
+        for _ in range(0 if kind == "no objects" else rng.integers(0, 9)):
+            category = int(rng.choice(categories))
+            box = [*rng.uniform(0, 300, 2), *rng.choice([rng.uniform(4, 40), rng.uniform(40, 250)], 2)]
+            if kind == "ties":
+                box = [float(value) for value in (np.round(np.array(box) / 16) * 16).clip(16)]
+            if kind == "sizes at the limits":
+                box[2:] = [32.0, 32.0] if rng.random() < 0.5 else [96.0, 96.0]
+            box = [float(value) for value in box]
+            is_crowd = kind == "crowds" and rng.random() < 0.4
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3] * (1.0 if kind == "sizes at the limits" else float(rng.uniform(0.5, 1))),
+                    "iscrowd": int(is_crowd),
+                }
+            )
+            for _ in range(rng.integers(0, 6) if kind != "many" else 60):
+                step = rng.normal(0, 0.06, 4) * np.array([box[2], box[3], box[2], box[3]])
+                moved = [float(value) for value in np.array(box) + (np.round(step) if kind == "ties" else step)]
+                results.append({"image_id": image["id"], "category_id": category, "bbox": moved})
+        for _ in range(rng.integers(0, 8)):
+            box = [float(value) for value in (*rng.uniform(0, 300, 2), *rng.uniform(3, 120, 2))]
+            results.append({"image_id": image["id"], "category_id": int(rng.choice(categories)), "bbox": box})
+    for result in results:
+        result["score"] = float(rng.integers(1, 6) / 8 if kind == "ties" else rng.random())
+    order = rng.permutation(len(results))
+    return content, [] if kind == "no detections" else [results[i] for i in order]
+
+
+def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | None = None) -> COCOeval:
+    content = copy.deepcopy(content)
+    rows = [
+        {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for number, row in enumerate(results, start=1)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = COCO(), COCO()
+        truth.dataset, found.dataset = content, {**content, "annotations": rows}
+        truth.createIndex()
+        found.createIndex()
+        scorer = COCOeval(truth, found, "bbox")
+        if image_ids is not None:
+            scorer.params.imgIds = image_ids
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    return scorer
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_every_number_is_pycocotools(kind: str, seed: int) -> None:
+    content, results = make(kind, seed)
+    reference = by_pycocotools(content, results)
+    scores = coco_score.score(truth_of(content), of_rows(results))
+    np.testing.assert_array_equal(scores.precision, reference.eval["precision"][..., -1])
+    np.testing.assert_array_equal(scores.recall[..., -1], reference.eval["recall"][..., -1])
+    np.testing.assert_array_equal(scores.recall[:, :, 0], reference.eval["recall"][:, :, 0])
+    assert list(coco_score.figures(scores).values()) == reference.stats.tolist()
+    if kind == "plain":
+        assert 0.05 < reference.stats[0] < 0.95, "else this shows little"
+
+
+def test_the_makers_cases_are_awkward() -> None:
+    """Ties of score and IoU, over 100 detections of an image and category, crowds that are hit: they do occur."""
+    _, results = make("ties", 0)
+    assert len({result["score"] for result in results}) < 6
+    _, results = make("many", 0)
+    groups = [(result["image_id"], result["category_id"]) for result in results]
+    assert max(map(groups.count, groups)) > 100
+    content, results = make("crowds", 0)
+    without = {**content, "annotations": [{**a, "iscrowd": 0} for a in content["annotations"]]}
+    assert evaluate(content, results).figures != evaluate(without, results).figures
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_on_some_of_the_images(count: int) -> None:
+    content, results = make("plain", 9)
+    ids = [image["id"] for image in content["images"]][:count]
+    reference = by_pycocotools(content, results, sorted(ids))
+    found = evaluate(content, results, ids)
+    assert list(found.figures.values()) == reference.stats.tolist()
+    assert found.images == count
+
+
+def test_the_order_of_images_does_not_matter() -> None:
+    content, rows = make("plain", 3)
+    results = of_rows(rows)
+    ids = [image["id"] for image in content["images"]]
+    shuffled = join(take(results, results.image_ids == image_id) for image_id in reversed(ids))
+    truth = truth_of(content)
+    assert evaluate(truth, shuffled).figures == evaluate(truth, results).figures == evaluate(content, rows).figures
+
+
+def test_results_of_other_categories() -> None:
+    content, rows = make("plain", 3)
+    stranger = {**rows[0], "category_id": 4}
+    found = evaluate(content, of_rows([*rows, stranger]))
+    assert found.figures == evaluate(content, rows).figures
+    assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
+    with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
+        evaluate(content, of_rows([stranger] * 2))

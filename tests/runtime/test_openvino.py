@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="builds the test's graph")
+pytest.importorskip("openvino", reason="the backend under test")
+
+from runtime.backends import BackendError, open_backend
+from runtime.backends.options import BackendOptions
+from runtime.backends.ov import OpenVinoBackend
+from runtime.detections import RawOutputs
+from runtime.manifest import ManifestError
+
+from .fakes import MANIFEST, ROWS, picture, write_red_onnx
+
+ALL = tuple(field.name for field in dataclasses.fields(RawOutputs))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
+
+
+@pytest.fixture(scope="module")
+def backend(model: Path) -> OpenVinoBackend:
+    return OpenVinoBackend(model, BackendOptions(backend="openvino", threads=1))
+
+
+def canvases(count: int, height: int = 64, width: int = 96, first: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    images = np.zeros((count, height, width, 3), np.uint8)
+    for index in range(count):
+        images[index, :60, :80] = picture(box=(first + index, 20, 50, 40) if index != 1 else None)
+    return images, np.full((count, 2), (60, 80), np.int32)
+
+
+def test_runs_the_contract(backend: OpenVinoBackend) -> None:
+    times: dict[str, float] = {}
+    raw = backend.infer(*canvases(3), times=times)
+    assert backend.manifest == MANIFEST
+    assert backend.description.startswith("OpenVINO ")
+    assert ", f32, 1 threads" in backend.description
+    assert backend.concurrency == 1
+    assert raw.num_detections.tolist() == [[1], [0], [1]]
+    assert raw.detection_boxes[:, 0].tolist() == [[10, 20, 50, 40], [0, 0, 0, 0], [12, 20, 50, 40]]
+    assert raw.detection_classes.tolist() == [[0, -1, -1], [-1, -1, -1], [0, -1, -1]]
+    assert raw.detection_scores.shape == (3, ROWS)
+    assert list(times) == ["infer"]
+    assert times["infer"] > 0
+
+
+def test_candidates_are_left_out_unless_asked_for(backend: OpenVinoBackend) -> None:
+    raw = backend.infer(*canvases(3))
+    assert (raw.nms_exact == 1).all()
+    assert (raw.candidate_scores == 0).all()
+    assert (raw.candidate_classes == -1).all()
+    assert backend.infer(*canvases(3), all_candidates=True).candidate_scores[0, 0] == np.float32(0.9)
+
+
+def test_every_output_is_onnx_runtimes_at_several_shapes(model: Path, backend: OpenVinoBackend) -> None:
+    pytest.importorskip("onnxruntime", reason="the reference")
+    reference = open_backend(model, backend="cpu")
+    for count, height, width in ((1, 64, 96), (4, 64, 96), (3, 128, 160), (1, 64, 96)):
+        expected = reference.infer(*canvases(count, height, width))
+        given = backend.infer(*canvases(count, height, width), all_candidates=True)
+        for name in ALL:
+            np.testing.assert_array_equal(getattr(given, name), getattr(expected, name), err_msg=name)
+            assert getattr(given, name).dtype == getattr(expected, name).dtype
+
+
+def test_a_batch_equals_singles_and_the_outputs_are_the_callers(backend: OpenVinoBackend) -> None:
+    images, sizes = canvases(4)
+    together = backend.infer(images, sizes, all_candidates=True)
+    kept = {name: getattr(together, name).copy() for name in ALL}
+    for index in range(4):
+        alone = backend.infer(images[index : index + 1], sizes[index : index + 1], all_candidates=True)
+        for name in ALL:
+            np.testing.assert_array_equal(getattr(alone, name)[0], kept[name][index])
+    for name in ALL:
+        np.testing.assert_array_equal(getattr(together, name), kept[name])
+
+
+def test_a_later_call_does_not_change_an_earlier_result(backend: OpenVinoBackend) -> None:
+    results = [backend.infer(*canvases(1, first=first)) for first in range(10, 16)]
+    assert [raw.detection_boxes[0, 0, 0] for raw in results] == list(range(10, 16))
+
+
+def test_a_strided_feed_is_taken(backend: OpenVinoBackend) -> None:
+    images, sizes = canvases(4)
+    assert backend.infer(images[::2], sizes[::2]).detection_boxes[1, 0].tolist() == [12, 20, 50, 40]
+
+
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_several_threads(model: Path, hint: str) -> None:
+    backend = open_backend(model, backend="openvino", hint=hint, threads=2)
+    assert backend.concurrency == 1 or (hint == "throughput" and "batches at once" in backend.description)
+
+    def check(number: int) -> bool:
+        first = number % 20
+        raw = backend.infer(*canvases(1 + number % 4, first=first))
+        expected = [first + i if i != 1 else 0 for i in range(1 + number % 4)]
+        return raw.detection_boxes[:, 0, 0].tolist() == expected
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(check, range(200)))
+
+
+def test_the_feed_is_checked(backend: OpenVinoBackend) -> None:
+    with pytest.raises(BackendError, match="batch 17"):
+        backend.infer(np.zeros((17, 32, 32, 3), np.uint8), np.full((17, 2), 32, np.int32))
+    with pytest.raises(BackendError, match="image_sizes is int64"):
+        backend.infer(np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 2), 32))
+
+
+def test_a_closed_backend(model: Path) -> None:
+    closed = OpenVinoBackend(model)
+    closed.close()
+    closed.close()
+    with pytest.raises(BackendError, match="was closed"):
+        closed.infer(*canvases(1))
+
+
+def test_files_that_are_not_ours(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture) -> None:
+    data = model.read_bytes()
+    cases = {
+        "empty.onnx": (b"", "the file is empty; export a checkpoint with: python export/to_onnx.py"),
+        "text.onnx": (b"hello world, I am no model", "OpenVINO cannot open it"),
+        "cut.onnx": (data[: len(data) // 2], "OpenVINO cannot open it"),
+        "cut_late.onnx": (data[:-5], "OpenVINO cannot open it|no manifest|not JSON"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises((BackendError, ManifestError), match=message) as caught:
+            OpenVinoBackend(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(BackendError, match=r"not one that this toolkit exported \(no manifest\)"):
+        OpenVinoBackend(write_red_onnx(tmp_path / "foreign.onnx", manifest=None))
+    with pytest.raises(BackendError, match="output 'nms_exact' is missing, expected int32 of rank 2"):
+        OpenVinoBackend(write_red_onnx(tmp_path / "less.onnx", drop="nms_exact"))
+    with pytest.raises(BackendError, match="cannot read the model: No such file or directory"):
+        OpenVinoBackend(tmp_path / "missing.onnx")
+
+
+def test_another_version_of_the_manifest(tmp_path: Path, model: Path) -> None:
+    import onnx
+
+    proto = onnx.load(str(model))
+    proto.metadata_props[0].value = proto.metadata_props[0].value.replace('"version": 1', '"version": 2')
+    onnx.save(proto, str(tmp_path / "x.onnx"))
+    with pytest.raises(ManifestError, match=r"manifest version 2, this toolkit .* reads version 1; export"):
+        OpenVinoBackend(tmp_path / "x.onnx")
+
+
+def test_bfloat16_only_where_the_cpu_has_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    class Old:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert ", bf16, " in open_backend(model, backend="openvino", precision_hint="bf16").description
+    monkeypatch.setattr(openvino, "Core", Old)
+    with pytest.raises(BackendError, match=r"--precision-hint bf16: this CPU has no bfloat16 \(it has FP32, INT8\)"):
+        open_backend(model, backend="openvino", precision_hint="bf16")
+
+
+def test_out_of_memory_names_a_batch_that_fits(model: Path) -> None:
+    backend = OpenVinoBackend(model)
+    assert backend._requests is not None
+    real = backend._requests.get()
+
+    class Small:
+        def infer(self, feed: dict[str, np.ndarray], **options: bool) -> None:
+            if len(feed["images"]) > 3:
+                raise RuntimeError("Exception from src/plugins:\n[CPU] std::bad_alloc")
+            real.infer(feed, **options)
+
+        def get_tensor(self, port: object) -> object:
+            return real.get_tensor(port)
+
+    backend._requests.put(Small())
+    with pytest.raises(BackendError, match=r"a batch of 2 fits: use --batch 2"):
+        backend.infer(*canvases(8))
+    assert backend.infer(*canvases(3)).num_detections.tolist() == [[1], [0], [1]]
+
+
+def test_without_openvino(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def blocked(name: str, *rest: object, **options: object) -> object:
+        if name == "openvino":
+            raise ModuleNotFoundError("No module named 'openvino'")
+        return original(name, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", blocked)
+    with pytest.raises(BackendError, match=r"pip install 'atss-toolkit\[openvino\]'"):
+        open_backend(model, backend="openvino")
+    description = open_backend(model).description
+    assert description.startswith("ONNX Runtime ")
+    assert "openvino: openvino cannot be imported" in description
+
+
+def test_the_manifest_needs_no_other_library(model: Path, repository: Path) -> None:
+    """Neither onnx nor onnxruntime: the metadata comes from OpenVINO's own reader."""
+    code = (
+        "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None; "
+        "from runtime.backends import open_backend; "
+        f"print(open_backend({str(model)!r}, backend='openvino').manifest.classes)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "('red', 'other')", done.stderr

@@ -1,0 +1,71 @@
+"""scripts/soak.py, for a minute's fraction: what it watches doesn't grow, and a leak is seen."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from runtime.detector import Detector
+
+from .fakes import RedBackend, write_red_onnx
+
+
+@pytest.fixture(scope="module")
+def soak(repository: Path) -> ModuleType:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads /proc")
+    spec = importlib.util.spec_from_file_location("soak", repository / "scripts" / "soak.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0")
+    return path
+
+
+def test_nothing_grows(soak: ModuleType, bad: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="builds the test's graph")
+    pytest.importorskip("onnxruntime", reason="runs it")
+    paths = soak.made_pictures(tmp_path)
+    with Detector(write_red_onnx(tmp_path / "red.onnx"), backend="cpu", threads=1) as detector:
+        report = soak.soak(detector, paths, bad, pictures=2000, batch=4, every=50)
+    assert report["errors"] == 40
+    assert len(report["samples"]) == 40
+    assert not soak.has_grown(report), report["growth"]
+    assert report["after"]["threads"] < report["samples"][-1]["threads"]
+
+
+@pytest.mark.parametrize("kind", ["memory", "handles"])
+def test_a_leak_is_seen(soak: ModuleType, bad: Path, tmp_path: Path, kind: str) -> None:
+    kept: list[object] = []
+
+    class Leaking(RedBackend):
+        def infer(self, images, *arguments, **options):  # type: ignore[no-untyped-def]
+            kept.append(bytearray(b"x" * 200_000) if kind == "memory" else os.open(os.devnull, os.O_RDONLY))
+            return super().infer(images, *arguments, **options)
+
+    try:
+        report = soak.soak(Detector(Leaking()), soak.made_pictures(tmp_path, 8), bad, pictures=400, batch=2, every=20)
+    finally:
+        for entry in kept:
+            if isinstance(entry, int):
+                os.close(entry)
+    assert soak.has_grown(report), report["growth"]
+    assert report["growth"]["memory_mb" if kind == "memory" else "handles"] > 0
+
+
+def test_too_few_samples_are_no_proof(soak: ModuleType) -> None:
+    with pytest.raises(Exception, match="3 samples are too few to tell growth"):
+        soak.growth([{"pictures": 1, "memory_mb": 1.0}] * 3)
+    assert "soak" not in sys.modules
