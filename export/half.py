@@ -42,7 +42,7 @@ def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
     constants = {value.name: value for value in graph.initializer}
-    kept = _kept_in_float32(list(graph.node))
+    kept = _kept_in_float32(list(graph.node), floats)
     new = _Rewriter(half, elem_type, dtype, constants, floats)
     for node in graph.node:
         new.add(node, node.output[0] not in kept)
@@ -62,19 +62,27 @@ def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
     )
 
 
-def _kept_in_float32(nodes: list[NodeProto]) -> set[str]:
-    """Outputs of nodes that compute in float32: before any convolution, or on the way to a sampling position."""
-    behind: set[str] = set()
-    for node in nodes:
-        if node.op_type == "Conv" or behind.intersection(node.input):
-            behind.update(node.output)
-    kept = {name for node in nodes for name in node.output if name not in behind}
+def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:
+    """Outputs of nodes that compute in float32.
+
+    Convolutions and group norms ask for half precision, other nodes have that of their inputs. What was quantized
+    before stays float32 up to the next QuantizeLinear: a kernel of 8 bits leaves nothing of those types in memory, and
+    ONNX Runtime 1.32 makes wrong biases of scales in float16.
+    """
     samplers = [node for node in nodes if node.op_type == "GridSample"]
     positions = ahead_of(nodes, (node.input[1] for node in samplers), until=("Conv",))
-    for node in (*samplers, *positions):
-        kept.update(node.output)
-    # What feeds a convolution has its type, weights that were quantized before among it.
-    return kept - {name for node in nodes if node.op_type in ("Conv", "DequantizeLinear") for name in node.output}
+    sampling = {node.output[0] for node in (*samplers, *positions) if node.op_type != "Conv"}
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    kept: set[str] = set()
+    halves: set[str] = set()
+    for node in nodes:
+        asks = node.op_type in ("Conv", "GroupNormalization") and node.input[0] not in dequantized
+        flows = [name in halves for name in node.input if name in floats]
+        if node.output[0] not in sampling and (asks or (flows and all(flows))):
+            halves.update(node.output)
+        else:
+            kept.update(node.output)
+    return kept
 
 
 class _Rewriter:

@@ -54,6 +54,9 @@ class OrtBackend:
         self._session = _open_session(library, self._path, providers, threads)
         _check_providers(self._path, self._session.get_providers(), providers, allow_fallback)
         self._manifest = _read_manifest(self._path, self._session)
+        if self._manifest.precision == "fp8":
+            # ONNX Runtime 1.32 takes a ReLU before a float8 quantization for superfluous and drops it.
+            self._session = _open_session(library, self._path, providers, threads, rewrite=False)
         _check_contract(self._path, self._session)
         self._description = (
             f"ONNX Runtime {library.__version__}, {self._session.get_providers()[0]}, "
@@ -133,8 +136,10 @@ def _check_available(library: Any, providers: Sequence[str]) -> None:
             )
 
 
-def _open_session(library: Any, path: Path, providers: Sequence[str], threads: int) -> Any:
+def _open_session(library: Any, path: Path, providers: Sequence[str], threads: int, rewrite: bool = True) -> Any:
     options = library.SessionOptions()
+    if not rewrite:
+        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     try:
