@@ -95,9 +95,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, options: argparse.Namespac
     if options.calibrate_on:
         words += ["--calibrate-on", options.calibrate_on]
     if to_onnx.main(words):
-        raise EngineBuildError(
-            f"{checkpoint}: its numbers change too much on the way (see the table), no engine is built"
-        )
+        raise EngineBuildError(f"{checkpoint}: its numbers change too much on the way (see the table): no engine")
     return exported if options.precision == "fp32" else exported.with_suffix(f".{options.precision}.onnx")
 
 

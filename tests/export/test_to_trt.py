@@ -18,8 +18,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from export import to_onnx, to_trt, trt_library
+from export.convert import Scheme, converted_model
 from export.engine_check import header_problems, read_header
 from export.network import load_deployed
+from export.to_onnx import export_model, input_shapes
 from export.to_trt import EngineBuildError, build_engine, check_capabilities, main, rebuild_command
 from export.trt_build import BuildError, ParseError, Settings, build
 from export.trt_library import Library, LibraryError, choose
@@ -29,10 +31,12 @@ from runtime.cuda import Device
 from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.errors import UserError
 from runtime.files import sha256_file
-from runtime.manifest import Manifest, Precision
+from runtime.manifest import Manifest, Precision, Preprocess, Thresholds
 from train.checkpoint import load_detector
+from train.systems import SYSTEMS
 
 from .conftest import Exported, restamp
+from .test_systems_export import narrowed, saved
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 LIBRARY = Library("rtx", rtx, None)
@@ -530,3 +534,33 @@ def test_no_engine_is_written_whose_layers_are_wide(
     with pytest.raises(EngineBuildError, match=r"NOT written.*only 2 of 62 convolutions are fp16 \(2 fp16, 60 fp32\)"):
         build_engine(LIBRARY, deployed["fp16"], manifest, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == []
+
+
+# Deformable convolutions, as GridSample.
+
+
+def test_a_deformable_detector_builds(tmp_path: Path) -> None:
+    """In float32 and, grid and input sharing no type by themselves, in half precision."""
+    model = SYSTEMS["atss_dcn_r50_fpn_1x"]().model
+    model = dataclasses.replace(narrowed(model), head=dataclasses.replace(narrowed(model).head, deformable=True))
+    loaded = saved(model, Thresholds(), Preprocess(short_side=192, long_side=256), tmp_path / "dcn" / "best.pt")
+    source = tmp_path / "dcn.onnx"
+    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
+    graph, manifest = load_deployed(source)
+    assert "GridSample" in {node.op_type for node in graph.graph.node}
+    half = tmp_path / "dcn.fp16.onnx"
+    half.write_bytes(converted_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
+    for path in (source, half):
+        header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (4, 256, 256))))
+        assert header is not None
+        assert header.compute_capabilities == ("7.5", "12.0")
+
+
+@pytest.mark.slow
+def test_the_papers_deformable_recipe_builds(tmp_path: Path) -> None:
+    recipe = SYSTEMS["atss_dcn_r50_fpn_1x"]()
+    model = dataclasses.replace(recipe.model, backbone=dataclasses.replace(recipe.model.backbone, weights="none"))
+    loaded = saved(model, recipe.thresholds, recipe.preprocess, tmp_path / "dcn" / "best.pt")
+    source = tmp_path / "dcn.onnx"
+    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
+    assert len(build_for(source, "8.6", profile=Profile((1, 320, 320), (1, 800, 1088), (4, 800, 1344)))) > 1e8
