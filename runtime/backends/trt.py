@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,7 @@ class TrtBackend:
                     captures = False
                 else:
                     make_context = make_contexts_tensorrt(loaded)
+                make_context = _one_at_a_time(make_context)
                 for _ in range(slots):
                     self._slots.append(Slot(self._cuda, loaded, make_context, captures, most_shapes))
             except BaseException:
@@ -170,6 +172,17 @@ class TrtBackend:
                 f"build it for that shape: {self._described.rebuild}"
             )
         return min(fitting, key=lambda i: (profiles[i].best != (batch, height, width), math.prod(profiles[i].most)))
+
+
+def _one_at_a_time(make_context: Callable[[], Any]) -> Callable[[], Any]:
+    """An engine, unlike its contexts, is shared by the slots: it makes a context for one thread at a time."""
+    lock = threading.Lock()
+
+    def make() -> Any:
+        with lock:
+            return make_context()
+
+    return make
 
 
 def _range(profile: Profile) -> str:

@@ -28,6 +28,7 @@ OUTPUTS = {
     "candidate_classes": ("int32", 2),
 }
 assert list(OUTPUTS) == [field.name for field in dataclasses.fields(RawOutputs)]
+_DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "float16", "INT64": "int64"}
 CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_classes")
 DETECTIONS = tuple(name for name in OUTPUTS if name not in CANDIDATES)
 
@@ -43,7 +44,7 @@ class Loaded:
     errors: deque[str]  # the last ones that were logged
 
     def reason(self) -> str:
-        """The last error that TensorRT logged, on one line."""
+        """What TensorRT logged as errors since this was last asked, on one line."""
         return _reason(self.errors)
 
 
@@ -84,7 +85,10 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
 def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> Loaded:
     """Deserialize an engine whose hash was checked, and compare it with its description. Raises BackendError."""
     logger, errors = _make_logger(trt)
-    trt_runtime = trt.Runtime(logger)
+    try:
+        trt_runtime = trt.Runtime(logger)
+    except TypeError as error:  # the binding's word for "returned null"
+        raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {_reason(errors)}") from error
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BackendError(
@@ -112,7 +116,9 @@ def _make_logger(trt: Any) -> tuple[Any, deque[str]]:
 
 
 def _reason(errors: deque[str]) -> str:
-    return " ".join(errors[-1].split())[:300] if errors else "it gives no reason"
+    text = " ".join("; ".join(errors).split())[:500]
+    errors.clear()
+    return text or "it gives no reason"
 
 
 def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
@@ -123,7 +129,8 @@ def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
         name = engine.get_tensor_name(index)
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
             return f"tensor {name!r} is wanted in host memory"
-        dtype = trt.nptype(engine.get_tensor_dtype(name)).__name__
+        kind = engine.get_tensor_dtype(name).name
+        dtype = _DTYPES.get(kind, kind)
         found[name] = (modes[engine.get_tensor_mode(name)], dtype, len(engine.get_tensor_shape(name)))
     expected = {name: ("input", *rest) for name, rest in INPUTS.items()}
     expected |= {name: ("output", *rest) for name, rest in OUTPUTS.items()}

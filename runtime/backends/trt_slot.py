@@ -2,7 +2,8 @@
 
 Each shape is prepared when it first comes. It has an execution context of its own, as NVIDIA advises where CUDA graphs
 are captured: another shape on the same context would change what the graph relies on. The contexts of a slot share one
-block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs.
+block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs. Several
+contexts may be on one profile (TensorRT allows that since 10.0).
 
 B images, H and W of the canvas.
 """
@@ -153,6 +154,9 @@ class Slot:
         cuda.record(self._candidates_start, self._copy)
         for name in CANDIDATES:
             host = self._host(name, shapes)
+            if len(rows) == len(host):
+                cuda.copy_to_host(host, self._address(name), self._copy)
+                continue
             for row in rows:
                 cuda.copy_to_host(host[row], self._address(name) + row * host[row].nbytes, self._copy)
         cuda.record(self._candidates_out, self._copy)
@@ -216,7 +220,11 @@ class Slot:
         for name, dims in (("images", (batch, height, width, 3)), ("image_sizes", (batch, 2))):
             if not context.set_input_shape(name, dims):
                 raise BackendError(f"TensorRT does not take {name} {list(dims)}: {self._loaded.reason()}")
-        if missing := context.infer_shapes():
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise BackendError(f"TensorRT cannot run images {list(shape)}: {self._loaded.reason()}") from error
+        if missing:
             raise BackendError(f"TensorRT knows no shape of {', '.join(missing)}: {self._loaded.reason()}")
         shapes = {name: tuple(context.get_tensor_shape(name)) for name in _DTYPES}
         sizes = {name: math.prod(shapes[name]) * _DTYPES[name].itemsize for name in _DTYPES}
@@ -227,16 +235,23 @@ class Slot:
         """See to buffers of at least these sizes. Where they must grow, what was prepared on the old ones goes."""
         if all(size <= self._sizes.get(name, 0) for name, size in sizes.items()):
             return
-        sizes = {name: max(size, self._sizes.get(name, 1)) for name, size in sizes.items()}
+        both = {name: max(size, self._sizes.get(name, 0)) for name, size in sizes.items()}
         self._release_buffers()
-        try:
-            for name, size in sizes.items():
-                self._device[name] = self._cuda.alloc(size)
-            for name in _DTYPES:
-                self._pinned[name] = self._cuda.alloc_pinned(sizes[name])
-        except OutOfMemory as error:
-            self._release_buffers()
-            raise BackendError(f"{error}: {self._advice(context, shape, sizes, least_batch)}") from error
+        for wanted in (both, sizes):
+            try:
+                self._allocate(wanted)
+            except OutOfMemory as error:
+                self._release_buffers()
+                failure = error
+            else:
+                return
+        raise BackendError(f"{failure}: {self._advice(context, shape, sizes, least_batch)}") from failure
+
+    def _allocate(self, sizes: dict[str, int]) -> None:
+        for name, size in sizes.items():
+            self._device[name] = self._cuda.alloc(max(size, 1))
+        for name in _DTYPES:
+            self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
         self._sizes = sizes
 
     def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> str:

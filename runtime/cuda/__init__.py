@@ -23,7 +23,7 @@ class CudaError(UserError):
 
 
 class OutOfMemory(CudaError):
-    """An allocation on the device, or of pinned host memory, that didn't fit."""
+    """An allocation that didn't fit on the device."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Cuda(Protocol):
     def free(self, memory: Any) -> None: ...
 
     def alloc_pinned(self, size: int) -> np.ndarray:
-        """Page-locked host memory as uint8 [size]; asynchronous copies need it. Raises OutOfMemory."""
+        """Page-locked host memory as uint8 [size]; asynchronous copies need it."""
         ...
 
     def free_pinned(self, array: np.ndarray) -> None:
@@ -142,6 +142,11 @@ def open_cuda(device: int = 0, binding: Binding | None = None) -> Cuda:
             raise missing from None
         return pycuda_driver.PyCuda(driver, device)
     return cuda_python.CudaPython(cudart, device)
+
+
+def no_pinned_memory(size: int) -> CudaError:
+    """The error where the host can't lock that many bytes."""
+    return CudaError(f"{size / 2**20:.1f} MiB of pinned host memory cannot be had; use a smaller batch or fewer slots")
 
 
 def check_index(index: int, count: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver
+from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
 
 
 def import_library() -> Any:
@@ -84,7 +84,10 @@ class CudaPython:
         self._call(self._cudart.cudaFree, memory)
 
     def alloc_pinned(self, size: int) -> np.ndarray:
-        pointer = int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocPortable))
+        try:
+            pointer = int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocPortable))
+        except OutOfMemory as error:
+            raise no_pinned_memory(size) from error
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))
 
     def free_pinned(self, array: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver
+from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
 
@@ -78,7 +78,10 @@ class PyCuda:
 
     def alloc_pinned(self, size: int) -> np.ndarray:
         flags = self._driver.host_alloc_flags.PORTABLE
-        return self._call(self._driver.pagelocked_empty, size, np.uint8, "C", flags)
+        try:
+            return self._call(self._driver.pagelocked_empty, size, np.uint8, "C", flags)
+        except OutOfMemory as error:
+            raise no_pinned_memory(size) from error
 
     def free_pinned(self, array: np.ndarray) -> None:
         self._call(array.base.free)  # type: ignore[union-attr]

@@ -15,6 +15,7 @@ from runtime.manifest import InputShapes
 
 from .fakes import manifest_with
 from .standin import network
+from .standin.driver import POISON
 from .standin.install import StandIn
 from .standin.trt_engine import engine_bytes
 
@@ -77,3 +78,10 @@ def assert_same(given: RawOutputs, wanted: RawOutputs) -> None:
         a, b = getattr(given, field.name), getattr(wanted, field.name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b, err_msg=field.name)
+
+
+def poison_of(outputs: RawOutputs) -> list[str]:
+    """Names of outputs that hold what the stand-in puts where a copy hasn't been waited for."""
+    arrays = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(RawOutputs)}
+    word = int.from_bytes(bytes([POISON] * 4), "little")
+    return [name for name, array in arrays.items() if (np.ascontiguousarray(array).view(np.uint32) == word).any()]

@@ -208,7 +208,6 @@ def test_a_failure_inside_the_library(model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("x.engine", "does not run TensorRT engines; give the .onnx"),
         ("x.pt", "must be exported first: python export/to_onnx.py"),
         ("x", "expected a deployed model"),
     ],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import cuda.bindings.runtime as real
 
 from . import streams
 from .driver import Driver
-from .parts import Graph
+from .parts import Failure, Graph
 
 OK = real.cudaError_t.cudaSuccess
 OUT_OF_MEMORY = real.cudaError_t.cudaErrorMemoryAllocation
@@ -26,8 +28,21 @@ def make_cudart(driver: Driver) -> types.ModuleType:
     }.items():
         if not hasattr(real, name):
             raise AttributeError(f"cuda-python has no {name}")
-        setattr(module, name, value)
+        setattr(module, name, _reporting(value) if isinstance(value, types.FunctionType) else value)
     return module
+
+
+def _reporting(function: Callable[..., tuple]) -> Callable[..., tuple]:
+    """The function, with failures as the code that they have in CUDA."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> tuple:
+        try:
+            return function(*arguments)
+        except Failure:
+            return real.cudaError_t.cudaErrorUnknown, None
+
+    return call
 
 
 def _constants() -> dict[str, Any]:

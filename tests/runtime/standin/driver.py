@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from .parts import Allocation, Event, Graph, Operation, StandinError, Stream
+from .parts import Allocation, Event, Failure, Graph, Operation, StandinError, Stream
 
 Order = Literal["late", "eager", "random"]
 POISON = 0xD5  # as float32 −2.9e13, as int32 −707406379
@@ -38,6 +38,9 @@ class Driver:
         self.compute_capability = (8, 6)
         self.violations: list[str] = []
         self.calls: list[str] = []
+        self.failing: dict[str, int] = {}  # name of a call → how many more of it succeed, the rest fail
+        self._pauses_at: tuple[str, ...] = ()
+        self.has_paused, self.may_go_on = threading.Event(), threading.Event()
         self.lock = threading.RLock()
         self.allocations: dict[int, Allocation] = {}
         self.graveyard: list[Allocation] = []  # freed, still poisoned: found out where somebody writes
@@ -60,8 +63,16 @@ class Driver:
         """Every call of the API, one at a time; threads change places before it, and some queued work may run."""
         if self.random.random() < 0.05:
             time.sleep(0.0002)
+        if name in self._pauses_at:
+            self._pauses_at = ()
+            self.has_paused.set()
+            self.may_go_on.wait(10)
         with self.lock:
             self.calls.append(name)
+            if name in self.failing:
+                self.failing[name] -= 1
+                if self.failing[name] < 0:
+                    raise Failure(f"{name} was told to fail")
             mine = [graph for graph in self.capturing if graph.thread == threading.get_ident()]
             if forbidden_in_capture and (mine or any(graph.is_global for graph in self.capturing)):
                 for graph in self.capturing:
@@ -76,6 +87,12 @@ class Driver:
     def _here(self, device: int, what: str) -> None:
         if device != self.device():
             raise self.violation(f"{what} belongs to device {device}, but {self.device()} is current")
+
+    def pause(self, *names: str) -> None:
+        """The next of these calls sets `has_paused`, and goes on when `may_go_on` is set."""
+        self.has_paused.clear()
+        self.may_go_on.clear()
+        self._pauses_at = names
 
     def next_number(self) -> int:
         return next(self._numbers)

@@ -13,6 +13,10 @@ class StandinError(AssertionError):
     """A rule of CUDA's or TensorRT's was broken."""
 
 
+class Failure(Exception):
+    """A call that was told to fail; each binding reports it in its own way."""
+
+
 @dataclass(eq=False)
 class Allocation:
     kind: Literal["device", "pinned", "state"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import types
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from . import streams
 from .driver import Driver
+from .parts import Failure, StandinError
 
 
 def make_pycuda(driver: Driver) -> types.ModuleType:
@@ -21,8 +23,7 @@ def make_pycuda(driver: Driver) -> types.ModuleType:
     return package
 
 
-class Error(Exception):
-    pass
+Error = Failure
 
 
 class OutOfMemory(Error):
@@ -128,9 +129,12 @@ def _streams(driver: Driver) -> dict[str, Any]:
                 return streams.milliseconds(driver, self._own, end._own)
 
         def __del__(self) -> None:
-            _entered(driver, "an event goes")
-            with driver.call("~Event"):
-                driver.destroy(driver.event(self._own.number))
+            with suppress(
+                StandinError, AttributeError
+            ):  # it stays among the driver's violations; nothing can be raised from here
+                _entered(driver, "an event goes")
+                with driver.call("~Event"):
+                    driver.destroy(driver.event(self._own.number))
 
     class Stream:
         def __init__(self, flags: int = 0) -> None:
@@ -153,9 +157,10 @@ def _streams(driver: Driver) -> dict[str, Any]:
                 streams.wait(driver, driver.stream(self._own.number), driver.event(event._own.number))
 
         def __del__(self) -> None:
-            _entered(driver, "a stream goes")
-            with driver.call("~Stream"):
-                driver.destroy(driver.stream(self._own.number))
+            with suppress(StandinError, AttributeError):  # no _own: it was never made
+                _entered(driver, "a stream goes")
+                with driver.call("~Stream"):
+                    driver.destroy(driver.stream(self._own.number))
 
     return {"Event": Event, "Stream": Stream}
 
@@ -176,8 +181,9 @@ def _memory(driver: Driver) -> dict[str, Any]:
             self._is_free = True
 
         def __del__(self) -> None:
-            if not self._is_free:
-                self.free()
+            with suppress(StandinError):
+                if not self._is_free:
+                    self.free()
 
     class PagelockedHostAllocation:
         def __init__(self, data: np.ndarray) -> None:
@@ -192,8 +198,9 @@ def _memory(driver: Driver) -> dict[str, Any]:
             self._is_free = True
 
         def __del__(self) -> None:
-            if not self._is_free:
-                self.free()
+            with suppress(StandinError):
+                if not self._is_free:
+                    self.free()
 
     def mem_alloc(size: int) -> DeviceAllocation:
         _entered(driver, "mem_alloc")

@@ -37,9 +37,6 @@ def make_tensorrt(driver: Driver, names: str) -> tuple[types.ModuleType, Shared]
         setattr(module, name, enum.Enum(name, values))
     for name, members in listed["classes"].items():
         setattr(module, name, _listed_class(name, set(members), _CLASSES.get(name), shared))
-    types_by_name = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
-    module.nptype = lambda dtype: types.SimpleNamespace(__name__=types_by_name[dtype.name])
-    assert "nptype" in listed["others"]
     return module, shared
 
 

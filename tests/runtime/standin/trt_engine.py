@@ -6,6 +6,7 @@ An engine's bytes are JSON: its profiles, the scratch memory that it needs, and 
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class Engine:
     def __init__(self, trt_runtime: Any, parsed: dict[str, Any]) -> None:
         self._shared.made(self)
         self._runtime, self._parsed = trt_runtime, parsed  # as pybind11 keeps it alive
+        self._makes = threading.Lock()
         self._names = [name for name in (*network.INPUTS, *network.OUTPUTS) if name != parsed.get("drop")]
 
     @property
@@ -101,6 +103,13 @@ class Engine:
         strategy = how._strategy if is_config else how
         if strategy not in (strategies.USER_MANAGED,):
             raise NotImplementedError(f"the stand-in has no contexts of strategy {strategy}")
+        if not self._makes.acquire(blocking=False):
+            raise self._shared.driver.violation("an engine makes contexts in two threads at once")
+        try:
+            with self._shared.driver.call("create_execution_context"):
+                pass
+        finally:
+            self._makes.release()
         return self._shared.module.IExecutionContext(self, how if is_config else None)
 
 

@@ -1,0 +1,83 @@
+"""An engine that is built and run on a real GPU, against ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.compare import without_partner
+from export.to_trt import main
+from runtime.backends.ort import OrtBackend
+from runtime.backends.trt import TrtBackend
+from runtime.cuda import Binding, CudaError, open_cuda
+from runtime.detections import finish
+from runtime.engine_file import Flavor
+
+from .conftest import Exported
+
+pytestmark = pytest.mark.gpu
+
+SHAPES = ((1, 192, 256), (4, 192, 256), (3, 256, 192))
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "rtx"])
+def engine(request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flavor: Flavor = request.param
+    try:
+        open_cuda().close()
+    except CudaError as error:
+        pytest.skip(str(error))
+    if importlib.util.find_spec("tensorrt" if flavor == "tensorrt" else "tensorrt_rtx") is None:
+        pytest.skip(f"the library of {flavor} is not installed")
+    out = tmp_path_factory.mktemp("engine") / f"{flavor}.engine"
+    main([str(exported.model), "-o", str(out), "--flavor", flavor, "--batch", "1", "4", "4"])
+    return out
+
+
+@pytest.fixture(params=["cuda-python", "pycuda"])
+def binding(request: pytest.FixtureRequest) -> Binding:
+    if importlib.util.find_spec("cuda" if request.param == "cuda-python" else "pycuda") is None:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+def feed(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    images = np.random.default_rng(batch).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    return images, np.full((batch, 2), (height, width), np.int32)
+
+
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_an_engine_gives_the_cpus_detections(
+    engine: Path, exported: Exported, binding: Binding, cuda_graphs: bool
+) -> None:
+    cpu = OrtBackend(exported.model)
+    limits = cpu.manifest.thresholds
+    times: dict[str, float] = {}
+    with TrtBackend(engine, binding=binding, cuda_graphs=cuda_graphs, most_shapes=2) as backend:
+        for shape in SHAPES * 3:  # the first run of a shape, its graph, the graph again; and shapes that went
+            images, sizes = feed(*shape)
+            expected = finish(cpu.infer(images, sizes), limits)
+            given = finish(backend.infer(images, sizes, times=times), limits)
+            assert sum(map(len, expected)) > 0
+            for a, b in zip(expected, given, strict=True):
+                assert without_partner(a, b) + without_partner(b, a) <= 2
+    assert all(seconds > 0 for seconds in times.values())
+    assert set(times) == {"copy_in", "infer", "copy_out"}
+
+
+def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
+    feeds = [feed(*SHAPES[index % len(SHAPES)]) for index in range(48)]
+    with TrtBackend(engine, binding=binding) as backend:
+        limits = backend.manifest.thresholds
+        alone = [finish(backend.infer(*each), limits) for each in feeds]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda each: finish(backend.infer(*each), limits), feeds))
+    # RTX exchanges kernels for better ones while it runs, which round differently.
+    most = 2 if engine.name.startswith("rtx") else 0
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert without_partner(a, b) + without_partner(b, a) <= most
