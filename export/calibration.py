@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -29,6 +29,7 @@ from runtime.records import RecordError, record_from_dict
 from .graph import INPUT_NAMES
 from .network import cut_network
 from .qdq import values_to_calibrate
+from .session import open_session
 
 PICTURES = 500  # as many as MLPerf's rules allow
 CALIBRATION_VERSION = 1
@@ -82,8 +83,8 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     A picture that can't be read is left out and named in `skipped`.
     """
     network = cut_network(model)
-    session = _session(network)
     names = values_to_calibrate(network)
+    session = open_session(_visible(network, names))
     seen = {name: Histogram() for name in names}
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
@@ -92,9 +93,8 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
         except ImageError as error:
             skipped.append(str(error))
             continue
-        canvas = make_batch([image], manifest.preprocess).images
-        shape = _fitting(canvas, manifest)
-        for name, values in zip(names, session.run(names, {INPUT_NAMES[0]: shape}), strict=True):
+        found = session.run(names, {INPUT_NAMES[0]: canvas_of(image, manifest)})
+        for name, values in zip(names, found, strict=True):
             seen[name].add(values)
     if len(skipped) == len(images):
         raise CalibrationError(f"none of the {len(images)} pictures could be read; the first: {skipped[0]}")
@@ -220,22 +220,18 @@ class Histogram:
         return min(best, self._largest())
 
 
-def _session(network: onnx.ModelProto) -> Any:
-    """A session of the network that returns every value to calibrate."""
-    import onnxruntime
-
-    wanted = set(values_to_calibrate(network))
+def _visible(network: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The network with these values as outputs."""
     visible = onnx.ModelProto()
     visible.CopyFrom(network)
-    visible.graph.output.extend(value for value in network.graph.value_info if value.name in wanted)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(visible.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    visible.graph.output.extend(value for value in network.graph.value_info if value.name in names)
+    return visible
 
 
-def _fitting(canvas: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """The canvas [1, H, W, 3] filled up to the graph's least size and batch."""
+def canvas_of(image: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """A picture as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
+    canvas = make_batch([image], manifest.preprocess).images
     height, width = max(canvas.shape[1], shapes.height_min), max(canvas.shape[2], shapes.width_min)
     if height > shapes.height_max or width > shapes.width_max:
         raise CalibrationError(

@@ -5,23 +5,32 @@ Independent of the code that it checks: none of the runtime's or the graph's NMS
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from runtime.detections import Detections
 
-SAME_IOU = 0.98  # boxes that overlap so much are one and the same …
-SAME_SHIFT = 0.1  # … or whose sides differ by at most this many px (an empty box has no IoU)
-SAME_SCORE = 1e-3
+
+class Same(NamedTuple):
+    """What counts as one and the same detection, of the same class."""
+
+    iou: float  # boxes that overlap so much …
+    shift: float  # … or whose sides differ by at most this many px (an empty box has no IoU)
+    score: float  # scores that differ by at most this
 
 
-def without_partner(a: Detections, b: Detections) -> int:
+EXACT = Same(iou=0.98, shift=0.1, score=1e-3)  # but for sums in another order
+
+
+def without_partner(a: Detections, b: Detections, same: Same = EXACT) -> int:
     """How many rows of a have no row in b of the same class, nearly the same box and nearly the same score."""
     n = min(len(a), len(b))
     alone = np.ones(len(a), bool)
     # Most rows stand at the same place; only for the others all of b is searched.
-    alone[:n] = ~_same(a.boxes[:n], a.scores[:n], a.classes[:n], b.boxes[:n], b.scores[:n], b.classes[:n])
+    alone[:n] = ~_same(a.boxes[:n], a.scores[:n], a.classes[:n], b.boxes[:n], b.scores[:n], b.classes[:n], same)
     for row in np.flatnonzero(alone):
-        alone[row] = not _same(a.boxes[row], a.scores[row], a.classes[row], b.boxes, b.scores, b.classes).any()
+        alone[row] = not _same(a.boxes[row], a.scores[row], a.classes[row], b.boxes, b.scores, b.classes, same).any()
     return int(alone.sum())
 
 
@@ -60,11 +69,12 @@ def _same(
     other_boxes: np.ndarray,
     other_scores: np.ndarray,
     other_classes: np.ndarray,
+    same: Same,
 ) -> np.ndarray:
     """Which broadcast rows are the same but for rounding."""
     shift = np.abs(boxes - other_boxes).max(axis=-1, initial=0)
-    same_box = (shift <= SAME_SHIFT) | (_iou(boxes, other_boxes) > SAME_IOU)
-    return same_box & (classes == other_classes) & (np.abs(scores - other_scores) <= SAME_SCORE)
+    same_box = (shift <= same.shift) | (_iou(boxes, other_boxes) > same.iou)
+    return same_box & (classes == other_classes) & (np.abs(scores - other_scores) <= same.score)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

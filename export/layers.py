@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
 
 import onnx
 from onnx import TensorProto
 
-from runtime.manifest import Manifest
+from runtime.manifest import Precision
+from runtime.records import RecordError, record_from_dict
 
+from .network import always_float, dense_maps
+
+QUANTIZATION_KEY = "atss_toolkit.quantization"  # in an ONNX file's metadata
 _NAMES = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -19,33 +25,65 @@ _NAMES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How a file was quantized, as it notes itself."""
+
+    target: str  # "tensorrt" or "cpu"
+    method: str  # by which ranges were chosen
+    images: int  # it was calibrated on
+    images_sha256: str
+    in_float: tuple[str, ...]  # outputs of convolutions that were kept in float for accuracy
+
+
+def quantization(model: onnx.ModelProto) -> Quantization | None:
+    """What a file notes of its quantization; None where it has none, or one that can't be read."""
+    for entry in model.metadata_props:
+        if entry.key == QUANTIZATION_KEY:
+            try:
+                return record_from_dict(Quantization, json.loads(entry.value), "the note of the quantization")
+            except (ValueError, AttributeError, RecordError):
+                return None
+    return None
+
+
 def convolutions(model: onnx.ModelProto) -> Counter[str]:
     """How many convolutions and matrix products with weights compute in which precision.
 
     "int8": int8 weights and activations, "uint8": int8 weights and uint8 activations (which TensorRT refuses), "mixed":
     weights of 8 bits with activations of more, which no kernel multiplies in 8 bits.
     """
+    return Counter(convolutions_by_output(model).values())
+
+
+def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
+    """See `convolutions`; by the name of the output."""
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
     types |= {value.name: value.data_type for value in graph.initializer}
-    dequantized = {}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear":
-            dequantized[node.output[0]] = types.get(node.input[2], TensorProto.UNDEFINED)
+    dequantized = {
+        node.output[0]: types.get(node.input[2], TensorProto.UNDEFINED)
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+    }
     constants = {value.name for value in graph.initializer}
-    found: Counter[str] = Counter()
+    found: dict[str, str] = {}
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul", "ConvTranspose"):
             continue
         data, weight = node.input[:2]
         if weight in dequantized and data in dequantized:
-            found[_NAMES.get(dequantized[data], "unknown")] += 1
+            kind = dequantized[data]
         elif weight in dequantized or data in dequantized:
-            found["mixed"] += 1
+            found[node.output[0]] = "mixed"
+            continue
         elif weight in constants:
-            found[_NAMES.get(types[weight], "unknown")] += 1
-        elif node.op_type != "MatMul":  # of NMS, between 0/1 matrices
-            found[_NAMES.get(types.get(data, TensorProto.UNDEFINED), "unknown")] += 1
+            kind = types[weight]
+        elif node.op_type == "MatMul":  # of NMS, between matrices of zeros and ones
+            continue
+        else:
+            kind = types.get(data, TensorProto.UNDEFINED)
+        found[node.output[0]] = _NAMES.get(kind, "unknown")
     return found
 
 
@@ -54,6 +92,19 @@ def summary(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
-def claims(manifest: Manifest) -> frozenset[str]:
-    """What the convolutions of a file of this precision compute in."""
-    return frozenset(("int8", "uint8") if manifest.precision == "int8" else (manifest.precision,))
+def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
+    """How many convolutions compute in something else than a file of this precision has.
+
+    In a quantized file some are float: those that always are, and those that its conversion kept so and noted. Where
+    that is most of them, none is excused: such a file isn't what it says.
+    """
+    found = convolutions_by_output(model)
+    expected = ("int8", "uint8") if precision == "int8" else (precision,)
+    odd = {name for name, kind in found.items() if kind not in expected}
+    if precision not in ("int8", "fp8"):
+        return len(odd)
+    excused = always_float(model.graph.node, dense_maps(model)) & found.keys()
+    noted = quantization(model)
+    if noted is not None and 2 * len(odd - excused) <= len(found.keys() - excused):
+        excused |= odd.intersection(noted.in_float)
+    return sum(name not in excused or found[name] not in ("fp32", "fp16") for name in odd)

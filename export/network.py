@@ -90,6 +90,28 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
     return network
 
 
+def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What makes candidates of the dense maps: the maps and the graph's own inputs → `candidate_*`."""
+    names = dense_maps(model)
+    replaced = {node.output[0] for node in ahead_of(model.graph.node, names)}
+    outputs = [value for value in model.graph.output if value.name.startswith("candidate_")]
+    rest = [node for node in model.graph.node if node.output[0] not in replaced]
+    nodes = ahead_of(rest, (value.name for value in outputs))
+    read = {name for node in nodes for name in node.input}
+    inputs = [value for value in (*model.graph.input, *model.graph.value_info) if value.name in (*INPUT_NAMES, *names)]
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "postprocessing",
+            [value for value in inputs if value.name in read],
+            outputs,
+            _used(model.graph.initializer, nodes),
+        ),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+
+
 def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
     """The model with this network in place of its own, without metadata.
 
@@ -142,6 +164,14 @@ def ahead_of(nodes: Iterable[NodeProto], names: Iterable[str], until: Collection
             if node.op_type not in until:
                 pending += node.input
     return [node for node in nodes if node.output[0] in found]
+
+
+def always_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
+    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
+    place the samples of deformable ones, and what follows them."""
+    nodes = list(nodes)
+    positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
+    return {name for node in ahead_of(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
 
 
 def _used(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from .network import ahead_of
+from .network import always_float
 
 Target = Literal["tensorrt", "cpu"]
 
@@ -54,13 +54,7 @@ def quantizable(network: onnx.ModelProto) -> list[NodeProto]:
     """The nodes that may run in 8 bits."""
     nodes = list(network.graph.node)
     constants = {value.name for value in network.graph.initializer}
-    sampling = (node.input[1] for node in nodes if node.op_type == "GridSample")
-    in_float = {
-        name
-        for ends in ((value.name for value in network.graph.output), sampling)
-        for node in ahead_of(nodes, ends, until=("Conv",))
-        for name in node.output
-    }
+    in_float = always_float(nodes, (value.name for value in network.graph.output))
     return [
         node
         for node in nodes
@@ -87,10 +81,14 @@ def quantize_network(
 ) -> onnx.ModelProto:
     """The network with pairs of QuantizeLinear and DequantizeLinear; types other than theirs stay float32.
 
-    `in_float` names outputs of nodes to leave as they are. `reduce_range` halves the weights' steps, for CPUs without
-    VNNI, whose sums of two products saturate.
+    `in_float` names outputs of nodes to leave as they are; a sum of such outputs stays float too. `reduce_range` halves
+    the weights' steps, for CPUs without VNNI, whose sums of two products saturate.
     """
-    chosen = [node for node in quantizable(network) if node.output[0] not in in_float]
+    chosen = [
+        node
+        for node in quantizable(network)
+        if node.output[0] not in in_float and not (node.op_type == "Add" and set(in_float).intersection(node.input))
+    ]
     writer = _Writer(network, ranges, target, weights, 64 if reduce_range else weights.steps)
     values = _values(network, chosen, target)
     quantized = {node.output[0] for node in chosen if node.op_type == "Conv"}
@@ -160,12 +158,11 @@ class _Writer:
                 copy.input[i] = f"{name}_dequantized"
         if is_quantized:
             copy.input[1] = self._weight(node.input[1])
-        if self._target == "tensorrt" and node.op_type == "Clip" and node.output[0] in values:
-            # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution; and ONNX Runtime 1.32
-            # drops a Clip wrongly where the scale behind it is float16.
-            if self._clips_from_zero(node):
-                copy.op_type = "Relu"
-                del copy.input[1:]
+        if self._target == "tensorrt" and node.output[0] in values and self._clips_from_zero(node):
+            # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution, and ONNX Runtime 1.32
+            # can't open a file with a Clip before a float8 quantization.
+            copy.op_type = "Relu"
+            del copy.input[1:]
         self.nodes.append(copy)
         if node.op_type in _SAME_VALUES and node.input[0] in values:
             self._like[node.output[0]] = self._like.get(node.input[0], node.input[0])
@@ -175,7 +172,7 @@ class _Writer:
 
     def _clips_from_zero(self, node: NodeProto) -> bool:
         """Whether a Clip begins at 0 (ReLU6); its range, measured behind it, ends where it does or earlier."""
-        least = self._originals.get(node.input[1])
+        least = self._originals.get(node.input[1]) if node.op_type == "Clip" else None
         return least is not None and float(numpy_helper.to_array(least)) == 0
 
     def _pair(self, name: str) -> None:

@@ -1,11 +1,13 @@
 """An exported ONNX file in another precision: fp16, bf16, int8 or fp8, made in the file's own types.
 
     python -m export.quantize mine.onnx --precision fp16
-    python -m export.quantize mine.onnx --precision int8 --images photos/train
-    python -m export.quantize mine.onnx --precision int8 --target cpu --images photos/train
+    python -m export.quantize mine.onnx --precision int8 --images photos --annotations train.json
+    python -m export.quantize mine.onnx --precision int8 --target cpu --images photos
+    python -m export.quantize mine.onnx --precision int8 --images photos --max-ap-loss 0.3 --val-annotations val.json
 
 Only the network changes; scores, boxes and NMS are float32 and stay as they were. `--target` says what an int8 file is
 for: `tensorrt` (symmetric int8, the rest in fp16; runs elsewhere, but not faster) or `cpu` (ONNX Runtime, OpenVINO).
+The new file is compared with the old one before it gets its name (`export.verify`).
 """
 
 from __future__ import annotations
@@ -19,35 +21,56 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
 
 import argparse
-import dataclasses
-from collections.abc import Collection
-from importlib import metadata
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple, get_args
 
+import numpy as np
 import onnx
 
+from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError, run_main
-from runtime.files import atomic_path
-from runtime.manifest import METADATA_KEY, Manifest, Precision, to_json
+from runtime.evaluate import require_same_classes
+from runtime.files import atomic_path, require_writable
+from runtime.images import ImageError, decode
+from runtime.manifest import Manifest, Precision
 
 from .calibration import (
+    METHODS,
     PICTURES,
     Calibration,
+    CalibrationError,
     Method,
     calibrate_cached,
-    check_calibration,
+    canvas_of,
     find_images,
     shows_progress,
+    spread,
 )
-from .half import to_half
+from .convert import Scheme, converted_model, require_fp32
 from .layers import convolutions, summary
-from .network import ModelError, cut_network, load_deployed, with_network
-from .onnx_file import graph_sha256
-from .qdq import FP8, INT8, Target, quantize_network
+from .mixed import PICTURES as RANKED_ON
+from .mixed import Step, fewest_in_float, measure_file, measure_model, ranked_blocks, trade_table
+from .network import load_deployed
+from .pictures import synthetic_pictures
+from .qdq import Target
+from .verified import write_verified
+from .verify import verify_conversion
+
+SKIPPED_NAMED = 5
+COMPARED_ON = 3  # pictures
 
 
 class QuantizeError(UserError):
     """A conversion that can't be made as asked."""
+
+
+class Accuracy(NamedTuple):
+    """How much AP may be lost, in points of 100, on which pictures."""
+
+    max_ap_loss: float
+    dataset: CocoDataset
 
 
 def convert(
@@ -61,111 +84,181 @@ def convert(
     in_float: Collection[str] = (),
     reduce_range: bool = False,
 ) -> None:
-    """Write the float32 file `model_path` in another precision, all or nothing.
+    """Write the float32 file `model_path` in another precision, all or nothing and without comparing it.
 
-    int8 and fp8 need the `calibration` of that file; `in_float` names outputs of nodes to leave in float. Raises
+    int8 and fp8 need the `calibration` of that file; `in_float` names outputs of convolutions to leave in float. Raises
     ModelError for a file that isn't ours or already converted, CalibrationError for a foreign calibration, WriteError.
     """
     model, manifest = load_deployed(model_path)
     require_fp32(manifest, model_path)
-    converted = converted_model(
-        model,
-        manifest,
-        precision,
-        calibration,
-        target=target,
-        method=method,
-        in_float=in_float,
-        reduce_range=reduce_range,
-    )
+    scheme = Scheme(precision, target, method, reduce_range)
+    converted = converted_model(model, manifest, scheme, calibration, in_float)
     with atomic_path(out) as temporary:
         temporary.write_bytes(converted.SerializeToString(deterministic=True))
 
 
-def require_fp32(manifest: Manifest, path: Path) -> None:
-    """Raise ModelError for a file that was converted before."""
-    if manifest.precision != "fp32":
-        raise ModelError(
-            f"{path}: already {manifest.precision}; a conversion starts from the float32 file that "
-            "export/to_onnx.py wrote"
-        )
+def quantize(
+    source: Path,
+    out: Path,
+    scheme: Scheme,
+    images: Sequence[Path] = (),
+    cache: Path | None = None,
+    accuracy: Accuracy | None = None,
+) -> int:
+    """Convert, compare with the float32 file, print what came out; 0, or 1 where they differ too much.
+
+    int8 and fp8 are calibrated on `images`, or take the ranges that `cache` (default: a file beside the source) has of
+    these pictures. Raises UserError for what the user can mend.
+    """
+    model, manifest = load_deployed(source)
+    require_fp32(manifest, source)
+    require_writable(out)
+    calibration = None
+    if scheme.is_quantized:
+        cache = cache or source.with_name(f"{source.stem}.calibration.json")
+        calibration = calibrate_cached(model, manifest, images, cache, shows_progress())
+        print(f"ranges of {calibration.images} pictures: {cache}", flush=True)
+        _warn(calibration.skipped)
+    in_float: list[str] = []
+    if accuracy is not None and calibration is not None:
+        in_float = _within_loss(source, model, manifest, scheme, calibration, images, accuracy)
+    converted = converted_model(model, manifest, scheme, calibration, in_float)
+    pictures = _readable(images, COMPARED_ON) or synthetic_pictures()
+    if not write_verified(
+        out,
+        lambda: converted.SerializeToString(deterministic=True),
+        lambda path: verify_conversion(source, path, pictures),
+    ):
+        return 1
+    size, before = out.stat().st_size, source.stat().st_size
+    print(
+        f"{out}  {size / 1e6:.1f} MB ({size / before:.2f} of {source.name}), convolutions: "
+        f"{summary(convolutions(converted))}"
+    )
+    if scheme.is_quantized and scheme.target == "tensorrt":
+        print("for TensorRT; other runtimes give the same detections, but not faster (int8 for CPUs: --target cpu)")
+    return 0
 
 
-def converted_model(
+def _within_loss(
+    source: Path,
     model: onnx.ModelProto,
     manifest: Manifest,
-    precision: Precision,
-    calibration: Calibration | None,
-    *,
-    target: Target = "tensorrt",
-    method: Method = "max",
-    in_float: Collection[str] = (),
-    reduce_range: bool = False,
-) -> onnx.ModelProto:
-    """See `convert`; from a model in memory to one."""
-    network = cut_network(model)
-    if precision in ("int8", "fp8"):
-        if calibration is None:
-            raise QuantizeError(f"{precision} needs pictures to calibrate on: give --images DIR")
-        check_calibration(calibration, manifest, None, "the calibration")
-        if precision == "fp8" and target == "cpu":
-            raise QuantizeError("--precision fp8 is for GPUs, no CPU computes in it: leave --target cpu out")
-        network = quantize_network(
-            network,
-            calibration.ranges[method],
-            target,
-            FP8 if precision == "fp8" else INT8,
-            in_float,
-            reduce_range,
+    scheme: Scheme,
+    calibration: Calibration,
+    images: Sequence[Path],
+    accuracy: Accuracy,
+) -> list[str]:
+    """Outputs of the convolutions to keep in float, for AP within the loss; prints the measurements."""
+    require_same_classes(manifest, accuracy.dataset)
+    reference = measure_file(source, accuracy.dataset, shows_progress())
+    print(f"float32: AP {100 * reference.ap:.2f}", flush=True)
+    canvases = [canvas_of(picture, manifest) for picture in _readable(images, RANKED_ON)]
+    ranking = ranked_blocks(model, scheme, calibration, canvases, shows_progress())
+
+    def measure(in_float: Collection[str]) -> Step:
+        step = measure_model(
+            converted_model(model, manifest, scheme, calibration, in_float), accuracy.dataset, shows_progress()
         )
-        if target == "tensorrt":
-            network = to_half(network, "fp16")
-    elif precision in ("fp16", "bf16"):
-        network = to_half(network, "bf16" if precision == "bf16" else "fp16")
-    else:
-        raise QuantizeError(f"--precision {precision}: the exported file is float32 already")
-    converted = with_network(model, network)
-    stated = dataclasses.replace(
-        manifest,
-        precision=precision,
-        graph_sha256=graph_sha256(converted),
-        libraries=manifest.libraries | {name: metadata.version(name) for name in ("onnx", "ml_dtypes")},
-        ap=None,  # measured on the float32 file, not on this one
-    )
-    converted.metadata_props.add(key=METADATA_KEY, value=to_json(stated))
-    return converted
+        print(f"{len(in_float)} convolutions more in float: AP {100 * step.ap:.2f}", flush=True)
+        return step
+
+    chosen, steps = fewest_in_float(ranking, measure, reference.ap - accuracy.max_ap_loss / 100)
+    print(trade_table(reference, steps, chosen, ranking), flush=True)
+    return [name for block in ranking[:chosen] for name in block.convolutions]
+
+
+def _readable(images: Sequence[Path], count: int) -> list[np.ndarray]:
+    """The first so many pictures that can be read."""
+    found: list[np.ndarray] = []
+    for path in images:
+        if len(found) == count:
+            break
+        try:
+            found.append(decode(path))
+        except ImageError:
+            continue  # calibration names them
+    return found
+
+
+def _warn(skipped: Sequence[str]) -> None:
+    for line in skipped[:SKIPPED_NAMED]:
+        print(f"warning: skipped {line}", file=sys.stderr)
+    if skipped:
+        print(f"warning: {len(skipped)} pictures could not be read", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    path = Path(options.model)
-    out = Path(options.output) if options.output else path.with_name(f"{path.stem}.{options.precision}.onnx")
-    model, manifest = load_deployed(path)
-    require_fp32(manifest, path)
-    calibration = None
-    if options.precision in ("int8", "fp8"):
-        if options.images is None:
-            raise QuantizeError(f"--precision {options.precision} needs pictures to calibrate on: give --images DIR")
-        images = find_images(Path(options.images), options.calibration_images)
-        cache = Path(options.calibration) if options.calibration else path.with_name(f"{path.stem}.calibration.json")
-        calibration = calibrate_cached(model, manifest, images, cache, shows_progress())
-        for line in calibration.skipped[:5]:
-            print(f"warning: skipped {line}")
-    convert(path, out, options.precision, calibration, target=options.target, method=options.method)
-    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, convolutions: {summary(convolutions(onnx.load(out)))}")
-    return 0
+    source = Path(options.model)
+    out = Path(options.output) if options.output else source.with_suffix(f".{options.precision}.onnx")
+    if out.suffix != ".onnx" or out.is_dir() or out.resolve() == source.resolve():
+        raise QuantizeError(f"-o {out}: expected another file than the model, with a name that ends in .onnx")
+    require_fp32(load_deployed(source)[1], source)  # before pictures are looked for
+    scheme = Scheme(options.precision, options.target, options.method, options.reduce_range)
+    return quantize(
+        source,
+        out,
+        scheme,
+        calibration_images(options.images, options.annotations, options.calibration_images, scheme),
+        Path(options.calibration) if options.calibration else None,
+        _accuracy(options, scheme),
+    )
+
+
+def calibration_images(folder: str | None, annotations: str | None, count: int, scheme: Scheme) -> list[Path]:
+    """Up to `count` pictures of a folder, or of those in it that an annotation file lists, evenly spread.
+
+    None for a precision that needs none, unless a folder is given: its pictures serve the comparison. Raises UserError.
+    """
+    if folder is None:
+        if not scheme.is_quantized:
+            return []
+        raise CalibrationError(
+            f"--precision {scheme.precision} needs pictures to calibrate on: give --images DIR, those that it was "
+            "trained on"
+        )
+    if annotations is None:
+        return find_images(Path(folder), count)
+    dataset = load_coco(annotations, folder)
+    return spread([dataset.path(i) for i in range(len(dataset))], count)
+
+
+def _accuracy(options: argparse.Namespace, scheme: Scheme) -> Accuracy | None:
+    if options.max_ap_loss is None:
+        return None
+    if not scheme.is_quantized or options.max_ap_loss < 0:
+        raise QuantizeError(
+            f"--max-ap-loss {options.max_ap_loss} with --precision {options.precision}: expected points of AP, 0 or "
+            "more, and int8 or fp8"
+        )
+    annotations = options.val_annotations or options.annotations
+    if annotations is None:
+        raise QuantizeError("--max-ap-loss is measured on annotated pictures: give --val-annotations JSON")
+    return Accuracy(options.max_ap_loss, load_coco(annotations, options.val_images or options.images))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.quantize", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export/to_onnx.py wrote")
-    parser.add_argument("--precision", required=True, choices=("fp16", "bf16", "int8", "fp8"))
+    parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
-    parser.add_argument("--target", choices=("tensorrt", "cpu"), default="tensorrt", help="of int8 (%(default)s)")
-    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate on")
-    parser.add_argument("--calibration-images", type=int, default=PICTURES, metavar="N", help="(%(default)s)")
-    parser.add_argument("--calibration", metavar="JSON", help="calibration file to reuse or write")
-    parser.add_argument("--method", choices=("max", "mse", "percentile"), default="max")
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate on, and to compare on")
+    parser.add_argument("--annotations", metavar="JSON", help="calibrate on the pictures that it lists")
+    parser.add_argument(
+        "--calibration-images", type=int, default=PICTURES, metavar="N", help="how many of them (%(default)s)"
+    )
+    parser.add_argument(
+        "--calibration", metavar="JSON", help="ranges to reuse, or to write; default: MODEL.calibration.json"
+    )
+    parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
+    parser.add_argument("--reduce-range", action="store_true", help="int8 for CPUs without VNNI: weights of 7 bits")
+    parser.add_argument(
+        "--max-ap-loss", type=float, metavar="POINTS", help="keep blocks in float until no more AP is lost"
+    )
+    parser.add_argument("--val-annotations", metavar="JSON", help="where AP is measured (default: --annotations)")
+    parser.add_argument("--val-images", metavar="DIR", help="its pictures (default: --images)")
     return parser
 
 

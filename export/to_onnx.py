@@ -2,6 +2,7 @@
 
     python export/to_onnx.py runs/mine/best.pt -o mine.onnx
     python export/to_onnx.py runs/mine/best.pt --canvas 800 1344 --batch-max 4
+    python export/to_onnx.py runs/mine/best.pt -o mine.onnx --precision int8    # mine.onnx and mine.int8.onnx
 
 The file takes every batch up to --batch-max and every canvas whose sides are multiples of 32 within its range, unless
 --canvas fixes one. It describes itself (classes, preprocessing, thresholds, origin) in its metadata. It is compared
@@ -23,27 +24,31 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import torch
 
 from runtime.errors import UserError, run_main
-from runtime.files import atomic_path
-from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, to_json
+from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
 from train.anchors import anchors_per_cell
 from train.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
+from .calibration import PICTURES
+from .convert import Scheme
 from .graph import INPUT_NAMES, DeployableGraph, GraphOutputs, candidate_limits, dense_names
 from .onnx_file import graph_sha256, keep_outputs, strip
 from .pictures import find_pictures
-from .verify import print_report, verify
+from .qdq import Target
+from .quantize import calibration_images, quantize
+from .verified import write_verified
+from .verify import verify
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 STRIDE = 32  # canvas sides are multiples of it
@@ -54,10 +59,6 @@ class ExportError(UserError):
     """A checkpoint that can't be exported as asked."""
 
 
-class _Differs(Exception):
-    """The file's numbers are not the checkpoint's: it must not take its name."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out = _output_path(options.checkpoint, options.output)
@@ -65,7 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
     canvas_hw = tuple(options.canvas) if options.canvas else None
     shapes = input_shapes(loaded.config.preprocess, options.batch_max, canvas_hw)
     pictures = find_pictures(options.images, loaded.config.data.val_images)
-    return export_verified(loaded, out, shapes, pictures)
+    scheme = Scheme(options.precision, options.target)
+    images = _calibration_images(options.calibrate_on, loaded, scheme)  # before the export: they may be missing
+    code = export_verified(loaded, out, shapes, pictures)
+    if code or scheme.precision == "fp32":
+        return code
+    return quantize(out, out.with_suffix(f".{scheme.precision}.onnx"), scheme, images)
 
 
 def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pictures: Sequence[np.ndarray]) -> int:
@@ -74,23 +80,23 @@ def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pict
     An existing file is replaced only by one that passed. Raises UserError for what the user can mend.
     """
     print(f"exporting {describe(shapes)} …", flush=True)
-    failed = out.with_name(f"{out.stem}.failed.onnx")
-    try:
-        with atomic_path(out) as temporary:  # opened first: an unwritable folder should not cost an export
-            temporary.touch()
-            temporary.write_bytes(export_model(loaded, shapes))
-            print("comparing it with the checkpoint …", flush=True)
-            checks = verify(loaded, temporary, pictures)
-            print_report(checks)
-            if not all(check.passed for check in checks):
-                os.replace(temporary, failed)
-                raise _Differs
-    except _Differs:
-        print(f"NOT exported: the numbers differ too much. The file is kept for inspection as {failed}")
-        return 1
-    failed.unlink(missing_ok=True)  # of an earlier attempt
-    print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe(shapes)}")
-    return 0
+    written = write_verified(out, lambda: export_model(loaded, shapes), lambda path: verify(loaded, path, pictures))
+    if written:
+        print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe(shapes)}")
+    return 0 if written else 1
+
+
+def _calibration_images(folder: str | None, loaded: LoadedDetector, scheme: Scheme) -> list[Path]:
+    """The pictures of the folder; those that the checkpoint was trained on; none for a precision without ranges."""
+    data = loaded.config.data
+    if folder is not None or not scheme.is_quantized:
+        return calibration_images(folder, None, PICTURES, scheme)
+    if not Path(data.train_images).is_dir() or not Path(data.train_json).is_file():
+        raise ExportError(
+            f"--precision {scheme.precision} is calibrated on pictures, and those that this checkpoint was trained on "
+            f"are not here ({data.train_json or 'none are named'}): give --calibrate-on DIR"
+        )
+    return calibration_images(data.train_images, data.train_json, PICTURES, scheme)
 
 
 def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
@@ -214,6 +220,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any multiple of 32 in range"
     )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="fp32",
+        help="write a second file OUT.PRECISION.onnx (export/quantize.py); default: the float32 one alone",
+    )
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")
     return parser
 
 

@@ -34,11 +34,11 @@ from runtime.errors import UserError, run_main
 from runtime.files import require_writable
 from runtime.manifest import Manifest, Precision
 
-from .from_checkpoint import export_checkpoint
-from .layers import claims, convolutions, summary
+from . import to_onnx
+from .layers import convolutions, summary, wrong_convolutions
 from .network import load_deployed
 from .trt_build import RTX_CAPABILITIES, Built, ParseError, Settings, build, check_settings
-from .trt_inspect import MOST, wrong_precision
+from .trt_inspect import wrong_precision
 from .trt_library import Library, choose
 from .trt_profiles import as_options, describe, make_profiles
 
@@ -64,14 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     outputs = output_paths(named, options.output, capabilities if options.separate else ())
     if from_checkpoint:
         check_capabilities(options.precision, capabilities)
-        source = export_checkpoint(
-            source,
-            outputs[0][0].parent,
-            options.precision,
-            options.batch[2] if options.batch else 16,
-            tuple(options.canvas) if options.canvas else None,
-            Path(options.images) if options.images else None,
-        )
+        source = export_checkpoint(source, outputs[0][0].parent, options)
     model, manifest = load_deployed(source)
     check_precision(model, manifest, source)
     profiles = make_profiles(manifest, options.batch, options.shapes)
@@ -87,6 +80,23 @@ def main(arguments: list[str] | None = None) -> int:
         )
         build_engine(library, source, manifest, settings, out, show_progress=sys.stderr.isatty())
     return 0
+
+
+def export_checkpoint(checkpoint: Path, folder: Path, options: argparse.Namespace) -> Path:
+    """Export and convert a checkpoint as export/to_onnx.py does, comparisons included; the file to build of."""
+    exported = folder / f"{checkpoint.stem}.onnx"
+    words = [str(checkpoint), "-o", str(exported), "--precision", options.precision]
+    if options.batch:
+        words += ["--batch-max", str(options.batch[2])]
+    if options.canvas:
+        words += ["--canvas", *map(str, options.canvas)]
+    if options.images:
+        words += ["--images", options.images]
+    if options.calibrate_on:
+        words += ["--calibrate-on", options.calibrate_on]
+    if to_onnx.main(words):
+        raise EngineBuildError(f"{checkpoint}: its numbers change too much on the way (see the table): no engine")
+    return exported if options.precision == "fp32" else exported.with_suffix(f".{options.precision}.onnx")
 
 
 def build_engine(
@@ -181,12 +191,10 @@ def check_capabilities(precision: Precision, capabilities: Sequence[str]) -> Non
 
 def check_precision(model: onnx.ModelProto, manifest: Manifest, source: Path) -> None:
     """Raise EngineBuildError for a file that says one precision and has another: the engine would repeat the claim."""
-    found = convolutions(model)
-    of_precision = sum(found[kind] for kind in claims(manifest))
-    if of_precision < MOST * found.total():
+    if wrong_convolutions(model, manifest.precision):
         raise EngineBuildError(
-            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(found)}; make it "
-            f"again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
+            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
+            f"make it again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
         )
 
 
@@ -266,7 +274,8 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint = parser.add_argument_group("from a checkpoint").add_argument
     checkpoint("--precision", choices=("fp32", "fp16", "bf16", "int8", "fp8"), default="fp16", help="default fp16")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
-    checkpoint("--images", metavar="DIR", help="pictures to compare and calibrate on; default: the validation set's")
+    checkpoint("--images", metavar="DIR", help="pictures to compare on; default: the validation set's")
+    checkpoint("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")
     return parser
 
 

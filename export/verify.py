@@ -2,21 +2,27 @@
 
     python -m export.verify runs/mine/best.pt mine.onnx
     python -m export.verify runs/mine/best.pt mine.engine    # see export/verify_engine.py
+    python -m export.verify mine.onnx mine.int8.onnx
 
-For two batch sizes and, where the canvas isn't fixed, two canvases:
-- the network: its dense maps, torch against ONNX Runtime, elementwise;
-- the postprocessing: candidates that torch and the file make of the same dense maps, as sets;
+The reference is the checkpoint, or the float32 file that a conversion started from.
+- the precision: what the file's convolutions compute in, counted, against what its manifest says;
+and for two batch sizes and, where the canvas isn't fixed, two canvases:
+- the network: its dense maps, elementwise, or where the file isn't float32 by their root mean square error;
+- the postprocessing: candidates that the reference and the file make of the same dense maps, as sets;
 - NMS: the rows that the runtime returns against plain greedy NMS of the file's candidates, row by row; once as the
   file flags them, once with every image sent through the rerun on the host;
-- the whole: detections of torch with greedy NMS against those of the runtime, as sets.
-Exit code 1 where a difference exceeds its limit.
+- the whole: detections of the reference with greedy NMS against those of the runtime, as sets.
+How much a network may differ depends on its precision (export/tolerance.py); what follows it never may.
+A bfloat16 file is emulated, ONNX Runtime having no such convolution on a CPU. Exit code 1 where a difference exceeds
+its limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,15 +39,20 @@ from train.checkpoint import LoadedDetector, load_detector
 from train.detector import DenseOutputs
 from train.postprocess import candidates
 
-from .compare import greedy_nms, rows_that_differ, without_partner
-from .graph import INPUT_NAMES, GraphOutputs, dense_names
+from .compare import EXACT, Same, greedy_nms, rows_that_differ, without_partner
+from .emulate import runnable
+from .graph import INPUT_NAMES, GraphOutputs
+from .layers import convolutions, wrong_convolutions
+from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
 from .onnx_file import graph_sha256, with_outputs
 from .pictures import Case, cases, find_pictures
+from .session import open_session
+from .tolerance import TOLERANCES, Tolerance
 
 # Of a dense value, |torch − ONNX| / (1 + |torch|). Float32 sums in another order give about 1e-5 in a ResNet-50, and up
 # to 2e-4 where GroupNorm sums over the 10⁵ values of a large canvas' finest map.
 DENSE_LIMIT = 5e-4
-# Fraction of rows without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
+# Fraction of candidates without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
 SET_LIMIT = 0.01
 
 if TYPE_CHECKING:
@@ -69,19 +80,22 @@ class Check:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.verify", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
-    parser.add_argument("model", metavar="MODEL", help="file that export/to_onnx.py or to_trt.py made of it")
+    parser.add_argument("reference", metavar="CKPT", help="checkpoint that training wrote (.pt), or the float32 file")
+    parser.add_argument("model", metavar="MODEL", help="file or engine that was made of it")
     parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder")
     parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
-    loaded = load_detector(options.checkpoint)
-    pictures = find_pictures(options.images, loaded.config.data.val_images)
-    if Path(options.model).suffix in ENGINE_SUFFIXES:
-        from .verify_engine import report_engine, verify_engine  # it builds on this module
+    if options.reference.endswith(".onnx"):
+        checks = verify_conversion(Path(options.reference), Path(options.model), find_pictures(options.images))
+    else:
+        loaded = load_detector(options.reference)
+        pictures = find_pictures(options.images, loaded.config.data.val_images)
+        if Path(options.model).suffix in ENGINE_SUFFIXES:
+            from .verify_engine import report_engine, verify_engine  # it builds on this module
 
-        source = Path(options.onnx) if options.onnx else None
-        return report_engine(verify_engine(loaded, Path(options.model), pictures, source))
-    checks = verify(loaded, Path(options.model), pictures)
+            source = Path(options.onnx) if options.onnx else None
+            return report_engine(verify_engine(loaded, Path(options.model), pictures, source))
+        checks = verify(loaded, Path(options.model), pictures)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
 
@@ -91,45 +105,127 @@ def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarr
 
     Raises UserError for a file that can't be read or was made of something else.
     """
-    pair = open_pair(loaded, model_path)
-    return [check for case in cases(pair.backend.manifest, pictures) for check in compare(pair, case)]
+    return _checks(open_pair(loaded, model_path), pictures)
+
+
+def verify_conversion(source: Path, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
+    """Compare a converted file with the float32 file that it was made of. Raises UserError."""
+    return _checks(open_conversion(source, model_path), pictures)
 
 
 class Pair(NamedTuple):
     """Both sides of a comparison."""
 
-    loaded: LoadedDetector
+    reference: Callable[[Case], Dense]
+    postprocess: Callable[[Case, Dense], list[Detections]]  # the reference's candidates of any dense maps
     backend: OrtBackend  # the file as it is deployed
     visible: onnxruntime.InferenceSession  # the same graph with its dense maps as outputs
+    dense: list[str]  # their names
+    precision: Check
+    tolerance: Tolerance
+
+
+Dense = list[np.ndarray]  # in the order of `dense_maps`
 
 
 def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
     """Open a model file beside the checkpoint that it was made of. Raises UserError."""
-    backend = OrtBackend(model_path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
-    import onnxruntime
+    settings = loaded.config
 
-    model = onnx.load(model_path)
-    _check_origin(backend.manifest, model, loaded, model_path)
-    names = dense_names(loaded.config.model)
-    visible = with_outputs(model, names)
-    if visible is None:
+    def reference(case: Case) -> Dense:
+        with torch.inference_mode():
+            maps = loaded.detector(torch.from_numpy(case.images))
+        return [level.numpy() for kind in maps for level in kind]
+
+    def postprocess(case: Case, dense: Dense) -> list[Detections]:
+        levels = settings.model.pyramid.levels
+        maps = [torch.from_numpy(level) for level in dense]
+        outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
+        with torch.inference_mode():
+            found = candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
+        return _used(*(part.numpy() for part in found))
+
+    backend, manifest, model = _open(model_path)
+    _check_origin(manifest, model, loaded, model_path)
+    return _pair(reference, postprocess, backend, model, manifest, model_path)
+
+
+def open_conversion(source: Path, model_path: Path) -> Pair:
+    """Open a converted file beside the float32 file that it was made of. Raises UserError."""
+    original, original_manifest = load_deployed(source)
+    network, postprocessing = open_session(cut_network(original)), open_session(cut_postprocessing(original))
+    names = dense_maps(original)
+
+    def reference(case: Case) -> Dense:
+        return network.run(names, {INPUT_NAMES[0]: case.images})
+
+    def postprocess(case: Case, dense: Dense) -> list[Detections]:
+        known = {**dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True)), **dict(zip(names, dense))}  # noqa: B905
+        wanted = [value.name for value in postprocessing.get_inputs()]
+        return _used(*postprocessing.run(_CANDIDATES, {name: known[name] for name in wanted}))
+
+    backend, manifest, model = _open(model_path)
+    if manifest.checkpoint_sha256 != original_manifest.checkpoint_sha256:
+        raise VerifyError(f"{model_path} and {source} were exported from different checkpoints: give the two of one")
+    return _pair(reference, postprocess, backend, model, manifest, model_path)
+
+
+def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
+    """A file as it is deployed, its manifest and its graph; a bfloat16 one in its emulation."""
+    try:
+        model = onnx.load(path)
+    except Exception:  # the backend says what is wrong with it
+        OrtBackend(path)
+        raise
+    emulation = runnable(model)
+    if emulation is model:
+        backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            emulated = Path(folder) / path.name
+            emulated.write_bytes(emulation.SerializeToString())
+            backend = OrtBackend(emulated)
+    return backend, backend.manifest, model
+
+
+def _pair(
+    reference: Callable[[Case], Dense],
+    postprocess: Callable[[Case, Dense], list[Detections]],
+    backend: OrtBackend,
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    path: Path,
+) -> Pair:
+    names = dense_maps(model)
+    visible = with_outputs(runnable(model), names)
+    if not names or visible is None:
         raise VerifyError(
-            f"{model_path}: the dense maps ({names[0]}, …) are not in the graph under their names; another tool has "
+            f"{path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
             "rewritten it. Export the checkpoint again: python export/to_onnx.py CHECKPOINT"
         )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only, as the backend does
-    session = onnxruntime.InferenceSession(visible.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Pair(loaded, backend, session)
+    return Pair(
+        reference,
+        postprocess,
+        backend,
+        open_session(visible, rewrite=manifest.precision != "fp8"),
+        names,
+        Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0),
+        TOLERANCES[manifest.precision],
+    )
+
+
+def _checks(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
+    compared = (compare(pair, case) for case in cases(pair.backend.manifest, pictures))
+    return [pair.precision, *(check for checks in compared for check in checks)]
 
 
 def print_report(checks: Sequence[Check]) -> None:
     """A table of the differences, and one line that sums them up."""
-    print(f"{'batch × canvas':18}{'quantity':44}{'compared':>12}{'worst':>10}{'limit':>10}")
+    print(f"{'batch × canvas':18}{'quantity':50}{'compared':>12}{'worst':>10}{'limit':>10}")
     for check in checks:
         verdict = "" if check.passed else "  TOO LARGE"
         print(
-            f"{check.case:18}{check.quantity:44}{check.compared:>12,}{check.worst:>10.2g}{check.limit:>10.2g}{verdict}"
+            f"{check.case:18}{check.quantity:50}{check.compared:>12,}{check.worst:>10.2g}{check.limit:>10.2g}{verdict}"
         )
     failed = sum(not check.passed for check in checks)
     print(f"{len(checks)} comparisons, {failed or 'none'} beyond the limit")
@@ -142,23 +238,22 @@ NETWORK = {
     "box_regression": "network: box regression",
     "centerness": "network: centerness",
 }
+PRECISION = "precision: convolutions not as the manifest says"
 CANDIDATES = "postprocessing: candidates without partner"
 ROWS = "NMS: rows unlike greedy, as flagged"
 RERUN = "NMS: rows unlike greedy, rerun on the host"
 DETECTIONS = "whole: detections without partner"
+_CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
 
 def compare(pair: Pair, case: Case) -> list[Check]:
     """All comparisons on one batch."""
-    settings, limits = pair.loaded.config, pair.backend.manifest.thresholds
-    images, sizes = torch.from_numpy(case.images), torch.from_numpy(case.image_sizes)
-    with torch.inference_mode():
-        dense = pair.loaded.detector(images)
-    checks, onnx_dense, onnx_candidates = _compare_network(pair, case, dense)
-    with torch.inference_mode():
-        again = candidates(onnx_dense, sizes, settings.model, limits)
-        whole = candidates(dense, sizes, settings.model, limits)
-    checks.append(_sets(case, CANDIDATES, _as_detections(*again), onnx_candidates))
+    limits, tolerance = pair.backend.manifest.thresholds, pair.tolerance
+    dense = pair.reference(case)
+    theirs, their_candidates = _run_visible(pair, case)
+    checks = _compare_network(pair, case, dense, theirs)
+    again = pair.postprocess(case, theirs)
+    checks.append(_sets(case, CANDIDATES, again, their_candidates, EXACT, SET_LIMIT))
 
     raw = pair.backend.infer(case.images, case.image_sizes, all_candidates=True)
     rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
@@ -167,49 +262,76 @@ def compare(pair: Pair, case: Case) -> list[Check]:
         differ = sum(rows_that_differ(a, b) for a, b in zip(greedy, rows, strict=True))
         checks.append(Check(case.name, quantity, sum(map(len, greedy)), differ, 0))
     expected = [
-        greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in _as_detections(*whole)
+        greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth)
+        for image in pair.postprocess(case, dense)
     ]
-    checks.append(_sets(case, DETECTIONS, expected, finish(raw, limits)))
+    found = finish(raw, limits)
+    checks.append(_sets(case, DETECTIONS, expected, found, tolerance.same, tolerance.unmatched, tolerance.score))
     return checks
 
 
-def _compare_network(pair: Pair, case: Case, dense: DenseOutputs) -> tuple[list[Check], DenseOutputs, list[Detections]]:
-    """Checks of the dense maps, the file's own dense maps, and the candidates that it made of them."""
-    levels = len(dense.class_logits)
-    names = dense_names(pair.loaded.config.model)
+def _run_visible(pair: Pair, case: Case) -> tuple[Dense, list[Detections]]:
+    """The file's own dense maps, and the candidates that it made of them."""
     feed = dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True))
-    contract = pair.visible.run([*GraphOutputs._fields, *names], feed)
-    raw, maps = RawOutputs(*contract[: -len(names)]), contract[-len(names) :]
-    theirs = DenseOutputs(*([torch.from_numpy(m) for m in maps[i : i + levels]] for i in range(0, 3 * levels, levels)))
+    found = pair.visible.run([*GraphOutputs._fields, *pair.dense], feed)
+    contract = len(GraphOutputs._fields)
+    return found[contract:], _candidates_of(RawOutputs(*found[:contract]))
+
+
+def _compare_network(pair: Pair, case: Case, dense: Dense, theirs: Dense) -> list[Check]:
     checks = []
+    exact = pair.tolerance is TOLERANCES["fp32"]
     for kind, title in NETWORK.items():
-        pairs = list(zip(getattr(dense, kind), getattr(theirs, kind), strict=True))
-        if not pairs:  # a head without centerness
+        maps = [(a, b) for name, a, b in zip(pair.dense, dense, theirs, strict=True) if name.startswith(kind)]
+        if not maps:  # a head without centerness
             continue
-        worst = max(_relative(ours, other) for ours, other in pairs)
-        checks.append(Check(case.name, title, sum(ours.numel() for ours, _ in pairs), worst, DENSE_LIMIT))
-    return checks, theirs, _candidates_of(raw)
+        worst = max(_relative(a, b) for a, b in maps) if exact else _relative_rms(maps)
+        limit = DENSE_LIMIT if exact else pair.tolerance.dense
+        checks.append(Check(case.name, title, sum(a.size for a, _ in maps), worst, limit))
+    return checks
 
 
-def _relative(expected: torch.Tensor, given: torch.Tensor) -> float:
+def _relative(expected: np.ndarray, given: np.ndarray) -> float:
     if expected.shape != given.shape:
         return float("inf")
-    return float(((expected - given).abs() / (1 + expected.abs())).max())
+    return float((np.abs(expected - given) / (1 + np.abs(expected))).max())
 
 
-def _sets(case: Case, quantity: str, expected: list[Detections], given: list[Detections]) -> Check:
-    """Fraction of rows without a partner; one is always forgiven, for a score beside a threshold."""
-    total = sum(map(len, expected)) + sum(map(len, given))
-    alone = sum(without_partner(a, b) + without_partner(b, a) for a, b in zip(expected, given, strict=True))
-    return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, 1), SET_LIMIT)
+def _relative_rms(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Root mean square error over all levels, by the standard deviation of what is expected."""
+    if any(expected.shape != given.shape for expected, given in maps):
+        return float("inf")
+    expected = np.concatenate([a.ravel() for a, _ in maps]).astype(np.float64)
+    given = np.concatenate([b.ravel() for _, b in maps]).astype(np.float64)
+    return float(np.sqrt(np.mean((given - expected) ** 2)) / max(expected.std(), 1e-9))
+
+
+def _sets(
+    case: Case,
+    quantity: str,
+    expected: list[Detections],
+    given: list[Detections],
+    same: Same,
+    limit: float,
+    least_score: float = 0.0,
+) -> Check:
+    """Fraction of rows of at least this score without a partner of any score; one is always forgiven, for a score
+    beside a threshold."""
+    alone, total = 0, 0
+    for a, b in zip(expected, given, strict=True):
+        for rows, others in ((_above(a, least_score), b), (_above(b, least_score), a)):
+            total += len(rows)
+            alone += without_partner(rows, others, same)
+    return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, 1), limit)
+
+
+def _above(rows: Detections, score: float) -> Detections:
+    kept = rows.scores >= score
+    return Detections(rows.boxes[kept], rows.scores[kept], rows.classes[kept])
 
 
 def _candidates_of(raw: RawOutputs) -> list[Detections]:
     return _used(raw.candidate_boxes, raw.candidate_scores, raw.candidate_classes)
-
-
-def _as_detections(boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor) -> list[Detections]:
-    return _used(boxes.numpy(), scores.numpy(), classes.numpy())
 
 
 def _used(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Detections]:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from export.calibration import calibrate
+from export.convert import Scheme, converted_model
 from export.network import load_deployed
 from export.onnx_file import graph_sha256
 from export.pictures import synthetic_pictures
-from export.quantize import converted_model
 from export.to_onnx import export_model, input_shapes
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
@@ -109,7 +109,9 @@ def deployed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> di
     files: dict[Precision, Path] = {"fp32": exported.model}
     for precision in ("fp16", "bf16", "int8", "fp8"):
         files[precision] = folder / f"model.{precision}.onnx"
-        files[precision].write_bytes(converted_model(model, manifest, precision, calibration).SerializeToString())
+        files[precision].write_bytes(
+            converted_model(model, manifest, Scheme(precision), calibration).SerializeToString()
+        )
     return files
 
 

@@ -17,9 +17,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import from_checkpoint, to_trt, trt_library
+from export import to_onnx, to_trt, trt_library
+from export.convert import Scheme, converted_model
 from export.engine_check import header_problems, read_header
 from export.network import load_deployed
+from export.to_onnx import export_model, input_shapes
 from export.to_trt import EngineBuildError, build_engine, check_capabilities, main, rebuild_command
 from export.trt_build import BuildError, ParseError, Settings, build
 from export.trt_library import Library, LibraryError, choose
@@ -29,10 +31,12 @@ from runtime.cuda import Device
 from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.errors import UserError
 from runtime.files import sha256_file
-from runtime.manifest import InputShapes, Manifest, Precision
+from runtime.manifest import Manifest, Precision, Preprocess, Thresholds
 from train.checkpoint import load_detector
+from train.systems import SYSTEMS
 
 from .conftest import Exported, restamp
+from .test_systems_export import narrowed, saved
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 LIBRARY = Library("rtx", rtx, None)
@@ -169,32 +173,36 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
     exported: Exported, deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The steps between, with the export that other tests made and without the build."""
-    asked = []
+    asked: list[object] = []
 
-    def fake_export(loaded: object, out: Path, shapes: InputShapes, pictures: object) -> int:
-        shutil.copy(exported.model, out)
-        return int(shapes.batch_max == 7)  # 7: as if it differed
+    def fake_export(words: list[str]) -> int:
+        asked.append(" ".join(words).replace(str(tmp_path), ""))
+        shutil.copy(exported.model, words[2])
+        if words[4] != "fp32":
+            shutil.copy(deployed[words[4]], Path(words[2]).with_suffix(f".{words[4]}.onnx"))  # type: ignore[index]
+        return int("7" in words)  # as if it differed
 
     def fake_build(library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, **_: Any) -> None:
         asked.append((source.name, manifest.precision, out.name))
 
-    monkeypatch.setattr(from_checkpoint, "export_verified", fake_export)
+    monkeypatch.setattr(to_onnx, "main", fake_export)
     monkeypatch.setattr(to_trt, "build_engine", fake_build)
     model = str(shutil.copy(exported.checkpoint, tmp_path / "best.pt"))
     gpu = ["--compute-capability", "8.9"]
     assert main([model, *gpu]) == 0
-    assert main([model, *gpu, "--precision", "fp32"]) == 0
-    pictures = str(deployed["fp16"].parent)
-    assert main([model, *gpu, "--precision", "int8", "--images", pictures, "-o", str(tmp_path / "my.engine")]) == 0
+    assert main([model, *gpu, "--precision", "fp32", "--canvas", "192", "256", "--batch", "1", "2", "4"]) == 0
+    pictures = ["--images", "seen", "--calibrate-on", "trained"]
+    assert main([model, *gpu, "--precision", "int8", *pictures, "-o", str(tmp_path / "my.engine")]) == 0
     assert asked == [
+        "/best.pt -o /best.onnx --precision fp16",
         ("best.fp16.onnx", "fp16", "best.fp16.engine"),
+        "/best.pt -o /best.onnx --precision fp32 --batch-max 4 --canvas 192 256",
         ("best.onnx", "fp32", "best.fp32.engine"),
+        "/best.pt -o /best.onnx --precision int8 --images seen --calibrate-on trained",
         ("best.int8.onnx", "int8", "my.engine"),
     ]
-    with pytest.raises(UserError, match="its export differs from it"):
+    with pytest.raises(EngineBuildError, match="its numbers change too much"):
         main([model, *gpu, "--batch", "1", "1", "7"])
-    with pytest.raises(UserError, match=r"--precision int8 is calibrated on pictures, and those .* are not here"):
-        main([model, *gpu, "--precision", "int8"])
     with pytest.raises(EngineBuildError, match=r"fp8 needs 8\.9 or later"):
         main([model, "--precision", "fp8", "--compute-capability", "8.6"])
 
@@ -526,3 +534,33 @@ def test_no_engine_is_written_whose_layers_are_wide(
     with pytest.raises(EngineBuildError, match=r"NOT written.*only 2 of 62 convolutions are fp16 \(2 fp16, 60 fp32\)"):
         build_engine(LIBRARY, deployed["fp16"], manifest, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == []
+
+
+# Deformable convolutions, as GridSample.
+
+
+def test_a_deformable_detector_builds(tmp_path: Path) -> None:
+    """In float32 and, grid and input sharing no type by themselves, in half precision."""
+    model = SYSTEMS["atss_dcn_r50_fpn_1x"]().model
+    model = dataclasses.replace(narrowed(model), head=dataclasses.replace(narrowed(model).head, deformable=True))
+    loaded = saved(model, Thresholds(), Preprocess(short_side=192, long_side=256), tmp_path / "dcn" / "best.pt")
+    source = tmp_path / "dcn.onnx"
+    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
+    graph, manifest = load_deployed(source)
+    assert "GridSample" in {node.op_type for node in graph.graph.node}
+    half = tmp_path / "dcn.fp16.onnx"
+    half.write_bytes(converted_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
+    for path in (source, half):
+        header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (4, 256, 256))))
+        assert header is not None
+        assert header.compute_capabilities == ("7.5", "12.0")
+
+
+@pytest.mark.slow
+def test_the_papers_deformable_recipe_builds(tmp_path: Path) -> None:
+    recipe = SYSTEMS["atss_dcn_r50_fpn_1x"]()
+    model = dataclasses.replace(recipe.model, backbone=dataclasses.replace(recipe.model.backbone, weights="none"))
+    loaded = saved(model, recipe.thresholds, recipe.preprocess, tmp_path / "dcn" / "best.pt")
+    source = tmp_path / "dcn.onnx"
+    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
+    assert len(build_for(source, "8.6", profile=Profile((1, 320, 320), (1, 800, 1088), (4, 800, 1344)))) > 1e8

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from export.compare import SAME_IOU, SAME_SCORE
+from export.compare import EXACT
 from runtime.detections import Detections, finish
 from train import pretrained
 from train.__main__ import parse
@@ -116,9 +116,9 @@ def unmatched(found: Detections, boxes: np.ndarray, scores: np.ndarray, labels: 
         low, high = np.maximum(box[:2], found.boxes[:, :2]), np.minimum(box[2:], found.boxes[:, 2:])
         shared = np.prod(np.maximum(high - low, 0), axis=1)
         areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2]) - shared
-        here = (shared > SAME_IOU * areas) | (np.abs(found.boxes - box).max(axis=1) < 0.01)  # an empty box has no IoU
+        here = (shared > EXACT.iou * areas) | (np.abs(found.boxes - box).max(axis=1) < 0.01)  # an empty box has no IoU
         same = free & here & (found.classes == label)
-        same &= np.abs(found.scores - score) <= SAME_SCORE
+        same &= np.abs(found.scores - score) <= EXACT.score
         if same.any():
             free[np.flatnonzero(same)[0]] = False
         else:

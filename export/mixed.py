@@ -1,0 +1,160 @@
+"""int8 with an eye on the accuracy: the blocks that lose most stay in float until a given loss of AP is met.
+
+Blocks are ranked by what each alone does to the dense maps (the noise of quantizing only it, by the maps' variance, on
+a few pictures). Then AP is measured on a validation set with the worst 0, 1, 2, 4, … blocks in float until the loss is
+met, and between the last two of these numbers by bisection: about 2·log₂(blocks) measurements, each of which prints.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from runtime.coco import CocoDataset
+from runtime.detector import Detector
+from runtime.errors import UserError
+from runtime.evaluate import evaluate_detector
+
+from .calibration import Calibration
+from .convert import Scheme, quantized_network
+from .graph import INPUT_NAMES
+from .network import cut_network
+from .qdq import quantizable
+from .session import open_session
+
+_BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
+PICTURES = 8  # that blocks are ranked on
+
+
+class MixedError(UserError):
+    """A loss that can't be met, or a validation set without objects."""
+
+
+class Block(NamedTuple):
+    name: str
+    convolutions: tuple[str, ...]  # outputs of them
+    noise: float  # what quantizing this block alone adds to the dense maps, by their variance
+
+
+class Step(NamedTuple):
+    """One measurement: so many of the worst blocks in float."""
+
+    in_float: int
+    ap: float  # 0–1
+    megabytes: float
+    ms_per_image: float
+
+
+def blocks(network: onnx.ModelProto) -> dict[str, list[str]]:
+    """Outputs of the quantizable convolutions of each residual block, pyramid or tower layer, named as in training."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for node in quantizable(network):
+        if node.op_type == "Conv":
+            layer = node.input[1].removeprefix("detector.").removesuffix(".weight")
+            match = _BLOCK.match(layer)
+            found[match.group() if match else layer].append(node.output[0])
+    return dict(found)
+
+
+def ranked_blocks(
+    model: onnx.ModelProto,
+    scheme: Scheme,
+    calibration: Calibration,
+    canvases: Sequence[np.ndarray],
+    progress: bool = True,
+) -> list[Block]:
+    """The blocks, the one that loses most first; `canvases` uint8 [B, H, W, 3]."""
+    network = cut_network(model)
+    named = blocks(network)
+    everything = {name for outputs in named.values() for name in outputs}
+    expected = [open_session(network).run(None, {INPUT_NAMES[0]: canvas}) for canvas in canvases]
+    variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]
+    found = []
+    for name, outputs in tqdm(named.items(), desc="rank blocks", unit="block", disable=not progress, leave=False):
+        alone = open_session(
+            quantized_network(network, scheme, calibration, everything - set(outputs)), scheme.precision != "fp8"
+        )
+        noise = 0.0
+        for canvas, maps in zip(canvases, expected, strict=True):
+            given = alone.run(None, {INPUT_NAMES[0]: canvas})
+            noise += sum(
+                float(np.mean((a - b) ** 2) / max(v, 1e-12)) for a, b, v in zip(given, maps, variance, strict=True)
+            )
+        found.append(Block(name, tuple(outputs), noise / len(canvases)))
+    return sorted(found, key=lambda block: -block.noise)
+
+
+def fewest_in_float(
+    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float
+) -> tuple[int, list[Step]]:
+    """How many of the worst blocks must stay in float for an AP of `least_ap`, and the measurements on the way.
+
+    `measure` gets the outputs of the convolutions in float. Raises MixedError where even all of them don't suffice.
+    """
+    steps: dict[int, Step] = {}
+
+    def enough(count: int) -> bool:
+        if count not in steps:
+            outputs = [name for block in ranking[:count] for name in block.convolutions]
+            steps[count] = measure(outputs)._replace(in_float=count)
+        return steps[count].ap >= least_ap
+
+    too_few, count = -1, 0
+    while not enough(count):
+        if count == len(ranking):
+            raise MixedError(
+                f"even with all {count} blocks in float AP is {100 * steps[count].ap:.2f}, less than "
+                f"{100 * least_ap:.2f}: allow a larger loss"
+            )
+        too_few, count = count, min(max(1, 2 * count), len(ranking))
+    while count - too_few > 1:
+        middle = (count + too_few) // 2
+        if enough(middle):
+            count = middle
+        else:
+            too_few = middle
+    return count, [steps[n] for n in sorted(steps)]
+
+
+def measure_file(path: Path, dataset: CocoDataset, progress: bool = True) -> Step:
+    """AP, size and time of a file on a validation set, in ONNX Runtime. Raises MixedError where there's no AP."""
+    with Detector(path) as detector:
+        found = evaluate_detector(detector, dataset, progress=progress)
+    ap = found.figures.figures["AP"]
+    if ap < 0:
+        raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
+    speed = found.speed
+    return Step(0, ap, path.stat().st_size / 1e6, 1000 * speed.seconds_detecting / max(speed.images, 1))
+
+
+def measure_model(model: onnx.ModelProto, dataset: CocoDataset, progress: bool = True) -> Step:
+    """See `measure_file`, of a model in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        return measure_file(path, dataset, progress)
+
+
+def trade_table(reference: Step, steps: Sequence[Step], chosen: int, ranking: Sequence[Block]) -> str:
+    """The measurements as text, and which blocks stayed in float."""
+    lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'ms/image':>11}"]
+    lines.append(
+        f"{'all (fp32)':>15}{100 * reference.ap:>9.2f}{'':>8}{reference.megabytes:>9.1f}{reference.ms_per_image:>11.1f}"
+    )
+    for step in steps:
+        mark = "  ← chosen" if step.in_float == chosen else ""
+        lines.append(
+            f"{f'{step.in_float} of {len(ranking)}':>15}{100 * step.ap:>9.2f}{100 * (reference.ap - step.ap):>+8.2f}"
+            f"{step.megabytes:>9.1f}{step.ms_per_image:>11.1f}{mark}"
+        )
+    if chosen:
+        lines.append("in float: " + ", ".join(f"{b.name} (noise {b.noise:.2g})" for b in ranking[:chosen]))
+    return "\n".join(lines)
