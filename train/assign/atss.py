@@ -123,12 +123,19 @@ def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tens
     dx = x - center[..., 0:1]
     dy = y - center[..., 1:2]
     distance = (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1)).flatten(-2)  # [B, G, rows · columns]
-    # The window is in row-major order, so a stable sort leaves ties in the order of their anchor indices.
-    nearest = torch.sort(distance, dim=-1, stable=True).indices[..., :k]
+    nearest = _smallest(distance, k)  # the window is in row-major order: ties stay in the order of anchor indices
     in_row = nearest // columns
     in_column = nearest - in_row * columns
     index = row.gather(-1, in_row) * level.columns + column.gather(-1, in_column)
     return index, torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """Indices int64 [..., k] of the k smallest of float32 `values` ≥ 0 [..., n], rising; of equal ones the lowest."""
+    # The bits of such numbers, read as an integer, have their order. With the index below them no two keys are equal,
+    # so that the order is that of a stable sort without the price of one.
+    keys = values.view(torch.int32).long() * values.shape[-1] + torch.arange(values.shape[-1], device=values.device)
+    return keys.topk(k, dim=-1, largest=False).values % values.shape[-1]
 
 
 def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
@@ -179,11 +186,12 @@ def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int)
     batch, boxes, _ = index.shape
     anchor = index.flatten(1)  # [B, G · K]
     score = torch.where(positive, score, -math.inf).flatten(1)
-    best = torch.full((batch, anchors_total), -math.inf, dtype=score.dtype, device=score.device)
-    best = best.scatter_reduce(1, anchor, score, reduce="amax")
+    # Filled where a candidate is, and only read there: filling all anchors takes longer than all the rest.
+    best = score.new_empty(batch, anchors_total).scatter_reduce_(1, anchor, score, "amax", include_self=False)
     wins = positive.flatten(1) & (score == best.gather(1, anchor))
-    box = torch.arange(boxes, device=index.device)[None, :, None].expand_as(index).flatten(1)
+    box = torch.arange(boxes, device=index.device).unsqueeze(1).expand(index.shape[1:]).flatten()
     # `boxes` stands for none.
-    matched = torch.full((batch, anchors_total), boxes, dtype=torch.long, device=index.device)
-    matched = matched.scatter_reduce(1, anchor, torch.where(wins, box, boxes), reduce="amin")
-    return torch.where(matched == boxes, NEGATIVE, matched)
+    matched = torch.full((batch, anchors_total), NEGATIVE, device=index.device)
+    matched.scatter_reduce_(1, anchor, torch.where(wins, box, boxes), "amin", include_self=False)
+    found = matched.gather(1, anchor)
+    return matched.scatter_(1, anchor, torch.where(found == boxes, NEGATIVE, found))
