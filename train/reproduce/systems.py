@@ -26,7 +26,7 @@ K = 9
 K_SWEEP = (3, 5, 7, 11, 13, 15, 17, 19)
 SCALE_SWEEP = (0.625, 0.75, 0.875, 1.125)  # of ANCHOR: the paper's 5, 6, 7 and 9 of 8
 RATIO_SWEEP = (0.25, 0.5, 2.0, 4.0)  # height / width
-STEPS = 1000
+STEPS = 700
 BATCH = 8
 BACKBONE = Backbone("resnet18", weights="none", stem_channels=16)
 PREPROCESS = Preprocess(short_side=SIDE * 3 // 4, long_side=SIDE)  # the size that `shapes` draws
