@@ -24,6 +24,7 @@ from train.checkpoint import read_checkpoint
 from train.config import Config, Model
 from train.limits import check_config
 from train.reproduce import report
+from train.reproduce import run as reproduce_run
 from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run
 from train.reproduce.systems import SIDE, Job, jobs, systems
 
@@ -31,23 +32,16 @@ Make = Callable[..., Config]
 
 
 def tiny_jobs(
-    make: Make, shapes_set: Path, seeds: int = 1, keys: tuple[str, ...] = ("iou-box", "atss-box")
+    make: Make, shapes_set: Path, keys: tuple[str, ...] = ("iou-box", "atss-box"), steps: int = 6
 ) -> list[Job]:
-    """Trainings of two systems that take seconds, evaluated on 4 pictures."""
-    found = []
-    for seed in range(seeds):
-        for system in systems():
-            if system.key in keys:
-                config = make(steps=6)
-                config = replace(
-                    config,
-                    data=replace(
-                        config.data, val_json=str(shapes_set / "val.json"), val_images=str(shapes_set / "val")
-                    ),
-                    run=replace(config.run, seed=seed, evaluate_every=6, checkpoint_every=1),
-                )
-                found.append(Job(system, seed, config))
-    return found
+    """Trainings that take seconds, evaluated on 4 pictures."""
+    config = make(steps=steps)
+    config = replace(
+        config,
+        data=replace(config.data, val_json=str(shapes_set / "val.json"), val_images=str(shapes_set / "val")),
+        run=replace(config.run, evaluate_every=steps, checkpoint_every=1),
+    )
+    return [Job(system, 0, config) for system in systems() if system.key in keys]
 
 
 def put(out: Path, job: Job, ap: float | None, error: str = "") -> None:
@@ -105,20 +99,11 @@ def test_everything_that_has_a_scale_follows_the_anchor() -> None:
     assert 2 * sides[1] <= SIDE  # objects of two levels at least fit
 
 
-def test_trains_in_order_and_again_does_nothing(small_config: Make, shapes_set: Path, tmp_path: Path) -> None:
-    trainings = tiny_jobs(small_config, shapes_set)
-    run(trainings, tmp_path, processes=2, seconds=120)
-    first = [read_result(tmp_path, job) for job in trainings]
-    assert all(result is not None and not result.error and 0 <= result.figures["AP"] <= 1 for result in first)
-    before = [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in trainings]
-    run(trainings, tmp_path, processes=2, seconds=120)
-    assert [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in trainings] == before
-
-
 def test_killed_and_continued_gives_the_result_of_a_run_that_went_through(
     small_config: Make, shapes_set: Path, tmp_path: Path
 ) -> None:
-    trainings = tiny_jobs(small_config, shapes_set, keys=("atss-box",))
+    """Killed together with its training; then alone, by SIGTERM, where it must not leave its training behind."""
+    trainings = tiny_jobs(small_config, shapes_set, keys=("atss-box",), steps=60)
     through, killed = tmp_path / "through", tmp_path / "killed"
     run(trainings, through, processes=1, seconds=120)
     script = (
@@ -129,15 +114,26 @@ def test_killed_and_continued_gives_the_result_of_a_run_that_went_through(
         "run([Job(system, 0, config)], Path(sys.argv[1]), 1, 120)"
     )
     config = job_folder(through, trainings[0]) / "config.json"
-    process = subprocess.Popen([sys.executable, "-c", script, str(killed), str(config)], start_new_session=True)
     last = job_folder(killed, trainings[0]) / "train" / "last.pt"
-    deadline = time.monotonic() + 60
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+
+    def until_step(step: int) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", script, str(killed), str(config)], start_new_session=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (last.exists() and read_checkpoint(last).step >= step):
+            time.sleep(0.005)
+        return process
+
+    process = until_step(1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert read_result(killed, trainings[0]) is None
-    assert read_checkpoint(last).step < 6
+    killed_at = read_checkpoint(last).step
+    assert killed_at < 60
+    process = until_step(killed_at + 1)
+    process.terminate()
+    process.wait()
+    with alone_in(job_folder(killed, trainings[0])):  # no training holds its folder any more
+        assert killed_at < read_checkpoint(last).step < 60
     run(trainings, killed, processes=1, seconds=120)
     assert read_result(killed, trainings[0]) == read_result(through, trainings[0])
     ends = [read_checkpoint(job_folder(out, trainings[0]) / "train" / "last.pt") for out in (through, killed)]
@@ -175,19 +171,30 @@ def test_a_training_that_diverges_is_reported(
     text = report.write_report([good, bad], tmp_path, tmp_path / "docs").read_text()
     assert "atss-box, seed 0: failed: error: the loss or its gradient became" in text
     assert "| ATSS | box | – | – | – | 0, 1 failed |" in text
+    reached = read_result(tmp_path, good)
+    assert reached is not None
+    assert 0 <= reached.figures["AP"] <= 1
+    ended = [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in (good, bad)]
+    run([good, bad], tmp_path, processes=2, seconds=120)  # both have ended: there is nothing to do
+    assert [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in (good, bad)] == ended
 
 
-def test_a_training_that_is_killed_is_tried_again(small_config: Make, shapes_set: Path, tmp_path: Path) -> None:
-    """As where memory is short: no result, no failure that stays, and the next run trains it."""
-    (job,) = tiny_jobs(small_config, shapes_set, keys=("atss-box",))
-    endless = replace(job, config=replace(job.config, schedule=replace(job.config.schedule, steps=100_000)))
-    folder = job_folder(tmp_path, job)
-    killer = subprocess.Popen(
-        ["sh", "-c", f"while [ ! -e {folder}/train/last.pt ]; do sleep 0.05; done; pkill -KILL -f 'worker {folder}$'"]
-    )
-    run([endless], tmp_path, processes=1, seconds=120)
-    killer.wait()
-    assert read_result(tmp_path, job) is None
+def test_a_training_that_is_killed_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, small_config: Make, shapes_set: Path, tmp_path: Path
+) -> None:
+    """As where memory is short: no result and no failure that stays, and the run goes on with the others."""
+    trainings = tiny_jobs(small_config, shapes_set)
+    started = []
+
+    def dies(folder: Path) -> subprocess.Popen[bytes]:
+        started.append(folder)
+        return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+
+    monkeypatch.setattr(reproduce_run, "_start", dies)
+    for _ in range(2):
+        run(trainings, tmp_path, processes=1, seconds=120)
+    assert [read_result(tmp_path, job) for job in trainings] == [None, None]
+    assert started == [job_folder(tmp_path, job) for job in trainings] * 2
 
 
 def test_two_runs_in_one_folder_and_other_settings_are_refused(

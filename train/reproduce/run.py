@@ -10,12 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from runtime.errors import EXIT_INTERRUPTED, UserError
@@ -51,7 +53,7 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     where another run works in `out`, or where it was begun with other settings.
     """
     deadline = time.monotonic() + seconds
-    with alone_in(out):
+    with alone_in(out), _terminable():
         for job in jobs:
             _write_config(job, job_folder(out, job))
         pending = [job for job in jobs if read_result(out, job) is None]
@@ -86,6 +88,20 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another run is working here; wait for it or choose another --out") from None
         yield
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM becomes a KeyboardInterrupt, so that no training goes on without its run."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_config(job: Job, folder: Path) -> None:
