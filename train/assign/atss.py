@@ -82,14 +82,16 @@ def nearest_on_all_levels(
     gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells"
 ) -> tuple[Tensor, Tensor]:
     """The candidates of boxes [B, G, 4]: flat anchor indices int64 [B, G, K], level by level, and [B, G, K, 4]."""
-    indices, anchors = [], []
+    indices, centres, halves = [], [], []
     first = 0
     for level in levels:
-        index, boxes = nearest_anchors(gt_boxes, level, k, k_counts)
+        index, center, half = _nearest(gt_boxes, level, k, k_counts)
         indices.append(index + first)
-        anchors.append(boxes)
+        centres.append(center)
+        halves.append(half)
         first += level.anchors
-    return torch.cat(indices, dim=-1), torch.cat(anchors, dim=-2)
+    centre = torch.cat(centres, dim=-2)
+    return torch.cat(indices, dim=-1), around(centre, torch.cat(halves))
 
 
 def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = "cells") -> tuple[Tensor, Tensor]:
@@ -99,16 +101,23 @@ def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = 
     equally near. Returns their indices in the level, int64 [B, G, …], nearest first, and the anchors, [B, G, …, 4].
     Exact for centres on the grid, as those of boxes clipped to the canvas are.
     """
+    index, center, half = _nearest(gt_boxes, level, k, k_counts)
+    return index, around(center, half)
+
+
+def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple[Tensor, Tensor, Tensor]:
+    """As `nearest_anchors`, with the anchors as centres [B, G, n, 2] and halves of their sides [n, 2]."""
     per_cell = len(level.sides)
     cells = k if k_counts == "cells" else math.ceil(k / per_cell)
     cell, center = _nearest_cells(gt_boxes, level, min(cells, level.cells))
+    half = half_sides(level, cell.device).repeat(cell.shape[-1], 1)
+    if per_cell == 1:
+        return cell, center, half
     in_cell = torch.arange(per_cell, device=cell.device)
     index = (cell.unsqueeze(-1) * per_cell + in_cell).flatten(-2)  # [B, G, cells · A]
-    half = half_sides(level, cell.device)  # [A, 2]
-    boxes = around(center.unsqueeze(-2), half.expand(*cell.shape, -1, -1)).flatten(-3, -2)
-    if k_counts == "anchors":
-        index, boxes = index[..., :k], boxes[..., :k, :]
-    return index, boxes
+    center = center.repeat_interleave(per_cell, dim=-2)
+    count = k if k_counts == "anchors" else index.shape[-1]
+    return index[..., :count], center[..., :count, :], half[:count]
 
 
 def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
@@ -123,12 +132,20 @@ def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tens
     dx = x - center[..., 0:1]
     dy = y - center[..., 1:2]
     distance = (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1)).flatten(-2)  # [B, G, rows · columns]
-    # The window is in row-major order, so a stable sort leaves ties in the order of their anchor indices.
-    nearest = torch.sort(distance, dim=-1, stable=True).indices[..., :k]
+    nearest = _smallest(distance, k)  # the window is in row-major order: ties stay in the order of anchor indices
     in_row = nearest // columns
     in_column = nearest - in_row * columns
     index = row.gather(-1, in_row) * level.columns + column.gather(-1, in_column)
     return index, torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """Indices int64 [..., k] of the k smallest of float32 `values` ≥ 0 [..., n], rising; of equal ones the lowest."""
+    # The bits of such numbers, read as an integer, have their order. With the index below them no two keys are equal,
+    # so that the order is that of a stable sort without the price of one.
+    bits = values.shape[-1].bit_length()
+    keys = (values.view(torch.int32).long() << bits) | torch.arange(values.shape[-1], device=values.device)
+    return keys.topk(k, dim=-1, largest=False).values & ((1 << bits) - 1)
 
 
 def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
@@ -166,9 +183,10 @@ def _mean_plus_std(overlap: Tensor) -> Tensor:
 def centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     """Bool [B, G, K]: the anchor's centre lies inside the box."""
     center = centers(anchors)
-    low = (center - gt_boxes[..., :2].unsqueeze(-2)).amin(dim=-1)
-    high = (gt_boxes[..., 2:].unsqueeze(-2) - center).amin(dim=-1)
-    return torch.minimum(low, high) > INSIDE_MARGIN
+    low = center - gt_boxes[..., :2].unsqueeze(-2)
+    high = gt_boxes[..., 2:].unsqueeze(-2) - center
+    nearest_x, nearest_y = torch.minimum(low, high).unbind(dim=-1)  # sides
+    return torch.minimum(nearest_x, nearest_y) > INSIDE_MARGIN
 
 
 def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int) -> Tensor:
@@ -179,11 +197,12 @@ def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int)
     batch, boxes, _ = index.shape
     anchor = index.flatten(1)  # [B, G · K]
     score = torch.where(positive, score, -math.inf).flatten(1)
-    best = torch.full((batch, anchors_total), -math.inf, dtype=score.dtype, device=score.device)
-    best = best.scatter_reduce(1, anchor, score, reduce="amax")
+    best = score.new_full((batch, anchors_total), -math.inf).scatter_reduce_(1, anchor, score, "amax")
     wins = positive.flatten(1) & (score == best.gather(1, anchor))
-    box = torch.arange(boxes, device=index.device)[None, :, None].expand_as(index).flatten(1)
-    # `boxes` stands for none.
-    matched = torch.full((batch, anchors_total), boxes, dtype=torch.long, device=index.device)
-    matched = matched.scatter_reduce(1, anchor, torch.where(wins, box, boxes), reduce="amin")
-    return torch.where(matched == boxes, NEGATIVE, matched)
+    # Boxes count backwards here: the highest number is the lowest index, and higher than NEGATIVE. What is written
+    # last is written at the candidates alone, as to go through all anchors again takes longer than all the rest.
+    number = (boxes - 1 - torch.arange(boxes, device=index.device)).unsqueeze(1).expand(index.shape[1:]).flatten()
+    matched = torch.full((batch, anchors_total), NEGATIVE, device=index.device)
+    matched.scatter_reduce_(1, anchor, torch.where(wins, number, NEGATIVE), "amax")
+    found = matched.gather(1, anchor)
+    return matched.scatter_(1, anchor, torch.where(found == NEGATIVE, NEGATIVE, boxes - 1 - found))

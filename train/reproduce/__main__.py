@@ -1,0 +1,51 @@
+"""Train the paper's systems in miniature and report: scripts/reproduce.sh --hours 4"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+from runtime.errors import UserError, run_main
+
+from .. import shapes
+from .pretrain import pretrain
+from .report import write_report
+from .run import run
+from .systems import SIDE, STEPS, jobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce.sh",
+        description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
+        "Ended at any moment, the same command goes on.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the run (%(default)s)")
+    parser.add_argument("--hours", type=float, default=math.inf, help="end after so long (default: when all is done)")
+    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (%(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once (%(default)s)")
+    parser.add_argument("--into", type=Path, help="folder of table and plots (default: that of the run)")
+    parser.add_argument("--report", action="store_true", help="train nothing, report what is done")
+    given = parser.parse_args()
+    for name in ("seeds", "steps", "processes"):
+        if getattr(given, name) < 1:
+            raise UserError(f"--{name} {getattr(given, name)}: expected at least 1")
+    if not given.hours >= 0:
+        raise UserError(f"--hours {given.hours}: expected a number of at least 0")
+    data, weights = given.out / "data", given.out / "backbone.pt"
+    trainings = jobs(data, weights, given.seeds, given.steps)
+    if not given.report:
+        ends = time.monotonic() + 3600 * given.hours
+        shapes.generate(data, shapes.Settings(train=4000, val=1000, size=SIDE))
+        if not weights.exists():
+            pretrain(data, weights)
+        run(trainings, given.out, given.processes, ends - time.monotonic())
+    print(f"report: {write_report(trainings, given.out, given.into or given.out)}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,189 @@
+"""From the results of the trainings to the table, in Markdown and as JSON.
+
+The spread is the sample standard deviation over the seeds (n − 1). Of two systems one is called better only where each
+of its seeds is better than each of the other's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.files import atomic_write
+
+from .plots import draw_crossings, draw_k
+from .run import read_result
+from .systems import Job, K, System
+
+FIGURES = ("AP", "AP50", "AP75")
+BEGIN, END = "<!-- begin: written by scripts/reproduce.sh -->", "<!-- end -->"
+PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
+    "reproduction.md",
+    "reproduction.json",
+    "reproduction_crossings.png",
+    "reproduction_k.png",
+)
+
+
+class Row(NamedTuple):
+    """What a system reached; figures in points of 100."""
+
+    system: System
+    seeds: tuple[int, ...]  # those that succeeded
+    figures: dict[str, tuple[float, ...]]  # of each seed
+    failures: dict[int, str]  # seed → why
+    missing: tuple[int, ...]  # seeds that haven't ended
+
+    @property
+    def ap(self) -> tuple[float, ...]:
+        return self.figures["AP"]
+
+
+def rows_of(jobs: list[Job], out: Path) -> list[Row]:
+    """One row for each system, in the order of their first jobs."""
+    by_system: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_system.setdefault(job.system.key, []).append(job)
+    rows = []
+    for group in by_system.values():
+        ended = {job.seed: read_result(out, job) for job in group}
+        good = {seed: result for seed, result in ended.items() if result is not None and not result.error}
+        rows.append(
+            Row(
+                group[0].system,
+                tuple(good),
+                {name: tuple(100 * result.figures[name] for result in good.values()) for name in FIGURES},
+                {seed: result.error for seed, result in ended.items() if result is not None and result.error},
+                tuple(seed for seed, result in ended.items() if result is None),
+            )
+        )
+    return rows
+
+
+def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
+    """Mean and sample standard deviation; NaN where there are too few values."""
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def separated(a: Row, b: Row) -> int:
+    """1 where every seed of `a` is better than every seed of `b`, −1 the other way round, 0 where neither is so."""
+    if not a.ap or not b.ap:
+        return 0
+    return (min(a.ap) > max(b.ap)) - (max(a.ap) < min(b.ap))
+
+
+def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
+    """Write table, numbers and plots of what is done to the folder `into`; returns the Markdown file.
+
+    In a file that is there already only what stands between the marks is replaced.
+    """
+    rows = rows_of(jobs, out)
+    atomic_write(into / NUMBERS, json.dumps([_as_json(row) for row in rows], indent=1) + "\n")
+    draw_crossings([row for row in rows if row.system.part in ("crossings", "anchors")], into / CROSSINGS_PLOT)
+    draw_k(k_rows(rows), into / K_PLOT)
+    page = into / PAGE
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# The paper in miniature\n\n{BEGIN}\n{END}\n"
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        before, after = text.rstrip("\n") + "\n\n", "\n"
+    atomic_write(page, f"{before}{BEGIN}\n{markdown(rows)}{END}{after}")
+    return page
+
+
+def k_rows(rows: list[Row]) -> list[Row]:
+    """The rows that differ in k alone, by rising k."""
+    same = [row for row in rows if row.system.part == "k" or row.system.key == "atss-box"]
+    return sorted(same, key=lambda row: row.system.assignment.k)
+
+
+def markdown(rows: list[Row]) -> str:
+    """The tables, and what in them is beyond the spread."""
+    parts = {part: [row for row in rows if row.system.part == part] for part in ("crossings", "anchors", "k", "shape")}
+    parts["k"] = k_rows(rows) if parts["k"] else []
+    titles = {
+        "crossings": "Positives × regression",
+        "anchors": "9 anchors",
+        "k": f"k of ATSS ({K} above)",
+        "shape": "The anchor of ATSS",
+    }
+    lines = []
+    for part, title in titles.items():
+        if parts[part]:
+            lines += [f"### {title}", "", *_table(parts[part]), ""]
+    lines += ["### Better beyond the spread", "", *_comparisons(parts["crossings"]), ""]
+    troubles = [
+        *(f"- {row.system.key}, seed {seed}: failed: {why}" for row in rows for seed, why in row.failures.items()),
+        *(
+            f"- {row.system.key}: not trained yet: seed {', '.join(map(str, row.missing))}"
+            for row in rows
+            if row.missing
+        ),
+    ]
+    lines += ["### Failed or not trained", "", *(troubles or ["none"]), ""]
+    return "\n".join(lines)
+
+
+def _joined(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _table(rows: list[Row]) -> list[str]:
+    lines = [
+        "| positives | regress from | AP | AP50 | AP75 | seeds | AP of each seed | paper's AP |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [_cell(row.figures[name]) for name in FIGURES]
+        each = " ".join(f"{value:.1f}" for value in row.ap)
+        failed = f", {len(row.failures)} failed" if row.failures else ""
+        paper = "" if row.system.paper_ap is None else f"{row.system.paper_ap:.1f}"
+        columns = [row.system.label, row.system.start, *cells, f"{len(row.seeds)}{failed}", each, paper]
+        lines.append(f"| {' | '.join(columns)} |")
+    return lines
+
+
+def _cell(values: tuple[float, ...]) -> str:
+    mean, spread = mean_and_spread(values)
+    if not values:
+        return "–"
+    return f"{mean:.1f}" if math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
+
+
+def _comparisons(rows: list[Row]) -> list[str]:
+    """Each pair of the crossings that the paper orders by half a point or more: does it show here?"""
+    lines = [
+        "| paper: better | than | by | here by | every seed of one above every seed of the other |",
+        "| --- " * 5 + "|",
+    ]
+    known = [(row, row.system.paper_ap) for row in rows if row.system.paper_ap is not None and row.ap]
+    for better, high in sorted(known, key=lambda pair: -pair[1]):
+        for worse, low in known:
+            if high - low < 0.5:
+                continue
+            here = statistics.fmean(better.ap) - statistics.fmean(worse.ap)
+            verdict = {1: "yes, as in the paper", -1: "yes, the other way round", 0: "no"}[separated(better, worse)]
+            names = [f"{row.system.label}, {row.system.start}" for row in (better, worse)]
+            lines.append(f"| {names[0]} | {names[1]} | {high - low:.1f} | {here:+.1f} | {verdict} |")
+    return lines
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    mean, spread = mean_and_spread(row.ap)
+    return {
+        "system": row.system.key,
+        "part": row.system.part,
+        "positives": row.system.label,
+        "regress_from": row.system.start,
+        "k": row.system.assignment.k if row.system.assignment.method == "atss" else None,
+        "paper_ap": row.system.paper_ap,
+        "ap_mean": None if math.isnan(mean) else mean,
+        "ap_spread": None if math.isnan(spread) else spread,
+        "seeds": {str(seed): {n: row.figures[n][i] for n in FIGURES} for i, seed in enumerate(row.seeds)},
+        "failures": {str(seed): why for seed, why in row.failures.items()},
+        "missing": list(row.missing),
+    }

@@ -1,0 +1,142 @@
+"""Runs trainings side by side, each in a process of one thread, until all are done or the time is up.
+
+A training's folder holds `config.json`, `train/` (checkpoint and log), `output.txt`, and at its end `result.json`: what
+it reached, or why it failed. All of it survives a kill at any moment, and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from runtime.errors import EXIT_INTERRUPTED, UserError
+from runtime.files import atomic_write
+
+from .systems import Job
+
+RESULT, CONFIG, OUTPUT, TRAIN = "result.json", "config.json", "output.txt", "train"
+_POLL_SECONDS = 0.2
+
+
+class Result(NamedTuple):
+    """How a training ended."""
+
+    figures: dict[str, float]  # COCO's, 0–1; empty where it failed
+    error: str  # one line; empty where it succeeded
+
+
+def job_folder(out: Path, job: Job) -> Path:
+    return out / "jobs" / job.name
+
+
+def read_result(out: Path, job: Job) -> Result | None:
+    """How a training ended, or None while it hasn't."""
+    path = job_folder(out, job) / RESULT
+    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
+    """Run those of `jobs` that have no result yet, in their order, `processes` at a time, for at most `seconds`.
+
+    What is running when the time is up ends there; its last checkpoint is where the next run goes on. Raises UserError
+    where another run works in `out`, or where it was begun with other settings.
+    """
+    deadline = time.monotonic() + seconds
+    with alone_in(out), _terminable():
+        for job in jobs:
+            _write_config(job, job_folder(out, job))
+        pending = [job for job in jobs if read_result(out, job) is None]
+        running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        try:
+            while (pending or running) and time.monotonic() < deadline:
+                while pending and len(running) < processes:
+                    job = pending.pop(0)
+                    running[job.name] = job, _start(job_folder(out, job))
+                time.sleep(_POLL_SECONDS)
+                for job, process in list(running.values()):
+                    if process.poll() is not None:
+                        del running[job.name]
+                        _ended(job, process.returncode, out, sum(read_result(out, j) is not None for j in jobs), jobs)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+    left = sum(read_result(out, job) is None for job in jobs)
+    if left:
+        print(f"{left} of {len(jobs)} trainings are left: run the same command again to go on", flush=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder; the system releases it even where the process is killed. Raises UserError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UserError(f"{folder}: another run is working here; wait for it or choose another --out") from None
+        yield
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM becomes a KeyboardInterrupt, so that no training goes on without its run."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_config(job: Job, folder: Path) -> None:
+    path, text = folder / CONFIG, json.dumps(asdict(job.config), indent=1) + "\n"
+    if not path.exists():
+        atomic_write(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{folder} was begun with other settings: choose another --out, or delete that folder")
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that trains what a folder's configuration says. One thread each: that uses small cores best."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    with open(folder / OUTPUT, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "train.reproduce.worker", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+def _ended(job: Job, code: int, out: Path, done: int, jobs: list[Job]) -> None:
+    """Say how a training ended; where it failed by itself, write that down, so that it is reported."""
+    folder = job_folder(out, job)
+    result = read_result(out, job)
+    if result is None and code >= 0 and code != EXIT_INTERRUPTED:
+        lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        result = Result({}, last if code else "it ended without a result")
+        atomic_write(folder / RESULT, json.dumps(result._asdict()) + "\n")
+        done += 1
+    if result is None:
+        text = f"ended by signal {-code}, and will be tried again by the next run"
+    else:
+        text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.figures['AP']:.1f}"
+    print(f"{time.strftime('%H:%M:%S')} [{done}/{len(jobs)}] {job.name}: {text}", flush=True)

@@ -1,0 +1,38 @@
+"""One training of a reproduction, in a process of its own: `python -m train.reproduce.worker FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import torch
+
+from runtime.errors import run_main
+from runtime.files import atomic_write
+from runtime.records import record_from_dict
+
+from ..config import Config
+from ..journal import LOG, read_log
+from ..loop import train
+from .run import CONFIG, RESULT, TRAIN, Result, alone_in
+
+
+def work(folder: Path) -> None:
+    """Train what the folder's configuration says, going on where it stopped, and write the result."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # A run that was killed may have left a training behind, which goes on in this folder: then its result is ours.
+    with alone_in(folder, wait=True):
+        if (folder / RESULT).exists():
+            return
+        config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
+        train(config, folder / TRAIN, resume=True)
+        evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
+        figures = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
+        atomic_write(folder / RESULT, json.dumps(Result(figures, "")._asdict()) + "\n")
+
+
+if __name__ == "__main__":
+    run_main(lambda: work(Path(sys.argv[1])))
