@@ -76,7 +76,7 @@ def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:
     kept: set[str] = set()
     halves: set[str] = set()
     for node in nodes:
-        asks = node.op_type in ("Conv", "GroupNormalization") and node.input[0] not in dequantized
+        asks = node.op_type in ("Conv", "GroupNormalization") and node.input[1] not in dequantized
         flows = [name in halves for name in node.input if name in floats]
         if node.output[0] not in sampling and (asks or (flows and all(flows))):
             halves.update(node.output)

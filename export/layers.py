@@ -74,7 +74,7 @@ def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
         data, weight = node.input[:2]
         if weight in dequantized and data in dequantized:
             kind = dequantized[data]
-        elif weight in dequantized or data in dequantized:
+        elif weight in dequantized:
             found[node.output[0]] = "mixed"
             continue
         elif weight in constants:

@@ -249,13 +249,14 @@ _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 def compare(pair: Pair, case: Case) -> list[Check]:
     """All comparisons on one batch."""
     limits, tolerance = pair.backend.manifest.thresholds, pair.tolerance
+    # First: it says what is wrong with a file that can't run.
+    raw = pair.backend.infer(case.images, case.image_sizes, all_candidates=True)
     dense = pair.reference(case)
     theirs, their_candidates = _run_visible(pair, case)
     checks = _compare_network(pair, case, dense, theirs)
     again = pair.postprocess(case, theirs)
     checks.append(_sets(case, CANDIDATES, again, their_candidates, EXACT, SET_LIMIT))
 
-    raw = pair.backend.infer(case.images, case.image_sizes, all_candidates=True)
     rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
     greedy = [greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in _candidates_of(raw)]
     for quantity, rows in ((ROWS, finish(raw, limits)), (RERUN, finish(rerun, limits))):
@@ -298,12 +299,12 @@ def _relative(expected: np.ndarray, given: np.ndarray) -> float:
 
 
 def _relative_rms(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Root mean square error over all levels, by the standard deviation of what is expected."""
+    """Root mean square error of the worst level, by the standard deviation of what is expected over all levels."""
     if any(expected.shape != given.shape for expected, given in maps):
         return float("inf")
     expected = np.concatenate([a.ravel() for a, _ in maps]).astype(np.float64)
-    given = np.concatenate([b.ravel() for _, b in maps]).astype(np.float64)
-    return float(np.sqrt(np.mean((given - expected) ** 2)) / max(expected.std(), 1e-9))
+    worst = max(float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in maps)
+    return float(np.sqrt(worst) / max(expected.std(), 1e-9))
 
 
 def _sets(
