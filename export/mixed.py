@@ -132,7 +132,7 @@ def measure_file(path: Path, dataset: CocoDataset, progress: bool = True) -> Ste
     if ap < 0:
         raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
     speed = found.speed
-    return Step(0, ap, path.stat().st_size / 1e6, 1000 * speed.seconds_detecting / max(speed.images, 1))
+    return Step(0, ap, path.stat().st_size / 1e6, 1000 * speed.seconds_network / max(speed.images, 1))
 
 
 def measure_model(model: onnx.ModelProto, dataset: CocoDataset, progress: bool = True) -> Step:
