@@ -114,7 +114,7 @@ def _known(results: Results | Iterable[dict[str, Any]], truth: Truth, problems: 
         problems.add(_OTHER, f"category {category_id}")
     if len(results) and not is_known.any():
         raise _all_others(len(results))
-    return take(results, is_known)
+    return results if is_known.all() else take(results, is_known)
 
 
 def checked_results(

@@ -8,8 +8,10 @@ I images, A annotations, K categories, N detections; 4 areas (all, small, medium
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from pycocotools import mask
@@ -23,6 +25,7 @@ MOST = (1, 10, 100)  # detections of an image and category that count
 _IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
+_IMAGES_AT_A_TIME = 256  # what matching needs beside its outcome is bounded by them
 _ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
 
 
@@ -44,9 +47,9 @@ class Truth:
 class _Matches:
     """Detections that count, sorted by image, category, falling score; a bit per IoU threshold, a column per area."""
 
-    categories: np.ndarray  # int64 [N] rows of `category_ids`
+    categories: np.ndarray  # int32 [N] rows of `category_ids`
     scores: np.ndarray  # float64 [N]
-    ranks: np.ndarray  # int64 [N] within image and category
+    ranks: np.ndarray  # uint8 [N] within image and category
     matched: np.ndarray  # uint16 [N, 4]
     ignored: np.ndarray  # uint16 [N, 4]
 
@@ -70,8 +73,15 @@ def score(truth: Truth, results: Results, image_ids: Sequence[int] | np.ndarray 
         ],
         axis=1,
     )  # [K, 4]
-    matches = _match(truth, take(results, wanted[np.searchsorted(truth.image_ids, results.image_ids)]))
-    return _accumulate(matches, objects)
+    images = np.searchsorted(truth.image_ids, results.image_ids)
+    order = np.argsort(images, kind="stable")
+    order = order[wanted[images[order]]]
+    ends = np.searchsorted(images[order], np.arange(0, len(truth.image_ids) + _IMAGES_AT_A_TIME, _IMAGES_AT_A_TIME))
+    matches = [
+        _match(_of_images(truth, number * _IMAGES_AT_A_TIME), take(results, order[first:last]))
+        for number, (first, last) in enumerate(pairwise(ends.tolist()))
+    ]
+    return _accumulate(_join(matches), objects)
 
 
 def figures(scores: Scores) -> dict[str, float]:
@@ -91,6 +101,17 @@ def figures(scores: Scores) -> dict[str, float]:
 def mean_of_measured(values: np.ndarray) -> float:
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
+
+
+def _of_images(truth: Truth, first: int) -> Truth:
+    """The annotations of `_IMAGES_AT_A_TIME` images from this row on; the images stay as they are."""
+    begin, end = np.searchsorted(truth.images, (first, first + _IMAGES_AT_A_TIME))
+    fields = ("images", "categories", "boxes", "areas", "crowd")
+    return dataclasses.replace(truth, **{name: getattr(truth, name)[begin:end] for name in fields})
+
+
+def _join(parts: Sequence[_Matches]) -> _Matches:
+    return _Matches(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(_Matches)))
 
 
 def _match(truth: Truth, results: Results) -> _Matches:
@@ -114,7 +135,7 @@ def _match(truth: Truth, results: Results) -> _Matches:
         _match_group(iou, truth.crowd[gt].tolist(), gt_ignored[gt].T.tolist(), matched[rows], ignored[rows])
     outside = ~_inside(boxes[:, 2] * boxes[:, 3])  # [N, 4]
     ignored |= np.where(outside, ~matched & _ALL_BITS, np.uint16(0))
-    return _Matches(categories[order], results.scores[order], ranks, matched, ignored)
+    return _Matches(categories[order].astype(np.int32), results.scores[order], ranks.astype(np.uint8), matched, ignored)
 
 
 def _match_group(

@@ -18,7 +18,7 @@ from .errors import UserError
 from .images import MAX_PIXELS, ImageError
 from .manifest import Manifest
 from .pipeline import Limits, run_pipeline
-from .results import Results, in_order_of, join, of_image
+from .results import Results, join, of_image
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def detect_with_all(
     # The whole of a batch comes before its window ends, so that a picture that can't be read doesn't split it.
     limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
-    found: list[list[Results]] = [[] for _ in detectors]
-    indices: list[int] = []
+    found: list[dict[int, Results]] = [{} for _ in detectors]  # by the picture's index
     skipped: list[str] = []
     started = time.perf_counter()
     with (
@@ -108,17 +107,17 @@ def detect_with_all(
             if isinstance(results, UserError):
                 skipped.append(str(results))
             else:
-                indices.append(item.picture)
                 for parts, one in zip(found, results, strict=True):
-                    parts.append(one)
+                    parts[item.picture] = one
             bar.update(1)
     seconds = time.perf_counter() - started
+    indices = sorted(found[0])
     if skipped and not indices and part[1] == 1:
         raise none_readable(skipped)
-    image_ids = dataset.image_ids[sorted(indices)].tolist()
+    image_ids = dataset.image_ids[indices].tolist()
     return [
         Detected(
-            in_order_of(join(parts), dataset.image_ids),
+            join(parts.pop(index) for index in indices),
             image_ids,
             Speed(len(indices), seconds, sum(calls.seconds), tuple(skipped), tuple(calls.per_image)),
         )

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TextIO, overload
 
 import numpy as np
@@ -89,8 +90,14 @@ def take(results: Results, rows: np.ndarray | slice) -> Results:
 
 
 def join(parts: Iterable[Results]) -> Results:
-    """All parts, one after the other."""
-    parts = [of_rows([]), *parts]
+    """All parts, one after the other. Of many, no more than some hundreds are held beside the whole."""
+    chunks, iterator = [of_rows([])], iter(parts)
+    while chunk := list(islice(iterator, 256)):
+        chunks.append(_join(chunk))
+    return _join(chunks)
+
+
+def _join(parts: Sequence[Results]) -> Results:
     return Results(
         np.concatenate([part.image_ids for part in parts]),
         np.concatenate([part.category_ids for part in parts]),

@@ -82,9 +82,11 @@ def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | No
     return scorer
 
 
+@pytest.mark.parametrize("at_a_time", [256, 5])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", AWKWARD)
-def test_every_number_is_pycocotools(kind: str, seed: int) -> None:
+def test_every_number_is_pycocotools(kind: str, seed: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_score, "_IMAGES_AT_A_TIME", at_a_time)
     content, results = make(kind, seed)
     reference = by_pycocotools(content, results)
     scores = coco_score.score(truth_of(content), of_rows(results))
