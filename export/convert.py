@@ -1,4 +1,4 @@
-"""One deployed model to another of other types: which step makes which precision, and what it says of itself."""
+"""One deployed model to another of other types: which step makes which precision, and what the new file says."""
 
 from __future__ import annotations
 

@@ -152,6 +152,7 @@ def describe_engine(
         tensors=built.tensors,
         rebuild=rebuild_command(library, source, settings, out),
         layers=built.layers,
+        version_compatible=settings.version_compatible,
     )
 
 

@@ -66,7 +66,8 @@ class EngineManifest:
     profiles: tuple[Profile, ...]
     tensors: tuple[Tensor, ...]
     rebuild: str  # the command that builds it again, but for folders
-    layers: dict[str, int]  # by precision, as the engine's inspector counts them; empty where it couldn't be asked
+    layers: dict[str, int]  # convolutions by precision, as its inspector counts them; empty where it couldn't be asked
+    version_compatible: bool = False  # later versions of the library run it too: of the same major, and the next
     version: int = ENGINE_MANIFEST_VERSION
 
 

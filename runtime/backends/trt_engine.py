@@ -9,6 +9,7 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from ..cuda import Device
@@ -70,7 +71,7 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
     TensorRT refuses a part of them itself, but only once it reads the bytes, and in terms of its internals.
     """
     library = "TensorRT for RTX" if described.flavor == "rtx" else "TensorRT"
-    if described.library_version != version:
+    if not _runs_version(described, version):
         problem = f"built with {library} {described.library_version}, but {version} is installed"
     elif described.platform != this_platform():
         problem = f"built for {described.platform}, but this is {this_platform()}"
@@ -82,6 +83,19 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
     raise BackendError(f"{path}: {problem}; build it again on this machine: {described.rebuild}")
 
 
+def _runs_version(described: EngineManifest, version: str) -> bool:
+    """Whether this version runs it: the one that built it; or a later one, to the next major, where it is compatible."""
+    if not described.version_compatible or not version[:1].isdigit():
+        return described.library_version == version
+    built, installed = (_numbers(text) for text in (described.library_version, version))
+    return built <= installed and installed[0] <= built[0] + 1
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers that a version starts with: "11.4.0.106" → [11, 4, 0, 106]."""
+    return [int(part) for part in takewhile(str.isdigit, version.split("."))]
+
+
 def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> Loaded:
     """Deserialize an engine whose hash was checked, and compare it with its description. Raises BackendError."""
     logger, errors = _make_logger(trt)
@@ -89,6 +103,8 @@ def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineM
         trt_runtime = trt.Runtime(logger)
     except TypeError as error:  # the binding's word for "returned null"
         raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {_reason(errors)}") from error
+    if described.version_compatible:  # such an engine brings a part of the library of its own; its hash was checked
+        trt_runtime.engine_host_code_allowed = True
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BackendError(

@@ -107,7 +107,7 @@ def test_a_batch_equals_singles(engine: Path, stand_in: StandIn) -> None:
 
 
 def test_a_detector_on_it(engine: Path, stand_in: StandIn) -> None:
-    with Detector(engine, slots=1) as detector:
+    with Detector(TrtBackend(engine, slots=1)) as detector:
         found = detector([picture(), picture(box=None), picture(90, 60, (5, 6, 20, 30))])
     assert [len(each) for each in found] == [1, 0, 1]
     assert found[0].boxes[0].tolist() == pytest.approx([10, 20, 50, 40], abs=1)

@@ -53,6 +53,22 @@ def test_an_engine_for_another_place(
     stand_in.check_end()
 
 
+def test_a_version_compatible_engine_runs_in_later_versions(tmp_path: Path, stand_in: StandIn) -> None:
+    """TensorRT 10.16.1 is installed. Only such an engine may bring code along."""
+    data = engine_bytes(ALL, host_code=True)
+    for version in ("10.12.0.36", "10.16.1.11"):
+        path = write_standin_engine(tmp_path, stand_in, data=data, library_version=version, version_compatible=True)
+        TrtBackend(path).close()
+    for version in ("10.16.1.12", "10.17.0.1", "11.0.0.1", "8.6.1.6"):
+        path = write_standin_engine(tmp_path, stand_in, data=data, library_version=version, version_compatible=True)
+        with pytest.raises(BackendError, match=rf"built with TensorRT {version}, but 10\.16\.1\.11 is installed"):
+            TrtBackend(path)
+    path = write_standin_engine(tmp_path, stand_in, data=data)
+    with pytest.raises(BackendError, match="engine_host_code_allowed is not set"):
+        TrtBackend(path)
+    stand_in.check_end()
+
+
 def test_an_altered_engine_is_not_deserialized(tmp_path: Path, stand_in: StandIn) -> None:
     path = write_standin_engine(tmp_path, stand_in)
     path.write_bytes(path.read_bytes() + b" ")

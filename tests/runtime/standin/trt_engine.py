@@ -18,7 +18,8 @@ _KERNELS = b"kernels "
 
 
 def engine_bytes(profiles: list[Any], scratch_per_pixel: int = 4, **wrong: Any) -> bytes:
-    """`wrong`: drop (an output), dtype ({name: DataType's name}), host (an input): breaks of the contract."""
+    """`wrong`: drop (an output), dtype ({name: DataType's name}), host (an input): breaks of the contract; or
+    host_code, that of a version-compatible engine."""
     return json.dumps({"profiles": profiles, "scratch_per_pixel": scratch_per_pixel, **wrong}).encode()
 
 
@@ -41,6 +42,15 @@ class Runtime:
         self._shared.made(self)
         self._logger = logger
         self._shared.log = logger.log
+        self.__dict__["_allowed"] = False
+
+    @property
+    def engine_host_code_allowed(self) -> bool:
+        return self._allowed
+
+    @engine_host_code_allowed.setter
+    def engine_host_code_allowed(self, allowed: bool) -> None:
+        self.__dict__["_allowed"] = allowed
 
     def deserialize_cuda_engine(self, serialized: bytes) -> Any:
         assert isinstance(serialized, bytes)
@@ -49,6 +59,9 @@ class Runtime:
             parsed = json.loads(serialized)
         except ValueError:
             self._shared.fail("Error Code 1: Serialization\n(magicTag == kEXPECTED_MAGIC_TAG failed.)")
+            return None
+        if parsed.get("host_code") and not self._allowed:
+            self._shared.fail("Error Code 3: engine_host_code_allowed is not set")
             return None
         return self._shared.module.ICudaEngine(self, parsed)
 
