@@ -3,9 +3,10 @@
     .venv/bin/python scripts/throughput_benchmark.py [--canvas 480 640] [--batches 1 8] [--json throughput.json]
 
 Ours: the exported file in float32 and in int8 (`export.quantize --target cpu`), in ONNX Runtime and OpenVINO, from
-uint8 canvases to detections. Theirs: eagerly, and their ONNX export in ONNX Runtime with the same session options, from
-the float pictures of that size that they take to detections, with their own thresholds and NMS. All on the same
-pictures with the same number of threads and of classes; weights are random, the scores of all COCO-like (`random_detectors`).
+uint8 canvases to detections. Theirs: eagerly, and their ONNX export in ONNX Runtime with the same session options,
+from float pictures of that size to detections, with their own thresholds and NMS. All on the same pictures with the
+same number of threads and of classes; weights are random, the scores of all COCO-like (`random_detectors`).
+
 The sides take turns (A B C … A B C …) in one process; ratios are medians over rounds of theirs to ours, and, for a
 machine that others use too, of the least times and of the processor time that both spent.
 """
