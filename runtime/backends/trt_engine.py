@@ -84,7 +84,7 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
 
 
 def _runs_version(described: EngineManifest, version: str) -> bool:
-    """Whether this version runs it: the one that built it, or a later one of that major where it is compatible."""
+    """Whether this version runs it: the one that built it, or where compatible a later one up to the next major."""
     if not described.version_compatible or not version[:1].isdigit():
         return described.library_version == version
     built, installed = (_numbers(text) for text in (described.library_version, version))

@@ -139,7 +139,7 @@ def test_replacing_the_file_changes_nothing(tmp_path: Path, stand_in: StandIn) -
 @pytest.mark.parametrize("options", [{"slots": 0}, {"most_shapes": 0}])
 def test_options_that_make_no_sense(tmp_path: Path, stand_in: StandIn, options: dict) -> None:
     with pytest.raises(BackendError, match="expected at least 1 of each"):
-        open_backend(write_standin_engine(tmp_path, stand_in), **options)
+        TrtBackend(write_standin_engine(tmp_path, stand_in), **options)
 
 
 def test_the_real_library_refuses_garbage(tmp_path: Path, stand_in: StandIn) -> None:
