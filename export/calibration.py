@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from runtime.errors import UserError
 from runtime.files import atomic_write
-from runtime.images import SUFFIXES, ImageError, decode
+from runtime.images import SUFFIXES, Decoded, ImageError
 from runtime.manifest import Manifest
-from runtime.preprocess import make_batch
+from runtime.preprocess import load, make_batch
 from runtime.records import RecordError, record_from_dict
 
 from .graph import INPUT_NAMES
@@ -89,7 +89,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
         try:
-            image = decode(path)
+            image = load(path, manifest.preprocess)
         except ImageError as error:
             skipped.append(str(error))
             continue
@@ -229,7 +229,7 @@ def _visible(network: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProt
     return visible
 
 
-def canvas_of(image: np.ndarray, manifest: Manifest) -> np.ndarray:
+def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
     """A picture as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images

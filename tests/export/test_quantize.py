@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from export import quantize as quantize_module
-from export.calibration import Calibration, CalibrationError, calibrate
+from export.calibration import Calibration, CalibrationError, Histogram, calibrate
 from export.compare import without_partner
 from export.convert import ConvertError, Scheme, converted_model
 from export.layers import convolutions, quantization, wrong_convolutions
@@ -446,3 +446,11 @@ def test_the_note_of_a_quantization(files: dict[str, Path], calibration: Calibra
     model = onnx.load(files["int8"])
     model.metadata_props[1].value = json.dumps({"target": "cpu"})
     assert quantization(model) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_calibration_refuses_values_that_are_not_finite(value: float) -> None:
+    seen = Histogram()
+    seen.add(np.array([1.0, -2.0], np.float32))
+    with pytest.raises(CalibrationError, match="not finite"):
+        seen.add(np.array([1.0, value, 3.0], np.float32))
