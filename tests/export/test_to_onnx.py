@@ -188,7 +188,7 @@ def test_a_file_that_differs_is_not_exported(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.failed.onnx", "model.onnx"]
     said = capsys.readouterr().out
     assert "TOO LARGE" in said
-    assert "NOT exported" in said
+    assert "NOT written" in said
 
     monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
     assert main(arguments) == 0
