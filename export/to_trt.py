@@ -191,7 +191,15 @@ def check_capabilities(precision: Precision, capabilities: Sequence[str]) -> Non
 
 
 def check_precision(model: onnx.ModelProto, manifest: Manifest, source: Path) -> None:
-    """Raise EngineBuildError for a file that says one precision and has another: the engine would repeat the claim."""
+    """Raise EngineBuildError for a file that says one precision and has another: the engine would repeat the claim.
+
+    And for one whose int8 is a CPU's.
+    """
+    if convolutions(model)["uint8"]:
+        raise EngineBuildError(
+            f"{source}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
+            "file for it: python -m export.quantize MODEL.onnx --precision int8 --target tensorrt --images DIR"
+        )
     if wrong_convolutions(model, manifest.precision):
         raise EngineBuildError(
             f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "

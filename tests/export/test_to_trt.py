@@ -12,15 +12,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from export import to_onnx, to_trt, trt_library
+from export.calibration import calibrate
 from export.convert import Scheme, converted_model
 from export.engine_check import header_problems, read_header
 from export.network import load_deployed
+from export.pictures import synthetic_pictures
 from export.to_onnx import export_model, input_shapes
 from export.to_trt import EngineBuildError, build_engine, check_capabilities, main, rebuild_command
 from export.trt_build import BuildError, ParseError, Settings, build
@@ -446,6 +449,41 @@ def test_a_file_that_lies_about_its_precision(exported: Exported, tmp_path: Path
     path.write_bytes(model.SerializeToString())
     with pytest.raises(EngineBuildError, match=r"says that it is fp16, but its convolutions are: \d+ fp32"):
         main([str(path), "--compute-capability", "8.6"])
+
+
+def test_int8_for_a_cpu(exported: Exported, tmp_path: Path) -> None:
+    model, manifest = load_deployed(exported.model)
+    cv2.imwrite(str(tmp_path / "a.png"), synthetic_pictures()[0])
+    ranges = calibrate(model, manifest, [tmp_path / "a.png"], progress=False)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(converted_model(model, manifest, Scheme("int8", "cpu"), ranges).SerializeToString())
+    with pytest.raises(EngineBuildError, match=r"its int8 is for CPUs .* --target tensorrt") as caught:
+        main([str(path), "--compute-capability", "8.6"])
+    one_line(caught.value)
+
+
+def test_progress_is_of_nested_phases_and_never_falls() -> None:
+    phases = Phases(show=False)
+    assert phases.fraction() == 0
+    phases.start("build", None, 4)
+    seen = [phases.fraction()]
+    assert phases.step("build", 0)
+    phases.start("optimize", "build", 2)
+    seen.append(phases.fraction())
+    phases.step("optimize", 0)
+    phases.start("passes", "optimize", 10)
+    phases.step("passes", 4)
+    seen.append(phases.fraction())
+    assert seen == [0, 0.25, pytest.approx(0.25 * (1 + 0.5 * (1 + 0.5)))]
+    phases.finish("passes")
+    phases.finish("optimize")
+    phases.step("unheard", 3)
+    phases.step("build", 3)
+    assert phases.fraction() == 1
+    phases.is_cancelled = True
+    assert not phases.step("build", 3)
+    phases.finish("build")
+    phases.close()
 
 
 def test_too_little_disk(exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
