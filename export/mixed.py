@@ -25,8 +25,8 @@ from runtime.evaluate import evaluate_detector
 
 from .calibration import Calibration
 from .convert import Scheme, quantized_network
-from .graph import INPUT_NAMES
 from .network import cut_network
+from .onnx_file import INPUT_NAMES
 from .qdq import quantizable
 from .session import open_session
 

@@ -41,10 +41,10 @@ from train.postprocess import candidates
 
 from .compare import EXACT, Same, greedy_nms, rows_that_differ, without_partner
 from .emulate import runnable
-from .graph import INPUT_NAMES, GraphOutputs
+from .graph import GraphOutputs
 from .layers import convolutions, wrong_convolutions
 from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
-from .onnx_file import graph_sha256, with_outputs
+from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
 from .pictures import Case, cases, find_pictures
 from .session import open_session
 from .tolerance import TOLERANCES, Tolerance

@@ -23,6 +23,7 @@ from train.checkpoint import LoadedDetector
 
 from .compare import without_partner
 from .engine_check import header_problems
+from .layers import summary
 from .network import load_deployed
 from .pictures import Case, make_case
 from .trt_inspect import convolutions_of, wrong_precision
@@ -189,14 +190,13 @@ def _check_numbers_of_source(
 
 
 def _check_precision(data: bytes, described: EngineManifest, report: Report) -> None:
-    layers = convolutions_of(described.flavor, data)
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(layers.items()))
+    layers = convolutions_of(described, data)
     if not layers:
         report.unchecked.append("the precision of its layers: its inspector names no types")
     elif problem := wrong_precision(layers, described.manifest.precision):
         report.problems.append(f"{problem}; build it again: {described.rebuild}")
     else:
-        report.checked.append(f"its convolutions, as the inspector counts them: {counts}")
+        report.checked.append(f"its convolutions, as the inspector counts them: {summary(layers)}")
 
 
 def _candidates(raw: RawOutputs) -> list[Detections]:

@@ -25,10 +25,10 @@ from export.convert import Scheme, converted_model
 from export.network import load_deployed
 from export.pictures import synthetic_pictures
 from export.to_onnx import export_model, input_shapes
-from export.to_trt import default_capabilities
-from export.trt_build import Settings, build
+from export.trt_build import build
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
+from export.trt_settings import Settings, default_capabilities
 from runtime.backends.trt_engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision

@@ -15,7 +15,7 @@ import pytest
 from export import verify
 from export.engine_check import Header, header_problems, read_header
 from export.pictures import synthetic_pictures
-from export.trt_inspect import convolutions_by_precision, wrong_precision
+from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
 from export.verify import CANDIDATES, DETECTIONS, NETWORK, ROWS, VerifyError
 from export.verify_engine import ENGINE_CANDIDATES, engine_cases, report_engine, verify_engine
 from runtime.backends.ort import OrtBackend
@@ -237,6 +237,22 @@ def test_what_the_inspector_may_say_otherwise() -> None:
     assert convolutions_by_precision("") == {}
     assert convolutions_by_precision("[]") == {}
     assert convolutions_by_precision("{}") == {}
+
+
+def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the stand-in, which opens no such engine otherwise, and lets no other bring code."""
+    pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
+    from ..runtime.standin.install import install
+    from ..runtime.standin.trt_engine import engine_bytes
+
+    install(monkeypatch)
+    for compatible in (True, False):
+        data = engine_bytes([], host_code=compatible, layers=[layer("conv", "Half"), layer("conv", "Float")])
+        described = describe(exported, exported.model, data, flavor="tensorrt", version_compatible=compatible)
+        assert convolutions_of(described, data) == {"fp16": 1, "fp32": 1}
+    assert convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")])) == {}
 
 
 @pytest.mark.parametrize(
