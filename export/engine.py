@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from runtime.engine_file import EngineManifest, this_platform, write_engine
-from runtime.files import require_writable
+from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 
 from .layers import convolutions, summary, wrong_convolutions
@@ -73,6 +73,8 @@ def build_engine(
         )
     described = describe_engine(library, source, content, manifest, settings, built, out)
     write_engine(out, built.data, described)
+    if settings.timing_cache is not None:
+        atomic_write(settings.timing_cache, built.timing_cache)
     layers = f"convolutions: {summary(built.layers)}" if built.layers else _UNREAD
     print(
         f"{out}  {len(built.data) / 1e6:.1f} MB in {built.seconds:.1f} s, for compute capability "

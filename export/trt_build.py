@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.engine_file import Profile, Tensor
-from runtime.files import atomic_write
 
 from .trt_inspect import count_precisions
 from .trt_library import Library
@@ -34,6 +33,7 @@ class Built:
     tensors: tuple[Tensor, ...]
     compute_capabilities: tuple[str, ...]
     layers: dict[str, int]  # convolutions by precision; empty where the engine couldn't be inspected
+    timing_cache: bytes  # for the next build; empty where none was asked for
     warnings: tuple[str, ...]
     seconds: float
 
@@ -94,13 +94,12 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
             f"{source}: {library.name} {library.version} cannot build it for {', '.join(capabilities)}: "
             f"{_last(errors, 'it gives no reason')}"
         )
-    if timing_cache is not None and settings.timing_cache is not None:
-        atomic_write(settings.timing_cache, bytes(timing_cache.serialize()))
+    measured = bytes(timing_cache.serialize()) if timing_cache is not None else b""
     data = bytes(host_memory)
     layers = {}
     if library.device is not None:
         layers = count_precisions(trt, logger, data, settings.version_compatible)
-    return Built(data, tensors, capabilities, layers, tuple(warnings), time.perf_counter() - started)
+    return Built(data, tensors, capabilities, layers, measured, tuple(warnings), time.perf_counter() - started)
 
 
 def _parse(library: Library, logger: Any, network: Any, source: Path, model: bytes, errors: list[str]) -> None:

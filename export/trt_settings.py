@@ -33,7 +33,7 @@ class Settings:
     compute_capabilities: tuple[str, ...] = ()  # RTX: the GPUs to build for; empty: the one here
     workspace_bytes: int | None = None  # the most scratch memory of a layer; None: the whole device
     optimization_level: int | None = None  # 0–5; None: the library's
-    timing_cache: Path | None = None  # read if it exists, written after the build
+    timing_cache: Path | None = None  # read if it exists, written after the engine
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
 

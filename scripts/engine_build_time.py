@@ -49,9 +49,11 @@ def main() -> int:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--compute-capability", nargs="+", choices=RTX_CAPABILITIES, metavar="CC", help="default: all")
     parser.add_argument("--files", metavar="DIR", help="keep the ONNX files there, and take those that are there")
-    parser.add_argument("--make", action="store_true", help="make those files and build nothing")
+    parser.add_argument("--make", action="store_true", help="make the files and build nothing: a time is best alone")
     parser.add_argument("--json", metavar="TIMES.json")
     options = parser.parse_args()
+    if options.make and not options.files:
+        parser.error("--make: where to? Give --files DIR")
     library = Library("rtx", import_tensorrt("rtx"), None)
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(options.recipe, Path(options.files or folder), options.precisions)

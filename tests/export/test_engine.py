@@ -24,7 +24,7 @@ from export.network import load_deployed
 from export.pictures import synthetic_pictures
 from export.to_onnx import export_model, input_shapes
 from export.to_trt import _parser, main
-from export.trt_build import Built, ParseError, build
+from export.trt_build import Built, ParseError
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import BuildError, Settings, check_settings
@@ -129,19 +129,19 @@ def test_the_papers_deformable_recipe_builds(tmp_path: Path) -> None:
 def test_settings_of_the_standard_flavor(fixed: tuple[object, Path], tmp_path: Path) -> None:
     standard = Library("tensorrt", rtx, None)
     shape = (1, 192, 224)
-    cache = tmp_path / "timing.cache"
     settings = Settings(
         (Profile(shape, shape, shape),),
         workspace_bytes=1 << 30,
         optimization_level=2,
-        timing_cache=cache,
+        timing_cache=tmp_path / "timing.cache",
         hardware_compatibility="ampere-plus",
     )
-    built = build(standard, fixed[1], fixed[1].read_bytes(), settings)
-    assert "8.6" in built.compute_capabilities
-    assert "7.5" not in built.compute_capabilities
-    assert cache.stat().st_size > 0
-    assert built.layers == {}
+    manifest = load_source(fixed[1])
+    described = build_engine(standard, fixed[1], manifest, settings, tmp_path / "model.engine")
+    assert "8.6" in described.compute_capabilities
+    assert "7.5" not in described.compute_capabilities
+    assert described.layers == {}
+    assert (tmp_path / "timing.cache").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_no_engine_is_written_whose_layers_are_wide(
     deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def built(*_: object) -> object:
-        return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, (), 1.0)
+        return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
 
     monkeypatch.setattr(engine, "build", built)
     _, manifest = load_deployed(deployed["fp16"])
