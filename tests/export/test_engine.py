@@ -30,12 +30,12 @@ from export.trt_profiles import make_profiles
 from export.trt_settings import BuildError, Settings, check_settings
 from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.files import sha256_file
-from runtime.manifest import METADATA_KEY, Precision, Preprocess, Thresholds, from_json, to_json
+from runtime.manifest import METADATA_KEY, Precision, from_json, to_json
 from train.systems import SYSTEMS
 
 from .conftest import Exported, restamp
 from .rtx import LIBRARY, SMALL, WHOLE, build_for, one_line, rtx
-from .test_systems_export import narrowed, saved
+from .systems import saved
 
 
 @pytest.mark.parametrize(
@@ -95,19 +95,14 @@ def test_a_fixed_canvas_and_batch_build(fixed: tuple[object, Path]) -> None:
 # Deformable convolutions, as GridSample.
 
 
-def test_a_deformable_detector_builds(tmp_path: Path) -> None:
+def test_a_deformable_detector_builds(deformable: tuple[object, Path], tmp_path: Path) -> None:
     """In float32 and, grid and input sharing no type by themselves, in half precision."""
-    model = SYSTEMS["atss_dcn_r50_fpn_1x"]().model
-    model = dataclasses.replace(narrowed(model), head=dataclasses.replace(narrowed(model).head, deformable=True))
-    loaded = saved(model, Thresholds(), Preprocess(short_side=192, long_side=256), tmp_path / "dcn" / "best.pt")
-    source = tmp_path / "dcn.onnx"
-    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
-    graph, manifest = load_deployed(source)
+    graph, manifest = load_deployed(deformable[1])
     assert "GridSample" in {node.op_type for node in graph.graph.node}
-    half = tmp_path / "dcn.fp16.onnx"
+    half = tmp_path / "model.fp16.onnx"
     half.write_bytes(converted_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
-    for path in (source, half):
-        header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (4, 256, 256))))
+    for path in (deformable[1], half):
+        header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (3, 256, 256))))
         assert header is not None
         assert header.compute_capabilities == ("7.5", "12.0")
 
