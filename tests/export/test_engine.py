@@ -9,19 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from export import engine
-from export.calibration import calibrate
 from export.convert import Scheme, converted_model
 from export.engine import build_engine, load_source, rebuild_command
 from export.engine_check import header_problems, read_header
 from export.network import load_deployed
-from export.pictures import synthetic_pictures
 from export.to_onnx import export_model, input_shapes
 from export.to_trt import _parser, main
 from export.trt_build import Built, ParseError
@@ -234,14 +231,9 @@ def test_a_file_that_lies_about_its_precision(exported: Exported, tmp_path: Path
         main([str(path), "--compute-capability", "8.6"])
 
 
-def test_int8_for_a_cpu(exported: Exported, tmp_path: Path) -> None:
-    model, manifest = load_deployed(exported.model)
-    cv2.imwrite(str(tmp_path / "a.png"), synthetic_pictures()[0])
-    ranges = calibrate(model, manifest, [tmp_path / "a.png"], progress=False)
-    path = tmp_path / "model.onnx"
-    path.write_bytes(converted_model(model, manifest, Scheme("int8", "cpu"), ranges).SerializeToString())
+def test_int8_for_a_cpu(converted: dict[str, Path]) -> None:
     with pytest.raises(BuildError, match=r"its int8 is for CPUs .* --target tensorrt") as caught:
-        load_source(path)
+        load_source(converted["int8-cpu"])
     one_line(caught.value)
 
 
