@@ -13,6 +13,7 @@ import pytest
 from export.trt_progress import Phases
 from runtime.engine_file import Profile
 
+from .conftest import Exported
 from .rtx import build_for
 
 
@@ -42,13 +43,13 @@ def test_progress_is_of_nested_phases_and_never_falls() -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_build_leaves_nothing(
-    sent: signal.Signals, fixed: tuple[object, Path], repository: Path, tmp_path: Path
+    sent: signal.Signals, exported: Exported, repository: Path, tmp_path: Path
 ) -> None:
     """An older engine of that name stays as it was."""
     out = tmp_path / "model.engine"
     out.write_bytes(b"older")
     process = subprocess.Popen(
-        [sys.executable, "export/to_trt.py", str(fixed[1]), "-o", str(out), "--compute-capability", "8.6"],
+        [sys.executable, "export/to_trt.py", str(exported.model), "-o", str(out), "--compute-capability", "8.6"],
         cwd=repository,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
