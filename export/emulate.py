@@ -19,26 +19,36 @@ _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     """The deployed model with its network in this form; the model itself where its network has no half precision."""
     network = cut_network(model)
+    stand_in = emulated_network(network)
+    if stand_in is network:
+        return model
+    made = with_network(model, stand_in)
+    made.metadata_props.extend(model.metadata_props)
+    return made
+
+
+def emulated_network(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A network in this form; itself where it has no half precision."""
     inferred = onnx.shape_inference.infer_shapes(network).graph  # casts at the ends have no type noted
     halves = {
         value.name: value.type.tensor_type.elem_type
-        for value in (*inferred.value_info, *inferred.output)
+        for value in inferred.value_info
         if value.type.tensor_type.elem_type in _HALVES
     }
     if not halves:
-        return model
-    del network.graph.node[:]
-    for node in inferred.node:
-        network.graph.node.extend(_rounding(node, halves))
-    for constant in network.graph.initializer:
+        return network
+    made = onnx.ModelProto()
+    made.CopyFrom(network)
+    del made.graph.node[:]
+    for node in network.graph.node:
+        made.graph.node.extend(_rounding(node, halves))
+    for constant in made.graph.initializer:
         if constant.data_type in _HALVES:
             wide = np.asarray(numpy_helper.to_array(constant)).astype(np.float32)
             constant.CopyFrom(numpy_helper.from_array(wide, constant.name))
-    for value in network.graph.value_info:
+    for value in made.graph.value_info:
         if value.name in halves:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    made = with_network(model, network)
-    made.metadata_props.extend(model.metadata_props)
     return made
 
 

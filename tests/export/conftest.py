@@ -126,7 +126,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of pictures to calibrate on."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, picture in enumerate(synthetic_pictures()):
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
+        cv2.imwrite(str(folder / f"{number}.png"), picture[..., ::-1])  # OpenCV writes BGR
     return folder
 
 
