@@ -71,6 +71,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     _parse(library, logger, network, source, model, errors)
     tensors = _tensors(trt, network)
     builder_config = builder.create_builder_config()
+    builder_config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 convolutions would keep 10 bits
     for profile in settings.profiles:
         builder_config.add_optimization_profile(_make_profile(builder, profile))
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector knows no types

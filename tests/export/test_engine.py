@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import engine
+from export import engine, trt_build
 from export.convert import Scheme, converted_model
 from export.engine import build_engine, load_source, rebuild_command
 from export.engine_check import header_problems, read_header
@@ -150,6 +151,22 @@ def test_settings_that_rtx_lacks(settings: dict[str, object], message: str) -> N
     asked = dataclasses.replace(Settings((WHOLE,), ("8.6",)), **settings)  # type: ignore[arg-type]
     with pytest.raises(BuildError, match=message):
         check_settings(LIBRARY, asked, "fp32")
+
+
+def test_float32_is_not_tf32(fixed: tuple[object, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which keeps 10 bits of mantissa, and which TensorRT takes for float32 unless told otherwise."""
+    seen = []
+
+    def stop(trt: Any, builder_config: Any, *_: object) -> None:
+        seen.append((trt.Builder(trt.Logger()).create_builder_config(), builder_config))
+        raise BuildError("enough")
+
+    monkeypatch.setattr(trt_build, "_name_gpus_rtx", stop)
+    with pytest.raises(BuildError, match="enough"):
+        build_for(fixed[1], "8.6")
+    default, ours = (config.get_flag(rtx.BuilderFlag.TF32) for config in seen[0])
+    assert default
+    assert not ours
 
 
 def test_no_gpu_to_build_for(fixed: tuple[object, Path]) -> None:
