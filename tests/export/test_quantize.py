@@ -25,6 +25,7 @@ from export.quantize import convert, main
 from export.verify import CANDIDATES, DETECTIONS, NETWORK, PRECISION, RERUN, ROWS, Check, compare, open_conversion
 from runtime.backends import BackendError
 from runtime.backends.ort import OrtBackend
+from runtime.backends.ov import shared_core
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.manifest import METADATA_KEY, from_json, to_json
@@ -183,14 +184,14 @@ def test_batch_equals_singles(name: str, files: dict[str, Path]) -> None:
 def test_openvino_detects_the_same(name: str, files: dict[str, Path], exported: Exported) -> None:
     """An independent reader of the same file. It rounds halves and 8 bits at other places of the graph than ONNX
     Runtime does, which a network without training amplifies: the tolerance is that of the precision."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     from export.tolerance import TOLERANCES
     from runtime.detections import RawOutputs, finish
 
     path = exported.model if name == "fp32" else files[name]
     backend = OrtBackend(path)
     tolerance = TOLERANCES[backend.manifest.precision]
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     )
     case = make_case(2, (192, 256), synthetic_pictures(), PAD)
