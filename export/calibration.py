@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,8 +26,8 @@ from runtime.manifest import Manifest
 from runtime.preprocess import load, make_batch
 from runtime.records import RecordError, record_from_dict
 
-from .graph import INPUT_NAMES
 from .network import cut_network
+from .onnx_file import INPUT_NAMES, with_outputs
 from .qdq import values_to_calibrate
 from .session import open_session
 
@@ -84,7 +84,9 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     """
     network = cut_network(model)
     names = values_to_calibrate(network)
-    session = open_session(_visible(network, names))
+    visible = with_outputs(network, names)
+    assert visible is not None
+    session = open_session(visible)
     seen = {name: Histogram() for name in names}
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
@@ -219,14 +221,6 @@ class Histogram:
             if inside + outside < least:
                 best, least = bound, inside + outside
         return min(best, self._largest())
-
-
-def _visible(network: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """The network with these values as outputs."""
-    visible = onnx.ModelProto()
-    visible.CopyFrom(network)
-    visible.graph.output.extend(value for value in network.graph.value_info if value.name in names)
-    return visible
 
 
 def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:

@@ -38,7 +38,7 @@ def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
     graph = inferred.graph
     floats = {
         value.name
-        for value in (*graph.value_info, *graph.output)
+        for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
     constants = {value.name: value for value in graph.initializer}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx
 from onnx import TensorProto
@@ -12,7 +13,7 @@ from onnx import TensorProto
 from runtime.manifest import Precision
 from runtime.records import RecordError, record_from_dict
 
-from .network import always_float, dense_maps
+from .network import always_float, dense_maps, grouped
 
 QUANTIZATION_KEY = "atss_toolkit.quantization"  # in an ONNX file's metadata
 _NAMES = {
@@ -87,9 +88,9 @@ def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def summary(counts: Counter[str]) -> str:
+def summary(counts: Mapping[str, int]) -> str:
     """One phrase, such as "101 int8, 15 fp16"."""
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return ", ".join(f"{count} {name}" for name, count in Counter(counts).most_common())
 
 
 def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
@@ -104,6 +105,8 @@ def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
     if precision not in ("int8", "fp8"):
         return len(odd)
     excused = always_float(model.graph.node, dense_maps(model)) & found.keys()
+    if precision == "fp8":
+        excused |= grouped(model.graph.node)
     noted = quantization(model)
     if noted is not None and 2 * len(odd - excused) <= len(found.keys() - excused):
         excused |= odd.intersection(noted.in_float)

@@ -25,9 +25,9 @@ from runtime.evaluate import evaluate_detector
 
 from .calibration import Calibration
 from .convert import Scheme, quantized_network
-from .graph import INPUT_NAMES
 from .network import cut_network
-from .qdq import quantizable
+from .onnx_file import INPUT_NAMES
+from .qdq import INT8, Format, quantizable
 from .session import open_session
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
@@ -53,10 +53,10 @@ class Step(NamedTuple):
     ms_per_image: float
 
 
-def blocks(network: onnx.ModelProto) -> dict[str, list[str]]:
+def blocks(network: onnx.ModelProto, weights: Format = INT8) -> dict[str, list[str]]:
     """Outputs of the quantizable convolutions of each residual block, pyramid or tower layer, named as in training."""
     found: dict[str, list[str]] = defaultdict(list)
-    for node in quantizable(network):
+    for node in quantizable(network, weights):
         if node.op_type == "Conv":
             layer = node.input[1].removeprefix("detector.").removesuffix(".weight")
             match = _BLOCK.match(layer)
@@ -73,7 +73,7 @@ def ranked_blocks(
 ) -> list[Block]:
     """The blocks, the one that loses most first; `canvases` uint8 [B, H, W, 3]."""
     network = cut_network(model)
-    named = blocks(network)
+    named = blocks(network, scheme.weights)
     everything = {name for outputs in named.values() for name in outputs}
     expected = [open_session(network).run(None, {INPUT_NAMES[0]: canvas}) for canvas in canvases]
     variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]

@@ -17,8 +17,7 @@ from onnx import NodeProto
 from runtime.errors import UserError, describe_os_error
 from runtime.manifest import METADATA_KEY, Manifest, from_json
 
-from .graph import INPUT_NAMES
-from .onnx_file import graph_sha256
+from .onnx_file import INPUT_NAMES, graph_sha256
 
 DENSE = re.compile(r"(class_logits|box_regression|centerness)_\d+")
 OPSETS = (21, 22)  # what export/to_onnx.py writes, and what bfloat16 needs
@@ -92,13 +91,11 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
     """What makes candidates of the dense maps: the maps and the graph's own inputs → `candidate_*`."""
-    names = dense_maps(model)
-    replaced = {node.output[0] for node in ahead_of(model.graph.node, names)}
     outputs = [value for value in model.graph.output if value.name.startswith("candidate_")]
-    rest = [node for node in model.graph.node if node.output[0] not in replaced]
-    nodes = ahead_of(rest, (value.name for value in outputs))
+    nodes = ahead_of(after_network(model), (value.name for value in outputs))
     read = {name for node in nodes for name in node.input}
-    inputs = [value for value in (*model.graph.input, *model.graph.value_info) if value.name in (*INPUT_NAMES, *names)]
+    names = (*INPUT_NAMES, *dense_maps(model))
+    inputs = [value for value in (*model.graph.input, *model.graph.value_info) if value.name in names]
     return onnx.helper.make_model(
         onnx.helper.make_graph(
             nodes,
@@ -112,15 +109,19 @@ def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
+def after_network(model: onnx.ModelProto) -> list[NodeProto]:
+    """The nodes that the dense maps don't depend on: postprocessing and NMS."""
+    network = {node.output[0] for node in ahead_of(model.graph.node, dense_maps(model))}
+    return [node for node in model.graph.node if node.output[0] not in network]
+
+
 def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
     """The model with this network in place of its own, without metadata.
 
     Raises onnx's errors where the result isn't valid, and ValueError where postprocessing needs what the new network
     doesn't have.
     """
-    names = dense_maps(model)
-    replaced = {node.output[0] for node in ahead_of(model.graph.node, names)}
-    rest = [node for node in model.graph.node if node.output[0] not in replaced]
+    rest = after_network(model)
     made = {name for node in (*network.graph.node, *rest) for name in node.output}
     # A limit of a Clip, say, may serve both; a new network leaves a constant as it was or names it anew.
     constants = {value.name: value for value in (*_used(model.graph.initializer, rest), *network.graph.initializer)}
@@ -172,6 +173,15 @@ def always_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]
     nodes = list(nodes)
     positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
     return {name for node in ahead_of(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
+
+
+def grouped(nodes: Iterable[NodeProto]) -> set[str]:
+    """Outputs of depthwise and other grouped convolutions."""
+    return {
+        node.output[0]
+        for node in nodes
+        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
+    }
 
 
 def _used(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:

@@ -10,7 +10,8 @@ QuantizeLinear into its 8-bit kernel. Which pairs it can fuse differs, and so do
   also wants its output quantized.
 
 Weights have a scale per output channel. The convolutions that make the dense maps, and those that place the samples of
-deformable ones, stay in float, and so do normalisations, which sum over many values.
+deformable ones, stay in float, and so do normalisations, which sum over many values. In float8 grouped convolutions do
+too: a depthwise one sums nine products, too few for the errors of 3 bits of mantissa to average out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from .network import always_float
+from .network import always_float, grouped
 
 Target = Literal["tensorrt", "cpu"]
 
@@ -50,11 +51,13 @@ FP8 = Format(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448)
 Ranges = Mapping[str, tuple[float, float]]  # value → its least and largest number while calibrating
 
 
-def quantizable(network: onnx.ModelProto) -> list[NodeProto]:
+def quantizable(network: onnx.ModelProto, weights: Format = INT8) -> list[NodeProto]:
     """The nodes that may run in 8 bits."""
     nodes = list(network.graph.node)
     constants = {value.name for value in network.graph.initializer}
     in_float = always_float(nodes, (value.name for value in network.graph.output))
+    if weights is FP8:
+        in_float |= grouped(nodes)
     return [
         node
         for node in nodes
@@ -86,7 +89,7 @@ def quantize_network(
     """
     chosen = [
         node
-        for node in quantizable(network)
+        for node in quantizable(network, weights)
         if node.output[0] not in in_float and not (node.op_type == "Add" and set(in_float).intersection(node.input))
     ]
     writer = _Writer(network, ranges, target, weights, 64 if reduce_range else weights.steps)

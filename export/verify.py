@@ -6,6 +6,7 @@
 
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
+- a conversion: node for node and constant for constant against the float32 file (`export.equivalence`);
 and for two batch sizes and, where the canvas isn't fixed, two canvases:
 - the network: its dense maps, elementwise, or where the file isn't float32 by their root mean square error;
 - the postprocessing: candidates that the reference and the file make of the same dense maps, as sets;
@@ -13,8 +14,8 @@ and for two batch sizes and, where the canvas isn't fixed, two canvases:
   file flags them, once with every image sent through the rerun on the host;
 - the whole: detections of the reference with greedy NMS against those of the runtime, as sets.
 How much a network may differ depends on its precision (export/tolerance.py); what follows it never may.
-A bfloat16 file is emulated, ONNX Runtime having no such convolution on a CPU. Exit code 1 where a difference exceeds
-its limit.
+Half precision is emulated, as ONNX Runtime doesn't compute in it on a CPU (export/emulate.py). Exit code 1 where a
+difference exceeds its limit.
 """
 
 from __future__ import annotations
@@ -39,13 +40,26 @@ from train.checkpoint import LoadedDetector, load_detector
 from train.detector import DenseOutputs
 from train.postprocess import candidates
 
+from .checks import (
+    CANDIDATES,
+    DETECTIONS,
+    NETWORK,
+    PRECISION,
+    RERUN,
+    ROWS,
+    SAME_NETWORK,
+    Check,
+    print_report,
+)
 from .compare import EXACT, Same, greedy_nms, rows_that_differ, without_partner
-from .emulate import runnable
-from .graph import INPUT_NAMES, GraphOutputs
+from .emulate import emulated, has_bfloat16
+from .equivalence import differences
+from .graph import GraphOutputs
 from .layers import convolutions, wrong_convolutions
 from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
-from .onnx_file import graph_sha256, with_outputs
+from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
 from .pictures import Case, cases, find_pictures
+from .ranges import RangeErrors, ranges_of
 from .session import open_session
 from .tolerance import TOLERANCES, Tolerance
 
@@ -61,21 +75,6 @@ if TYPE_CHECKING:
 
 class VerifyError(UserError):
     """A model file that can't be compared with this checkpoint."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One comparison: passed when the worst difference is within its limit."""
-
-    case: str
-    quantity: str
-    compared: int
-    worst: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return self.worst <= self.limit  # False for NaN
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,9 +118,10 @@ class Pair(NamedTuple):
     reference: Callable[[Case], Dense]
     postprocess: Callable[[Case, Dense], list[Detections]]  # the reference's candidates of any dense maps
     backend: OrtBackend  # the file as it is deployed
-    visible: onnxruntime.InferenceSession  # the same graph with its dense maps as outputs
+    visible: onnxruntime.InferenceSession  # the same graph with its dense maps as outputs, half precision emulated
     dense: list[str]  # their names
-    precision: Check
+    file: list[Check]  # of the file by itself
+    ranges: RangeErrors | None
     tolerance: Tolerance
 
 
@@ -167,7 +167,12 @@ def open_conversion(source: Path, model_path: Path) -> Pair:
     backend, manifest, model = _open(model_path)
     if manifest.checkpoint_sha256 != original_manifest.checkpoint_sha256:
         raise VerifyError(f"{model_path} and {source} were exported from different checkpoints: give the two of one")
-    return _pair(reference, postprocess, backend, model, manifest, model_path)
+    unlike = differences(original, model) if dense_maps(model) == names else ["the dense maps are others"]
+    compared = Check("file", SAME_NETWORK, len(original.graph.node), len(unlike), 0, "; ".join(unlike[:3]))
+    pair = _pair(reference, postprocess, backend, model, manifest, model_path)
+    ranges = ranges_of(model)
+    errors = RangeErrors(original, ranges) if ranges and not unlike else None
+    return pair._replace(file=[*pair.file, compared], ranges=errors)
 
 
 def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
@@ -177,14 +182,13 @@ def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
     except Exception:  # the backend says what is wrong with it
         OrtBackend(path)
         raise
-    emulation = runnable(model)
-    if emulation is model:
-        backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
-    else:
+    if has_bfloat16(model):
         with tempfile.TemporaryDirectory() as folder:
-            emulated = Path(folder) / path.name
-            emulated.write_bytes(emulation.SerializeToString())
-            backend = OrtBackend(emulated)
+            stand_in = Path(folder) / path.name
+            stand_in.write_bytes(emulated(model).SerializeToString())
+            backend = OrtBackend(stand_in)
+    else:
+        backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
     return backend, backend.manifest, model
 
 
@@ -197,8 +201,8 @@ def _pair(
     path: Path,
 ) -> Pair:
     names = dense_maps(model)
-    visible = with_outputs(runnable(model), names)
-    if not names or visible is None:
+    visible = with_outputs(emulated(model), names) if names else None
+    if visible is None:
         raise VerifyError(
             f"{path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
             "rewritten it. Export the checkpoint again: python export/to_onnx.py CHECKPOINT"
@@ -209,40 +213,17 @@ def _pair(
         backend,
         open_session(visible, rewrite=manifest.precision != "fp8"),
         names,
-        Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0),
+        [Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0)],
+        None,
         TOLERANCES[manifest.precision],
     )
 
 
 def _checks(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
     compared = (compare(pair, case) for case in cases(pair.backend.manifest, pictures))
-    return [pair.precision, *(check for checks in compared for check in checks)]
+    return [*pair.file, *(check for checks in compared for check in checks)]
 
 
-def print_report(checks: Sequence[Check]) -> None:
-    """A table of the differences, and one line that sums them up."""
-    print(f"{'batch × canvas':18}{'quantity':50}{'compared':>12}{'worst':>10}{'limit':>10}")
-    for check in checks:
-        verdict = "" if check.passed else "  TOO LARGE"
-        print(
-            f"{check.case:18}{check.quantity:50}{check.compared:>12,}{check.worst:>10.2g}{check.limit:>10.2g}{verdict}"
-        )
-    failed = sum(not check.passed for check in checks)
-    print(f"{len(checks)} comparisons, {failed or 'none'} beyond the limit")
-    if not any(check.compared for check in checks if check.quantity == DETECTIONS):
-        print("note: no detections on these pictures, so only what precedes them was compared; try --images DIR")
-
-
-NETWORK = {
-    "class_logits": "network: class logits",
-    "box_regression": "network: box regression",
-    "centerness": "network: centerness",
-}
-PRECISION = "precision: convolutions not as the manifest says"
-CANDIDATES = "postprocessing: candidates without partner"
-ROWS = "NMS: rows unlike greedy, as flagged"
-RERUN = "NMS: rows unlike greedy, rerun on the host"
-DETECTIONS = "whole: detections without partner"
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
 
@@ -253,7 +234,8 @@ def compare(pair: Pair, case: Case) -> list[Check]:
     raw = pair.backend.infer(case.images, case.image_sizes, all_candidates=True)
     dense = pair.reference(case)
     theirs, their_candidates = _run_visible(pair, case)
-    checks = _compare_network(pair, case, dense, theirs)
+    checks = [pair.ranges.check(case)] if pair.ranges is not None else []
+    checks += _compare_network(pair, case, dense, theirs)
     again = pair.postprocess(case, theirs)
     checks.append(_sets(case, CANDIDATES, again, their_candidates, EXACT, SET_LIMIT))
 
@@ -267,7 +249,16 @@ def compare(pair: Pair, case: Case) -> list[Check]:
         for image in pair.postprocess(case, dense)
     ]
     found = finish(raw, limits)
-    checks.append(_sets(case, DETECTIONS, expected, found, tolerance.same, tolerance.unmatched, tolerance.score))
+    floors = [  # which is the last of 100 detections, tiny changes of score decide
+        max(
+            [
+                tolerance.score,
+                *(float(x.scores[-1]) + tolerance.same.score for x in rows if len(x) == limits.detections),
+            ]
+        )
+        for rows in zip(expected, found, strict=True)
+    ]
+    checks.append(_sets(case, DETECTIONS, expected, found, tolerance.same, tolerance.unmatched, floors))
     return checks
 
 
@@ -314,13 +305,13 @@ def _sets(
     given: list[Detections],
     same: Same,
     limit: float,
-    least_score: float = 0.0,
+    floors: Sequence[float] | None = None,
 ) -> Check:
-    """Fraction of rows of at least this score without a partner of any score; one is always forgiven, for a score
+    """Fraction of rows of at least an image's score without a partner of any score; one is always forgiven, for a score
     beside a threshold."""
     alone, total = 0, 0
-    for a, b in zip(expected, given, strict=True):
-        for rows, others in ((_above(a, least_score), b), (_above(b, least_score), a)):
+    for a, b, floor in zip(expected, given, floors or [0.0] * len(expected), strict=True):
+        for rows, others in ((_above(a, floor), b), (_above(b, floor), a)):
             total += len(rows)
             alone += without_partner(rows, others, same)
     return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, 1), limit)

@@ -30,9 +30,10 @@ from export.network import load_deployed
 from export.pictures import Case, find_pictures, make_case
 from export.to_onnx import export_model, input_shapes
 from export.tolerance import TOLERANCES
-from export.trt_build import Settings, build
+from export.trt_build import build
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
+from export.trt_settings import Settings
 from runtime.backends import BackendError
 from runtime.backends.ort import OrtBackend
 from runtime.backends.ov import shared_core

@@ -13,16 +13,28 @@ import onnx
 import pytest
 import torch
 
-from export.calibration import calibrate
-from export.convert import Scheme, converted_model
+from export.calibration import Calibration, calibrate, find_images
+from export.convert import Scheme
 from export.network import load_deployed
 from export.onnx_file import graph_sha256
 from export.pictures import synthetic_pictures
+from export.quantize import convert
 from export.to_onnx import export_model, input_shapes
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
+from train import dialects
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.detector import build_detector
+
+from .systems import narrowed, saved
+
+SCHEMES = {
+    "fp16": Scheme("fp16"),
+    "bf16": Scheme("bf16"),
+    "int8": Scheme("int8"),
+    "int8-cpu": Scheme("int8", "cpu"),
+    "fp8": Scheme("fp8"),
+}
 
 
 class Exported(NamedTuple):
@@ -97,22 +109,46 @@ def fixed(checkpoint: Path) -> tuple[LoadedDetector, Path]:
 
 
 @pytest.fixture(scope="session")
-def deployed(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
-    """The exported file in every precision, named model.PRECISION.onnx, for TensorRT."""
-    folder = tmp_path_factory.mktemp("deployed")
-    model, manifest = load_deployed(exported.model)
-    pictures = []
+def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector, Path]:
+    """Deformable towers; points, centerness from the class tower, ranked by class, the authors' thresholds."""
+    folder = tmp_path_factory.mktemp("deformable")
+    model = narrowed(dialects.MM_FCOS.model)
+    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=4))
+    pre = Preprocess(short_side=96, long_side=128)
+    loaded = saved(model, dialects.AUTHORS_ATSS.thresholds, pre, folder / "best.pt")
+    path = folder / "model.onnx"
+    path.write_bytes(export_model(loaded, input_shapes(pre, 3)))
+    return loaded, path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures to calibrate on."""
+    folder = tmp_path_factory.mktemp("pictures")
     for number, picture in enumerate(synthetic_pictures()):
-        pictures.append(folder / f"{number}.png")
-        cv2.imwrite(str(pictures[-1]), picture)
-    calibration = calibrate(model, manifest, pictures, progress=False)
-    files: dict[Precision, Path] = {"fp32": exported.model}
-    for precision in ("fp16", "bf16", "int8", "fp8"):
-        files[precision] = folder / f"model.{precision}.onnx"
-        files[precision].write_bytes(
-            converted_model(model, manifest, Scheme(precision), calibration).SerializeToString()
-        )
+        cv2.imwrite(str(folder / f"{number}.png"), picture[..., ::-1])  # OpenCV writes BGR
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibration(exported: Exported, pictures: Path) -> Calibration:
+    model, manifest = load_deployed(exported.model)
+    return calibrate(model, manifest, find_images(pictures), progress=False)
+
+
+@pytest.fixture(scope="session")
+def converted(exported: Exported, calibration: Calibration, pictures: Path) -> dict[str, Path]:
+    """The exported file by every scheme, named model.SCHEME.onnx, beside the pictures."""
+    files = {name: pictures / f"model.{name}.onnx" for name in SCHEMES}
+    for name, scheme in SCHEMES.items():
+        convert(exported.model, files[name], scheme.precision, calibration, target=scheme.target)
     return files
+
+
+@pytest.fixture(scope="session")
+def deployed(exported: Exported, converted: dict[str, Path]) -> dict[Precision, Path]:
+    """The exported file in every precision, for TensorRT."""
+    return {"fp32": exported.model} | {s.precision: converted[name] for name, s in SCHEMES.items() if s.target != "cpu"}
 
 
 def restamp(model: onnx.ModelProto, path: Path) -> Path:

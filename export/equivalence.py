@@ -1,0 +1,142 @@
+"""Is a converted network the float32 one but for rounding? Compared as graphs, so what no picture shows is found too.
+
+Both are walked from the dense maps backwards. Every node must have its like, wired alike; conversions (casts between
+floats, QuantizeLinear and DequantizeLinear of one scale) are looked through; constants may differ by what their number
+format rounds. Nothing may differ after the maps. Whether the ranges of activations fit, only pictures tell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from .network import after_network, cut_network, dense_maps
+
+# Half of the last bit, by the number and around 0: how far a format's nearest number may be.
+_ROUNDING = {
+    TensorProto.FLOAT: (0.0, 0.0),
+    TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
+    TensorProto.BFLOAT16: (2.0**-8, 0.0),
+    TensorProto.FLOAT8E4M3FN: (2.0**-4, 2.0**-10),
+    TensorProto.INT8: (0.0, 0.5),
+}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_FEWEST_STEPS = 63  # that a channel's largest weight has: 127 as a rule, 64 for CPUs without VNNI, 448 of float8
+_SLACK = 1.001  # scales are float16 numbers, rounded up
+_LEAST_SCALE = 2.0**-24
+
+
+def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
+    """One line for each place where the converted network isn't the source's; none where it is."""
+    if _exact(source) != _exact(converted):
+        return ["the postprocessing is another"]
+    ours, theirs = _Graph(cut_network(source)), _Graph(cut_network(converted))
+    pending = [(name, name) for name in dense_maps(source)]
+    partner: dict[str, str] = {}
+    found: list[str] = []
+    while pending:
+        a, b = (graph.origin(name) for graph, name in zip((ours, theirs), pending.pop(), strict=True))
+        if a in partner:
+            if partner[a] != b:
+                found.append(f"{a} is read where the converted network reads {b}")
+            continue
+        if a in ours.constants:
+            if problem := theirs.problem_of_constant(b, ours.array(a)):
+                found.append(f"{a}: {problem}")
+            continue
+        partner[a] = b
+        node, other = ours.producer.get(a), theirs.producer.get(b)
+        if node is None or other is None:
+            if a != b:
+                found.append(f"{a} became {b}")
+        elif list(node.output).index(a) != list(other.output).index(b) or not _same_operator(ours, node, theirs, other):
+            found.append(f"{a}: its {node.op_type} became another {other.op_type}")
+        else:
+            pending += zip(node.input, other.input)  # a Clip that became a Relu has fewer  # noqa: B905
+    return found
+
+
+def _exact(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:
+    """Nodes and constants of the postprocessing, in which nothing may change."""
+    nodes = after_network(model)
+    read = {name for node in nodes for name in node.input}
+    constants = [value for value in model.graph.initializer if value.name in read]
+    return [node.SerializeToString() for node in nodes], sorted(value.SerializeToString() for value in constants)
+
+
+def _same_operator(ours: _Graph, node: NodeProto, theirs: _Graph, other: NodeProto) -> bool:
+    if node.op_type == "Clip" and other.op_type == "Relu":  # the quantization behind it clips the upper end
+        least, most = (float(ours.array(name)) for name in node.input[1:])
+        return least == 0 and theirs.largest(other.output[0]) <= most * _SLACK
+    return (
+        node.op_type == other.op_type
+        and [bool(name) for name in node.input] == [bool(name) for name in other.input]
+        and sorted(x.SerializeToString() for x in node.attribute)
+        == sorted(x.SerializeToString() for x in other.attribute)
+    )
+
+
+class _Graph:
+    """A network's nodes and constants by name, its conversions looked through."""
+
+    def __init__(self, network: onnx.ModelProto) -> None:
+        self.constants = {value.name: value for value in network.graph.initializer}
+        self.producer = {name: node for node in network.graph.node for name in node.output}
+        self._quantizers = {node.input[0]: node for node in network.graph.node if node.op_type == "QuantizeLinear"}
+        self._inputs = {value.name for value in network.graph.input}
+
+    def array(self, name: str) -> np.ndarray:
+        return np.asarray(numpy_helper.to_array(self.constants[name]))
+
+    def origin(self, name: str) -> str:
+        """The value that this one is but for conversions."""
+        while (node := self.producer.get(name)) is not None:
+            before = self.producer.get(node.input[0])
+            to = next((x.i for x in node.attribute if x.name == "to"), None)
+            if node.op_type == "Cast" and to in _FLOATS and node.input[0] not in self._inputs:
+                name = node.input[0]
+            elif node.op_type == "DequantizeLinear" and before is not None and self._undoes(node, before):
+                name = before.input[0]
+            else:
+                break
+        return name
+
+    def _undoes(self, node: NodeProto, before: NodeProto) -> bool:
+        return before.op_type == "QuantizeLinear" and all(
+            np.array_equal(self.array(a), self.array(b)) for a, b in zip(node.input[1:], before.input[1:], strict=True)
+        )
+
+    def largest(self, name: str) -> float:
+        """The largest number that is left of a value behind its QuantizeLinear; infinite where it has none."""
+        node = self._quantizers.get(name)
+        if node is None:
+            return np.inf
+        zero = self.array(node.input[2])
+        most = 448 if self.constants[node.input[2]].data_type == TensorProto.FLOAT8E4M3FN else np.iinfo(zero.dtype).max
+        return float(self.array(node.input[1])) * (most - float(zero))
+
+    def problem_of_constant(self, name: str, expected: np.ndarray) -> str | None:
+        """What is wrong with a constant that should be this one, rounded to the number format that it has here."""
+        node, scale = self.producer.get(name), np.float32(1)
+        if node is not None and node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
+            name, zero = node.input[0], self.array(node.input[2])
+            scale = self.array(node.input[1]).reshape(-1, *[1] * (expected.ndim - 1))
+            if zero.astype(np.float32).any():
+                return "has a zero point"
+            largest = np.abs(expected).reshape(len(scale), -1).max(axis=1)
+            if (scale.ravel() > _SLACK * np.maximum(largest / _FEWEST_STEPS, _LEAST_SCALE)).any():
+                return "has a scale that leaves bits unused"
+        elif name not in self.constants:
+            return "was a constant and is computed"
+        given, kind = self.array(name), self.constants[name].data_type
+        if given.shape != expected.shape:
+            return f"has the shape {given.shape}, not {expected.shape}"
+        if expected.dtype != np.float32:
+            return None if np.array_equal(given, expected) else "has another value"
+        if kind not in _ROUNDING:
+            return f"is of another type ({TensorProto.DataType.Name(kind)})"
+        by_number, around_zero = _ROUNDING[kind]
+        away = np.abs(given.astype(np.float32) * scale - expected)
+        beyond = away > _SLACK * (by_number * np.abs(expected) + around_zero * scale)
+        return f"{beyond.sum()} of {beyond.size} numbers are not its own, rounded" if beyond.any() else None

@@ -1,0 +1,76 @@
+"""Do the ranges of 8-bit values fit these pictures? Measured value by value in the float32 network: no errors add up.
+
+A range that is too narrow clips, one that is too wide leaves few steps for most numbers: either shows as the difference
+between a value and itself in 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from .checks import RANGES, Check
+from .network import cut_network
+from .onnx_file import INPUT_NAMES, with_outputs
+from .pictures import Case
+from .session import open_session
+from .tolerance import RANGE_LIMIT
+
+
+class Range(NamedTuple):
+    value: str  # its name in the float32 network
+    scale: np.float32
+    zero: np.ndarray  # of the 8-bit type
+
+    def rounded(self, numbers: np.ndarray) -> np.ndarray:
+        """The numbers as they are after QuantizeLinear and DequantizeLinear."""
+        steps = numbers / self.scale
+        if self.zero.dtype == ml_dtypes.float8_e4m3fn:
+            return np.clip(steps, -448, 448).astype(self.zero.dtype).astype(np.float32) * self.scale
+        bounds, zero = np.iinfo(self.zero.dtype), np.float32(self.zero)
+        return (np.clip(np.rint(steps) + zero, bounds.min, bounds.max) - zero) * self.scale
+
+
+def ranges_of(model: onnx.ModelProto) -> list[Range]:
+    """Of every QuantizeLinear in the network."""
+    network = cut_network(model)
+    constants = {value.name: value for value in network.graph.initializer}
+    casts = {node.output[0]: node.input[0] for node in network.graph.node if node.op_type == "Cast"}
+    found = []
+    for node in network.graph.node:
+        if node.op_type == "QuantizeLinear":
+            scale, zero = (np.asarray(numpy_helper.to_array(constants[name])) for name in node.input[1:])
+            if constants[node.input[2]].data_type == TensorProto.FLOAT8E4M3FN:
+                zero = zero.astype(ml_dtypes.float8_e4m3fn)
+            found.append(Range(casts.get(node.input[0], node.input[0]), np.float32(scale), zero))
+    return found
+
+
+class RangeErrors:
+    """The float32 network, opened with these values as outputs. Raises ValueError where it doesn't have them."""
+
+    def __init__(self, source: onnx.ModelProto, ranges: list[Range]) -> None:
+        visible = with_outputs(cut_network(source), [found.value for found in ranges])
+        if visible is None:
+            raise ValueError("values are quantized that the float32 network doesn't have")
+        self._ranges = ranges
+        self._session = open_session(visible)
+
+    def __call__(self, images: np.ndarray) -> dict[str, float]:
+        """Root mean square error of each value in 8 bits, by its root mean square; images uint8 [B, H, W, 3]."""
+        given = self._session.run([found.value for found in self._ranges], {INPUT_NAMES[0]: images})
+        errors = {}
+        for found, numbers in zip(self._ranges, given, strict=True):
+            error = np.sqrt(np.mean(np.square(found.rounded(numbers) - numbers)))
+            errors[found.value] = float(error / max(np.sqrt(np.mean(np.square(numbers))), 1e-10))
+        return errors
+
+    def check(self, case: Case) -> Check:
+        """The worst value of all."""
+        errors = self(case.images)
+        worst = max(errors, key=lambda name: errors[name])
+        return Check(case.name, RANGES, len(errors), errors[worst], RANGE_LIMIT, worst)

@@ -1,0 +1,293 @@
+"""Defects planted into converted files: each must be refused, and for the right reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from export.calibration import Calibration
+from export.checks import NETWORK, PRECISION, RANGES, SAME_NETWORK, Check
+from export.convert import Scheme, converted_model
+from export.equivalence import differences
+from export.layers import convolutions, convolutions_by_output, quantization, wrong_convolutions
+from export.network import cut_network, load_deployed
+from export.pictures import make_case, synthetic_pictures
+from export.quantize import convert
+from export.verify import compare, open_conversion, open_pair
+from runtime.manifest import METADATA_KEY, from_json, to_json
+
+from .conftest import SCHEMES, Exported, restamp
+
+PAD = (124, 116, 104)
+QUANTIZED = [name for name, scheme in SCHEMES.items() if scheme.is_quantized]
+
+
+def failing(exported: Exported, path: Path) -> set[str]:
+    """What doesn't pass, on one small batch."""
+    pair = open_conversion(exported.model, path)
+    checks = [*pair.file, *compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))]
+    return {check.quantity for check in checks if not check.passed}
+
+
+def of_the_graph(exported: Exported, model: onnx.ModelProto, folder: Path) -> dict[str, Check]:
+    """The checks that no picture is needed for, of a changed model."""
+    return {check.quantity: check for check in open_conversion(exported.model, restamp(model, folder / "m.onnx")).file}
+
+
+def changed(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change a constant in place, its type stays."""
+    value = next(value for value in model.graph.initializer if value.name == name)
+    array = np.asarray(numpy_helper.to_array(value))
+    value.raw_data = change(array.astype(np.float32)).astype(array.dtype).tobytes()
+
+
+def some_convolution(model: onnx.ModelProto) -> NodeProto:
+    """One in the middle of the network."""
+    nodes = [node for node in cut_network(model).graph.node if node.op_type == "Conv"]
+    return nodes[len(nodes) // 2]
+
+
+def weight_of(model: onnx.ModelProto, node: NodeProto) -> tuple[str, str]:
+    """Names of the constants that hold a convolution's numbers and that scale them: one and the same in half types."""
+    producer = {name: other for other in model.graph.node for name in other.output}
+    dequantize = producer.get(node.input[1])
+    return (node.input[1],) * 2 if dequantize is None else (dequantize.input[0], dequantize.input[1])
+
+
+def wire(model: onnx.ModelProto, swap: dict[str, str]) -> None:
+    """Give values of these names the other's, where they are made."""
+    for node in model.graph.node:
+        for i, output in enumerate(node.output):
+            node.output[i] = swap.get(output, output)
+    sort_nodes(model)
+
+
+# What needs no picture.
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_nothing_is_found_where_nothing_is_wrong(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    assert differences(onnx.load(exported.model), onnx.load(converted[name])) == []
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_doubled_weights(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    """One convolution's numbers, or its scales, are twice what they were."""
+    model = onnx.load(converted[name])
+    _, scale = weight_of(model, some_convolution(model))
+    changed(model, scale, lambda array: 2 * array)
+    found = of_the_graph(exported, model, tmp_path)[SAME_NETWORK]
+    assert not found.passed
+    assert scale.removesuffix("_scale").removesuffix(f"_{name}") in found.detail
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_zeroed_weights(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(converted[name])
+    numbers, _ = weight_of(model, some_convolution(model))
+    changed(model, numbers, np.zeros_like)
+    assert "numbers are not its own, rounded" in of_the_graph(exported, model, tmp_path)[SAME_NETWORK].detail
+
+
+def test_weights_that_were_cut_and_not_rounded(converted: dict[str, Path], exported: Exported) -> None:
+    """The limit is half of the last bit, so that even this is seen."""
+    source, model = onnx.load(exported.model), onnx.load(converted["bf16"])
+    name, _ = weight_of(model, some_convolution(model))
+    exact = next(v for v in source.graph.initializer if v.name == name.removesuffix("_bf16"))
+    words = numpy_helper.to_array(exact).view(np.uint32) & 0xFFFF0000
+    next(v for v in model.graph.initializer if v.name == name).raw_data = (words >> 16).astype(np.uint16).tobytes()
+    assert len(differences(source, model)) == 1
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize(
+    ("kind", "one", "other"), [("class_logits", 0, 2), ("class_logits", 3, 4), ("box_regression", 3, 4)]
+)
+def test_swapped_levels(
+    name: str, kind: str, one: int, other: int, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Two maps change places; those of the last two levels have one shape on the smallest canvas."""
+    model = onnx.load(converted[name])
+    names = f"{kind}_{one}", f"{kind}_{other}"
+    wire(model, dict(zip(names, reversed(names), strict=True)))
+    assert not of_the_graph(exported, model, tmp_path)[SAME_NETWORK].passed
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_swapped_kinds(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    """Two convolutions of equal shape read each other's weights."""
+    model = onnx.load(converted[name])
+    shapes = {v.name: list(v.dims) for v in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    first = next(node for node in nodes if "class_tower" in node.input[1])
+    second = next(node for node in nodes if "box_tower" in node.input[1])
+    assert shapes[weight_of(model, first)[0]] == shapes[weight_of(model, second)[0]]
+    first.input[1], second.input[1] = second.input[1], first.input[1]
+    sort_nodes(model)
+    assert not of_the_graph(exported, model, tmp_path)[SAME_NETWORK].passed
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_scale_undone_by_another(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    """DequantizeLinear multiplies by twice what QuantizeLinear divided by."""
+    model = onnx.load(converted[name])
+    quantized = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in quantized)
+    scale = numpy_helper.to_array(next(v for v in model.graph.initializer if v.name == node.input[1]))
+    model.graph.initializer.append(numpy_helper.from_array(2 * scale, "another"))
+    node.input[1] = "another"
+    assert not of_the_graph(exported, model, tmp_path)[SAME_NETWORK].passed
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_another_postprocessing(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(converted[name])
+    for value in model.graph.initializer:
+        if value.data_type == TensorProto.FLOAT and not value.dims and numpy_helper.to_array(value) == np.float32(0.6):
+            value.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), value.name))
+    assert of_the_graph(exported, model, tmp_path)[SAME_NETWORK].detail == "the postprocessing is another"
+
+
+@pytest.mark.parametrize("attribute", ["strides", "group"])
+def test_another_attribute(attribute: str, converted: dict[str, Path], exported: Exported) -> None:
+    model = onnx.load(converted["fp16"])
+    node = some_convolution(model)
+    theirs = next(other for other in model.graph.node if other.output == node.output)
+    kept = [x for x in theirs.attribute if x.name != attribute]
+    del theirs.attribute[:]
+    theirs.attribute.extend(kept)
+    assert differences(onnx.load(exported.model), model) == [f"{node.output[0]}: its Conv became another Conv"]
+
+
+# What only pictures show.
+
+
+def narrowed(calibration: Calibration, factor: float, only: str | None = None) -> Calibration:
+    ranges = {
+        method: {
+            name: (factor * low, factor * high) if only in (None, name) else (low, high)
+            for name, (low, high) in values.items()
+        }
+        for method, values in calibration.ranges.items()
+    }
+    return replace(calibration, ranges=ranges)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("factor", [1 / 4, 16])
+def test_ranges_that_do_not_fit(
+    name: str, factor: float, calibration: Calibration, exported: Exported, tmp_path: Path
+) -> None:
+    """Four times too narrow, or sixteen times too wide: in float8, that is four of its 15 binades."""
+    if name == "fp8" and factor > 1:
+        pytest.skip("float8 has the same bits for small numbers as for large ones")
+    scheme, path = SCHEMES[name], tmp_path / "out.onnx"
+    convert(exported.model, path, scheme.precision, narrowed(calibration, factor), target=scheme.target)
+    failed = failing(exported, path)
+    assert RANGES in failed
+    assert failed & set(NETWORK.values())
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, exported: Exported, tmp_path: Path) -> None:
+    """Of a single value, a quarter of its range: too little for the maps to show it."""
+    scheme, path = SCHEMES[name], tmp_path / "out.onnx"
+    convert(exported.model, path, scheme.precision, narrowed(calibration, 1 / 4, "relu_5"), target=scheme.target)
+    pair = open_conversion(exported.model, path)
+    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))
+    found = next(check for check in checks if check.quantity == RANGES)
+    assert not found.passed
+    assert found.detail == "relu_5"
+
+
+def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
+    """Every weight is a float16, but what two convolutions make of them isn't; bfloat16 can."""
+    model = onnx.load(exported.model)
+    weights = [v.name for v in model.graph.initializer if "layer3.0.conv" in v.name and len(v.dims) == 4]
+    for name in weights:
+        changed(model, name, lambda array: 5000 * array)
+    source = restamp(model, tmp_path / "large.onnx")
+    exported = exported._replace(model=source)
+    for precision in ("fp16", "bf16"):
+        convert(source, tmp_path / f"{precision}.onnx", precision)  # type: ignore[arg-type]
+    failed = failing(exported, tmp_path / "fp16.onnx")
+    assert failed >= set(NETWORK.values())
+    assert not failed & {PRECISION, SAME_NETWORK}
+    assert failing(exported, tmp_path / "bf16.onnx") == set()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_dead_convolution_beside_the_checkpoint(
+    name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """A checkpoint has no graph to compare with: here the numbers alone must tell."""
+    model = onnx.load(converted[name])
+    numbers, _ = weight_of(model, some_convolution(model))
+    changed(model, numbers, np.zeros_like)
+    pair = open_pair(exported.loaded, restamp(model, tmp_path / "dead.onnx"))
+    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))
+    assert {check.quantity for check in checks if not check.passed} & set(NETWORK.values())
+
+
+# What a file claims.
+
+
+def test_an_unquantized_file_that_claims_int8(exported: Exported, tmp_path: Path) -> None:
+    assert PRECISION in failing(exported, claiming("int8", exported.model, tmp_path))
+
+
+def test_an_int8_file_that_claims_fp16(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    assert PRECISION in failing(exported, claiming("fp16", converted["int8"], tmp_path))
+
+
+def test_an_fp16_file_that_claims_fp32(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    assert PRECISION in failing(exported, claiming("fp32", converted["fp16"], tmp_path))
+
+
+def test_a_note_excuses_only_what_was_kept_in_float(
+    converted: dict[str, Path], calibration: Calibration, exported: Exported
+) -> None:
+    model, manifest = load_deployed(exported.model)
+    kept = sorted(n for n, kind in convolutions_by_output(onnx.load(converted["int8"])).items() if kind == "int8")
+    some = converted_model(model, manifest, Scheme("int8"), calibration, kept[:3])
+    assert wrong_convolutions(some, "int8") == 0
+    assert convolutions(some)["int8"] == len(kept) - 3
+    note = quantization(some)
+    assert note is not None
+    assert note.in_float == tuple(kept[:3])
+    del some.metadata_props[1:]
+    assert wrong_convolutions(some, "int8") == 3
+    nothing = converted_model(model, manifest, Scheme("int8"), calibration, kept)
+    assert wrong_convolutions(nothing, "int8") == len(kept)  # quantized in name only
+
+
+def claiming(precision: str, path: Path, folder: Path) -> Path:
+    """The file under the name of another precision, its hash in order."""
+    model = onnx.load(path)
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    entry.value = to_json(replace(from_json(entry.value, "test"), precision=precision))  # type: ignore[arg-type]
+    out = folder / "claim.onnx"
+    out.write_bytes(model.SerializeToString())
+    return out
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put nodes into an order in which each follows what it reads."""
+    made = {value.name for value in (*model.graph.input, *model.graph.initializer)} | {""}
+    waiting = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    ordered = []
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        assert ready
+        for node in ready:
+            made.update(node.output)
+        ordered += ready
+        waiting = [node for node in waiting if not made.issuperset(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
