@@ -22,6 +22,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import get_args
 
 from runtime.engine_file import SUFFIXES
-from runtime.errors import UserError, run_main
+from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
 from runtime.manifest import Precision
 
 from .trt_library import choose
@@ -92,10 +93,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
     manifest = load_source(source)
     settings = replace(settings, profiles=make_profiles(manifest, options.batch, options.shapes))
-    for out, wanted in outputs:
-        gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
-        wanted_settings = replace(settings, compute_capabilities=gpus)
-        build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
+    try:
+        for out, wanted in outputs:
+            gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
+            wanted_settings = replace(settings, compute_capabilities=gpus)
+            build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        # TensorRT for RTX leaves threads of a stopped build behind, which crash when the interpreter ends before them.
+        os._exit(EXIT_INTERRUPTED)
     return 0
 
 

@@ -18,6 +18,8 @@ from .trt_library import Library
 from .trt_progress import Phases, interruptible, make_logger, make_monitor
 from .trt_settings import AMPERE_AND_LATER, BuildError, Settings
 
+_still_called: list[Any] = []  # what threads of stopped builds may yet call, kept until the process ends
+
 
 class ParseError(BuildError):
     """A graph with nodes that TensorRT doesn't take; `nodes` has a line for each."""
@@ -90,6 +92,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     host_memory = builder.build_serialized_network(network, builder_config)
     if host_memory is None:
         if phases.is_cancelled:
+            _still_called.append((logger, monitor))
             return None
         raise BuildError(
             f"{source}: {library.name} {library.version} cannot build it for {', '.join(capabilities)}: "

@@ -20,8 +20,11 @@ from export.network import ModelError, after_network, cut_network, dense_maps, l
 from export.onnx_file import graph_sha256
 from export.pictures import make_case, synthetic_pictures
 from export.quantize import convert
+from export.tolerance import TOLERANCES
 from export.verify import compare, open_conversion
+from runtime.backends import open_backend
 from runtime.backends.ort import OrtBackend
+from runtime.detections import finish
 
 from .conftest import SCHEMES, Exported, restamp
 
@@ -139,19 +142,12 @@ def test_batch_equals_singles(name: str, converted: dict[str, Path]) -> None:
 def test_openvino_detects_the_same(name: str, converted: dict[str, Path], exported: Exported) -> None:
     """An independent reader of the same file. It rounds halves and 8 bits at other places of the graph than ONNX
     Runtime does, which a network without training amplifies: the tolerance is that of the precision."""
-    openvino = pytest.importorskip("openvino")
-    from export.tolerance import TOLERANCES
-    from runtime.detections import RawOutputs, finish
-
+    pytest.importorskip("openvino")
     path = exported.model if name == "fp32" else converted[name]
-    backend = OrtBackend(path)
+    backend, other = OrtBackend(path), open_backend(path, backend="openvino", threads=1)
     tolerance = TOLERANCES[backend.manifest.precision]
-    compiled = openvino.Core().compile_model(
-        str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    )
     case = make_case(2, (192, 256), synthetic_pictures(), PAD)
-    found = compiled({"images": case.images, "image_sizes": case.image_sizes})
-    raw = RawOutputs(*(found[output.name] for output in onnx.load(path).graph.output))
+    raw = other.infer(case.images, case.image_sizes, all_candidates=True)
     limits = backend.manifest.thresholds
     theirs, ours = finish(raw, limits), finish(backend.infer(case.images, case.image_sizes), limits)
     assert sum(map(len, ours)) > 100
