@@ -93,15 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
     manifest = load_source(source)
     settings = replace(settings, profiles=make_profiles(manifest, options.batch, options.shapes))
-    try:
-        for out, wanted in outputs:
-            gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
-            wanted_settings = replace(settings, compute_capabilities=gpus)
-            build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        # TensorRT for RTX leaves threads of a stopped build behind, which crash when the interpreter ends before them.
-        os._exit(EXIT_INTERRUPTED)
+    for out, wanted in outputs:
+        gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
+        wanted_settings = replace(settings, compute_capabilities=gpus)
+        build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
     return 0
 
 
@@ -180,4 +175,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    try:
+        run_main(main)
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:
+            # TensorRT for RTX leaves threads of a stopped build behind, which crash when the interpreter ends first.
+            sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+        raise
