@@ -2,7 +2,7 @@
 
     python -m export.verify runs/mine/best.pt mine.onnx
     python -m export.verify runs/mine/best.pt mine.engine    # see export/verify_engine.py
-    python -m export.verify mine.onnx mine.int8.onnx
+    python -m export.verify mine.onnx mine.int8.onnx --images photos
 
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
