@@ -79,7 +79,7 @@ def test_a_file_that_differs_is_not_written(
 
 
 def own_detections(model: Path, pictures: Path, path: Path) -> Path:
-    """A COCO file in which a model's best detections are the truth, so that its own AP is 1."""
+    """A COCO file in which a model's best detections are the truth, so that its own AP is about 1."""
     images, annotations = [], []
     with Detector(model, backend="cpu") as detector:
         manifest = detector.manifest
