@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +20,12 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
+from runtime.backends import open_backend
 from runtime.coco import CocoDataset
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.evaluate import evaluate_detector
+from runtime.measure import speed_ratios
 
 from .calibration import Calibration
 from .convert import Scheme, quantized_network
@@ -50,7 +54,7 @@ class Step(NamedTuple):
     in_float: int
     ap: float  # 0–1
     megabytes: float
-    ms_per_image: float
+    times_as_fast: float  # as the float32 file, here
 
 
 def blocks(network: onnx.ModelProto, weights: Format = INT8) -> dict[str, list[str]]:
@@ -124,36 +128,50 @@ def fewest_in_float(
     return count, [steps[n] for n in sorted(steps)]
 
 
-def measure_file(path: Path, dataset: CocoDataset, progress: bool = True) -> Step:
-    """AP, size and time of a file on a validation set, in ONNX Runtime. Raises MixedError where there's no AP."""
+def average_precision(path: Path, dataset: CocoDataset, progress: bool = True) -> float:
+    """AP (0–1) of a file on a validation set. Raises MixedError where there's none."""
     with Detector(path) as detector:
-        found = evaluate_detector(detector, dataset, progress=progress)
-    ap = found.figures.figures["AP"]
+        ap = evaluate_detector(detector, dataset, progress=progress).figures.figures["AP"]
     if ap < 0:
         raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
-    speed = found.speed
-    return Step(0, ap, path.stat().st_size / 1e6, 1000 * speed.seconds_network / max(speed.images, 1))
+    return ap
 
 
-def measure_model(model: onnx.ModelProto, dataset: CocoDataset, progress: bool = True) -> Step:
-    """See `measure_file`, of a model in memory."""
+def measure_model(
+    model: onnx.ModelProto, source: Path, dataset: CocoDataset, canvases: Sequence[np.ndarray], progress: bool = True
+) -> Step:
+    """AP and size of a model in memory, and its speed beside the file that it was made of."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
-        return measure_file(path, dataset, progress)
+        ap = average_precision(path, dataset, progress)
+        return Step(0, ap, path.stat().st_size / 1e6, times_as_fast(source, path, canvases))
 
 
-def trade_table(reference: Step, steps: Sequence[Step], chosen: int, ranking: Sequence[Block]) -> str:
+def times_as_fast(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> float:
+    """Median over canvases (uint8 [B, H, W, 3]) of the source's time by the other file's, which take turns."""
+    seconds: dict[Path, list[float]] = {source: [], path: []}
+    with closing(open_backend(source)) as first, closing(open_backend(path)) as second:
+        for canvas in (canvases[0], *canvases):
+            sizes = np.full((len(canvas), 2), canvas.shape[1:3], np.int32)
+            for file, backend in ((source, first), (path, second)):
+                started = time.perf_counter()
+                backend.infer(canvas, sizes)
+                seconds[file].append(time.perf_counter() - started)
+    return speed_ratios(*(of_file[1:] for of_file in seconds.values())).p50  # the first run warms up
+
+
+def trade_table(
+    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], chosen: int, ranking: Sequence[Block]
+) -> str:
     """The measurements as text, and which blocks stayed in float."""
-    lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'ms/image':>11}"]
-    lines.append(
-        f"{'all (fp32)':>15}{100 * reference.ap:>9.2f}{'':>8}{reference.megabytes:>9.1f}{reference.ms_per_image:>11.1f}"
-    )
+    lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'× fp32':>9}"]
+    lines.append(f"{'all (fp32)':>15}{100 * reference_ap:>9.2f}{'':>8}{reference_megabytes:>9.1f}{1:>9.2f}")
     for step in steps:
         mark = "  ← chosen" if step.in_float == chosen else ""
         lines.append(
-            f"{f'{step.in_float} of {len(ranking)}':>15}{100 * step.ap:>9.2f}{100 * (reference.ap - step.ap):>+8.2f}"
-            f"{step.megabytes:>9.1f}{step.ms_per_image:>11.1f}{mark}"
+            f"{f'{step.in_float} of {len(ranking)}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
+            f"{step.megabytes:>9.1f}{step.times_as_fast:>9.2f}{mark}"
         )
     if chosen:
         lines.append("in float: " + ", ".join(f"{b.name} (noise {b.noise:.2g})" for b in ranking[:chosen]))

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.images import decode
+from runtime.images import SUFFIXES, decode
 from runtime.manifest import InputShapes, Manifest
 from runtime.preprocess import plan, resize
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _PICTURES = 3
 
 
@@ -45,10 +44,10 @@ def find_pictures(folder: str | None, fallback: str = "") -> list[np.ndarray]:
     """
     directory = Path(folder if folder is not None else fallback)
     paths = (
-        sorted(p for p in directory.glob("*") if p.suffix.lower() in _SUFFIXES)[:_PICTURES] if directory.name else []
+        sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES)[:_PICTURES] if directory.name else []
     )
     if folder is not None and not paths:
-        raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(_SUFFIXES)} files")
+        raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(SUFFIXES)} files")
     try:
         return [decode(path) for path in paths] or synthetic_pictures()
     except UserError:

@@ -51,7 +51,7 @@ from .calibration import (
 from .convert import Scheme, converted_model, require_fp32
 from .layers import convolutions, summary
 from .mixed import PICTURES as RANKED_ON
-from .mixed import Step, fewest_in_float, measure_file, measure_model, ranked_blocks, trade_table
+from .mixed import Step, average_precision, fewest_in_float, measure_model, ranked_blocks, trade_table
 from .network import load_deployed
 from .pictures import synthetic_pictures
 from .qdq import Target
@@ -151,20 +151,19 @@ def _within_loss(
 ) -> list[str]:
     """Outputs of the convolutions to keep in float, for AP within the loss; prints the measurements."""
     require_same_classes(manifest, accuracy.dataset)
-    reference = measure_file(source, accuracy.dataset, shows_progress())
-    print(f"float32: AP {100 * reference.ap:.2f}", flush=True)
+    reference = average_precision(source, accuracy.dataset, shows_progress())
+    print(f"float32: AP {100 * reference:.2f}", flush=True)
     canvases = [canvas_of(picture, manifest) for picture in _readable(images, RANKED_ON)]
     ranking = ranked_blocks(model, scheme, calibration, canvases, shows_progress())
 
     def measure(in_float: Collection[str]) -> Step:
-        step = measure_model(
-            converted_model(model, manifest, scheme, calibration, in_float), accuracy.dataset, shows_progress()
-        )
+        converted = converted_model(model, manifest, scheme, calibration, in_float)
+        step = measure_model(converted, source, accuracy.dataset, canvases, shows_progress())
         print(f"{len(in_float)} convolutions more in float: AP {100 * step.ap:.2f}", flush=True)
         return step
 
-    chosen, steps = fewest_in_float(ranking, measure, reference.ap - accuracy.max_ap_loss / 100)
-    print(trade_table(reference, steps, chosen, ranking), flush=True)
+    chosen, steps = fewest_in_float(ranking, measure, reference - accuracy.max_ap_loss / 100)
+    print(trade_table(reference, source.stat().st_size / 1e6, steps, chosen, ranking), flush=True)
     return [name for block in ranking[:chosen] for name in block.convolutions]
 
 

@@ -19,13 +19,18 @@ class Tolerance(NamedTuple):
     reason: str
 
 
-RANGE_LIMIT = 0.15
-# Seen, as dense error: trained EfficientNet-Lite0 and ResNet-18 detectors, and a ResNet-50 with random weights, whose
-# values no training has made robust. The limits are about three times the largest.
+# Measured with `python -m export.verify FLOAT32.onnx OTHER.onnx --images DIR` on two trained detectors (`atss_tiny` on
+# `shapes`, `atss_lite0` on BCCD), four times three pictures of each data set and the synthetic ones. `reason` has the
+# largest figures, dense and unmatched; the limits are 1.5 times the former and twice the latter, which are shares of
+# some hundred detections. Where objects touch, NMS keeps one or another of two boxes by the smallest change of score:
+# hence an IoU that is no higher. What is structural (other weights, other wiring) `export.equivalence` refuses exactly.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(1e-3, EXACT, 0.0, 0.01, "sums in another order"),
-    "fp16": Tolerance(0.015, Same(iou=0.9, shift=2.0, score=0.02), 0.1, 0.01, "11 bits of mantissa: 0.001-0.004 seen"),
-    "bf16": Tolerance(0.12, Same(iou=0.7, shift=4.0, score=0.15), 0.3, 0.03, "8 bits of mantissa: 0.01-0.04 seen"),
-    "int8": Tolerance(0.5, Same(iou=0.6, shift=4.0, score=0.25), 0.3, 0.10, "256 steps a tensor: 0.02-0.18 seen"),
-    "fp8": Tolerance(0.9, Same(iou=0.5, shift=4.0, score=0.35), 0.3, 0.25, "4 bits of mantissa: 0.04-0.47 seen"),
+    "fp16": Tolerance(0.01, Same(0.9, 2.0, 0.02), 0.1, 0.025, "11 bits of mantissa: 0.0065 and 0.013"),
+    "bf16": Tolerance(0.082, Same(0.6, 2.0, 0.1), 0.3, 0.042, "8 bits of mantissa: 0.054 and 0.021"),
+    "int8": Tolerance(0.24, Same(0.6, 2.0, 0.15), 0.3, 0.05, "256 steps a tensor: 0.161 and 0.025"),
+    "fp8": Tolerance(0.64, Same(0.6, 2.0, 0.15), 0.3, 0.093, "4 bits of mantissa: 0.426 and 0.047"),
 }
+# Of a value in 8 bits, by its root mean square (export/ranges.py). The same files gave 0.085 at most, by any way of
+# choosing ranges; at a quarter of its range a value has 0.07 to 0.6, half of them more than 0.17.
+RANGE_LIMIT = 0.15

@@ -2,7 +2,7 @@
 
     python -m export.verify runs/mine/best.pt mine.onnx
     python -m export.verify runs/mine/best.pt mine.engine    # see export/verify_engine.py
-    python -m export.verify mine.onnx mine.int8.onnx
+    python -m export.verify mine.onnx mine.int8.onnx --images photos
 
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
     if options.reference.endswith(".onnx"):
+        _require_pictures(Path(options.model), options.images)
         checks = verify_conversion(Path(options.reference), Path(options.model), find_pictures(options.images))
     else:
         loaded = load_detector(options.reference)
@@ -97,6 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
         checks = verify(loaded, Path(options.model), pictures)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _require_pictures(model_path: Path, images: str | None) -> None:
+    _, manifest = load_deployed(model_path)
+    if images is None and manifest.precision in ("int8", "fp8"):
+        raise VerifyError(
+            f"{model_path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
+            "--images DIR, a folder of such"
+        )
 
 
 def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:

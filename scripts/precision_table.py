@@ -8,8 +8,7 @@
 AP three times: with half precision rounded as a GPU rounds it (`export.emulate`; in ONNX Runtime), as ONNX Runtime and
 as OpenVINO run the file on this CPU; "alike" is the share of detections that these two have in common (same class, IoU
 above 0.9, scores that differ by at most 0.05; of a score of at least 0.1). Speeds are ratios to the float32 file in the
-same runtime, of the network's time at batch 1, medians over rounds that alternate between the files
-(`runtime.benchmark`).
+same runtime, of the network's time at batch 1: the median (and quartiles) over rounds, in which the files take turns.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ from export.network import load_deployed
 from export.quantize import calibration_images
 from export.to_onnx import export_model, input_shapes
 from runtime.backends import BackendError
-from runtime.benchmark import measure
-from runtime.benchmark_figures import pairs
 from runtime.coco import evaluate, load_coco_and_truth
 from runtime.conditions import describe_machine, describe_run, version_of
 from runtime.dataset_run import detect_with_all
@@ -45,9 +42,10 @@ from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write, require_writable, sha256_file
-from runtime.measure import Distribution
+from runtime.measure import Distribution, speed_ratios
 from runtime.pictures import Pictures, find_pictures
 from runtime.results import Results
+from runtime.stages import plan_work, run_round
 from train.checkpoint import load_detector
 
 ALIKE, LEAST_SCORE = Same(iou=0.9, shift=2.0, score=0.05), 0.1
@@ -148,8 +146,16 @@ def time_files(
             for name, path in files.items()
             if (name, runtime) not in NOT_RUN and name != "fp8"
         }
-        for pair in pairs(measure(detectors, pictures, 1, rounds)):
-            rows[pair.artifact].times_as_fast[runtime] = pair.infer
+        works = {name: plan_work(detector, pictures.sizes_hw, 1) for name, detector in detectors.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in detectors}
+        for number in range(rounds + 1):
+            for name, detector in detectors.items():
+                runs = run_round(detector, works[name])
+                if number:  # the first warms up
+                    seconds[name].append(sum(run.seconds["infer"] for run in runs))
+    for name, measured in seconds.items():
+        if name != "fp32":
+            rows[name].times_as_fast[runtime] = speed_ratios(seconds["fp32"], measured)
 
 
 def table(rows: dict[str, Row], runtimes: Sequence[str]) -> str:

@@ -241,7 +241,7 @@ def test_the_fewest_blocks_are_found(needed: int) -> None:
     assert chosen == needed
     assert [step.in_float for step in steps] == sorted(set(asked))
     assert len(asked) == len(set(asked)) <= 8
-    table = trade_table(Step(0, 0.5, 4.0, 2.0), steps, chosen, ranking)
+    table = trade_table(0.5, 4.0, steps, chosen, ranking)
     assert f"{chosen} of 11" in next(line for line in table.splitlines() if "chosen" in line)
 
 

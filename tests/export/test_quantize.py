@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from onnx import TensorProto, numpy_helper
 from export import quantize as quantize_module
 from export.calibration import CalibrationError
 from export.convert import converted_model
+from export.layers import convolutions_by_output, quantization
 from export.quantize import convert, main
+from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import WriteError
+from runtime.images import decode
+from runtime.results import of_image
 
 from .conftest import Exported, restamp
 
@@ -71,6 +76,55 @@ def test_a_file_that_differs_is_not_written(
     assert out.read_text() == "what stood there before"
     assert (tmp_path / "out.failed.onnx").exists()
     assert "NOT written" in capsys.readouterr().out
+
+
+def own_detections(model: Path, pictures: Path, path: Path) -> Path:
+    """A COCO file in which a model's best detections are the truth, so that its own AP is about 1."""
+    images, annotations = [], []
+    with Detector(model, backend="cpu") as detector:
+        manifest = detector.manifest
+        for number, file in enumerate(sorted(pictures.glob("*.png")), 1):
+            height, width = decode(file).shape[:2]
+            images.append({"id": number, "file_name": file.name, "height": height, "width": width})
+            found = of_image(number, detector(file), manifest.category_ids)
+            for row in found[:20]:
+                area = row["bbox"][2] * row["bbox"][3]
+                annotations.append({"id": len(annotations) + 1, "iscrowd": 0, "area": area, **row})
+    categories = [{"id": i, "name": n} for i, n in zip(manifest.category_ids, manifest.classes, strict=True)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def test_blocks_stay_in_float_until_the_loss_is_met(
+    exported: Exported, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss that any file meets, then one that needs blocks in float; the trade is printed, the file says which."""
+    truth, out = own_detections(exported.model, pictures, tmp_path / "val.json"), tmp_path / "out.onnx"
+    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(pictures)]
+    arguments += ["--annotations", str(truth), "--calibration", str(tmp_path / "ranges.json"), "-o", str(out)]
+    assert main([*arguments, "--max-ap-loss", "100"]) == 0
+    said = capsys.readouterr().out
+    trade = said[said.index("blocks in float") :].splitlines()
+    assert trade[0].split() == ["blocks", "in", "float", "AP", "loss", "MB", "×", "fp32"]
+    assert trade[2].split()[:2] == ["0", "of"]
+    assert trade[2].endswith("← chosen")
+    loss = float(trade[2].split()[4])
+    assert loss > 1  # an untrained network's detections are upset by little
+    note = quantization(onnx.load(out))
+    assert note is not None
+    assert note.in_float == ()
+
+    assert main([*arguments, "--max-ap-loss", str(loss / 2)]) == 0
+    said = capsys.readouterr().out
+    chosen = next(line for line in said.splitlines() if line.endswith("← chosen"))
+    assert int(chosen.split()[0]) > 0
+    assert float(chosen.split()[4]) <= loss / 2
+    note = quantization(onnx.load(out))
+    assert note is not None
+    assert len(note.in_float) >= int(chosen.split()[0])
+    kinds = convolutions_by_output(onnx.load(out))
+    assert {kinds[name] for name in note.in_float} == {"fp32"}
+    assert "in float: " in said
 
 
 def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path], folder: Path, tmp_path: Path) -> None:
