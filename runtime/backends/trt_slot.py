@@ -22,7 +22,7 @@ import numpy as np
 
 from ..cuda import Cuda, CudaError, OutOfMemory
 from ..detections import RawOutputs
-from . import BackendError, Times
+from . import BackendError, BatchTooLarge, Times
 from .trt_engine import CANDIDATES, DETECTIONS, INPUTS, OUTPUTS, Loaded
 
 Shape = tuple[int, int, int]  # B, H, W
@@ -245,7 +245,8 @@ class Slot:
                 failure = error
             else:
                 return
-        raise BackendError(f"{failure}: {self._advice(context, shape, sizes, least_batch)}") from failure
+        advice, fits = self._advice(context, shape, sizes, least_batch)
+        raise BatchTooLarge(f"{failure}: {advice}", fits) from failure
 
     def _allocate(self, sizes: dict[str, int]) -> None:
         for name, size in sizes.items():
@@ -254,24 +255,19 @@ class Slot:
             self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
         self._sizes = sizes
 
-    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> str:
+    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> tuple[str, int | None]:
         """What was wanted, and the largest halved batch whose buffers fit into the device memory that is free."""
         batch, height, width = shape
         free, wanted = self._cuda.free_bytes(), sum(sizes.values())
-        while batch // 2 >= max(least_batch, 1):
+        advice = "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
+        fits = None
+        while fits is None and batch // 2 >= max(least_batch, 1):
             batch //= 2
             _, sizes = self._set_shape(context, (batch, height, width))
             if sum(sizes.values()) <= free:
-                advice = f"batch {batch} fits"
-                break
-        else:
-            advice = (
-                "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
-            )
-        return (
-            f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot, {free / 2**20:.1f} MiB are "
-            f"free; {advice}"
-        )
+                advice, fits = f"batch {batch} fits", batch
+        asked = f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot"
+        return f"{asked}, {free / 2**20:.1f} MiB are free; {advice}", fits
 
     def _forget(self, shape: Shape) -> None:
         """Drop a prepared shape; its work has been waited for."""
