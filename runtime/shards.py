@@ -21,7 +21,7 @@ from .dataset_run import Detected, Speed, none_readable
 from .errors import UserError
 from .files import atomic_path, sha256_file
 from .records import RecordError, record_from_dict
-from .results import in_order_of, join, of_rows, write_rows
+from .results import join, of_rows, write_rows
 
 VERSION = 1
 
@@ -158,7 +158,7 @@ def _joined(parts: Sequence[Detected], image_ids: np.ndarray, source: str) -> De
     if not found and skipped:
         raise none_readable(skipped)
     return Detected(
-        in_order_of(join(part.results for part in parts), image_ids),
+        join((part.results for part in parts), image_ids),
         image_ids[np.isin(image_ids, found)].tolist(),
         Speed(len(found), max(s.seconds for s in speeds), sum(s.seconds_network for s in speeds), skipped),
     )
