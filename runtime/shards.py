@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .coco import CocoDataset
-from .coco_format import is_finite, read_json
+from .coco_format import is_finite
 from .dataset_run import Detected, Speed, none_readable
 from .errors import UserError
 from .files import atomic_path, sha256_file
@@ -81,11 +81,6 @@ def write_part(path: Path, part: Part) -> None:
         file.write(head[:-1] + ', "results": ')
         write_rows(file, part.detected.results)
         file.write("}\n")
-
-
-def read_part(path: Path) -> Part:
-    """Raises CocoError for a file that cannot be read, ShardError for one that is not a part."""
-    return part_of(read_json(path, "results"), path)
 
 
 def is_part(content: Any) -> bool:
