@@ -4,7 +4,7 @@
     python scripts/soak.py model.onnx --images photos/ --pictures 200000
 
 Without --images, JPEGs of many sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a
-file that can't be read. The figures are of this process, after each 500 pictures; growth is the median of the last
+file that can't be read. The figures are of this process, after each 500 pictures; growth is the least of the last
 quarter less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
 """
 
