@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
@@ -23,7 +23,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     Checked: `images`, `annotations` and `categories` are lists of objects; images have distinct integer ids, positive
     sizes and a file name that stays inside the picture folder; category and annotation ids are distinct.
     """
-    content = read_json(path, "annotations")
+    content = read_json(path, "annotations", _without_outline)
     if not isinstance(content, dict):
         raise CocoError(f"{path}: not COCO annotations; expected an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
@@ -43,14 +43,20 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Parsed JSON of a file. Raises CocoError."""
+def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
+    """Parsed JSON of a file, each object passed through `object_hook`. Raises CocoError."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=object_hook)
     except OSError as error:
         raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
     except (ValueError, RecursionError) as error:
         raise CocoError(f"{path}: the {what} are not valid JSON ({error}); the file may be cut short") from error
+
+
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    """An annotation without its polygon, which nothing here reads and most of a large file's memory would go to."""
+    entry.pop("segmentation", None)
+    return entry
 
 
 def annotation_problem(annotation: dict[str, Any], image_ids: Any, category_ids: Any) -> str | None:

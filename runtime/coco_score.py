@@ -45,11 +45,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Detections that count, sorted by image, category, falling score; a bit per IoU threshold, a column per area."""
+    """Detections of a category that count, sorted by image and falling score; a bit per IoU threshold, a column per
+    area."""
 
-    categories: np.ndarray  # int32 [N] rows of `category_ids`
     scores: np.ndarray  # float64 [N]
-    ranks: np.ndarray  # uint8 [N] within image and category
+    ranks: np.ndarray  # uint8 [N] within the image
     matched: np.ndarray  # uint16 [N, 4]
     ignored: np.ndarray  # uint16 [N, 4]
 
@@ -65,23 +65,15 @@ class Scores:
 def score(truth: Truth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None) -> Scores:
     """Score results of known images and categories, on all images or those of `image_ids`."""
     wanted = np.isin(truth.image_ids, truth.image_ids if image_ids is None else np.asarray(image_ids, np.int64))
-    counted = wanted[truth.images] & ~truth.crowd
-    objects = np.stack(
-        [
-            np.bincount(truth.categories[counted & inside], minlength=len(truth.category_ids))
-            for inside in _inside(truth.areas).T
-        ],
-        axis=1,
-    )  # [K, 4]
-    images = np.searchsorted(truth.image_ids, results.image_ids)
-    order = np.argsort(images, kind="stable")
-    order = order[wanted[images[order]]]
-    ends = np.searchsorted(images[order], np.arange(0, len(truth.image_ids) + _IMAGES_AT_A_TIME, _IMAGES_AT_A_TIME))
-    matches = [
-        _match(_of_images(truth, number * _IMAGES_AT_A_TIME), take(results, order[first:last]))
-        for number, (first, last) in enumerate(pairwise(ends.tolist()))
-    ]
-    return _accumulate(_join(matches), objects)
+    precision = np.full((len(_IOUS), len(_RECALLS), len(truth.category_ids), len(_AREAS)), -1.0)
+    recall = np.full((len(_IOUS), len(truth.category_ids), len(_AREAS), len(MOST)), -1.0)
+    for category in range(len(truth.category_ids)):  # one at a time: memory holds the matches of one
+        objects = _of(truth, truth.categories == category)
+        to_find = _inside(objects.areas)[wanted[objects.images] & ~objects.crowd].sum(axis=0)  # [4]
+        if to_find.any():
+            matches = _match_category(objects, results, truth.category_ids[category], wanted)
+            _accumulate(matches, to_find, precision[:, :, category], recall[:, category])
+    return Scores(precision, recall)
 
 
 def figures(scores: Scores) -> dict[str, float]:
@@ -103,39 +95,56 @@ def mean_of_measured(values: np.ndarray) -> float:
     return float(measured.mean()) if measured.size else -1.0
 
 
-def _of_images(truth: Truth, first: int) -> Truth:
-    """The annotations of `_IMAGES_AT_A_TIME` images from this row on; the images stay as they are."""
-    begin, end = np.searchsorted(truth.images, (first, first + _IMAGES_AT_A_TIME))
+def _of(truth: Truth, rows: np.ndarray | slice) -> Truth:
+    """Only these annotations; images and categories stay as they are."""
     fields = ("images", "categories", "boxes", "areas", "crowd")
-    return dataclasses.replace(truth, **{name: getattr(truth, name)[begin:end] for name in fields})
+    return dataclasses.replace(truth, **{name: getattr(truth, name)[rows] for name in fields})
 
 
-def _join(parts: Sequence[_Matches]) -> _Matches:
-    return _Matches(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(_Matches)))
+def _match_category(objects: Truth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
+    """Which detections of a category are hits among its objects, on the images that are `wanted` (bool [I])."""
+    rows = np.flatnonzero(results.category_ids == category_id)
+    images = np.searchsorted(objects.image_ids, results.image_ids[rows])
+    order = np.argsort(images, kind="stable")
+    rows, images = rows[order], images[order]
+    rows, images = rows[wanted[images]], images[wanted[images]]
+    firsts = np.arange(0, len(wanted) + _IMAGES_AT_A_TIME, _IMAGES_AT_A_TIME)
+    found = _Matches(
+        np.empty(len(rows)),
+        np.empty(len(rows), np.uint8),
+        *np.zeros((2, len(rows), len(_AREAS)), np.uint16),
+    )
+    count = 0
+    for (first, last), (begin, end) in zip(
+        pairwise(np.searchsorted(images, firsts).tolist()),
+        pairwise(np.searchsorted(objects.images, firsts).tolist()),
+        strict=True,
+    ):
+        part = _match(_of(objects, slice(begin, end)), images[first:last], take(results, rows[first:last]))
+        count += len(part.scores)
+        for field in dataclasses.fields(_Matches):
+            getattr(found, field.name)[count - len(part.scores) : count] = getattr(part, field.name)
+    return _Matches(*(getattr(found, field.name)[:count] for field in dataclasses.fields(_Matches)))
 
 
-def _match(truth: Truth, results: Results) -> _Matches:
-    """Which detections are hits at each IoU threshold and area."""
-    images = np.searchsorted(truth.image_ids, results.image_ids)
-    categories = np.searchsorted(truth.category_ids, results.category_ids)
-    order = np.lexsort((-results.scores, categories, images))
-    groups = images[order] * len(truth.category_ids) + categories[order]  # one number for each image and category
-    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+def _match(objects: Truth, images: np.ndarray, results: Results) -> _Matches:
+    """Which detections are hits, at each IoU threshold and area: those of one category, `images` their rows, rising."""
+    order = np.lexsort((-results.scores, images))
+    starts = np.flatnonzero(np.diff(images, prepend=-1))
     ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     kept = ranks < MOST[-1]
-    order, groups, ranks = order[kept], groups[kept], ranks[kept]
+    order, images, ranks = order[kept], images[kept], ranks[kept]
 
     boxes = results.boxes[order]
     matched, ignored = np.zeros((2, len(order), len(_AREAS)), np.uint16)
-    truth_groups = truth.images * len(truth.category_ids) + truth.categories  # rising
-    gt_ignored = truth.crowd[:, None] | ~_inside(truth.areas)  # [A, 4]
-    for group in np.intersect1d(groups, truth_groups):
-        rows, gt = _slice(groups, group), _slice(truth_groups, group)
-        iou = mask.iou(boxes[rows], truth.boxes[gt], truth.crowd[gt].astype(np.uint8))
-        _match_group(iou, truth.crowd[gt].tolist(), gt_ignored[gt].T.tolist(), matched[rows], ignored[rows])
+    gt_ignored = objects.crowd[:, None] | ~_inside(objects.areas)  # [A, 4]
+    for image in np.intersect1d(images, objects.images):
+        rows, gt = _slice(images, image), _slice(objects.images, image)
+        iou = mask.iou(boxes[rows], objects.boxes[gt], objects.crowd[gt].astype(np.uint8))
+        _match_group(iou, objects.crowd[gt].tolist(), gt_ignored[gt].T.tolist(), matched[rows], ignored[rows])
     outside = ~_inside(boxes[:, 2] * boxes[:, 3])  # [N, 4]
     ignored |= np.where(outside, ~matched & _ALL_BITS, np.uint16(0))
-    return _Matches(categories[order].astype(np.int32), results.scores[order], ranks.astype(np.uint8), matched, ignored)
+    return _Matches(results.scores[order], ranks.astype(np.uint8), matched, ignored)
 
 
 def _match_group(
@@ -167,40 +176,40 @@ def _match_group(
                         ignored[row, area] |= 1 << bit
 
 
-def _accumulate(matches: _Matches, objects: np.ndarray) -> Scores:
-    """Precision at each recall, and the recall reached; objects [K, 4] counts those to be found."""
-    precision = np.full((len(_IOUS), len(_RECALLS), *objects.shape), -1.0)
-    recall = np.full((len(_IOUS), *objects.shape, len(MOST)), -1.0)
-    for category in np.flatnonzero(objects.any(axis=1)):
-        rows = np.flatnonzero(matches.categories == category)
-        rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
-        for area in np.flatnonzero(objects[category]):
-            count = int(objects[category, area])
-            for column, most in enumerate(MOST):
-                if most == MOST[-1] or area == 0:
-                    chosen = rows[matches.ranks[rows] < most]
-                    matched, ignored = matches.matched[chosen, area], matches.ignored[chosen, area]
-                    for bit in range(len(_IOUS)):
-                        curve, reached = _curve((matched >> bit) & 1 > 0, (ignored >> bit) & 1 > 0, count)
-                        recall[bit, category, area, column] = reached
-                        if most == MOST[-1]:
-                            precision[bit, :, category, area] = curve
-    return Scores(precision, recall)
+def _accumulate(matches: _Matches, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray) -> None:
+    """Write a category's precision [T, 101, 4] at each recall, and the recall [T, 4, 3] that was reached.
+
+    `to_find` [4] counts the objects of each area; of an area without any, −1 stays.
+    """
+    rows = np.argsort(-matches.scores, kind="stable")
+    for area in np.flatnonzero(to_find):
+        count = int(to_find[area])
+        for column, most in enumerate(MOST):
+            if most == MOST[-1] or area == 0:
+                chosen = rows[matches.ranks[rows] < most]
+                matched, ignored = matches.matched[chosen, area], matches.ignored[chosen, area]
+                for bit in range(len(_IOUS)):
+                    curve, reached = _curve((matched >> bit) & 1 > 0, (ignored >> bit) & 1 > 0, count)
+                    recall[bit, area, column] = reached
+                    if most == MOST[-1]:
+                        precision[bit, :, area] = curve
 
 
 def _curve(matched: np.ndarray, ignored: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """Precision at each of the 101 recalls, and the last recall, of detections by falling score."""
-    hits = np.cumsum(matched & ~ignored).astype(np.float64)
-    misses = np.cumsum(~matched & ~ignored).astype(np.float64)
+    hits = np.cumsum(matched & ~ignored, dtype=np.float64)
     curve = np.zeros(len(_RECALLS))
     if not len(hits):
         return curve, 0.0
-    recalls = hits / count
-    precisions = hits / (misses + hits + np.spacing(1))
-    precisions = np.maximum.accumulate(precisions[::-1])[::-1]
-    at = np.searchsorted(recalls, _RECALLS, side="left")
+    precisions = np.cumsum(~matched & ~ignored, dtype=np.float64)  # at first the misses
+    precisions += hits
+    precisions += np.spacing(1)
+    np.divide(hits, precisions, out=precisions)
+    np.maximum.accumulate(precisions[::-1], out=precisions[::-1])
+    hits /= count  # now the recalls
+    at = np.searchsorted(hits, _RECALLS, side="left")
     curve[at < len(hits)] = precisions[at[at < len(hits)]]
-    return curve, float(recalls[-1])
+    return curve, float(hits[-1])
 
 
 def _inside(areas: np.ndarray) -> np.ndarray:

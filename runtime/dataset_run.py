@@ -18,7 +18,7 @@ from .errors import UserError
 from .images import MAX_PIXELS, ImageError
 from .manifest import Manifest
 from .pipeline import Limits, run_pipeline
-from .results import Results, join, of_image
+from .results import Gathered, Results, of_image
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def detect_with_all(
     # The whole of a batch comes before its window ends, so that a picture that can't be read doesn't split it.
     limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
-    found: list[dict[int, Results]] = [{} for _ in detectors]  # by the picture's index
+    found = [Gathered() for _ in detectors]
+    indices: list[int] = []  # of the pictures that were read
     skipped: list[str] = []
     started = time.perf_counter()
     with (
@@ -107,21 +108,21 @@ def detect_with_all(
             if isinstance(results, UserError):
                 skipped.append(str(results))
             else:
-                for parts, one in zip(found, results, strict=True):
-                    parts[item.picture] = one
+                indices.append(item.picture)
+                for gathered, one in zip(found, results, strict=True):
+                    gathered.add(one)
             bar.update(1)
     seconds = time.perf_counter() - started
-    indices = sorted(found[0])
     if skipped and not indices and part[1] == 1:
         raise none_readable(skipped)
-    image_ids = dataset.image_ids[indices].tolist()
+    image_ids = dataset.image_ids[sorted(indices)].tolist()
     return [
         Detected(
-            join(parts.pop(index) for index in indices),
+            gathered.results(dataset.image_ids),
             image_ids,
             Speed(len(indices), seconds, sum(calls.seconds), tuple(skipped), tuple(calls.per_image)),
         )
-        for parts, calls in zip(found, runner.calls, strict=True)
+        for gathered, calls in zip(found, runner.calls, strict=True)
     ]
 
 

@@ -5,7 +5,8 @@ B images, K candidates, D the graph's number of detection rows (100).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -37,6 +38,16 @@ class RawOutputs:
     candidate_boxes: np.ndarray  # float32 [B, K, 4]
     candidate_scores: np.ndarray  # float32 [B, K], 0 in unused rows
     candidate_classes: np.ndarray  # int32 [B, K], −1 in unused rows
+
+
+def first_rows(raw: RawOutputs, count: int) -> RawOutputs:
+    """Of the first `count` images."""
+    return RawOutputs(*(getattr(raw, field.name)[:count] for field in fields(RawOutputs)))
+
+
+def join_outputs(parts: Sequence[RawOutputs]) -> RawOutputs:
+    """Outputs of one graph on one canvas size, image after image."""
+    return RawOutputs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(RawOutputs)))
 
 
 def empty_detections() -> Detections:

@@ -7,6 +7,7 @@ with Detector("model.onnx") as detector:
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,8 +18,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from .backends import Backend, BackendError, Times, open_backend
-from .detections import Detections, RawOutputs, candidates, empty_detections, finish
+from .backends import Backend, BackendError, BatchTooLarge, Times, open_backend
+from .detections import Detections, RawOutputs, candidates, empty_detections, finish, first_rows, join_outputs
 from .errors import UserError
 from .images import Decoded
 from .manifest import InputShapes, Manifest, Preprocess
@@ -28,6 +29,8 @@ from .preprocess import Batch, as_decoded, boxes_to_image, check_image, load, ma
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
 Picture: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
 Prepared = TypeVar("Prepared")
+
+_log = logging.getLogger(__name__)
 
 BATCH = 8  # where none is asked for
 WAIT_S = 0.5
@@ -63,13 +66,16 @@ class Detector:
     """Holds a backend. Give one, or the path of a deployed model; `options` (fields of `BackendOptions`) say what is to
     run it, by default the best backend that is installed and starts (`backend.description` says which, and why).
 
-    Any number of threads may use one detector: the backend is called from as many at once as it gains from. A context
-    manager; closing closes the backend.
+    Any number of threads may use one detector: the backend is called from as many at once as it gains from. Where the
+    backend's memory doesn't hold a batch, it is run in pieces that fit, as are all later ones of that canvas; the log
+    says so. A context manager; closing closes the backend.
     """
 
     def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
         self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
         self._turn = threading.BoundedSemaphore(max(1, self.backend.concurrency))
+        self._fitting: dict[tuple[int, int], int] = {}  # by canvas: the largest batch, where memory set one
+        self._lock = threading.Lock()
 
     @property
     def manifest(self) -> Manifest:
@@ -202,8 +208,29 @@ class Detector:
         return found
 
     def _infer(self, batch: Batch, all_candidates: bool, times: Times | None = None) -> RawOutputs:
-        """Run the backend; a batch below the graph's least is filled up with blank canvases."""
-        images, image_sizes = batch.images, batch.image_sizes
+        """Run the backend, in pieces where memory has shown to be too small: what is found doesn't depend on it."""
+        count, canvas_hw = len(batch.images), canvas_of(batch)
+        most = min(count, self._fitting.get(canvas_hw, count))
+        try:
+            pieces = [
+                self._infer_at_once(batch.images[rows], batch.image_sizes[rows], all_candidates, times)
+                for rows in (slice(first, first + most) for first in range(0, count, most))
+            ]
+        except BatchTooLarge as error:
+            if error.fits is None or error.fits >= most:
+                raise
+            with self._lock:
+                before = self._fitting.get(canvas_hw, count)
+                self._fitting[canvas_hw] = min(before, error.fits)
+            if error.fits < before:
+                _log.warning("warning: %s; goes on with batches of at most %d on it", error, error.fits)
+            return self._infer(batch, all_candidates, times)
+        return pieces[0] if len(pieces) == 1 else join_outputs(pieces)
+
+    def _infer_at_once(
+        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times | None
+    ) -> RawOutputs:
+        """One call of the backend; a batch below the graph's least is filled up with blank canvases meanwhile."""
         missing = self.manifest.inputs.batch_min - len(images)
         if missing > 0:
             pad_value = np.array(self.manifest.preprocess.pad_value, np.uint8)
@@ -213,7 +240,7 @@ class Detector:
             started = time.perf_counter()
             raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
             _add(times, "network", started)
-        return raw
+        return first_rows(raw, len(images) - missing) if missing > 0 else raw
 
     def close(self) -> None:
         self.backend.close()
@@ -274,10 +301,10 @@ def join_batches(parts: Sequence[Batch]) -> Batch:
 
 
 def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
-    """From canvas pixels to each picture's own, without those of blank canvases."""
+    """From canvas pixels to each picture's own."""
     return [
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
-        for detections, geometry in zip(found[: len(batch.images)], batch.geometries, strict=True)
+        for detections, geometry in zip(found, batch.geometries, strict=True)
     ]
 
 

@@ -28,12 +28,9 @@ from .backends.options import add_backend_arguments
 from .coco import CocoDataset, CocoFigures, Truth, evaluate, load_coco, load_coco_and_truth, results_list
 from .coco_format import read_json
 from .dataset_run import (
-    Detected,
     Speed,
     detect_dataset,
     detect_with_all,
-    none_readable,
-    plan_batches,
     require_same_classes,
 )
 from .detector import Detector, Detects, chosen_batch
@@ -48,20 +45,7 @@ from .shards import VERSION, Origin, Part, PartHead, is_part, merge, parse_shard
 
 SKIPPED_NAMED = 5
 
-__all__ = [
-    "Detected",
-    "Evaluation",
-    "Speed",
-    "describe",
-    "detect_dataset",
-    "evaluate_detector",
-    "figures_as_json",
-    "figures_as_table",
-    "main",
-    "none_readable",
-    "plan_batches",
-    "require_same_classes",
-]
+__all__ = ["Evaluation", "evaluate_detector", "main", "require_same_classes"]
 
 
 class Evaluation(NamedTuple):

@@ -17,6 +17,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ from .loadgen_settings import (
 from .loadgen_sut import Samples
 from .manifest import Preprocess
 from .pictures import find_pictures
-from .prefetch import prefetch
+from .pipeline import processors
 from .results import Results, join, of_image, write_results
 
 WARMUP_PICTURES = 32
@@ -62,8 +63,10 @@ def check_pictures(
 ) -> tuple[list[int], list[str]]:
     """Indices of the pictures that can be read, and a line for each that cannot."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    bar = tqdm(indices, desc="check pictures", unit="img", disable=not sys.stderr.isatty(), leave=False)
-    problems = list(prefetch(lambda index: _problem(dataset, index, loads_for), bar, ahead=8))
+    with ThreadPoolExecutor(processors()) as pool:
+        found = pool.map(lambda index: _problem(dataset, index, loads_for), indices)
+        hidden = not sys.stderr.isatty()
+        problems = list(tqdm(found, "check pictures", len(indices), unit="img", disable=hidden, leave=False))
     skipped = [problem for problem in problems if problem is not None]
     readable = [index for index, problem in zip(indices, problems, strict=True) if problem is None]
     if not readable:

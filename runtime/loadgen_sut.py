@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import numpy as np
 from .detections import Detections, empty_detections
 from .images import Decoded
 from .manifest import Preprocess
-from .prefetch import prefetch
+from .pipeline import processors
 from .preprocess import load
 
 COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the picture, score, class (0-based)
@@ -47,8 +48,9 @@ class Samples:
 
     def load(self, indices: Iterable[int]) -> None:
         wanted = sorted({index for index in indices if index not in self._images})
-        images = prefetch(lambda index: load(self._paths[index], self._loads_for), wanted, ahead=8)
-        self._images.update(zip(wanted, images, strict=True))
+        with ThreadPoolExecutor(processors()) as pool:
+            images = pool.map(lambda index: load(self._paths[index], self._loads_for), wanted)
+            self._images.update(zip(wanted, images, strict=True))
 
     def unload(self, indices: Iterable[int]) -> None:
         for index in indices:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TextIO, overload
 
 import numpy as np
@@ -89,28 +88,54 @@ def take(results: Results, rows: np.ndarray | slice) -> Results:
     return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
 
 
-def join(parts: Iterable[Results]) -> Results:
-    """All parts, one after the other. Of many, no more than some hundreds are held beside the whole."""
-    chunks, iterator = [of_rows([])], iter(parts)
-    while chunk := list(islice(iterator, 256)):
-        chunks.append(_join(chunk))
-    return _join(chunks)
+def join(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
+    """All parts, one after the other; with `image_ids` sorted by each image's place there, those of an image as they
+    were."""
+    gathered = Gathered()
+    for part in parts:
+        gathered.add(part)
+    return gathered.results(image_ids)
 
 
-def _join(parts: Sequence[Results]) -> Results:
-    return Results(
-        np.concatenate([part.image_ids for part in parts]),
-        np.concatenate([part.category_ids for part in parts]),
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-    )
+class Gathered:
+    """Results that come part by part, held once: in arrays that grow, not in the parts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._columns = _nothing()
+
+    def add(self, part: Results) -> None:
+        end = self._count + len(part)
+        for column, more in zip(self._columns, _columns(part), strict=True):
+            if end > len(column):
+                # The system moves the pages of a large array instead of copying it. No view of it was given away.
+                column.resize((max(end, len(column) + len(column) // 8 + 4096), *column.shape[1:]), refcheck=False)
+            column[self._count : end] = more
+        self._count = end
+
+    def results(self, image_ids: np.ndarray | None = None) -> Results:
+        """All of them, as `join`; what was gathered is given away."""
+        for column in self._columns:
+            column.resize((self._count, *column.shape[1:]), refcheck=False)
+        found = Results(*self._columns)
+        self._count, self._columns = 0, _nothing()
+        if image_ids is not None:
+            by_id = np.argsort(image_ids, kind="stable")
+            places = by_id[np.searchsorted(image_ids, found.image_ids, sorter=by_id)]
+            if (places[1:] < places[:-1]).any():
+                order = np.argsort(places, kind="stable")
+                del places
+                for column in (found.image_ids, found.category_ids, found.scores, *found.boxes.T):
+                    column[:] = column[order]
+        return found
 
 
-def in_order_of(results: Results, image_ids: np.ndarray) -> Results:
-    """Sorted by the place of each one's image in `image_ids`, those of an image as they were."""
-    by_id = np.argsort(image_ids, kind="stable")
-    places = by_id[np.searchsorted(image_ids, results.image_ids, sorter=by_id)]
-    return take(results, np.argsort(places, kind="stable"))
+def _nothing() -> tuple[np.ndarray, ...]:
+    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0)
+
+
+def _columns(results: Results) -> tuple[np.ndarray, ...]:
+    return results.image_ids, results.category_ids, results.boxes, results.scores
 
 
 def write_results(path: str | os.PathLike[str], results: Sequence[dict[str, Any]]) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from .coco import CocoDataset
-from .coco_format import is_finite, read_json
+from .coco_format import is_finite
 from .dataset_run import Detected, Speed, none_readable
 from .errors import UserError
 from .files import atomic_path, sha256_file
 from .records import RecordError, record_from_dict
-from .results import in_order_of, join, of_rows, write_rows
+from .results import join, of_rows, write_rows
 
 VERSION = 1
 
@@ -81,11 +81,6 @@ def write_part(path: Path, part: Part) -> None:
         file.write(head[:-1] + ', "results": ')
         write_rows(file, part.detected.results)
         file.write("}\n")
-
-
-def read_part(path: Path) -> Part:
-    """Raises CocoError for a file that cannot be read, ShardError for one that is not a part."""
-    return part_of(read_json(path, "results"), path)
 
 
 def is_part(content: Any) -> bool:
@@ -158,7 +153,7 @@ def _joined(parts: Sequence[Detected], image_ids: np.ndarray, source: str) -> De
     if not found and skipped:
         raise none_readable(skipped)
     return Detected(
-        in_order_of(join(part.results for part in parts), image_ids),
+        join((part.results for part in parts), image_ids),
         image_ids[np.isin(image_ids, found)].tolist(),
         Speed(len(found), max(s.seconds for s in speeds), sum(s.seconds_network for s in speeds), skipped),
     )

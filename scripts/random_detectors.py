@@ -42,14 +42,25 @@ def photographs(folder: Path | None, count: int, height: int, width: int) -> np.
     return np.stack([resize(picture, (height, width)) for picture in pictures])
 
 
-def our_model(folder: Path, recipe: str, images: np.ndarray) -> Path:
-    """The exported file of a recipe's model in `folder`, made if it isn't there; its checkpoint lies beside it."""
-    path = folder / f"{recipe}_{images.shape[1]}x{images.shape[2]}.onnx"
+def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False) -> Path:
+    """The exported file of a recipe's model in `folder`, made if it isn't there; its checkpoint lies beside it.
+
+    For every canvas, or, where `fixed`, for that of the images alone.
+    """
+    height, width = images.shape[1:3]
+    checkpoint = folder / f"{recipe}_{height}x{width}.pt"
+    path = checkpoint.with_suffix(".fixed.onnx" if fixed else ".onnx")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = our_checkpoint(recipe, images, path.with_suffix(".pt"))
+        loaded = load_detector(checkpoint) if checkpoint.exists() else our_checkpoint(recipe, images, checkpoint)
+        preprocess = loaded.config.preprocess
+        if fixed:
+            sides = {"short_side": min(height, width), "long_side": max(height, width)}
+            preprocess = dataclasses.replace(preprocess, **sides)
+            loaded = loaded._replace(config=dataclasses.replace(loaded.config, preprocess=preprocess))
+        shapes = input_shapes(preprocess, 16, (height, width) if fixed else None)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 16)))
+            temporary.write_bytes(export_model(loaded, shapes))
     return path
 
 

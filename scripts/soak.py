@@ -4,7 +4,7 @@
     python scripts/soak.py model.onnx --images photos/ --pictures 200000
 
 Without --images, JPEGs of many sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a
-file that can't be read. The figures are of this process, after each 500 pictures; growth is the median of the last
+file that can't be read. The figures are of this process, after each 500 pictures; growth is the least of the last
 quarter less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -36,7 +35,9 @@ from runtime.sources import find_sources
 
 EVERY = 500
 BAD_EVERY = 50
-ALLOWED_MB = 8.0  # of growth over half the run; a leak of one picture's canvas in a hundred would be 30
+# Of growth over half the run. A leak of one picture's canvas in a hundred would be 30 MB. A pool starts its last
+# threads when it first has work for all of them, which a busy machine may put off.
+ALLOWED = {"memory_mb": 8.0, "handles": 0.0, "threads": 2.0}
 
 
 def made_pictures(folder: Path, count: int = 96) -> list[Path]:
@@ -92,20 +93,17 @@ def state() -> dict[str, float]:
 
 
 def growth(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Median of the last quarter less that of the second."""
+    """Least of the last quarter less that of the second: a leak raises it, what is in use at the moment doesn't."""
     quarter = len(samples) // 4
     if quarter == 0:
         raise UserError(f"{len(samples)} samples are too few to tell growth; run on more pictures")
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
     names = [name for name in samples[0] if name != "pictures"]
-    return {
-        name: statistics.median(s[name] for s in last) - statistics.median(s[name] for s in second) for name in names
-    }
+    return {name: min(s[name] for s in last) - min(s[name] for s in second) for name in names}
 
 
 def has_grown(report: dict[str, Any]) -> bool:
-    grown = report["growth"]
-    return grown["memory_mb"] > ALLOWED_MB or grown["handles"] > 0 or grown["threads"] > 0
+    return any(report["growth"][name] > allowed for name, allowed in ALLOWED.items())
 
 
 def main() -> int:

@@ -2,10 +2,12 @@
 
     .venv/bin/python scripts/throughput_benchmark.py [--canvas 480 640] [--batches 1 8] [--json throughput.json]
 
-Ours: the exported file in float32 and in int8 (`export.quantize --target cpu`), in ONNX Runtime and OpenVINO, from
-uint8 canvases to detections. Theirs: eagerly, and their ONNX export in ONNX Runtime with the same session options,
-from float pictures of that size to detections, with their own thresholds and NMS. All on the same pictures with the
-same number of threads and of classes; weights are random, the scores of all COCO-like (`random_detectors`).
+Ours: the exported file in float32 (for every canvas, and for just this one, `--canvas H W`) and in int8
+(`export.quantize --target cpu`, for every canvas), in ONNX Runtime and OpenVINO, from uint8 canvases to detections.
+Theirs: eagerly, and their ONNX export, which is for just these sizes and this batch, in ONNX Runtime with the same
+session options, from float pictures of that size to detections, with their own thresholds and NMS. All on the same
+pictures with the same number of threads and of classes; weights are random, the scores of all COCO-like
+(`random_detectors`).
 
 The sides take turns (A B C … A B C …) in one process; ratios are medians over rounds of theirs to ours, and, for a
 machine that others use too, of the least times and of the processor time that both spent.
@@ -42,7 +44,7 @@ from runtime.detections import finish
 from runtime.files import atomic_write
 
 RECIPE = "atss_r50_fpn_1x"
-OURS = (("fp32", "cpu"), ("fp32", "openvino"), ("int8", "cpu"), ("int8", "openvino"))
+OURS = tuple((file, name) for file in ("fp32", "fp32 fixed", "int8") for name in ("cpu", "openvino"))
 Side = Callable[[], int]  # runs a batch; how many detections it found
 
 
@@ -76,16 +78,17 @@ def exported_side(model: nn.Module, pictures: list[Tensor], threads: int) -> Sid
 
 
 def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> dict[str, Path]:
-    """The float32 file, and the int8 one calibrated on a few of the same photographs."""
+    """The float32 files, and the int8 one calibrated on a few of the same photographs."""
     path = our_model(folder, RECIPE, images[:4])
     quantized = path.with_suffix(".int8.onnx")
+    files = {"fp32": path, "fp32 fixed": our_model(folder, RECIPE, images[:4], fixed=True)}
     if photographs_in is None:
-        return {"fp32": path}
+        return files
     if not quantized.exists():
         model, manifest = load_deployed(path)
-        files = sorted(p for p in photographs_in.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:4]
-        convert(path, quantized, "int8", calibrate(model, manifest, files), target="cpu")
-    return {"fp32": path, "int8": quantized}
+        shown = sorted(p for p in photographs_in.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:4]
+        convert(path, quantized, "int8", calibrate(model, manifest, shown), target="cpu")
+    return files | {"int8": quantized}
 
 
 def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object]:
@@ -140,9 +143,9 @@ def main() -> int:
         if options.prepare:
             return 0
         backends = {
-            f"{RECIPE} {precision}, {name}": open_backend(files[precision], backend=name, threads=options.threads)
-            for precision, name in OURS
-            if precision in files
+            f"{RECIPE} {file}, {name}": open_backend(files[file], backend=name, threads=options.threads)
+            for file, name in OURS
+            if file in files
         }
     theirs = {kind: torchvision_model(kind, images[:4]) for kind in ("fcos", "retinanet")}
     conditions = {
@@ -180,9 +183,9 @@ def show(result: dict[str, Any]) -> None:
         best, seconds = result["best_images_per_second"][name], result["processor_seconds_per_image"][name]
         print(f"{name:42}{speed:8.3f}{best:8.3f}{seconds:8.3f}{result['detections_per_image'][name]:8.0f}")
     for kind in ("ratios", "ratios_of_least_times", "ratios_of_processor_time"):
-        print(f"{'how many times as fast, ' + kind.replace('_', ' '):50}" + "".join(f"{name:>18}" for name in names))
+        print(f"{'how many times as fast, ' + kind.replace('_', ' '):50}" + "".join(f"{name:>22}" for name in names))
         for other in next(iter(result[kind].values())):
-            print(f"  {other:48}" + "".join(f"{ours[other]:>18.2f}" for ours in result[kind].values()))
+            print(f"  {other:48}" + "".join(f"{ours[other]:>22.3f}" for ours in result[kind].values()))
 
 
 if __name__ == "__main__":

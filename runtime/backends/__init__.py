@@ -21,6 +21,14 @@ class BackendError(UserError):
     """A file that no backend can open, a backend that is not installed, or a feed that the graph doesn't take."""
 
 
+class BatchTooLarge(BackendError):
+    """Memory ran out; `fits` is the largest halved batch of that canvas that fits, None where none does."""
+
+    def __init__(self, message: str, fits: int | None) -> None:
+        super().__init__(message)
+        self.fits = fits
+
+
 class Backend(Protocol):
     """An opened graph. `infer` may be called from several threads; the arrays that it returns belong to the caller."""
 
@@ -48,7 +56,8 @@ class Backend(Protocol):
         """Run on images uint8 [B, H, W, 3] (RGB canvases) and image_sizes int32 [B, 2] (height, width on them).
 
         Candidates of images whose `nms_exact` is 1 may be left out (scores 0) unless `all_candidates`: nothing reads
-        them, and they are a hundred times the detections' bytes. Seconds per stage are added to `times`.
+        them, and they are a hundred times the detections' bytes. Seconds per stage are added to `times`. Raises
+        BatchTooLarge where memory runs out; the backend is as good as before.
         """
         ...
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import BackendError
+from . import BackendError, BatchTooLarge
 from .artifact import first_line
 
 # Parts of the messages of ONNX Runtime (CPU, CUDA), OpenVINO, cuDNN and the C++ library.
@@ -42,8 +42,8 @@ def run_error(
         return BackendError(what)
     fits = largest_batch(run, images, image_sizes, batch_min)
     if fits is None:
-        return BackendError(f"{what}; no batch of this canvas fits: use a smaller canvas, or free memory")
-    return BackendError(f"{what}; of this canvas a batch of {fits} fits: use --batch {fits}, or free memory")
+        return BatchTooLarge(f"{what}; no batch of this canvas fits: use a smaller canvas, or free memory", None)
+    return BatchTooLarge(f"{what}; of this canvas a batch of {fits} fits: use --batch {fits}, or free memory", fits)
 
 
 def largest_batch(

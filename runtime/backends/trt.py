@@ -63,24 +63,25 @@ class TrtBackend:
         with self._cuda.current():
             try:
                 loaded = load(trt, path, data, self._described)
-                captures = cuda_graphs and self._cuda.captures_graphs
+                graphs = self._cuda.graphs if cuda_graphs else None
                 if self._described.flavor == "rtx":
                     kernels = read_kernels(cache_path(path), self._described.engine_sha256)
                     make_context, self._runtime_cache = make_contexts_rtx(loaded, kernels, cuda_graphs)
-                    captures = False
+                    graphs = None
                 else:
                     make_context = make_contexts_tensorrt(loaded)
                 make_context = _one_at_a_time(make_context)
                 for _ in range(slots):
-                    self._slots.append(Slot(self._cuda, loaded, make_context, captures, most_shapes))
+                    self._slots.append(Slot(self._cuda, loaded, make_context, graphs, most_shapes))
             except BaseException:
                 self._release()
                 raise
         self._free += self._slots
-        graphs = "CUDA graphs" if captures or (self._runtime_cache is not None and cuda_graphs) else "no CUDA graphs"
+        has_graphs = graphs is not None or (self._runtime_cache is not None and cuda_graphs)
         self._description = (
             f"{'TensorRT for RTX' if self._described.flavor == 'rtx' else 'TensorRT'} {trt.__version__}, "
-            f"{self._cuda.device.name}, {self._cuda.binding}, {slots} slots, {graphs}"
+            f"{self._cuda.device.name}, {self._cuda.binding}, {slots} slots, "
+            f"{'CUDA graphs' if has_graphs else 'no CUDA graphs'}"
         )
 
     @property

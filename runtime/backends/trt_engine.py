@@ -13,25 +13,11 @@ from itertools import takewhile
 from typing import Any
 
 from ..cuda import Device
-from ..detections import RawOutputs
 from ..engine_file import EngineManifest, Flavor, Profile, this_platform
 from . import BackendError
+from .artifact import INPUTS, OUTPUTS
 
-INPUTS = {"images": ("uint8", 4), "image_sizes": ("int32", 2)}  # name → type, rank
-OUTPUTS = {
-    "num_detections": ("int32", 2),
-    "detection_boxes": ("float32", 3),
-    "detection_scores": ("float32", 2),
-    "detection_classes": ("int32", 2),
-    "nms_exact": ("int32", 2),
-    "candidate_boxes": ("float32", 3),
-    "candidate_scores": ("float32", 2),
-    "candidate_classes": ("int32", 2),
-}
-assert list(OUTPUTS) == [field.name for field in dataclasses.fields(RawOutputs)]
 _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "float16", "INT64": "int64"}
-CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_classes")
-DETECTIONS = tuple(name for name in OUTPUTS if name not in CANDIDATES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import Cuda, CudaError, OutOfMemory
+from ..cuda import Cuda, CudaError, Graphs, OutOfMemory
 from ..detections import RawOutputs
-from . import BackendError, Times
-from .trt_engine import CANDIDATES, DETECTIONS, INPUTS, OUTPUTS, Loaded
+from . import BackendError, BatchTooLarge, Times
+from .artifact import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS, OUTPUTS
+from .trt_engine import Loaded
 
 Shape = tuple[int, int, int]  # B, H, W
 _DTYPES = {name: np.dtype(dtype) for name, (dtype, _) in (INPUTS | OUTPUTS).items()}
@@ -44,14 +45,14 @@ class Prepared:
 class Slot:
     """For one call at a time; every method wants the device current.
 
-    `captures`: CUDA graphs are captured here. At most `most_shapes` stay prepared, those used last.
+    `graphs`: what CUDA graphs are captured with, if at all. At most `most_shapes` stay prepared, those used last.
     """
 
     def __init__(
-        self, cuda: Cuda, loaded: Loaded, make_context: Callable[[], Any], captures: bool, most_shapes: int
+        self, cuda: Cuda, loaded: Loaded, make_context: Callable[[], Any], graphs: Graphs | None, most_shapes: int
     ) -> None:
         self._cuda, self._loaded, self._make_context = cuda, loaded, make_context
-        self._captures, self._most_shapes = captures, most_shapes
+        self._graphs, self._most_shapes = graphs, most_shapes
         self._prepared: OrderedDict[Shape, Prepared] = OrderedDict()
         self._sizes: dict[str, int] = {}  # in bytes, of the buffers below
         self._device: dict[str, Any] = {}  # device memory of each tensor, and the scratch memory
@@ -107,8 +108,8 @@ class Slot:
         times: Times | None,
     ) -> RawOutputs:
         cuda, shapes = self._cuda, prepared.shapes
-        if self._captures and prepared.has_run and prepared.is_capturable and prepared.graph is None:
-            self._capture(prepared)
+        if self._graphs is not None and prepared.has_run and prepared.is_capturable and prepared.graph is None:
+            self._capture(self._graphs, prepared)
 
         for name, value in (("images", images), ("image_sizes", image_sizes)):
             np.copyto(self._host(name, shapes), value)
@@ -119,19 +120,19 @@ class Slot:
 
         cuda.wait(self._compute, self._copied_in)
         cuda.record(self._infer_starts, self._compute)
-        if prepared.graph is None:
+        if prepared.graph is None or self._graphs is None:
             self._execute(prepared)
         else:
-            cuda.launch(prepared.graph, self._compute)
+            self._graphs.launch(prepared.graph, self._compute)
         cuda.record(self._inferred, self._compute)
 
         cuda.wait(self._copy, self._inferred)
-        for name in DETECTIONS:
+        for name in DETECTION_NAMES:
             cuda.copy_to_host(self._host(name, shapes), self._address(name), self._copy)
         cuda.record(self._copied_out, self._copy)
         cuda.synchronize_event(self._copied_out)
         prepared.has_run = True
-        outputs = {name: self._host(name, shapes).copy() for name in DETECTIONS}
+        outputs = {name: self._host(name, shapes).copy() for name in DETECTION_NAMES}
 
         batch = len(images)
         rows = range(batch) if all_candidates else np.flatnonzero(outputs["nms_exact"][:, 0] == 0).tolist()
@@ -146,13 +147,13 @@ class Slot:
 
     def _candidates(self, shapes: dict[str, tuple[int, ...]], rows: range | list[int]) -> dict[str, np.ndarray]:
         """The candidates of the images that `rows` names, copied back; those of others are empty."""
-        outputs = {name: np.zeros(shapes[name], _DTYPES[name]) for name in CANDIDATES}
+        outputs = {name: np.zeros(shapes[name], _DTYPES[name]) for name in CANDIDATE_NAMES}
         outputs["candidate_classes"].fill(-1)
         if not rows:
             return outputs
         cuda = self._cuda
         cuda.record(self._candidates_start, self._copy)
-        for name in CANDIDATES:
+        for name in CANDIDATE_NAMES:
             host = self._host(name, shapes)
             if len(rows) == len(host):
                 cuda.copy_to_host(host, self._address(name), self._copy)
@@ -161,7 +162,7 @@ class Slot:
                 cuda.copy_to_host(host[row], self._address(name) + row * host[row].nbytes, self._copy)
         cuda.record(self._candidates_out, self._copy)
         cuda.synchronize_event(self._candidates_out)
-        for name in CANDIDATES:
+        for name in CANDIDATE_NAMES:
             outputs[name][rows] = self._host(name, shapes)[rows]
         return outputs
 
@@ -171,18 +172,18 @@ class Slot:
                 f"TensorRT could not run images {list(prepared.shapes['images'])}: {self._loaded.reason()}"
             )
 
-    def _capture(self, prepared: Prepared) -> None:
+    def _capture(self, graphs: Graphs, prepared: Prepared) -> None:
         """Capture the launch of a context that has run before: what TensorRT does only once isn't in the graph then."""
         graph = None
         try:
-            self._cuda.begin_capture(self._compute)
+            graphs.begin_capture(self._compute)
             try:
                 self._execute(prepared)
             finally:
-                graph = self._cuda.end_capture(self._compute)
+                graph = graphs.end_capture(self._compute)
         except (BackendError, CudaError) as error:
             if graph is not None:
-                self._cuda.destroy_graph(graph)
+                graphs.destroy_graph(graph)
             prepared.is_capturable = False
             warnings.warn(f"no CUDA graph, so launches cost more: {error}", RuntimeWarning, stacklevel=2)
         else:
@@ -245,7 +246,8 @@ class Slot:
                 failure = error
             else:
                 return
-        raise BackendError(f"{failure}: {self._advice(context, shape, sizes, least_batch)}") from failure
+        advice, fits = self._advice(context, shape, sizes, least_batch)
+        raise BatchTooLarge(f"{failure}: {advice}", fits) from failure
 
     def _allocate(self, sizes: dict[str, int]) -> None:
         for name, size in sizes.items():
@@ -254,30 +256,25 @@ class Slot:
             self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
         self._sizes = sizes
 
-    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> str:
+    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> tuple[str, int | None]:
         """What was wanted, and the largest halved batch whose buffers fit into the device memory that is free."""
         batch, height, width = shape
         free, wanted = self._cuda.free_bytes(), sum(sizes.values())
-        while batch // 2 >= max(least_batch, 1):
+        advice = "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
+        fits = None
+        while fits is None and batch // 2 >= max(least_batch, 1):
             batch //= 2
             _, sizes = self._set_shape(context, (batch, height, width))
             if sum(sizes.values()) <= free:
-                advice = f"batch {batch} fits"
-                break
-        else:
-            advice = (
-                "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
-            )
-        return (
-            f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot, {free / 2**20:.1f} MiB are "
-            f"free; {advice}"
-        )
+                advice, fits = f"batch {batch} fits", batch
+        asked = f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot"
+        return f"{asked}, {free / 2**20:.1f} MiB are free; {advice}", fits
 
     def _forget(self, shape: Shape) -> None:
         """Drop a prepared shape; its work has been waited for."""
         graph = self._prepared.pop(shape).graph
-        if graph is not None:
-            self._cuda.destroy_graph(graph)
+        if graph is not None and self._graphs is not None:
+            self._graphs.destroy_graph(graph)
 
     def _release_buffers(self) -> None:
         for shape in list(self._prepared):

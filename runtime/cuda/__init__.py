@@ -35,6 +35,22 @@ class Device:
     clock_mhz: float  # the highest clock of its multiprocessors
 
 
+class Graphs(Protocol):
+    """What CUDA graphs need; of one device, as `Cuda`."""
+
+    def begin_capture(self, stream: Any) -> None:
+        """From now on work put into the stream is recorded, not run; other threads may go on calling CUDA."""
+        ...
+
+    def end_capture(self, stream: Any) -> Any:
+        """The graph of what was recorded, ready to launch."""
+        ...
+
+    def launch(self, graph: Any, stream: Any) -> None: ...
+
+    def destroy_graph(self, graph: Any) -> None: ...
+
+
 class Cuda(Protocol):
     """One device, through one binding."""
 
@@ -45,8 +61,8 @@ class Cuda(Protocol):
     def device(self) -> Device: ...
 
     @property
-    def captures_graphs(self) -> bool:
-        """Whether the binding knows CUDA graphs; where not, the four functions about graphs must not be called."""
+    def graphs(self) -> Graphs | None:
+        """None where the binding knows no CUDA graphs."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
@@ -104,18 +120,6 @@ class Cuda(Protocol):
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
         """Start filling contiguous pinned memory from a device address; the target is in use until waited for."""
         ...
-
-    def begin_capture(self, stream: Any) -> None:
-        """From now on work put into the stream is recorded, not run; other threads may go on calling CUDA."""
-        ...
-
-    def end_capture(self, stream: Any) -> Any:
-        """The graph of what was recorded, ready to launch."""
-        ...
-
-    def launch(self, graph: Any, stream: Any) -> None: ...
-
-    def destroy_graph(self, graph: Any) -> None: ...
 
     def close(self) -> None: ...
 

@@ -27,7 +27,6 @@ class CudaPython:
     """See `Cuda`."""
 
     binding: Binding = "cuda-python"
-    captures_graphs = True
 
     def __init__(self, cudart: Any, index: int) -> None:
         self._cudart = cudart
@@ -127,6 +126,10 @@ class CudaPython:
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    @property
+    def graphs(self) -> CudaPython:
+        return self
 
     def begin_capture(self, stream: Any) -> None:
         # Thread-local: another slot's thread may allocate or copy meanwhile, which a global capture would forbid it.

@@ -31,7 +31,7 @@ class PyCuda:
     """See `Cuda`."""
 
     binding: Binding = "pycuda"
-    captures_graphs = False  # as of pycuda 2026.1
+    graphs = None  # as of pycuda 2026.1
 
     def __init__(self, driver: Any, index: int) -> None:
         self._driver = driver
@@ -118,18 +118,6 @@ class PyCuda:
 
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
         self._call(self._driver.memcpy_dtoh_async, target, source, stream)
-
-    def begin_capture(self, stream: Any) -> None:
-        raise NotImplementedError("pycuda does not capture graphs")
-
-    def end_capture(self, stream: Any) -> Any:
-        raise NotImplementedError("pycuda does not capture graphs")
-
-    def launch(self, graph: Any, stream: Any) -> None:
-        raise NotImplementedError("pycuda does not capture graphs")
-
-    def destroy_graph(self, graph: Any) -> None:
-        raise NotImplementedError("pycuda does not capture graphs")
 
     def close(self) -> None:
         self._primary = None

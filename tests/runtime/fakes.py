@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 
 from runtime.detections import RawOutputs
@@ -37,6 +40,15 @@ def picture(height: int = 60, width: int = 80, box: tuple[int, int, int, int] | 
     return image
 
 
+def write_pictures(folder: Path, sizes_hw: Sequence[tuple[int, int]]) -> Path:
+    """A folder of such pictures, 0.png, 1.png, …; returns it."""
+    folder.mkdir(exist_ok=True)
+    for index, (height, width) in enumerate(sizes_hw):
+        image = picture(height, width, (8, 12, width - 8, height - 4))
+        cv2.imwrite(str(folder / f"{index}.png"), image[..., ::-1])
+    return folder
+
+
 class RedBackend:
     """Finds the red rectangle in NumPy. Inexact on purpose: its rows are wrong, the candidates hold a duplicate."""
 
@@ -47,14 +59,7 @@ class RedBackend:
         self.batches: list[tuple[int, ...]] = []  # shapes of `images` it was given
         self.is_closed = False
 
-    def infer(
-        self,
-        images: np.ndarray,
-        image_sizes: np.ndarray,
-        *,
-        all_candidates: bool = False,
-        times: dict[str, float] | None = None,
-    ) -> RawOutputs:
+    def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
         self.batches.append(images.shape)
         count = len(images)
         boxes, scores = np.zeros((count, 4, 4), np.float32), np.zeros((count, 4), np.float32)

@@ -88,6 +88,7 @@ class FakeOrt:
         self.registered: list[str] = []
         self.copied_out = 0  # bytes that left the device
         self.allocated = 0  # device values
+        self.most_images: int | None = None  # a larger batch is out of memory
 
     def SessionOptions(self) -> FakeSessionOptions:
         return FakeSessionOptions()
@@ -159,7 +160,6 @@ class FakeSession:
         options.log_severity_level = 3
         self.module, self.providers = module, providers
         self.real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.most_images: int | None = None  # a larger batch is out of memory
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
@@ -187,7 +187,7 @@ class FakeSession:
         return FakeBinding(self)
 
     def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        if self.most_images is not None and len(feed["images"]) > self.most_images:
+        if self.module.most_images is not None and len(feed["images"]) > self.module.most_images:
             raise RuntimeError(
                 "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer\nof size 9"
             )

@@ -15,13 +15,6 @@ from runtime.backends.options import BACKENDS, BackendOptions, add_backend_argum
 from runtime.backends.ort import OrtBackend
 from runtime.detector import Detector
 
-from .fakes import write_red_onnx
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
-
 
 def test_the_command_line_without_options_is_the_default() -> None:
     parser = argparse.ArgumentParser()

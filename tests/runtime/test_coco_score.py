@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from runtime import coco_score
 from runtime.coco import evaluate, truth_of
-from runtime.results import join, of_rows, take
+from runtime.results import Results, join, of_rows, take
 
 AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
 
@@ -137,3 +138,30 @@ def test_results_of_other_categories() -> None:
     assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
     with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
         evaluate(content, of_rows([stranger] * 2))
+
+
+def test_memory_holds_each_detection_about_once() -> None:
+    images, each = 1500, 100
+    categories = [{"id": c, "name": f"c{c}"} for c in range(4)]
+    content = {
+        "images": [{"id": i, "height": 480, "width": 640} for i in range(images)],
+        "categories": categories,
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": i % 4, "bbox": [10.0, 10.0, 50.0, 50.0]} for i in range(images)
+        ],
+    }
+    truth, rng = truth_of(content), np.random.default_rng(0)
+
+    def found(image_id: int) -> Results:
+        ids = np.full(each, image_id, np.int64)
+        return Results(ids, rng.integers(0, 4, each), rng.uniform(1, 100, (each, 4)), rng.random(each))
+
+    tracemalloc.start()
+    try:
+        results = join((found(i) for i in reversed(range(images))), truth.image_ids)
+        evaluate(truth, results)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (np.diff(results.image_ids) >= 0).all()
+    assert peak / len(results) < 100, "56 bytes are the results themselves"

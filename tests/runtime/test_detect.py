@@ -26,11 +26,6 @@ pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="runs it")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
-
-
 def write_picture(path: Path, height: int = 60, width: int = 80, box=(10, 20, 50, 40)) -> Path:  # type: ignore[no-untyped-def]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), picture(height, width, box)[..., ::-1])

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime.backends import BackendError
-from runtime.detections import Detections
+from runtime.backends import BackendError, BatchTooLarge
+from runtime.backends.failures import run_error
+from runtime.detections import Detections, RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
 
-from .fakes import RedBackend, manifest_with, picture, write_red_onnx
+from .fakes import MANIFEST, RedBackend, manifest_with, picture, write_red_onnx
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 BOXES = [(10, 20, 50, 40), (5, 5, 55, 70), (0, 0, 64, 64), (40, 50, 240, 190), (8, 4, 30, 20), (20, 1, 150, 6)]
@@ -97,3 +99,72 @@ def test_the_same_from_an_onnx_file(tmp_path: Path) -> None:
     for detections, reference in zip(found, Detector(RedBackend()).detect(PICTURES), strict=True):
         np.testing.assert_array_equal(detections.boxes, reference.boxes[:1])
         assert detections.scores.tolist() == pytest.approx([0.9])
+
+
+class SmallBackend(RedBackend):
+    """Its memory holds `most` images of a canvas at a time; `error` is what its library says of more."""
+
+    def __init__(self, most: int, error: Exception, batch_min: int = 1) -> None:
+        super().__init__(manifest_with(inputs=dataclasses.replace(MANIFEST.inputs, batch_min=batch_min)))
+        self.most, self.error = most, error
+
+    def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
+        def run(images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
+            if len(images) > self.most:
+                raise self.error
+            return super(SmallBackend, self).infer(images, image_sizes, **options)
+
+        try:
+            return run(images, image_sizes)
+        except type(self.error) as error:
+            least = self.manifest.inputs.batch_min
+            raise run_error(Path("m.onnx"), "ONNX Runtime", error, run, images, image_sizes, least) from error
+
+
+OUT_OF_MEMORY = RuntimeError("bfc_arena.cc: Available memory of 1000 is smaller than requested bytes of 2000")
+
+
+def test_where_memory_runs_out_smaller_batches_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    pictures = [picture(60, 80, (10, 20, 50 - n, 40)) for n in range(13)]
+    wanted = Detector(RedBackend()).detect(pictures)
+    backend = SmallBackend(3, OUT_OF_MEMORY)
+    detector = Detector(backend)
+    for found in (detector.detect(pictures), list(detector.stream(pictures)), list(detector.stream(pictures, batch=2))):
+        assert all(same(one, other) for one, other in zip(found, wanted, strict=True))  # type: ignore[arg-type]
+    (line,) = caplog.messages
+    assert "a batch of 3 fits: use --batch 3" in line
+    assert line.endswith("goes on with batches of at most 3 on it")
+    assert "\n" not in line
+    # What named the batch, then 13 pictures in 3, 3, 3, 3, 1; twice 8 of the stream's batches, then those of 2.
+    assert {shape[0] for shape in backend.batches[1:]} == {3, 2, 1}
+    detector.detect([picture(200, 60)] * 2)  # another canvas may hold more
+    assert backend.batches[-1][0] == 2
+
+
+def test_where_memory_runs_out_again_batches_shrink_again(caplog: pytest.LogCaptureFixture) -> None:
+    backend = SmallBackend(4, OUT_OF_MEMORY)
+    detector = Detector(backend)
+    wanted = Detector(RedBackend()).detect([PICTURES[0]] * 8)
+    assert all(map(same, detector.detect([PICTURES[0]] * 8), wanted))
+    backend.most = 1  # something else took the rest
+    assert all(map(same, detector.detect([PICTURES[0]] * 8), wanted))
+    assert [line[-len("at most 4 on it") :] for line in caplog.messages] == ["at most 4 on it", "at most 1 on it"]
+
+
+def test_where_no_batch_fits_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    for most, least in ((0, 1), (1, 2)):
+        backend = SmallBackend(most, OUT_OF_MEMORY, batch_min=least)
+        with pytest.raises(BatchTooLarge, match="no batch of this canvas fits") as caught:
+            Detector(backend).detect([PICTURES[0]] * 4)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(BackendError, match=r"failed on images \[4, 64, 96, 3\]: another reason$"):
+        Detector(SmallBackend(2, RuntimeError("another reason"))).detect([PICTURES[0]] * 4)
+    assert caplog.messages == []
+
+
+def test_pieces_below_the_graphs_least_batch_are_filled_up() -> None:
+    backend = SmallBackend(2, OUT_OF_MEMORY, batch_min=2)
+    pictures = [picture(60, 80, (10, 20, 50 - n, 40)) for n in range(5)]
+    wanted = Detector(RedBackend()).detect(pictures)
+    assert all(map(same, Detector(backend).detect(pictures), wanted))
+    assert {shape[0] for shape in backend.batches} == {2}

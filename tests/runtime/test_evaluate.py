@@ -13,14 +13,16 @@ import pytest
 
 from runtime import evaluate as command
 from runtime.coco import FIGURE_NAMES, CocoDataset, CocoError, evaluate, load_coco
+from runtime.dataset_run import plan_batches
 from runtime.detector import Detector, pipeline_limits
 from runtime.errors import UserError
-from runtime.evaluate import evaluate_detector, figures_as_table, main, plan_batches
+from runtime.evaluate import evaluate_detector, main
+from runtime.figures import figures_as_table
 from runtime.images import ImageError
 from runtime.manifest import InputShapes
 from runtime.pipeline import Limits
 
-from .fakes import RedBackend, manifest_with, picture, write_red_onnx
+from .fakes import RedBackend, manifest_with, picture
 
 SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80)]
 
@@ -57,13 +59,6 @@ def make_dataset(folder: Path, sizes: list[tuple[int, int]] = SIZES, first_id: i
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
     return make_dataset(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnx", reason="builds the test's graph")
-    pytest.importorskip("onnxruntime", reason="runs it")
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
 
 
 def test_a_detector_that_finds_everything(dataset: CocoDataset) -> None:

@@ -23,7 +23,7 @@ from runtime.errors import UserError
 from runtime.evaluate import main
 from runtime.images import ImageError
 from runtime.manifest import InputShapes, Preprocess
-from runtime.shards import ShardError, parse_shard, read_part
+from runtime.shards import ShardError, parse_shard, part_of
 
 from .fakes import RedBackend, manifest_with, write_red_onnx
 from .test_evaluate import make_dataset
@@ -203,7 +203,7 @@ def test_merged_parts_are_the_whole_bit_for_bit(
     assert figures["images"] == len(SIZES) - 1
     assert figures["skipped"] == 1
     assert results.read_bytes() == (tmp_path / "whole_results.json").read_bytes()
-    read = [read_part(path) for path in paths]
+    read = [part_of(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
     assert sum(len(part.detected.image_ids) for part in read) == len(SIZES) - 1
     if count in (2, 3):
         assert min(len(part.detected.image_ids) for part in read) > 1

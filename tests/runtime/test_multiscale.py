@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +22,7 @@ from tests.runtime.fakes import RedBackend, manifest_with, picture, write_red_on
 class NoisyBackend(RedBackend):
     """Many overlapping candidates whose boxes and scores depend on the canvas, so that views disagree."""
 
-    def infer(
-        self,
-        images: np.ndarray,
-        image_sizes: np.ndarray,
-        *,
-        all_candidates: bool = False,
-        times: dict[str, float] | None = None,
-    ) -> RawOutputs:
+    def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
         self.batches.append(images.shape)
         count, rows = len(images), 60
         boxes, scores = np.zeros((count, rows, 4), np.float32), np.zeros((count, rows), np.float32)

@@ -26,11 +26,6 @@ ALL = tuple(field.name for field in dataclasses.fields(RawOutputs))
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
-
-
-@pytest.fixture(scope="module")
 def backend(model: Path) -> OpenVinoBackend:
     return OpenVinoBackend(model, BackendOptions(backend="openvino", threads=1))
 

@@ -19,11 +19,6 @@ onnx = pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
-
-
 def canvases(count: int) -> tuple[np.ndarray, np.ndarray]:
     images = np.zeros((count, 64, 96, 3), np.uint8)
     for index in range(count):

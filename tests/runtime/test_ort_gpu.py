@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
 
-from runtime.backends import Backend, BackendError, open_backend
+from runtime.backends import Backend, BackendError, BatchTooLarge, open_backend
 from runtime.backends.ort import OrtBackend
+from runtime.detect import main as detect
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes
 
@@ -225,14 +228,16 @@ def test_a_gpu_that_does_not_exist(model: Path, monkeypatch: pytest.MonkeyPatch)
 def test_out_of_memory_names_a_batch_that_fits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = use(monkeypatch, FakeOrt())
     backend = open_backend(model, backend="cuda")
-    fake.sessions[-1].most_images = 5
+    fake.most_images = 5
     with pytest.raises(BackendError) as caught:
         backend.infer(*canvases(16))
     assert "failed on images [16, 64, 96, 3]" in str(caught.value)
+    assert isinstance(caught.value, BatchTooLarge)
+    assert caught.value.fits == 4
     assert "a batch of 4 fits: use --batch 4" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert backend.infer(*canvases(4)).num_detections.tolist() == [[1]] * 4, "the backend is as good as new"
-    fake.sessions[-1].most_images = 0
+    fake.most_images = 0
     with pytest.raises(BackendError, match="no batch of this canvas fits: use a smaller canvas"):
         backend.infer(*canvases(16))
 
@@ -276,3 +281,21 @@ def test_auto_takes_the_gpu_where_it_starts(model: Path, monkeypatch: pytest.Mon
     description = open_backend(model, allow_fallback=True).description
     assert description.startswith("OpenVINO ")
     assert "cuda: ONNX Runtime could not start CUDAExecutionProvider" in description
+
+
+def test_detecting_goes_on_with_the_batch_that_fits(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fake = use(monkeypatch, FakeOrt())
+    for number in range(6):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(60, 80, (10, 20, 50 - number, 40))[..., ::-1])
+    rows = []
+    for most in (None, 3):
+        fake.most_images = most
+        out = tmp_path / f"out {most}"
+        assert detect([str(model), str(tmp_path), "-o", str(out), "--backend", "cuda", "--json-only"]) == 0
+        content = json.loads((out / "detections.json").read_text(encoding="utf-8"))
+        assert content["complete"] is True
+        rows.append(content["images"])
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 6

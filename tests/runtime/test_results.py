@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.detections import Detections, empty_detections
-from runtime.results import Results, in_order_of, join, of_image, of_rows, take, write_results
+from runtime.results import Results, join, of_image, of_rows, take, write_results
 
 FOUND = Detections(
     np.array([[1, 2, 4, 6.1234567], [0, 0, 1, 1]], np.float32), np.array([0.9, 0.1], np.float32), np.array([1, 0])
@@ -56,7 +56,7 @@ def test_what_is_written_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
 
 def test_sorting_by_image_keeps_the_order_within_one() -> None:
     parts = [of_image(image_id, FOUND, (3, 17)) for image_id in (4, 9, 1)]
-    results = in_order_of(join(parts), np.array([9, 1, 3, 4]))
+    results = join(parts, np.array([9, 1, 3, 4]))
     assert results.image_ids.tolist() == [9, 9, 1, 1, 4, 4]
     assert results.category_ids.tolist() == [17, 3] * 3
     assert equal(take(results, results.image_ids == 9), parts[1])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -46,23 +48,40 @@ def test_nothing_grows(soak: ModuleType, bad: Path, tmp_path: Path) -> None:
     assert report["after"]["threads"] < report["samples"][-1]["threads"]
 
 
-@pytest.mark.parametrize("kind", ["memory", "handles"])
+def test_what_is_in_use_at_the_moment_is_no_growth(soak: ModuleType) -> None:
+    calm = [{"pictures": n, "memory_mb": 50.0, "handles": 9.0, "threads": 6.0} for n in range(16)]
+    busy = [{**s, "memory_mb": 90.0, "handles": 11.0} if n > 12 else s for n, s in enumerate(calm)]
+    assert not soak.has_grown({"growth": soak.growth(busy)})
+    for name, more in (("memory_mb", 9.0), ("handles", 1.0), ("threads", 3.0)):
+        leak = [{**s, name: s[name] + more} if n > 9 else s for n, s in enumerate(calm)]
+        assert soak.has_grown({"growth": soak.growth(leak)}), name
+
+
+@pytest.mark.parametrize("kind", ["memory", "handles", "threads"])
 def test_a_leak_is_seen(soak: ModuleType, bad: Path, tmp_path: Path, kind: str) -> None:
-    kept: list[object] = []
+    kept: list[Any] = []
+    ended = threading.Event()
 
     class Leaking(RedBackend):
         def infer(self, images, *arguments, **options):  # type: ignore[no-untyped-def]
-            kept.append(bytearray(b"x" * 200_000) if kind == "memory" else os.open(os.devnull, os.O_RDONLY))
+            if kind == "memory":
+                kept.append(bytearray(b"x" * 200_000))
+            elif kind == "handles":
+                kept.append(os.open(os.devnull, os.O_RDONLY))
+            elif len(self.batches) % 20 == 0:
+                kept.append(threading.Thread(target=ended.wait))
+                kept[-1].start()
             return super().infer(images, *arguments, **options)
 
     try:
         report = soak.soak(Detector(Leaking()), soak.made_pictures(tmp_path, 8), bad, pictures=400, batch=2, every=20)
     finally:
+        ended.set()
         for entry in kept:
             if isinstance(entry, int):
                 os.close(entry)
     assert soak.has_grown(report), report["growth"]
-    assert report["growth"]["memory_mb" if kind == "memory" else "handles"] > 0
+    assert report["growth"]["memory_mb" if kind == "memory" else kind] > 0
 
 
 def test_too_few_samples_are_no_proof(soak: ModuleType) -> None:

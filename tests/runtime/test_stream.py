@@ -23,7 +23,7 @@ from runtime.errors import UserError
 from runtime.images import ImageError, decode
 from runtime.manifest import InputShapes
 
-from .fakes import RedBackend, manifest_with, picture, write_red_onnx
+from .fakes import RedBackend, manifest_with, picture
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 
@@ -45,13 +45,6 @@ def found(results: Iterator[Detections | UserError]) -> list[Detections]:
     taken = list(results)
     assert all(isinstance(result, Detections) for result in taken)
     return taken  # type: ignore[return-value]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnx", reason="builds the test's graph")
-    pytest.importorskip("onnxruntime", reason="runs it")
-    return write_red_onnx(tmp_path_factory.mktemp("onnx") / "red.onnx")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from .standin.driver import Order
 from .standin.install import Binding, StandIn, install
 from .standin.network import expected
 from .trt_bugs import BUGS, CUDA_PYTHON, ENGINE, PYCUDA, SLOT, Bug
+from .trt_bugs_more import MORE_BUGS
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, repository: Path, planted: Bug) -> None:
@@ -106,7 +107,7 @@ def outcome(stand_in: StandIn, path: Path, binding: Binding) -> str:
 
 
 @pytest.mark.parametrize("order", ["late", "eager", pytest.param("random", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("planted", BUGS, ids=lambda planted: planted.what)
+@pytest.mark.parametrize("planted", [*BUGS, *MORE_BUGS], ids=lambda planted: planted.what)
 def test_a_planted_bug_is_caught(
     monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, planted: Bug, order: Order
 ) -> None:
