@@ -26,9 +26,8 @@ from runtime.manifest import Manifest
 from runtime.preprocess import load, make_batch
 from runtime.records import RecordError, record_from_dict
 
-from .graph import INPUT_NAMES
 from .network import cut_network
-from .onnx_file import with_outputs
+from .onnx_file import INPUT_NAMES, with_outputs
 from .qdq import values_to_calibrate
 from .session import open_session
 

@@ -22,7 +22,6 @@ from train.postprocess import Limit, candidates
 
 from .nms_graph import fixpoint_nms
 
-INPUT_NAMES = ("images", "image_sizes")
 TOPK_MAX = 3840  # TensorRT's
 
 

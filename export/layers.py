@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 
 import onnx
 from onnx import TensorProto
@@ -87,9 +88,9 @@ def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def summary(counts: Counter[str]) -> str:
+def summary(counts: Mapping[str, int]) -> str:
     """One phrase, such as "101 int8, 15 fp16"."""
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return ", ".join(f"{count} {name}" for name, count in Counter(counts).most_common())
 
 
 def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:

@@ -29,8 +29,8 @@ from runtime.measure import speed_ratios
 
 from .calibration import Calibration
 from .convert import Scheme, quantized_network
-from .graph import INPUT_NAMES
 from .network import cut_network
+from .onnx_file import INPUT_NAMES
 from .qdq import INT8, Format, quantizable
 from .session import open_session
 

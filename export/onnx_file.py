@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import onnx
 
+INPUT_NAMES = ("images", "image_sizes")  # of the deployable graph
+
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     """Make `names` the model's only outputs, in place; the others stay values inside, under their names."""

@@ -43,9 +43,7 @@ def find_pictures(folder: str | None, fallback: str = "") -> list[np.ndarray]:
     Raises UserError for a given folder without a picture, or with one that can't be read.
     """
     directory = Path(folder if folder is not None else fallback)
-    paths = (
-        sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES)[:_PICTURES] if directory.name else []
-    )
+    paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES)[:_PICTURES] if directory.name else []
     if folder is not None and not paths:
         raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(SUFFIXES)} files")
     try:

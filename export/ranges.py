@@ -14,9 +14,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .checks import RANGES, Check
-from .graph import INPUT_NAMES
 from .network import cut_network
-from .onnx_file import with_outputs
+from .onnx_file import INPUT_NAMES, with_outputs
 from .pictures import Case
 from .session import open_session
 from .tolerance import RANGE_LIMIT

@@ -42,8 +42,8 @@ from train.validate import describe as describe_detector
 
 from .calibration import PICTURES
 from .convert import Scheme
-from .graph import INPUT_NAMES, DeployableGraph, GraphOutputs, candidate_limits, dense_names
-from .onnx_file import graph_sha256, keep_outputs, strip
+from .graph import DeployableGraph, GraphOutputs, candidate_limits, dense_names
+from .onnx_file import INPUT_NAMES, graph_sha256, keep_outputs, strip
 from .pictures import find_pictures
 from .qdq import Target
 from .quantize import calibration_images, quantize

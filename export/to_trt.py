@@ -7,6 +7,7 @@
 A standard engine (TensorRT 10.12 or later, or 11) is built on the GPU that runs it. TensorRT for RTX builds ahead of
 time for the GPUs that are named. Both take the precision from the file's own types (`python -m export.quantize`).
 The JSON has what the engine can't tell: where it came from, hashes, versions, profiles, tensors, how to build it again.
+From an exported file this needs `onnx` and the library, no torch: a deployment machine builds its own engines.
 """
 
 from __future__ import annotations
@@ -20,223 +21,123 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
     runpy.run_module("export.to_trt", run_name="__main__", alter_sys=True)
 
 import argparse
-import hashlib
-import shlex
-import shutil
+import math
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-import onnx
+from runtime.engine_file import SUFFIXES
+from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
+from runtime.manifest import Precision
 
-from runtime.engine_file import SUFFIXES, EngineManifest, this_platform, write_engine
-from runtime.errors import UserError, run_main
-from runtime.files import require_writable
-from runtime.manifest import Manifest, Precision
+from .trt_library import choose
+from .trt_profiles import make_profiles
+from .trt_settings import (
+    RTX_CAPABILITIES,
+    HardwareCompatibility,
+    Settings,
+    check_settings,
+    default_capabilities,
+)
 
-from . import to_onnx
-from .layers import convolutions, summary, wrong_convolutions
-from .network import load_deployed
-from .trt_build import RTX_CAPABILITIES, Built, ParseError, Settings, build, check_settings
-from .trt_inspect import wrong_precision
-from .trt_library import Library, choose
-from .trt_profiles import as_options, describe, make_profiles
-
-# The first GPUs whose tensor cores know a type; TensorRT for RTX refuses earlier ones.
-FIRST_CAPABILITY: dict[Precision, str] = {"bf16": "8.0", "fp8": "8.9"}
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
-_ROOM = 256 << 20  # bytes: an engine holds compiled kernels besides the weights
+_CHECKPOINT_ALONE = ("precision", "canvas", "images", "calibrate_on")  # options that make no sense of an exported file
 
 
-class EngineBuildError(UserError):
-    """An engine that can't be built as asked."""
+class OptionError(UserError):
+    """Options that contradict each other or the file, or a library that is not installed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     source = Path(options.model)
     capabilities = tuple(dict.fromkeys(options.compute_capability))
-    library = choose(options.flavor, capabilities)
     from_checkpoint = source.suffix in _CHECKPOINTS
-    if not from_checkpoint and source.suffix != ".onnx":
-        raise EngineBuildError(f"{source}: expected an exported file (.onnx) or a checkpoint (.pt)")
-    named = source.with_suffix(f".{options.precision}") if from_checkpoint else source.with_suffix("")
+    _check_options(options, source, from_checkpoint)
+    precision: Precision = options.precision or "fp16"
+    named = source.with_suffix(f".{precision}") if from_checkpoint else source.with_suffix("")
     outputs = output_paths(named, options.output, capabilities if options.separate else ())
+    library = choose(options.flavor, capabilities)
+    settings = Settings(
+        profiles=(),
+        compute_capabilities=capabilities,
+        workspace_bytes=int(options.workspace * (1 << 30)) if options.workspace is not None else None,
+        optimization_level=options.optimization_level,
+        timing_cache=Path(options.timing_cache) if options.timing_cache else None,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+    )
+    try:  # neither onnx nor torch is among what `runtime` needs
+        from .engine import build_engine, load_source
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "an engine is built of a file that onnx reads: pip install onnx") from error
     if from_checkpoint:
-        check_capabilities(options.precision, capabilities)
-        source = export_checkpoint(source, outputs[0][0].parent, options)
-    model, manifest = load_deployed(source)
-    check_precision(model, manifest, source)
-    profiles = make_profiles(manifest, options.batch, options.shapes)
-    for out, wanted in outputs:
-        settings = Settings(
-            profiles=profiles,
-            compute_capabilities=wanted or capabilities or default_capabilities(library, manifest.precision),
-            workspace_bytes=int(options.workspace * (1 << 30)) if options.workspace is not None else None,
-            optimization_level=options.optimization_level,
-            timing_cache=Path(options.timing_cache) if options.timing_cache else None,
-            hardware_compatibility=options.hardware_compatibility,
-            version_compatible=options.version_compatible,
+        check_settings(library, settings, precision)
+        try:
+            from .from_checkpoint import export_checkpoint
+        except ModuleNotFoundError as error:
+            advice = "export the checkpoint where it was trained (export/to_onnx.py), and give the .onnx file here"
+            raise _not_installed(error, advice) from error
+        source = export_checkpoint(
+            source,
+            outputs[0][0].parent,
+            precision,
+            batch=options.batch,
+            shapes=options.shapes,
+            canvas_hw=options.canvas,
+            images=options.images,
+            calibrate_on=options.calibrate_on,
         )
-        build_engine(library, source, manifest, settings, out, show_progress=sys.stderr.isatty())
-    return 0
-
-
-def export_checkpoint(checkpoint: Path, folder: Path, options: argparse.Namespace) -> Path:
-    """Export and convert a checkpoint as export/to_onnx.py does, comparisons included; the file to build of."""
-    exported = folder / f"{checkpoint.stem}.onnx"
-    words = [str(checkpoint), "-o", str(exported), "--precision", options.precision]
-    if options.batch:
-        words += ["--batch-max", str(options.batch[2])]
-    if options.canvas:
-        words += ["--canvas", *map(str, options.canvas)]
-    if options.images:
-        words += ["--images", options.images]
-    if options.calibrate_on:
-        words += ["--calibrate-on", options.calibrate_on]
-    if to_onnx.main(words):
-        raise EngineBuildError(f"{checkpoint}: its numbers change too much on the way (see the table): no engine")
-    return exported if options.precision == "fp32" else exported.with_suffix(f".{options.precision}.onnx")
-
-
-def build_engine(
-    library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, show_progress: bool = False
-) -> EngineManifest:
-    """Build an engine of an exported file (`manifest` is its own) and write it with its description; print both.
-
-    Nothing takes the name `out` before it is whole. Raises UserError.
-    """
-    check_settings(library, settings)
-    check_capabilities(manifest.precision, settings.compute_capabilities)
-    content = source.read_bytes()
-    check_room(out, len(content))
-    gpus = ", ".join(settings.compute_capabilities) or (library.device.name if library.device else "this machine")
-    print(f"building {source.name} ({manifest.precision}) with {library.name} {library.version} for {gpus}", flush=True)
-    for number, profile in enumerate(settings.profiles):
-        print(f"  profile {number}: {describe(profile)}", flush=True)
+    manifest = load_source(source)
+    settings = replace(settings, profiles=make_profiles(manifest, options.batch, options.shapes))
     try:
-        built = build(library, source, content, settings, show_progress)
-    except ParseError as error:
-        for line in error.nodes:
-            print(line, file=sys.stderr)
-        raise
-    for line in built.warnings:
-        print(f"TensorRT warns: {line}", file=sys.stderr)
-    if problem := wrong_precision(built.layers, manifest.precision):
-        raise EngineBuildError(
-            f"{out}: NOT written, it isn't the {manifest.precision} engine that was asked for: {problem}; "
-            f"please report it with the version, {library.name} {library.version}"
-        )
-    described = describe_engine(library, source, content, manifest, settings, built, out)
-    write_engine(out, built.data, described)
-    print(
-        f"{out}  {len(built.data) / 1e6:.1f} MB in {built.seconds:.1f} s, for compute capability "
-        f"{', '.join(built.compute_capabilities)}; {_layers(built.layers)}"
-    )
-    return described
-
-
-def describe_engine(
-    library: Library, source: Path, content: bytes, manifest: Manifest, settings: Settings, built: Built, out: Path
-) -> EngineManifest:
-    """What lies beside the engine."""
-    return EngineManifest(
-        manifest=manifest,
-        flavor=library.flavor,
-        library_version=library.version,
-        compute_capabilities=built.compute_capabilities,
-        platform=this_platform(),
-        engine_sha256=hashlib.sha256(built.data).hexdigest(),
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
-        profiles=settings.profiles,
-        tensors=built.tensors,
-        rebuild=rebuild_command(library, source, settings, out),
-        layers=built.layers,
-        version_compatible=settings.version_compatible,
-    )
-
-
-def rebuild_command(library: Library, source: Path, settings: Settings, out: Path) -> str:
-    """The command that builds this engine again, from its folder."""
-    words = [f"python export/to_trt.py {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
-    if settings.compute_capabilities:
-        words.append(f"--compute-capability {' '.join(settings.compute_capabilities)}")
-    words.append(as_options(settings.profiles))
-    if settings.workspace_bytes is not None:
-        words.append(f"--workspace {settings.workspace_bytes / (1 << 30):g}")
-    if settings.optimization_level is not None:
-        words.append(f"--optimization-level {settings.optimization_level}")
-    if settings.hardware_compatibility != "none":
-        words.append(f"--hardware-compatibility {settings.hardware_compatibility}")
-    if settings.version_compatible:
-        words.append("--version-compatible")
-    return " ".join(words)
-
-
-def default_capabilities(library: Library, precision: Precision) -> tuple[str, ...]:
-    """Without a GPU, all that TensorRT for RTX builds this precision for; with one, that one alone (empty)."""
-    if library.flavor != "rtx" or library.device is not None:
-        return ()
-    return tuple(c for c in RTX_CAPABILITIES if _number(c) >= _number(FIRST_CAPABILITY.get(precision, "0.0")))
-
-
-def check_capabilities(precision: Precision, capabilities: Sequence[str]) -> None:
-    """Raise EngineBuildError for GPUs that don't know the precision's type."""
-    first = FIRST_CAPABILITY.get(precision, "0.0")
-    if early := [c for c in capabilities if _number(c) < _number(first)]:
-        raise EngineBuildError(
-            f"--compute-capability {' '.join(early)}: {precision} needs {first} or later; leave the earlier ones "
-            "out, or build the fp16 file for them"
-        )
-
-
-def check_precision(model: onnx.ModelProto, manifest: Manifest, source: Path) -> None:
-    """Raise EngineBuildError for a file that says one precision and has another: the engine would repeat the claim."""
-    if wrong_convolutions(model, manifest.precision):
-        raise EngineBuildError(
-            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
-            f"make it again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
-        )
-
-
-def check_room(out: Path, onnx_bytes: int) -> None:
-    """Raise UserError before a build of minutes where its result couldn't be written."""
-    require_writable(out)
-    needed = onnx_bytes * 2 + _ROOM
-    free = shutil.disk_usage(out.resolve().parent).free
-    if free < needed:
-        raise EngineBuildError(
-            f"{out}: {free / 1e6:,.0f} MB are free there, the engine may need {needed / 1e6:,.0f}; free some space or "
-            "name another folder with -o"
-        )
+        for out, wanted in outputs:
+            gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
+            wanted_settings = replace(settings, compute_capabilities=gpus)
+            build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        # TensorRT for RTX leaves threads of a stopped build behind, which crash when the interpreter ends before them.
+        os._exit(EXIT_INTERRUPTED)
+    return 0
 
 
 def output_paths(named: Path, output: str | None, separate: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
     """The engines to write, and the GPUs that each is for (none: those that were named, in one engine)."""
     out = Path(output) if output else named.with_name(named.name + SUFFIXES[0])
     if out.suffix not in SUFFIXES:
-        raise EngineBuildError(f"-o {out}: expected a name that ends in {', '.join(SUFFIXES)}")
+        raise OptionError(f"-o {out}: expected a name that ends in {', '.join(SUFFIXES)}")
     if out.is_dir():
-        raise EngineBuildError(f"-o {out}: that is a folder; give the file's name as well")
+        raise OptionError(f"-o {out}: that is a folder; give the file's name as well")
     if not separate:
         return [(out, ())]
     return [(out.with_name(f"{out.stem}.sm{c.replace('.', '')}{out.suffix}"), (c,)) for c in separate]
 
 
-def _layers(layers: dict[str, int]) -> str:
-    if not layers:
-        return "its layers' precisions could not be read (that needs the GPU that it is for)"
-    return "convolutions: " + ", ".join(f"{count} {name}" for name, count in sorted(layers.items()))
+def _check_options(options: argparse.Namespace, source: Path, from_checkpoint: bool) -> None:
+    """Raise OptionError for what can't be meant, before anything is loaded."""
+    if not from_checkpoint and source.suffix != ".onnx":
+        raise OptionError(f"{source}: expected an exported file (.onnx) or a checkpoint (.pt)")
+    given = [f"--{name.replace('_', '-')}" for name in _CHECKPOINT_ALONE if getattr(options, name) is not None]
+    if given and not from_checkpoint:
+        raise OptionError(
+            f"{', '.join(given)}: {source.name} was exported already, with its precision and canvas; leave that out, "
+            "or give the checkpoint (.pt); another precision of this file: python -m export.quantize"
+        )
+    if options.workspace is not None and not 0 < options.workspace < math.inf:
+        raise OptionError(f"--workspace {options.workspace:g}: expected GiB, more than 0")
+    if options.separate and not options.compute_capability:
+        raise OptionError("--separate: one engine for each of which GPUs? Name them: --compute-capability 8.6 8.9 12.0")
 
 
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))
-
-
-def _capability(text: str) -> str:
-    if text not in RTX_CAPABILITIES:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected some of {', '.join(RTX_CAPABILITIES)}")
-    return text
+def _not_installed(error: ModuleNotFoundError, advice: str) -> OptionError | ModuleNotFoundError:
+    """What to raise where a library isn't installed; a missing module of our own is a defect and stays one."""
+    if (error.name or "").split(".")[0] in ("export", "runtime", "train"):
+        return error
+    return OptionError(f"{error.name} is not installed; {advice}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -252,28 +153,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="an optimization profile each, one canvas or MIN:OPT:MAX; default: landscape and upright pictures",
     )
-    known = ", ".join(RTX_CAPABILITIES)
     add(
         "--compute-capability",
-        type=_capability,
         nargs="+",
         default=[],
         metavar="CC",
-        help=f"GPUs to build for ahead of time (rtx): {known}; default: the one here, else all",
+        help=f"GPUs to build for ahead of time (rtx): {', '.join(RTX_CAPABILITIES)}; default: the one here, else all",
     )
     add("--separate", action="store_true", help="one engine for each compute capability: OUT.sm86.engine, …")
-    add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer")
+    add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer; default: the device's")
     add("--optimization-level", type=int, metavar="0-5", help="a higher one searches longer; default: the library's")
     add("--timing-cache", metavar="FILE", help="read and written; spares most of the next build's time (tensorrt)")
     add(
         "--hardware-compatibility",
-        choices=("none", "ampere-plus", "same-compute-capability"),
+        choices=get_args(HardwareCompatibility),
         default="none",
         help="which other GPUs may run it, at some cost in speed (tensorrt)",
     )
     add("--version-compatible", action="store_true", help="later versions may run it, at some cost (tensorrt)")
     checkpoint = parser.add_argument_group("from a checkpoint").add_argument
-    checkpoint("--precision", choices=("fp32", "fp16", "bf16", "int8", "fp8"), default="fp16", help="default fp16")
+    checkpoint("--precision", choices=get_args(Precision), help="default fp16")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
     checkpoint("--images", metavar="DIR", help="pictures to compare on; default: the validation set's")
     checkpoint("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")

@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.engine_file import Profile, Tensor
-from runtime.errors import UserError
-from runtime.files import atomic_write
 
 from .trt_inspect import count_precisions
 from .trt_library import Library
 from .trt_progress import Phases, interruptible, make_logger, make_monitor
+from .trt_settings import AMPERE_AND_LATER, BuildError, Settings
 
-# TensorRT for RTX 1.7 builds for these; "7.5" is Turing, "12.0" Blackwell's GeForce.
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-# What an engine built for "Ampere and later" runs on.
-AMPERE_AND_LATER = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
-HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
-
-
-class BuildError(UserError):
-    """A graph that TensorRT doesn't take, or settings that it can't fulfil."""
+_still_called: list[Any] = []  # what threads of stopped builds may yet call, kept until the process ends
 
 
 class ParseError(BuildError):
@@ -39,58 +30,21 @@ class ParseError(BuildError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to build. What a flavor lacks must be left at its default (`check_settings`)."""
-
-    profiles: tuple[Profile, ...]
-    compute_capabilities: tuple[str, ...] = ()  # RTX: the GPUs to build for; empty: the one here
-    workspace_bytes: int | None = None  # the most scratch memory of a layer; None: the whole device
-    optimization_level: int | None = None  # 0–5; None: the library's
-    timing_cache: Path | None = None  # read if it exists, written after the build
-    hardware_compatibility: HardwareCompatibility = "none"
-    version_compatible: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Built:
     data: bytes
     tensors: tuple[Tensor, ...]
     compute_capabilities: tuple[str, ...]
     layers: dict[str, int]  # convolutions by precision; empty where the engine couldn't be inspected
+    timing_cache: bytes  # for the next build; empty where none was asked for
     warnings: tuple[str, ...]
     seconds: float
-
-
-def check_settings(library: Library, settings: Settings) -> None:
-    """Raise BuildError for settings that the flavor doesn't have."""
-    if library.flavor == "rtx":
-        lacking = {
-            "--timing-cache": settings.timing_cache is not None,
-            "--hardware-compatibility": settings.hardware_compatibility != "none",
-            "--version-compatible": settings.version_compatible,
-        }
-        if asked := [option for option, given in lacking.items() if given]:
-            raise BuildError(
-                f"{', '.join(asked)}: TensorRT for RTX has no such thing (it compiles kernels on the GPU that runs "
-                "them); leave it out, or build a standard engine: --flavor tensorrt"
-            )
-        if unknown := [c for c in settings.compute_capabilities if c not in RTX_CAPABILITIES]:
-            raise BuildError(
-                f"--compute-capability {' '.join(unknown)}: TensorRT for RTX builds for {', '.join(RTX_CAPABILITIES)}; "
-                "for other GPUs build a standard engine on them: --flavor tensorrt"
-            )
-        if not settings.compute_capabilities and library.device is None:
-            raise BuildError("--compute-capability: there is no GPU here to build for; name those that will run it")
-    if settings.optimization_level is not None and not 0 <= settings.optimization_level <= 5:
-        raise BuildError(f"--optimization-level {settings.optimization_level}: expected 0 to 5")
 
 
 def build(library: Library, source: Path, model: bytes, settings: Settings, show_progress: bool = False) -> Built:
     """Build an engine of the ONNX bytes `model`; `source` is their file's name in messages. Ctrl-C stops it.
 
-    Raises BuildError; ParseError where nodes can't be parsed.
+    Of settings that `check_settings` has passed. Raises BuildError; ParseError where nodes can't be parsed.
     """
-    check_settings(library, settings)
     phases = Phases(show_progress)
 
     def cancel() -> None:
@@ -116,9 +70,10 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     except TypeError as error:  # the binding's word for "returned null"
         raise BuildError(f"{library.name} {library.version} does not start: {_last(errors, error)}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, logger, network, source, model, errors)
+    _parse(library, logger, network, source, model, errors)
     tensors = _tensors(trt, network)
     builder_config = builder.create_builder_config()
+    builder_config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 convolutions would keep 10 bits
     for profile in settings.profiles:
         builder_config.add_optimization_profile(_make_profile(builder, profile))
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector knows no types
@@ -137,19 +92,22 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     host_memory = builder.build_serialized_network(network, builder_config)
     if host_memory is None:
         if phases.is_cancelled:
+            _still_called.append((logger, monitor))
             return None
         raise BuildError(
             f"{source}: {library.name} {library.version} cannot build it for {', '.join(capabilities)}: "
             f"{_last(errors, 'it gives no reason')}"
         )
-    if timing_cache is not None and settings.timing_cache is not None:
-        atomic_write(settings.timing_cache, bytes(timing_cache.serialize()))
+    measured = bytes(timing_cache.serialize()) if timing_cache is not None else b""
     data = bytes(host_memory)
-    layers = count_precisions(trt, logger, data) if library.device is not None else {}
-    return Built(data, tensors, capabilities, layers, tuple(warnings), time.perf_counter() - started)
+    layers = {}
+    if library.device is not None:
+        layers = count_precisions(trt, logger, data, settings.version_compatible)
+    return Built(data, tensors, capabilities, layers, measured, tuple(warnings), time.perf_counter() - started)
 
 
-def _parse(trt: Any, logger: Any, network: Any, source: Path, model: bytes, errors: list[str]) -> None:
+def _parse(library: Library, logger: Any, network: Any, source: Path, model: bytes, errors: list[str]) -> None:
+    trt = library.trt
     onnx_parser = trt.OnnxParser(network, logger)
     if onnx_parser.parse(model, str(source)):
         return
@@ -159,7 +117,7 @@ def _parse(trt: Any, logger: Any, network: Any, source: Path, model: bytes, erro
         where = f"node {parser_error.node()} ({parser_error.node_operator()} {parser_error.node_name()!r})"
         nodes.append(f"{where}: {parser_error.code().name}: {' '.join(parser_error.desc().split())}")
     raise ParseError(
-        f"{source}: TensorRT {trt.__version__} cannot parse {len(nodes)} of its nodes, the first: "
+        f"{source}: {library.name} {library.version} cannot parse {len(nodes)} of its nodes, the first: "
         f"{nodes[0] if nodes else _last(errors, 'it names none')}; export the checkpoint again with this toolkit",
         tuple(nodes),
     )
@@ -185,7 +143,8 @@ def _make_profile(builder: Any, profile: Profile) -> Any:
 def _name_gpus_rtx(trt: Any, builder_config: Any, library: Library, settings: Settings) -> tuple[str, ...]:
     """Name the GPUs that the engine is for; their compute capabilities."""
     if not settings.compute_capabilities:
-        assert library.device is not None  # check_settings
+        if library.device is None:
+            raise BuildError("--compute-capability: there is no GPU here to build for; name those that will run it")
         builder_config.num_compute_capabilities = 1
         builder_config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
         return (library.device.compute_capability,)

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from runtime.backends.trt_engine import import_tensorrt
-from runtime.engine_file import Flavor
+from runtime.engine_file import EngineManifest
 from runtime.manifest import Precision
 
+from .layers import summary
 from .trt_progress import make_logger
 
 # How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
@@ -31,9 +32,11 @@ _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
 MOST = 0.5  # of the convolutions have the precision that an engine is said to have
 
 
-def count_precisions(trt: Any, logger: Any, data: bytes) -> dict[str, int]:
+def count_precisions(trt: Any, logger: Any, data: bytes, version_compatible: bool) -> dict[str, int]:
     """Convolutions of a freshly built engine by the precision of what they read. Needs a GPU; {} where it has none."""
     trt_runtime = trt.Runtime(logger)
+    if version_compatible:  # it holds a part of the library, which is loaded with it
+        trt_runtime.engine_host_code_allowed = True
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
         return {}
@@ -41,10 +44,10 @@ def count_precisions(trt: Any, logger: Any, data: bytes) -> dict[str, int]:
     return convolutions_by_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def convolutions_of(flavor: Flavor, data: bytes) -> dict[str, int]:
+def convolutions_of(described: EngineManifest, data: bytes) -> dict[str, int]:
     """`count_precisions` of an engine whose hash was checked."""
-    trt = import_tensorrt(flavor)
-    return count_precisions(trt, make_logger(trt, [], []), data)
+    trt = import_tensorrt(described.flavor)
+    return count_precisions(trt, make_logger(trt, [], []), data, described.version_compatible)
 
 
 def convolutions_by_precision(information: str) -> dict[str, int]:
@@ -76,5 +79,4 @@ def wrong_precision(layers: dict[str, int], precision: Precision) -> str | None:
         return None
     if layers.get(precision, 0) / total >= MOST:
         return None
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(layers.items()))
-    return f"only {layers.get(precision, 0)} of {total} convolutions are {precision} ({counts})"
+    return f"only {layers.get(precision, 0)} of {total} convolutions are {precision} ({summary(layers)})"

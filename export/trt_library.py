@@ -41,6 +41,7 @@ def choose(flavor: Literal["auto", "tensorrt", "rtx"], compute_capabilities: tup
     Raises LibraryError: one line on what is missing and what to do instead.
     """
     device, reason = find_device()
+    missing = ""
     if flavor == "tensorrt" or (flavor == "auto" and device is not None and not compute_capabilities):
         if compute_capabilities:
             raise LibraryError(
@@ -49,7 +50,7 @@ def choose(flavor: Literal["auto", "tensorrt", "rtx"], compute_capabilities: tup
             )
         if device is None:
             raise LibraryError(
-                f"a standard TensorRT engine is built on the GPU that runs it, and this machine has none ({reason}); "
+                f"a standard TensorRT engine is built on the GPU that runs it, and none was found here ({reason}); "
                 f"copy the .onnx file there and run this command on it, or build for RTX GPUs here: {_AHEAD}"
             )
         try:
@@ -57,10 +58,11 @@ def choose(flavor: Literal["auto", "tensorrt", "rtx"], compute_capabilities: tup
         except BackendError as error:
             if flavor == "tensorrt":
                 raise LibraryError(f"{error}; or build for RTX GPUs with TensorRT for RTX: {_AHEAD}") from error
+            missing = f"{error}; or: "
     try:
         return Library("rtx", import_tensorrt("rtx"), device)
     except BackendError as error:
-        raise LibraryError(f"{error}; it builds engines on any machine, for RTX GPUs: {_AHEAD}") from error
+        raise LibraryError(f"{missing}{error}; it builds engines on any machine, for RTX GPUs: {_AHEAD}") from error
 
 
 def find_device() -> tuple[Device | None, str]:

@@ -21,13 +21,16 @@ from runtime.engine_file import EngineManifest, read_engine
 from runtime.files import sha256_file
 from train.checkpoint import LoadedDetector
 
+from .checks import Check, print_report
 from .compare import without_partner
 from .engine_check import header_problems
+from .layers import summary
 from .network import load_deployed
 from .pictures import Case, make_case
+from .tolerance import Tolerance
 from .trt_inspect import convolutions_of, wrong_precision
 from .trt_library import find_device
-from .verify import SET_LIMIT, Check, VerifyError, compare, open_pair, print_report, verify
+from .verify import VerifyError, compare, open_pair, verify
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 
@@ -98,13 +101,18 @@ def compare_engine(
     for case in engine_cases(described, pictures):
         checks += compare(pair._replace(backend=backend), case)  # type: ignore[arg-type]  # any backend will do
         theirs, ours = (b.infer(case.images, case.image_sizes, all_candidates=True) for b in (pair.backend, backend))
-        alone = total = 0
-        for a, b in zip(_candidates(theirs), _candidates(ours), strict=True):
-            alone += without_partner(a, b) + without_partner(b, a)
-            total += len(a) + len(b)
-        worst = max(alone - 1, 0) / max(total, 1)
-        checks.append(Check(case.name, ENGINE_CANDIDATES, total, worst, SET_LIMIT))
+        checks.append(_compare_candidates(case, theirs, ours, pair.tolerance))
     return checks
+
+
+def _compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, tolerance: Tolerance) -> Check:
+    """Fraction of those that the precision is sure of and that have no partner of any score; one is forgiven."""
+    alone = total = 0
+    for a, b in ((theirs, ours), (ours, theirs)):
+        for rows, others in zip(_candidates(a, tolerance.score), _candidates(b, 0), strict=True):
+            total += len(rows)
+            alone += without_partner(rows, others, tolerance.same)
+    return Check(case.name, ENGINE_CANDIDATES, total, max(alone - 1, 0) / max(total, 1), tolerance.unmatched)
 
 
 def engine_cases(described: EngineManifest, pictures: Sequence[np.ndarray]) -> list[Case]:
@@ -189,16 +197,15 @@ def _check_numbers_of_source(
 
 
 def _check_precision(data: bytes, described: EngineManifest, report: Report) -> None:
-    layers = convolutions_of(described.flavor, data)
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(layers.items()))
+    layers = convolutions_of(described, data)
     if not layers:
         report.unchecked.append("the precision of its layers: its inspector names no types")
     elif problem := wrong_precision(layers, described.manifest.precision):
         report.problems.append(f"{problem}; build it again: {described.rebuild}")
     else:
-        report.checked.append(f"its convolutions, as the inspector counts them: {counts}")
+        report.checked.append(f"its convolutions, as the inspector counts them: {summary(layers)}")
 
 
-def _candidates(raw: RawOutputs) -> list[Detections]:
+def _candidates(raw: RawOutputs, least: float) -> list[Detections]:
     parts = zip(raw.candidate_boxes, raw.candidate_scores, raw.candidate_classes, strict=True)
-    return [Detections(b[s > 0], s[s > 0], c[s > 0]) for b, s, c in parts]
+    return [Detections(b[k], s[k], c[k]) for b, s, c in parts for k in ((s > 0) & (s >= least),)]

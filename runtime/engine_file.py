@@ -95,11 +95,11 @@ def write_engine(path: str | os.PathLike[str], data: bytes, described: EngineMan
 
 def read_engine(path: str | os.PathLike[str]) -> tuple[bytes, EngineManifest]:
     """The engine's bytes, once their hash is known to be that of the description beside it. Raises EngineError."""
-    described = read_description(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise EngineError(f"{path}: cannot read the engine: {error.strerror or error}; check the path") from error
+    described = read_description(path)
     if hashlib.sha256(data).hexdigest() != described.engine_sha256:
         raise EngineError(
             f"{path}: its SHA-256 is not the one in {json_path(path).name}: it was altered, cut short or replaced. An "

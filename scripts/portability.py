@@ -30,11 +30,13 @@ from export.network import load_deployed
 from export.pictures import Case, find_pictures, make_case
 from export.to_onnx import export_model, input_shapes
 from export.tolerance import TOLERANCES
-from export.trt_build import Settings, build
+from export.trt_build import build
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
+from export.trt_settings import Settings
 from runtime.backends import BackendError
 from runtime.backends.ort import OrtBackend
+from runtime.backends.ov import shared_core
 from runtime.backends.trt_engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs, finish
 from runtime.errors import UserError, run_main
@@ -203,10 +205,8 @@ def run_ort(path: Path, case: Case) -> list[Detections]:
 
 def run_openvino(path: Path, case: Case) -> list[Detections]:
     """The same file in an independent reader, in float32 where the graph leaves that open."""
-    import openvino
-
     try:
-        core = openvino.Core()
+        core = shared_core()
         compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         outputs = compiled({"images": case.images, "image_sizes": case.image_sizes})
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from .options import BackendOptions
 
 _NUMPY_NAMES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
 OPENVINO = BackendOptions(backend="openvino")
+_core: Any = None
+_core_lock = threading.Lock()
 
 
 class OpenVinoBackend:
@@ -42,7 +45,7 @@ class OpenVinoBackend:
         self._path = Path(path)
         library = _import_library()
         check_file(self._path)
-        core = library.Core()
+        core = shared_core()
         _check_precision(core, options)
         try:
             # Core.read_model would also try the readers of six other formats on a file that isn't ONNX.
@@ -120,6 +123,21 @@ class OpenVinoBackend:
             candidate_scores=np.zeros_like(outputs["candidate_scores"]),
             candidate_classes=np.full_like(outputs["candidate_classes"], -1),
         )
+
+
+def shared_core() -> Any:
+    """The process's one `openvino.Core`, kept until it ends. Raises BackendError where the library is missing.
+
+    A core of its own for each model ends processes: the CPU plugin gives its thread another stack for signals, and puts
+    back what it found when its core goes. Two cores that don't go in the reverse order of their coming leave a stack
+    that no longer exists, and the next signal with a handler is the end (seen with OpenVINO 2026.4).
+    """
+    global _core
+    library = _import_library()
+    with _core_lock:
+        if _core is None:
+            _core = library.Core()
+        return _core
 
 
 def _import_library() -> Any:

@@ -169,7 +169,7 @@ class TrtBackend:
             ranges = "; ".join(f"{index}: {_range(profile)}" for index, profile in enumerate(profiles))
             raise BackendError(
                 f"{self._path}: batch {batch} of {width}×{height} is in none of the engine's profiles ({ranges}); "
-                f"build it for that shape: {self._described.rebuild}"
+                f"build it with a --batch and --shapes that take it: {self._described.rebuild}"
             )
         return min(fitting, key=lambda i: (profiles[i].best != (batch, height, width), math.prod(profiles[i].most)))
 

@@ -21,9 +21,12 @@ from export.pictures import synthetic_pictures
 from export.quantize import convert
 from export.to_onnx import export_model, input_shapes
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
+from train import dialects
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.detector import build_detector
+
+from .systems import narrowed, saved
 
 SCHEMES = {
     "fp16": Scheme("fp16"),
@@ -102,6 +105,19 @@ def fixed(checkpoint: Path) -> tuple[LoadedDetector, Path]:
     )
     path = checkpoint.with_name("fixed.onnx")
     path.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224))))
+    return loaded, path
+
+
+@pytest.fixture(scope="session")
+def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector, Path]:
+    """Deformable towers; points, centerness from the class tower, ranked by class, the authors' thresholds."""
+    folder = tmp_path_factory.mktemp("deformable")
+    model = narrowed(dialects.MM_FCOS.model)
+    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=4))
+    pre = Preprocess(short_side=96, long_side=128)
+    loaded = saved(model, dialects.AUTHORS_ATSS.thresholds, pre, folder / "best.pt")
+    path = folder / "model.onnx"
+    path.write_bytes(export_model(loaded, input_shapes(pre, 3)))
     return loaded, path
 
 

@@ -15,7 +15,8 @@ from runtime.backends.ort import OrtBackend
 from runtime.backends.trt import TrtBackend
 from runtime.cuda import Binding, CudaError, open_cuda
 from runtime.detections import finish
-from runtime.engine_file import Flavor
+from runtime.engine_file import Flavor, read_description
+from runtime.manifest import Precision
 
 from .conftest import Exported
 
@@ -24,15 +25,19 @@ pytestmark = pytest.mark.gpu
 SHAPES = ((1, 192, 256), (4, 192, 256), (3, 256, 192))
 
 
-@pytest.fixture(scope="module", params=["tensorrt", "rtx"])
-def engine(request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    flavor: Flavor = request.param
+def needs(flavor: Flavor) -> None:
     try:
         open_cuda().close()
     except CudaError as error:
         pytest.skip(str(error))
     if importlib.util.find_spec("tensorrt" if flavor == "tensorrt" else "tensorrt_rtx") is None:
         pytest.skip(f"the library of {flavor} is not installed")
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "rtx"])
+def engine(request: pytest.FixtureRequest, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flavor: Flavor = request.param
+    needs(flavor)
     out = tmp_path_factory.mktemp("engine") / f"{flavor}.engine"
     main([str(exported.model), "-o", str(out), "--flavor", flavor, "--batch", "1", "4", "4"])
     return out
@@ -81,3 +86,16 @@ def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
     for one, other in zip(alone, together, strict=True):
         for a, b in zip(one, other, strict=True):
             assert without_partner(a, b) + without_partner(b, a) <= most
+
+
+@pytest.mark.parametrize("extra", [[], ["--version-compatible"]])
+def test_a_half_precision_engine_is_one(extra: list[str], deployed: dict[Precision, Path], tmp_path: Path) -> None:
+    """As the inspector counts its convolutions, and as its description repeats."""
+    needs("tensorrt")
+    out = tmp_path / "model.engine"
+    main([str(deployed["fp16"]), "-o", str(out), "--flavor", "tensorrt", "--batch", "1", "1", "1", *extra])
+    layers = read_description(out).layers
+    assert layers["fp16"] / sum(layers.values()) > 0.5
+    with TrtBackend(out) as backend:
+        images, sizes = feed(*SHAPES[0])
+        assert finish(backend.infer(images, sizes), backend.manifest.thresholds)

@@ -13,10 +13,11 @@ import onnx
 import pytest
 
 from export import verify
+from export.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
 from export.engine_check import Header, header_problems, read_header
 from export.pictures import synthetic_pictures
-from export.trt_inspect import convolutions_by_precision, wrong_precision
-from export.verify import CANDIDATES, DETECTIONS, NETWORK, ROWS, VerifyError
+from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
+from export.verify import VerifyError
 from export.verify_engine import ENGINE_CANDIDATES, engine_cases, report_engine, verify_engine
 from runtime.backends.ort import OrtBackend
 from runtime.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
@@ -184,6 +185,30 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
     assert report_engine(report) == 1
 
 
+def test_what_a_gpu_rounds_otherwise_is_within_the_precisions_tolerance(
+    exported: Exported, deployed: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The float32 file stands in for an engine of the float16 one: far from equal, near enough; a changed one isn't."""
+    monkeypatch.setattr("export.verify_engine.convolutions_of", lambda *_: {"fp16": 40})
+    half = OrtBackend(deployed["fp16"])
+    path = make_engine(tmp_path, exported, manifest=half.manifest, onnx_sha256=sha256_file(deployed["fp16"]))
+    model = onnx.load(exported.model)
+    change_constants(model, 0.05, 0.2)
+    for engine, passes in ((exported.model, True), (restamp(model, tmp_path / "broken.onnx"), False)):
+        backend = OrtBackend(engine)
+        report = verify_engine(
+            exported.loaded,
+            path,
+            synthetic_pictures(),
+            deployed["fp16"],
+            open_engine=lambda _, opened=backend: opened,
+            why_not=lambda _: None,
+        )
+        candidates = [check for check in report.checks if check.quantity == ENGINE_CANDIDATES]
+        assert candidates
+        assert all(check.passed == passes for check in candidates)
+
+
 @pytest.mark.usefixtures("_counted")
 def test_a_wide_engine_fails(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = dataclasses.replace(OrtBackend(exported.model).manifest, precision="fp16")
@@ -237,6 +262,22 @@ def test_what_the_inspector_may_say_otherwise() -> None:
     assert convolutions_by_precision("") == {}
     assert convolutions_by_precision("[]") == {}
     assert convolutions_by_precision("{}") == {}
+
+
+def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the stand-in, which opens no such engine otherwise, and lets no other bring code."""
+    pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
+    from ..runtime.standin.install import install
+    from ..runtime.standin.trt_engine import engine_bytes
+
+    install(monkeypatch)
+    for compatible in (True, False):
+        data = engine_bytes([], host_code=compatible, layers=[layer("conv", "Half"), layer("conv", "Float")])
+        described = describe(exported, exported.model, data, flavor="tensorrt", version_compatible=compatible)
+        assert convolutions_of(described, data) == {"fp16": 1, "fp32": 1}
+    assert convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")])) == {}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def write_standin_engine(
 ) -> Path:
     """An engine and its description, for the library that the stand-in is. `changes` are to the description."""
     if data is None:
-        data = engine_bytes([dataclasses.astuple(profile) for profile in profiles])
+        host_code = changes.get("version_compatible", False)
+        data = engine_bytes([dataclasses.astuple(profile) for profile in profiles], host_code=host_code)
     kinds = dict.fromkeys(network.INPUTS, "input") | dict.fromkeys(network.OUTPUTS, "output")
     described = EngineManifest(
         manifest=MANIFEST,

@@ -81,10 +81,10 @@ def test_an_engine_that_was_altered_is_not_handed_out(engine: Path) -> None:
 
 
 def test_missing_files(engine: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"cannot read its description other\.engine\.json .*build the engine again"):
-        read_engine(tmp_path / "other.engine")
-    engine.unlink()
     with pytest.raises(EngineError, match="cannot read the engine: No such file"):
+        read_engine(tmp_path / "other.engine")
+    json_path(engine).unlink()
+    with pytest.raises(EngineError, match=r"cannot read its description model\.engine\.json .*build the engine again"):
         read_engine(engine)
 
 

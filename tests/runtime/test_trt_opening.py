@@ -55,15 +55,14 @@ def test_an_engine_for_another_place(
 
 def test_a_version_compatible_engine_runs_in_later_versions(tmp_path: Path, stand_in: StandIn) -> None:
     """TensorRT 10.16.1 is installed. Only such an engine may bring code along."""
-    data = engine_bytes(ALL, host_code=True)
     for version in ("10.12.0.36", "10.16.1.11"):
-        path = write_standin_engine(tmp_path, stand_in, data=data, library_version=version, version_compatible=True)
+        path = write_standin_engine(tmp_path, stand_in, library_version=version, version_compatible=True)
         TrtBackend(path).close()
     for version in ("10.16.1.12", "10.17.0.1", "11.0.0.1", "8.6.1.6"):
-        path = write_standin_engine(tmp_path, stand_in, data=data, library_version=version, version_compatible=True)
+        path = write_standin_engine(tmp_path, stand_in, library_version=version, version_compatible=True)
         with pytest.raises(BackendError, match=rf"built with TensorRT {version}, but 10\.16\.1\.11 is installed"):
             TrtBackend(path)
-    path = write_standin_engine(tmp_path, stand_in, data=data)
+    path = write_standin_engine(tmp_path, stand_in, data=engine_bytes(ALL, host_code=True))
     with pytest.raises(BackendError, match="engine_host_code_allowed is not set"):
         TrtBackend(path)
     stand_in.check_end()
@@ -117,7 +116,7 @@ def test_shapes_and_profiles(tmp_path: Path, stand_in: StandIn) -> None:
         with pytest.raises(
             BackendError,
             match=r"batch 8 of 192×64 is in none of the engine's profiles \(0: batch 1–8, 32×32 to 96×96; "
-            r"1: batch 1–4, 128×64 to 256×128\); build it for that shape: python export",
+            r"1: batch 1–4, 128×64 to 256×128\); build it with a --batch and --shapes that take it: python export",
         ):
             backend.infer(*feed(8, 64, 192))
         with pytest.raises(BackendError, match="batch 9, but the graph was exported for 1 to 8"):

@@ -23,7 +23,7 @@ from .engines import assert_same, feed, poison_of, write_standin_engine
 from .standin.driver import Order
 from .standin.install import Binding, StandIn, install
 from .standin.network import expected
-from .trt_bugs import BUGS, CUDA_PYTHON, PYCUDA, SLOT, Bug
+from .trt_bugs import BUGS, CUDA_PYTHON, ENGINE, PYCUDA, SLOT, Bug
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, repository: Path, planted: Bug) -> None:
@@ -39,6 +39,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, repository: Path, planted: Bug) -> No
     exec(compile(source, planted.file, "exec"), module.__dict__)
     if planted.file == SLOT:
         monkeypatch.setattr(runtime.backends.trt, "Slot", module.Slot)
+    elif planted.file == ENGINE:
+        monkeypatch.setattr(runtime.backends.trt, "load", module.load)
     elif planted.file in (CUDA_PYTHON, PYCUDA):
         monkeypatch.setattr(sys.modules["runtime.cuda"], name.rpartition(".")[2], module)
 
@@ -110,7 +112,7 @@ def test_a_planted_bug_is_caught(
 ) -> None:
     binding: Binding = "pycuda" if planted.file == PYCUDA else "cuda-python"
     stand_in = install(monkeypatch, binding, planted.names, order)
-    path = write_standin_engine(tmp_path, stand_in)
+    path = write_standin_engine(tmp_path, stand_in, version_compatible=planted.version_compatible)
     plant(monkeypatch, repository, planted)
     found = outcome(stand_in, path, binding)
     assert re.search(planted.caught, found), found or "nothing was found"

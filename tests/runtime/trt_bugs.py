@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SLOT, BACKEND = "runtime/backends/trt_slot.py", "runtime/backends/trt.py"
+ENGINE = "runtime/backends/trt_engine.py"
 CUDA_PYTHON, PYCUDA = "runtime/cuda/cuda_python.py", "runtime/cuda/pycuda_driver.py"
 
 EARLY = "POISON was read|before the copy to it was waited for"
@@ -16,9 +17,10 @@ class Bug(NamedTuple):
     edits: tuple[tuple[str, str], ...]  # (what stands in the source, what in its place)
     caught: str  # what is said of it
     names: str = "tensorrt-10.16.1"
+    version_compatible: bool = False  # the engine that it is found with
 
 
-def bug(what: str, file: str, old: str, new: str, caught: str, **more: str) -> Bug:
+def bug(what: str, file: str, old: str, new: str, caught: str, **more: Any) -> Bug:
     return Bug(what, file, ((old, new),), caught, **more)
 
 
@@ -351,6 +353,22 @@ BUGS = [
         "make_context = _one_at_a_time(make_context)",
         "pass",
         "an engine makes contexts in two threads at once",
+    ),
+    # What an engine may bring along.
+    bug(
+        "a version-compatible engine may not bring its code",
+        ENGINE,
+        "trt_runtime.engine_host_code_allowed = True",
+        "pass",
+        "engine_host_code_allowed is not set",
+        version_compatible=True,
+    ),
+    bug(
+        "every engine may bring code",
+        ENGINE,
+        "if described.version_compatible:",
+        "if True:",
+        "host code is allowed to an engine that needs none",
     ),
     # Bindings.
     bug(

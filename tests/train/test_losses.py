@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import sigmoid_focal_loss
 
 from tests.train import reference
@@ -65,3 +69,47 @@ def test_leading_dimensions_are_summed_over() -> None:
     logits, labels = example(24, 4, 2.0, seed=5)
     flat = focal_loss_sum(logits, labels, 0.25, 2.0)
     torch.testing.assert_close(focal_loss_sum(logits.view(2, 12, 4), labels.view(2, 12), 0.25, 2.0), flat)
+
+
+class Written(TorchDispatchMode):
+    """The floating and other tensors of `size` elements that operators write, views aside."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.storages = size, dict[int, Tensor]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.numel() >= self.size:
+            self.storages[out.untyped_storage().data_ptr()] = out  # held, so that no address is used twice
+        return out
+
+
+def memory_of(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[set[torch.dtype], float]:
+    """Types of the [anchors, classes] tensors that a loss writes; bytes kept for backward, in logits' bytes."""
+    logits, labels = example(500, 80, 2.0, seed=6)
+    logits.requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with Written(logits.numel()) as written, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = loss(logits, labels)
+    assert value.requires_grad
+    kept.pop(logits.untyped_storage().data_ptr(), None)
+    return {tensor.dtype for tensor in written.storages.values()}, sum(kept.values()) / logits.nbytes
+
+
+def test_no_target_of_anchors_times_classes_is_built() -> None:
+    """Three terms of the logits' size wait for backward; nothing else has that size, neither integers nor a mask."""
+    dtypes, kept = memory_of(lambda logits, labels: focal_loss_sum(logits, labels, 0.25, 2.0, labels == -1))
+    assert dtypes == {torch.float32}
+    assert kept < 3.2
+
+
+def test_a_one_hot_target_would_be_noticed() -> None:
+    dtypes, kept = memory_of(lambda x, labels: sigmoid_focal_loss(x, one_hot(labels, 80), 0.25, 2.0, reduction="sum"))
+    assert torch.bool in dtypes
+    assert kept > 5

@@ -25,7 +25,7 @@ def draw_crossings(rows: Sequence[Row], path: Path) -> None:
         axes.bar(position, statistics.fmean(row.ap), width=0.7, color=_COLOURS[row.system.start], alpha=0.75)
         axes.plot([position] * len(row.ap), row.ap, "k.", markersize=5)
     labels = [row.system.label.replace(", ", ",\n") for row in shown]
-    axes.set_xticks(range(len(shown)), labels, rotation=20, fontsize=8)
+    axes.set_xticks(range(len(shown)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     for start, colour in _COLOURS.items():
         axes.bar(0, 0, color=colour, alpha=0.75, label=f"regress from the {start}")
     values = [value for row in shown for value in row.ap]

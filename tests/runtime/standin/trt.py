@@ -14,7 +14,7 @@ from typing import Any
 
 from .driver import Driver
 from .trt_context import Context, Shared
-from .trt_engine import Engine, Logger, Runtime, RuntimeCache, RuntimeConfig
+from .trt_engine import Engine, Inspector, Logger, Runtime, RuntimeCache, RuntimeConfig
 
 NAMES = {path.stem: path for path in (Path(__file__).parents[2] / "tensorrt_names").glob("*.json")}
 _CLASSES: dict[str, type] = {
@@ -22,6 +22,7 @@ _CLASSES: dict[str, type] = {
     "Runtime": Runtime,
     "ICudaEngine": Engine,
     "IExecutionContext": Context,
+    "EngineInspector": Inspector,
     "IRuntimeConfig": RuntimeConfig,
     "IRuntimeCache": RuntimeCache,
 }

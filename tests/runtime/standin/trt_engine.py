@@ -1,4 +1,4 @@
-"""The stand-in's Logger, Runtime, ICudaEngine, and RTX's IRuntimeConfig and IRuntimeCache.
+"""The stand-in's Logger, Runtime, ICudaEngine, EngineInspector, and RTX's IRuntimeConfig and IRuntimeCache.
 
 An engine's bytes are JSON: its profiles, the scratch memory that it needs, and what a broken one has wrong.
 """
@@ -19,7 +19,7 @@ _KERNELS = b"kernels "
 
 def engine_bytes(profiles: list[Any], scratch_per_pixel: int = 4, **wrong: Any) -> bytes:
     """`wrong`: drop (an output), dtype ({name: DataType's name}), host (an input): breaks of the contract; or
-    host_code, that of a version-compatible engine."""
+    host_code, that of a version-compatible engine; layers, what the inspector says."""
     return json.dumps({"profiles": profiles, "scratch_per_pixel": scratch_per_pixel, **wrong}).encode()
 
 
@@ -63,6 +63,8 @@ class Runtime:
         if parsed.get("host_code") and not self._allowed:
             self._shared.fail("Error Code 3: engine_host_code_allowed is not set")
             return None
+        if self._allowed and not parsed.get("host_code"):
+            raise self._shared.driver.violation("host code is allowed to an engine that needs none")
         return self._shared.module.ICudaEngine(self, parsed)
 
 
@@ -106,6 +108,11 @@ class Engine:
         profile = self._parsed["profiles"][profile_index]
         return [network.shapes_of(*shape)[name] for shape in profile]
 
+    def create_engine_inspector(self) -> Any:
+        inspector = self._shared.module.EngineInspector()
+        inspector._layers = self._parsed.get("layers", [])
+        return inspector
+
     def create_runtime_config(self) -> Any:
         return self._shared.module.IRuntimeConfig()
 
@@ -124,6 +131,14 @@ class Engine:
         finally:
             self._makes.release()
         return self._shared.module.IExecutionContext(self, how if is_config else None)
+
+
+class Inspector:
+    _shared: Shared
+
+    def get_engine_information(self, information_format: Any) -> str:
+        assert information_format == self._shared.module.LayerInformationFormat.JSON
+        return json.dumps({"Layers": self._layers})  # type: ignore[attr-defined]
 
 
 class RuntimeConfig:

@@ -1,0 +1,135 @@
+"""Builds the engine of an exported file and writes it with its description, or says in one line why not."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from runtime.engine_file import EngineManifest, this_platform, write_engine
+from runtime.files import atomic_write, require_writable
+from runtime.manifest import Manifest
+
+from .layers import convolutions, summary, wrong_convolutions
+from .network import load_deployed
+from .trt_build import Built, ParseError, build
+from .trt_inspect import wrong_precision
+from .trt_library import Library
+from .trt_profiles import as_options, describe
+from .trt_settings import BuildError, Settings, check_settings
+
+_ROOM = 256 << 20  # bytes: an engine holds compiled kernels besides the weights
+
+
+def load_source(source: Path) -> Manifest:
+    """The manifest of a file that an engine can be built of. Raises ModelError, ManifestError, BuildError.
+
+    A file that says one precision and has another is refused: the engine would repeat the claim.
+    """
+    model, manifest = load_deployed(source)
+    if convolutions(model)["uint8"]:
+        raise BuildError(
+            f"{source}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
+            "file for it: python -m export.quantize MODEL.onnx --precision int8 --target tensorrt --images DIR"
+        )
+    if wrong_convolutions(model, manifest.precision):
+        raise BuildError(
+            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
+            f"make it again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
+        )
+    return manifest
+
+
+def build_engine(
+    library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, show_progress: bool = False
+) -> EngineManifest:
+    """Build an engine of an exported file (`manifest` is its own) and write it with its description; print both.
+
+    Nothing takes the name `out` before it is whole. Raises UserError.
+    """
+    check_settings(library, settings, manifest.precision)
+    content = source.read_bytes()
+    check_room(out, len(content))
+    if settings.timing_cache is not None:
+        require_writable(settings.timing_cache)
+    gpus = ", ".join(settings.compute_capabilities) or (library.device.name if library.device else "this machine")
+    print(f"building {source.name} ({manifest.precision}) with {library.name} {library.version} for {gpus}", flush=True)
+    for number, profile in enumerate(settings.profiles):
+        print(f"  profile {number}: {describe(profile)}", flush=True)
+    try:
+        built = build(library, source, content, settings, show_progress)
+    except ParseError as error:
+        for line in error.nodes:
+            print(line, file=sys.stderr)
+        raise
+    for line in built.warnings:
+        print(f"TensorRT warns: {line}", file=sys.stderr)
+    if problem := wrong_precision(built.layers, manifest.precision):
+        raise BuildError(
+            f"{out}: NOT written, it isn't the {manifest.precision} engine that was asked for: {problem}; "
+            f"please report it with the version, {library.name} {library.version}"
+        )
+    described = describe_engine(library, source, content, manifest, settings, built, out)
+    write_engine(out, built.data, described)
+    if settings.timing_cache is not None:
+        atomic_write(settings.timing_cache, built.timing_cache)
+    layers = f"convolutions: {summary(built.layers)}" if built.layers else _UNREAD
+    print(
+        f"{out}  {len(built.data) / 1e6:.1f} MB in {built.seconds:.1f} s, for compute capability "
+        f"{', '.join(built.compute_capabilities)}; {layers}"
+    )
+    return described
+
+
+_UNREAD = "its layers' precisions could not be read (that needs the GPU that it is for)"
+
+
+def describe_engine(
+    library: Library, source: Path, content: bytes, manifest: Manifest, settings: Settings, built: Built, out: Path
+) -> EngineManifest:
+    """What lies beside the engine."""
+    return EngineManifest(
+        manifest=manifest,
+        flavor=library.flavor,
+        library_version=library.version,
+        compute_capabilities=built.compute_capabilities,
+        platform=this_platform(),
+        engine_sha256=hashlib.sha256(built.data).hexdigest(),
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        profiles=settings.profiles,
+        tensors=built.tensors,
+        rebuild=rebuild_command(library, source, settings, out),
+        layers=built.layers,
+        version_compatible=settings.version_compatible,
+    )
+
+
+def rebuild_command(library: Library, source: Path, settings: Settings, out: Path) -> str:
+    """The command that builds this engine again, from its folder."""
+    words = [f"python export/to_trt.py {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
+    if settings.compute_capabilities:
+        words.append(f"--compute-capability {' '.join(settings.compute_capabilities)}")
+    words.append(as_options(settings.profiles))
+    if settings.workspace_bytes is not None:
+        words.append(f"--workspace {settings.workspace_bytes / (1 << 30):g}")
+    if settings.optimization_level is not None:
+        words.append(f"--optimization-level {settings.optimization_level}")
+    if settings.hardware_compatibility != "none":
+        words.append(f"--hardware-compatibility {settings.hardware_compatibility}")
+    if settings.version_compatible:
+        words.append("--version-compatible")
+    return " ".join(words)
+
+
+def check_room(out: Path, onnx_bytes: int) -> None:
+    """Raise UserError before a build of minutes where its result couldn't be written."""
+    require_writable(out)
+    needed = onnx_bytes * 2 + _ROOM
+    free = shutil.disk_usage(out.resolve().parent).free
+    if free < needed:
+        raise BuildError(
+            f"{out}: {free / 1e6:,.0f} MB are free there, the engine may need {needed / 1e6:,.0f}; free some space or "
+            "name another folder with -o"
+        )

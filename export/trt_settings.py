@@ -1,0 +1,77 @@
+"""How to build an engine, and for which GPUs: what the flavors have, and which GPUs know which types."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from runtime.engine_file import Profile
+from runtime.errors import UserError
+from runtime.manifest import Precision
+
+from .trt_library import Library
+
+# TensorRT for RTX 1.7 builds for these; "7.5" is Turing, "12.0" Blackwell's GeForce.
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# What an engine built for "Ampere and later" runs on.
+AMPERE_AND_LATER = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
+# The first GPUs whose tensor cores know a type; TensorRT for RTX refuses earlier ones.
+FIRST_CAPABILITY: dict[Precision, str] = {"bf16": "8.0", "fp8": "8.9"}
+HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
+
+
+class BuildError(UserError):
+    """A graph that TensorRT doesn't take, or settings that it can't fulfil."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to build. What a flavor lacks must be left at its default (`check_settings`)."""
+
+    profiles: tuple[Profile, ...]
+    compute_capabilities: tuple[str, ...] = ()  # RTX: the GPUs to build for; empty: the one here
+    workspace_bytes: int | None = None  # the most scratch memory of a layer; None: the whole device
+    optimization_level: int | None = None  # 0–5; None: the library's
+    timing_cache: Path | None = None  # read if it exists, written after the engine
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+
+
+def check_settings(library: Library, settings: Settings, precision: Precision) -> None:
+    """Raise BuildError for settings that the flavor doesn't have, and for GPUs that don't know the precision's type."""
+    if library.flavor == "rtx":
+        lacking = {
+            "--timing-cache": settings.timing_cache is not None,
+            "--hardware-compatibility": settings.hardware_compatibility != "none",
+            "--version-compatible": settings.version_compatible,
+        }
+        if asked := [option for option, given in lacking.items() if given]:
+            raise BuildError(
+                f"{', '.join(asked)}: TensorRT for RTX has no such thing (it compiles kernels on the GPU that runs "
+                "them); leave it out, or build a standard engine: --flavor tensorrt"
+            )
+        if unknown := [c for c in settings.compute_capabilities if c not in RTX_CAPABILITIES]:
+            raise BuildError(
+                f"--compute-capability {' '.join(unknown)}: TensorRT for RTX builds for {', '.join(RTX_CAPABILITIES)}; "
+                "for other GPUs build a standard engine on them: --flavor tensorrt"
+            )
+    if settings.optimization_level is not None and not 0 <= settings.optimization_level <= 5:
+        raise BuildError(f"--optimization-level {settings.optimization_level}: expected 0 to 5")
+    first = FIRST_CAPABILITY.get(precision, "0.0")
+    if early := [c for c in settings.compute_capabilities if _number(c) < _number(first)]:
+        raise BuildError(
+            f"--compute-capability {' '.join(early)}: {precision} needs {first} or later; leave the earlier ones "
+            "out, or build the fp16 file for them"
+        )
+
+
+def default_capabilities(library: Library, precision: Precision) -> tuple[str, ...]:
+    """Without a GPU, all that TensorRT for RTX builds this precision for; with one, that one alone (empty)."""
+    if library.flavor != "rtx" or library.device is not None:
+        return ()
+    return tuple(c for c in RTX_CAPABILITIES if _number(c) >= _number(FIRST_CAPABILITY.get(precision, "0.0")))
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))

@@ -1,0 +1,26 @@
+"""TensorRT for RTX, which builds on a CPU, and what the tests of engines ask of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.trt_build import build
+from export.trt_library import Library
+from export.trt_settings import Settings
+from runtime.engine_file import Profile
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+LIBRARY = Library("rtx", rtx, None)
+WHOLE = Profile((1, 64, 64), (4, 192, 256), (16, 1344, 1344))  # batch 1–16 and every canvas of the file
+SMALL = ["--batch", "1", "4", "16", "--shapes", "64x64:192x256:1344x1344"]
+
+
+def build_for(path: Path, *capabilities: str, profile: Profile = WHOLE) -> bytes:
+    return build(LIBRARY, path, path.read_bytes(), Settings((profile,), capabilities)).data
+
+
+def one_line(error: BaseException) -> str:
+    assert len(str(error).splitlines()) == 1
+    return str(error)
