@@ -97,13 +97,14 @@ def ranked_blocks(
 
 
 def fewest_in_float(
-    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float
+    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float, none: Step
 ) -> tuple[int, list[Step]]:
     """How many of the worst blocks must stay in float for an AP of `least_ap`, and the measurements on the way.
 
-    `measure` gets the outputs of the convolutions in float. Raises MixedError where even all of them don't suffice.
+    `measure` gets the outputs of the convolutions in float; `none` is what it gave without any. Raises MixedError where
+    even all of them don't suffice.
     """
-    steps: dict[int, Step] = {}
+    steps = {0: none}
 
     def enough(count: int) -> bool:
         if count not in steps:
@@ -162,17 +163,17 @@ def times_as_fast(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> f
 
 
 def trade_table(
-    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], chosen: int, ranking: Sequence[Block]
+    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], in_float: Sequence[Block], blocks: int
 ) -> str:
-    """The measurements as text, and which blocks stayed in float."""
+    """The measurements as text, and which blocks of how many stayed in float."""
     lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'× fp32':>9}"]
     lines.append(f"{'all (fp32)':>15}{100 * reference_ap:>9.2f}{'':>8}{reference_megabytes:>9.1f}{1:>9.2f}")
     for step in steps:
-        mark = "  ← chosen" if step.in_float == chosen else ""
+        mark = "  ← chosen" if step.in_float == len(in_float) else ""
         lines.append(
-            f"{f'{step.in_float} of {len(ranking)}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
+            f"{f'{step.in_float} of {blocks}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
             f"{step.megabytes:>9.1f}{step.times_as_fast:>9.2f}{mark}"
         )
-    if chosen:
-        lines.append("in float: " + ", ".join(f"{b.name} (noise {b.noise:.2g})" for b in ranking[:chosen]))
+    if in_float:
+        lines.append("in float: " + ", ".join(f"{block.name} (noise {block.noise:.2g})" for block in in_float))
     return "\n".join(lines)

@@ -237,15 +237,15 @@ def test_the_fewest_blocks_are_found(needed: int) -> None:
         assert list(in_float) == [f"c{i}" for i in range(len(in_float))]  # the worst ones
         return Step(0, 0.5 if len(in_float) >= needed else 0.4, 1.0, 1.0)
 
-    chosen, steps = fewest_in_float(ranking, measure, 0.5)
+    chosen, steps = fewest_in_float(ranking, measure, 0.5, measure([]))
     assert chosen == needed
     assert [step.in_float for step in steps] == sorted(set(asked))
     assert len(asked) == len(set(asked)) <= 8
-    table = trade_table(0.5, 4.0, steps, chosen, ranking)
+    table = trade_table(0.5, 4.0, steps, ranking[:chosen], len(ranking))
     assert f"{chosen} of 11" in next(line for line in table.splitlines() if "chosen" in line)
 
 
 def test_a_loss_that_cannot_be_met() -> None:
     ranking = [Block("a", ("c",), 1.0)]
     with pytest.raises(MixedError, match=r"even with all 1 blocks in float AP is 40\.00, less than 50\.00"):
-        fewest_in_float(ranking, lambda _: Step(0, 0.4, 1, 1), 0.5)
+        fewest_in_float(ranking, lambda _: Step(0, 0.4, 1, 1), 0.5, Step(0, 0.4, 1, 1))
