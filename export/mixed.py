@@ -83,9 +83,7 @@ def ranked_blocks(
     variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]
     found = []
     for name, outputs in tqdm(named.items(), desc="rank blocks", unit="block", disable=not progress, leave=False):
-        alone = open_session(
-            quantized_network(network, scheme, calibration, everything - set(outputs)), scheme.precision != "fp8"
-        )
+        alone = open_session(quantized_network(network, scheme, calibration, everything - set(outputs)))
         noise = 0.0
         for canvas, maps in zip(canvases, expected, strict=True):
             given = alone.run(None, {INPUT_NAMES[0]: canvas})

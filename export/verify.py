@@ -221,7 +221,7 @@ def _pair(
         reference,
         postprocess,
         backend,
-        open_session(visible, rewrite=manifest.precision != "fp8"),
+        open_session(visible),
         names,
         [Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0)],
         None,
