@@ -127,13 +127,13 @@ def fewest_in_float(
     return count, [steps[n] for n in sorted(steps)]
 
 
-def average_precision(path: Path, dataset: CocoDataset, progress: bool = True) -> float:
-    """AP (0–1) of a file on a validation set. Raises MixedError where there's none."""
+def average_precision(path: Path, dataset: CocoDataset, progress: bool = True) -> tuple[float, str]:
+    """AP (0–1) of a file on a validation set, and what ran it here. Raises MixedError where there's none."""
     with Detector(path) as detector:
         ap = evaluate_detector(detector, dataset, progress=progress).figures.figures["AP"]
     if ap < 0:
         raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
-    return ap
+    return ap, detector.backend.description
 
 
 def measure_model(
@@ -143,7 +143,7 @@ def measure_model(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
-        ap = average_precision(path, dataset, progress)
+        ap, _ = average_precision(path, dataset, progress)
         return Step(0, ap, path.stat().st_size / 1e6, times_as_fast(source, path, canvases))
 
 

@@ -151,8 +151,8 @@ def _within_loss(
 ) -> list[str]:
     """Outputs of the convolutions to keep in float, for AP within the loss; prints the measurements."""
     require_same_classes(manifest, accuracy.dataset)
-    reference = average_precision(source, accuracy.dataset, shows_progress())
-    print(f"float32: AP {100 * reference:.2f}", flush=True)
+    reference, runtime = average_precision(source, accuracy.dataset, shows_progress())
+    print(f"float32: AP {100 * reference:.2f} ({runtime})", flush=True)
     canvases = [canvas_of(picture, manifest) for picture in _readable(images, RANKED_ON)]
     least = reference - accuracy.max_ap_loss / 100
 
