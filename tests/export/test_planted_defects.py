@@ -19,7 +19,7 @@ from export.layers import convolutions, convolutions_by_output, quantization, wr
 from export.network import cut_network, load_deployed
 from export.pictures import make_case, synthetic_pictures
 from export.quantize import convert
-from export.verify import compare, open_conversion, open_pair
+from export.verify import VerifyError, compare, main, open_conversion, open_pair
 from runtime.manifest import METADATA_KEY, from_json, to_json
 
 from .conftest import SCHEMES, Exported, restamp
@@ -211,6 +211,12 @@ def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, expor
     found = next(check for check in checks if check.quantity == RANGES)
     assert not found.passed
     assert found.detail == "relu_5"
+
+
+def test_pictures_must_be_given_for_ranges(converted: dict[str, Path], exported: Exported) -> None:
+    """Synthetic ones are unlike those of the calibration."""
+    with pytest.raises(VerifyError, match=r"is int8, its ranges fit pictures like .* give --images DIR"):
+        main([str(exported.model), str(converted["int8"])])
 
 
 def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
