@@ -1,10 +1,11 @@
-"""Comparing detections: as sets, row by row, and against greedy NMS spelled out.
+"""Comparing dense maps, and detections: as sets, row by row, and against greedy NMS spelled out.
 
 Independent of the code that it checks: none of the runtime's or the graph's NMS is used here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,22 @@ def greedy_nms(
             overlap = _iou(areas[i], areas) > np.float32(iou_threshold)
             covered |= overlap & (candidates.classes == candidates.classes[i])
     return Detections(candidates.boxes[kept], candidates.scores[kept], candidates.classes[kept])
+
+
+def largest_relative(expected: np.ndarray, given: np.ndarray) -> float:
+    """The largest |expected − given| / (1 + |expected|) of two maps."""
+    if expected.shape != given.shape:
+        return float("inf")
+    return float((np.abs(expected - given) / (1 + np.abs(expected))).max())
+
+
+def relative_rms(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Root mean square error of the worst level, by the standard deviation of what is expected over all levels."""
+    if any(expected.shape != given.shape for expected, given in maps):
+        return float("inf")
+    expected = np.concatenate([a.ravel() for a, _ in maps]).astype(np.float64)
+    worst = max(float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in maps)
+    return float(np.sqrt(worst) / max(expected.std(), 1e-9))
 
 
 def _same(

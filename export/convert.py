@@ -31,7 +31,7 @@ class Scheme:
 
     precision: Precision
     target: Target = "tensorrt"  # of int8
-    method: Method = "max"  # by which ranges are chosen
+    method: Method = "max"  # by which ranges are chosen; scripts/calibration_methods.py compares them
     reduce_range: bool = False  # weights of 7 bits, for CPUs without VNNI
 
     @property

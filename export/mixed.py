@@ -83,9 +83,7 @@ def ranked_blocks(
     variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]
     found = []
     for name, outputs in tqdm(named.items(), desc="rank blocks", unit="block", disable=not progress, leave=False):
-        alone = open_session(
-            quantized_network(network, scheme, calibration, everything - set(outputs)), scheme.precision != "fp8"
-        )
+        alone = open_session(quantized_network(network, scheme, calibration, everything - set(outputs)))
         noise = 0.0
         for canvas, maps in zip(canvases, expected, strict=True):
             given = alone.run(None, {INPUT_NAMES[0]: canvas})
@@ -97,13 +95,14 @@ def ranked_blocks(
 
 
 def fewest_in_float(
-    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float
+    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float, none: Step
 ) -> tuple[int, list[Step]]:
     """How many of the worst blocks must stay in float for an AP of `least_ap`, and the measurements on the way.
 
-    `measure` gets the outputs of the convolutions in float. Raises MixedError where even all of them don't suffice.
+    `measure` gets the outputs of the convolutions in float; `none` is what it gave without any. Raises MixedError where
+    even all of them don't suffice.
     """
-    steps: dict[int, Step] = {}
+    steps = {0: none}
 
     def enough(count: int) -> bool:
         if count not in steps:
@@ -128,13 +127,13 @@ def fewest_in_float(
     return count, [steps[n] for n in sorted(steps)]
 
 
-def average_precision(path: Path, dataset: CocoDataset, progress: bool = True) -> float:
-    """AP (0–1) of a file on a validation set. Raises MixedError where there's none."""
+def average_precision(path: Path, dataset: CocoDataset, progress: bool = True) -> tuple[float, str]:
+    """AP (0–1) of a file on a validation set, and what ran it here. Raises MixedError where there's none."""
     with Detector(path) as detector:
         ap = evaluate_detector(detector, dataset, progress=progress).figures.figures["AP"]
     if ap < 0:
         raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
-    return ap
+    return ap, detector.backend.description
 
 
 def measure_model(
@@ -144,7 +143,7 @@ def measure_model(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
-        ap = average_precision(path, dataset, progress)
+        ap, _ = average_precision(path, dataset, progress)
         return Step(0, ap, path.stat().st_size / 1e6, times_as_fast(source, path, canvases))
 
 
@@ -162,17 +161,17 @@ def times_as_fast(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> f
 
 
 def trade_table(
-    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], chosen: int, ranking: Sequence[Block]
+    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], in_float: Sequence[Block], blocks: int
 ) -> str:
-    """The measurements as text, and which blocks stayed in float."""
+    """The measurements as text, and which blocks of how many stayed in float."""
     lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'× fp32':>9}"]
     lines.append(f"{'all (fp32)':>15}{100 * reference_ap:>9.2f}{'':>8}{reference_megabytes:>9.1f}{1:>9.2f}")
     for step in steps:
-        mark = "  ← chosen" if step.in_float == chosen else ""
+        mark = "  ← chosen" if step.in_float == len(in_float) else ""
         lines.append(
-            f"{f'{step.in_float} of {len(ranking)}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
+            f"{f'{step.in_float} of {blocks}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
             f"{step.megabytes:>9.1f}{step.times_as_fast:>9.2f}{mark}"
         )
-    if chosen:
-        lines.append("in float: " + ", ".join(f"{b.name} (noise {b.noise:.2g})" for b in ranking[:chosen]))
+    if in_float:
+        lines.append("in float: " + ", ".join(f"{block.name} (noise {block.noise:.2g})" for block in in_float))
     return "\n".join(lines)

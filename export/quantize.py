@@ -51,8 +51,8 @@ from .calibration import (
 from .convert import Scheme, converted_model, require_fp32
 from .layers import convolutions, summary
 from .mixed import PICTURES as RANKED_ON
-from .mixed import Step, average_precision, fewest_in_float, measure_model, ranked_blocks, trade_table
-from .network import load_deployed
+from .mixed import Block, Step, average_precision, blocks, fewest_in_float, measure_model, ranked_blocks, trade_table
+from .network import cut_network, load_deployed
 from .pictures import synthetic_pictures
 from .qdq import Target
 from .verified import write_verified
@@ -151,10 +151,10 @@ def _within_loss(
 ) -> list[str]:
     """Outputs of the convolutions to keep in float, for AP within the loss; prints the measurements."""
     require_same_classes(manifest, accuracy.dataset)
-    reference = average_precision(source, accuracy.dataset, shows_progress())
-    print(f"float32: AP {100 * reference:.2f}", flush=True)
+    reference, runtime = average_precision(source, accuracy.dataset, shows_progress())
+    print(f"float32: AP {100 * reference:.2f} ({runtime})", flush=True)
     canvases = [canvas_of(picture, manifest) for picture in _readable(images, RANKED_ON)]
-    ranking = ranked_blocks(model, scheme, calibration, canvases, shows_progress())
+    least = reference - accuracy.max_ap_loss / 100
 
     def measure(in_float: Collection[str]) -> Step:
         converted = converted_model(model, manifest, scheme, calibration, in_float)
@@ -162,9 +162,14 @@ def _within_loss(
         print(f"{len(in_float)} convolutions more in float: AP {100 * step.ap:.2f}", flush=True)
         return step
 
-    chosen, steps = fewest_in_float(ranking, measure, reference - accuracy.max_ap_loss / 100)
-    print(trade_table(reference, source.stat().st_size / 1e6, steps, chosen, ranking), flush=True)
-    return [name for block in ranking[:chosen] for name in block.convolutions]
+    steps, kept = [measure([])], list[Block]()
+    if steps[0].ap < least:
+        ranking = ranked_blocks(model, scheme, calibration, canvases, shows_progress())
+        count, steps = fewest_in_float(ranking, measure, least, steps[0])
+        kept = ranking[:count]
+    of = len(blocks(cut_network(model), scheme.weights))
+    print(trade_table(reference, source.stat().st_size / 1e6, steps, kept, of), flush=True)
+    return [name for block in kept for name in block.convolutions]
 
 
 def _readable(images: Sequence[Path], count: int) -> list[np.ndarray]:

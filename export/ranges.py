@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from .checks import RANGES, Check
-from .network import cut_network
+from .network import ModelError, cut_network
 from .onnx_file import INPUT_NAMES, with_outputs
 from .pictures import Case
 from .session import open_session
@@ -51,12 +51,12 @@ def ranges_of(model: onnx.ModelProto) -> list[Range]:
 
 
 class RangeErrors:
-    """The float32 network, opened with these values as outputs. Raises ValueError where it doesn't have them."""
+    """The float32 network, opened with these values as outputs. Raises ModelError where it doesn't have them."""
 
     def __init__(self, source: onnx.ModelProto, ranges: list[Range]) -> None:
         visible = with_outputs(cut_network(source), [found.value for found in ranges])
         if visible is None:
-            raise ValueError("values are quantized that the float32 network doesn't have")
+            raise ModelError("values are quantized that the float32 file doesn't have: convert it again")
         self._ranges = ranges
         self._session = open_session(visible)
 
@@ -72,5 +72,5 @@ class RangeErrors:
     def check(self, case: Case) -> Check:
         """The worst value of all."""
         errors = self(case.images)
-        worst = max(errors, key=lambda name: errors[name])
+        worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
         return Check(case.name, RANGES, len(errors), errors[worst], RANGE_LIMIT, worst)

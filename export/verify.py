@@ -51,7 +51,7 @@ from .checks import (
     Check,
     print_report,
 )
-from .compare import EXACT, Same, greedy_nms, rows_that_differ, without_partner
+from .compare import EXACT, Same, greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
 from .emulate import emulated, has_bfloat16
 from .equivalence import differences
 from .graph import GraphOutputs
@@ -221,7 +221,7 @@ def _pair(
         reference,
         postprocess,
         backend,
-        open_session(visible, rewrite=manifest.precision != "fp8"),
+        open_session(visible),
         names,
         [Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0)],
         None,
@@ -287,25 +287,10 @@ def _compare_network(pair: Pair, case: Case, dense: Dense, theirs: Dense) -> lis
         maps = [(a, b) for name, a, b in zip(pair.dense, dense, theirs, strict=True) if name.startswith(kind)]
         if not maps:  # a head without centerness
             continue
-        worst = max(_relative(a, b) for a, b in maps) if exact else _relative_rms(maps)
+        worst = max(largest_relative(a, b) for a, b in maps) if exact else relative_rms(maps)
         limit = DENSE_LIMIT if exact else pair.tolerance.dense
         checks.append(Check(case.name, title, sum(a.size for a, _ in maps), worst, limit))
     return checks
-
-
-def _relative(expected: np.ndarray, given: np.ndarray) -> float:
-    if expected.shape != given.shape:
-        return float("inf")
-    return float((np.abs(expected - given) / (1 + np.abs(expected))).max())
-
-
-def _relative_rms(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Root mean square error of the worst level, by the standard deviation of what is expected over all levels."""
-    if any(expected.shape != given.shape for expected, given in maps):
-        return float("inf")
-    expected = np.concatenate([a.ravel() for a, _ in maps]).astype(np.float64)
-    worst = max(float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in maps)
-    return float(np.sqrt(worst) / max(expected.std(), 1e-9))
 
 
 def _sets(

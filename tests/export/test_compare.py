@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.compare import greedy_nms, rows_that_differ, without_partner
+from export.compare import greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
 from runtime.detections import Detections, empty_detections
 
 
@@ -72,3 +72,17 @@ def test_greedy_by_hand() -> None:
     )
     assert greedy_nms(candidates, 0.6, 100).scores.tolist() == pytest.approx([0.6, 0.4, 0.3])
     assert greedy_nms(candidates, 0.6, 2).scores.tolist() == pytest.approx([0.6, 0.4])
+
+
+def test_maps_of_other_shapes_are_infinitely_far() -> None:
+    a, b = np.zeros((1, 3, 4, 4)), np.zeros((1, 3, 4, 5))
+    assert largest_relative(a, b) == relative_rms([(a, a), (a, b)]) == np.inf
+
+
+def test_the_worst_level_counts_in_terms_of_all_levels() -> None:
+    """A level of 6 cells that is wrong altogether isn't averaged away by one of 6000."""
+    rng = np.random.default_rng(0)
+    large, small = rng.normal(0, 2, 6000), rng.normal(0, 2, 6)
+    assert relative_rms([(large, large), (small, small)]) == 0
+    assert relative_rms([(large, large), (small, small + 1)]) == pytest.approx(0.5, rel=0.05)
+    assert largest_relative(np.array([1.0, -3.0]), np.array([1.0, -3.4])) == pytest.approx(0.1)
