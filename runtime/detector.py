@@ -211,9 +211,10 @@ class Detector:
         """Run the backend, in pieces where memory has shown to be too small: what is found doesn't depend on it."""
         count, canvas_hw = len(batch.images), canvas_of(batch)
         most = min(count, self._fitting.get(canvas_hw, count))
+        taken: Times = {}  # of this attempt: one that fails is no part of the network's time
         try:
             pieces = [
-                self._infer_at_once(batch.images[rows], batch.image_sizes[rows], all_candidates, times)
+                self._infer_at_once(batch.images[rows], batch.image_sizes[rows], all_candidates, taken)
                 for rows in (slice(first, first + most) for first in range(0, count, most))
             ]
         except BatchTooLarge as error:
@@ -225,10 +226,13 @@ class Detector:
             if error.fits < before:
                 _log.warning("warning: %s; goes on with batches of at most %d on it", error, error.fits)
             return self._infer(batch, all_candidates, times)
+        if times is not None:
+            for stage, seconds in taken.items():
+                times[stage] = times.get(stage, 0.0) + seconds
         return pieces[0] if len(pieces) == 1 else join_outputs(pieces)
 
     def _infer_at_once(
-        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times | None
+        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times
     ) -> RawOutputs:
         """One call of the backend; a batch below the graph's least is filled up with blank canvases meanwhile."""
         missing = self.manifest.inputs.batch_min - len(images)

@@ -40,8 +40,8 @@ class OrtBackend:
         session = open_session(library, self._path, options)
         self._manifest = read_manifest(self._path, session)
         if self._manifest.precision == "fp8":
-            # ONNX Runtime 1.32 takes a ReLU before a float8 quantization for superfluous and drops it.
-            session = open_session(library, self._path, options, rewrite=False)
+            # It takes a ReLU before a float8 quantization for superfluous and drops it (up to 1.32).
+            session = open_session(library, self._path, options, without=("ReluQuantRewrite",))
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         provider = session.get_providers()[0]
         self._run: Run | None

@@ -47,15 +47,13 @@ def import_library() -> Any:
     return onnxruntime
 
 
-def open_session(library: Any, path: Path, options: BackendOptions, rewrite: bool = True) -> Any:
-    """A session of the provider that `options.backend` names; `rewrite` lets ONNX Runtime optimize the graph.
+def open_session(library: Any, path: Path, options: BackendOptions, without: Sequence[str] = ()) -> Any:
+    """A session of the provider that `options.backend` names; `without` names optimizers of ONNX Runtime to leave out.
 
     Raises BackendError, also where another provider started.
     """
     wanted = PROVIDERS[options.backend]
     session_options = library.SessionOptions()
-    if not rewrite:
-        session_options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     session_options.intra_op_num_threads = options.threads
     # Threads that wait in a loop take the cores from whatever decodes the next pictures.
@@ -63,12 +61,12 @@ def open_session(library: Any, path: Path, options: BackendOptions, rewrite: boo
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.backend == "ort-rtx":
         _add_rtx(library, session_options, path, options)
-        session = _create(library, path, session_options, None, options)
+        session = _create(library, path, session_options, None, options, without)
     else:
         available = library.get_available_providers()
         if wanted not in available:
             raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
-        session = _create(library, path, session_options, _providers(library, path, options), options)
+        session = _create(library, path, session_options, _providers(library, path, options), options, without)
     _check_started(path, session, wanted, options.allow_fallback)
     return session
 
@@ -86,11 +84,17 @@ def on_the_cpu(session: Any) -> Counter[str] | None:
     return Counter(node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes())
 
 
-def _create(library: Any, path: Path, session_options: Any, providers: Any, options: BackendOptions) -> Any:
+def _create(
+    library: Any, path: Path, session_options: Any, providers: Any, options: BackendOptions, without: Sequence[str]
+) -> Any:
     try:
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a line on stdout.
         return library.InferenceSession(
-            os.fspath(path), session_options, providers=providers, enable_fallback=int(options.allow_fallback)
+            os.fspath(path),
+            session_options,
+            providers=providers,
+            enable_fallback=int(options.allow_fallback),
+            disabled_optimizers=list(without),
         )
     except Exception as error:  # the library's classes share no base but this
         text = str(error).lower()

@@ -8,6 +8,7 @@ were waited for, a value that is written while a run reads it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,8 +110,14 @@ class FakeOrt:
         ]
 
     def InferenceSession(
-        self, path: str, options: FakeSessionOptions, providers: Any = None, enable_fallback: int = 1
+        self,
+        path: str,
+        options: FakeSessionOptions,
+        providers: Any = None,
+        enable_fallback: int = 1,
+        disabled_optimizers: Sequence[str] = (),
     ) -> FakeSession:
+        assert not disabled_optimizers, "that is for float8 graphs, and the stand-in has none"
         wanted = [(p, {}) if isinstance(p, str) else p for p in providers or []]
         wanted = wanted or options.devices
         for name, chosen in wanted:
@@ -141,7 +148,6 @@ class FakeSessionOptions:
     def __init__(self) -> None:
         self.log_severity_level = 2
         self.intra_op_num_threads = 0
-        self.graph_optimization_level: Any = None
         self.entries: dict[str, str] = {}
         self.devices: list[tuple[str, dict[str, str]]] = []
 

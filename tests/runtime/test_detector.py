@@ -151,6 +151,28 @@ def test_where_memory_runs_out_again_batches_shrink_again(caplog: pytest.LogCapt
     assert [line[-len("at most 4 on it") :] for line in caplog.messages] == ["at most 4 on it", "at most 1 on it"]
 
 
+def test_what_memory_did_not_hold_is_no_part_of_the_networks_time() -> None:
+    """Each call takes a second by the backend's account; those of an attempt that failed on its way are left out."""
+
+    class Counting(SmallBackend):
+        def infer(self, *arguments: Any, times: dict[str, float] | None = None, **options: Any) -> RawOutputs:
+            raw = super().infer(*arguments, **options)
+            if times is not None:
+                times["infer"] = times.get("infer", 0.0) + 1
+            if len(self.batches) == 3:
+                self.most = 1
+            return raw
+
+    backend = Counting(2, OUT_OF_MEMORY)
+    detector = Detector(backend)
+    detector.detect([PICTURES[0]] * 2)
+    detector._fitting[64, 96] = 2
+    times: dict[str, float] = {}
+    detector.detect_prepared([detector.prepare(PICTURES[0])] * 8, times)
+    assert len(backend.batches) > 1 + 8
+    assert times["infer"] == 8
+
+
 def test_where_no_batch_fits_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
     for most, least in ((0, 1), (1, 2)):
         backend = SmallBackend(most, OUT_OF_MEMORY, batch_min=least)
