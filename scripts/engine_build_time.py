@@ -45,7 +45,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", choices=RECIPES, default="atss_r50_fpn_1x")
+    parser.add_argument("--recipe", choices=RECIPES, metavar="RECIPE", default="atss_r50_fpn_1x")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--compute-capability", nargs="+", choices=RTX_CAPABILITIES, metavar="CC", help="default: all")
     parser.add_argument("--files", metavar="DIR", help="keep the ONNX files there, and take those that are there")
