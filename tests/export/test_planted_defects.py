@@ -152,6 +152,40 @@ def test_a_scale_undone_by_another(name: str, converted: dict[str, Path], export
     assert differences(onnx.load(exported.model), model)
 
 
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("axis", [None, 1])
+def test_scales_along_another_axis(
+    name: str, axis: int | None, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Of a weight with as many inputs as outputs each input channel gets an output's scale; 1 is ONNX's default."""
+    model = onnx.load(converted[name])
+    shapes = {value.name: list(value.dims) for value in model.graph.initializer}
+    node = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and len(shape := shapes.get(node.input[0], [])) == 4
+        and shape[0] == shape[1] > 1
+    )
+    del node.attribute[:]
+    if axis is not None:
+        node.attribute.append(onnx.helper.make_attribute("axis", axis))
+    (found,) = differences(onnx.load(exported.model), model)
+    assert "along axis 1, not one for each output channel" in found
+    assert SAME_NETWORK in failing(exported, restamp(model, tmp_path / "axis.onnx"))  # which does run
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_too_few_scales(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    """Said, not tripped over."""
+    model = onnx.load(converted[name])
+    _, scale = weight_of(model, some_convolution(model))
+    value = next(value for value in model.graph.initializer if value.name == scale)
+    value.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value)[:-1], scale))
+    (found,) = differences(onnx.load(exported.model), model)
+    assert "not one for each output channel" in found
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_another_postprocessing(name: str, converted: dict[str, Path], exported: Exported) -> None:
     model = onnx.load(converted[name])
