@@ -9,8 +9,8 @@ QuantizeLinear into its 8-bit kernel. Which pairs it can fuse differs, and so do
   the zero point makes it a part of the quantization, and all of the 8 bits are used. ONNX Runtime's 8-bit convolution
   also wants its output quantized.
 
-`onnxruntime.quantization` 1.32, given these ranges and nodes, is as accurate for CPUs (63.75 AP on BCCD's trainval, here
-63.79; fp32 63.97). For TensorRT it quantizes both summands of every residual sum, which keeps the sum out of the
+`onnxruntime.quantization` 1.32, given these ranges and nodes, is as accurate for CPUs (63.75 AP on BCCD's trainval,
+here 63.79; fp32 63.97). For TensorRT it quantizes both summands of every residual sum, which keeps the sum out of the
 convolution's kernel; float8 scales it takes from deviations, not from ranges; and ranges of one's own only its inner
 classes accept.
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.calibration import Calibration
+from export.calibration import Calibration, calibrate, find_images
 from export.checks import DETECTIONS, NETWORK, PRECISION, RANGES, SAME_NETWORK, print_report
 from export.convert import Scheme, converted_model
 from export.equivalence import differences
@@ -312,6 +312,51 @@ def test_a_note_excuses_only_what_was_kept_in_float(
     assert wrong_convolutions(some, "int8") == 3
     nothing = converted_model(model, manifest, Scheme("int8"), calibration, kept)
     assert wrong_convolutions(nothing, "int8") == len(kept)  # quantized in name only
+
+
+def test_maps_made_in_8_bits(
+    exported: Exported, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
+    monkeypatch.setattr("export.qdq.always_float", lambda *_: set())
+    calibration = calibrate(*load_deployed(exported.model), find_images(pictures), progress=False)
+    for name in QUANTIZED:
+        scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
+        convert(exported.model, path, scheme.precision, calibration, target=scheme.target)
+        model = onnx.load(path)
+        assert set(convolutions(model)) == {"uint8" if scheme.target == "cpu" else scheme.precision}
+        assert wrong_convolutions(model, scheme.precision) == 3 * 5  # of three kinds, on five levels
+        opened = open_conversion(exported.model, path)
+        assert [check.quantity for check in opened.file if not check.passed] == [PRECISION]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_maps_rounded_to_8_bits(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    """A pair before a map, which the comparison of graphs looks through and a checkpoint knows nothing of."""
+    model = onnx.load(converted[name])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.25, np.float32), "map_scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "map_zero"))
+    place, node = next((i, node) for i, node in enumerate(model.graph.node) if node.output[0] == "class_logits_1")
+    node.output[0] = "whole"
+    for kind, before, after in (("Dequantize", "rounded", "class_logits_1"), ("Quantize", "whole", "rounded")):
+        inserted = onnx.helper.make_node(f"{kind}Linear", [before, "map_scale", "map_zero"], [after])
+        model.graph.node.insert(place + 1, inserted)
+    assert differences(onnx.load(exported.model), model) == []
+    assert wrong_convolutions(model, SCHEMES[name].precision) == 1
+    pair = open_pair(exported.loaded, restamp(model, tmp_path / "rounded.onnx"))
+    assert [check.quantity for check in pair.file if not check.passed] == [PRECISION]
+
+
+def test_a_grouped_convolution_in_float8(converted: dict[str, Path]) -> None:
+    """Counted wherever it stands: none of these is grouped until it says so."""
+    model = onnx.load(converted["fp8"])
+    kinds = convolutions_by_output(model)
+    node = next(node for node in model.graph.node if kinds.get(node.output[0]) == "fp8")
+    kept = [x for x in node.attribute if x.name != "group"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("group", 4)])
+    assert wrong_convolutions(model, "fp8") == 1
+    assert wrong_convolutions(onnx.load(converted["fp8"]), "fp8") == 0
 
 
 def claiming(precision: str, path: Path, folder: Path) -> Path:
