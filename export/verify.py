@@ -6,6 +6,7 @@
 
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
+- the manifest: classes, preprocessing and thresholds, against the reference's;
 - a conversion: node for node and constant for constant against the float32 file (`export.equivalence`);
 and for two batch sizes and, where the canvas isn't fixed, two canvases:
 - the network: its dense maps, elementwise, or where the file isn't float32 by their root mean square error;
@@ -56,6 +57,7 @@ from .emulate import emulated, has_bfloat16
 from .equivalence import differences
 from .graph import GraphOutputs
 from .layers import convolutions, wrong_convolutions
+from .manifests import check_conversion, check_export
 from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
 from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
 from .pictures import Case, cases, find_pictures
@@ -156,8 +158,13 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
         return _used(*(part.numpy() for part in found))
 
     backend, manifest, model = _open(model_path)
-    _check_origin(manifest, model, loaded, model_path)
-    return _pair(reference, postprocess, backend, model, manifest, model_path)
+    if manifest.checkpoint_sha256 != loaded.sha256:
+        raise VerifyError(
+            f"{model_path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
+            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
+        )
+    pair = _pair(reference, postprocess, backend, model, manifest, model_path)
+    return pair._replace(file=[*pair.file, check_export(manifest, loaded)])
 
 
 def open_conversion(source: Path, model_path: Path) -> Pair:
@@ -182,11 +189,12 @@ def open_conversion(source: Path, model_path: Path) -> Pair:
     pair = _pair(reference, postprocess, backend, model, manifest, model_path)
     ranges = ranges_of(model)
     errors = RangeErrors(original, ranges) if ranges and not unlike else None
-    return pair._replace(file=[*pair.file, compared], ranges=errors)
+    stated = check_conversion(manifest, original_manifest)
+    return pair._replace(file=[*pair.file, stated, compared], ranges=errors)
 
 
 def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
-    """A file as it is deployed, its manifest and its graph; a bfloat16 one in its emulation."""
+    """A file as it is deployed, its manifest and its graph; a bfloat16 one in its emulation. Raises UserError."""
     try:
         model = onnx.load(path)
     except Exception:  # the backend says what is wrong with it
@@ -199,6 +207,11 @@ def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
             backend = OrtBackend(stand_in)
     else:
         backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
+    if backend.manifest.graph_sha256 != graph_sha256(model):
+        raise VerifyError(
+            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
+            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+        )
     return backend, backend.manifest, model
 
 
@@ -323,20 +336,6 @@ def _candidates_of(raw: RawOutputs) -> list[Detections]:
 
 def _used(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Detections]:
     return [Detections(b[s > 0], s[s > 0], c[s > 0]) for b, s, c in zip(boxes, scores, classes, strict=True)]
-
-
-def _check_origin(manifest: Manifest, model: onnx.ModelProto, loaded: LoadedDetector, path: Path) -> None:
-    """Raise VerifyError where the file was made of something else, or changed since."""
-    if manifest.checkpoint_sha256 != loaded.sha256:
-        raise VerifyError(
-            f"{path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
-            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
-        )
-    if manifest.graph_sha256 != graph_sha256(model):
-        raise VerifyError(
-            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
-        )
 
 
 if __name__ == "__main__":

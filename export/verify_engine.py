@@ -25,6 +25,7 @@ from .checks import Check, print_report
 from .compare import without_partner
 from .engine_check import header_problems
 from .layers import summary
+from .manifests import check_export
 from .network import load_deployed
 from .pictures import Case, make_case
 from .tolerance import Tolerance
@@ -64,6 +65,7 @@ def verify_engine(
     data, described = read_engine(path)
     _check_origin(described, loaded, path)
     report = Report(["the engine's SHA-256 is the one in its description"], [], [], [])
+    _check_manifest(described, loaded, report)
     _check_header(data, described, report)
     source = onnx_path if onnx_path is not None else find_source(path, described)
     if source is not None:
@@ -160,6 +162,14 @@ def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path)
             f"{path} was built from another checkpoint (SHA-256 {described.manifest.checkpoint_sha256[:12]}…, recipe "
             f"{described.manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or build this one anew"
         )
+
+
+def _check_manifest(described: EngineManifest, loaded: LoadedDetector, report: Report) -> None:
+    stated = check_export(described.manifest, loaded)
+    if stated.passed:
+        report.checked.append("its classes, preprocessing and thresholds are the checkpoint's")
+    else:
+        report.problems.append(f"its {stated.detail} unlike the checkpoint's; build it again: {described.rebuild}")
 
 
 def _check_header(data: bytes, described: EngineManifest, report: Report) -> None:

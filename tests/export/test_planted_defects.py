@@ -12,7 +12,7 @@ import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from export.calibration import Calibration, calibrate, find_images
-from export.checks import DETECTIONS, NETWORK, PRECISION, RANGES, SAME_NETWORK, print_report
+from export.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, print_report
 from export.convert import Scheme, converted_model
 from export.equivalence import differences
 from export.layers import convolutions, convolutions_by_output, quantization, wrong_convolutions
@@ -20,7 +20,7 @@ from export.network import cut_network, load_deployed
 from export.pictures import make_case, synthetic_pictures
 from export.quantize import convert
 from export.verify import VerifyError, compare, main, open_conversion, open_pair
-from runtime.manifest import METADATA_KEY, from_json, to_json
+from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
 from .conftest import SCHEMES, Exported, restamp
 
@@ -359,11 +359,64 @@ def test_a_grouped_convolution_in_float8(converted: dict[str, Path]) -> None:
     assert wrong_convolutions(onnx.load(converted["fp8"]), "fp8") == 0
 
 
-def claiming(precision: str, path: Path, folder: Path) -> Path:
-    """The file under the name of another precision, its hash in order."""
+OTHER_CLAIMS: dict[str, Callable[[Manifest], Manifest]] = {
+    "classes": lambda m: replace(m, classes=m.classes[::-1]),
+    "category_ids": lambda m: replace(m, category_ids=m.category_ids[::-1]),
+    "preprocess.short_side": lambda m: replace(m, preprocess=replace(m.preprocess, short_side=96)),
+    "preprocess.divide_large": lambda m: replace(m, preprocess=replace(m.preprocess, divide_large=False)),
+    "thresholds.nms_iou": lambda m: replace(m, thresholds=replace(m.thresholds, nms_iou=0.7)),
+    "recipe": lambda m: replace(m, recipe="another"),
+}
+OTHER_EXPORTS: dict[str, Callable[[Manifest], Manifest]] = {
+    "inputs.batch_max": lambda m: replace(m, inputs=replace(m.inputs, batch_max=8)),
+    "toolkit_version": lambda m: replace(m, toolkit_version="0.0"),
+}
+
+
+@pytest.mark.parametrize("field", [*OTHER_CLAIMS, *OTHER_EXPORTS])
+def test_a_conversion_that_says_something_else(
+    field: str, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """The graph is in order, and its hash leaves the manifest out."""
+    path = restating(converted["int8"], {**OTHER_CLAIMS, **OTHER_EXPORTS}[field], tmp_path)
+    wrong = [check for check in open_conversion(exported.model, path).file if not check.passed]
+    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
+
+
+@pytest.mark.parametrize("field", OTHER_CLAIMS)
+def test_an_export_that_says_something_else_than_its_checkpoint(field: str, exported: Exported, tmp_path: Path) -> None:
+    path = restating(exported.model, OTHER_CLAIMS[field], tmp_path)
+    wrong = [check for check in open_pair(exported.loaded, path).file if not check.passed]
+    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
+
+
+def test_every_wrong_field_is_named(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    path = converted["int8"]
+    for field in ("classes", "preprocess.short_side"):
+        path = restating(path, OTHER_CLAIMS[field], tmp_path)
+    assert open_conversion(exported.model, path).file[1].detail == "classes, preprocess.short_side"
+
+
+def test_a_conversion_that_was_changed_since_is_refused(
+    converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    model = onnx.load(converted["int8"])
+    model.graph.node[0].name += "x"
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(VerifyError, match="changed after its export"):
+        open_conversion(exported.model, tmp_path / "changed.onnx")
+
+
+def claiming(precision: Precision, path: Path, folder: Path) -> Path:
+    """The file under the name of another precision."""
+    return restating(path, lambda manifest: replace(manifest, precision=precision), folder)
+
+
+def restating(path: Path, change: Callable[[Manifest], Manifest], folder: Path) -> Path:
+    """The file with a changed manifest, its hash in order."""
     model = onnx.load(path)
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = to_json(replace(from_json(entry.value, "test"), precision=precision))  # type: ignore[arg-type]
+    entry.value = to_json(change(from_json(entry.value, "test")))
     out = folder / "claim.onnx"
     out.write_bytes(model.SerializeToString())
     return out
