@@ -60,7 +60,7 @@ from .layers import convolutions, wrong_convolutions
 from .manifests import check_conversion, check_export
 from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
 from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
-from .pictures import Case, cases, find_pictures
+from .pictures import Case, cases, find_pictures, synthetic_pictures
 from .ranges import RangeErrors, ranges_of
 from .session import open_session
 from .tolerance import TOLERANCES, Tolerance
@@ -86,42 +86,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder")
     parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
+    model_path = Path(options.model)
     if options.reference.endswith(".onnx"):
-        _require_pictures(Path(options.model), options.images)
-        checks = verify_conversion(Path(options.reference), Path(options.model), find_pictures(options.images))
+        checks = verify_conversion(Path(options.reference), model_path, find_pictures(options.images))
     else:
         loaded = load_detector(options.reference)
         pictures = find_pictures(options.images, loaded.config.data.val_images)
-        if Path(options.model).suffix in ENGINE_SUFFIXES:
+        if model_path.suffix in ENGINE_SUFFIXES:
             from .verify_engine import report_engine, verify_engine  # it builds on this module
 
             source = Path(options.onnx) if options.onnx else None
-            return report_engine(verify_engine(loaded, Path(options.model), pictures, source))
-        checks = verify(loaded, Path(options.model), pictures)
+            return report_engine(verify_engine(loaded, model_path, pictures, source))
+        checks = verify(loaded, model_path, pictures)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
-
-
-def _require_pictures(model_path: Path, images: str | None) -> None:
-    _, manifest = load_deployed(model_path)
-    if images is None and manifest.precision in ("int8", "fp8"):
-        raise VerifyError(
-            f"{model_path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
-            "--images DIR, a folder of such"
-        )
 
 
 def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
     """Compare a checkpoint's detector with a model file on these pictures (uint8 [h, w, 3] RGB, any sizes).
 
-    Raises UserError for a file that can't be read or was made of something else.
+    Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
+    whose precision needs pictures.
     """
-    return _checks(open_pair(loaded, model_path), pictures)
+    return _checks(open_pair(loaded, model_path), pictures, model_path)
 
 
 def verify_conversion(source: Path, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a converted file with the float32 file that it was made of. Raises UserError."""
-    return _checks(open_conversion(source, model_path), pictures)
+    """Compare a converted file with the float32 file that it was made of, as `verify` does."""
+    return _checks(open_conversion(source, model_path), pictures, model_path)
 
 
 class Pair(NamedTuple):
@@ -242,9 +234,20 @@ def _pair(
     )
 
 
-def _checks(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
-    compared = (compare(pair, case) for case in cases(pair.backend.manifest, pictures))
+def _checks(pair: Pair, pictures: Sequence[np.ndarray], path: Path) -> list[Check]:
+    manifest = pair.backend.manifest
+    compared = (compare(pair, case) for case in cases(manifest, fitting_pictures(pictures, manifest, path)))
     return [*pair.file, *(check for checks in compared for check in checks)]
+
+
+def fitting_pictures(pictures: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
+    """The pictures, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
+    if not pictures and manifest.precision in ("int8", "fp8"):
+        raise VerifyError(
+            f"{path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
+            "--images DIR, a folder of such"
+        )
+    return pictures or synthetic_pictures()
 
 
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]

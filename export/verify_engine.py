@@ -31,7 +31,7 @@ from .pictures import Case, make_case
 from .tolerance import Tolerance
 from .trt_inspect import convolutions_of, wrong_precision
 from .trt_library import find_device
-from .verify import VerifyError, compare, open_pair, verify
+from .verify import VerifyError, compare, fitting_pictures, open_pair, verify
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 
@@ -99,6 +99,7 @@ def compare_engine(
     On two batches for each profile.
     """
     pair = open_pair(loaded, source)
+    pictures = fitting_pictures(pictures, described.manifest, source)
     checks = []
     for case in engine_cases(described, pictures):
         checks += compare(pair._replace(backend=backend), case)  # type: ignore[arg-type]  # any backend will do

@@ -247,10 +247,12 @@ def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, expor
     assert found.detail == "relu_5"
 
 
-def test_pictures_must_be_given_for_ranges(converted: dict[str, Path], exported: Exported) -> None:
-    """Synthetic ones are unlike those of the calibration."""
-    with pytest.raises(VerifyError, match=r"is int8, its ranges fit pictures like .* give --images DIR"):
-        main([str(exported.model), str(converted["int8"])])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_pictures_must_be_given_for_ranges(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    """Synthetic ones are unlike those of the calibration. The checkpoint names no pictures that are here."""
+    for reference in (exported.model, exported.checkpoint):
+        with pytest.raises(VerifyError, match=r"is (int8|fp8), its ranges fit pictures like .* give --images DIR"):
+            main([str(reference), str(converted[name])])
 
 
 def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:

@@ -133,6 +133,23 @@ def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: 
     assert not report.passed
 
 
+def test_pictures_must_be_given_for_the_ranges_of_an_engine(
+    converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Whether its detections are compared or, without a GPU, those of its ONNX file."""
+    int8 = exported._replace(model=converted["int8"])
+    path = make_engine(tmp_path, int8)
+    for reason in (None, "no GPU here"):
+        with pytest.raises(VerifyError, match=r"model\.onnx is int8, .* give --images DIR"):
+            verify_engine(
+                exported.loaded,
+                path,
+                [],
+                open_engine=lambda _: OrtBackend(int8.model),
+                why_not=lambda _, reason=reason: reason,  # type: ignore[misc]
+            )
+
+
 def test_a_missing_source_is_said(exported: Exported, tmp_path: Path) -> None:
     path = make_engine(tmp_path, exported, flavor="tensorrt")
     (tmp_path / "model.onnx").write_bytes(b"replaced")
