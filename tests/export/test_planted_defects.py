@@ -123,8 +123,8 @@ def test_swapped_levels_of_one_size(
     assert [check.quantity for check in pair.file if not check.passed] == [SAME_NETWORK]
     print_report(pair.file)
     said = capsys.readouterr().out.splitlines()
-    assert said[2].endswith("TOO LARGE")
-    assert said[3].strip() == pair.file[-1].detail != ""  # where it differs
+    assert said[3].endswith("TOO LARGE")
+    assert said[4].strip() == pair.file[-1].detail != ""  # where it differs
 
 
 @pytest.mark.parametrize("name", SCHEMES)
