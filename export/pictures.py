@@ -15,7 +15,7 @@ from runtime.images import SUFFIXES, decode
 from runtime.manifest import InputShapes, Manifest
 from runtime.preprocess import plan, resize
 
-PICTURES = 3
+PICTURES = 3  # that a comparison takes
 
 
 class Case(NamedTuple):
