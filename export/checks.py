@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 PRECISION = "precision: convolutions not as the manifest says"
+MANIFEST = "manifest: fields unlike those it was made of"
 SAME_NETWORK = "network: places unlike the float32 file's"
 RANGES = "ranges: error of the worst 8-bit value"
 NETWORK = {

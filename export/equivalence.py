@@ -103,8 +103,14 @@ class _Graph:
         return name
 
     def _undoes(self, node: NodeProto, before: NodeProto) -> bool:
-        return before.op_type == "QuantizeLinear" and all(
-            np.array_equal(self.array(a), self.array(b)) for a, b in zip(node.input[1:], before.input[1:], strict=True)
+        """Whether a pair multiplies by what it divided by: one scale, as along which axis more would lie isn't read."""
+        return (
+            before.op_type == "QuantizeLinear"
+            and self.array(node.input[1]).size == 1
+            and all(
+                np.array_equal(self.array(a), self.array(b))
+                for a, b in zip(node.input[1:], before.input[1:], strict=True)
+            )
         )
 
     def largest(self, name: str) -> float:
@@ -120,8 +126,11 @@ class _Graph:
         """What is wrong with a constant that should be this one, rounded to the number format that it has here."""
         node, scale = self.producer.get(name), np.float32(1)
         if node is not None and node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
-            name, zero = node.input[0], self.array(node.input[2])
-            scale = self.array(node.input[1]).reshape(-1, *[1] * (expected.ndim - 1))
+            name, zero, scale = node.input[0], self.array(node.input[2]), self.array(node.input[1])
+            axis = next((x.i for x in node.attribute if x.name == "axis"), 1)  # ONNX's default
+            if scale.size > 1 and (axis != 0 or scale.shape != expected.shape[:1]):
+                return f"has scales of the shape {scale.shape} along axis {axis}, not one for each output channel"
+            scale = scale.reshape(-1, *[1] * (expected.ndim - 1))
             if zero.astype(np.float32).any():
                 return "has a zero point"
             largest = np.abs(expected).reshape(len(scale), -1).max(axis=1)

@@ -94,20 +94,25 @@ def summary(counts: Mapping[str, int]) -> str:
 
 
 def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
-    """How many convolutions compute in something else than a file of this precision has.
+    """How many convolutions compute in something else than a file of this precision has, and how many values are 8-bit
+    that may not be.
 
-    In a quantized file some are float: those that always are, and those that its conversion kept so and noted. Where
-    that is most of them, none is excused: such a file isn't what it says.
+    In a quantized file some convolutions are float: those that always are, and must be, and those that its conversion
+    kept so and noted. Where that is most of them, none is excused: such a file isn't what it says.
     """
     found = convolutions_by_output(model)
+    quantizers = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    if precision not in ("int8", "fp8"):
+        return sum(kind != precision for kind in found.values()) + len(quantizers)
+    whole = always_float(model.graph.node, dense_maps(model))
+    rounded = quantizers & whole
+    if precision == "fp8":
+        whole |= grouped(model.graph.node)
     expected = ("int8", "uint8") if precision == "int8" else (precision,)
     odd = {name for name, kind in found.items() if kind not in expected}
-    if precision not in ("int8", "fp8"):
-        return len(odd)
-    excused = always_float(model.graph.node, dense_maps(model)) & found.keys()
-    if precision == "fp8":
-        excused |= grouped(model.graph.node)
     noted = quantization(model)
-    if noted is not None and 2 * len(odd - excused) <= len(found.keys() - excused):
-        excused |= odd.intersection(noted.in_float)
-    return sum(name not in excused or found[name] not in ("fp32", "fp16") for name in odd)
+    excused = whole
+    if noted is not None and 2 * len(odd - whole) <= len(found.keys() - whole):
+        excused = whole | odd.intersection(noted.in_float)
+    wrong = [kind not in ("fp32", "fp16") if name in excused else name in odd for name, kind in found.items()]
+    return sum(wrong) + len(rounded)

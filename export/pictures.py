@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from runtime.images import SUFFIXES, decode
 from runtime.manifest import InputShapes, Manifest
 from runtime.preprocess import plan, resize
 
-_PICTURES = 3
+PICTURES = 3  # that a comparison takes
 
 
 class Case(NamedTuple):
@@ -37,21 +38,29 @@ def cases(manifest: Manifest, pictures: Sequence[np.ndarray]) -> list[Case]:
     ]
 
 
-def find_pictures(folder: str | None, fallback: str = "") -> list[np.ndarray]:
-    """The first pictures of a folder; of the fallback folder; synthetic ones where that is out of reach.
+def find_pictures(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
+    """The first pictures of a folder, or of the fallback folder; none where that is out of reach.
 
-    Raises UserError for a given folder without a picture, or with one that can't be read.
+    Those that aren't among the `seen`, on which ranges were measured, where there are others. Raises UserError for a
+    given folder without a picture, or with one that can't be read.
     """
     directory = Path(folder if folder is not None else fallback)
-    paths = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES)[:_PICTURES] if directory.name else []
-    if folder is not None and not paths:
+    found = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES) if directory.name else []
+    if folder is not None and not found:
         raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(SUFFIXES)} files")
+    paths = list(islice(unseen(found, seen), PICTURES)) or found[:PICTURES]
     try:
-        return [decode(path) for path in paths] or synthetic_pictures()
+        return [decode(path) for path in paths]
     except UserError:
         if folder is not None:
             raise
-        return synthetic_pictures()
+        return []
+
+
+def unseen(paths: Iterable[Path], seen: Iterable[Path]) -> Iterator[Path]:
+    """The paths that name other files than all of the `seen`."""
+    known = {path.resolve() for path in seen}
+    return (path for path in paths if path.resolve() not in known)
 
 
 def synthetic_pictures() -> list[np.ndarray]:

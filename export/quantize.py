@@ -22,7 +22,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -53,13 +53,13 @@ from .layers import convolutions, summary
 from .mixed import PICTURES as RANKED_ON
 from .mixed import Block, Step, average_precision, blocks, fewest_in_float, measure_model, ranked_blocks, trade_table
 from .network import cut_network, load_deployed
-from .pictures import synthetic_pictures
+from .pictures import PICTURES as COMPARED_ON
+from .pictures import unseen
 from .qdq import Target
 from .verified import write_verified
 from .verify import verify_conversion
 
 SKIPPED_NAMED = 5
-COMPARED_ON = 3  # pictures
 
 
 class QuantizeError(UserError):
@@ -104,11 +104,13 @@ def quantize(
     images: Sequence[Path] = (),
     cache: Path | None = None,
     accuracy: Accuracy | None = None,
+    pictures: Sequence[np.ndarray] = (),
 ) -> int:
     """Convert, compare with the float32 file, print what came out; 0, or 1 where they differ too much.
 
     int8 and fp8 are calibrated on `images`, or take the ranges that `cache` (default: a file beside the source) has of
-    these pictures. Raises UserError for what the user can mend.
+    these. It is compared on `pictures` (uint8 [h, w, 3] RGB), which had better be others: the ranges enclose what they
+    were measured on. Without any it is compared on the first of `images`. Raises UserError for what the user can mend.
     """
     model, manifest = load_deployed(source)
     require_fp32(manifest, source)
@@ -123,11 +125,11 @@ def quantize(
     if accuracy is not None and calibration is not None:
         in_float = _within_loss(source, model, manifest, scheme, calibration, images, accuracy)
     converted = converted_model(model, manifest, scheme, calibration, in_float)
-    pictures = _readable(images, COMPARED_ON) or synthetic_pictures()
+    compared_on = pictures or _readable(images, COMPARED_ON)
     if not write_verified(
         out,
         lambda: converted.SerializeToString(deterministic=True),
-        lambda path: verify_conversion(source, path, pictures),
+        lambda path: verify_conversion(source, path, compared_on),
     ):
         return 1
     size, before = out.stat().st_size, source.stat().st_size
@@ -172,7 +174,7 @@ def _within_loss(
     return [name for block in kept for name in block.convolutions]
 
 
-def _readable(images: Sequence[Path], count: int) -> list[np.ndarray]:
+def _readable(images: Iterable[Path], count: int) -> list[np.ndarray]:
     """The first so many pictures that can be read."""
     found: list[np.ndarray] = []
     for path in images:
@@ -200,13 +202,16 @@ def main(arguments: list[str] | None = None) -> int:
         raise QuantizeError(f"-o {out}: expected another file than the model, with a name that ends in .onnx")
     require_fp32(load_deployed(source)[1], source)  # before pictures are looked for
     scheme = Scheme(options.precision, options.target, options.method, options.reduce_range)
+    images = calibration_images(options.images, options.annotations, options.calibration_images, scheme)
+    others = unseen(find_images(Path(options.images), sys.maxsize), images) if options.images else []
     return quantize(
         source,
         out,
         scheme,
-        calibration_images(options.images, options.annotations, options.calibration_images, scheme),
+        images,
         Path(options.calibration) if options.calibration else None,
         _accuracy(options, scheme),
+        _readable(others, COMPARED_ON),
     )
 
 
@@ -248,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
-    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate on, and to compare on")
+    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate on, others of them to compare on")
     parser.add_argument("--annotations", metavar="JSON", help="calibrate on the pictures that it lists")
     parser.add_argument(
         "--calibration-images", type=int, default=PICTURES, metavar="N", help="how many of them (%(default)s)"

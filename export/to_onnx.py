@@ -65,13 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     loaded = load_detector(options.checkpoint)
     canvas_hw = tuple(options.canvas) if options.canvas else None
     shapes = input_shapes(loaded.config.preprocess, options.batch_max, canvas_hw)
-    pictures = find_pictures(options.images, loaded.config.data.val_images)
     scheme = Scheme(options.precision, options.target)
     images = _calibration_images(options.calibrate_on, loaded, scheme)  # before the export: they may be missing
+    pictures = find_pictures(options.images, loaded.config.data.val_images, images)
     code = export_verified(loaded, out, shapes, pictures)
     if code or scheme.precision == "fp32":
         return code
-    return quantize(out, out.with_suffix(f".{scheme.precision}.onnx"), scheme, images)
+    return quantize(out, out.with_suffix(f".{scheme.precision}.onnx"), scheme, images, pictures=pictures)
 
 
 def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pictures: Sequence[np.ndarray]) -> int:

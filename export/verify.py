@@ -6,6 +6,7 @@
 
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
+- the manifest: classes, preprocessing and thresholds, against the reference's;
 - a conversion: node for node and constant for constant against the float32 file (`export.equivalence`);
 and for two batch sizes and, where the canvas isn't fixed, two canvases:
 - the network: its dense maps, elementwise, or where the file isn't float32 by their root mean square error;
@@ -56,9 +57,10 @@ from .emulate import emulated, has_bfloat16
 from .equivalence import differences
 from .graph import GraphOutputs
 from .layers import convolutions, wrong_convolutions
+from .manifests import check_conversion, check_export
 from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
 from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
-from .pictures import Case, cases, find_pictures
+from .pictures import Case, cases, find_pictures, synthetic_pictures
 from .ranges import RangeErrors, ranges_of
 from .session import open_session
 from .tolerance import TOLERANCES, Tolerance
@@ -84,42 +86,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder")
     parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
+    model_path = Path(options.model)
     if options.reference.endswith(".onnx"):
-        _require_pictures(Path(options.model), options.images)
-        checks = verify_conversion(Path(options.reference), Path(options.model), find_pictures(options.images))
+        checks = verify_conversion(Path(options.reference), model_path, find_pictures(options.images))
     else:
         loaded = load_detector(options.reference)
         pictures = find_pictures(options.images, loaded.config.data.val_images)
-        if Path(options.model).suffix in ENGINE_SUFFIXES:
+        if model_path.suffix in ENGINE_SUFFIXES:
             from .verify_engine import report_engine, verify_engine  # it builds on this module
 
             source = Path(options.onnx) if options.onnx else None
-            return report_engine(verify_engine(loaded, Path(options.model), pictures, source))
-        checks = verify(loaded, Path(options.model), pictures)
+            return report_engine(verify_engine(loaded, model_path, pictures, source))
+        checks = verify(loaded, model_path, pictures)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
-
-
-def _require_pictures(model_path: Path, images: str | None) -> None:
-    _, manifest = load_deployed(model_path)
-    if images is None and manifest.precision in ("int8", "fp8"):
-        raise VerifyError(
-            f"{model_path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
-            "--images DIR, a folder of such"
-        )
 
 
 def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
     """Compare a checkpoint's detector with a model file on these pictures (uint8 [h, w, 3] RGB, any sizes).
 
-    Raises UserError for a file that can't be read or was made of something else.
+    Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
+    whose precision needs pictures.
     """
-    return _checks(open_pair(loaded, model_path), pictures)
+    return _checks(open_pair(loaded, model_path), pictures, model_path)
 
 
 def verify_conversion(source: Path, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a converted file with the float32 file that it was made of. Raises UserError."""
-    return _checks(open_conversion(source, model_path), pictures)
+    """Compare a converted file with the float32 file that it was made of, as `verify` does."""
+    return _checks(open_conversion(source, model_path), pictures, model_path)
 
 
 class Pair(NamedTuple):
@@ -156,8 +150,13 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
         return _used(*(part.numpy() for part in found))
 
     backend, manifest, model = _open(model_path)
-    _check_origin(manifest, model, loaded, model_path)
-    return _pair(reference, postprocess, backend, model, manifest, model_path)
+    if manifest.checkpoint_sha256 != loaded.sha256:
+        raise VerifyError(
+            f"{model_path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
+            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
+        )
+    pair = _pair(reference, postprocess, backend, model, manifest, model_path)
+    return pair._replace(file=[*pair.file, check_export(manifest, loaded)])
 
 
 def open_conversion(source: Path, model_path: Path) -> Pair:
@@ -182,11 +181,12 @@ def open_conversion(source: Path, model_path: Path) -> Pair:
     pair = _pair(reference, postprocess, backend, model, manifest, model_path)
     ranges = ranges_of(model)
     errors = RangeErrors(original, ranges) if ranges and not unlike else None
-    return pair._replace(file=[*pair.file, compared], ranges=errors)
+    stated = check_conversion(manifest, original_manifest)
+    return pair._replace(file=[*pair.file, stated, compared], ranges=errors)
 
 
 def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
-    """A file as it is deployed, its manifest and its graph; a bfloat16 one in its emulation."""
+    """A file as it is deployed, its manifest and its graph; a bfloat16 one in its emulation. Raises UserError."""
     try:
         model = onnx.load(path)
     except Exception:  # the backend says what is wrong with it
@@ -199,6 +199,11 @@ def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
             backend = OrtBackend(stand_in)
     else:
         backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
+    if backend.manifest.graph_sha256 != graph_sha256(model):
+        raise VerifyError(
+            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
+            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+        )
     return backend, backend.manifest, model
 
 
@@ -229,9 +234,20 @@ def _pair(
     )
 
 
-def _checks(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
-    compared = (compare(pair, case) for case in cases(pair.backend.manifest, pictures))
+def _checks(pair: Pair, pictures: Sequence[np.ndarray], path: Path) -> list[Check]:
+    manifest = pair.backend.manifest
+    compared = (compare(pair, case) for case in cases(manifest, fitting_pictures(pictures, manifest, path)))
     return [*pair.file, *(check for checks in compared for check in checks)]
+
+
+def fitting_pictures(pictures: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
+    """The pictures, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
+    if not pictures and manifest.precision in ("int8", "fp8"):
+        raise VerifyError(
+            f"{path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
+            "--images DIR, a folder of such"
+        )
+    return pictures or synthetic_pictures()
 
 
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
@@ -323,20 +339,6 @@ def _candidates_of(raw: RawOutputs) -> list[Detections]:
 
 def _used(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Detections]:
     return [Detections(b[s > 0], s[s > 0], c[s > 0]) for b, s, c in zip(boxes, scores, classes, strict=True)]
-
-
-def _check_origin(manifest: Manifest, model: onnx.ModelProto, loaded: LoadedDetector, path: Path) -> None:
-    """Raise VerifyError where the file was made of something else, or changed since."""
-    if manifest.checkpoint_sha256 != loaded.sha256:
-        raise VerifyError(
-            f"{path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
-            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
-        )
-    if manifest.graph_sha256 != graph_sha256(model):
-        raise VerifyError(
-            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
-        )
 
 
 if __name__ == "__main__":

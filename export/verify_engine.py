@@ -25,12 +25,13 @@ from .checks import Check, print_report
 from .compare import without_partner
 from .engine_check import header_problems
 from .layers import summary
+from .manifests import check_export
 from .network import load_deployed
 from .pictures import Case, make_case
 from .tolerance import Tolerance
 from .trt_inspect import convolutions_of, wrong_precision
 from .trt_library import find_device
-from .verify import VerifyError, compare, open_pair, verify
+from .verify import VerifyError, compare, fitting_pictures, open_pair, verify
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 
@@ -64,6 +65,7 @@ def verify_engine(
     data, described = read_engine(path)
     _check_origin(described, loaded, path)
     report = Report(["the engine's SHA-256 is the one in its description"], [], [], [])
+    _check_manifest(described, loaded, report)
     _check_header(data, described, report)
     source = onnx_path if onnx_path is not None else find_source(path, described)
     if source is not None:
@@ -97,6 +99,7 @@ def compare_engine(
     On two batches for each profile.
     """
     pair = open_pair(loaded, source)
+    pictures = fitting_pictures(pictures, described.manifest, source)
     checks = []
     for case in engine_cases(described, pictures):
         checks += compare(pair._replace(backend=backend), case)  # type: ignore[arg-type]  # any backend will do
@@ -160,6 +163,14 @@ def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path)
             f"{path} was built from another checkpoint (SHA-256 {described.manifest.checkpoint_sha256[:12]}…, recipe "
             f"{described.manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or build this one anew"
         )
+
+
+def _check_manifest(described: EngineManifest, loaded: LoadedDetector, report: Report) -> None:
+    stated = check_export(described.manifest, loaded)
+    if stated.passed:
+        report.checked.append("its classes, preprocessing and thresholds are the checkpoint's")
+    else:
+        report.problems.append(f"its {stated.detail} unlike the checkpoint's; build it again: {described.rebuild}")
 
 
 def _check_header(data: bytes, described: EngineManifest, report: Report) -> None:

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.calibration import Calibration
-from export.checks import DETECTIONS, NETWORK, PRECISION, RANGES, SAME_NETWORK, print_report
+from export.calibration import Calibration, calibrate, find_images
+from export.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, print_report
 from export.convert import Scheme, converted_model
 from export.equivalence import differences
 from export.layers import convolutions, convolutions_by_output, quantization, wrong_convolutions
@@ -20,7 +20,7 @@ from export.network import cut_network, load_deployed
 from export.pictures import make_case, synthetic_pictures
 from export.quantize import convert
 from export.verify import VerifyError, compare, main, open_conversion, open_pair
-from runtime.manifest import METADATA_KEY, from_json, to_json
+from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
 from .conftest import SCHEMES, Exported, restamp
 
@@ -123,8 +123,8 @@ def test_swapped_levels_of_one_size(
     assert [check.quantity for check in pair.file if not check.passed] == [SAME_NETWORK]
     print_report(pair.file)
     said = capsys.readouterr().out.splitlines()
-    assert said[2].endswith("TOO LARGE")
-    assert said[3].strip() == pair.file[-1].detail != ""  # where it differs
+    assert said[3].endswith("TOO LARGE")
+    assert said[4].strip() == pair.file[-1].detail != ""  # where it differs
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -150,6 +150,40 @@ def test_a_scale_undone_by_another(name: str, converted: dict[str, Path], export
     model.graph.initializer.append(numpy_helper.from_array(2 * scale, "another"))
     node.input[1] = "another"
     assert differences(onnx.load(exported.model), model)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("axis", [None, 1])
+def test_scales_along_another_axis(
+    name: str, axis: int | None, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Of a weight with as many inputs as outputs each input channel gets an output's scale; 1 is ONNX's default."""
+    model = onnx.load(converted[name])
+    shapes = {value.name: list(value.dims) for value in model.graph.initializer}
+    node = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and len(shape := shapes.get(node.input[0], [])) == 4
+        and shape[0] == shape[1] > 1
+    )
+    del node.attribute[:]
+    if axis is not None:
+        node.attribute.append(onnx.helper.make_attribute("axis", axis))
+    (found,) = differences(onnx.load(exported.model), model)
+    assert "along axis 1, not one for each output channel" in found
+    assert SAME_NETWORK in failing(exported, restamp(model, tmp_path / "axis.onnx"))  # which does run
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_too_few_scales(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    """Said, not tripped over."""
+    model = onnx.load(converted[name])
+    _, scale = weight_of(model, some_convolution(model))
+    value = next(value for value in model.graph.initializer if value.name == scale)
+    value.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value)[:-1], scale))
+    (found,) = differences(onnx.load(exported.model), model)
+    assert "not one for each output channel" in found
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -213,10 +247,12 @@ def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, expor
     assert found.detail == "relu_5"
 
 
-def test_pictures_must_be_given_for_ranges(converted: dict[str, Path], exported: Exported) -> None:
-    """Synthetic ones are unlike those of the calibration."""
-    with pytest.raises(VerifyError, match=r"is int8, its ranges fit pictures like .* give --images DIR"):
-        main([str(exported.model), str(converted["int8"])])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_pictures_must_be_given_for_ranges(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    """Synthetic ones are unlike those of the calibration. The checkpoint names no pictures that are here."""
+    for reference in (exported.model, exported.checkpoint):
+        with pytest.raises(VerifyError, match=r"is (int8|fp8), its ranges fit pictures like .* give --images DIR"):
+            main([str(reference), str(converted[name])])
 
 
 def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
@@ -280,11 +316,109 @@ def test_a_note_excuses_only_what_was_kept_in_float(
     assert wrong_convolutions(nothing, "int8") == len(kept)  # quantized in name only
 
 
-def claiming(precision: str, path: Path, folder: Path) -> Path:
-    """The file under the name of another precision, its hash in order."""
+def test_maps_made_in_8_bits(
+    exported: Exported, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
+    monkeypatch.setattr("export.qdq.always_float", lambda *_: set())
+    calibration = calibrate(*load_deployed(exported.model), find_images(pictures), progress=False)
+    for name in QUANTIZED:
+        scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
+        convert(exported.model, path, scheme.precision, calibration, target=scheme.target)
+        model = onnx.load(path)
+        assert set(convolutions(model)) == {"uint8" if scheme.target == "cpu" else scheme.precision}
+        assert wrong_convolutions(model, scheme.precision) == 3 * 5  # of three kinds, on five levels
+        opened = open_conversion(exported.model, path)
+        assert [check.quantity for check in opened.file if not check.passed] == [PRECISION]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_maps_rounded_to_8_bits(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    """A pair before a map, which the comparison of graphs looks through and a checkpoint knows nothing of."""
+    model = onnx.load(converted[name])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.25, np.float32), "map_scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "map_zero"))
+    place, node = next((i, node) for i, node in enumerate(model.graph.node) if node.output[0] == "class_logits_1")
+    node.output[0] = "whole"
+    for kind, before, after in (("Dequantize", "rounded", "class_logits_1"), ("Quantize", "whole", "rounded")):
+        inserted = onnx.helper.make_node(f"{kind}Linear", [before, "map_scale", "map_zero"], [after])
+        model.graph.node.insert(place + 1, inserted)
+    assert differences(onnx.load(exported.model), model) == []
+    assert wrong_convolutions(model, SCHEMES[name].precision) == 1
+    pair = open_pair(exported.loaded, restamp(model, tmp_path / "rounded.onnx"))
+    assert [check.quantity for check in pair.file if not check.passed] == [PRECISION]
+
+
+def test_a_grouped_convolution_in_float8(converted: dict[str, Path]) -> None:
+    """Counted wherever it stands: none of these is grouped until it says so."""
+    model = onnx.load(converted["fp8"])
+    kinds = convolutions_by_output(model)
+    node = next(node for node in model.graph.node if kinds.get(node.output[0]) == "fp8")
+    kept = [x for x in node.attribute if x.name != "group"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("group", 4)])
+    assert wrong_convolutions(model, "fp8") == 1
+    assert wrong_convolutions(onnx.load(converted["fp8"]), "fp8") == 0
+
+
+OTHER_CLAIMS: dict[str, Callable[[Manifest], Manifest]] = {
+    "classes": lambda m: replace(m, classes=m.classes[::-1]),
+    "category_ids": lambda m: replace(m, category_ids=m.category_ids[::-1]),
+    "preprocess.short_side": lambda m: replace(m, preprocess=replace(m.preprocess, short_side=96)),
+    "preprocess.divide_large": lambda m: replace(m, preprocess=replace(m.preprocess, divide_large=False)),
+    "thresholds.nms_iou": lambda m: replace(m, thresholds=replace(m.thresholds, nms_iou=0.7)),
+    "recipe": lambda m: replace(m, recipe="another"),
+}
+OTHER_EXPORTS: dict[str, Callable[[Manifest], Manifest]] = {
+    "inputs.batch_max": lambda m: replace(m, inputs=replace(m.inputs, batch_max=8)),
+    "toolkit_version": lambda m: replace(m, toolkit_version="0.0"),
+}
+
+
+@pytest.mark.parametrize("field", [*OTHER_CLAIMS, *OTHER_EXPORTS])
+def test_a_conversion_that_says_something_else(
+    field: str, converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """The graph is in order, and its hash leaves the manifest out."""
+    path = restating(converted["int8"], {**OTHER_CLAIMS, **OTHER_EXPORTS}[field], tmp_path)
+    wrong = [check for check in open_conversion(exported.model, path).file if not check.passed]
+    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
+
+
+@pytest.mark.parametrize("field", OTHER_CLAIMS)
+def test_an_export_that_says_something_else_than_its_checkpoint(field: str, exported: Exported, tmp_path: Path) -> None:
+    path = restating(exported.model, OTHER_CLAIMS[field], tmp_path)
+    wrong = [check for check in open_pair(exported.loaded, path).file if not check.passed]
+    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
+
+
+def test_every_wrong_field_is_named(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
+    path = converted["int8"]
+    for field in ("classes", "preprocess.short_side"):
+        path = restating(path, OTHER_CLAIMS[field], tmp_path)
+    assert open_conversion(exported.model, path).file[1].detail == "classes, preprocess.short_side"
+
+
+def test_a_conversion_that_was_changed_since_is_refused(
+    converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    model = onnx.load(converted["int8"])
+    model.graph.node[0].name += "x"
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(VerifyError, match="changed after its export"):
+        open_conversion(exported.model, tmp_path / "changed.onnx")
+
+
+def claiming(precision: Precision, path: Path, folder: Path) -> Path:
+    """The file under the name of another precision."""
+    return restating(path, lambda manifest: replace(manifest, precision=precision), folder)
+
+
+def restating(path: Path, change: Callable[[Manifest], Manifest], folder: Path) -> Path:
+    """The file with a changed manifest, its hash in order."""
     model = onnx.load(path)
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = to_json(replace(from_json(entry.value, "test"), precision=precision))  # type: ignore[arg-type]
+    entry.value = to_json(change(from_json(entry.value, "test")))
     out = folder / "claim.onnx"
     out.write_bytes(model.SerializeToString())
     return out

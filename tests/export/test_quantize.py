@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from export import quantize as quantize_module
+from export import to_onnx
 from export.calibration import CalibrationError
+from export.checks import Check
 from export.convert import converted_model
 from export.layers import convolutions_by_output, quantization
 from export.quantize import convert, main
@@ -76,6 +81,71 @@ def test_a_file_that_differs_is_not_written(
     assert out.read_text() == "what stood there before"
     assert (tmp_path / "out.failed.onnx").exists()
     assert "NOT written" in capsys.readouterr().out
+
+
+@pytest.fixture
+def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The greys of the pictures of the last comparison of a conversion, which always passes."""
+    greys: list[int] = []
+
+    def note(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
+        greys[:] = [int(picture[0, 0, 0]) for picture in pictures]
+        return []
+
+    monkeypatch.setattr(quantize_module, "verify_conversion", note)
+    return greys
+
+
+def greys(folder: Path, numbers: Iterable[int]) -> Path:
+    """A folder of pictures, each of its number's grey."""
+    folder.mkdir()
+    for number in numbers:
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((192, 256, 3), number, np.uint8))
+    return folder
+
+
+def test_compared_on_pictures_that_were_not_calibrated_on(
+    exported: Exported, tmp_path: Path, compared_on: list[int]
+) -> None:
+    """Ranges enclose what they were measured on. Of six pictures every other is; of as many as there are, each is."""
+    folder, ranges = greys(tmp_path / "pictures", range(10, 16)), tmp_path / "ranges.json"
+    arguments = [str(exported.model), "--images", str(folder), "-o", str(tmp_path / "out.onnx")]
+    quantized = [*arguments, "--precision", "int8", "--calibration", str(ranges)]
+    assert main([*quantized, "--calibration-images", "3"]) == 0
+    assert compared_on == [11, 13, 15]
+    ranges.unlink()
+    assert main([*quantized, "--calibration-images", "5"]) == 0
+    assert compared_on == [15]
+    ranges.unlink()
+    assert main(quantized) == 0
+    assert compared_on == [10, 11, 12]
+    assert main([*arguments, "--precision", "fp16"]) == 0
+    assert compared_on == [10, 11, 12]
+    assert main([str(exported.model), "--precision", "fp16", "-o", str(tmp_path / "out.onnx")]) == 0
+    assert compared_on == []  # synthetic ones, by `verify`
+
+
+def test_the_way_from_the_checkpoint_compares_conversions_on_its_pictures(
+    exported: Exported, tmp_path: Path, compared_on: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of --images, others than of --calibrate-on; the validation's where none are named."""
+    shown, trained = greys(tmp_path / "shown", (20, 21)), greys(tmp_path / "trained", (30, 31))
+    data = replace(exported.loaded.config.data, val_images=str(greys(tmp_path / "val", (40,))))
+    loaded = exported.loaded._replace(config=replace(exported.loaded.config, data=data))
+    monkeypatch.setattr(to_onnx, "load_detector", lambda _: loaded)
+    monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
+    monkeypatch.setattr(to_onnx, "verify", lambda *_: [])
+    arguments = [str(exported.checkpoint), "-o", str(tmp_path / "model.onnx")]
+    for precision in ("fp16", "bf16"):
+        assert to_onnx.main([*arguments, "--precision", precision, "--images", str(shown)]) == 0
+        assert compared_on == [20, 21]
+        assert to_onnx.main([*arguments, "--precision", precision]) == 0
+        assert compared_on == [40]
+    int8 = [*arguments, "--precision", "int8", "--calibrate-on", str(trained)]
+    assert to_onnx.main([*int8, "--images", str(shown)]) == 0
+    assert compared_on == [20, 21]
+    assert to_onnx.main(int8) == 0
+    assert compared_on == [40]
 
 
 def own_detections(model: Path, pictures: Path, path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -55,7 +56,7 @@ def change_constants(model: onnx.ModelProto, before: float, after: float) -> int
 def test_passes_what_was_exported(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(exported.checkpoint), str(exported.model)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "15 comparisons, none beyond the limit"
+    assert lines[-1] == "16 comparisons, none beyond the limit"
     assert {line.split("  ")[0] for line in lines[1:-1]} == {"file", "1 × 192 × 256", "3 × 192 × 128"}
 
 
@@ -152,14 +153,29 @@ def test_cases_use_a_second_batch_and_canvas(exported: Exported) -> None:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    assert len(find_pictures(None, "")) == len(synthetic_pictures())
-    assert len(find_pictures(None, str(tmp_path / "absent"))) == len(synthetic_pictures())
+    assert find_pictures(None, "") == []
+    assert find_pictures(None, str(tmp_path / "absent")) == []
     with pytest.raises(UserError, match="no pictures there"):
         find_pictures(str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"a\.png"):
         find_pictures(str(tmp_path))
-    assert len(find_pictures(None, str(tmp_path))) == len(synthetic_pictures())
+    assert find_pictures(None, str(tmp_path)) == []
+
+
+def test_pictures_that_were_not_seen_come_first(tmp_path: Path) -> None:
+    """Each picture is of its number's grey; a path to a seen one may be spelled otherwise."""
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((8, 8, 3), number, np.uint8))
+
+    def found(seen: list[Path]) -> list[int]:
+        return [int(picture[0, 0, 0]) for picture in find_pictures(None, str(tmp_path), seen)]
+
+    assert found([]) == [0, 1, 2]
+    assert found([tmp_path / ".." / tmp_path.name / "0.png", paths[2]]) == [1, 3, 4]
+    assert found(paths[1:]) == [0]
+    assert found(paths) == [0, 1, 2]  # for want of others
 
 
 def test_inner_values_become_outputs_and_back(exported: Exported) -> None:

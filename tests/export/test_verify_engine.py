@@ -102,6 +102,7 @@ def test_without_a_gpu_what_can_be_is_checked_and_the_rest_said(
     assert verify.main([str(exported.checkpoint), str(path)]) == 0
     said = capsys.readouterr().out
     assert "ok           the engine's SHA-256 is the one in its description" in said
+    assert "ok           its classes, preprocessing and thresholds are the checkpoint's" in said
     assert "ok           its header: TensorRT for RTX 1.7.1.116, 136 bytes, compute capability 8.6" in said
     assert "ok           model.onnx is the file that it was built of, and its manifest the engine's" in said
     assert "not checked  its detections, and the precision of its layers: no GPU here" in said
@@ -120,6 +121,33 @@ def test_a_wrong_header_and_a_wrong_source_fail(exported: Exported, tmp_path: Pa
         exported.loaded, make_engine(tmp_path, exported), synthetic_pictures(), other, why_not=no_gpu
     )
     assert report.problems == ["other.onnx is not the file that it was built of (another SHA-256)"]
+
+
+def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: Exported, tmp_path: Path) -> None:
+    """The file that it was built of says the same: only the checkpoint tells."""
+    stated = OrtBackend(exported.model).manifest
+    path = make_engine(tmp_path, exported, manifest=dataclasses.replace(stated, classes=stated.classes[::-1]))
+    (tmp_path / "model.onnx").unlink()
+    report = verify_engine(exported.loaded, path, [], why_not=no_gpu)
+    assert [line.split(";")[0] for line in report.problems] == ["its classes unlike the checkpoint's"]
+    assert not report.passed
+
+
+def test_pictures_must_be_given_for_the_ranges_of_an_engine(
+    converted: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Whether its detections are compared or, without a GPU, those of its ONNX file."""
+    int8 = exported._replace(model=converted["int8"])
+    path = make_engine(tmp_path, int8)
+    for reason in (None, "no GPU here"):
+        with pytest.raises(VerifyError, match=r"model\.onnx is int8, .* give --images DIR"):
+            verify_engine(
+                exported.loaded,
+                path,
+                [],
+                open_engine=lambda _: OrtBackend(int8.model),
+                why_not=lambda _, reason=reason: reason,  # type: ignore[misc]
+            )
 
 
 def test_a_missing_source_is_said(exported: Exported, tmp_path: Path) -> None:
