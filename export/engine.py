@@ -71,6 +71,12 @@ def build_engine(
             f"{out}: NOT written, it isn't the {manifest.precision} engine that was asked for: {problem}; "
             f"please report it with the version, {library.name} {library.version}"
         )
+    if not built.layers and library.flavor == "tensorrt":  # it was built on its GPU, where they can be told
+        print(
+            f"warning: {library.name} {library.version} doesn't tell the precision of its layers, so nobody checked "
+            f"that they are {manifest.precision}; compare speeds with another precision's: python -m runtime.benchmark",
+            file=sys.stderr,
+        )
     described = describe_engine(library, source, content, manifest, settings, built, out)
     write_engine(out, built.data, described)
     if settings.timing_cache is not None:
