@@ -166,7 +166,11 @@ def _parser() -> argparse.ArgumentParser:
         help="which other GPUs may run it, at some cost in speed (tensorrt)",
     )
     add("--version-compatible", action="store_true", help="later versions may run it, at some cost (tensorrt)")
-    checkpoint = parser.add_argument_group("from a checkpoint").add_argument
+    checkpoint = parser.add_argument_group(
+        "from a checkpoint",
+        "Writes beside the engine, in the place of files of these names: CKPT.onnx, CKPT.PRECISION.onnx (not for "
+        "fp32), and for int8 and fp8 CKPT.calibration.json (ranges, which are reused while they fit).",
+    ).add_argument
     checkpoint("--precision", choices=get_args(Precision), help="default fp16")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
     checkpoint("--images", metavar="DIR", help="pictures to compare on; default: the validation set's")

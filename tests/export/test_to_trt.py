@@ -99,7 +99,11 @@ def test_from_a_checkpoint_in_one_command(checkpoint: Path, tmp_path: Path, caps
 
 
 def test_from_a_checkpoint_by_way_of_the_exported_file(
-    exported: Exported, deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    exported: Exported,
+    deployed: dict[Precision, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The steps between, with the export that other tests made and without the build."""
     asked: list[object] = []
@@ -129,6 +133,11 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
         ("best.onnx", "fp32", "best.fp32.engine"),
         "/best.pt -o /best.onnx --precision int8 --images seen --calibrate-on trained",
         ("best.int8.onnx", "int8", "my.engine"),
+    ]
+    assert capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines() == [
+        "writing best.onnx, best.fp16.onnx (files of these names are replaced)",
+        "writing best.onnx (files of these names are replaced)",
+        "writing best.onnx, best.int8.onnx, best.calibration.json (files of these names are replaced)",
     ]
     with pytest.raises(BuildError, match="its numbers change too much"):
         main([model, *gpu, "--batch", "1", "1", "7"])
