@@ -51,8 +51,7 @@ def test_every_precision_builds_with_nms_for_many_batches_and_canvases(
     precision: Precision, capabilities: tuple[str, ...], deployed: dict[Precision, Path], tmp_path: Path
 ) -> None:
     source, out = deployed[precision], tmp_path / f"model.{precision}.engine"
-    _, manifest = load_deployed(source)
-    described = build_engine(LIBRARY, source, manifest, Settings((WHOLE,), capabilities), out)
+    described = build_engine(LIBRARY, load_source(source), Settings((WHOLE,), capabilities), out)
     data, again = read_engine(out)
     assert again == described
     assert again.manifest.precision == precision
@@ -132,8 +131,7 @@ def test_settings_of_the_standard_flavor(
         timing_cache=tmp_path / "timing.cache",
         hardware_compatibility="ampere-plus",
     )
-    manifest = load_source(fixed[1])
-    described = build_engine(standard, fixed[1], manifest, settings, tmp_path / "model.engine")
+    described = build_engine(standard, load_source(fixed[1]), settings, tmp_path / "model.engine")
     assert "8.6" in described.compute_capabilities
     assert "7.5" not in described.compute_capabilities
     assert described.layers == {}
@@ -277,9 +275,9 @@ def test_no_engine_is_written_whose_layers_are_wide(
         return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
 
     monkeypatch.setattr(engine, "build", built)
-    _, manifest = load_deployed(deployed["fp16"])
+    source = load_source(deployed["fp16"])
     with pytest.raises(BuildError, match=r"NOT written.*only 2 of 62 convolutions are fp16 \(60 fp32, 2 fp16\)"):
-        build_engine(LIBRARY, deployed["fp16"], manifest, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
+        build_engine(LIBRARY, source, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == []
 
 
