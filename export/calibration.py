@@ -110,13 +110,23 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
 
 
 def calibrate_cached(
-    model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], cache: Path, progress: bool = True
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    images: Sequence[Path],
+    cache: Path,
+    progress: bool = True,
+    *,
+    may_replace: bool = False,  # a foreign cache, which is an error otherwise
 ) -> Calibration:
     """The calibration in `cache`, or a new one that is written there. Raises CalibrationError for a foreign cache."""
     if cache.exists():
         known = load_calibration(cache)
-        check_calibration(known, manifest, images, cache)
-        return known
+        problem = _foreign(known, manifest, images)
+        if problem is None:
+            return known
+        if not may_replace:
+            raise CalibrationError(f"{cache}: {problem}; delete it to calibrate anew")
+        print(f"{cache}: {problem}; calibrating anew", flush=True)
     made = calibrate(model, manifest, images, progress)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
@@ -146,15 +156,20 @@ def check_calibration(
     calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None, source: Path | str
 ) -> None:
     """Raise CalibrationError where it was made of another graph, or (unless None) of other pictures."""
+    if problem := _foreign(calibration, manifest, images):
+        raise CalibrationError(f"{source}: {problem}; delete it to calibrate anew")
+
+
+def _foreign(calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None) -> str | None:
+    """What else than this graph and (unless None) these pictures it was made of; None: it belongs to them."""
     if calibration.graph_sha256 != manifest.graph_sha256:
-        raise CalibrationError(
-            f"{source}: made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
-            f"{manifest.graph_sha256[:12]}…); delete it to calibrate anew"
+        return (
+            f"made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
+            f"{manifest.graph_sha256[:12]}…)"
         )
     if images is not None and calibration.images_sha256 != images_sha256(images):
-        raise CalibrationError(
-            f"{source}: made of other pictures than these {len(images)}; delete it to calibrate anew"
-        )
+        return f"made of other pictures than these {len(images)}"
+    return None
 
 
 def images_sha256(images: Sequence[Path]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 
 from .layers import convolutions, summary, wrong_convolutions
-from .network import load_deployed
+from .network import parse_deployed, read_deployed
 from .trt_build import Built, ParseError, build
 from .trt_inspect import wrong_precision
 from .trt_library import Library
@@ -23,55 +24,71 @@ from .trt_settings import BuildError, Settings, check_settings
 _ROOM = 256 << 20  # bytes: an engine holds compiled kernels besides the weights
 
 
-def load_source(source: Path) -> Manifest:
-    """The manifest of a file that an engine can be built of. Raises ModelError, ManifestError, BuildError.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An exported file as it was read, once: another one may have its name by the time that the engine is built."""
+
+    path: Path
+    content: bytes
+    manifest: Manifest
+
+
+def load_source(path: Path) -> Source:
+    """A file that an engine can be built of. Raises ModelError, ManifestError, BuildError.
 
     A file that says one precision and has another is refused: the engine would repeat the claim.
     """
-    model, manifest = load_deployed(source)
+    content = read_deployed(path)
+    model, manifest = parse_deployed(content, path)
     if convolutions(model)["uint8"]:
         raise BuildError(
-            f"{source}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
+            f"{path}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
             "file for it: python -m export.quantize MODEL.onnx --precision int8 --target tensorrt --images DIR"
         )
     if wrong_convolutions(model, manifest.precision):
         raise BuildError(
-            f"{source} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
+            f"{path} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
             f"make it again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
         )
-    return manifest
+    return Source(path, content, manifest)
 
 
 def build_engine(
-    library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, show_progress: bool = False
+    library: Library, source: Source, settings: Settings, out: Path, show_progress: bool = False
 ) -> EngineManifest:
-    """Build an engine of an exported file (`manifest` is its own) and write it with its description; print both.
+    """Build an engine of an exported file and write it with its description; print both.
 
     Nothing takes the name `out` before it is whole. Raises UserError.
     """
-    check_settings(library, settings, manifest.precision)
-    content = source.read_bytes()
-    check_room(out, len(content))
+    precision = source.manifest.precision
+    check_settings(library, settings, precision)
+    check_room(out, len(source.content))
     if settings.timing_cache is not None:
         require_writable(settings.timing_cache)
     gpus = ", ".join(settings.compute_capabilities) or (library.device.name if library.device else "this machine")
-    print(f"building {source.name} ({manifest.precision}) with {library.name} {library.version} for {gpus}", flush=True)
+    print(f"building {source.path.name} ({precision}) with {library.name} {library.version} for {gpus}", flush=True)
     for number, profile in enumerate(settings.profiles):
         print(f"  profile {number}: {describe(profile)}", flush=True)
     try:
-        built = build(library, source, content, settings, show_progress)
+        built = build(library, source.path, source.content, settings, show_progress)
     except ParseError as error:
         for line in error.nodes:
             print(line, file=sys.stderr)
         raise
     for line in built.warnings:
         print(f"TensorRT warns: {line}", file=sys.stderr)
-    if problem := wrong_precision(built.layers, manifest.precision):
+    if problem := wrong_precision(built.layers, precision):
         raise BuildError(
-            f"{out}: NOT written, it isn't the {manifest.precision} engine that was asked for: {problem}; "
+            f"{out}: NOT written, it isn't the {precision} engine that was asked for: {problem}; "
             f"please report it with the version, {library.name} {library.version}"
         )
-    described = describe_engine(library, source, content, manifest, settings, built, out)
+    if not built.layers and library.flavor == "tensorrt":  # it was built on its GPU, where they can be told
+        print(
+            f"warning: {library.name} {library.version} doesn't tell the precision of its layers, so nobody checked "
+            f"that they are {precision}; compare speeds with another precision's: python -m runtime.benchmark",
+            file=sys.stderr,
+        )
+    described = describe_engine(library, source, settings, built, out)
     write_engine(out, built.data, described)
     if settings.timing_cache is not None:
         atomic_write(settings.timing_cache, built.timing_cache)
@@ -86,21 +103,19 @@ def build_engine(
 _UNREAD = "its layers' precisions could not be read (that needs the GPU that it is for)"
 
 
-def describe_engine(
-    library: Library, source: Path, content: bytes, manifest: Manifest, settings: Settings, built: Built, out: Path
-) -> EngineManifest:
+def describe_engine(library: Library, source: Source, settings: Settings, built: Built, out: Path) -> EngineManifest:
     """What lies beside the engine."""
     return EngineManifest(
-        manifest=manifest,
+        manifest=source.manifest,
         flavor=library.flavor,
         library_version=library.version,
         compute_capabilities=built.compute_capabilities,
         platform=this_platform(),
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=hashlib.sha256(source.content).hexdigest(),
         profiles=settings.profiles,
         tensors=built.tensors,
-        rebuild=rebuild_command(library, source, settings, out),
+        rebuild=rebuild_command(library, source.path, settings, out),
         layers=built.layers,
         version_compatible=settings.version_compatible,
     )

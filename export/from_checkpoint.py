@@ -10,6 +10,7 @@ from train.checkpoint import load_detector
 from train.validate import describe
 
 from . import to_onnx
+from .convert import Scheme
 from .trt_profiles import make_profiles
 from .trt_settings import BuildError
 
@@ -34,6 +35,11 @@ def export_checkpoint(
     inputs = to_onnx.input_shapes(loaded.config.preprocess, max(*batch, 1) if batch else 1, height_width)
     make_profiles(describe(loaded.config, loaded.classes, inputs), batch, shapes)
     exported = folder / f"{checkpoint.stem}.onnx"
+    converted = exported.with_suffix(f".{precision}.onnx")
+    files = [exported] if precision == "fp32" else [exported, converted]
+    if Scheme(precision).is_quantized:
+        files.append(exported.with_suffix(".calibration.json"))
+    print(f"writing {', '.join(map(str, files))} (files of these names are replaced)", flush=True)
     words = [str(checkpoint), "-o", str(exported), "--precision", precision]
     if batch:
         words += ["--batch-max", str(batch[2])]
@@ -48,4 +54,4 @@ def export_checkpoint(
             f"{checkpoint}: its numbers change too much on the way (see the table): no engine; try --precision fp32, "
             "or other pictures with --images"
         )
-    return exported if precision == "fp32" else exported.with_suffix(f".{precision}.onnx")
+    return exported if precision == "fp32" else converted

@@ -30,10 +30,21 @@ class ModelError(UserError):
 
 def load_deployed(path: Path) -> tuple[onnx.ModelProto, Manifest]:
     """A file that export/to_onnx.py or export/quantize.py wrote, unchanged since. Raises ModelError, ManifestError."""
+    return parse_deployed(read_deployed(path), path)
+
+
+def read_deployed(path: Path) -> bytes:
+    """The bytes of a file to parse. Raises ModelError."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        return path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {describe_os_error(error)}; expected an ONNX file of this toolkit") from error
+
+
+def parse_deployed(content: bytes, path: Path) -> tuple[onnx.ModelProto, Manifest]:
+    """`load_deployed` of bytes that were read already; `path` names them in messages."""
+    try:
+        model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise ModelError(f"{path}: not an ONNX file, or cut short ({error}); {_EXPORT}") from error
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)

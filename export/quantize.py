@@ -108,18 +108,19 @@ def quantize(
 ) -> int:
     """Convert, compare with the float32 file, print what came out; 0, or 1 where they differ too much.
 
-    int8 and fp8 are calibrated on `images`, or take the ranges that `cache` (default: a file beside the source) has of
-    these. It is compared on `pictures` (uint8 [h, w, 3] RGB), which had better be others: the ranges enclose what they
-    were measured on. Without any it is compared on the first of `images`. Raises UserError for what the user can mend.
+    int8 and fp8 are calibrated on `images`, or take the ranges that `cache` has of these pictures. Where none is named
+    it is a file beside the source, replaced if it doesn't fit. It is compared on `pictures` (uint8 [h, w, 3] RGB),
+    which had better be others: the ranges enclose what they were measured on. Without any it is compared on the first
+    of `images`. Raises UserError for what the user can mend.
     """
     model, manifest = load_deployed(source)
     require_fp32(manifest, source)
     require_writable(out)
     calibration = None
     if scheme.is_quantized:
-        cache = cache or source.with_name(f"{source.stem}.calibration.json")
-        calibration = calibrate_cached(model, manifest, images, cache, shows_progress())
-        print(f"ranges of {calibration.images} pictures: {cache}", flush=True)
+        path = cache or source.with_name(f"{source.stem}.calibration.json")
+        calibration = calibrate_cached(model, manifest, images, path, shows_progress(), may_replace=cache is None)
+        print(f"ranges of {calibration.images} pictures: {path}", flush=True)
         _warn(calibration.skipped)
     in_float: list[str] = []
     if accuracy is not None and calibration is not None:
@@ -259,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration-images", type=int, default=PICTURES, metavar="N", help="how many of them (%(default)s)"
     )
     parser.add_argument(
-        "--calibration", metavar="JSON", help="ranges to reuse, or to write; default: MODEL.calibration.json"
+        "--calibration",
+        metavar="JSON",
+        help="ranges to reuse, or to write; default: MODEL.calibration.json, new where it doesn't fit",
     )
     parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
     parser.add_argument("--reduce-range", action="store_true", help="int8 for CPUs without VNNI: weights of 7 bits")

@@ -53,12 +53,12 @@ class OptionError(UserError):
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    source = Path(options.model)
+    path = Path(options.model)
     capabilities = tuple(dict.fromkeys(options.compute_capability))
-    from_checkpoint = source.suffix in _CHECKPOINTS
-    _check_options(options, source, from_checkpoint)
+    from_checkpoint = path.suffix in _CHECKPOINTS
+    _check_options(options, path, from_checkpoint)
     precision: Precision = options.precision or "fp16"
-    named = source.with_suffix(f".{precision}") if from_checkpoint else source.with_suffix("")
+    named = path.with_suffix(f".{precision}") if from_checkpoint else path.with_suffix("")
     outputs = output_paths(named, options.output, capabilities if options.separate else ())
     library = choose(options.flavor, capabilities)
     settings = Settings(
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         except ModuleNotFoundError as error:
             advice = "export the checkpoint where it was trained (export/to_onnx.py), and give the .onnx file here"
             raise _not_installed(error, advice) from error
-        source = export_checkpoint(
-            source,
+        path = export_checkpoint(
+            path,
             outputs[0][0].parent,
             precision,
             batch=options.batch,
@@ -91,12 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
             images=options.images,
             calibrate_on=options.calibrate_on,
         )
-    manifest = load_source(source)
-    settings = replace(settings, profiles=make_profiles(manifest, options.batch, options.shapes))
+    source = load_source(path)
+    settings = replace(settings, profiles=make_profiles(source.manifest, options.batch, options.shapes))
     for out, wanted in outputs:
-        gpus = wanted or capabilities or default_capabilities(library, manifest.precision)
+        gpus = wanted or capabilities or default_capabilities(library, source.manifest.precision)
         wanted_settings = replace(settings, compute_capabilities=gpus)
-        build_engine(library, source, manifest, wanted_settings, out, show_progress=sys.stderr.isatty())
+        build_engine(library, source, wanted_settings, out, show_progress=sys.stderr.isatty())
     return 0
 
 
@@ -166,7 +166,11 @@ def _parser() -> argparse.ArgumentParser:
         help="which other GPUs may run it, at some cost in speed (tensorrt)",
     )
     add("--version-compatible", action="store_true", help="later versions may run it, at some cost (tensorrt)")
-    checkpoint = parser.add_argument_group("from a checkpoint").add_argument
+    checkpoint = parser.add_argument_group(
+        "from a checkpoint",
+        "Writes beside the engine, in the place of files of these names: CKPT.onnx, CKPT.PRECISION.onnx (not for "
+        "fp32), and for int8 and fp8 CKPT.calibration.json (ranges, which are reused while they fit).",
+    ).add_argument
     checkpoint("--precision", choices=get_args(Precision), help="default fp16")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
     checkpoint("--images", metavar="DIR", help="pictures to compare on; default: the validation set's")

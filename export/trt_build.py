@@ -101,8 +101,8 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     measured = bytes(timing_cache.serialize()) if timing_cache is not None else b""
     data = bytes(host_memory)
     layers = {}
-    if library.device is not None:
-        layers = count_precisions(trt, logger, data, settings.version_compatible)
+    if library.device is not None and library.device.compute_capability in capabilities:
+        layers = count_precisions(trt, logger, errors, data, settings.version_compatible)
     return Built(data, tensors, capabilities, layers, measured, tuple(warnings), time.perf_counter() - started)
 
 

@@ -17,6 +17,7 @@ from runtime.manifest import Precision
 
 from .layers import summary
 from .trt_progress import make_logger
+from .trt_settings import BuildError
 
 # How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
 # "Format/Datatype" into "Format" and "DataType".
@@ -32,22 +33,30 @@ _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
 MOST = 0.5  # of the convolutions have the precision that an engine is said to have
 
 
-def count_precisions(trt: Any, logger: Any, data: bytes, version_compatible: bool) -> dict[str, int]:
-    """Convolutions of a freshly built engine by the precision of what they read. Needs a GPU; {} where it has none."""
+def count_precisions(trt: Any, logger: Any, errors: list[str], data: bytes, version_compatible: bool) -> dict[str, int]:
+    """Convolutions of an engine for this machine's GPU by the precision of what they read; {} where it tells no layers.
+
+    `errors` is where `logger` puts them. Raises BuildError for an engine that can't be deserialized: it won't run.
+    """
     trt_runtime = trt.Runtime(logger)
     if version_compatible:  # it holds a part of the library, which is loaded with it
         trt_runtime.engine_host_code_allowed = True
+    errors.clear()  # a build logs some that it gets over
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
-        return {}
+        raise BuildError(
+            "TensorRT cannot deserialize the engine on the GPU that it was built for: "
+            f"{(errors[-1] if errors else 'it gives no reason')[:500]}; if the device's memory is full, free it"
+        )
     inspector = engine.create_engine_inspector()
     return convolutions_by_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def convolutions_of(described: EngineManifest, data: bytes) -> dict[str, int]:
-    """`count_precisions` of an engine whose hash was checked."""
+    """`count_precisions` of an engine whose hash was checked, and that fits the GPU here."""
     trt = import_tensorrt(described.flavor)
-    return count_precisions(trt, make_logger(trt, [], []), data, described.version_compatible)
+    errors: list[str] = []
+    return count_precisions(trt, make_logger(trt, errors, []), errors, data, described.version_compatible)
 
 
 def convolutions_by_precision(information: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UserError
-from .files import atomic_path, atomic_write
+from .files import atomic_write_together
 from .manifest import Manifest, ManifestError
 from .manifest import check as check_manifest
 from .records import RecordError, kind_of, record_from_dict
@@ -82,15 +82,13 @@ def json_path(engine: str | os.PathLike[str]) -> Path:
 
 
 def write_engine(path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> None:
-    """Write an engine and its description, each all or nothing. Raises WriteError.
+    """Write an engine and its description, both or neither. Raises WriteError, and an older engine stays loadable.
 
     A reader that comes between the two renames sees a hash that doesn't fit and refuses.
     """
     if hashlib.sha256(data).hexdigest() != described.engine_sha256:
         raise ValueError("the description is of another engine")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-        atomic_write(json_path(path), to_json(described))
+    atomic_write_together({Path(path): data, json_path(path): to_json(described)})
 
 
 def read_engine(path: str | os.PathLike[str]) -> tuple[bytes, EngineManifest]:

@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -28,27 +28,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Hand C++ writers (`torch.save`) an open Python file, not the path: they report a full disk as a RuntimeError.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem[:100]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
-    try:
-        try:
-            _require_replaceable(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            _flush_to_disk(temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            if error.filename is not None and not _concerns(error, temporary, target):
-                raise
-            raise write_error(target, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with _temporary(target) as temporary:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, target)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path`, all or nothing. Raises WriteError."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    atomic_write_together({Path(path): data})
+
+
+def atomic_write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Write files that belong together. Raises WriteError, and leaves what was there where any can't be written.
+
+    All are on the disk before the first takes its name; the renames follow one another at once, in the order given.
+    """
+    with ExitStack() as stack:
+        written = []
+        for target, data in contents.items():
+            temporary = stack.enter_context(_temporary(target))
+            temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            _flush_to_disk(temporary)
+            written.append((temporary, target))
+        for temporary, target in written:
+            os.replace(temporary, target)
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
@@ -85,6 +89,23 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """The temporary path beside `target`, gone after the block; an OSError about either becomes a WriteError."""
+    temporary = target.with_name(f".{target.stem[:100]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
+    try:
+        _require_replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        if error.filename is not None and not _concerns(error, temporary, target):
+            raise
+        raise write_error(target, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -26,6 +26,7 @@ from export.trt_build import Built, ParseError
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import BuildError, Settings, check_settings
+from runtime.cuda import Device
 from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, Precision, from_json, to_json
@@ -50,8 +51,7 @@ def test_every_precision_builds_with_nms_for_many_batches_and_canvases(
     precision: Precision, capabilities: tuple[str, ...], deployed: dict[Precision, Path], tmp_path: Path
 ) -> None:
     source, out = deployed[precision], tmp_path / f"model.{precision}.engine"
-    _, manifest = load_deployed(source)
-    described = build_engine(LIBRARY, source, manifest, Settings((WHOLE,), capabilities), out)
+    described = build_engine(LIBRARY, load_source(source), Settings((WHOLE,), capabilities), out)
     data, again = read_engine(out)
     assert again == described
     assert again.manifest.precision == precision
@@ -119,7 +119,9 @@ def test_the_papers_deformable_recipe_builds(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")  # it has no timing caches
-def test_settings_of_the_standard_flavor(fixed: tuple[object, Path], tmp_path: Path) -> None:
+def test_settings_of_the_standard_flavor(
+    fixed: tuple[object, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     standard = Library("tensorrt", rtx, None)
     shape = (1, 192, 224)
     settings = Settings(
@@ -129,11 +131,11 @@ def test_settings_of_the_standard_flavor(fixed: tuple[object, Path], tmp_path: P
         timing_cache=tmp_path / "timing.cache",
         hardware_compatibility="ampere-plus",
     )
-    manifest = load_source(fixed[1])
-    described = build_engine(standard, fixed[1], manifest, settings, tmp_path / "model.engine")
+    described = build_engine(standard, load_source(fixed[1]), settings, tmp_path / "model.engine")
     assert "8.6" in described.compute_capabilities
     assert "7.5" not in described.compute_capabilities
     assert described.layers == {}
+    assert re.search(r"^warning: .* nobody checked that they are fp32; .*$", capsys.readouterr().err, re.MULTILINE)
     assert (tmp_path / "timing.cache").stat().st_size > 0
 
 
@@ -167,6 +169,18 @@ def test_float32_is_not_tf32(fixed: tuple[object, Path], monkeypatch: pytest.Mon
     default, ours = (config.get_flag(rtx.BuilderFlag.TF32) for config in seen[0])
     assert default
     assert not ours
+
+
+def test_an_engine_that_its_own_gpu_refuses_is_an_error(fixed: tuple[object, Path]) -> None:
+    """Which the library does here whatever the engine, for want of a driver. One for other GPUs isn't tried."""
+    library = dataclasses.replace(LIBRARY, device=Device(0, "a GPU", "8.6", 1 << 33, 1800))
+    shape = (1, 192, 224)
+    profiles = (Profile(shape, shape, shape),)
+    model = fixed[1].read_bytes()
+    assert trt_build.build(library, fixed[1], model, Settings(profiles, ("12.0",))).layers == {}
+    with pytest.raises(BuildError, match=r"cannot deserialize the engine on the GPU that .*: \S.*cudaError") as caught:
+        trt_build.build(library, fixed[1], model, Settings(profiles, ("8.6", "12.0")))
+    one_line(caught.value)
 
 
 def test_no_gpu_to_build_for(fixed: tuple[object, Path]) -> None:
@@ -261,9 +275,9 @@ def test_no_engine_is_written_whose_layers_are_wide(
         return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
 
     monkeypatch.setattr(engine, "build", built)
-    _, manifest = load_deployed(deployed["fp16"])
+    source = load_source(deployed["fp16"])
     with pytest.raises(BuildError, match=r"NOT written.*only 2 of 62 convolutions are fp16 \(60 fp32, 2 fp16\)"):
-        build_engine(LIBRARY, deployed["fp16"], manifest, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
+        build_engine(LIBRARY, source, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,10 +18,11 @@ from onnx import TensorProto, numpy_helper
 
 from export import quantize as quantize_module
 from export import to_onnx
-from export.calibration import CalibrationError
+from export.calibration import CalibrationError, load_calibration
 from export.checks import Check
 from export.convert import converted_model
 from export.layers import convolutions_by_output, quantization
+from export.network import load_deployed
 from export.quantize import convert, main
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -58,8 +60,32 @@ def test_the_command(exported: Exported, folder: Path, tmp_path: Path, capsys: p
     first = (tmp_path / "mine.int8.onnx").read_bytes()
     assert main([*arguments, "-o", str(tmp_path / "again.onnx")]) == 0
     assert (tmp_path / "again.onnx").read_bytes() == first  # from the cache, byte for byte
-    with pytest.raises(CalibrationError, match="other pictures than these 2"):
-        main([*arguments, "--calibration-images", "2"])
+
+
+def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_anew_where_not(
+    exported: Exported, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after more training, or an export for other canvases: to a file of the same name."""
+    source, cache = tmp_path / "mine.onnx", tmp_path / "mine.calibration.json"
+    source.write_bytes(exported.model.read_bytes())
+    arguments = [str(source), "--precision", "int8", "--images", str(pictures)]
+    assert main([*arguments, "--calibration-images", "1"]) == 0
+    assert main([*arguments, "--calibration-images", "2"]) == 0
+    capsys.readouterr()
+    before = load_calibration(cache)
+    model = onnx.load(exported.model)
+    model.graph.node[0].name = "another"
+    restamp(model, source)
+    with pytest.raises(CalibrationError, match=r"mine\.calibration\.json: made of another graph .*; delete it"):
+        main([*arguments, "--calibration-images", "2", "--calibration", str(cache)])
+    assert load_calibration(cache) == before
+    assert main([*arguments, "--calibration-images", "2"]) == 0
+    assert re.search(r"mine\.calibration\.json: made of another graph .*; calibrating anew\n", capsys.readouterr().out)
+    after = load_calibration(cache)
+    assert (after.graph_sha256, after.images) == (load_deployed(source)[1].graph_sha256, 2)
+    assert after.ranges == before.ranges
+    with pytest.raises(CalibrationError, match="other pictures than these 1; delete it"):
+        main([*arguments, "--calibration-images", "1", "--calibration", str(cache)])
 
 
 def test_a_file_that_differs_is_not_written(

@@ -15,13 +15,15 @@ import torch
 from onnx import TensorProto
 
 from export import engine, to_onnx, to_trt
+from export.engine import Source
 from export.to_trt import OptionError, main
+from export.trt_build import Built
 from export.trt_library import Library
 from export.trt_settings import BuildError, Settings
 from runtime.engine_file import Profile, read_engine
 from runtime.errors import UserError
 from runtime.files import sha256_file
-from runtime.manifest import Manifest, Precision
+from runtime.manifest import Precision
 
 from .conftest import Exported, restamp
 from .rtx import LIBRARY, SMALL, one_line
@@ -64,7 +66,7 @@ def test_one_engine_per_gpu_and_two_profiles(
     """What is asked of the library, without building four times."""
     asked = []
 
-    def fake(library: Library, source: Path, manifest: object, settings: Settings, out: Path, **_: object) -> None:
+    def fake(library: Library, source: object, settings: Settings, out: Path, **_: object) -> None:
         asked.append((settings.compute_capabilities, settings.profiles, out.name))
 
     monkeypatch.setattr(engine, "build_engine", fake)
@@ -78,6 +80,30 @@ def test_one_engine_per_gpu_and_two_profiles(
     asked.clear()
     assert main([model]) == 0
     assert asked == [(("8.0", "8.6", "8.9", "12.0", "12.1"), profiles, "model.bf16.engine")]
+
+
+def test_a_file_that_is_replaced_meanwhile(
+    deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The engine and its description are of the file that was read first, both."""
+    path = Path(shutil.copy(deployed["fp16"], tmp_path / "model.onnx"))
+    real, given = to_trt.make_profiles, []
+
+    def replacing(*arguments: Any) -> object:
+        shutil.copy(deployed["fp32"], path)
+        return real(*arguments)
+
+    def built(library: Library, source: Path, model: bytes, *_: object) -> Built:
+        given.append(model)
+        return Built(b"vtrt", (), ("8.6",), {"fp16": 60}, b"", (), 1.0)
+
+    monkeypatch.setattr(to_trt, "make_profiles", replacing)
+    monkeypatch.setattr(engine, "build", built)
+    assert main([str(path), "--compute-capability", "8.6"]) == 0
+    assert given == [deployed["fp16"].read_bytes()]
+    _, described = read_engine(tmp_path / "model.engine")
+    assert described.manifest.precision == "fp16"
+    assert described.onnx_sha256 == sha256_file(deployed["fp16"])
 
 
 @pytest.mark.slow
@@ -99,7 +125,11 @@ def test_from_a_checkpoint_in_one_command(checkpoint: Path, tmp_path: Path, caps
 
 
 def test_from_a_checkpoint_by_way_of_the_exported_file(
-    exported: Exported, deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    exported: Exported,
+    deployed: dict[Precision, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The steps between, with the export that other tests made and without the build."""
     asked: list[object] = []
@@ -111,8 +141,8 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
             shutil.copy(deployed[words[4]], Path(words[2]).with_suffix(f".{words[4]}.onnx"))  # type: ignore[index]
         return int("7" in words)  # as if it differed
 
-    def fake_build(library: Library, source: Path, manifest: Manifest, settings: Settings, out: Path, **_: Any) -> None:
-        asked.append((source.name, manifest.precision, out.name))
+    def fake_build(library: Library, source: Source, settings: Settings, out: Path, **_: Any) -> None:
+        asked.append((source.path.name, source.manifest.precision, out.name))
 
     monkeypatch.setattr(to_onnx, "main", fake_export)
     monkeypatch.setattr(engine, "build_engine", fake_build)
@@ -129,6 +159,11 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
         ("best.onnx", "fp32", "best.fp32.engine"),
         "/best.pt -o /best.onnx --precision int8 --images seen --calibrate-on trained",
         ("best.int8.onnx", "int8", "my.engine"),
+    ]
+    assert capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines() == [
+        "writing best.onnx, best.fp16.onnx (files of these names are replaced)",
+        "writing best.onnx (files of these names are replaced)",
+        "writing best.onnx, best.int8.onnx, best.calibration.json (files of these names are replaced)",
     ]
     with pytest.raises(BuildError, match="its numbers change too much"):
         main([model, *gpu, "--batch", "1", "1", "7"])

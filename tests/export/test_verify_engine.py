@@ -18,6 +18,7 @@ from export.engine_check import Header, header_problems, read_header
 from export.pictures import make_case, synthetic_pictures
 from export.tolerance import TOLERANCES
 from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
+from export.trt_settings import BuildError
 from export.verify import VerifyError
 from export.verify_engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
 from runtime.backends.ort import OrtBackend
@@ -304,7 +305,8 @@ def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
         data = engine_bytes([], host_code=compatible, layers=[layer("conv", "Half"), layer("conv", "Float")])
         described = describe(exported, exported.model, data, flavor="tensorrt", version_compatible=compatible)
         assert convolutions_of(described, data) == {"fp16": 1, "fp32": 1}
-    assert convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")])) == {}
+    with pytest.raises(BuildError, match=r"cannot deserialize the engine .*: Error Code 3: engine_host_code_allowed"):
+        convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")]))
 
 
 @pytest.mark.parametrize(

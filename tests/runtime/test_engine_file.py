@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime import engine_file
+from runtime import files
 from runtime.engine_file import (
     EngineError,
     EngineManifest,
@@ -137,23 +138,27 @@ def test_a_description_of_another_engine_is_a_defect(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_where_the_description_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("of", [1, 2])
+def test_an_engine_that_cannot_be_written_leaves_the_old_one_loadable(
+    of: int, error: BaseException, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And an engine that was there stays, with its own description."""
-    path = tmp_path / "model.engine"
-    write_engine(path, DATA, DESCRIBED)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    """Whichever of the two files the disk has no room for, which it may tell as late as on fsync."""
+    synced = []
 
-    def full(target: Path, _: str) -> None:
-        raise WriteError(f"cannot write {target}: no space left")
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == of:
+            raise error
 
-    monkeypatch.setattr(engine_file, "atomic_write", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     newer = b"newer"
     described = dataclasses.replace(DESCRIBED, engine_sha256=hashlib.sha256(newer).hexdigest())
-    with pytest.raises(WriteError):
-        write_engine(path, newer, described)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(WriteError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_engine(engine, newer, described)
+    assert len(synced) == of
+    assert read_engine(engine) == (DATA, DESCRIBED)
+    assert sorted(path.name for path in engine.parent.iterdir()) == ["model.engine", "model.engine.json"]
 
 
 def test_a_reader_between_the_two_renames_refuses(engine: Path) -> None:

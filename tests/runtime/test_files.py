@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from runtime import files
-from runtime.files import WriteError, atomic_path, atomic_write, require_writable, sha256_file
+from runtime.files import (
+    WriteError,
+    atomic_path,
+    atomic_write,
+    atomic_write_together,
+    require_writable,
+    sha256_file,
+)
 
 
 def entries(folder: Path) -> list[str]:
@@ -63,6 +70,27 @@ def test_a_full_disk_is_a_write_error_and_leaves_the_old_file(tmp_path: Path) ->
         fail_halfway(target, OSError(errno.ENOSPC, "No space left on device"))
     assert target.read_text() == "old"
     assert entries(tmp_path) == ["x"]
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path: Path) -> None:
+    atomic_write_together({})
+    first, second = tmp_path / "first", tmp_path / "second"
+    atomic_write_together({first: b"1", second: "2"})
+    assert (first.read_text(), second.read_text()) == ("1", "2")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WriteError, match=r"cannot write .*folder"):
+        atomic_write_together({first: b"new", tmp_path / "folder": b"new"})
+    assert (first.read_text(), second.read_text()) == ("1", "2")
+    assert entries(tmp_path) == ["first", "folder", "second"]
+
+
+def test_the_renames_wait_until_all_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (done.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(files.os, "replace", lambda *paths: (done.append(paths[1].name), replace(*paths)))
+    atomic_write_together({tmp_path / "first": b"1", tmp_path / "second": b"2"})
+    assert done == ["fsync", "fsync", "first", "second"]
 
 
 def test_an_error_about_another_file_is_not_blamed_on_this_one(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -232,7 +231,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def signalled(model: Path, how: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", SIGNAL, str(model), how], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", SIGNAL, str(model), how], capture_output=True, text=True, timeout=60)
 
 
 def test_a_signal_after_two_models_finds_its_stack(model: Path) -> None:
@@ -242,8 +241,11 @@ def test_a_signal_after_two_models_finds_its_stack(model: Path) -> None:
 
 
 def test_with_a_core_for_each_model_the_signal_ends_the_process(model: Path) -> None:
-    """That the test above can fail."""
-    done = signalled(model, "cores")
+    """That the test above can fail. A handler on a freed stack may end the process in any way, or hang it."""
+    try:
+        done = signalled(model, "cores")
+    except subprocess.TimeoutExpired:
+        return
     if done.returncode == 0:
         pytest.skip("this OpenVINO on this CPU leaves the stack alone; where that is so of all, shared_core may go")
-    assert done.returncode == -signal.SIGSEGV
+    assert done.returncode < 0, done.stderr  # by a signal, not by an exception of Python's
