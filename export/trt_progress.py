@@ -13,6 +13,7 @@ from tqdm import tqdm
 from runtime.errors import EXIT_INTERRUPTED
 
 _STEPS = 1000  # of the bar
+_HEARD_WITHIN = 0.1  # s, a Ctrl-C
 Result = TypeVar("Result")
 
 
@@ -112,9 +113,11 @@ def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Res
     """
     results: list[Result] = []
     failures: list[BaseException] = []
+    awaited = threading.Event()  # no work before the wait that can cancel it
     done = threading.Event()  # not Thread.join(): interrupted once, it takes a running thread for an ended one
 
     def run() -> None:
+        awaited.wait()
         try:
             results.append(work())
         except BaseException as error:
@@ -124,12 +127,14 @@ def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Res
     thread = threading.Thread(target=run, name="engine build", daemon=True)
     thread.start()
     try:
-        done.wait()
+        awaited.set()
+        _wait(done)
     except KeyboardInterrupt:
-        cancel()
-        print("\nstopping the build; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
         try:
-            done.wait()
+            cancel()
+            print("\nstopping the build; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+            awaited.set()
+            _wait(done)
             thread.join()
         except KeyboardInterrupt:
             os._exit(EXIT_INTERRUPTED)  # the library can't be stopped otherwise, and nothing was written yet
@@ -138,3 +143,9 @@ def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Res
     if failures:
         raise failures[0]
     return results[0]
+
+
+def _wait(done: threading.Event) -> None:
+    """Wait in steps: a signal that comes just before a wait begins is heard only when it ends."""
+    while not done.wait(_HEARD_WITHIN):
+        pass
