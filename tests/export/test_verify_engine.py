@@ -134,6 +134,7 @@ def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: 
     assert not report.passed
 
 
+@pytest.mark.usefixtures("_counted")
 def test_pictures_must_be_given_for_the_ranges_of_an_engine(
     converted: dict[str, Path], exported: Exported, tmp_path: Path
 ) -> None:
