@@ -202,7 +202,7 @@ def _open(path: Path) -> tuple[OrtBackend, Manifest, onnx.ModelProto]:
     if backend.manifest.graph_sha256 != graph_sha256(model):
         raise VerifyError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+            "export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
     return backend, backend.manifest, model
 
@@ -220,7 +220,7 @@ def _pair(
     if visible is None:
         raise VerifyError(
             f"{path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
-            "rewritten it. Export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+            "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
     return Pair(
         reference,
