@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.errors import UserError
 from runtime.images import SUFFIXES, decode
-from runtime.manifest import InputShapes, Manifest
+from runtime.manifest import Manifest
 from runtime.preprocess import plan, resize
 
 PICTURES = 3  # that a comparison takes
@@ -29,8 +29,8 @@ class Case(NamedTuple):
 def cases(manifest: Manifest, pictures: Sequence[np.ndarray]) -> list[Case]:
     """One picture on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
     shapes = manifest.inputs
-    usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, shapes)  # a landscape photograph of 4:3
-    small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), shapes)  # upright, and smaller
+    usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
+    small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), manifest)  # upright, and smaller
     batches = shapes.batch_min, min(max(shapes.batch_min, 3), shapes.batch_max)
     return [
         make_case(batch, canvas_hw, pictures, manifest.preprocess.pad_value)
@@ -95,9 +95,10 @@ def make_case(
     return Case(f"{batch} × {canvas_hw[0]} × {canvas_hw[1]}", images, sizes)
 
 
-def _within(canvas_hw: tuple[int, int], shapes: InputShapes) -> tuple[int, int]:
-    """The nearest canvas that the graph takes, sides multiples of 32."""
-    height, width = (max(32, side // 32 * 32) for side in canvas_hw)
+def _within(canvas_hw: tuple[int, int], manifest: Manifest) -> tuple[int, int]:
+    """The nearest canvas that the graph takes, sides multiples of its divisor."""
+    shapes, divisor = manifest.inputs, manifest.preprocess.size_divisor
+    height, width = (max(divisor, side // divisor * divisor) for side in canvas_hw)
     return (
         min(max(height, shapes.height_min), shapes.height_max),
         min(max(width, shapes.width_min), shapes.width_max),

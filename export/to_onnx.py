@@ -4,9 +4,10 @@
     python -m export.to_onnx runs/mine/best.pt --canvas 800 1344 --batch-max 4
     python -m export.to_onnx runs/mine/best.pt -o mine.onnx --precision int8    # mine.onnx and mine.int8.onnx
 
-The file takes every batch up to --batch-max and every canvas whose sides are multiples of 32 within its range, unless
---canvas fixes one. It describes itself (classes, preprocessing, thresholds, origin) in its metadata. It is compared
-with the checkpoint before it gets its name (`export.verify`); one that differs too much is left as NAME.failed.onnx.
+The file takes every batch up to --batch-max and every canvas within its range whose sides are multiples of the
+recipe's size divisor (32, unless it says otherwise), unless --canvas fixes one. It describes itself (classes,
+preprocessing, thresholds, origin) in its metadata. It is compared with the checkpoint before it gets its name
+(`export.verify`); one that differs too much is left as NAME.failed.onnx.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from runtime.commands import TO_ONNX
 from runtime.errors import UserError, run_main
 from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
 from train.anchors import anchors_per_cell
+from train.backbones import COARSEST
 from train.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
@@ -52,8 +54,8 @@ from .verified import write_verified
 from .verify import verify
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
-STRIDE = 32  # canvas sides are multiples of it
-MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas
+MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas, rounded up to what its sides are multiples of
+EXAMPLE_HW = (192, 256)  # traced with, likewise; they differ, lest the exporter take one for the other
 
 
 class ExportError(UserError):
@@ -106,7 +108,7 @@ def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
     limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
     graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
-    model = trace(graph, shapes, dense_names(settings.model))
+    model = trace(graph, shapes, dense_names(settings.model), settings.preprocess.size_divisor)
     manifest = dataclasses.replace(
         describe_detector(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,
@@ -118,12 +120,12 @@ def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str]) -> onnx.ModelProto:
-    """The graph as ONNX: the contract's outputs; the dense maps are values inside, under the names `dense`."""
-    height, width = (
-        _example_side(shapes.height_min, shapes.height_max),
-        _example_side(shapes.width_min, shapes.width_max, other=True),
-    )
+def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor: int) -> onnx.ModelProto:
+    """The graph as ONNX: the contract's outputs; the dense maps are values inside, under the names `dense`.
+
+    Dynamic sides are multiples of `divisor`, as the bounds of `shapes` are.
+    """
+    height, width = _example_sides(shapes, divisor)
     batch = min(2, shapes.batch_max)
     images = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
     image_sizes = torch.tensor([[height, width]] * batch, dtype=torch.int32)
@@ -135,7 +137,7 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str]) -> onnx
         (2, "width", shapes.width_min, shapes.width_max),
     ):
         if low < high:
-            dynamic[axis] = STRIDE * torch.export.Dim(f"{name}_32", min=low // STRIDE, max=high // STRIDE)
+            dynamic[axis] = divisor * torch.export.Dim(f"{name}_{divisor}", min=low // divisor, max=high // divisor)
     sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
     with quiet():
         program = torch.onnx.export(
@@ -158,18 +160,24 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str]) -> onnx
 
 def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, int] | None = None) -> InputShapes:
     """The range of inputs to export for. Raises ExportError for a canvas that the graph or the pictures don't fit."""
+    divisor = preprocess.size_divisor
+    if divisor % COARSEST:
+        raise ExportError(
+            f"the checkpoint's preprocess.size_divisor is {divisor}, which its network doesn't take; expected a "
+            f"multiple of {COARSEST}: train it with one"
+        )
     if not 1 <= batch_max <= 1024:
         raise ExportError(f"--batch-max {batch_max}: expected 1 to 1024")
     if canvas_hw is None:
-        largest = max(MAX_SIDE, -(-preprocess.long_side // STRIDE) * STRIDE)
-        return InputShapes(1, batch_max, MIN_SIDE, largest, MIN_SIDE, largest)
+        least, largest = _round_up(MIN_SIDE, divisor), _round_up(max(MAX_SIDE, preprocess.long_side), divisor)
+        return InputShapes(1, batch_max, least, largest, least, largest)
     height, width = canvas_hw
-    if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
-        raise ExportError(f"--canvas {height} {width}: expected height and width in multiples of {STRIDE}")
+    if height < divisor or width < divisor or height % divisor or width % divisor:
+        raise ExportError(f"--canvas {height} {width}: expected height and width in multiples of {divisor}")
     if min(height, width) < preprocess.short_side:
         raise ExportError(
             f"--canvas {height} {width}: pictures are resized to a shorter side of {preprocess.short_side} px and "
-            f"would not fit; give at least {-(-preprocess.short_side // STRIDE) * STRIDE} for both"
+            f"would not fit; give at least {_round_up(preprocess.short_side, divisor)} for both"
         )
     return InputShapes(1, batch_max, height, height, width, width)
 
@@ -183,9 +191,17 @@ def describe(shapes: InputShapes) -> str:
     return f"{canvas}, batch {shapes.batch_min}-{shapes.batch_max}"
 
 
-def _example_side(low: int, high: int, other: bool = False) -> int:
-    """A side to trace with; height and width differ, lest the exporter take one for the other."""
-    return low if low == high else min(high, max(low, 256 if other else 192))
+def _example_sides(shapes: InputShapes, divisor: int) -> tuple[int, int]:
+    height, width = (_round_up(side, divisor) for side in EXAMPLE_HW)
+    width += divisor * (height == width)
+    return (
+        min(max(height, shapes.height_min), shapes.height_max),
+        min(max(width, shapes.width_min), shapes.width_max),
+    )
+
+
+def _round_up(side: int, divisor: int) -> int:
+    return -(-side // divisor) * divisor
 
 
 @contextlib.contextmanager
@@ -218,9 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
     parser.add_argument("--batch-max", type=int, default=16, metavar="N", help="largest batch (default 16)")
     parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder; default: validation's")
-    parser.add_argument(
-        "--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any multiple of 32 in range"
-    )
+    parser.add_argument("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any in range")
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),

@@ -66,7 +66,7 @@ class Detector(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> DenseOutputs:
-        """Canvases uint8 [B, H, W, 3] RGB, H and W multiples of 32 → dense outputs."""
+        """Canvases uint8 [B, H, W, 3] RGB, H and W multiples of the backbone's coarsest stride → dense outputs."""
         # Cast before the permutation: TensorRT for RTX can't transpose uint8.
         x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
         x = (x - self.mean) / self.std

@@ -43,7 +43,7 @@ def candidates(
     `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
     K = Σ_l min(1000, cells · A · C).
     """
-    # Canvas sides are multiples of 32, so that the finest level tells them.
+    # Canvas sides are multiples of the backbone's coarsest stride, so that the finest level tells them.
     canvas_hw = tuple(side * FIRST_STRIDE for side in outputs.class_logits[0].shape[2:])
     found = []
     for level, stride in enumerate(strides(len(outputs.class_logits))):

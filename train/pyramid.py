@@ -53,7 +53,7 @@ class FeaturePyramid(nn.Module):
         laterals = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
         merged = [laterals[-1]]
         for finer in reversed(laterals[:-1]):
-            # Canvas sides are multiples of 32, so each map is exactly twice the next.
+            # Canvas sides are multiples of the coarsest stride, so each map is exactly twice the next.
             merged.insert(0, finer + F.interpolate(merged[0], scale_factor=2.0, mode="nearest"))
         outputs = [output(m) for output, m in zip(self.output, merged, strict=True)]
         for i, extra in enumerate(self.extra):

@@ -28,13 +28,14 @@ from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.multiscale import add_arguments, as_asked
 from runtime.shards import join_parts
 
+from .backbones import COARSEST
 from .checkpoint import Classes, load_detector
 from .config import Config
 from .detector import Detector
 from .distributed import ALONE, World, gather, gather_on_main, joined
 from .postprocess import candidates
 
-ANY_SIZE = InputShapes(batch_min=1, batch_max=65536, height_min=32, height_max=65536, width_min=32, width_max=65536)
+ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # batch, height, width
 
 
 class TorchBackend:
