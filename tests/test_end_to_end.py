@@ -7,8 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from export.compare import without_partner
+from runtime.coco import load_coco
+from runtime.detections import Detections
+from runtime.detector import Detector
+from train.checkpoint import load_detector
+from train.validate import TorchBackend, evaluate_together
 
 ROOT = Path(__file__).parent.parent
 STEPS = 120  # enough to know some of the training pictures by heart
@@ -61,6 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *("--schedule.steps", STEPS, "--schedule.batch", 4, "--schedule.warmup-steps", 10, "--run.log-every", 40),
             *("--preprocess.short-side", 96, "--preprocess.long-side", 128, "--augment.crop", 128, 128),
             *("--augment.short-side-min", 96, "--augment.short-side-max", 96),
+            *("--run.precision", "fp32"),  # that of every processor
         ),
         ("export.to_onnx", folder / "run/last.pt", "-o", folder / "model.onnx"),
         ("train.validate", folder / "run/last.pt", *scoring(folder, "torch")),
@@ -68,15 +78,42 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def unlike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:
+    """Share of the entries of two COCO results without a partner in the other."""
+    sides = []
+    for results in (a, b):
+        boxes = np.array([r["bbox"] for r in results], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.array([r["score"] for r in results], np.float32)
+        # A class of a picture is a class of its own here, so that all pictures are compared at once.
+        labels = np.array([100 * r["image_id"] + r["category_id"] for r in results], np.int32)
+        sides.append(Detections(boxes, scores, labels))
+    return (without_partner(*sides) + without_partner(*sides[::-1])) / (len(a) + len(b))
+
+
 def test_deployed_ap_is_the_torch_models_without_torch(made: Path, tmp_path: Path) -> None:
     # A torch that can't be imported stands in for one that isn't installed.
     (tmp_path / "torch.py").write_text("raise ImportError('no torch on this machine')\n")
     without_torch = f"{tmp_path}{os.pathsep}{ROOT}"
-    run("-m", "runtime.evaluate", made / "model.onnx", *scoring(made, "onnx"), PYTHONPATH=without_torch)
+    command = ("-m", "runtime.evaluate", made / "model.onnx", "--results-out", tmp_path / "found.json")
+    run(*command, *scoring(made, "onnx"), PYTHONPATH=without_torch)
     torch_figures, onnx_figures = (json.loads((made / f"{name}.json").read_text()) for name in ("torch", "onnx"))
     assert torch_figures["AP"] > 0.01, "nothing was learnt, so the comparison says nothing"
-    assert onnx_figures["AP"] == pytest.approx(torch_figures["AP"], abs=0.001)
     assert onnx_figures["images"] == 12
+
+    # AP after so short a training is coarse: one box across one of ten thresholds moves it by about 0.001, and a sum in
+    # another order may move it there. What was detected tells more.
+    assert onnx_figures["AP"] == pytest.approx(torch_figures["AP"], abs=0.005)
+    loaded = load_detector(made / "run/last.pt")
+    dataset = load_coco(made / "shapes/train.json", made / "shapes/train")
+    detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
+    expected = list(evaluate_together(detector, dataset, progress=False).results)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(expected) > 100
+    assert unlike(expected, found) < 0.01
+    loaded.detector.mean += 1
+    darker = list(evaluate_together(detector, dataset, progress=False).results)
+    assert unlike(expected, darker) > 0.05, "one grey level less"
 
     summary = run("scripts/quickstart_summary.py", made, 754, PYTHONPATH=str(ROOT))
     assert "12 min 34 s" in summary
