@@ -124,7 +124,7 @@ def fixed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[L
 def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector, Path]:
     """Deformable towers; points, centerness from the class tower, ranked by class, the authors' thresholds."""
     model = narrowed(dialects.MM_FCOS.model)
-    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=4))
+    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=3))
     pre = Preprocess(short_side=96, long_side=128)
 
     def make(folder: Path) -> None:
