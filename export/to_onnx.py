@@ -48,7 +48,7 @@ from .pictures import find_pictures
 from .qdq import Target
 from .quantize import calibration_images, quantize
 from .verified import write_verified
-from .verify import verify
+from .verify_checkpoint import verify
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 STRIDE = 32  # canvas sides are multiples of it

@@ -28,6 +28,7 @@ class BackendOptions:
     device: int = 0  # index of the GPU
     threads: int = 0  # of a CPU backend; 0: the library's own choice
     allow_fallback: bool = False  # run, rather than fail, where ONNX Runtime took another provider than asked for
+    allow_saturation: bool = False  # of a CPU backend: run int8 whose sums saturate on this processor
     # What float32 layers compute in; bf16 is OpenVINO's, on CPUs that have it, and changes the numbers.
     precision_hint: Literal["f32", "bf16"] = "f32"
     hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: all threads on one batch, or several batches at once
@@ -48,6 +49,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", type=_index, default=0, metavar="N", help="index of the GPU (%(default)s)")
     group.add_argument("--threads", type=_index, default=0, metavar="N", help="of a CPU backend (0: its own choice)")
     group.add_argument("--allow-fallback", action="store_true", help="run where ONNX Runtime took another provider")
+    group.add_argument(
+        "--allow-saturation", action="store_true", help="run int8 on a CPU whose 8-bit sums saturate on it; costs AP"
+    )
     group.add_argument(
         "--precision-hint",
         choices=["f32", "bf16"],
