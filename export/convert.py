@@ -47,8 +47,7 @@ def require_fp32(manifest: Manifest, path: Path) -> None:
     """Raise ModelError for a file that was converted before."""
     if manifest.precision != "fp32":
         raise ModelError(
-            f"{path}: already {manifest.precision}; a conversion starts from the float32 file that export/to_onnx.py "
-            "wrote"
+            f"{path}: already {manifest.precision}; a conversion starts from the float32 file that export.to_onnx wrote"
         )
 
 

@@ -109,7 +109,7 @@ def open_file(path: Path) -> File:
     if backend.manifest.graph_sha256 != graph_sha256(model):
         raise VerifyError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+            "export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
     return File(path, model, backend.manifest, target, backend, is_emulated)
 
@@ -124,7 +124,7 @@ def make_pair(
     if visible is None:
         raise VerifyError(
             f"{file.path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
-            "rewritten it. Export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+            "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
     checks = [Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0)]
     if file.target == "cpu" or manifest.sums_fit_16_bits:

@@ -249,7 +249,7 @@ def _accuracy(options: argparse.Namespace, scheme: Scheme) -> Accuracy | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.quantize", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export/to_onnx.py wrote")
+    parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")

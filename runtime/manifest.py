@@ -7,6 +7,7 @@ import json
 from importlib import metadata
 from typing import Literal
 
+from .commands import TO_ONNX
 from .errors import UserError
 from .records import RecordError, kind_of, record_from_dict
 
@@ -129,7 +130,7 @@ def toolkit_version() -> str:
         return "0+unknown"
 
 
-_REBUILD = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+_REBUILD = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 
 def check(manifest: Manifest, source: str) -> None:

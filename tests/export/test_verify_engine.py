@@ -51,7 +51,7 @@ def describe(exported: Exported, source: Path, data: bytes, **changes: object) -
         onnx_sha256=sha256_file(source),
         profiles=(SHAPES,),
         tensors=(),
-        rebuild="python export/to_trt.py model.onnx -o model.engine",
+        rebuild="python -m export.to_trt model.onnx -o model.engine",
         layers={},
     )
     return dataclasses.replace(described, **changes)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_a_wrong_header_and_a_wrong_source_fail(exported: Exported, tmp_path: Pa
     path = make_engine(tmp_path, exported, rtx_bytes(mask=0b1000))
     report = verify_engine(exported.loaded, path, synthetic_pictures(), why_not=no_gpu)
     assert [line.split(";")[0] for line in report.problems] == ["built for 8.9, its description says 8.6"]
-    assert report.problems[0].endswith("build it again: python export/to_trt.py model.onnx -o model.engine")
+    assert report.problems[0].endswith("build it again: python -m export.to_trt model.onnx -o model.engine")
     assert not report.passed
     other = tmp_path / "other.onnx"
     other.write_bytes((tmp_path / "model.onnx").read_bytes() + b"\x00")
@@ -172,7 +172,7 @@ def test_an_altered_engine_and_another_checkpoints_are_refused(exported: Exporte
     with pytest.raises(VerifyError, match="built from another checkpoint"):
         verify_engine(loaded, path, [], open_engine=never, why_not=lambda _: None)
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(EngineError, match=r"altered, cut short or replaced.*build it again: python export/to_trt\.py"):
+    with pytest.raises(EngineError, match=r"altered, cut short or replaced.*build it again: python -m export\.to_trt"):
         verify_engine(exported.loaded, path, [], open_engine=never, why_not=lambda _: None)
 
 
