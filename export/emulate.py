@@ -4,8 +4,8 @@ Half precision as a GPU computes it: products of half numbers, summed in float32
 has no bfloat16 convolution on a CPU; float16 ones it computes in float32, and what lies between two of them it doesn't
 round at all, so a sum beyond float16's range would go unseen.
 
-8-bit integers with exact sums: weights become the floats that they stand for, so that no kernel of 8 bits is chosen;
-x86 without VNNI saturates in those.
+8-bit integers with exact sums: weights become the floats that they stand for and stay so (`shielded_bias`). No kernel
+of 8 bits is chosen then; x86 without VNNI saturates in those.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runtime.processor import read_processor
 
 from .layers import quantization
 from .network import cut_network, with_network
+from .onnx_file import shielded_bias
 
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -47,18 +48,28 @@ def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
     weights = [n for n in network.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
     if not weights:
         return network
-    made = onnx.ModelProto()
-    made.CopyFrom(network)
-    every = {value.name: value for value in network.graph.initializer}
+    every = {value.name: np.asarray(numpy_helper.to_array(value)) for value in network.graph.initializer}
+    floats: dict[str, np.ndarray] = {}
     for node in weights:
-        made.graph.node.remove(node)
-        steps, scale, zero = (np.asarray(numpy_helper.to_array(every[name])) for name in node.input)
+        steps, scale, zero = (every[name] for name in node.input)
         axis = next((x.i for x in node.attribute if x.name == "axis"), 1)  # ONNX's default
         shape = [-1 if i == axis else 1 for i in range(steps.ndim)] if scale.ndim else []
-        floats = (steps.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
-        made.graph.initializer.append(numpy_helper.from_array(floats.astype(np.float32), node.output[0]))
-        for value in [value for value in made.graph.value_info if value.name == node.output[0]]:
-            made.graph.value_info.remove(value)
+        floats[node.output[0]] = (steps - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
+    made = onnx.ModelProto()
+    made.CopyFrom(network)
+    del made.graph.node[:], made.graph.value_info[:]
+    made.graph.value_info.extend(value for value in network.graph.value_info if value.name not in floats)
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in floats.items())
+    for node in network.graph.node:
+        if node.output[0] in floats:
+            continue
+        copy = made.graph.node.add()
+        copy.CopyFrom(node)
+        if node.op_type == "Conv" and node.input[1] in floats and len(node.input) > 2:
+            copy.input[2] = f"{node.output[0]}_shielded"
+            shield, added = shielded_bias(copy.input[2], every[node.input[2]])
+            made.graph.node.insert(len(made.graph.node) - 1, shield)
+            made.graph.initializer.extend(added)
     read = {name for node in made.graph.node for name in node.input}
     for constant in [value for value in made.graph.initializer if value.name not in read]:
         made.graph.initializer.remove(constant)

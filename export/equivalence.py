@@ -21,6 +21,7 @@ _ROUNDING = {
     TensorProto.BFLOAT16: (2.0**-8, 0.0),
     TensorProto.FLOAT8E4M3FN: (2.0**-4, 2.0**-10),
     TensorProto.INT8: (0.0, 0.5),
+    TensorProto.INT32: (2.0**-23, 0.5),  # of a bias (`onnx_file.shielded_bias`), multiplied in float32
 }
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _FEWEST_STEPS = 63  # that a channel's largest weight has: 127 as a rule, 64 for CPUs without VNNI, 448 of float8

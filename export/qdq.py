@@ -33,6 +33,7 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from .network import always_float, grouped
+from .onnx_file import shielded_bias
 from .saturation import pair_scales
 
 Target = Literal["tensorrt", "cpu", "cpu-vnni"]
@@ -169,6 +170,8 @@ class _Writer:
             copy.input[1] = self._weight(node.input[1])
             if len(node.input) > 2 and node.input[0] in self._means:
                 copy.input[2] = self._corrected_bias(node)
+        elif self._target != "tensorrt" and node.op_type == "Conv" and len(node.input) > 2 and node.input[0] in values:
+            copy.input[2] = self._shielded_bias(node)
         if self._target == "tensorrt" and node.output[0] in values and self._clips_from_zero(node):
             # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution, and ONNX Runtime 1.32
             # can't open a file with a Clip before a float8 quantization.
@@ -232,6 +235,14 @@ class _Writer:
         moved = (lost * np.repeat(means, len(lost) // len(means), axis=0)).sum(axis=1)
         name = f"{node.output[0]}_bias"
         self._constant(name, (numpy_helper.to_array(self._originals[bias]) + moved).astype(np.float32))
+        return name
+
+    def _shielded_bias(self, node: NodeProto) -> str:
+        """The bias of a convolution that stays float and reads what was quantized, as nothing that a runtime rounds."""
+        name = f"{node.output[0]}_bias"
+        shield, constants = shielded_bias(name, numpy_helper.to_array(self._originals[node.input[2]]))
+        self.nodes.append(shield)
+        self.constants |= {value.name: value for value in constants}
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:

@@ -6,8 +6,9 @@
     python -m export.quantize mine.onnx --precision int8 --images photos --max-ap-loss 0.3 --val-annotations val.json
 
 Only the network changes; scores, boxes and NMS are float32 and stay as they were. `--target` says what an int8 file is
-for: `tensorrt` (symmetric int8, the rest in fp16; runs elsewhere, but not faster) or `cpu` (ONNX Runtime, OpenVINO).
-The new file is compared with the old one before it gets its name (`export.verify`).
+for: `tensorrt` (symmetric int8, the rest in fp16), `cpu` (ONNX Runtime and OpenVINO on every processor) or `cpu-vnni`
+(on those with VNNI or ARM's dot product, which sum all 8 bits exactly; `python -m runtime.doctor` says which this is).
+The new file is compared with the old one before it gets its name (`export.verify`). No torch is needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
+
+if __name__ == "__main__":  # neither is among what `runtime` needs; torch isn't needed here
+    from runtime.errors import require_installed
+
+    require_installed(("onnx", "onnxruntime"), "a conversion reads the file and measures ranges with them")
 
 import argparse
 import sys
@@ -56,6 +62,7 @@ from .network import cut_network, load_deployed
 from .pictures import PICTURES as COMPARED_ON
 from .pictures import unseen
 from .qdq import Target
+from .saturation import check_sums
 from .verified import write_verified
 from .verify_conversion import verify_conversion
 
@@ -138,7 +145,11 @@ def quantize(
         f"{summary(convolutions(converted))}"
     )
     if scheme.is_quantized and scheme.target == "tensorrt":
-        print("for TensorRT; other runtimes give the same detections, but not faster (int8 for CPUs: --target cpu)")
+        print("for TensorRT; on a CPU take --target cpu, which is faster there and exact on every processor")
+    elif scheme.is_quantized and not check_sums(converted).passed:
+        print(
+            "for processors with VNNI or ARM's dot product; others refuse it, as its sums need more than 16 bits there"
+        )
     return 0
 
 
