@@ -26,6 +26,8 @@ LIBRARIES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
     "tensorrt-rtx",
     "cuda-python",
     "mlcommons-loadgen",
@@ -183,6 +185,24 @@ def _memory_gb() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def available_memory_gb() -> float | None:
+    """Memory that this process may still get, of the system and within a container's limit; None: not told."""
+    available = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit != "max":
+            available.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass
+    return round(min(available) / 1e9, 1) if available else None
 
 
 def version_of(distribution: str) -> str | None:

@@ -65,17 +65,22 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
         _add_rtx(library, session_options, path, options)
         session = _create(library, path, session_options, None, options, without, missing)
     else:
-        available = library.get_available_providers()
-        if wanted not in available:
-            raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
-        missing = load_libraries(library, options.backend)
+        check_available(library, wanted)
+        missing = _load_libraries(library, options.backend)
         providers = _providers(library, path, options)
         session = _create(library, path, session_options, providers, options, without, missing)
-    check_started(path, library, session, wanted, options.allow_fallback, missing)
+    _check_started(path, library, session, wanted, options.allow_fallback, missing)
     return session
 
 
-def load_libraries(library: Any, backend: str) -> str | None:
+def check_available(library: Any, wanted: str) -> None:
+    """Raise BackendError unless this build of ONNX Runtime has the provider."""
+    available = library.get_available_providers()
+    if wanted not in available:
+        raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
+
+
+def _load_libraries(library: Any, backend: str) -> str | None:
     """Load what a backend's provider is linked to; returns one line with what is missing and how to get it."""
     if backend not in ("cuda", "ort-tensorrt"):
         return None
@@ -139,12 +144,12 @@ def _create(
         raise unreadable(path, "ONNX Runtime", error) from error
 
 
-def check_started(
+def _check_started(
     path: Path, library: Any, session: Any, wanted: str, allow_fallback: bool, missing: str | None
 ) -> None:
     """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing.
 
-    `missing` is what `load_libraries` said. Raises BackendError.
+    `missing` is what `_load_libraries` said. Raises BackendError.
     """
     started = session.get_providers()
     if wanted not in started and not allow_fallback:
@@ -244,8 +249,8 @@ def own_folder(folder: Path) -> Path:
     return folder
 
 
-def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
-    """Register NVIDIA's plugin, which is a package of its own, and give it the GPU that `options.device` names."""
+def rtx_devices(library: Any) -> Sequence[Any]:
+    """The GPUs that NVIDIA's plugin sees, a package of its own that is registered here. Raises BackendError."""
     name = PROVIDERS["ort-rtx"]
     try:
         import onnxruntime_ep_nv_tensorrt_rtx as plugin  # type: ignore[import-not-found]
@@ -264,9 +269,16 @@ def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOpt
                 f"NVIDIA's plugin for ort-rtx did not start ({first_line(error)}); it needs an RTX GPU and its driver"
             ) from error
         devices = _rtx_devices(library, name)
+    return devices
+
+
+def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
+    """Give the session the GPU that `options.device` names, through NVIDIA's plugin."""
+    devices = rtx_devices(library)
     if options.device >= len(devices):
         raise BackendError(
-            f"--device {options.device}: {name} sees {len(devices)} GPUs, numbered from 0; nvidia-smi -L lists them"
+            f"--device {options.device}: {PROVIDERS['ort-rtx']} sees {len(devices)} GPUs, numbered from 0; "
+            "nvidia-smi -L lists them"
         )
     least, best, most = profile_shapes(_manifest_of_file(library, path))
     chosen = {"nv_profile_min_shapes": least, "nv_profile_opt_shapes": best, "nv_profile_max_shapes": most}
