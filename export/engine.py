@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from runtime.commands import QUANTIZE, TO_TRT
 from runtime.engine_file import EngineManifest, this_platform, write_engine
 from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
@@ -43,12 +44,12 @@ def load_source(path: Path) -> Source:
     if convolutions(model)["uint8"]:
         raise BuildError(
             f"{path}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
-            "file for it: python -m export.quantize MODEL.onnx --precision int8 --target tensorrt --images DIR"
+            f"file for it: {QUANTIZE} MODEL.onnx --precision int8 --target tensorrt --images DIR"
         )
     if wrong_convolutions(model, manifest.precision):
         raise BuildError(
             f"{path} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
-            f"make it again: python -m export.quantize MODEL.onnx --precision {manifest.precision}"
+            f"make it again: {QUANTIZE} MODEL.onnx --precision {manifest.precision}"
         )
     return Source(path, content, manifest)
 
@@ -123,7 +124,7 @@ def describe_engine(library: Library, source: Source, settings: Settings, built:
 
 def rebuild_command(library: Library, source: Path, settings: Settings, out: Path) -> str:
     """The command that builds this engine again, from its folder."""
-    words = [f"python export/to_trt.py {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
+    words = [f"{TO_TRT} {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
     if settings.compute_capabilities:
         words.append(f"--compute-capability {' '.join(settings.compute_capabilities)}")
     words.append(as_options(settings.profiles))

@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import NodeProto
 
+from runtime.commands import TO_ONNX
 from runtime.errors import UserError, describe_os_error
 from runtime.manifest import METADATA_KEY, Manifest, from_json
 
@@ -21,7 +22,7 @@ from .onnx_file import INPUT_NAMES, graph_sha256
 
 DENSE = re.compile(r"(class_logits|box_regression|centerness)_\d+")
 OPSETS = (21, 22)  # what export/to_onnx.py writes, and what bfloat16 needs
-_EXPORT = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+_EXPORT = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 
 class ModelError(UserError):

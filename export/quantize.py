@@ -57,7 +57,7 @@ from .pictures import PICTURES as COMPARED_ON
 from .pictures import unseen
 from .qdq import Target
 from .verified import write_verified
-from .verify import verify_conversion
+from .verify_conversion import verify_conversion
 
 SKIPPED_NAMED = 5
 
@@ -82,7 +82,6 @@ def convert(
     target: Target = "tensorrt",
     method: Method = "max",
     in_float: Collection[str] = (),
-    reduce_range: bool = False,
 ) -> None:
     """Write the float32 file `model_path` in another precision, all or nothing and without comparing it.
 
@@ -91,7 +90,7 @@ def convert(
     """
     model, manifest = load_deployed(model_path)
     require_fp32(manifest, model_path)
-    scheme = Scheme(precision, target, method, reduce_range)
+    scheme = Scheme(precision, target, method)
     converted = converted_model(model, manifest, scheme, calibration, in_float)
     with atomic_path(out) as temporary:
         temporary.write_bytes(converted.SerializeToString(deterministic=True))
@@ -202,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     if out.suffix != ".onnx" or out.is_dir() or out.resolve() == source.resolve():
         raise QuantizeError(f"-o {out}: expected another file than the model, with a name that ends in .onnx")
     require_fp32(load_deployed(source)[1], source)  # before pictures are looked for
-    scheme = Scheme(options.precision, options.target, options.method, options.reduce_range)
+    scheme = Scheme(options.precision, options.target, options.method)
     images = calibration_images(options.images, options.annotations, options.calibration_images, scheme)
     others = unseen(find_images(Path(options.images), sys.maxsize), images) if options.images else []
     return quantize(
@@ -250,7 +249,7 @@ def _accuracy(options: argparse.Namespace, scheme: Scheme) -> Accuracy | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.quantize", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export/to_onnx.py wrote")
+    parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
@@ -265,7 +264,6 @@ def _parser() -> argparse.ArgumentParser:
         help="ranges to reuse, or to write; default: MODEL.calibration.json, new where it doesn't fit",
     )
     parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
-    parser.add_argument("--reduce-range", action="store_true", help="int8 for CPUs without VNNI: weights of 7 bits")
     parser.add_argument(
         "--max-ap-loss", type=float, metavar="POINTS", help="keep blocks in float until no more AP is lost"
     )

@@ -1,8 +1,8 @@
 """A checkpoint becomes one ONNX file for ONNX Runtime, TensorRT and TensorRT for RTX: network, postprocessing, NMS.
 
-    python export/to_onnx.py runs/mine/best.pt -o mine.onnx
-    python export/to_onnx.py runs/mine/best.pt --canvas 800 1344 --batch-max 4
-    python export/to_onnx.py runs/mine/best.pt -o mine.onnx --precision int8    # mine.onnx and mine.int8.onnx
+    python -m export.to_onnx runs/mine/best.pt -o mine.onnx
+    python -m export.to_onnx runs/mine/best.pt --canvas 800 1344 --batch-max 4
+    python -m export.to_onnx runs/mine/best.pt -o mine.onnx --precision int8    # mine.onnx and mine.int8.onnx
 
 The file takes every batch up to --batch-max and every canvas whose sides are multiples of 32 within its range, unless
 --canvas fixes one. It describes itself (classes, preprocessing, thresholds, origin) in its metadata. It is compared
@@ -34,6 +34,7 @@ import numpy as np
 import onnx
 import torch
 
+from runtime.commands import TO_ONNX
 from runtime.errors import UserError, run_main
 from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
 from train.anchors import anchors_per_cell
@@ -48,7 +49,7 @@ from .pictures import find_pictures
 from .qdq import Target
 from .quantize import calibration_images, quantize
 from .verified import write_verified
-from .verify import verify
+from .verify_checkpoint import verify
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 STRIDE = 32  # canvas sides are multiples of it
@@ -212,7 +213,7 @@ def _output_path(checkpoint: str, output: str | None) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="export/to_onnx.py", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=TO_ONNX, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
     parser.add_argument("--batch-max", type=int, default=16, metavar="N", help="largest batch (default 16)")
@@ -224,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=get_args(Precision),
         default="fp32",
-        help="write a second file OUT.PRECISION.onnx (export/quantize.py); default: the float32 one alone",
+        help="write a second file OUT.PRECISION.onnx (export.quantize); default: the float32 one alone",
     )
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
     parser.add_argument("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")

@@ -1,8 +1,8 @@
 """An exported file, or a checkpoint, becomes a TensorRT engine: MODEL.engine, with MODEL.engine.json beside it.
 
-    python export/to_trt.py mine.onnx
-    python export/to_trt.py mine.onnx --flavor rtx --compute-capability 8.6 8.9 12.0     # on any machine
-    python export/to_trt.py best.pt --precision fp16 --batch 1 8 8 --shapes 800x1344 1344x800
+    python -m export.to_trt mine.onnx
+    python -m export.to_trt mine.onnx --flavor rtx --compute-capability 8.6 8.9 12.0     # on any machine
+    python -m export.to_trt best.pt --precision fp16 --batch 1 8 8 --shapes 800x1344 1344x800
 
 A standard engine (TensorRT 10.12 or later, or 11) is built on the GPU that runs it. TensorRT for RTX builds ahead of
 time for the GPUs that are named. Both take the precision from the file's own types (`python -m export.quantize`).
@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from runtime.commands import QUANTIZE, TO_ONNX, TO_TRT
 from runtime.engine_file import SUFFIXES
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
 from runtime.manifest import Precision
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             from .from_checkpoint import export_checkpoint
         except ModuleNotFoundError as error:
-            advice = "export the checkpoint where it was trained (export/to_onnx.py), and give the .onnx file here"
+            advice = f"export the checkpoint where it was trained ({TO_ONNX}), and give the .onnx file here"
             raise _not_installed(error, advice) from error
         path = export_checkpoint(
             path,
@@ -120,7 +121,7 @@ def _check_options(options: argparse.Namespace, source: Path, from_checkpoint: b
     if given and not from_checkpoint:
         raise OptionError(
             f"{', '.join(given)}: {source.name} was exported already, with its precision and canvas; leave that out, "
-            "or give the checkpoint (.pt); another precision of this file: python -m export.quantize"
+            "or give the checkpoint (.pt); another precision of this file: " + QUANTIZE
         )
     if options.workspace is not None and not 0 < options.workspace < math.inf:
         raise OptionError(f"--workspace {options.workspace:g}: expected GiB, more than 0")
@@ -136,7 +137,7 @@ def _not_installed(error: ModuleNotFoundError, advice: str) -> OptionError | Mod
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="export/to_trt.py", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=TO_TRT, description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("model", metavar="MODEL", help="exported file (.onnx) or checkpoint (.pt)")
     add("-o", "--output", metavar="OUT.engine", help="file to write; default: MODEL.engine")

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from runtime.commands import TO_ONNX
 from runtime.engine_file import Profile
 from runtime.errors import UserError
 from runtime.manifest import InputShapes, Manifest
@@ -89,7 +90,7 @@ def _batches(shapes: InputShapes, given: Sequence[int] | None) -> tuple[int, int
     if not shapes.batch_min <= least <= best <= most <= shapes.batch_max:
         raise ProfileError(
             f"--batch {least} {best} {most}: expected MIN ≤ OPT ≤ MAX within the {shapes.batch_min} to "
-            f"{shapes.batch_max} that the graph was exported for; for more: export/to_onnx.py --batch-max N"
+            f"{shapes.batch_max} that the graph was exported for; for more: {TO_ONNX} CHECKPOINT --batch-max N"
         )
     return least, best, most
 
@@ -108,7 +109,7 @@ def _parse(text: str, manifest: Manifest) -> Canvases:
             raise ProfileError(
                 f"--shapes {text}: the graph was exported for canvases {shapes.height_min}×{shapes.width_min} to "
                 f"{shapes.height_max}×{shapes.width_max}; {_sides((height, width))} is outside. Export it for that: "
-                "export/to_onnx.py --canvas"
+                f"{TO_ONNX} CHECKPOINT --canvas HEIGHT WIDTH"
             )
     if any(not least[axis] <= best[axis] <= most[axis] for axis in (0, 1)):
         raise ProfileError(f"--shapes {text}: expected MIN ≤ OPT ≤ MAX in height and in width")

@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+from .commands import TO_TRT
 from .errors import UserError
 from .files import atomic_write_together
 from .manifest import Manifest, ManifestError
@@ -146,7 +148,8 @@ def from_json(text: str, source: str) -> EngineManifest:
         raise EngineError(f"{error}; {_BUILD}") from error
     if not described.profiles:
         raise EngineError(f"{source}: it names no profile, expected at least one; {_BUILD}")
-    return described
+    # Descriptions of before name the script, which only a clone has.
+    return dataclasses.replace(described, rebuild=re.sub(r"^python export/to_trt\.py\b", TO_TRT, described.rebuild))
 
 
-_BUILD = "build the engine again: python export/to_trt.py MODEL.onnx"
+_BUILD = f"build the engine again: {TO_TRT} MODEL.onnx"

@@ -7,6 +7,7 @@ import json
 from importlib import metadata
 from typing import Literal
 
+from .commands import TO_ONNX
 from .errors import UserError
 from .records import RecordError, kind_of, record_from_dict
 
@@ -83,6 +84,9 @@ class Manifest:
     toolkit_version: str
     libraries: dict[str, str]  # name → version
     ap: float | None = None  # COCO AP in 0–1, where one was measured
+    # Of int8: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without VNNI,
+    # ARM without the dot product) are exact. None: no int8, or a file of before, whose sums may be larger.
+    sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
     version: int = MANIFEST_VERSION
 
 
@@ -126,7 +130,7 @@ def toolkit_version() -> str:
         return "0+unknown"
 
 
-_REBUILD = "export the checkpoint again: python export/to_onnx.py CHECKPOINT"
+_REBUILD = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 
 def check(manifest: Manifest, source: str) -> None:

@@ -48,45 +48,40 @@ class Normalizers(NamedTuple):
     quality: Tensor  # sum of what their box losses are weighted with
 
 
+def assign_targets(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> Assigned:
+    """Which anchors of a canvas are trained on which target."""
+    with torch.no_grad():
+        return assign(targets.boxes, targets.mask, _levels(canvas_hw, model), model.assignment)
+
+
+def normalizers_of(
+    targets: Targets, canvas_hw: tuple[int, int], model: config.Model, assigned: Assigned | None = None
+) -> Normalizers:
+    """What the losses of a batch are divided by; 0 where no anchor has a box. Sums of those of its parts.
+
+    `assigned` is these targets' own assignment, where it was made before.
+    """
+    assigned = assign_targets(targets, canvas_hw, model) if assigned is None else assigned
+    positive = assigned.matched >= 0
+    _, boxes = _matched_targets(assigned, targets)
+    return _normalizers(positive, _quality(positive, boxes, _levels(canvas_hw, model), model))
+
+
 def criterion(
     outputs: DenseOutputs,
     targets: Targets,
     canvas_hw: tuple[int, int],
     model: config.Model,
     normalizers: Normalizers | None = None,
+    assigned: Assigned | None = None,
 ) -> Losses:
-    """Assign the anchors of a canvas to the targets and compute the losses of the network's outputs.
+    """The losses of the network's outputs for the anchors of a canvas, assigned to the targets.
 
-    `normalizers` are those of these targets unless given, as where they are part of a larger batch.
+    `normalizers` are those of these targets unless given, as where they are part of a larger batch; `assigned` is made
+    here unless it was before.
     """
-    assigned, levels = _assign(targets, canvas_hw, model)
-    return losses_of(outputs, targets, assigned, levels, model, normalizers)
-
-
-def normalizers_of(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> Normalizers:
-    """What the losses of a batch are divided by; 0 where no anchor has a box. Sums of those of its parts."""
-    assigned, levels = _assign(targets, canvas_hw, model)
-    positive = assigned.matched >= 0
-    _, boxes = _matched_targets(assigned, targets)
-    return _normalizers(positive, _quality(positive, boxes, levels, model))
-
-
-def _assign(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> tuple[Assigned, list[Level]]:
-    """Which anchors of a canvas are trained on which target, and the levels that they are on."""
-    levels = pyramid_levels(canvas_hw, model.pyramid.levels, model.anchors)
-    with torch.no_grad():
-        return assign(targets.boxes, targets.mask, levels, model.assignment), levels
-
-
-def losses_of(
-    outputs: DenseOutputs,
-    targets: Targets,
-    assigned: Assigned,
-    levels: list[Level],
-    model: config.Model,
-    normalizers: Normalizers | None = None,
-) -> Losses:
-    """The losses of dense outputs for the anchors of `levels` assigned to targets."""
+    assigned = assign_targets(targets, canvas_hw, model) if assigned is None else assigned
+    levels = _levels(canvas_hw, model)
     logits, regression, center_logits = flatten(outputs, anchors=len(levels[0].sides))
     positive = assigned.matched >= 0  # [B, N]
     labels, boxes = _matched_targets(assigned, targets)
@@ -105,6 +100,15 @@ def losses_of(
     center = F.binary_cross_entropy_with_logits(center_logits, quality, reduction="none")
     center = model.loss.centerness_weight * torch.where(positive, center, 0.0).sum() / positives
     return Losses(classification + box + center, classification, box, center)
+
+
+def rows_of(assigned: Assigned, rows: slice) -> Assigned:
+    """The assignment of some of a batch's images."""
+    return Assigned(*(None if values is None else values[rows] for values in assigned))
+
+
+def _levels(canvas_hw: tuple[int, int], model: config.Model) -> list[Level]:
+    return pyramid_levels(canvas_hw, model.pyramid.levels, model.anchors)
 
 
 def at_least_one(counts: Normalizers) -> Normalizers:

@@ -28,7 +28,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import Config
-from .criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
+from .criterion import Losses, Normalizers, Targets, assign_targets, at_least_one, criterion, normalizers_of, rows_of
 from .data import pictures_to_train_on, training_batches
 from .detector import Detector, build_detector
 from .distributed import (
@@ -177,9 +177,11 @@ def backward(
     whole batch, into however many pieces it is cut.
     """
     canvas_hw, pieces = (images.shape[1], images.shape[2]), config.run.accumulate
+    # Once for the whole share: it needs no outputs, and is small beside a piece's activations.
+    assigned = assign_targets(targets, canvas_hw, config.model)
     normalizers = None
     if pieces > 1 or world.size > 1:
-        counts = add_up(torch.stack(normalizers_of(targets, canvas_hw, config.model)), world)
+        counts = add_up(torch.stack(normalizers_of(targets, canvas_hw, config.model, assigned)), world)
         # The sum over the processes of what each divides by its part of the counts is divided by their number again.
         normalizers = Normalizers(*(count / world.size for count in at_least_one(Normalizers(*counts))))
     parts = []
@@ -188,7 +190,8 @@ def backward(
         with contextlib.nullcontext() if piece == pieces - 1 else without_averaging(network):
             with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
                 outputs = network(images[rows])
-            losses = criterion(outputs, Targets(*(t[rows] for t in targets)), canvas_hw, config.model, normalizers)
+            part, its_own = Targets(*(t[rows] for t in targets)), rows_of(assigned, rows)
+            losses = criterion(outputs, part, canvas_hw, config.model, normalizers, its_own)
             scaler.scale(losses.total).backward()
         parts.append(torch.stack(losses).detach())
     return Losses(*torch.stack(parts).sum(dim=0))

@@ -2,7 +2,7 @@
 
     python -m train.pretrained FILE                        # what it is; writes FILE's name with .converted.pt
     python -m train.pretrained FILE -o atss.pt --dialect authors_atss
-    python export/to_onnx.py atss.pt                       # deploy it,
+    python -m export.to_onnx atss.pt                       # deploy it,
     python -m train atss.pt --out runs/mine --data.…       # or fine-tune it on other classes
 
 Only tensors and plain values are read: a file that would run code when unpickled is refused.

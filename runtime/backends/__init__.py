@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..commands import TO_ONNX
 from ..detections import RawOutputs
 from ..engine_file import SUFFIXES as ENGINE_SUFFIXES
 from ..errors import UserError
@@ -79,5 +80,5 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
     if suffix in ENGINE_SUFFIXES:
         return open_engine(path, chosen)
     if suffix in (".pt", ".pth", ".ckpt"):
-        raise BackendError(f"{path}: a checkpoint must be exported first: python export/to_onnx.py {path}")
+        raise BackendError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}")
     raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")

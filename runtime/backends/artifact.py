@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..commands import TO_ONNX
 from ..detections import RawOutputs
 from ..manifest import Manifest, from_json
 from . import BackendError
 
-EXPORT = "export a checkpoint with: python export/to_onnx.py CHECKPOINT"
+EXPORT = f"export a checkpoint with: {TO_ONNX} CHECKPOINT"
 
 # NumPy's name of the type, rank.
 INPUTS = {"images": ("uint8", 4), "image_sizes": ("int32", 2)}

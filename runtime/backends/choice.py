@@ -6,15 +6,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from ..commands import QUANTIZE, TO_TRT
 from . import Backend, BackendError
 from .artifact import check_file
-from .options import BACKENDS, BackendOptions
+from .options import BACKENDS, BackendOptions, readers, spelled, unread
 from .ort import OrtBackend
 from .ov import OpenVinoBackend
 
 # Best first. TensorRT's providers are not among them: they build an engine for minutes, which is to be asked for.
 AUTO = ("cuda", "openvino", "cpu")
-_ON_A_CPU = ("cpu", "openvino")
 
 
 def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
@@ -26,18 +26,12 @@ def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBacke
 def _open_named(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
     if options.backend == "tensorrt":
         raise BackendError(
-            f"{path}: --backend tensorrt runs engines; build one with python export/to_trt.py {path}, or use "
-            "ort-tensorrt for the ONNX file"
+            f"{path}: --backend tensorrt runs engines; build one with {TO_TRT} {path}, or use ort-tensorrt for the "
+            "ONNX file"
         )
     if options.backend not in BACKENDS:
         raise BackendError(f"backend {options.backend!r}: expected auto, {', '.join(BACKENDS)}")
-    if options.backend in _ON_A_CPU and options.device != 0:
-        raise BackendError(f"--device {options.device}: {options.backend} runs on the CPU; give --backend cuda with it")
-    if options.backend != "openvino" and options.precision_hint != "f32":
-        raise BackendError(
-            f"--precision-hint {options.precision_hint} is for --backend openvino, not {options.backend}; for half "
-            "precision elsewhere export another file (python -m export.quantize)"
-        )
+    _require_read(options)
     return OpenVinoBackend(path, options) if options.backend == "openvino" else OrtBackend(path, options)
 
 
@@ -48,25 +42,50 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
             f"{path}: an engine runs in TensorRT only, --backend {options.backend} does not take it; leave the option "
             "out, or give the .onnx file that it was built from"
         )
+    _require_read(replace(options, backend="tensorrt"))
     from .trt import TrtBackend
 
     return TrtBackend(path, device=options.device, binding=options.binding)
 
 
+def _require_read(options: BackendOptions) -> None:
+    """Raise BackendError for an option that the backend would drop."""
+    for name in unread(options, options.backend):
+        raise BackendError(
+            f"{spelled(options, name)} is for --backend {readers(name)}, not {options.backend}; leave it out, or "
+            f"choose a backend that takes it{_INSTEAD.get(name, '')}"
+        )
+
+
+_INSTEAD = {"precision_hint": f"; for half precision elsewhere export another file ({QUANTIZE})"}
+
+
+def _candidates(options: BackendOptions) -> list[str]:
+    """Those of AUTO that read every option that is given. Raises BackendError where there is none."""
+    if options.allow_fallback:
+        raise BackendError(
+            "--allow-fallback: auto takes the best that really starts, and nothing in its place; name the backend that "
+            f"may fall back, with --backend {readers('allow_fallback')}"
+        )
+    dropped = {name: unread(options, name) for name in AUTO}
+    fitting = [name for name, unused in dropped.items() if not unused]
+    if not fitting:
+        given = dict.fromkeys(option for unused in dropped.values() for option in unused)
+        told = "; ".join(f"{spelled(options, option)} is for --backend {readers(option)}" for option in given)
+        raise BackendError(f"auto has no backend that takes all that is given: {told}; name one of them, or leave out")
+    return fitting
+
+
 def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
     """The first of AUTO that starts; its description says why not those before it.
 
-    A fallback inside ONNX Runtime is no start, whatever `options` allow. A GPU is required where `options` name one.
+    Only those that read all options count: a GPU is required where one is named, and bf16 is not replaced by float32.
     """
     reasons: list[str] = []
     failures: list[BackendError] = []
-    for name in AUTO:
-        if options.device != 0 and name in _ON_A_CPU:
-            continue
-        if options.precision_hint != "f32" and name != "openvino":
-            continue
+    for name in _candidates(options):
         try:
-            backend = _open_named(path, replace(options, backend=name, allow_fallback=False))
+            backend = _open_named(path, replace(options, backend=name))
         except BackendError as error:
             failures.append(error)
             reasons.append(f"{name}: {_reason(error, path)}")

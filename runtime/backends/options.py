@@ -20,14 +20,26 @@ BACKENDS = {
 }
 
 
+# The options that each reads; any other that is given is refused rather than dropped.
+READS = {
+    "cpu": {"threads", "allow_saturation"},
+    "openvino": {"threads", "allow_saturation", "precision_hint", "hint"},
+    "cuda": {"device", "threads", "allow_fallback", "allow_saturation"},
+    "ort-tensorrt": {"device", "threads", "allow_fallback", "allow_saturation", "engine_cache"},
+    "ort-rtx": {"device", "threads", "allow_fallback", "allow_saturation", "engine_cache"},
+    "tensorrt": {"device", "binding"},
+}
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """Keywords of `open_backend`."""
 
     backend: str = "auto"  # a name of BACKENDS, or "auto"
     device: int = 0  # index of the GPU
-    threads: int = 0  # of a CPU backend; 0: the library's own choice
+    threads: int = 0  # of the CPU, for whatever runs there; 0: the library's own choice
     allow_fallback: bool = False  # run, rather than fail, where ONNX Runtime took another provider than asked for
+    allow_saturation: bool = False  # where the CPU computes: run int8 whose sums saturate on this processor
     # What float32 layers compute in; bf16 is OpenVINO's, on CPUs that have it, and changes the numbers.
     precision_hint: Literal["f32", "bf16"] = "f32"
     hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: all threads on one batch, or several batches at once
@@ -46,8 +58,13 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: the best that is installed and starts; " + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
     )
     group.add_argument("--device", type=_index, default=0, metavar="N", help="index of the GPU (%(default)s)")
-    group.add_argument("--threads", type=_index, default=0, metavar="N", help="of a CPU backend (0: its own choice)")
+    group.add_argument(
+        "--threads", type=_index, default=0, metavar="N", help="of the CPU (0: the library's own choice)"
+    )
     group.add_argument("--allow-fallback", action="store_true", help="run where ONNX Runtime took another provider")
+    group.add_argument(
+        "--allow-saturation", action="store_true", help="run int8 on a CPU whose 8-bit sums saturate on it; costs AP"
+    )
     group.add_argument(
         "--precision-hint",
         choices=["f32", "bf16"],
@@ -69,6 +86,27 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 def backend_options(options: argparse.Namespace) -> dict[str, Any]:
     """Keywords for `open_backend` (and `Detector`) from a command line that has `add_backend_arguments`."""
     return {field.name: getattr(options, field.name) for field in fields(BackendOptions)}
+
+
+def unread(options: BackendOptions, backend: str) -> list[str]:
+    """Names of the options that are given, which is to say not the default, and that a backend doesn't read."""
+    names = [field.name for field in fields(BackendOptions) if field.name != "backend"]
+    given = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
+    return [name for name in given if name not in READS[backend]]
+
+
+def spelled(options: BackendOptions, name: str) -> str:
+    """An option as the command line has it, with its value."""
+    value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {value}"
+
+
+def readers(name: str) -> str:
+    """The backends that read an option, for a message."""
+    return ", ".join(backend for backend, names in READS.items() if name in names)
+
+
+_DEFAULT = BackendOptions()
 
 
 def _index(text: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..commands import TO_TRT
 from ..manifest import METADATA_KEY, Manifest
 from ..preprocess import plan
 from . import BackendError
@@ -193,7 +194,7 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
     if manifest.precision != "fp32":
         raise BackendError(
             f"{path}: a {manifest.precision} graph, whose types ONNX Runtime's TensorRT provider may not keep; build "
-            "an engine (python export/to_trt.py), or use --backend cuda or ort-rtx"
+            f"an engine ({TO_TRT}), or use --backend cuda or ort-rtx"
         )
     least, best, most = profile_shapes(manifest)
     chosen = {

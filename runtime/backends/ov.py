@@ -27,6 +27,7 @@ from .artifact import (
 from .failures import run_error
 from .feeds import check_feed
 from .options import BackendOptions
+from .sums import check_sums
 
 _NUMPY_NAMES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
 OPENVINO = BackendOptions(backend="openvino")
@@ -54,6 +55,7 @@ class OpenVinoBackend:
         except Exception as error:  # the library's classes share no base but this
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
+        check_sums(self._path, self._manifest, options.allow_saturation)
         check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs))
         try:
             compiled = core.compile_model(model, "CPU", _properties(options))

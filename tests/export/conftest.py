@@ -146,9 +146,19 @@ def converted(exported: Exported, calibration: Calibration, pictures: Path) -> d
 
 
 @pytest.fixture(scope="session")
+def full_bits(exported: Exported, calibration: Calibration, pictures: Path) -> Path:
+    """The exported file in int8 whose sums are for processors with VNNI."""
+    path = pictures / "model.int8-cpu-vnni.onnx"
+    convert(exported.model, path, "int8", calibration, target="cpu-vnni")
+    return path
+
+
+@pytest.fixture(scope="session")
 def deployed(exported: Exported, converted: dict[str, Path]) -> dict[Precision, Path]:
     """The exported file in every precision, for TensorRT."""
-    return {"fp32": exported.model} | {s.precision: converted[name] for name, s in SCHEMES.items() if s.target != "cpu"}
+    return {"fp32": exported.model} | {
+        s.precision: converted[name] for name, s in SCHEMES.items() if s.target == "tensorrt"
+    }
 
 
 def restamp(model: onnx.ModelProto, path: Path) -> Path:

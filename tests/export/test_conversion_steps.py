@@ -198,9 +198,6 @@ def test_weights_are_within_half_a_step() -> None:
     back = constants["w0_quantized"].astype(np.float32) * scale[:, None, None, None]
     assert (np.abs(back - weight) <= scale[:, None, None, None] * 0.501).all()
     assert (np.abs(constants["w0_quantized"]).reshape(4, -1).max(axis=1) >= 126).all()  # every channel's own range
-    reduced = quantize_network(model, ranges_of(model), "cpu", reduce_range=True)
-    seven = next(numpy_helper.to_array(v) for v in reduced.graph.initializer if v.name == "w0_quantized")
-    assert np.abs(seven).max() == 64
 
 
 def test_zero_is_exact() -> None:

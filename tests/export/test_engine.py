@@ -198,7 +198,7 @@ def test_the_rebuild_command_repeats_the_settings(deployed: dict[Precision, Path
         version_compatible=True,
     )
     words = rebuild_command(Library("tensorrt", rtx, None), Path("a b/my model.onnx"), asked, tmp_path / "x y.engine")
-    assert words.startswith("python export/to_trt.py 'my model.onnx' -o 'x y.engine' --flavor tensorrt --batch 1 2 4")
+    assert words.startswith("python -m export.to_trt 'my model.onnx' -o 'x y.engine' --flavor tensorrt --batch 1 2 4")
     _, manifest = load_deployed(deployed["fp32"])
     options = _parser().parse_args(
         words.split(" ", 2)[2].replace("'my model.onnx'", "m").replace("'x y.engine'", "e").split()

@@ -54,7 +54,7 @@ def test_the_command_builds_and_describes(exported: Exported, repository: Path, 
         ("num_detections", "output", "int32", (-1, 1)),
     ]
     assert described.rebuild == (
-        "python export/to_trt.py model.onnx -o model.engine --flavor rtx --compute-capability 8.6 12.0 "
+        "python -m export.to_trt model.onnx -o model.engine --flavor rtx --compute-capability 8.6 12.0 "
         "--batch 1 4 16 --shapes 64x64:192x256:1344x1344"
     )
     assert str(tmp_path) not in (tmp_path / "model.engine.json").read_text()

@@ -49,7 +49,7 @@ def write_standin_engine(
             Tensor(name, kinds[name], np.dtype(dtype).name, (-1,))  # type: ignore[arg-type]
             for name, dtype in (network.INPUTS | network.OUTPUTS).items()
         ),
-        rebuild="python export/to_trt.py red.onnx",
+        rebuild="python -m export.to_trt red.onnx",
         layers={},
     )
     path = folder / "red.engine"

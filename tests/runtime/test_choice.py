@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +14,32 @@ pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="one of the backends")
 
 from runtime.backends import BackendError, choice, open_backend
-from runtime.backends.options import BACKENDS, BackendOptions, add_backend_arguments, backend_options
+from runtime.backends import trt as trt_module
+from runtime.backends.options import BACKENDS, READS, BackendOptions, add_backend_arguments, backend_options
 from runtime.backends.ort import OrtBackend
+from runtime.backends.ov import OpenVinoBackend
 from runtime.detector import Detector
+
+from .ort_fake import FakeOrt
+
+# A value of each option that isn't its default.
+GIVEN: dict[str, Any] = {
+    "device": 1,
+    "threads": 2,
+    "allow_fallback": True,
+    "allow_saturation": True,
+    "precision_hint": "bf16",
+    "hint": "throughput",
+    "engine_cache": Path("engines"),
+    "binding": "pycuda",
+}
+AUTO_RUNS = {
+    "device": "cuda",
+    "threads": "cuda",
+    "allow_saturation": "cuda",
+    "precision_hint": "openvino",
+    "hint": "openvino",
+}  # first tried
 
 
 def test_the_command_line_without_options_is_the_default() -> None:
@@ -77,8 +103,111 @@ def refusing(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> list[str]:
 
 def test_the_best_that_starts_is_taken(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = refusing(monkeypatch)
-    open_backend(model, allow_fallback=True)
+    open_backend(model)
     assert tried == ["cuda"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[BackendOptions]:
+    """What each backend was opened with; none of them really opens."""
+    found: list[BackendOptions] = []
+
+    class Opened:
+        def __init__(self, path: Path, options: BackendOptions) -> None:
+            found.append(options)
+            self.description = ""
+
+    def engine(path: Path, **given: Any) -> None:
+        found.append(BackendOptions("tensorrt", **given))
+
+    monkeypatch.setattr(choice, "OrtBackend", Opened)
+    monkeypatch.setattr(choice, "OpenVinoBackend", Opened)
+    monkeypatch.setattr(trt_module, "TrtBackend", engine)
+    return found
+
+
+def test_the_table_has_every_backend_and_option() -> None:
+    assert set(READS) == set(BACKENDS)
+    options = {field.name for field in fields(BackendOptions)} - {"backend"}
+    assert options == set(GIVEN) == set().union(*READS.values())
+    assert all(getattr(BackendOptions(), name) != value for name, value in GIVEN.items())
+
+
+@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_option_is_handed_on_or_refused(
+    backend: str, name: str, model: Path, tmp_path: Path, opened: list[BackendOptions]
+) -> None:
+    path = tmp_path / "x.engine" if backend == "tensorrt" else model
+    asked = BackendOptions(backend=backend, **{name: GIVEN[name]})
+    flag = f"--{name.replace('_', '-')}"
+    if name in READS[backend]:
+        open_backend(path, backend=backend, **{name: GIVEN[name]})
+        assert opened == [asked]
+        return
+    with pytest.raises(
+        BackendError, match=rf"^{flag}( \S+)? is for --backend .*, not {backend}; leave it out"
+    ) as caught:
+        open_backend(path, backend=backend, **{name: GIVEN[name]})
+    named = str(caught.value).split("--backend ")[1].split(", not ")[0].split(", ")
+    assert named == [other for other in BACKENDS if name in READS[other]]
+    assert opened == []
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_an_engine_without_a_backends_name_drops_no_option(
+    name: str, tmp_path: Path, opened: list[BackendOptions]
+) -> None:
+    if name in READS["tensorrt"]:
+        open_backend(tmp_path / "x.engine", **{name: GIVEN[name]})
+        assert opened == [BackendOptions("tensorrt", **{name: GIVEN[name]})]
+        return
+    with pytest.raises(BackendError, match=r" is for --backend .*, not tensorrt"):
+        open_backend(tmp_path / "x.engine", **{name: GIVEN[name]})
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_auto_takes_only_what_reads_every_option(name: str, model: Path, opened: list[BackendOptions]) -> None:
+    if name in AUTO_RUNS:
+        open_backend(model, **{name: GIVEN[name]})
+        assert opened == [BackendOptions(AUTO_RUNS[name], **{name: GIVEN[name]})]
+        return
+    with pytest.raises(BackendError, match=rf"--{name.replace('_', '-')}.* --backend "):
+        open_backend(model, **{name: GIVEN[name]})
+    assert opened == []
+
+
+def test_auto_without_a_backend_for_all_that_is_given(model: Path, opened: list[BackendOptions]) -> None:
+    with pytest.raises(BackendError, match=r"--hint throughput is for --backend openvino; --device 1 is for .*cuda"):
+        open_backend(model, device=1, hint="throughput")
+    open_backend(model, threads=2, hint="throughput")
+    assert opened == [BackendOptions("openvino", threads=2, hint="throughput")]
+
+
+class Watched:
+    """Options that remember which were looked at."""
+
+    def __init__(self, options: BackendOptions) -> None:
+        self.options, self.read = options, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self.options, name)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "cuda", "ort-tensorrt"])
+def test_what_the_table_says_is_read_is_read(
+    backend: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: Any = Watched(BackendOptions(backend, threads=1, engine_cache=tmp_path / "own"))
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+        OpenVinoBackend(model, watched)
+    else:
+        if backend != "cpu":
+            monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())  # type: ignore[arg-type]
+        OrtBackend(model, watched)
+    assert READS[backend] <= watched.read
 
 
 def test_the_reasons_are_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +234,9 @@ def test_bfloat16_is_not_replaced_by_float32(model: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "cpu", "device": 1}, "--device 1: cpu runs on the CPU"),
-        ({"backend": "openvino", "device": 1}, "--device 1: openvino runs on the CPU"),
+        ({"backend": "cpu", "device": 1}, "--device 1 is for --backend cuda, ort-tensorrt, ort-rtx, tensorrt, not cpu"),
         ({"backend": "cpu", "precision_hint": "bf16"}, "--precision-hint bf16 is for --backend openvino, not cpu"),
-        ({"backend": "tensorrt"}, "--backend tensorrt runs engines; build one with python export/to_trt.py"),
+        ({"backend": "tensorrt"}, "--backend tensorrt runs engines; build one with python -m export.to_trt"),
     ],
 )
 def test_options_that_do_not_go_together(model: Path, options: dict, message: str) -> None:

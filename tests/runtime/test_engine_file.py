@@ -51,7 +51,7 @@ DESCRIBED = EngineManifest(
     onnx_sha256="b" * 64,
     profiles=(Profile((1, 64, 64), (4, 192, 256), (16, 192, 256)),),
     tensors=(Tensor("images", "input", "uint8", (-1, -1, -1, 3)),),
-    rebuild="python export/to_trt.py model.onnx -o model.engine",
+    rebuild="python -m export.to_trt model.onnx -o model.engine",
     layers={"fp16": 60},
 )
 
@@ -71,11 +71,16 @@ def test_what_was_written_is_read(engine: Path) -> None:
     assert json_path("a.plan") == Path("a.plan.json")
 
 
+def test_the_command_of_an_older_description_runs_elsewhere_too(engine: Path) -> None:
+    change(engine, rebuild="python export/to_trt.py model.onnx -o model.engine")
+    assert read_description(engine) == DESCRIBED
+
+
 def test_an_engine_that_was_altered_is_not_handed_out(engine: Path) -> None:
     for data in (DATA[:-1], DATA + b"x", b"", DATA[:-1] + b"\x00"):
         engine.write_bytes(data)
         with pytest.raises(
-            EngineError, match=r"altered, cut short or replaced.*not loaded; build it again: python ex"
+            EngineError, match=r"altered, cut short or replaced.*not loaded; build it again: python -m ex"
         ) as caught:
             read_engine(engine)
         assert len(str(caught.value).splitlines()) == 1

@@ -100,7 +100,7 @@ def test_a_bad_manifest_names_the_field_and_the_cure(text: str, message: str) ->
     with pytest.raises(ManifestError, match=message) as caught:
         from_json(text, "x")
     assert str(caught.value).startswith("x: ")
-    assert "python export/to_onnx.py" in str(caught.value)
+    assert "python -m export.to_onnx" in str(caught.value)
 
 
 def test_nonsense_is_not_written_either() -> None:

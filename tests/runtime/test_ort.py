@@ -100,7 +100,7 @@ def test_a_closed_backend(model: Path) -> None:
 def test_files_that_are_not_ours(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture) -> None:
     data = model.read_bytes()
     cases = {
-        "empty.onnx": (b"", "the file is empty; export a checkpoint with: python export/to_onnx.py"),
+        "empty.onnx": (b"", "the file is empty; export a checkpoint with: python -m export.to_onnx"),
         "text.onnx": (b"hello world, I am no model", "ONNX Runtime cannot open it"),
         "cut.onnx": (data[: len(data) // 2], "ONNX Runtime cannot open it"),
         "cut_late.onnx": (data[:-5], "ONNX Runtime cannot open it|no manifest|not JSON"),
@@ -164,7 +164,7 @@ def test_without_onnxruntime(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("x.pt", "must be exported first: python export/to_onnx.py"),
+        ("x.pt", "must be exported first: python -m export.to_onnx"),
         ("x", "expected a deployed model"),
     ],
 )

@@ -46,7 +46,7 @@ def test_an_engine_for_another_place(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     path = write_standin_engine(tmp_path, stand_in, **{"platform": "linux-x86_64", **changes})
     with pytest.raises(
-        BackendError, match=rf"red.engine: {message}; build it again on this machine: python export/to_trt.py red.onnx$"
+        BackendError, match=rf"red.engine: {message}; build it again on this machine: python -m export.to_trt red.onnx$"
     ):
         open_backend(path)
     assert not stand_in.shared.alive, "it was deserialized"
@@ -100,7 +100,7 @@ def test_an_engine_that_is_not_ours(tmp_path: Path, stand_in: StandIn, data: byt
     path = write_standin_engine(tmp_path, stand_in, data=data)
     with pytest.raises(BackendError, match=message) as caught:
         open_backend(path)
-    assert str(caught.value).endswith("build it again: python export/to_trt.py red.onnx")
+    assert str(caught.value).endswith("build it again: python -m export.to_trt red.onnx")
     assert "\n" not in str(caught.value)
     del caught
     stand_in.check_end()
@@ -116,7 +116,7 @@ def test_shapes_and_profiles(tmp_path: Path, stand_in: StandIn) -> None:
         with pytest.raises(
             BackendError,
             match=r"batch 8 of 192×64 is in none of the engine's profiles \(0: batch 1–8, 32×32 to 96×96; "
-            r"1: batch 1–4, 128×64 to 256×128\); build it with a --batch and --shapes that take it: python export",
+            r"1: batch 1–4, 128×64 to 256×128\); build it with a --batch and --shapes that take it: python -m export",
         ):
             backend.infer(*feed(8, 64, 192))
         with pytest.raises(BackendError, match="batch 9, but the graph was exported for 1 to 8"):

@@ -1,4 +1,4 @@
-"""Train the paper's systems in miniature and report: scripts/reproduce.sh --hours 4"""
+"""Train the paper's systems in miniature and report: python -m train.reproduce --hours 4"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .systems import SIDE, STEPS, jobs
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="scripts/reproduce.sh",
+        prog="python -m train.reproduce",
         description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
         "Ended at any moment, the same command goes on.",
     )

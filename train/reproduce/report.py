@@ -19,7 +19,7 @@ from .run import read_result
 from .systems import Job, K, System
 
 FIGURES = ("AP", "AP50", "AP75")
-BEGIN, END = "<!-- begin: written by scripts/reproduce.sh -->", "<!-- end -->"
+BEGIN, END = "<!-- begin: written by train.reproduce -->", "<!-- end -->"
 PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
     "reproduction.md",
     "reproduction.json",

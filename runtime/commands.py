@@ -1,0 +1,5 @@
+"""How messages spell the commands that they advise: as modules, which run wherever the packages are installed."""
+
+TO_ONNX = "python -m export.to_onnx"
+QUANTIZE = "python -m export.quantize"
+TO_TRT = "python -m export.to_trt"
