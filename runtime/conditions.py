@@ -17,6 +17,7 @@ from pathlib import Path
 from .detector import Detector
 from .manifest import InputShapes, Precision, Preprocess, toolkit_version
 from .pipeline import processors
+from .processor import read_processor
 
 LIBRARIES = (
     "numpy",
@@ -82,7 +83,7 @@ class Run:
 
 def describe_machine() -> Machine:
     return Machine(
-        cpu=_cpu_model(),
+        cpu=read_processor().name or platform.machine() or "unknown",
         processors=os.cpu_count() or 1,
         usable_processors=processors(),
         cpu_quota=_cpu_quota(),
@@ -140,16 +141,6 @@ def _status_mb(field: str) -> float | None:
     except OSError:
         pass
     return None
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):  # x86, and some ARM boards
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def _cpu_quota() -> float | None:

@@ -14,20 +14,14 @@ LEAST_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
 
 
 def int8_advice(processor: Processor) -> str:
-    """Which int8 files compute right on this processor."""
+    """Which int8 files of `--target cpu` compute right on this processor."""
     match processor.sums_8_bit_products_exactly:
         case True:
-            return "the default of --target cpu (7 bits) and full 8 bits: products of bytes are added in 32 bits here"
+            return "any, full 8 bits too: it adds products of bytes in 32 bits"
         case False:
-            return (
-                "the default of --target cpu (7 bits) only: without VNNI two products of bytes are added in 16 bits, "
-                "which full 8 bits overflow"
-            )
+            return "the default, whose sums fit 16 bits: full 8 bits would saturate here (no VNNI) and are refused"
         case None:
-            return (
-                "the default of --target cpu (7 bits), exact on every processor; whether this one computes full 8 bits "
-                "exactly cannot be read"
-            )
+            return "the default, exact on every processor: whether this one computes full 8 bits so cannot be read"
 
 
 def find(
@@ -57,8 +51,8 @@ def find(
     lines += _missing(gpus, libraries, versions)
     if processor.sums_8_bit_products_exactly is None:
         lines.append(
-            "the processor's abilities cannot be read, so full 8-bit int8 counts as inexact here: quantize with the "
-            "default of --target cpu"
+            "the processor's abilities cannot be read, so int8 of full 8 bits counts as inexact here: use the default "
+            "of export.quantize --target cpu"
         )
     return [line for line in lines if line is not None]
 

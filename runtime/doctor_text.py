@@ -20,7 +20,7 @@ def text_of(report: Report) -> str:
     lines = [
         *_row("toolkit", f"{run.toolkit_version}{checkout}, Python {machine.python}, {machine.system}"),
         *_row("processor", f"{report.processor}, {report.processor.architecture}, {_cores(report)}"),
-        *_row("int8 for it", report.int8),
+        *_row("int8 files", report.int8),
         *_row("memory", _memory(report)),
         *_row("GPU", _gpus(report)),
         *_row("CUDA", _cuda(report)),
