@@ -57,7 +57,7 @@ class DeployableGraph(nn.Module):
 
 def dense_names(model: config.Model) -> list[str]:
     """Names of the dense maps inside the exported graph, in DenseOutputs' order."""
-    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or model.head.centerness != "none"]
+    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or model.head.has_centerness]
     return [f"{kind}_{level}" for kind in kinds for level in range(model.pyramid.levels)]
 
 

@@ -7,12 +7,15 @@ a mean), sampling positions of deformable convolutions (float16 has steps of 1 p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
+
+from runtime.names import unknown_name
 
 from .network import ModelError, ahead_of
 
@@ -33,6 +36,7 @@ def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
 
     Raises ModelError for a weight that float16 can't hold.
     """
+    opsets = _opsets(network, half)
     elem_type, dtype = _TYPES[half]
     inferred = onnx.shape_inference.infer_shapes(network)
     graph = inferred.graph
@@ -57,9 +61,19 @@ def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
             list(new.constants.values()),
             value_info=[_retyped(value, elem_type, new.halves) for value in graph.value_info],
         ),
-        opset_imports=[onnx.helper.make_opsetid("", _BF16_OPSET)] if half == "bf16" else network.opset_import,
+        opset_imports=opsets,
         ir_version=network.ir_version,
     )
+
+
+def _opsets(network: onnx.ModelProto, half: Half) -> Iterable[onnx.OperatorSetIdProto]:
+    match half:
+        case "fp16":
+            return network.opset_import
+        case "bf16":
+            return [onnx.helper.make_opsetid("", _BF16_OPSET)]
+        case _:
+            unknown_name(half, "precision", Half)
 
 
 def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.engine_file import Profile, Tensor
+from runtime.names import unknown_name
 
 from .trt_inspect import count_precisions
 from .trt_library import Library
 from .trt_progress import Phases, interruptible, make_logger, make_monitor
-from .trt_settings import AMPERE_AND_LATER, BuildError, Settings
+from .trt_settings import AMPERE_AND_LATER, BuildError, HardwareCompatibility, Settings
 
 _still_called: list[Any] = []  # what threads of stopped builds may yet call, kept until the process ends
 
@@ -160,12 +161,17 @@ def _compatibility(trt: Any, builder_config: Any, library: Library, settings: Se
     if settings.version_compatible:
         builder_config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     own = (library.device.compute_capability,) if library.device is not None else ()
-    if settings.hardware_compatibility == "ampere-plus":
-        builder_config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-        return AMPERE_AND_LATER
-    if settings.hardware_compatibility == "same-compute-capability":
-        builder_config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
-    return own
+    match settings.hardware_compatibility:
+        case "none":
+            return own
+        case "ampere-plus":
+            builder_config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+            return AMPERE_AND_LATER
+        case "same-compute-capability":
+            builder_config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+            return own
+        case _:
+            unknown_name(settings.hardware_compatibility, "--hardware-compatibility", HardwareCompatibility)
 
 
 def _use_timing_cache(builder_config: Any, path: Path | None) -> Any:

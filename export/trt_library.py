@@ -8,8 +8,9 @@ from typing import Any, Literal
 from runtime.backends import BackendError
 from runtime.backends.trt_engine import import_tensorrt
 from runtime.cuda import CudaError, Device, open_cuda
-from runtime.engine_file import Flavor
+from runtime.engine_file import Flavor, library_name
 from runtime.errors import UserError
+from runtime.names import unknown_name
 
 _AHEAD = "--flavor rtx --compute-capability 8.6 8.9 12.0"
 
@@ -32,17 +33,26 @@ class Library:
 
     @property
     def name(self) -> str:
-        return "TensorRT for RTX" if self.flavor == "rtx" else "TensorRT"
+        return library_name(self.flavor)
 
 
-def choose(flavor: Literal["auto", "tensorrt", "rtx"], compute_capabilities: tuple[str, ...] = ()) -> Library:
+def choose(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple[str, ...] = ()) -> Library:
     """The library to build with. `auto` is the standard one where there is a GPU and no other was named.
 
     Raises LibraryError: one line on what is missing and what to do instead.
     """
     device, reason = find_device()
     missing = ""
-    if flavor == "tensorrt" or (flavor == "auto" and device is not None and not compute_capabilities):
+    match flavor:
+        case "auto":
+            is_standard = device is not None and not compute_capabilities
+        case "tensorrt":
+            is_standard = True
+        case "rtx":
+            is_standard = False
+        case _:
+            unknown_name(flavor, "--flavor", Literal["auto", "tensorrt", "rtx"])
+    if is_standard:
         if compute_capabilities:
             raise LibraryError(
                 "--compute-capability: a standard engine fits the GPU that builds it, and that alone; leave the option "

@@ -21,6 +21,7 @@ from .errors import UserError
 from .files import atomic_write_together
 from .manifest import Manifest, ManifestError
 from .manifest import check as check_manifest
+from .names import unknown_name
 from .records import RecordError, kind_of, record_from_dict
 
 ENGINE_MANIFEST_VERSION = 1
@@ -121,6 +122,17 @@ def read_description(path: str | os.PathLike[str]) -> EngineManifest:
     except UnicodeDecodeError as error:
         raise EngineError(f"{beside}: not text ({error}); {_BUILD}") from error
     return from_json(text, str(beside))
+
+
+def library_name(flavor: Flavor) -> str:
+    """What the library of a flavor is called."""
+    match flavor:
+        case "tensorrt":
+            return "TensorRT"
+        case "rtx":
+            return "TensorRT for RTX"
+        case _:
+            unknown_name(flavor, "flavor", Flavor)
 
 
 def to_json(described: EngineManifest) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from .detector import Detector
 from .errors import UserError
 from .loadgen_logs import FAILED, SUMMARY, LoadgenError, remove_logs
-from .loadgen_settings import Estimate, Target, apply, server_batch
+from .loadgen_settings import Estimate, Scenario, Target, apply, server_batch
 from .loadgen_sut import Answer, BatchingSystem, Query, Responses, Samples, SystemUnderTest
+from .names import unknown_name
 
 
 def import_loadgen() -> Any:
@@ -64,21 +65,24 @@ def _system(
     detector: Detector, samples: Samples, responses: Responses, target: Target, found: Estimate
 ) -> Iterator[SystemUnderTest | BatchingSystem]:
     """The system under test of a scenario."""
-    if target.scenario == "Offline":
-        yield SystemUnderTest(answer_stream(detector, samples, target.batch), responses)
-    elif target.scenario == "Server":
-        size = server_batch(found, target.latency_bound_s)
-        with BatchingSystem(
-            answer_query(detector, samples, size),
-            responses,
-            key=lambda query: canvas_of(detector, samples, query),
-            batch=size,
-            wait_s=target.wait_s,
-            workers=max(1, detector.concurrency),
-        ) as system:
-            yield system
-    else:
-        yield SystemUnderTest(answer_query(detector, samples, target.batch), responses)
+    match target.scenario:
+        case "Offline":
+            yield SystemUnderTest(answer_stream(detector, samples, target.batch), responses)
+        case "Server":
+            size = server_batch(found, target.latency_bound_s)
+            with BatchingSystem(
+                answer_query(detector, samples, size),
+                responses,
+                key=lambda query: canvas_of(detector, samples, query),
+                batch=size,
+                wait_s=target.wait_s,
+                workers=max(1, detector.concurrency),
+            ) as system:
+                yield system
+        case "SingleStream" | "MultiStream":
+            yield SystemUnderTest(answer_query(detector, samples, target.batch), responses)
+        case _:
+            unknown_name(target.scenario, "scenario", Scenario)
 
 
 def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:

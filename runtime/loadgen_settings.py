@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from .detector import Detector
 from .images import Decoded
+from .names import unknown_name
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Offline")
@@ -87,23 +88,26 @@ def settings_for(target: Target, found: Estimate, library: Any) -> dict[str, Any
         "min_query_count": LEAST_QUERIES[scenario],
         **official_seeds(library),
     }
-    if scenario == "SingleStream":
-        settings["single_stream_target_latency_percentile"] = 0.9
-        settings["single_stream_expected_latency_ns"] = round(1e9 * found.latency_s[1] / SPARE_QUERIES)
-    elif scenario == "MultiStream":
-        settings["multi_stream_target_latency_percentile"] = 0.99
-        settings["multi_stream_samples_per_query"] = QUERY_PICTURES
-        settings["multi_stream_expected_latency_ns"] = round(1e9 * found.latency_s[QUERY_PICTURES] / SPARE_QUERIES)
-    elif scenario == "Server":
-        size = server_batch(found, target.latency_bound_s)
-        settings["server_target_latency_percentile"] = 0.99
-        settings["server_target_latency_ns"] = round(1e9 * target.latency_bound_s)
-        rate = SERVER_LOAD * size / found.latency_s[size]
-        settings["server_target_qps"] = target.queries_per_second or rate
-    else:
-        settings["offline_expected_qps"] = SPARE_OFFLINE * found.images_per_second
-        if target.is_official:
-            settings["min_query_count"] = OFFICIAL_OFFLINE_SAMPLES
+    match scenario:
+        case "SingleStream":
+            settings["single_stream_target_latency_percentile"] = 0.9
+            settings["single_stream_expected_latency_ns"] = round(1e9 * found.latency_s[1] / SPARE_QUERIES)
+        case "MultiStream":
+            settings["multi_stream_target_latency_percentile"] = 0.99
+            settings["multi_stream_samples_per_query"] = QUERY_PICTURES
+            settings["multi_stream_expected_latency_ns"] = round(1e9 * found.latency_s[QUERY_PICTURES] / SPARE_QUERIES)
+        case "Server":
+            size = server_batch(found, target.latency_bound_s)
+            settings["server_target_latency_percentile"] = 0.99
+            settings["server_target_latency_ns"] = round(1e9 * target.latency_bound_s)
+            rate = SERVER_LOAD * size / found.latency_s[size]
+            settings["server_target_qps"] = target.queries_per_second or rate
+        case "Offline":
+            settings["offline_expected_qps"] = SPARE_OFFLINE * found.images_per_second
+            if target.is_official:
+                settings["min_query_count"] = OFFICIAL_OFFLINE_SAMPLES
+        case _:
+            unknown_name(scenario, "scenario", Scenario)
     return settings
 
 

@@ -15,6 +15,7 @@ MANIFEST_VERSION = 1
 METADATA_KEY = "atss_toolkit.manifest"  # in an ONNX file's metadata
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 class ManifestError(UserError):
@@ -31,7 +32,7 @@ class Preprocess:
     pad_value: tuple[int, int, int] = (124, 116, 104)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    channel_order: Literal["rgb", "bgr"] = "rgb"  # what the network eats inside its graph; canvases are always RGB
+    channel_order: ChannelOrder = "rgb"  # what the network eats inside its graph; canvases are always RGB
     # A picture of at least twice the size is divided by 2, 4 or 8 before it is resized: fast, since a JPEG's decoder
     # does it, and without the aliasing of a bilinear resize that skips pixels. Models of before it know none.
     divide_large: bool = dataclasses.field(default=True, metadata={"absent": False})

@@ -21,6 +21,7 @@ import tyro
 
 from runtime.errors import UserError, run_main
 
+from .backbone_settings import follow_backbone
 from .backbones import without_weights
 from .checkpoint import read_checkpoint
 from .config import Config, Data
@@ -70,8 +71,14 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     config, options = tyro.cli(
         command, prog=f"python -m train {arguments[0]}", args=arguments[1:], description=description
     )
+    config = follow_backbone(config, default, _names(arguments[1:]))
     check_config(config)
     return config, options
+
+
+def _names(arguments: list[str]) -> set[str]:
+    """The settings that a command line names, in the configuration's spelling."""
+    return {a.removeprefix("--").split("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
 
 
 def _from_checkpoint(path: Path) -> Config:

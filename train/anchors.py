@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.names import unknown_name
+
 from . import config
 
 FIRST_STRIDE = 8
@@ -49,10 +51,13 @@ def anchors_per_cell(anchors: config.Anchors) -> int:
 def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, float], ...]:
     """Widths and heights in px of the anchors of a cell (RetinaNet, arXiv 1708.02002)."""
     octave = [anchors.scale * stride * 2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
-    if anchors.outermost == "scales":
-        kinds = [(side, ratio) for side in octave for ratio in anchors.ratios]
-    else:
-        kinds = [(side, ratio) for ratio in anchors.ratios for side in octave]
+    match anchors.outermost:
+        case "scales":
+            kinds = [(side, ratio) for side in octave for ratio in anchors.ratios]
+        case "ratios":
+            kinds = [(side, ratio) for ratio in anchors.ratios for side in octave]
+        case _:
+            unknown_name(anchors.outermost, "anchors.outermost", config.Outermost)
     if not anchors.whole_pixels:
         return tuple((side / math.sqrt(ratio), side * math.sqrt(ratio)) for side, ratio in kinds)
     # Python's round() takes a half to the even number, as torch's does.

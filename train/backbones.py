@@ -16,8 +16,10 @@ from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from runtime.errors import UserError
+from runtime.names import unknown_name
 
 from . import config
+from .backbone_settings import kind_of
 from .deform import deformable_like
 
 _RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -29,6 +31,10 @@ _RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, i
     "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3)),
 }
 _GROUPS = {"resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}  # number, width in the first stage
+
+
+STRIDES = (8, 16, 32)  # px, of the maps
+COARSEST = STRIDES[-1]  # a canvas' sides are multiples of it: the pyramid doubles each map to add it to the finer one
 
 
 class WeightsError(UserError):
@@ -136,6 +142,7 @@ def build_backbone(backbone: config.Backbone) -> Network:
         network = ResNet(block, depths, backbone.stem_channels, *_GROUPS.get(backbone.name, (1, 64)))
         _change_bottlenecks(network, backbone)
     else:
+        kind_of(backbone.name)
         _refuse_bottleneck_settings(backbone)
         network = EfficientNetLite(backbone.name)
     for module in network.modules():
@@ -144,8 +151,13 @@ def build_backbone(backbone: config.Backbone) -> Network:
             module.eps = backbone.norm_epsilon
     if backbone.weights != "none":
         load_weights(network, backbone)
-    if backbone.batch_norm == "folded":
-        fold_batch_norms(network)
+    match backbone.batch_norm:
+        case "folded":
+            fold_batch_norms(network)
+        case "train" | "frozen":
+            pass
+        case _:
+            unknown_name(backbone.batch_norm, "backbone.batch_norm", config.BatchNorm)
     for stage in network.stages[: backbone.frozen_stages]:
         for module in stage:
             module.requires_grad_(False)
@@ -164,8 +176,13 @@ def _change_bottlenecks(network: ResNet, backbone: config.Backbone) -> None:
             if not isinstance(block, Bottleneck):
                 _refuse_bottleneck_settings(backbone)
                 continue
-            if backbone.bottleneck_stride == "1x1":
-                block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+            match backbone.bottleneck_stride:
+                case "3x3":
+                    pass
+                case "1x1":
+                    block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+                case _:
+                    unknown_name(backbone.bottleneck_stride, "backbone.bottleneck_stride", config.BottleneckStride)
             if number in backbone.deformable_stages:
                 block.conv2 = deformable_like(block.conv2)
 

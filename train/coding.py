@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.names import unknown_name
+
 from . import config
 from .boxes import (
     MAX_LOG_DISTANCE,
@@ -37,21 +39,52 @@ def decode_apart(
     rule: config.Regression,
 ) -> Sides:
     """`decode` with anchors given by centre and size, and boxes returned, by coordinates [...]."""
-    if rule.start == "box":
-        return decode_deltas(x, y, width, height, codes, rule.delta_std)
-    distances = codes.clamp(max=MAX_LOG_DISTANCE).exp() if rule.distance == "exp" else F.relu(codes)
-    return decode_distances(x, y, distances * _unit(strides, rule))
+    match rule.start:
+        case "box":
+            return decode_deltas(x, y, width, height, codes, rule.delta_std)
+        case "point":
+            return decode_distances(x, y, _distances(codes, rule) * _unit(strides, rule))
+        case _:
+            unknown_name(rule.start, "regression.start", config.RegressionStart)
 
 
 def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: config.Regression) -> Tensor:
     """The codes [..., 4] that `decode` makes boxes [..., 4] of; finite where there are none (a point outside)."""
-    if rule.start == "box":
-        return encode_deltas(anchors, boxes, rule.delta_std)
-    distances = encode_distances(centers(anchors), boxes) / _unit(strides, rule)
-    return distances.clamp(min=_SMALLEST).log() if rule.distance == "exp" else distances.clamp(min=0)
+    match rule.start:
+        case "box":
+            return encode_deltas(anchors, boxes, rule.delta_std)
+        case "point":
+            return _numbers(encode_distances(centers(anchors), boxes) / _unit(strides, rule), rule)
+        case _:
+            unknown_name(rule.start, "regression.start", config.RegressionStart)
+
+
+def _distances(numbers: Tensor, rule: config.Regression) -> Tensor:
+    match rule.distance:
+        case "exp":
+            return numbers.clamp(max=MAX_LOG_DISTANCE).exp()
+        case "relu":
+            return F.relu(numbers)
+        case _:
+            unknown_name(rule.distance, "regression.distance", config.Distance)
+
+
+def _numbers(distances: Tensor, rule: config.Regression) -> Tensor:
+    """What `_distances` makes these distances of."""
+    match rule.distance:
+        case "exp":
+            return distances.clamp(min=_SMALLEST).log()
+        case "relu":
+            return distances.clamp(min=0)
+        case _:
+            unknown_name(rule.distance, "regression.distance", config.Distance)
 
 
 def _unit(strides: Tensor | int, rule: config.Regression) -> Tensor | int:
-    if rule.distance_unit == "pixel":
-        return 1
-    return strides.unsqueeze(-1) if isinstance(strides, Tensor) else strides
+    match rule.distance_unit:
+        case "pixel":
+            return 1
+        case "stride":
+            return strides.unsqueeze(-1) if isinstance(strides, Tensor) else strides
+        case _:
+            unknown_name(rule.distance_unit, "regression.distance_unit", config.DistanceUnit)

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from runtime.manifest import Preprocess, Thresholds
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
-IMAGENET_STD = (58.395, 57.12, 57.375)
+from runtime.names import unknown_name
 
 BackboneName = Literal[
     "resnet18",
@@ -27,6 +25,24 @@ BackboneName = Literal[
     "efficientnet_lite3",
     "efficientnet_lite4",
 ]
+BatchNorm = Literal["train", "frozen", "folded"]
+BottleneckStride = Literal["3x3", "1x1"]
+ExtraFrom = Literal["p5", "c5"]
+CenternessFrom = Literal["none", "box", "class"]
+Outermost = Literal["scales", "ratios"]
+RegressionStart = Literal["box", "point"]
+Distance = Literal["exp", "relu"]
+DistanceUnit = Literal["stride", "pixel"]
+AssignmentMethod = Literal["atss", "topk", "max_iou", "fcos"]
+KCounts = Literal["cells", "anchors"]
+CenterSampling = Literal["none", "radius", "nearest"]
+BoxLoss = Literal["giou", "iou", "smooth_l1"]
+Combine = Literal["sqrt", "product"]
+Score = Literal["class", "final"]
+Optimizer = Literal["sgd", "adamw"]
+Decay = Literal["step", "cosine"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +58,11 @@ class Backbone:
     frozen_stages: int = 0
     # "train": statistics and affine are learnt; "frozen": both are kept; "folded": merged into the convolutions, which
     # then train with a bias (fastest; for fine-tuning).
-    batch_norm: Literal["train", "frozen", "folded"] = "train"
+    batch_norm: BatchNorm = "train"
     # Added to the variance by batch norms; 0 in models whose norms were frozen without it.
     norm_epsilon: float = 1e-5
     # Which of a bottleneck's convolutions has the stride: torchvision's the 3×3, the first publication's the 1×1.
-    bottleneck_stride: Literal["3x3", "1x1"] = "3x3"
+    bottleneck_stride: BottleneckStride = "3x3"
     # Stages whose 3×3 convolutions are deformable, of 2 … 5; the paper's c3-c5 are 3 4 5. ResNets with bottlenecks.
     deformable_stages: tuple[int, ...] = ()
 
@@ -58,7 +74,7 @@ class Pyramid:
     channels: int = 256
     levels: int = 5
     # What the levels beyond the third begin from, and whether there is a ReLU between two of them.
-    extra_from: Literal["p5", "c5"] = "p5"
+    extra_from: ExtraFrom = "p5"
     extra_relu: bool = True
 
 
@@ -70,11 +86,22 @@ class Head:
     group_norm_groups: int = 32  # 0: no normalisation
     tower_bias: bool = False  # of convolutions that GroupNorm follows; without one they always have it
     # The tower that centerness is predicted from; "none": without centerness the score is the class's alone.
-    centerness: Literal["none", "box", "class"] = "box"
+    centerness: CenternessFrom = "box"
     deformable: bool = False  # the last convolution of each tower
     level_scales: bool = True  # a trainable factor per level on the box regression
     # The focal loss starts stable when every anchor first predicts each class with this probability.
     prior_probability: float = 0.01
+
+    @property
+    def has_centerness(self) -> bool:
+        """Whether centerness is predicted."""
+        match self.centerness:
+            case "none":
+                return False
+            case "box" | "class":
+                return True
+            case _:
+                unknown_name(self.centerness, "head.centerness", CenternessFrom)
 
 
 @dataclass(frozen=True)
@@ -84,7 +111,7 @@ class Anchors:
     scale: float = 8.0  # side of the smallest square, in strides
     scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
     ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
-    outermost: Literal["scales", "ratios"] = "scales"  # in the order of a cell's anchors
+    outermost: Outermost = "scales"  # in the order of a cell's anchors
     center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
     # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
     # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
@@ -95,20 +122,20 @@ class Anchors:
 class Regression:
     """How a box is coded: as deltas of an anchor, or as distances of its four sides from a cell's centre."""
 
-    start: Literal["box", "point"] = "box"
+    start: RegressionStart = "box"
     delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
-    distance: Literal["exp", "relu"] = "exp"  # "point": what makes a distance of any number
-    distance_unit: Literal["stride", "pixel"] = "stride"
+    distance: Distance = "exp"  # "point": what makes a distance of any number
+    distance_unit: DistanceUnit = "stride"
 
 
 @dataclass(frozen=True)
 class Assignment:
     """Which anchors are positive for an object. Settings of the other methods have no effect."""
 
-    method: Literal["atss", "topk", "max_iou", "fcos"] = "atss"
+    method: AssignmentMethod = "atss"
     # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …
     k: int = 9
-    k_counts: Literal["cells", "anchors"] = "cells"  # … cells with all their anchors, or single anchors
+    k_counts: KCounts = "cells"  # … cells with all their anchors, or single anchors
     # A positive's centre lies inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
     center_in_box: bool = True
     # "max_iou": positive from one IoU on, negative below the other, ignored in between …
@@ -119,7 +146,7 @@ class Assignment:
     # no end.
     level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
     # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
-    center_sampling: Literal["none", "radius", "nearest"] = "none"
+    center_sampling: CenterSampling = "none"
     radius: float = 1.5
 
 
@@ -129,7 +156,7 @@ class Loss:
 
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    box: Literal["giou", "iou", "smooth_l1"] = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
+    box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
     smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
     box_weight: float = 2.0
     centerness_weight: float = 1.0
@@ -139,9 +166,9 @@ class Loss:
 class Scoring:
     """The final score of a detection, where there is centerness, and what it is cut and ranked by."""
 
-    combine: Literal["sqrt", "product"] = "sqrt"  # √(class · centerness), or the product itself
-    threshold_on: Literal["class", "final"] = "class"
-    rank_by: Literal["final", "class"] = "final"
+    combine: Combine = "sqrt"  # √(class · centerness), or the product itself
+    threshold_on: Score = "class"
+    rank_by: Score = "final"
 
 
 @dataclass(frozen=True)
@@ -203,13 +230,13 @@ class Schedule:
     epochs: float = 0.0
     repeat: float = 1.0  # so many times longer, milestones too: 2 makes a "2x" of a 1x schedule
     batch: int = 16  # pictures of a step, over all processes
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.01
     backbone_factor: float = 1.0  # of the learning rate
     momentum: float = 0.9  # sgd
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
     weight_decay: float = 1e-4
-    decay: Literal["step", "cosine"] = "step"
+    decay: Decay = "step"
     milestones: tuple[int, ...] = (60_000, 80_000)  # × 0.1 each, for "step"
     warmup_steps: int = 500
     warmup_start: float = 0.001  # of the learning rate
@@ -225,9 +252,9 @@ class Run:
     # Checkpoint whose weights training begins with, for fine-tuning; the class convolution starts anew where the number
     # of classes is another.
     init: str = ""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     # "auto": bf16 where the processor has it in hardware, else fp32.
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: TrainingPrecision = "auto"
     channels_last: bool = True
     compile: bool = False  # the network, with torch.compile
     # Each process works through its share of a batch in so many pieces, to need less memory. The losses stay the same.

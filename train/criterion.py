@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.names import unknown_name
+
 from . import config
 from .anchors import Level, grid_anchors, grid_points, grid_strides, pyramid_levels
 from .assign import Assigned, assign
@@ -104,7 +106,7 @@ def criterion(
 
 def rows_of(assigned: Assigned, rows: slice) -> Assigned:
     """The assignment of some of a batch's images."""
-    return Assigned(*(None if values is None else values[rows] for values in assigned))
+    return Assigned(assigned.matched[rows], None if assigned.ignored is None else assigned.ignored[rows])
 
 
 def _levels(canvas_hw: tuple[int, int], model: config.Model) -> list[Level]:
@@ -122,7 +124,7 @@ def _normalizers(positive: Tensor, quality: Tensor) -> Normalizers:
 
 def _quality(positive: Tensor, boxes: Tensor, levels: list[Level], model: config.Model) -> Tensor:
     """The weight of each anchor's box loss [B, N]: its centerness target, 1 without centerness, 0 for a negative."""
-    if model.head.centerness == "none":
+    if not model.head.has_centerness:
         return positive.float()
     return torch.where(positive, centerness(grid_points(levels, device=boxes.device), boxes), 0.0)
 
@@ -135,13 +137,16 @@ def _box_losses(
     strides = grid_strides(levels, device=regression.device)
     # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
     boxes = torch.where(positive.unsqueeze(-1), boxes, anchors)
-    if model.loss.box == "smooth_l1":
-        difference = regression - encode(anchors, strides, boxes, model.regression)
-        return smooth_l1(difference, model.loss.smooth_l1_beta).sum(dim=-1)
-    predicted = decode(anchors, strides, regression, model.regression)
-    if model.loss.box == "iou":
-        return -iou(predicted, boxes).clamp(min=1e-6).log()
-    return 1 - giou(predicted, boxes)
+    match model.loss.box:
+        case "smooth_l1":
+            difference = regression - encode(anchors, strides, boxes, model.regression)
+            return smooth_l1(difference, model.loss.smooth_l1_beta).sum(dim=-1)
+        case "iou":
+            return -iou(decode(anchors, strides, regression, model.regression), boxes).clamp(min=1e-6).log()
+        case "giou":
+            return 1 - giou(decode(anchors, strides, regression, model.regression), boxes)
+        case _:
+            unknown_name(model.loss.box, "loss.box", config.BoxLoss)
 
 
 def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import Preprocess
+from runtime.manifest import ChannelOrder, Preprocess
+from runtime.names import unknown_name
 
 from . import config
 from .anchors import anchors_per_cell
@@ -43,7 +44,13 @@ class Detector(nn.Module):
         self.pyramid = pyramid
         self.head = head
         self._frozen_norms = tuple(frozen_norms)
-        self._bgr = pre.channel_order == "bgr"
+        match pre.channel_order:
+            case "rgb":
+                self._bgr = False
+            case "bgr":
+                self._bgr = True
+            case _:
+                unknown_name(pre.channel_order, "preprocess.channel_order", ChannelOrder)
         # Not in the state dict: they belong to the preprocessing, which a checkpoint's configuration carries.
         self.register_buffer("mean", torch.tensor(pre.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pre.std).reshape(1, 3, 1, 1), persistent=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from runtime.names import unknown_name
+
+from .config import CenternessFrom
 from .deform import deformable_like, reset_offsets
 
 
@@ -23,7 +25,7 @@ class Head(nn.Module):
         group_norm_groups: int,
         prior: float,
         anchors: int = 1,
-        centerness: Literal["none", "box", "class"] = "box",
+        centerness: CenternessFrom = "box",
         level_scales: bool = True,
         tower_bias: bool = False,
         deformable: bool = False,
@@ -33,7 +35,13 @@ class Head(nn.Module):
         self.box_tower = _tower(channels, convolutions, group_norm_groups, tower_bias, deformable)
         self.class_logits = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
         self.box_regression = nn.Conv2d(channels, anchors * 4, 3, padding=1)
-        self.centerness = nn.Conv2d(channels, anchors, 3, padding=1) if centerness != "none" else None
+        match centerness:
+            case "none":
+                self.centerness = None
+            case "box" | "class":
+                self.centerness = nn.Conv2d(channels, anchors, 3, padding=1)
+            case _:
+                unknown_name(centerness, "head.centerness", CenternessFrom)
         self._centerness_from_class = centerness == "class"
         self.scales = nn.Parameter(torch.ones(levels)) if level_scales else None
         for module in self.modules():

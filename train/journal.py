@@ -13,12 +13,17 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from runtime.errors import UserError
 from runtime.files import atomic_write
 
 from .config import Config
 from .criterion import Losses
 
 LOG = "log.jsonl"
+
+
+class LogError(UserError):
+    """A log with a line in it that no run wrote."""
 
 
 class Journal:
@@ -98,13 +103,21 @@ class Journal:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that an interruption cut short is left out."""
+    """The lines of a log; a last line that an interruption cut short is left out. Raises LogError for any other."""
     if not path.exists():
         return []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            continue
+            line = None
+        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+            lines.append(line)
+        elif number < len(texts):
+            raise LogError(
+                f"{path}, line {number}: {text[:40]!r} is no line of a log, expected an object with kind and step; "
+                "mend or delete that line"
+            )
     return lines

@@ -7,12 +7,14 @@ from typing import Any
 
 from runtime.errors import UserError
 
+from .backbone_settings import check_backbone
+from .backbones import COARSEST
 from .config import Config
 
 _AT_LEAST: dict[str, int] = {
     "preprocess.short_side": 1,
     "preprocess.long_side": 1,
-    "preprocess.size_divisor": 32,
+    "preprocess.size_divisor": COARSEST,
     "thresholds.candidates_per_level": 1,
     "thresholds.detections": 1,
     "model.backbone.stem_channels": 1,
@@ -65,7 +67,8 @@ def check_config(config: Config) -> None:
         not single_cell or config.run.precision == "fp32",
         "more px for so many pyramid levels, or --run.precision fp32",
     )
-    _require(config, "preprocess.size_divisor", config.preprocess.size_divisor % 32 == 0, "a multiple of 32")
+    divisible = config.preprocess.size_divisor % COARSEST == 0
+    _require(config, "preprocess.size_divisor", divisible, f"a multiple of {COARSEST}, the backbone's coarsest stride")
     channels = config.model.pyramid.channels
     groups = config.model.head.group_norm_groups
     divides = groups == 0 or channels % groups == 0
@@ -78,6 +81,7 @@ def check_config(config: Config) -> None:
     _require(config, "model.assignment.level_limits", enough, "one less than pyramid levels, or more")
     coded = config.model.loss.box != "smooth_l1" or config.model.regression.start == "box"
     _require(config, "model.loss.box", coded, "giou or iou, where boxes are regressed from points")
+    check_backbone(config)
 
 
 def _value(config: Config, name: str) -> Any:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
+from runtime.names import unknown_name
 
 from .checkpoint import (
     Checkpoint,
@@ -27,7 +28,7 @@ from .checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from .config import Config
+from .config import Config, DeviceName, TrainingPrecision
 from .criterion import Losses, Normalizers, Targets, assign_targets, at_least_one, criterion, normalizers_of, rows_of
 from .data import pictures_to_train_on, training_batches
 from .detector import Detector, build_detector
@@ -42,6 +43,7 @@ from .distributed import (
     without_averaging,
 )
 from .journal import Journal
+from .limits import check_config
 from .optim import (
     AveragedWeights,
     build_optimizer,
@@ -68,6 +70,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
     and resumed takes the same steps as one that ran through. The processes of a `world` take the steps that one
     process would; the first one writes.
     """
+    check_config(config)
     train_set, val_set = _datasets(config, report=world.is_main)
     share = share_of_batch(config.schedule.batch, config.run.accumulate, world)
     pictures_in_epoch = len(pictures_to_train_on(train_set, config.data.keep_empty))
@@ -296,6 +299,12 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
             f"{last} holds the state of {before}, not of {config.schedule.optimizer}: "
             f"resume with --schedule.optimizer {before}, or choose another --out"
         )
+    then, now = ((c.preprocess.mean, c.preprocess.std, c.preprocess.channel_order) for c in (checkpoint.config, config))
+    if then != now:
+        raise CheckpointError(
+            f"{last} was trained on pictures normalised by {then}, not by {now}: resume with the same --preprocess "
+            "options, or choose another --out"
+        )
     if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:
         raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
 
@@ -310,9 +319,9 @@ def _datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | 
         )
     train_set = load_coco(data.train_json, data.train_images)
     val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
-    for dataset in (train_set, val_set):
-        for problem in dataset.problems if dataset is not None and report else ():
-            tqdm.write(f"warning: {dataset.json_path}: {problem}" if dataset is not None else problem)
+    for dataset in ([train_set] if val_set is None else [train_set, val_set]) if report else []:
+        for problem in dataset.problems:
+            tqdm.write(f"warning: {dataset.json_path}: {problem}")
     if val_set is not None:
         found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
         if found != expected:
@@ -323,24 +332,35 @@ def _datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | 
     return train_set, val_set
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: DeviceName) -> torch.device:
     """The device of a name; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--run.device cuda, but torch finds no CUDA device: use --run.device cpu")
-    return torch.device(name)
+    match name:
+        case "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        case "cuda" if not torch.cuda.is_available():
+            raise TrainingError("--run.device cuda, but torch finds no CUDA device: use --run.device cpu")
+        case "cuda" | "cpu":
+            return torch.device(name)
+        case _:
+            unknown_name(name, "run.device", DeviceName)
 
 
 def pick_precision(config: Config) -> torch.dtype:
     """The dtype of the network's matrix products while training; "auto" is bf16 where the hardware has it."""
-    name = config.run.precision
     device = pick_device(config.run.device)
-    if name == "auto":
-        name = "bf16" if _has_bf16(device) else "fp32"
-    if name == "fp16" and device.type == "cpu":
-        raise TrainingError("--run.precision fp16 trains on a GPU only: use bf16 or fp32 on a CPU")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    match config.run.precision:
+        case "auto":
+            return torch.bfloat16 if _has_bf16(device) else torch.float32
+        case "fp32":
+            return torch.float32
+        case "bf16":
+            return torch.bfloat16
+        case "fp16" if device.type == "cpu":
+            raise TrainingError("--run.precision fp16 trains on a GPU only: use bf16 or fp32 on a CPU")
+        case "fp16":
+            return torch.float16
+        case _:
+            unknown_name(config.run.precision, "run.precision", TrainingPrecision)
 
 
 def _has_bf16(device: torch.device) -> bool:

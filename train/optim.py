@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runtime.names import unknown_name
+
 from . import config
 from .detector import Detector
 
@@ -41,9 +43,13 @@ def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.O
         rate = schedule.learning_rate * (schedule.backbone_factor if in_backbone else 1.0)
         decay = schedule.weight_decay if decays else 0.0
         settings.append({"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay})
-    if schedule.optimizer == "sgd":
-        return torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
-    return torch.optim.AdamW(settings, lr=schedule.learning_rate, betas=schedule.betas)
+    match schedule.optimizer:
+        case "sgd":
+            return torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
+        case "adamw":
+            return torch.optim.AdamW(settings, lr=schedule.learning_rate, betas=schedule.betas)
+        case _:
+            unknown_name(schedule.optimizer, "schedule.optimizer", config.Optimizer)
 
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -58,10 +64,14 @@ def learning_rate_factor(step: int, schedule: config.Schedule) -> float:
     """What the base learning rate is multiplied with at a step: linear warm-up, then steps of 0.1 or a half cosine."""
     if step < schedule.warmup_steps:
         return schedule.warmup_start + (1 - schedule.warmup_start) * step / schedule.warmup_steps
-    if schedule.decay == "step":
-        return 0.1 ** sum(step >= milestone for milestone in schedule.milestones)
-    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    match schedule.decay:
+        case "step":
+            return 0.1 ** sum(step >= milestone for milestone in schedule.milestones)
+        case "cosine":
+            progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case _:
+            unknown_name(schedule.decay, "schedule.decay", config.Decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

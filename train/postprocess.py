@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.manifest import Thresholds
+from runtime.names import unknown_name
 
 from . import config
 from .anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, pitch, strides
@@ -95,8 +96,8 @@ def _level_candidates(
     num_classes = class_score.shape[2]
     quality = _rows(centerness, per_cell).sigmoid() if centerness is not None else None  # [B, anchors, 1]
     score = _final_score(class_score, quality, model.scoring)
-    cut = class_score if model.scoring.threshold_on == "class" else score
-    by_class = model.scoring.rank_by == "class"
+    cut = class_score if _is_class(model.scoring.threshold_on, "scoring.threshold_on") else score
+    by_class = _is_class(model.scoring.rank_by, "scoring.rank_by")
     rank = torch.where(cut > thresholds.score, class_score if by_class else score, 0.0).flatten(1)  # [B, anchors · C]
     if limit is None:
         count = min(thresholds.candidates_per_level, rank.shape[1])
@@ -123,7 +124,23 @@ def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Sc
     if quality is None:
         return class_score
     product = class_score * quality
-    return product.sqrt() if scoring.combine == "sqrt" else product
+    match scoring.combine:
+        case "sqrt":
+            return product.sqrt()
+        case "product":
+            return product
+        case _:
+            unknown_name(scoring.combine, "scoring.combine", config.Combine)
+
+
+def _is_class(score: config.Score, setting: str) -> bool:
+    match score:
+        case "class":
+            return True
+        case "final":
+            return False
+        case _:
+            unknown_name(score, setting, config.Score)
 
 
 def _anchors(anchor: Tensor, grid: _LevelAnchors, anchors: config.Anchors) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from runtime.names import unknown_name
+
+from .config import ExtraFrom
 
 
 class FeaturePyramid(nn.Module):
@@ -20,7 +22,7 @@ class FeaturePyramid(nn.Module):
         in_channels: list[int],
         channels: int,
         levels: int,
-        extra_from: Literal["p5", "c5"] = "p5",
+        extra_from: ExtraFrom = "p5",
         extra_relu: bool = True,
     ) -> None:
         super().__init__()
@@ -28,8 +30,15 @@ class FeaturePyramid(nn.Module):
             raise ValueError(f"a pyramid on {len(in_channels)} maps has at least as many levels, not {levels}")
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        self._from_input, self._relu = extra_from == "c5", extra_relu
-        sources = [in_channels[-1] if self._from_input else channels] + [channels] * levels
+        self._relu = extra_relu
+        match extra_from:
+            case "p5":
+                self._from_input, first = False, channels
+            case "c5":
+                self._from_input, first = True, in_channels[-1]
+            case _:
+                unknown_name(extra_from, "pyramid.extra_from", ExtraFrom)
+        sources = [first] + [channels] * levels
         self.extra = nn.ModuleList(
             nn.Conv2d(c, channels, 3, stride=2, padding=1) for c in sources[: levels - len(in_channels)]
         )

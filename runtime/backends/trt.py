@@ -20,7 +20,7 @@ import numpy as np
 
 from ..cuda import Binding, Device, open_cuda
 from ..detections import RawOutputs
-from ..engine_file import Profile, read_engine
+from ..engine_file import Profile, library_name, read_engine
 from ..manifest import Manifest
 from . import BackendError, Times
 from .feeds import check_feed
@@ -79,7 +79,7 @@ class TrtBackend:
         self._free += self._slots
         has_graphs = graphs is not None or (self._runtime_cache is not None and cuda_graphs)
         self._description = (
-            f"{'TensorRT for RTX' if self._described.flavor == 'rtx' else 'TensorRT'} {trt.__version__}, "
+            f"{library_name(self._described.flavor)} {trt.__version__}, "
             f"{self._cuda.device.name}, {self._cuda.binding}, {slots} slots, "
             f"{'CUDA graphs' if has_graphs else 'no CUDA graphs'}"
         )

@@ -13,7 +13,8 @@ from itertools import takewhile
 from typing import Any
 
 from ..cuda import Device
-from ..engine_file import EngineManifest, Flavor, Profile, this_platform
+from ..engine_file import EngineManifest, Flavor, Profile, library_name, this_platform
+from ..names import unknown_name
 from . import BackendError
 from .artifact import INPUTS, OUTPUTS
 
@@ -38,10 +39,13 @@ class Loaded:
 def import_tensorrt(flavor: Flavor) -> Any:
     """The library that an engine of this flavor runs in. Raises BackendError."""
     try:
-        if flavor == "rtx":
-            import tensorrt_rtx as trt
-        else:
-            import tensorrt as trt
+        match flavor:
+            case "rtx":
+                import tensorrt_rtx as trt
+            case "tensorrt":
+                import tensorrt as trt
+            case _:
+                unknown_name(flavor, "flavor", Flavor)
     except ImportError as error:
         extra, package = ("rtx", "tensorrt-rtx") if flavor == "rtx" else ("gpu", "tensorrt")
         raise BackendError(
@@ -56,7 +60,7 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
 
     TensorRT refuses a part of them itself, but only once it reads the bytes, and in terms of its internals.
     """
-    library = "TensorRT for RTX" if described.flavor == "rtx" else "TensorRT"
+    library = library_name(described.flavor)
     if not _runs_version(described, version):
         problem = f"built with {library} {described.library_version}, but {version} is installed"
     elif described.platform != this_platform():

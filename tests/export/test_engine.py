@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -200,9 +201,7 @@ def test_the_rebuild_command_repeats_the_settings(deployed: dict[Precision, Path
     words = rebuild_command(Library("tensorrt", rtx, None), Path("a b/my model.onnx"), asked, tmp_path / "x y.engine")
     assert words.startswith("python -m export.to_trt 'my model.onnx' -o 'x y.engine' --flavor tensorrt --batch 1 2 4")
     _, manifest = load_deployed(deployed["fp32"])
-    options = _parser().parse_args(
-        words.split(" ", 2)[2].replace("'my model.onnx'", "m").replace("'x y.engine'", "e").split()
-    )
+    options = _parser().parse_args(shlex.split(words)[3:])
     assert make_profiles(manifest, options.batch, options.shapes)[0] == asked.profiles[0]
     assert int(options.workspace * (1 << 30)) == asked.workspace_bytes
     assert (options.optimization_level, options.version_compatible) == (3, True)

@@ -205,5 +205,12 @@ def test_another_model_is_not_resumed(cut: Path, small_config: Make) -> None:
     assert "another model" in refusal(replace(settings, model=replace(settings.model, anchors=anchors)), cut)
 
 
+def test_another_normalisation_is_not_resumed(cut: Path, small_config: Make) -> None:
+    settings = small_config()
+    pre = replace(settings.preprocess, mean=(127.5, 127.5, 127.5))
+    message = refusal(replace(settings, preprocess=pre), cut)
+    assert "normalised by ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'rgb'), not by ((127.5," in message
+
+
 def test_another_optimizer_is_not_resumed(cut: Path, small_config: Make) -> None:
     assert "--schedule.optimizer adamw" in refusal(small_config(optimizer="sgd"), cut)

@@ -15,9 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.names import unknown_name
+
 from ..anchors import Level, around, half_sides
 from ..boxes import centers, iou
-from .types import NEGATIVE, Assigned, KCounts
+from ..config import KCounts
+from .types import NEGATIVE, Assigned
 
 # "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
 INSIDE_MARGIN = 0.01
@@ -108,7 +111,13 @@ def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = 
 def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple[Tensor, Tensor, Tensor]:
     """As `nearest_anchors`, with the anchors as centres [B, G, n, 2] and halves of their sides [n, 2]."""
     per_cell = len(level.sides)
-    cells = k if k_counts == "cells" else math.ceil(k / per_cell)
+    match k_counts:
+        case "cells":
+            cells, most = k, None
+        case "anchors":
+            cells, most = math.ceil(k / per_cell), k
+        case _:
+            unknown_name(k_counts, "assignment.k_counts", KCounts)
     cell, center = _nearest_cells(gt_boxes, level, min(cells, level.cells))
     half = half_sides(level, cell.device).repeat(cell.shape[-1], 1)
     if per_cell == 1:
@@ -116,8 +125,7 @@ def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple
     in_cell = torch.arange(per_cell, device=cell.device)
     index = (cell.unsqueeze(-1) * per_cell + in_cell).flatten(-2)  # [B, G, cells · A]
     center = center.repeat_interleave(per_cell, dim=-2)
-    count = k if k_counts == "anchors" else index.shape[-1]
-    return index[..., :count], center[..., :count, :], half[:count]
+    return index[..., :most], center[..., :most, :], half[:most]
 
 
 def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:

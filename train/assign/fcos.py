@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..anchors import Level, grid_points, grid_strides
 from ..boxes import area, centers
+from ..config import KCounts
 from .atss import best_box, nearest_on_all_levels
-from .types import NEGATIVE, Assigned, KCounts
+from .types import NEGATIVE, Assigned
 
 
 def fcos(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], level_limits: tuple[float, ...]) -> Assigned:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 NEGATIVE = -1
-
-KCounts = Literal["cells", "anchors"]
 
 
 class Assigned(NamedTuple):
