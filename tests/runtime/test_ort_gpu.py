@@ -279,7 +279,7 @@ def test_auto_takes_the_gpu_where_it_starts(model: Path, monkeypatch: pytest.Mon
     assert "CUDAExecutionProvider" in backend.description
     assert backend.description.endswith("(best that starts)")
     use(monkeypatch, FakeOrt(broken=(CUDA,), silent=True))
-    description = open_backend(model, allow_fallback=True).description
+    description = open_backend(model).description
     assert description.startswith("OpenVINO ")
     assert "cuda: ONNX Runtime could not start CUDAExecutionProvider" in description
 
