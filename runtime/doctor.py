@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from .commands import DOCTOR
 from .conditions import LIBRARIES, Machine, Run, available_memory_gb, describe_machine, describe_run
 from .cuda_libraries import Library, cuda_libraries, installed_distributions
 from .doctor_findings import find, int8_advice
@@ -48,7 +49,7 @@ def examine() -> Report:
     processor, gpus, libraries, versions = read_processor(), list_gpus(), cuda_libraries(), installed_versions()
     trials = run_trials()
     return Report(
-        describe_run("python -m runtime.doctor"),
+        describe_run(DOCTOR),
         machine,
         available_memory_gb(),
         processor,
@@ -87,7 +88,7 @@ def _version(distribution: metadata.Distribution) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m runtime.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=DOCTOR, description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(arguments)
     report = examine()

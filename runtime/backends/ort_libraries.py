@@ -16,6 +16,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from ..commands import DOCTOR
 from ..cuda_libraries import cuda_libraries, driver_problem, mismatch
 from ..gpu import list_gpus
 from .artifact import first_line
@@ -76,7 +77,8 @@ def why_not_started(library: Any, missing: str | None) -> str:
     if missing is not None:
         return missing
     ours = [found for found in cuda_libraries() if found.distribution == "onnxruntime-gpu"]
-    return driver_problem(list_gpus().driver, ours) or "mend the driver and CUDA libraries (its log above says which)"
+    unknown = f"mend the driver and CUDA libraries that its log above names ({DOCTOR} tells more)"
+    return driver_problem(list_gpus().driver, ours) or unknown
 
 
 def _mismatch() -> str | None:

@@ -133,7 +133,10 @@ def test_a_driver_that_is_too_old(model: Path, use: Use) -> None:
 
 def test_nothing_of_that(model: Path, use: Use) -> None:
     use(FakeOrt(broken=(CUDA,), silent=True))
-    assert "mend the driver and CUDA libraries (its log above says which)" in opened(model)
+    assert (
+        "mend the driver and CUDA libraries that its log above names (python -m runtime.doctor tells more)"
+        in opened(model)
+    )
 
 
 def test_a_gpu_without_memory(model: Path, use: Use) -> None:
