@@ -2,7 +2,8 @@
 
 Pictures take the way that they take when deployed (`runtime.preprocess`), one at a time, so memory doesn't grow with
 their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest number,
-the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every method.
+the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every method, and
+leaves the mean of each channel, by which biases are corrected.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ from .qdq import values_to_calibrate
 from .session import open_session
 
 PICTURES = 500  # as many as MLPerf's rules allow
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 Method = Literal["max", "mse", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -55,6 +57,7 @@ class Calibration:
     images: int  # that were read
     skipped: tuple[str, ...]  # one line per picture that could not be
     ranges: dict[str, dict[str, tuple[float, float]]]
+    means: dict[str, tuple[float, ...]]  # of each channel, by value
     version: int = CALIBRATION_VERSION
 
 
@@ -106,6 +109,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
         len(images) - len(skipped),
         tuple(skipped),
         {method: {name: seen[name].range(method) for name in names} for method in METHODS},
+        {name: seen[name].means() for name in names},
     )
 
 
@@ -182,9 +186,12 @@ def images_sha256(images: Sequence[Path]) -> str:
 
 
 class Histogram:
-    """Magnitudes of one value's numbers: 2048 equal bins from 0, doubled in width whenever a larger number comes."""
+    """One value's numbers [B, C, …]: magnitudes in 2048 equal bins from 0, doubled in width whenever a larger number
+    comes, and the mean of each channel."""
 
     def __init__(self) -> None:
+        self._sums: np.ndarray | float = 0.0  # of each channel
+        self._count = 0  # of each channel's numbers
         self._counts = np.zeros(_BINS)
         self._top = 0.0  # the upper end of the last bin
         self._low, self._high = 0.0, 0.0
@@ -195,6 +202,9 @@ class Histogram:
         if not np.isfinite([low, high]).all():  # before min() and max() of Python, which pass over NaN
             raise CalibrationError("the network's values are not finite on these pictures; is the checkpoint sound?")
         self._low, self._high = min(self._low, low), max(self._high, high)
+        channels = values.reshape(*values.shape[:2], -1)
+        self._sums = self._sums + channels.sum(axis=(0, 2), dtype=np.float64)
+        self._count += channels.shape[0] * channels.shape[2]
         largest = max(-self._low, self._high)
         if largest == 0:
             return
@@ -203,10 +213,15 @@ class Histogram:
         while self._top < largest:
             self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
             self._top *= 2
-        # A prime stride, lest it picks the same columns of every row.
-        stride = max(1, flat.size // _SAMPLE) | 1
+        stride = max(1, flat.size // _SAMPLE)
+        while math.gcd(stride, values.shape[-1]) > 1:  # it would pick the same columns of every row
+            stride += 1
         bins = (np.abs(flat[::stride]) * np.float32(_BINS / self._top)).astype(np.int32)
         self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+
+    def means(self) -> tuple[float, ...]:
+        """Of each channel, over all pictures and places; none before the first."""
+        return tuple((np.atleast_1d(self._sums) / self._count).tolist()) if self._count else ()
 
     def range(self, method: Method) -> tuple[float, float]:
         """Least and largest number to represent; what lies outside is clipped."""

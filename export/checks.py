@@ -8,6 +8,7 @@ from collections.abc import Sequence
 PRECISION = "precision: convolutions not as the manifest says"
 MANIFEST = "manifest: fields unlike those it was made of"
 SAME_NETWORK = "network: places unlike the float32 file's"
+SUMS = "sums: the largest of two 8-bit products"
 RANGES = "ranges: error of the worst 8-bit value"
 NETWORK = {
     "class_logits": "network: class logits",
@@ -17,7 +18,13 @@ NETWORK = {
 CANDIDATES = "postprocessing: candidates without partner"
 ROWS = "NMS: rows unlike greedy, as flagged"
 RERUN = "NMS: rows unlike greedy, rerun on the host"
+KERNELS = "kernels: detections unlike exact sums'"
 DETECTIONS = "whole: detections without partner"
+
+# What a failed comparison of an 8-bit file points to.
+SATURATES = "saturating kernels: make it anew with --target cpu, which fits every processor"
+UNFIT = "ranges that don't fit: calibrate on pictures like these"
+UNTRAINED = "an untrained network? Its scores on these pictures are so much alike that 8 bits reorder them"
 
 
 @dataclasses.dataclass(frozen=True)

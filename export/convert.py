@@ -19,6 +19,7 @@ from .layers import QUANTIZATION_KEY, Quantization
 from .network import ModelError, cut_network, with_network
 from .onnx_file import graph_sha256
 from .qdq import FP8, INT8, Format, Target, quantize_network
+from .saturation import check_sums
 
 
 class ConvertError(UserError):
@@ -32,7 +33,6 @@ class Scheme:
     precision: Precision
     target: Target = "tensorrt"  # of int8
     method: Method = "max"  # by which ranges are chosen; scripts/calibration_methods.py compares them
-    reduce_range: bool = False  # weights of 7 bits, for CPUs without VNNI
 
     @property
     def is_quantized(self) -> bool:
@@ -81,6 +81,7 @@ def converted_model(
     stated = dataclasses.replace(
         manifest,
         precision=scheme.precision,
+        sums_fit_16_bits=check_sums(converted).passed if scheme.precision == "int8" else None,
         graph_sha256=graph_sha256(converted),
         libraries=manifest.libraries | {name: metadata.version(name) for name in ("onnx", "ml_dtypes")},
         ap=None,  # it was measured on the float32 file, not on this one
@@ -95,8 +96,8 @@ def quantized_network(
     network: onnx.ModelProto, scheme: Scheme, calibration: Calibration, in_float: Collection[str]
 ) -> onnx.ModelProto:
     """The network with 8 bits where the scheme has them, float32 elsewhere."""
-    if scheme.precision == "fp8" and scheme.target == "cpu":
-        raise ConvertError("fp8 is for GPUs, no CPU computes in it: leave --target cpu out")
+    if scheme.precision == "fp8" and scheme.target != "tensorrt":
+        raise ConvertError(f"fp8 is for GPUs, no CPU computes in it: leave --target {scheme.target} out")
     return quantize_network(
-        network, calibration.ranges[scheme.method], scheme.target, scheme.weights, in_float, scheme.reduce_range
+        network, calibration.ranges[scheme.method], scheme.target, scheme.weights, in_float, calibration.means
     )

@@ -1,8 +1,11 @@
-"""A file of half precision as a GPU computes it: in float32 on a CPU, every result rounded to float16 or bfloat16.
+"""A file as its numbers say, whatever this CPU's kernels make of it: in float32, every result rounded as it is there.
 
-That is what tensor cores compute: products of half numbers, summed in float32, rounded once at the end. ONNX Runtime
+Half precision as a GPU computes it: products of half numbers, summed in float32, rounded once at the end. ONNX Runtime
 has no bfloat16 convolution on a CPU; float16 ones it computes in float32, and what lies between two of them it doesn't
 round at all, so a sum beyond float16's range would go unseen.
+
+8-bit integers with exact sums: weights become the floats that they stand for and stay so (`shielded_bias`). No kernel
+of 8 bits is chosen then; x86 without VNNI saturates in those.
 """
 
 from __future__ import annotations
@@ -11,13 +14,20 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from .network import cut_network, with_network
+from runtime.backends.sums import may_saturate
+from runtime.manifest import METADATA_KEY, from_json
+from runtime.processor import read_processor
 
+from .layers import quantization
+from .network import cut_network, with_network
+from .onnx_file import shielded_bias
+
+_INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The deployed model with its network in this form; the model itself where its network has no half precision."""
+    """The deployed model with its network in this form; the model itself where its network is of float32 or float8."""
     network = cut_network(model)
     stand_in = emulated_network(network)
     if stand_in is network:
@@ -28,7 +38,45 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def emulated_network(network: onnx.ModelProto) -> onnx.ModelProto:
-    """A network in this form; itself where it has no half precision."""
+    """A network in this form; itself where it has neither half precision nor 8-bit integers."""
+    return _rounded_halves(_with_float_weights(network))
+
+
+def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
+    """DequantizeLinear of constants done beforehand."""
+    constants = {value.name: value for value in network.graph.initializer if value.data_type in _INTEGERS}
+    weights = [n for n in network.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
+    if not weights:
+        return network
+    every = {value.name: np.asarray(numpy_helper.to_array(value)) for value in network.graph.initializer}
+    floats: dict[str, np.ndarray] = {}
+    for node in weights:
+        steps, scale, zero = (every[name] for name in node.input)
+        axis = next((x.i for x in node.attribute if x.name == "axis"), 1)  # ONNX's default
+        shape = [-1 if i == axis else 1 for i in range(steps.ndim)] if scale.ndim else []
+        floats[node.output[0]] = (steps - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
+    made = onnx.ModelProto()
+    made.CopyFrom(network)
+    del made.graph.node[:], made.graph.value_info[:]
+    made.graph.value_info.extend(value for value in network.graph.value_info if value.name not in floats)
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in floats.items())
+    for node in network.graph.node:
+        if node.output[0] in floats:
+            continue
+        copy = made.graph.node.add()
+        copy.CopyFrom(node)
+        if node.op_type == "Conv" and node.input[1] in floats and len(node.input) > 2:
+            copy.input[2] = f"{node.output[0]}_shielded"
+            shield, added = shielded_bias(copy.input[2], every[node.input[2]])
+            made.graph.node.insert(len(made.graph.node) - 1, shield)
+            made.graph.initializer.extend(added)
+    read = {name for node in made.graph.node for name in node.input}
+    for constant in [value for value in made.graph.initializer if value.name not in read]:
+        made.graph.initializer.remove(constant)
+    return made
+
+
+def _rounded_halves(network: onnx.ModelProto) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(network).graph  # casts at the ends have no type noted
     halves = {
         value.name: value.type.tensor_type.elem_type
@@ -52,8 +100,20 @@ def emulated_network(network: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def has_bfloat16(model: onnx.ModelProto) -> bool:
-    return any(value.data_type == TensorProto.BFLOAT16 for value in model.graph.initializer)
+def needs_emulation(model: onnx.ModelProto) -> bool:
+    """Whether this machine's kernels don't compute what a deployed model says.
+
+    Bfloat16, which none has; int8 for TensorRT, whose kernels sum exactly; int8 on which this processor may saturate.
+    """
+    if any(value.data_type == TensorProto.BFLOAT16 for value in model.graph.initializer):
+        return True
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
+    if text is None:
+        return False  # a foreign file
+    manifest, note = from_json(text, "the model"), quantization(model)
+    if manifest.precision == "int8" and note is not None and note.target == "tensorrt":
+        return True
+    return may_saturate(manifest, read_processor())
 
 
 def _rounding(node: NodeProto, halves: dict[str, int]) -> list[NodeProto]:

@@ -2,7 +2,8 @@
 
 Both are walked from the dense maps backwards. Every node must have its like, wired alike; conversions (casts between
 floats, QuantizeLinear and DequantizeLinear of one scale) are looked through; constants may differ by what their number
-format rounds. Nothing may differ after the maps. Whether the ranges of activations fit, only pictures tell.
+format rounds, and the bias of an 8-bit convolution by what that took from its weights, times means that its input can
+have. Nothing may differ after the maps. Whether the ranges of activations fit, only pictures tell.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ _ROUNDING = {
     TensorProto.BFLOAT16: (2.0**-8, 0.0),
     TensorProto.FLOAT8E4M3FN: (2.0**-4, 2.0**-10),
     TensorProto.INT8: (0.0, 0.5),
+    TensorProto.INT32: (2.0**-23, 0.5),  # of a bias (`onnx_file.shielded_bias`), multiplied in float32
 }
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _FEWEST_STEPS = 63  # that a channel's largest weight has: 127 as a rule, 64 for CPUs without VNNI, 448 of float8
 _SLACK = 1.001  # scales are float16 numbers, rounded up
 _LEAST_SCALE = 2.0**-24
+_NONE = (np.zeros(()), np.zeros(()))  # no correction
 
 
 def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
@@ -35,6 +38,7 @@ def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str
     pending = [(name, name) for name in dense_maps(source)]
     partner: dict[str, str] = {}
     found: list[str] = []
+    corrections: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of biases: the least and the largest
     while pending:
         a, b = (graph.origin(name) for graph, name in zip((ours, theirs), pending.pop(), strict=True))
         if a in partner:
@@ -42,7 +46,7 @@ def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str
                 found.append(f"{a} is read where the converted network reads {b}")
             continue
         if a in ours.constants:
-            if problem := theirs.problem_of_constant(b, ours.array(a)):
+            if problem := theirs.problem_of_constant(b, ours.array(a), *corrections.get(b, _NONE)):
                 found.append(f"{a}: {problem}")
             continue
         partner[a] = b
@@ -53,6 +57,8 @@ def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str
         elif list(node.output).index(a) != list(other.output).index(b) or not _same_operator(ours, node, theirs, other):
             found.append(f"{a}: its {node.op_type} became another {other.op_type}")
         else:
+            if node.op_type == "Conv" and len(node.input) > 2 and node.input[1] in ours.constants:
+                corrections[other.input[2]] = theirs.corrections(other, ours.array(node.input[1]))
             pending += zip(node.input, other.input)  # a Clip that became a Relu has fewer  # noqa: B905
     return found
 
@@ -116,14 +122,44 @@ class _Graph:
     def largest(self, name: str) -> float:
         """The largest number that is left of a value behind its QuantizeLinear; infinite where it has none."""
         node = self._quantizers.get(name)
-        if node is None:
-            return np.inf
-        zero = self.array(node.input[2])
-        most = 448 if self.constants[node.input[2]].data_type == TensorProto.FLOAT8E4M3FN else np.iinfo(zero.dtype).max
-        return float(self.array(node.input[1])) * (most - float(zero))
+        return np.inf if node is None else self._span(node)[1]
 
-    def problem_of_constant(self, name: str, expected: np.ndarray) -> str | None:
-        """What is wrong with a constant that should be this one, rounded to the number format that it has here."""
+    def _span(self, node: NodeProto) -> tuple[float, float]:
+        """The least and the largest number that a QuantizeLinear or DequantizeLinear of one scale leaves of a value."""
+        scale, zero = (self.array(name) for name in node.input[1:])
+        if self.constants[node.input[2]].data_type == TensorProto.FLOAT8E4M3FN:
+            low, high = -448.0, 448.0
+        else:
+            bounds = np.iinfo(zero.dtype)
+            low, high = bounds.min - float(zero), bounds.max - float(zero)
+        return low * float(scale), high * float(scale)
+
+    def corrections(self, node: NodeProto, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What may at least and at most be added to the bias of a convolution [O], to make up for rounding its weight.
+
+        What rounding took, times the mean of each input channel, which lies in the range that the input has in 8 bits.
+        """
+        data, rounded = (self.producer.get(name) for name in node.input[:2])
+        if data is None or rounded is None or {data.op_type, rounded.op_type} != {"DequantizeLinear"}:
+            return _NONE
+        low, high = self._span(data)
+        before = self.producer.get(self.origin(node.input[0]))
+        if before is not None and self._ends_at_zero(before):
+            low = 0.0
+        steps = self.array(rounded.input[0])
+        if steps.shape != weight.shape:
+            return _NONE  # which is found by itself
+        given = steps.astype(np.float32) * self.array(rounded.input[1]).reshape(-1, *[1] * (weight.ndim - 1))
+        lost = (weight - given).reshape(*weight.shape[:2], -1).sum(axis=2)
+        return np.minimum(lost * low, lost * high).sum(axis=1), np.maximum(lost * low, lost * high).sum(axis=1)
+
+    def _ends_at_zero(self, node: NodeProto) -> bool:
+        """Whether what it gives is never negative."""
+        return node.op_type == "Relu" or (node.op_type == "Clip" and float(self.array(node.input[1])) == 0)
+
+    def problem_of_constant(self, name: str, expected: np.ndarray, least: np.ndarray, most: np.ndarray) -> str | None:
+        """What is wrong with a constant that should be this one plus a correction of `least` to `most`, rounded to the
+        number format that it has here."""
         node, scale = self.producer.get(name), np.float32(1)
         if node is not None and node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
             name, zero, scale = node.input[0], self.array(node.input[2]), self.array(node.input[1])
@@ -146,6 +182,7 @@ class _Graph:
         if kind not in _ROUNDING:
             return f"is of another type ({TensorProto.DataType.Name(kind)})"
         by_number, around_zero = _ROUNDING[kind]
-        away = np.abs(given.astype(np.float32) * scale - expected)
+        added = given.astype(np.float32) * scale - expected
+        away = np.maximum(np.maximum(least - added, added - most), 0)
         beyond = away > _SLACK * (by_number * np.abs(expected) + around_zero * scale)
         return f"{beyond.sum()} of {beyond.size} numbers are not its own, rounded" if beyond.any() else None

@@ -9,13 +9,11 @@ import dataclasses
 from collections.abc import Collection
 
 from runtime.manifest import Manifest
-from train.checkpoint import LoadedDetector
-from train.validate import describe
 
 from .checks import MANIFEST, Check
 
 # Of the file and of its making; the hashes are checked by themselves, precision by the convolutions.
-_OF_THE_FILE = ("precision", "graph_sha256", "libraries", "ap")
+_OF_THE_FILE = ("precision", "sums_fit_16_bits", "graph_sha256", "libraries", "ap")
 _OF_THE_EXPORT = (*_OF_THE_FILE, "inputs", "checkpoint_sha256", "toolkit_version")
 
 
@@ -24,9 +22,9 @@ def check_conversion(manifest: Manifest, original: Manifest) -> Check:
     return _check(manifest, original, _OF_THE_FILE)
 
 
-def check_export(manifest: Manifest, loaded: LoadedDetector) -> Check:
-    """Classes, preprocessing, thresholds and recipe are the checkpoint's."""
-    return _check(manifest, describe(loaded.config, loaded.classes, manifest.inputs), _OF_THE_EXPORT)
+def check_export(manifest: Manifest, described: Manifest) -> Check:
+    """Classes, preprocessing, thresholds and recipe are the checkpoint's, as training describes it."""
+    return _check(manifest, described, _OF_THE_EXPORT)
 
 
 def _check(manifest: Manifest, expected: Manifest, left_out: Collection[str]) -> Check:

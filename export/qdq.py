@@ -7,7 +7,9 @@ QuantizeLinear into its 8-bit kernel. Which pairs it can fuse differs, and so do
   quantized, not their outputs, and where a ReLU follows, the pair stands behind it: TensorRT fuses the three.
 - `cpu`: activations as uint8 with a zero point, weights int8. x86 multiplies unsigned by signed bytes; behind a ReLU
   the zero point makes it a part of the quantization, and all of the 8 bits are used. ONNX Runtime's 8-bit convolution
-  also wants its output quantized.
+  also wants its output quantized. The weights' steps are so large that no kernel saturates (`export.saturation`).
+- `cpu-vnni`: the same with all 8 bits for weights, for processors that sum products in 32 bits (VNNI, ARM's dot
+  product); others saturate, and the runtime refuses such a file there.
 
 `onnxruntime.quantization` 1.32 serves CPUs as well. For TensorRT it quantizes both summands of a residual sum, which
 keeps the sum out of the convolution's kernel; float8 scales it takes from deviations, not from ranges; and ranges of
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import ml_dtypes
@@ -31,8 +33,10 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from .network import always_float, grouped
+from .onnx_file import shielded_bias
+from .saturation import pair_scales
 
-Target = Literal["tensorrt", "cpu"]
+Target = Literal["tensorrt", "cpu", "cpu-vnni"]
 
 _ACTIVATIONS = ("Relu", "Clip")  # what a runtime fuses into the convolution or sum before it
 _SAME_VALUES = ("MaxPool", "Resize")  # outputs are a choice of the inputs: one scale serves both
@@ -53,6 +57,7 @@ class Format:
 INT8 = Format(TensorProto.INT8, np.dtype(np.int8), 127)
 FP8 = Format(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448)
 Ranges = Mapping[str, tuple[float, float]]  # value → its least and largest number while calibrating
+Means = Mapping[str, Sequence[float]]  # value → the mean of each of its channels while calibrating
 
 
 def quantizable(network: onnx.ModelProto, weights: Format = INT8) -> list[NodeProto]:
@@ -84,19 +89,19 @@ def quantize_network(
     target: Target,
     weights: Format = INT8,
     in_float: Collection[str] = (),
-    reduce_range: bool = False,
+    means: Means | None = None,
 ) -> onnx.ModelProto:
     """The network with pairs of QuantizeLinear and DequantizeLinear; types other than theirs stay float32.
 
-    `in_float` names outputs of nodes to leave as they are; a sum of such outputs stays float too. `reduce_range` halves
-    the weights' steps, for CPUs without VNNI, whose sums of two products saturate.
+    `in_float` names outputs of nodes to leave as they are; a sum of such outputs stays float too. With `means` biases
+    make up for what the rounding of weights moves their outputs by on average (Nagel et al., 2019, arXiv 1906.04721).
     """
     chosen = [
         node
         for node in quantizable(network, weights)
         if node.output[0] not in in_float and not (node.op_type == "Add" and set(in_float).intersection(node.input))
     ]
-    writer = _Writer(network, ranges, target, weights, 64 if reduce_range else weights.steps)
+    writer = _Writer(network, ranges, target, weights, means or {})
     values = _values(network, chosen, target)
     quantized = {node.output[0] for node in chosen if node.op_type == "Conv"}
     for node in network.graph.node:
@@ -148,11 +153,9 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], target: Target) -
 class _Writer:
     """The new network's nodes and constants so far."""
 
-    def __init__(
-        self, network: onnx.ModelProto, ranges: Ranges, target: Target, weights: Format, weight_steps: float
-    ) -> None:
+    def __init__(self, network: onnx.ModelProto, ranges: Ranges, target: Target, weights: Format, means: Means) -> None:
         self._originals = {value.name: value for value in network.graph.initializer}
-        self._ranges, self._target, self._weights, self._weight_steps = ranges, target, weights, weight_steps
+        self._ranges, self._target, self._weights, self._means = ranges, target, weights, means
         self._like: dict[str, str] = {}  # value → the one whose scale it has
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
@@ -165,6 +168,10 @@ class _Writer:
                 copy.input[i] = f"{name}_dequantized"
         if is_quantized:
             copy.input[1] = self._weight(node.input[1])
+            if len(node.input) > 2 and node.input[0] in self._means:
+                copy.input[2] = self._corrected_bias(node)
+        elif self._target != "tensorrt" and node.op_type == "Conv" and len(node.input) > 2 and node.input[0] in values:
+            copy.input[2] = self._shielded_bias(node)
         if self._target == "tensorrt" and node.output[0] in values and self._clips_from_zero(node):
             # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution, and ONNX Runtime 1.32
             # can't open a file with a Clip before a float8 quantization.
@@ -187,7 +194,7 @@ class _Writer:
         low, high = self._ranges[self._like.get(name, name)]
         low, high = min(low, 0.0), max(high, 0.0)  # zero is a number of every range: padding needs it
         scale_name, zero_name = f"{name}_scale", f"{name}_zero_point"
-        if self._target == "cpu":
+        if self._target != "tensorrt":
             scale = np.array(max((high - low) / 255, _LEAST_SCALE))
             zero = np.array(np.rint(-low / scale), np.uint8)
         else:
@@ -202,16 +209,41 @@ class _Writer:
         """A convolution's weight in 8 bits, a scale for each output channel; shared where the original is."""
         output = f"{name}_dequantized"
         if f"{name}_quantized" not in self.constants:
-            array = numpy_helper.to_array(self._originals[name])
+            array, most = numpy_helper.to_array(self._originals[name]), self._weights.steps
             largest = np.abs(array).reshape(len(array), -1).max(axis=1)
-            scale = _as_float16(largest / self._weight_steps)
-            steps = np.clip(array / scale.reshape(-1, *[1] * (array.ndim - 1)), -self._weight_steps, self._weight_steps)
+            scale = pair_scales(array, most) if self._target == "cpu" else largest / most
+            scale = _as_float16(scale) if self._target == "tensorrt" else np.maximum(scale, _LEAST_SCALE)
+            scale = scale.astype(np.float32)
+            steps = np.clip(array / scale.reshape(-1, *[1] * (array.ndim - 1)), -most, most)
             whole = steps if self._weights is FP8 else np.rint(steps)
             self._constant(f"{name}_quantized", whole.astype(self._weights.dtype))
             self._constant(f"{name}_scale", scale)
             self._constant(f"{name}_zero_point", np.zeros(len(scale), self._weights.dtype))
             self._node("DequantizeLinear", [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"], output, axis=0)
         return output
+
+    def _corrected_bias(self, node: NodeProto) -> str:
+        """The bias, and what rounding took from the weights times the mean of their inputs."""
+        _, weight, bias = node.input
+        array = numpy_helper.to_array(self._originals[weight]).astype(np.float64)
+        steps = self.constants[f"{weight}_quantized"]
+        rounded = np.frombuffer(steps.raw_data, self._weights.dtype).reshape(array.shape).astype(np.float64)
+        scale = np.frombuffer(self.constants[f"{weight}_scale"].raw_data, np.float32)
+        lost = array - rounded * scale.reshape(-1, *[1] * (array.ndim - 1))
+        lost = lost.reshape(*array.shape[:2], -1).sum(axis=2)  # [O, input channels of a group]
+        means = np.asarray(self._means[node.input[0]]).reshape(-1, lost.shape[1])  # [groups, …]
+        moved = (lost * np.repeat(means, len(lost) // len(means), axis=0)).sum(axis=1)
+        name = f"{node.output[0]}_bias"
+        self._constant(name, (numpy_helper.to_array(self._originals[bias]) + moved).astype(np.float32))
+        return name
+
+    def _shielded_bias(self, node: NodeProto) -> str:
+        """The bias of a convolution that stays float and reads what was quantized, as nothing that a runtime rounds."""
+        name = f"{node.output[0]}_bias"
+        shield, constants = shielded_bias(name, numpy_helper.to_array(self._originals[node.input[2]]))
+        self.nodes.append(shield)
+        self.constants |= {value.name: value for value in constants}
+        return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], output, **attributes))

@@ -6,8 +6,9 @@
     python -m export.quantize mine.onnx --precision int8 --images photos --max-ap-loss 0.3 --val-annotations val.json
 
 Only the network changes; scores, boxes and NMS are float32 and stay as they were. `--target` says what an int8 file is
-for: `tensorrt` (symmetric int8, the rest in fp16; runs elsewhere, but not faster) or `cpu` (ONNX Runtime, OpenVINO).
-The new file is compared with the old one before it gets its name (`export.verify`).
+for: `tensorrt` (symmetric int8, the rest in fp16), `cpu` (ONNX Runtime and OpenVINO on every processor) or `cpu-vnni`
+(on those with VNNI or ARM's dot product, which sum all 8 bits exactly; `python -m runtime.doctor` says which this is).
+The new file is compared with the old one before it gets its name (`export.verify`). No torch is needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
+
+if __name__ == "__main__":  # neither is among what `runtime` needs; torch isn't needed here
+    from runtime.errors import require_installed
+
+    require_installed(("onnx", "onnxruntime"), "a conversion reads the file and measures ranges with them")
 
 import argparse
 import sys
@@ -56,8 +62,9 @@ from .network import cut_network, load_deployed
 from .pictures import PICTURES as COMPARED_ON
 from .pictures import unseen
 from .qdq import Target
+from .saturation import check_sums
 from .verified import write_verified
-from .verify import verify_conversion
+from .verify_conversion import verify_conversion
 
 SKIPPED_NAMED = 5
 
@@ -82,7 +89,6 @@ def convert(
     target: Target = "tensorrt",
     method: Method = "max",
     in_float: Collection[str] = (),
-    reduce_range: bool = False,
 ) -> None:
     """Write the float32 file `model_path` in another precision, all or nothing and without comparing it.
 
@@ -91,7 +97,7 @@ def convert(
     """
     model, manifest = load_deployed(model_path)
     require_fp32(manifest, model_path)
-    scheme = Scheme(precision, target, method, reduce_range)
+    scheme = Scheme(precision, target, method)
     converted = converted_model(model, manifest, scheme, calibration, in_float)
     with atomic_path(out) as temporary:
         temporary.write_bytes(converted.SerializeToString(deterministic=True))
@@ -139,7 +145,11 @@ def quantize(
         f"{summary(convolutions(converted))}"
     )
     if scheme.is_quantized and scheme.target == "tensorrt":
-        print("for TensorRT; other runtimes give the same detections, but not faster (int8 for CPUs: --target cpu)")
+        print("for TensorRT; on a CPU take --target cpu, which is faster there and exact on every processor")
+    elif scheme.is_quantized and not check_sums(converted).passed:
+        print(
+            "for processors with VNNI or ARM's dot product; others refuse it, as its sums need more than 16 bits there"
+        )
     return 0
 
 
@@ -202,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     if out.suffix != ".onnx" or out.is_dir() or out.resolve() == source.resolve():
         raise QuantizeError(f"-o {out}: expected another file than the model, with a name that ends in .onnx")
     require_fp32(load_deployed(source)[1], source)  # before pictures are looked for
-    scheme = Scheme(options.precision, options.target, options.method, options.reduce_range)
+    scheme = Scheme(options.precision, options.target, options.method)
     images = calibration_images(options.images, options.annotations, options.calibration_images, scheme)
     others = unseen(find_images(Path(options.images), sys.maxsize), images) if options.images else []
     return quantize(
@@ -265,7 +275,6 @@ def _parser() -> argparse.ArgumentParser:
         help="ranges to reuse, or to write; default: MODEL.calibration.json, new where it doesn't fit",
     )
     parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
-    parser.add_argument("--reduce-range", action="store_true", help="int8 for CPUs without VNNI: weights of 7 bits")
     parser.add_argument(
         "--max-ap-loss", type=float, metavar="POINTS", help="keep blocks in float until no more AP is lost"
     )

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from .checks import RANGES, Check
+from .checks import RANGES, UNFIT, Check
 from .network import ModelError, cut_network
 from .onnx_file import INPUT_NAMES, with_outputs
 from .pictures import Case
@@ -73,4 +73,4 @@ class RangeErrors:
         """The worst value of all."""
         errors = self(case.images)
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
-        return Check(case.name, RANGES, len(errors), errors[worst], RANGE_LIMIT, worst)
+        return Check(case.name, RANGES, len(errors), errors[worst], RANGE_LIMIT, f"{worst}: {UNFIT}")

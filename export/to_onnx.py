@@ -51,7 +51,7 @@ from .pictures import find_pictures
 from .qdq import Target
 from .quantize import calibration_images, quantize
 from .verified import write_verified
-from .verify import verify
+from .verify_checkpoint import verify
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas, rounded up to what its sides are multiples of

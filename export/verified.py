@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.files import atomic_path
 
-from .verify import Check, print_report
+from .checks import Check, print_report
 
 
 class _Differs(Exception):

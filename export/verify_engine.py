@@ -20,6 +20,7 @@ from runtime.detections import Detections, RawOutputs
 from runtime.engine_file import EngineManifest, read_engine
 from runtime.files import sha256_file
 from train.checkpoint import LoadedDetector
+from train.validate import describe
 
 from .checks import Check, print_report
 from .compare import without_partner
@@ -27,11 +28,12 @@ from .engine_check import header_problems
 from .layers import summary
 from .manifests import check_export
 from .network import load_deployed
+from .pair import VerifyError, compare, fitting_pictures
 from .pictures import Case, make_case
 from .tolerance import Tolerance
 from .trt_inspect import convolutions_of, wrong_precision
 from .trt_library import find_device
-from .verify import VerifyError, compare, fitting_pictures, open_pair, verify
+from .verify_checkpoint import open_pair, verify
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 
@@ -102,8 +104,10 @@ def compare_engine(
     pictures = fitting_pictures(pictures, described.manifest, source)
     checks = []
     for case in engine_cases(described, pictures):
-        checks += compare(pair._replace(backend=backend), case)  # type: ignore[arg-type]  # any backend will do
-        theirs, ours = (b.infer(case.images, case.image_sizes, all_candidates=True) for b in (pair.backend, backend))
+        checks += compare(pair._replace(file=pair.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # any backend will do
+        theirs, ours = (
+            b.infer(case.images, case.image_sizes, all_candidates=True) for b in (pair.file.backend, backend)
+        )
         checks.append(_compare_candidates(case, theirs, ours, pair.tolerance))
     return checks
 
@@ -166,7 +170,7 @@ def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path)
 
 
 def _check_manifest(described: EngineManifest, loaded: LoadedDetector, report: Report) -> None:
-    stated = check_export(described.manifest, loaded)
+    stated = check_export(described.manifest, describe(loaded.config, loaded.classes, described.manifest.inputs))
     if stated.passed:
         report.checked.append("its classes, preprocessing and thresholds are the checkpoint's")
     else:

@@ -3,3 +3,4 @@
 TO_ONNX = "python -m export.to_onnx"
 QUANTIZE = "python -m export.quantize"
 TO_TRT = "python -m export.to_trt"
+DOCTOR = "python -m runtime.doctor"

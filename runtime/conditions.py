@@ -17,6 +17,7 @@ from pathlib import Path
 from .detector import Detector
 from .manifest import InputShapes, Precision, Preprocess, toolkit_version
 from .pipeline import processors
+from .processor import read_processor
 
 LIBRARIES = (
     "numpy",
@@ -26,6 +27,8 @@ LIBRARIES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
     "tensorrt-rtx",
     "cuda-python",
     "mlcommons-loadgen",
@@ -80,7 +83,7 @@ class Run:
 
 def describe_machine() -> Machine:
     return Machine(
-        cpu=_cpu_model(),
+        cpu=read_processor().name or platform.machine() or "unknown",
         processors=os.cpu_count() or 1,
         usable_processors=processors(),
         cpu_quota=_cpu_quota(),
@@ -140,16 +143,6 @@ def _status_mb(field: str) -> float | None:
     return None
 
 
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):  # x86, and some ARM boards
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
-
-
 def _cpu_quota() -> float | None:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -183,6 +176,24 @@ def _memory_gb() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def available_memory_gb() -> float | None:
+    """Memory that this process may still get, of the system and within a container's limit; None: not told."""
+    available = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit != "max":
+            available.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass
+    return round(min(available) / 1e9, 1) if available else None
 
 
 def version_of(distribution: str) -> str | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
@@ -20,6 +21,15 @@ def describe_os_error(error: OSError) -> str:
     """One line for an OSError: its reason, and the path if it knows one."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def require_installed(modules: Sequence[str], why: str) -> None:
+    """End a command with one line where a module that it needs isn't installed; `why` says what for."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            sys.exit(_report(f"{error.name} is not installed; {why}: pip install {error.name}"))
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

@@ -1,13 +1,15 @@
-"""What NVIDIA's own tool says of a GPU while something runs on it: clocks, temperature, throttling, memory."""
+"""What NVIDIA's own tool says of a machine's GPUs, and of one while something runs on it: clocks, throttling."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 TOOL = "nvidia-smi"
@@ -32,6 +34,28 @@ THROTTLING = {
     0x40: "thermal slowdown (hardware)",
     0x80: "power brake",
 }
+
+_LISTED = ("index", "name", "driver_version", "memory.free", "memory.total", "compute_cap")
+_TOOL_S = 20  # after which the tool counts as hung; it takes seconds where the driver sleeps between calls
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")  # which containers have even without the tool
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """As the tool numbers and names it; None for what this GPU doesn't report."""
+
+    index: int
+    name: str
+    compute_capability: str | None  # such as "8.9"
+    memory_free_mb: float | None
+    memory_total_mb: float | None
+
+
+@dataclass(frozen=True)
+class Gpus:
+    driver: str | None  # version; None: no driver answers
+    gpus: tuple[Gpu, ...]
+    problem: str | None  # why there is no driver or GPU, in a clause; None where there are both
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,54 @@ class GpuReport:
     power_w: float | None  # the highest
     memory_used_mb: float | None  # the most, of all processes
     throttling: dict[str, float]  # reason → share of the samples
+
+
+def list_gpus() -> Gpus:
+    """The driver and the GPUs of this machine; never raises."""
+    text, problem = _ask(_LISTED)
+    if text is None and problem is not None and "compute_cap" in problem:  # drivers before 470 don't know it
+        text, problem = _ask(_LISTED[:-1])
+    rows = [row for line in (text or "").splitlines() if (row := _listed(line)) is not None]
+    if rows:
+        return Gpus(rows[0][0], tuple(gpu for _, gpu in rows), None)
+    return Gpus(_driver_of_the_kernel(), (), problem or f"{TOOL} lists no GPU")
+
+
+def _ask(fields: Sequence[str]) -> tuple[str | None, str | None]:
+    """The tool's answer, or why there is none."""
+    if shutil.which(TOOL) is None:
+        return None, f"{TOOL} is not installed"
+    command = [TOOL, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TOOL_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"{TOOL} does not answer"
+    except OSError as error:
+        return None, f"{TOOL} cannot be run: {error.strerror or error}"
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        return None, f"{TOOL} failed: {said[0][:200] if said else f'exit code {done.returncode}'}"
+    return done.stdout, None
+
+
+def _listed(line: str) -> tuple[str, Gpu] | None:
+    """The driver's version and the GPU of a line of `list_gpus`; None for a line that is something else."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) not in (len(_LISTED) - 1, len(_LISTED)) or not cells[0].isdigit():
+        return None
+    capability = cells[5] if len(cells) == len(_LISTED) and _number(cells[5]) is not None else None
+    return cells[2], Gpu(int(cells[0]), cells[1], capability, _number(cells[3]), _number(cells[4]))
+
+
+def _driver_of_the_kernel() -> str | None:
+    try:
+        text = _DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", text)
+    return found[1] if found else None
 
 
 class GpuWatch:

@@ -85,6 +85,9 @@ class Manifest:
     toolkit_version: str
     libraries: dict[str, str]  # name → version
     ap: float | None = None  # COCO AP in 0–1, where one was measured
+    # Of int8: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without VNNI,
+    # ARM without the dot product) are exact. None: no int8, or a file of before, whose sums may be larger.
+    sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
     version: int = MANIFEST_VERSION
 
 

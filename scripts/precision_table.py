@@ -5,10 +5,11 @@
     .venv/bin/python scripts/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
     .venv/bin/python scripts/precision_table.py best.pt …                                          # exported first
 
-AP three times: with half precision rounded as a GPU rounds it (`export.emulate`; in ONNX Runtime), as ONNX Runtime and
-as OpenVINO run the file on this CPU; "alike" is the share of detections that these two have in common (same class, IoU
-above 0.9, scores that differ by at most 0.05; of a score of at least 0.1). Speeds are ratios to the float32 file in the
-same runtime, of the network's time at batch 1: the median (and quartiles) over rounds, in which the files take turns.
+AP three times: as the file's numbers say (`export.emulate`: half precision rounded as a GPU rounds it, 8-bit sums
+exact), as ONNX Runtime and as OpenVINO run the file on this CPU, saturating or not. "alike" is the share of detections
+that these two have in common (same class, IoU above 0.9, scores that differ by at most 0.05; of a score of at least
+0.1). Speeds are ratios to the float32 file in the same runtime, of the network's time at batch 1: the median (and
+quartiles) over rounds, in which the files take turns.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from runtime.errors import run_main
 from runtime.files import atomic_write, require_writable, sha256_file
 from runtime.measure import Distribution, speed_ratios
 from runtime.pictures import Pictures, find_pictures
+from runtime.processor import read_processor
 from runtime.results import Results
 from runtime.stages import plan_work, run_round
 from train.checkpoint import load_detector
@@ -71,6 +73,7 @@ def schemes(method: str) -> dict[str, Scheme]:
         "fp16": Scheme("fp16"),
         "bf16": Scheme("bf16"),
         "int8 cpu": Scheme("int8", "cpu", method),  # type: ignore[arg-type]
+        "int8 cpu-vnni": Scheme("int8", "cpu-vnni", method),  # type: ignore[arg-type]
         "int8 tensorrt": Scheme("int8", "tensorrt", method),  # type: ignore[arg-type]
         "fp8": Scheme("fp8", "tensorrt", method),  # type: ignore[arg-type]
     }
@@ -100,10 +103,12 @@ def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str],
         for name, path in files.items():
             stand_in = folder / path.name
             stand_in.write_bytes(emulated(onnx.load(path)).SerializeToString())
-            detectors[name, "emulated"] = stack.enter_context(Detector(stand_in, backend="cpu"))
+            detectors[name, "emulated"] = stack.enter_context(Detector(stand_in, backend="cpu", allow_saturation=True))
             for runtime in runtimes:
                 if (name, runtime) not in NOT_RUN:
-                    detectors[name, runtime] = stack.enter_context(Detector(path, backend=runtime))
+                    detectors[name, runtime] = stack.enter_context(
+                        Detector(path, backend=runtime, allow_saturation=True)
+                    )
         found = detect_with_all(list(detectors.values()), dataset, progress=shows_progress(), limit=options.limit)
     results = dict(zip(detectors, found, strict=True))
     for (name, runtime), detected in results.items():
@@ -142,7 +147,7 @@ def time_files(
     """Ratios of the files' speeds in one runtime, round by round in turn."""
     with ExitStack() as stack:
         detectors = {
-            name: stack.enter_context(Detector(path, backend=runtime, threads=threads))
+            name: stack.enter_context(Detector(path, backend=runtime, threads=threads, allow_saturation=True))
             for name, path in files.items()
             if (name, runtime) not in NOT_RUN and name != "fp8"
         }
@@ -161,7 +166,7 @@ def time_files(
 def table(rows: dict[str, Row], runtimes: Sequence[str]) -> str:
     """Markdown; AP of 100 and its difference to fp32's in the same runtime."""
     first = rows["fp32"]
-    heads = ["", "AP, rounded as on a GPU", *(f"AP, {RUNTIMES[runtime]}" for runtime in runtimes), "alike", "file"]
+    heads = ["", "AP, as the numbers say", *(f"AP, {RUNTIMES[runtime]}" for runtime in runtimes), "alike", "file"]
     heads += [f"× fp32, {RUNTIMES[runtime]}" for runtime in runtimes]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in rows.values():
@@ -220,7 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(rows, runtimes))
     print(
         f"\ncalibrated on {len(images)} pictures ({options.method}); {options.rounds} rounds of {options.pictures}; "
-        f"{machine.cpu}, {machine.usable_processors} processors, {machine.busy_share} of their time taken by other work"
+        f"{read_processor()}, {machine.usable_processors} processors, {machine.busy_share} of their time taken by "
+        "other work"
     )
     if options.json is not None:
         content = {
@@ -228,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
                 describe_run(" ".join(["python", *(sys.argv if arguments is None else arguments)]))
             ),
             "machine": dataclasses.asdict(machine),
+            "abilities": read_processor().abilities,
             "sha256": sha256,
             "calibration": {"images": len(images), "method": options.method},
             "alike": ALIKE._asdict() | {"least_score": LEAST_SCORE},

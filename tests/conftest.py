@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Begun first where several processes share the files out, lest one works on such a file when the others have ended.
+# The first two have nothing to wait for from one another.
+LONG_FILES = (
+    "tests/export/test_engine.py",
+    "tests/test_end_to_end.py",
+    "tests/train/test_distributed.py",
+    "tests/export/test_planted_defects.py",
+    "tests/export/test_to_trt.py",
+    "tests/export/test_quantize.py",
+    "tests/export/test_conversion.py",
+    "tests/train/test_resume.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not hasattr(config, "workerinput"):  # pytest-xdist's mark of one of its processes
+        return
+    ranks = {name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills in the process that asks first, for all of pytest-xdist's; the others wait."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

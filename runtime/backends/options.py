@@ -22,11 +22,11 @@ BACKENDS = {
 
 # The options that each reads; any other that is given is refused rather than dropped.
 READS = {
-    "cpu": {"threads"},
-    "openvino": {"threads", "precision_hint", "hint"},
-    "cuda": {"device", "threads", "allow_fallback"},
-    "ort-tensorrt": {"device", "threads", "allow_fallback", "engine_cache"},
-    "ort-rtx": {"device", "threads", "allow_fallback", "engine_cache"},
+    "cpu": {"threads", "allow_saturation"},
+    "openvino": {"threads", "allow_saturation", "precision_hint", "hint"},
+    "cuda": {"device", "threads", "allow_fallback", "allow_saturation"},
+    "ort-tensorrt": {"device", "threads", "allow_fallback", "allow_saturation", "engine_cache"},
+    "ort-rtx": {"device", "threads", "allow_fallback", "allow_saturation", "engine_cache"},
     "tensorrt": {"device", "binding"},
 }
 
@@ -39,6 +39,7 @@ class BackendOptions:
     device: int = 0  # index of the GPU
     threads: int = 0  # of the CPU, for whatever runs there; 0: the library's own choice
     allow_fallback: bool = False  # run, rather than fail, where ONNX Runtime took another provider than asked for
+    allow_saturation: bool = False  # where the CPU computes: run int8 whose sums saturate on this processor
     # What float32 layers compute in; bf16 is OpenVINO's, on CPUs that have it, and changes the numbers.
     precision_hint: Literal["f32", "bf16"] = "f32"
     hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: all threads on one batch, or several batches at once
@@ -61,6 +62,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_index, default=0, metavar="N", help="of the CPU (0: the library's own choice)"
     )
     group.add_argument("--allow-fallback", action="store_true", help="run where ONNX Runtime took another provider")
+    group.add_argument(
+        "--allow-saturation", action="store_true", help="run int8 on a CPU whose 8-bit sums saturate on it; costs AP"
+    )
     group.add_argument(
         "--precision-hint",
         choices=["f32", "bf16"],

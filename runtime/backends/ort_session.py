@@ -18,7 +18,9 @@ from ..manifest import METADATA_KEY, Manifest
 from ..preprocess import plan
 from . import BackendError
 from .artifact import first_line, manifest_from, unreadable
+from .failures import is_out_of_memory
 from .options import BackendOptions
+from .ort_libraries import preload, preload_tensorrt, why_not_started
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDERS = {
@@ -53,7 +55,7 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
 
     Raises BackendError, also where another provider started.
     """
-    wanted = PROVIDERS[options.backend]
+    wanted, missing = PROVIDERS[options.backend], None
     session_options = library.SessionOptions()
     session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     session_options.intra_op_num_threads = options.threads
@@ -62,14 +64,29 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.backend == "ort-rtx":
         _add_rtx(library, session_options, path, options)
-        session = _create(library, path, session_options, None, options, without)
+        session = _create(library, path, session_options, None, options, without, missing)
     else:
-        available = library.get_available_providers()
-        if wanted not in available:
-            raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
-        session = _create(library, path, session_options, _providers(library, path, options), options, without)
-    _check_started(path, session, wanted, options.allow_fallback)
+        check_available(library, wanted)
+        missing = _load_libraries(library, options.backend)
+        providers = _providers(library, path, options)
+        session = _create(library, path, session_options, providers, options, without, missing)
+    _check_started(path, library, session, wanted, options.allow_fallback, missing)
     return session
+
+
+def check_available(library: Any, wanted: str) -> None:
+    """Raise BackendError unless this build of ONNX Runtime has the provider."""
+    available = library.get_available_providers()
+    if wanted not in available:
+        raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
+
+
+def _load_libraries(library: Any, backend: str) -> str | None:
+    """Load what a backend's provider is linked to; returns one line with what is missing and how to get it."""
+    if backend not in ("cuda", "ort-tensorrt"):
+        return None
+    missing = preload(library)
+    return missing or (preload_tensorrt(library) if backend == "ort-tensorrt" else None)
 
 
 def read_manifest(path: Path, session: Any) -> Manifest:
@@ -86,7 +103,13 @@ def on_the_cpu(session: Any) -> Counter[str] | None:
 
 
 def _create(
-    library: Any, path: Path, session_options: Any, providers: Any, options: BackendOptions, without: Sequence[str]
+    library: Any,
+    path: Path,
+    session_options: Any,
+    providers: Any,
+    options: BackendOptions,
+    without: Sequence[str],
+    missing: str | None,
 ) -> Any:
     try:
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a line on stdout.
@@ -104,10 +127,15 @@ def _create(
                 f"--device {options.device}: {PROVIDERS[options.backend]} cannot use that GPU ({first_line(error)}); "
                 "nvidia-smi -L lists those that there are, from 0"
             ) from error
+        if options.backend != "cpu" and is_out_of_memory(error):
+            raise BackendError(
+                f"{path}: the memory of GPU {options.device} is full ({first_line(error)}); end what else runs there "
+                "(nvidia-smi lists it), or name another GPU with --device"
+            ) from error
         if options.backend != "cpu" and ("cuda" in text or "tensorrt" in text or "cudnn" in text):
             raise BackendError(
-                f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); mend the driver and "
-                "libraries that it names, or choose another --backend"
+                f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); "
+                f"{why_not_started(library, missing)}; or choose another --backend"
             ) from error
         if "not_implemented" in text:
             raise BackendError(
@@ -117,13 +145,18 @@ def _create(
         raise unreadable(path, "ONNX Runtime", error) from error
 
 
-def _check_started(path: Path, session: Any, wanted: str, allow_fallback: bool) -> None:
-    """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing."""
+def _check_started(
+    path: Path, library: Any, session: Any, wanted: str, allow_fallback: bool, missing: str | None
+) -> None:
+    """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing.
+
+    `missing` is what `_load_libraries` said. Raises BackendError.
+    """
     started = session.get_providers()
     if wanted not in started and not allow_fallback:
         raise BackendError(
-            f"{path}: ONNX Runtime could not start {wanted} and fell back to {started[0]}; mend the driver and CUDA "
-            "libraries (its log above says which), or allow it with --allow-fallback"
+            f"{path}: ONNX Runtime could not start {wanted} and fell back to {started[0]}: "
+            f"{why_not_started(library, missing)}; or allow it with --allow-fallback"
         )
     if wanted == CPU or allow_fallback:
         return
@@ -217,8 +250,8 @@ def own_folder(folder: Path) -> Path:
     return folder
 
 
-def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
-    """Register NVIDIA's plugin, which is a package of its own, and give it the GPU that `options.device` names."""
+def rtx_devices(library: Any) -> Sequence[Any]:
+    """The GPUs that NVIDIA's plugin sees, a package of its own that is registered here. Raises BackendError."""
     name = PROVIDERS["ort-rtx"]
     try:
         import onnxruntime_ep_nv_tensorrt_rtx as plugin  # type: ignore[import-not-found]
@@ -237,9 +270,16 @@ def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOpt
                 f"NVIDIA's plugin for ort-rtx did not start ({first_line(error)}); it needs an RTX GPU and its driver"
             ) from error
         devices = _rtx_devices(library, name)
+    return devices
+
+
+def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
+    """Give the session the GPU that `options.device` names, through NVIDIA's plugin."""
+    devices = rtx_devices(library)
     if options.device >= len(devices):
         raise BackendError(
-            f"--device {options.device}: {name} sees {len(devices)} GPUs, numbered from 0; nvidia-smi -L lists them"
+            f"--device {options.device}: {PROVIDERS['ort-rtx']} sees {len(devices)} GPUs, numbered from 0; "
+            "nvidia-smi -L lists them"
         )
     least, best, most = profile_shapes(_manifest_of_file(library, path))
     chosen = {"nv_profile_min_shapes": least, "nv_profile_opt_shapes": best, "nv_profile_max_shapes": most}

@@ -27,9 +27,12 @@ from .artifact import (
 from .failures import run_error
 from .feeds import check_feed
 from .options import BackendOptions
+from .sums import check_sums
 
 _NUMPY_NAMES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
 OPENVINO = BackendOptions(backend="openvino")
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_BELOW_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 _core: Any = None
 _core_lock = threading.Lock()
 
@@ -54,6 +57,7 @@ class OpenVinoBackend:
         except Exception as error:  # the library's classes share no base but this
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
+        check_sums(self._path, self._manifest, options.allow_saturation)
         check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs))
         try:
             compiled = core.compile_model(model, "CPU", _properties(options))
@@ -136,8 +140,27 @@ def shared_core() -> Any:
     library = _import_library()
     with _core_lock:
         if _core is None:
-            _core = library.Core()
+            _core = _read_processor(library.Core())
         return _core
+
+
+def _read_processor(core: Any) -> Any:
+    """The core, once it has read what the processor can do; it does so once in a process.
+
+    ONEDNN_MAX_CPU_ISA limits the copy of oneDNN in OpenVINO, but not OpenVINO's own kernels beside it: on a processor
+    with AVX-512 a limit below it ends the process at the first inference (seen with OpenVINO 2026.4). Such a limit is
+    for other libraries, and hidden from this one.
+    """
+    limit = os.environ.get(_ISA_LIMIT, "")
+    hidden = limit.upper() in _BELOW_AVX512
+    if hidden:
+        del os.environ[_ISA_LIMIT]
+    try:
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    finally:
+        if hidden:
+            os.environ[_ISA_LIMIT] = limit
+    return core
 
 
 def _import_library() -> Any:

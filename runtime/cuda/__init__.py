@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from ..cuda_libraries import EXTRAS, LEAST_DRIVER, install
 from ..errors import UserError
 
 Binding = Literal["cuda-python", "pycuda"]
@@ -158,6 +159,17 @@ def check_index(index: int, count: int) -> None:
     if not 0 <= index < count:
         devices = f"devices 0 to {count - 1}" if count > 1 else "one device, number 0" if count else "no CUDA device"
         raise CudaError(f"CUDA device {index} does not exist; this machine has {devices}")
+
+
+def old_driver(cuda: int, library: str, driver_cuda: str) -> CudaError:
+    """The error where the driver is for an older CUDA than `library`, which is for the major `cuda`."""
+    least = LEAST_DRIVER.get(cuda)
+    older = int(driver_cuda.split(".")[0])
+    instead = f", or take the libraries of CUDA {older}: {install(older)}" if older in EXTRAS else ""
+    return CudaError(
+        f"NVIDIA's driver is for CUDA {driver_cuda} and too old for {library}, which is for CUDA {cuda}: update the "
+        f"driver{f' to {least} or newer' if least else ''}{instead}"
+    )
 
 
 def no_driver(reason: object) -> CudaError:

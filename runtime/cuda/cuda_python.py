@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
+from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory, old_driver
 
 
 def import_library() -> Any:
@@ -32,6 +32,8 @@ class CudaPython:
         self._cudart = cudart
         self._index = index
         error, count = cudart.cudaGetDeviceCount()
+        if error == cudart.cudaError_t.cudaErrorInsufficientDriver:
+            raise _insufficient(cudart)
         if error != cudart.cudaError_t.cudaSuccess:
             raise no_driver(self._explain(error))
         check_index(index, count)
@@ -151,3 +153,11 @@ class CudaPython:
 
     def close(self) -> None:
         """Nothing: the primary context belongs to the process, TensorRT uses it too."""
+
+
+def _insufficient(cudart: Any) -> CudaError:
+    """CUDA has one code for a driver that is too old and for none; the driver's own CUDA is 0 where there is none."""
+    (_, driver), (_, ours) = cudart.cudaDriverGetVersion(), cudart.cudaRuntimeGetVersion()  # such as 12040 for 12.4
+    if not driver:
+        return no_driver("no driver is loaded")
+    return old_driver(ours // 1000, "cuda-python", f"{driver // 1000}.{driver % 1000 // 10}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,8 +27,10 @@ from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector,
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.detector import build_detector
 
+from ..conftest import made_once
 from .systems import narrowed, saved
 
+NAME = "best.pt"
 SCHEMES = {
     "fp16": Scheme("fp16"),
     "bf16": Scheme("bf16"),
@@ -73,52 +76,63 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(module.bias, std=0.2)
         if isinstance(module, torch.nn.Conv2d) and module.out_channels in (1, 3, 4):
             torch.nn.init.normal_(module.weight, std=0.3)  # outputs that vary from cell to cell
-    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
-    classes = Classes(("circle", "square", "star"), (1, 2, 7))
-    save_checkpoint(path, Checkpoint(settings, classes, 1, detector.state_dict(), None, {}, {}, 0.25, 0.25))
-    return path
-
-
-@pytest.fixture(scope="session")
-def exported(checkpoint: Path, repository: Path) -> Exported:
-    """Exported by the command as a newcomer types it: in the repository's folder, nothing installed or on a path."""
-    model = checkpoint.with_name("model.onnx")
-    command = subprocess.run(
-        [sys.executable, "export/to_onnx.py", str(checkpoint), "-o", str(model)],
-        cwd=repository,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
+    content = Checkpoint(
+        settings, Classes(("circle", "square", "star"), (1, 2, 7)), 1, detector.state_dict(), None, {}, {}, 0.25, 0.25
     )
-    assert command.returncode == 0, command.stdout + command.stderr
-    return Exported(load_detector(checkpoint), checkpoint, model, command)
+    return made_once(tmp_path_factory, "checkpoint", lambda at: save_checkpoint(at / NAME, content)) / NAME
 
 
 @pytest.fixture(scope="session")
-def fixed(checkpoint: Path) -> tuple[LoadedDetector, Path]:
+def exported(checkpoint: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Exported by the command as a newcomer types it: in the repository's folder, nothing installed or on a path."""
+
+    def make(folder: Path) -> None:
+        command = subprocess.run(
+            [sys.executable, "export/to_onnx.py", str(checkpoint), "-o", str(folder / "model.onnx")],
+            cwd=repository,
+            env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert command.returncode == 0, command.stdout + command.stderr
+        (folder / "command.json").write_text(json.dumps(vars(command)))
+
+    folder = made_once(tmp_path_factory, "exported", make)
+    said = subprocess.CompletedProcess(**json.loads((folder / "command.json").read_text()))
+    return Exported(load_detector(checkpoint), checkpoint, folder / "model.onnx", said)
+
+
+@pytest.fixture(scope="session")
+def fixed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector, Path]:
     """Another detector, of four levels, for one canvas and batch 1."""
     loaded = load_detector(checkpoint)
     model = replace(loaded.config.model, pyramid=Pyramid(channels=16, levels=4))
+    torch.manual_seed(1)
     loaded = loaded._replace(
         config=replace(loaded.config, model=model), detector=build_detector(model, 3, loaded.config.preprocess).eval()
     )
-    path = checkpoint.with_name("fixed.onnx")
-    path.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224))))
-    return loaded, path
+
+    def make(folder: Path) -> None:
+        content = export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224)))
+        (folder / "fixed.onnx").write_bytes(content)
+
+    return loaded, made_once(tmp_path_factory, "fixed", make) / "fixed.onnx"
 
 
 @pytest.fixture(scope="session")
 def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector, Path]:
     """Deformable towers; points, centerness from the class tower, ranked by class, the authors' thresholds."""
-    folder = tmp_path_factory.mktemp("deformable")
     model = narrowed(dialects.MM_FCOS.model)
-    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=4))
+    model = replace(model, head=replace(model.head, deformable=True), pyramid=replace(model.pyramid, levels=3))
     pre = Preprocess(short_side=96, long_side=128)
-    loaded = saved(model, dialects.AUTHORS_ATSS.thresholds, pre, folder / "best.pt")
-    path = folder / "model.onnx"
-    path.write_bytes(export_model(loaded, input_shapes(pre, 3)))
-    return loaded, path
+
+    def make(folder: Path) -> None:
+        loaded = saved(model, dialects.AUTHORS_ATSS.thresholds, pre, folder / NAME)
+        (folder / "model.onnx").write_bytes(export_model(loaded, input_shapes(pre, 3)))
+
+    folder = made_once(tmp_path_factory, "deformable", make)
+    return load_detector(folder / NAME), folder / "model.onnx"
 
 
 @pytest.fixture(scope="session")
@@ -146,9 +160,19 @@ def converted(exported: Exported, calibration: Calibration, pictures: Path) -> d
 
 
 @pytest.fixture(scope="session")
+def full_bits(exported: Exported, calibration: Calibration, pictures: Path) -> Path:
+    """The exported file in int8 whose sums are for processors with VNNI."""
+    path = pictures / "model.int8-cpu-vnni.onnx"
+    convert(exported.model, path, "int8", calibration, target="cpu-vnni")
+    return path
+
+
+@pytest.fixture(scope="session")
 def deployed(exported: Exported, converted: dict[str, Path]) -> dict[Precision, Path]:
     """The exported file in every precision, for TensorRT."""
-    return {"fp32": exported.model} | {s.precision: converted[name] for name, s in SCHEMES.items() if s.target != "cpu"}
+    return {"fp32": exported.model} | {
+        s.precision: converted[name] for name, s in SCHEMES.items() if s.target == "tensorrt"
+    }
 
 
 def restamp(model: onnx.ModelProto, path: Path) -> Path:

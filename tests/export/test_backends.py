@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,11 @@ def test_the_comparison_notices_another_precision(exported: Exported, reference:
     raw = half.infer(case.images, case.image_sizes)
     assert raw.num_detections.tolist() != [[0]] * len(case.images)
     assert unlike(expected, finish(raw, limits)) > 0.01
+
+
+def test_the_comparison_notices_8_bits(converted: dict[str, Path], reference: Backend) -> None:
+    """On a processor without bfloat16 too."""
+    case = cases(reference.manifest, synthetic_pictures())[0]
+    limits = reference.manifest.thresholds
+    raw = open_backend(converted["int8"], backend="openvino", threads=1).infer(case.images, case.image_sizes)
+    assert unlike(finish(reference.infer(case.images, case.image_sizes), limits), finish(raw, limits)) > 0.01

@@ -29,14 +29,16 @@ from .conftest import Exported
 
 
 def filled(values: list[np.ndarray]) -> Histogram:
+    """Of values with one channel."""
     histogram = Histogram()
     for array in values:
-        histogram.add(array)
+        histogram.add(array[None, None])
     return histogram
 
 
 def test_nothing_and_zeros() -> None:
     assert Histogram().range("max") == (0, 0)
+    assert Histogram().means() == ()
     for method in ("max", "mse", "percentile"):
         assert filled([np.zeros(10, np.float32)]).range(method) == (0, 0)  # type: ignore[arg-type]
 
@@ -73,11 +75,35 @@ def test_the_range_of_least_error(signed: bool) -> None:
     assert found < np.abs(values).max()
 
 
+def test_means_are_of_all_numbers_of_a_channel() -> None:
+    """Pictures of other canvases count by their places, not once each."""
+    rng = np.random.default_rng(2)
+    parts = [rng.normal(3, 1, shape).astype(np.float32) for shape in ((1, 2, 4, 4), (2, 2, 8, 3))]
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part)
+    joined = np.concatenate([part.transpose(1, 0, 2, 3).reshape(2, -1) for part in parts], axis=1)
+    np.testing.assert_allclose(histogram.means(), joined.mean(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [3, 15, 30, 64, 105])
+def test_numbers_of_every_column_are_counted_alike(width: int) -> None:
+    """A large value leaves a part of its numbers; a stride that divides the width would see some columns only."""
+    rows = (1 << 20) // width
+    for column in range(0, width, max(1, width // 5)):
+        values = np.zeros((1, 1, rows, width), np.float32)
+        values[..., column] = 1
+        histogram = Histogram()
+        histogram.add(values)
+        counted = histogram._counts[-1] / histogram._counts.sum()
+        assert counted == pytest.approx(1 / width, rel=0.02)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     histogram = filled([np.array([1.0, -2.0], np.float32)])
     with pytest.raises(CalibrationError, match="not finite"):
-        histogram.add(np.array([1.0, value, 3.0], np.float32))
+        histogram.add(np.array([[[1.0, value, 3.0]]], np.float32))
 
 
 def test_spread() -> None:
@@ -158,9 +184,9 @@ def test_a_cache_serves_only_what_it_was_made_of(exported: Exported, folder: Pat
     ("content", "message"),
     [
         ("no json", "not a calibration file"),
-        ("[]", "not a calibration file of version 1"),
-        ('{"version": 2}', "not a calibration file of version 1"),
-        ('{"version": 1}', "field 'graph_sha256' is missing"),
+        ("[]", "not a calibration file of version 2"),
+        ('{"version": 1}', "not a calibration file of version 2"),
+        ('{"version": 2}', "field 'graph_sha256' is missing"),
     ],
 )
 def test_a_damaged_cache(content: str, message: str, tmp_path: Path) -> None:
@@ -172,7 +198,7 @@ def test_a_damaged_cache(content: str, message: str, tmp_path: Path) -> None:
 
 def test_a_range_upside_down(tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
-    bad = Calibration("0", "0", 1, (), {"max": {"x": (1.0, -1.0)}})
+    bad = Calibration("0", "0", 1, (), {"max": {"x": (1.0, -1.0)}}, {})
     path.write_text(json.dumps(dataclasses.asdict(bad)))
     with pytest.raises(CalibrationError, match=r"the range of x is 1\.0 to -1\.0"):
         load_calibration(path)

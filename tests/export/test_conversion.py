@@ -12,16 +12,17 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from export.calibration import Calibration, CalibrationError
-from export.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check
+from export.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
 from export.compare import without_partner
 from export.convert import ConvertError
 from export.layers import convolutions, quantization
 from export.network import ModelError, after_network, cut_network, dense_maps, load_deployed, with_network
 from export.onnx_file import graph_sha256
+from export.pair import compare
 from export.pictures import Case, make_case, synthetic_pictures
 from export.quantize import convert
 from export.tolerance import TOLERANCES
-from export.verify import compare, open_conversion
+from export.verify_conversion import open_conversion
 from runtime.backends import open_backend
 from runtime.backends.ort import OrtBackend
 from runtime.detections import Detections, finish
@@ -33,7 +34,7 @@ PAD = (124, 116, 104)
 
 def checks_of(exported: Exported, path: Path) -> list[Check]:
     pair = open_conversion(exported.model, path)
-    return [*pair.file, *compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))]
+    return [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))]
 
 
 def test_the_network_is_cut_out_and_put_back(exported: Exported) -> None:
@@ -68,6 +69,7 @@ def test_a_file_is_what_it_says(name: str, converted: dict[str, Path], exported:
     assert manifest == replace(
         before,
         precision=SCHEMES[name].precision,
+        sums_fit_16_bits={"int8": False, "int8-cpu": True}.get(name),
         graph_sha256=graph_sha256(model),
         libraries=manifest.libraries,
         ap=None,
@@ -108,16 +110,18 @@ def test_every_precision_passes(name: str, converted: dict[str, Path], exported:
     checks = checks_of(exported, converted[name])
     assert [check for check in checks if not check.passed] == []
     # The best 100 scores of an untrained detector are too much alike for 8 bits to keep their order.
-    assert all(check.compared for check in checks if check.quantity != DETECTIONS or not SCHEMES[name].is_quantized)
+    few = (DETECTIONS, KERNELS) if SCHEMES[name].is_quantized else ()
+    assert all(check.compared for check in checks if check.quantity not in few)
 
 
-def test_more_bits_err_less(converted: dict[str, Path], exported: Exported) -> None:
+def test_more_bits_err_less(converted: dict[str, Path], full_bits: Path, exported: Exported) -> None:
     errors = {
-        name: max(check.worst for check in checks_of(exported, converted[name]) if check.quantity in NETWORK.values())
-        for name in SCHEMES
+        name: max(check.worst for check in checks_of(exported, path) if check.quantity in NETWORK.values())
+        for name, path in (converted | {"int8-cpu-vnni": full_bits}).items()
     }
     assert 0 < 4 * errors["fp16"] < errors["bf16"] < errors["int8"] < errors["fp8"]
-    assert errors["int8-cpu"] < errors["int8"]  # all 256 steps serve what a ReLU leaves
+    # The layouts round at different places; for CPUs, a step of weights is up to twice as wide where sums must fit.
+    assert errors["bf16"] < errors["int8-cpu-vnni"] < errors["int8-cpu"] < errors["fp8"]
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "int8-cpu"])

@@ -71,7 +71,7 @@ def test_a_table(script: ModuleType, exported: Exported, pictures: Path, tmp_pat
     arguments += ["--annotations", str(truth), "--json", str(tmp_path / "table.json")]
     assert script.main([str(exported.checkpoint), *arguments]) == 0  # from the checkpoint
     rows = {row["name"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
-    assert rows.keys() == {"fp32", "fp16", "bf16", "int8 cpu", "int8 tensorrt", "fp8"}
+    assert rows.keys() == {"fp32", "fp16", "bf16", "int8 cpu", "int8 cpu-vnni", "int8 tensorrt", "fp8"}
     assert rows["fp32"]["ap_emulated"] == rows["fp32"]["ap"]["cpu"] > 0.9
     assert rows["bf16"]["ap"] == {}
     assert all(0 < row["ap_emulated"] <= 1 for row in rows.values())
@@ -92,4 +92,4 @@ def test_methods_are_compared_on_pictures_that_calibrated_nothing(
     found = json.loads((tmp_path / "methods.json").read_text())
     assert found["conditions"]["images"] == 3
     assert found["ap"]["fp32"] > 0.9
-    assert len(found["ap"]) == 10
+    assert len(found["ap"]) == 13

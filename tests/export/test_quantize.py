@@ -31,6 +31,7 @@ from runtime.images import decode
 from runtime.results import of_image
 
 from .conftest import Exported, restamp
+from .test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
@@ -276,6 +277,29 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
         with pytest.raises(UserError, match=message) as caught:
             main(arguments)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_conversion_needs_no_torch(exported: Exported, pictures: Path, repository: Path, tmp_path: Path) -> None:
+    """A deployment machine makes its own int8 of the float32 file, and compares the two."""
+    training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
+    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(pictures), "-o", out]
+    arguments += ["--calibration", str(tmp_path / "ranges.json")]
+    made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")
+    assert (made.returncode, made.stderr) == (0, "")
+    again = [str(exported.model), out, "--images", str(pictures)]
+    compared = run_without(training, repository, *again, module="export.verify")
+    assert (compared.returncode, compared.stderr) == (0, "")
+    assert compared.stdout.splitlines()[-1].endswith("none beyond the limit")
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime"])
+def test_a_library_that_a_conversion_needs_gets_one_line(library: str, repository: Path) -> None:
+    command = run_without(library, repository, "model.onnx", "--precision", "int8", module="export.quantize")
+    assert command.returncode == 2
+    assert command.stderr == (
+        f"error: {library} is not installed; a conversion reads the file and measures ranges with them: "
+        f"pip install {library}\n"
+    )
 
 
 def test_a_full_disk_leaves_nothing(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

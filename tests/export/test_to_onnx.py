@@ -16,9 +16,10 @@ import torch
 from export import to_onnx
 from export.graph import GraphOutputs, candidate_limits, fold
 from export.onnx_file import graph_sha256
+from export.pair import compare
 from export.pictures import make_case, synthetic_pictures
 from export.to_onnx import ExportError, describe, input_shapes, main
-from export.verify import compare, open_pair
+from export.verify_checkpoint import open_pair
 from runtime.backends.ort import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError

@@ -268,7 +268,7 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
 BLOCKED = """
 import importlib.abc, runpy, sys
 
-blocked = sys.argv[1].split()
+module, blocked = sys.argv[1], sys.argv[2].split()
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -276,15 +276,18 @@ class Block(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Block())
-sys.argv = ["to_trt", *sys.argv[2:]]
-runpy.run_module("export.to_trt", run_name="__main__")
+sys.argv = sys.argv[:1] + sys.argv[3:]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 TRAINING = "torch torchvision onnxscript onnxruntime openvino timm"
 
 
-def run_without(libraries: str, repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_without(
+    libraries: str, repository: Path, *arguments: str, module: str = "export.to_trt"
+) -> subprocess.CompletedProcess[str]:
+    """A command in a process that cannot import these."""
     return subprocess.run(
-        [sys.executable, "-c", BLOCKED, libraries, *arguments],
+        [sys.executable, "-c", BLOCKED, module, libraries, *arguments],
         cwd=repository,
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -10,7 +10,7 @@ from export.calibration import calibrate, find_images
 from export.compare import Same, without_partner
 from export.network import load_deployed
 from export.quantize import convert
-from export.verify import verify_conversion
+from export.verify_conversion import verify_conversion
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector
 from runtime.evaluate import evaluate_detector

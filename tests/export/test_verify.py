@@ -10,21 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from export.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
 from export.onnx_file import keep_outputs, with_outputs
+from export.pair import VerifyError, compare
 from export.pictures import cases, find_pictures, make_case, synthetic_pictures
-from export.verify import (
-    CANDIDATES,
-    DETECTIONS,
-    NETWORK,
-    RERUN,
-    ROWS,
-    Check,
-    VerifyError,
-    compare,
-    main,
-    open_pair,
-    print_report,
-)
+from export.verify import main
+from export.verify_checkpoint import open_pair
 from runtime.backends import BackendError
 from runtime.backends.ort import OrtBackend
 from runtime.errors import UserError

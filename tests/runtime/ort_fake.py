@@ -70,7 +70,11 @@ OPTIONS = {
 
 
 class FakeOrt:
-    """The module. `devices` GPUs; `broken` providers fail to start; `heavy` operators are left to the CPU."""
+    """The module. `devices` GPUs; `broken` providers fail to start; `left` operators are left to the CPU.
+
+    Built for `cuda`, it starts no CUDA or TensorRT provider unless it was asked to load the libraries before; of those
+    it finds all but `missing`, and prints as the real module does.
+    """
 
     def __init__(
         self,
@@ -79,8 +83,13 @@ class FakeOrt:
         broken: tuple[str, ...] = (),
         silent: bool = False,
         left: tuple[str, ...] = ("Shape", "Gather"),
+        cuda: str = "13.0",
+        missing: tuple[str, ...] = (),
     ) -> None:
         self.__version__ = "1.99"
+        self.cuda_version = cuda if CUDA in available else ""
+        self.missing, self.has_loaded = missing, False
+        self.is_full = False  # the GPU's memory
         self.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._value)
         self._available, self._devices, self._broken, self._silent, self.left = available, devices, broken, silent, left
@@ -93,6 +102,19 @@ class FakeOrt:
 
     def SessionOptions(self) -> FakeSessionOptions:
         return FakeSessionOptions()
+
+    def preload_dlls(
+        self, cuda: bool = True, cudnn: bool = True, msvc: bool = True, directory: str | None = None
+    ) -> None:
+        assert self.cuda_version, "a build for CPUs has nothing to load"
+        self.has_loaded = True
+        for name in self.missing:
+            print(f"Failed to load {name}: {name}: cannot open shared object file: No such file or directory")
+        if self.missing:
+            print("Please follow https://onnxruntime.ai/docs/install/#cuda-and-cudnn to install CUDA.")
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        assert severity in range(5)
 
     def get_available_providers(self) -> list[str]:
         return list(self._available)
@@ -111,7 +133,7 @@ class FakeOrt:
 
     def InferenceSession(
         self,
-        path: str,
+        path: str | bytes,
         options: FakeSessionOptions,
         providers: Any = None,
         enable_fallback: int = 1,
@@ -126,6 +148,10 @@ class FakeOrt:
             assert all(type(value) is str for value in chosen.values())
         self.asked.append(wanted)
         names = [name for name, _ in wanted]
+        if self.cuda_version and {CUDA, TENSORRT} & set(names):
+            assert self.has_loaded, "a GPU provider is started before its libraries were loaded"
+            if self.is_full:
+                raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc")
         failed = [name for name in names if name in self._broken]
         if failed and not (self._silent or enable_fallback):
             raise RuntimeError(f"{failed[0]}: CUDA failure 35: driver is insufficient")
@@ -161,7 +187,7 @@ class FakeSessionOptions:
 
 
 class FakeSession:
-    def __init__(self, module: FakeOrt, path: str, providers: list[str]) -> None:
+    def __init__(self, module: FakeOrt, path: str | bytes, providers: list[str]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self.module, self.providers = module, providers

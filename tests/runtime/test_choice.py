@@ -27,12 +27,19 @@ GIVEN: dict[str, Any] = {
     "device": 1,
     "threads": 2,
     "allow_fallback": True,
+    "allow_saturation": True,
     "precision_hint": "bf16",
     "hint": "throughput",
     "engine_cache": Path("engines"),
     "binding": "pycuda",
 }
-AUTO_RUNS = {"device": "cuda", "threads": "cuda", "precision_hint": "openvino", "hint": "openvino"}  # first tried
+AUTO_RUNS = {
+    "device": "cuda",
+    "threads": "cuda",
+    "allow_saturation": "cuda",
+    "precision_hint": "openvino",
+    "hint": "openvino",
+}  # first tried
 
 
 def test_the_command_line_without_options_is_the_default() -> None:

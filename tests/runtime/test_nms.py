@@ -109,9 +109,9 @@ def test_a_suppressed_box_suppresses_nothing() -> None:
 def test_five_thousand_candidates_take_milliseconds() -> None:
     boxes, scores, labels = scene(3, 5000, 80, side=1000)
     nms(boxes, scores, labels, 0.6, 100)
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else the machine does
     nms(boxes, scores, labels, 0.6, 100)
-    assert time.perf_counter() - started < 0.5  # about 0.02 s; a double loop takes seconds
+    assert time.process_time() - started < 0.5  # about 0.02 s; a double loop takes seconds
 
 
 def raw_outputs(scenes, rows: int = 100, exact: int = 0) -> RawOutputs:

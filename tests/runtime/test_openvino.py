@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +167,42 @@ def test_bfloat16_only_where_the_cpu_has_it(model: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ov, "shared_core", Old)
     with pytest.raises(BackendError, match=r"--precision-hint bf16: this CPU has no bfloat16 \(it has FP32, INT8\)"):
         open_backend(model, backend="openvino", precision_hint="bf16")
+
+
+@pytest.mark.parametrize(
+    ("limit", "seen"), [("", ""), ("AVX2", None), ("avx2", None), ("SSE41", None), ("AVX512_CORE", "AVX512_CORE")]
+)
+def test_a_limit_below_avx512_is_hidden_while_the_processor_is_read(
+    limit: str, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's own kernels don't know it, and end the process where oneDNN's beside them do."""
+
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            found.append(os.environ.get("ONEDNN_MAX_CPU_ISA"))
+            if limit == "SSE41":
+                raise RuntimeError("nothing to be read")
+            return ["FP32"]
+
+    found: list[str | None] = []
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    with contextlib.suppress(RuntimeError):
+        ov._read_processor(Core())
+    assert found == [seen]
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == limit
+
+
+def test_a_limit_below_avx512_leaves_inference_alone(model: Path, repository: Path) -> None:
+    """In a process of its own, since the library reads it once. Unhidden this one ends in "bad combination"."""
+    code = (
+        "import numpy as np; from runtime.backends import open_backend; "
+        f"backend = open_backend({str(model)!r}, backend='openvino'); "
+        "raw = backend.infer(np.zeros((2, 64, 64, 3), np.uint8), np.full((2, 2), 64, np.int32)); "
+        "print(raw.num_detections.tolist())"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "[[0], [0]]", done.stderr
 
 
 def test_out_of_memory_names_a_batch_that_fits(model: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
 
-from runtime.backends import Backend, BackendError, BatchTooLarge, open_backend
+from runtime.backends import Backend, BackendError, BatchTooLarge, open_backend, ort_libraries
 from runtime.backends.ort import OrtBackend
 from runtime.detect import main as detect
 from runtime.detections import RawOutputs
@@ -35,6 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def use(monkeypatch: pytest.MonkeyPatch, module: FakeOrt) -> FakeOrt:
     monkeypatch.setitem(sys.modules, "onnxruntime", module)  # type: ignore[arg-type]
+    monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name not in module.missing)
     return module
 
 
@@ -278,7 +279,7 @@ def test_auto_takes_the_gpu_where_it_starts(model: Path, monkeypatch: pytest.Mon
     assert "CUDAExecutionProvider" in backend.description
     assert backend.description.endswith("(best that starts)")
     use(monkeypatch, FakeOrt(broken=(CUDA,), silent=True))
-    description = open_backend(model, allow_fallback=True).description
+    description = open_backend(model).description
     assert description.startswith("OpenVINO ")
     assert "cuda: ONNX Runtime could not start CUDAExecutionProvider" in description
 

@@ -207,6 +207,20 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, binding: str) -> None:
         open_cuda(0, binding)  # type: ignore[arg-type]
 
 
+def test_a_driver_that_is_too_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = install(monkeypatch, "cuda-python")
+    stand_in.driver.cuda_version = 12040
+    with pytest.raises(CudaError) as caught:
+        open_cuda(0)
+    assert str(caught.value) == (
+        "NVIDIA's driver is for CUDA 12.4 and too old for cuda-python, which is for CUDA 13: update the driver to 580 "
+        "or newer, or take the libraries of CUDA 12: pip install 'atss-toolkit[cuda12]'"
+    )
+    stand_in.driver.cuda_version = 0
+    with pytest.raises(CudaError, match=r"finds no usable device \(no driver is loaded\); install NVIDIA's driver"):
+        open_cuda(0)
+
+
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     original = builtins.__import__
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from train import loop
 from train.checkpoint import load_detector
 from train.config import Config
 from train.criterion import Losses
+from train.data import training_batches
 from train.distributed import World, add_up, gather, joined, require_agreement
 from train.loop import LAST, train
 from train.validate import TorchBackend, evaluate_together
@@ -45,11 +47,10 @@ def work(config: Config, out: Path, world: World) -> dict[str, Any]:
         message(lambda: train(config, out / "cut", world=world))
     train(config, out / "cut", resume=True, world=world)
     train(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
-    wrong = loop.add_up
-    loop.add_up = lambda values, world: values * world.size if values.ndim == 1 else add_up(values, world)
-    train(config, out / "own_counts", world=world)
-    loop.add_up = wrong
-    with patched(nan_at(4, rank=1, world=world)):
+    for name, defect in DEFECTS.items():
+        with defect(world):
+            train(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
+    with patched(nan_at(1, rank=1, world=world)):
         bad_loss = message(lambda: train(config, out / "nan", world=world))
     loaded = load_detector(out / "two" / LAST)
     dataset = load_coco(config.data.val_json, config.data.val_images)
@@ -94,6 +95,55 @@ def interrupted_at(step: int) -> Callable[[int, Losses], Losses]:
         return losses
 
     return change
+
+
+@contextmanager
+def replaced(name: str, change: Callable[..., Any]) -> Iterator[None]:
+    """A function that the loop calls replaced while a block runs."""
+    real = getattr(loop, name)
+    setattr(loop, name, change)
+    yield
+    setattr(loop, name, real)
+
+
+def _own_counts(world: World) -> AbstractContextManager[None]:
+    """Each process divides by its own counts, as if they were everyone's."""
+    return replaced("add_up", lambda values, world: values * world.size if values.ndim == 1 else add_up(values, world))
+
+
+def _counts_of_one(world: World) -> AbstractContextManager[None]:
+    """All processes divide by the first one's counts."""
+
+    def wrong(values: Tensor, world: World) -> Tensor:
+        return (
+            add_up(values * (world.size if world.is_main else 0), world) if values.ndim == 1 else add_up(values, world)
+        )
+
+    return replaced("add_up", wrong)
+
+
+def _own_gradients(world: World) -> AbstractContextManager[None]:
+    """Each process steps by its own gradients."""
+    return replaced("data_parallel", lambda model, *_, **__: model)
+
+
+def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
+    """What a process gathered in the first piece is not averaged."""
+    return patched(lambda call, losses: losses._replace(total=losses.total * (call % 2)))
+
+
+def _same_pictures(world: World) -> AbstractContextManager[None]:
+    """All processes read the first one's share: its pictures count twice, the others' not at all."""
+    return replaced("training_batches", lambda *args: training_batches(*args[:-1], World(0, world.size)))
+
+
+DEFECTS = {
+    "counts of each process by itself": _own_counts,
+    "counts of the first process alone": _counts_of_one,
+    "gradients that are not averaged": _own_gradients,
+    "gradients of the last piece alone": _last_pieces_gradients,
+    "the same pictures in each process": _same_pictures,
+}
 
 
 def nan_at(step: int, rank: int, world: World) -> Callable[[int, Losses], Losses]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -19,13 +20,6 @@ from train.detector import build_detector
 from train.limits import check_config
 from train.optim import build_optimizer
 from train.recipes import RECIPES, atss_tiny
-
-
-def run(repository: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "train", *arguments], cwd=repository, capture_output=True, text=True, timeout=120
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -108,17 +102,26 @@ def test_a_choice_that_is_none_lists_the_choices(capsys: pytest.CaptureFixture[s
     ],
     ids=["nothing", "data", "option"],
 )
-def test_the_command_fails_without_a_traceback(arguments: tuple[str, ...], expected: str, repository: Path) -> None:
-    code, _, err = run(repository, *arguments)
-    assert code == 2
+def test_the_command_fails_without_a_traceback(
+    arguments: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `python -m train` runs it, in this process, which has torch already."""
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    monkeypatch.delitem(sys.modules, "train.__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("train", run_name="__main__", alter_sys=True)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
     assert expected in err
     assert "Traceback" not in err
 
 
 def test_help_is_no_error(repository: Path) -> None:
-    code, out, err = run(repository, "--help")
-    assert (code, err) == (0, "")
-    assert all(name in out for name in RECIPES)
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "--help"], cwd=repository, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(name in done.stdout for name in RECIPES)
 
 
 def leaves(value: Any, prefix: str = "") -> list[str]:

@@ -17,13 +17,14 @@ import torch
 from runtime.coco import load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import EXIT_BAD_INPUT, UserError
+from tests.train.ranks import DEFECTS, patched
 from tests.train.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
-from train import validate
+from train import loop, validate
 from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
-from train.criterion import Normalizers, Targets, at_least_one, criterion, normalizers_of
+from train.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
 from train.data import training_batches
-from train.detector import DenseOutputs
+from train.detector import DenseOutputs, build_detector
 from train.distributed import ALONE, World, add_up, gather, require_agreement, share_of_batch
 from train.journal import LOG, read_log
 from train.loop import LAST, train
@@ -31,20 +32,27 @@ from train.validate import TorchBackend, evaluate_together
 
 Make = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
-STEPS = 20
-TOLERANCE = 2e-4  # relative; sums in another order, through 20 steps of an optimizer
+STEPS = 8
+# Relative. Sums in another order differ by 4e-7 in what is logged and 6e-7 in what was learnt, whichever kernels sum
+# them; the planted defects differ by more than 100 times this.
+TOLERANCE = 1e-5
 
 
 def settings_for(make: Make, batch_norm: str = "frozen") -> Config:
-    """20 steps without batch statistics, evaluated at the end."""
-    config = make(steps=STEPS, batch=4, warmup_steps=4)
+    """A few steps without batch statistics, evaluated at the end.
+
+    By SGD, whose step is as smooth as the gradient: AdamW divides by how large a gradient was, so that where that is
+    next to nothing rounding decides on a whole step, and after a dozen of them no two processors agree.
+    """
+    config = make(steps=STEPS, batch=4, warmup_steps=2, optimizer="sgd", learning_rate=0.01, weight_decay=1e-4)
     folder = Path(config.data.train_json).parent
     backbone = replace(config.model.backbone, batch_norm=batch_norm)
+    head = replace(config.model.head, prior_probability=0.1)  # so early it finds something already
     return replace(
         config,
-        model=replace(config.model, backbone=backbone),
+        model=replace(config.model, backbone=backbone, head=head),
         data=replace(config.data, val_json=str(folder / "val.json"), val_images=str(folder / "val")),
-        run=replace(config.run, checkpoint_every=10),
+        run=replace(config.run, checkpoint_every=3),
     )
 
 
@@ -121,20 +129,53 @@ def worst_difference(a: Path, b: Path) -> float:
     return max(abs(x - y) / max(abs(x), 1e-3) for x, y in pairs)
 
 
+def learnt(config: Config, out: Path) -> torch.Tensor:
+    """What the run added to the weights it started from, in one row."""
+    torch.manual_seed(config.run.seed)
+    checkpoint = read_checkpoint(out / LAST)
+    start = build_detector(config.model, len(checkpoint.classes.names), config.preprocess).state_dict()
+    assert start.keys() == checkpoint.model.keys()
+    moved = [(checkpoint.model[k] - v).flatten().double() for k, v in start.items() if v.is_floating_point()]
+    return torch.cat(moved)
+
+
+def assert_same_run(config: Config, a: Path, b: Path) -> None:
+    assert worst_difference(a, b) < TOLERANCE
+    ours, theirs = learnt(config, a), learnt(config, b)
+    assert (ours - theirs).norm() < TOLERANCE * ours.norm()
+
+
 def test_two_processes_have_the_losses_of_one(runs: Runs) -> None:
-    assert worst_difference(runs.out / "one", runs.out / "two") < TOLERANCE
-    one, two = (read_checkpoint(runs.out / name / LAST) for name in ("one", "two"))
-    assert one.model.keys() == two.model.keys()
-    assert all(torch.allclose(one.model[k], two.model[k], atol=1e-3) for k in one.model)
-
-
-def test_counts_of_each_process_by_itself_give_other_losses(runs: Runs) -> None:
-    """What the test above would see if the losses were divided by each process's own counts."""
-    assert worst_difference(runs.out / "one", runs.out / "own_counts") > 100 * TOLERANCE
+    assert_same_run(runs.config, runs.out / "one", runs.out / "two")
 
 
 def test_pieces_of_two_processes_have_the_losses_of_one_batch(runs: Runs) -> None:
-    assert worst_difference(runs.out / "one", runs.out / "pieces") < TOLERANCE
+    assert_same_run(runs.config, runs.out / "one", runs.out / "pieces")
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_the_comparison_notices(defect: str, runs: Runs) -> None:
+    assert worst_difference(runs.out / "one", runs.out / defect) > 100 * TOLERANCE
+    ours, theirs = learnt(runs.config, runs.out / "one"), learnt(runs.config, runs.out / defect)
+    assert (ours - theirs).norm() > 100 * TOLERANCE * ours.norm()
+
+
+def test_the_comparison_is_of_what_rounding_hardly_changes(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients with ten times the error of a float32 sum stay within the limit, so no processor's order decides."""
+    noise, real = torch.Generator().manual_seed(0), loop.clip_gradients
+
+    def rounded(parameters: list[torch.nn.Parameter], maximum: float) -> torch.Tensor:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad *= 1 + 1e-6 * torch.randn(parameter.grad.shape, generator=noise)
+        return real(parameters, maximum)
+
+    monkeypatch.setattr(loop, "clip_gradients", rounded)
+    train(runs.config, tmp_path / "rounded")
+    assert worst_difference(runs.out / "one", tmp_path / "rounded") > 0, "else this shows nothing"
+    assert_same_run(runs.config, runs.out / "one", tmp_path / "rounded")
 
 
 def test_a_run_of_two_processes_resumes_to_the_same_losses(runs: Runs) -> None:
@@ -174,10 +215,10 @@ def test_validate_scores_several_sizes_from_the_command_line(
 
 def test_a_bad_loss_of_one_process_stops_all_and_names_its_pictures(runs: Runs) -> None:
     dataset = load_coco(runs.config.data.train_json, runs.config.data.train_images)
-    mine = list(training_batches(dataset, runs.config, 0, World(1, 2)))[4].image_ids
+    mine = list(training_batches(dataset, runs.config, 0, World(1, 2)))[1].image_ids
     first, second = runs.answers["bad loss"]
     assert first == second
-    assert f"nan at step 5, on the pictures with ids {mine}" in first
+    assert f"nan at step 2, on the pictures with ids {mine}" in first
     assert not (runs.out / "nan" / LAST).exists()
 
 
@@ -244,16 +285,22 @@ def test_parts_with_the_counts_of_the_whole_add_up_to_it(scene: list[list[list[f
     torch.testing.assert_close(sums, torch.stack(whole).detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_accumulated_pieces_have_the_losses_of_the_batch(small_config: Make, tmp_path: Path) -> None:
-    config = settings_for(small_config)
-    config = replace(config, data=replace(config.data, val_json=""))
-    train(config, tmp_path / "whole")
+def test_accumulated_pieces_have_the_losses_of_the_batch(runs: Runs, tmp_path: Path) -> None:
     for pieces in (2, 4):
-        train(replace(config, run=replace(config.run, accumulate=pieces)), tmp_path / f"{pieces}")
-        assert worst_difference(tmp_path / "whole", tmp_path / f"{pieces}") < TOLERANCE
+        train(replace(runs.config, run=replace(runs.config.run, accumulate=pieces)), tmp_path / f"{pieces}")
+        assert_same_run(runs.config, runs.out / "one", tmp_path / f"{pieces}")
 
 
-def test_the_comparison_notices_batch_statistics(small_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.9, 2.0])
+def test_a_piece_of_another_weight_is_noticed(weight: float, runs: Runs, tmp_path: Path) -> None:
+    """One of four that is left out, that counts too little, or twice."""
+    config = replace(runs.config, run=replace(runs.config.run, accumulate=4))
+    with patched(lambda call, losses: Losses(*(weight * loss for loss in losses)) if call % 4 == 3 else losses):
+        train(config, tmp_path / "pieces")
+    assert worst_difference(runs.out / "one", tmp_path / "pieces") > 100 * TOLERANCE
+
+
+def test_batch_statistics_are_noticed(small_config: Make, tmp_path: Path) -> None:
     """Batch norm that learns its statistics sees smaller batches in pieces: the comparison is no rubber stamp."""
     config = settings_for(small_config, batch_norm="train")
     config = replace(config, data=replace(config.data, val_json=""))

@@ -149,7 +149,7 @@ def test_the_time_is_kept(
     ]
     started = time.monotonic()
     run(trainings, tmp_path, processes=2, seconds=1)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # to the end it would be an hour
     assert [read_result(tmp_path, job) for job in trainings] == [None, None]
     assert "2 of 2 trainings are left" in capfd.readouterr().out
     with alone_in(job_folder(tmp_path, trainings[0])):

@@ -54,7 +54,15 @@ def _constants() -> dict[str, Any]:
 
 
 def _devices(driver: Driver) -> dict[str, Any]:
+    def cudaDriverGetVersion() -> tuple:
+        return OK, driver.cuda_version
+
+    def cudaRuntimeGetVersion() -> tuple:
+        return OK, 13000
+
     def cudaGetDeviceCount() -> tuple:
+        if driver.cuda_version < 13000:
+            return real.cudaError_t.cudaErrorInsufficientDriver, None
         if driver.devices == 0:
             return real.cudaError_t.cudaErrorNoDevice, None
         return OK, driver.devices

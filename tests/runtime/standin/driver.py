@@ -36,6 +36,7 @@ class Driver:
         self.memory, self.devices = memory, devices
         self.pinned_memory = 1 << 30
         self.compute_capability = (8, 6)
+        self.cuda_version = 13000  # of the driver, as CUDA writes it; 0: none is loaded
         self.violations: list[str] = []
         self.calls: list[str] = []
         self.failing: dict[str, int] = {}  # name of a call → how many more of it succeed, the rest fail

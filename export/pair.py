@@ -1,0 +1,257 @@
+"""Both sides of a comparison, the reference and a file, and everything that is compared on a batch.
+
+Free of torch: whoever has only files compares two of them (`export.verify_conversion`); `export.verify_checkpoint`
+puts a checkpoint in the reference's place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx
+
+from runtime.backends.artifact import OUTPUT_NAMES
+from runtime.backends.options import BackendOptions
+from runtime.backends.ort import OrtBackend
+from runtime.detections import Detections, RawOutputs, finish
+from runtime.errors import UserError
+from runtime.manifest import Manifest
+
+from .checks import (
+    CANDIDATES,
+    DETECTIONS,
+    KERNELS,
+    NETWORK,
+    PRECISION,
+    RERUN,
+    ROWS,
+    SATURATES,
+    UNTRAINED,
+    Check,
+)
+from .compare import EXACT, Same, greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
+from .emulate import emulated, needs_emulation
+from .layers import convolutions, quantization, wrong_convolutions
+from .network import dense_maps
+from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
+from .pictures import Case, cases, synthetic_pictures
+from .ranges import RangeErrors
+from .saturation import check_sums
+from .session import open_session
+from .tolerance import TOLERANCES, Tolerance, tolerance_of
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Of a dense value, |torch − ONNX| / (1 + |torch|). Float32 sums in another order give about 1e-5 in a ResNet-50, and up
+# to 2e-4 where GroupNorm sums over the 10⁵ values of a large canvas' finest map.
+DENSE_LIMIT = 5e-4
+# Fraction of candidates without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
+SET_LIMIT = 0.01
+
+
+class VerifyError(UserError):
+    """A model file that can't be compared with this checkpoint."""
+
+
+class Pair(NamedTuple):
+    """Both sides of a comparison."""
+
+    reference: Callable[[Case], Dense]
+    postprocess: Callable[[Case, Dense], list[Detections]]  # the reference's candidates of any dense maps
+    file: File
+    visible: onnxruntime.InferenceSession  # its emulation, with its dense maps as outputs
+    dense: list[str]  # their names
+    of_the_file: list[Check]  # by itself
+    ranges: RangeErrors | None
+    tolerance: Tolerance
+
+
+Dense = list[np.ndarray]  # in the order of `dense_maps`
+
+
+class File(NamedTuple):
+    """A file to compare."""
+
+    path: Path
+    model: onnx.ModelProto
+    manifest: Manifest
+    target: str | None  # what an 8-bit file is for
+    backend: OrtBackend  # as it is deployed, or where a CPU doesn't compute what it says, its emulation
+    is_emulated: bool
+
+
+def open_file(path: Path) -> File:
+    """Open a file to compare. Raises UserError.
+
+    Emulated is what no CPU's kernels compute (bfloat16), int8 for a GPU, whose kernels sum exactly, and int8 that
+    saturates on this processor (`runtime.backends.sums`): so the comparison gives the same on every machine.
+    """
+    try:
+        model = onnx.load(path)
+    except Exception:  # the backend says what is wrong with it
+        OrtBackend(path)
+        raise
+    note = quantization(model)
+    target = None if note is None else note.target
+    if is_emulated := needs_emulation(model):
+        with tempfile.TemporaryDirectory() as folder:
+            stand_in = Path(folder) / path.name
+            stand_in.write_bytes(emulated(model).SerializeToString())
+            backend = OrtBackend(stand_in, BackendOptions(backend="cpu", allow_saturation=True))
+    else:
+        backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
+    if backend.manifest.graph_sha256 != graph_sha256(model):
+        raise VerifyError(
+            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
+            "export the checkpoint again: python -m export.to_onnx CHECKPOINT"
+        )
+    return File(path, model, backend.manifest, target, backend, is_emulated)
+
+
+def make_pair(
+    reference: Callable[[Case], Dense], postprocess: Callable[[Case, Dense], list[Detections]], file: File
+) -> Pair:
+    """The two sides, and the checks of the file by itself. Raises VerifyError."""
+    model, manifest = file.model, file.manifest
+    names = dense_maps(model)
+    visible = with_outputs(emulated(model), names) if names else None
+    if visible is None:
+        raise VerifyError(
+            f"{file.path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
+            "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
+        )
+    checks = [Check("file", PRECISION, convolutions(model).total(), wrong_convolutions(model, manifest.precision), 0)]
+    if file.target == "cpu" or manifest.sums_fit_16_bits:
+        checks.append(check_sums(model))
+    tolerance = tolerance_of(manifest.precision, file.target)
+    return Pair(reference, postprocess, file, open_session(visible), names, checks, None, tolerance)
+
+
+def compare_pair(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
+    """All comparisons, on these pictures (uint8 [h, w, 3] RGB, any sizes); without any on synthetic ones."""
+    manifest, path = pair.file.manifest, pair.file.path
+    compared = (compare(pair, case) for case in cases(manifest, fitting_pictures(pictures, manifest, path)))
+    return [*pair.of_the_file, *(check for checks in compared for check in checks)]
+
+
+def fitting_pictures(pictures: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
+    """The pictures, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
+    if not pictures and manifest.precision in ("int8", "fp8"):
+        raise VerifyError(
+            f"{path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
+            "--images DIR, a folder of such"
+        )
+    return pictures or synthetic_pictures()
+
+
+_CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
+
+
+def compare(pair: Pair, case: Case) -> list[Check]:
+    """All comparisons on one batch."""
+    limits, tolerance = pair.file.manifest.thresholds, pair.tolerance
+    # First: it says what is wrong with a file that can't run.
+    raw = pair.file.backend.infer(case.images, case.image_sizes, all_candidates=True)
+    dense = pair.reference(case)
+    theirs, emulation = _run_visible(pair, case)
+    checks = [pair.ranges.check(case)] if pair.ranges is not None else []
+    checks += _compare_network(pair, case, dense, theirs)
+    again = pair.postprocess(case, theirs)
+    checks.append(_sets(case, CANDIDATES, again, candidates_of(emulation), EXACT, SET_LIMIT))
+
+    rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
+    greedy = [greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in candidates_of(raw)]
+    for quantity, rows in ((ROWS, finish(raw, limits)), (RERUN, finish(rerun, limits))):
+        differ = sum(rows_that_differ(a, b) for a, b in zip(greedy, rows, strict=True))
+        checks.append(Check(case.name, quantity, sum(map(len, greedy)), differ, 0))
+    expected = [
+        greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth)
+        for image in pair.postprocess(case, dense)
+    ]
+    found = finish(raw, limits)
+    if pair.file.manifest.precision == "int8" and not pair.file.is_emulated:
+        kernels = _compare_detections(pair, case, KERNELS, finish(emulation, limits), found)
+        checks.append(dataclasses.replace(kernels, detail=SATURATES))
+    whole = _compare_detections(pair, case, DETECTIONS, expected, found)
+    if pair.ranges is not None and _spread(expected) < tolerance.same.score:
+        whole = dataclasses.replace(whole, detail=UNTRAINED)
+    return [*checks, whole]
+
+
+def _compare_detections(
+    pair: Pair, case: Case, quantity: str, expected: list[Detections], found: list[Detections]
+) -> Check:
+    most, tolerance = pair.file.manifest.thresholds.detections, pair.tolerance
+    floors = [  # which is the last of 100 detections, tiny changes of score decide
+        max(
+            [tolerance.score, *(float(x.scores[-1]) + tolerance.same.score for x in rows if len(x) == most)],
+        )
+        for rows in zip(expected, found, strict=True)
+    ]
+    return _sets(case, quantity, expected, found, tolerance.same, tolerance.unmatched, floors)
+
+
+def _spread(detections: list[Detections]) -> float:
+    """How far apart a picture's best and least scores lie, at most; 0 where nothing is found."""
+    return max((float(rows.scores[0] - rows.scores[-1]) for rows in detections if len(rows)), default=0.0)
+
+
+def _run_visible(pair: Pair, case: Case) -> tuple[Dense, RawOutputs]:
+    """The emulation's dense maps, and what it made of them."""
+    feed = dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True))
+    found = pair.visible.run([*OUTPUT_NAMES, *pair.dense], feed)
+    contract = len(OUTPUT_NAMES)
+    return found[contract:], RawOutputs(*found[:contract])
+
+
+def _compare_network(pair: Pair, case: Case, dense: Dense, theirs: Dense) -> list[Check]:
+    checks = []
+    exact = pair.tolerance is TOLERANCES["fp32"]
+    for kind, title in NETWORK.items():
+        maps = [(a, b) for name, a, b in zip(pair.dense, dense, theirs, strict=True) if name.startswith(kind)]
+        if not maps:  # a head without centerness
+            continue
+        worst = max(largest_relative(a, b) for a, b in maps) if exact else relative_rms(maps)
+        limit = DENSE_LIMIT if exact else pair.tolerance.dense
+        checks.append(Check(case.name, title, sum(a.size for a, _ in maps), worst, limit))
+    return checks
+
+
+def _sets(
+    case: Case,
+    quantity: str,
+    expected: list[Detections],
+    given: list[Detections],
+    same: Same,
+    limit: float,
+    floors: Sequence[float] | None = None,
+) -> Check:
+    """Fraction of rows of at least an image's score without a partner of any score; one is always forgiven, for a score
+    beside a threshold."""
+    alone, total = 0, 0
+    for a, b, floor in zip(expected, given, floors or [0.0] * len(expected), strict=True):
+        for rows, others in ((_above(a, floor), b), (_above(b, floor), a)):
+            total += len(rows)
+            alone += without_partner(rows, others, same)
+    return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, 1), limit)
+
+
+def _above(rows: Detections, score: float) -> Detections:
+    kept = rows.scores >= score
+    return Detections(rows.boxes[kept], rows.scores[kept], rows.classes[kept])
+
+
+def candidates_of(raw: RawOutputs) -> list[Detections]:
+    """The candidates of each image."""
+    return used(raw.candidate_boxes, raw.candidate_scores, raw.candidate_classes)
+
+
+def used(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Detections]:
+    """Of each image the rows with a score: the others are padding."""
+    return [Detections(b[s > 0], s[s > 0], c[s > 0]) for b, s, c in zip(boxes, scores, classes, strict=True)]

@@ -1,0 +1,58 @@
+"""Is an exported file the detector that was trained? The checkpoint's detector, in torch, beside the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from runtime.detections import Detections
+from train.checkpoint import LoadedDetector
+from train.detector import DenseOutputs
+from train.postprocess import candidates
+from train.validate import describe
+
+from .checks import Check
+from .manifests import check_export
+from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
+from .pictures import Case
+
+
+def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
+    """Compare a checkpoint's detector with a model file on these pictures (uint8 [h, w, 3] RGB, any sizes).
+
+    Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
+    whose precision needs pictures.
+    """
+    return compare_pair(open_pair(loaded, model_path), pictures)
+
+
+def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
+    """Open a model file beside the checkpoint that it was made of. Raises UserError."""
+    settings = loaded.config
+
+    def reference(case: Case) -> Dense:
+        with torch.inference_mode():
+            maps = loaded.detector(torch.from_numpy(case.images))
+        return [level.numpy() for kind in maps for level in kind]
+
+    def postprocess(case: Case, dense: Dense) -> list[Detections]:
+        levels = settings.model.pyramid.levels
+        maps = [torch.from_numpy(level) for level in dense]
+        outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
+        with torch.inference_mode():
+            found = candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
+        return used(*(part.numpy() for part in found))
+
+    file = open_file(model_path)
+    manifest = file.manifest
+    if manifest.checkpoint_sha256 != loaded.sha256:
+        raise VerifyError(
+            f"{model_path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
+            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
+        )
+    pair = make_pair(reference, postprocess, file)
+    stated = check_export(manifest, describe(loaded.config, loaded.classes, manifest.inputs))
+    return pair._replace(of_the_file=[*pair.of_the_file, stated])

@@ -1,0 +1,57 @@
+"""Is a converted file its float32 file but for the precision? Compares two files, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runtime.detections import Detections
+
+from .checks import SAME_NETWORK, Check
+from .equivalence import differences
+from .manifests import check_conversion
+from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
+from .onnx_file import INPUT_NAMES
+from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
+from .pictures import Case
+from .ranges import RangeErrors, ranges_of
+from .session import open_session
+
+_CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
+
+
+def verify_conversion(source: Path, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
+    """Compare a converted file with the float32 file that it was made of, on pictures (uint8 [h, w, 3] RGB, any sizes).
+
+    Raises UserError for a file that can't be read, that was made of something else, or whose precision needs pictures
+    where there are none.
+    """
+    return compare_pair(open_conversion(source, model_path), pictures)
+
+
+def open_conversion(source: Path, model_path: Path) -> Pair:
+    """Open a converted file beside the float32 file that it was made of. Raises UserError."""
+    original, original_manifest = load_deployed(source)
+    network, postprocessing = open_session(cut_network(original)), open_session(cut_postprocessing(original))
+    names = dense_maps(original)
+
+    def reference(case: Case) -> Dense:
+        return network.run(names, {INPUT_NAMES[0]: case.images})
+
+    def postprocess(case: Case, dense: Dense) -> list[Detections]:
+        known = {**dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True)), **dict(zip(names, dense))}  # noqa: B905
+        wanted = [value.name for value in postprocessing.get_inputs()]
+        return used(*postprocessing.run(_CANDIDATES, {name: known[name] for name in wanted}))
+
+    file = open_file(model_path)
+    if file.manifest.checkpoint_sha256 != original_manifest.checkpoint_sha256:
+        raise VerifyError(f"{model_path} and {source} were exported from different checkpoints: give the two of one")
+    unlike = differences(original, file.model) if dense_maps(file.model) == names else ["the dense maps are others"]
+    compared = Check("file", SAME_NETWORK, len(original.graph.node), len(unlike), 0, "; ".join(unlike[:3]))
+    pair = make_pair(reference, postprocess, file)
+    ranges = ranges_of(file.model)
+    errors = RangeErrors(original, ranges) if ranges and not unlike else None
+    stated = check_conversion(file.manifest, original_manifest)
+    return pair._replace(of_the_file=[*pair.of_the_file, stated, compared], ranges=errors)

@@ -1,0 +1,137 @@
+"""Which CUDA the installed libraries were built for, read from their packages' metadata: nothing is imported.
+
+Majors are what must agree: a library of CUDA 13 finds neither the files nor the driver of CUDA 12. The least drivers
+are those of NVIDIA's table "CUDA Toolkit 11.x, 12.x, and 13.x Driver Version Ranges" (CUDA compatibility).
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+EXTRAS = {12: "cuda12", 13: "cuda13"}  # of this toolkit, by CUDA's major
+# Libraries whose CUDA is told, in the order in which they are shown; TensorRT's have the major in their names.
+_NAMES = ("onnxruntime-gpu", "torch", "tensorrt-cuN", "tensorrt-rtx-cuN", "cuda-python", "pycuda")
+_NAMED_BY_MAJOR = {"cuda-python", "cuda-bindings", "cuda-toolkit"}  # their versions are CUDA's
+# Packages whose version starts with CUDA's major, from 13 on; before, the major is in the names (nvidia-cublas-cu12).
+_TELLING = {"cuda-toolkit", "cuda-bindings", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc", "nvidia-cublas"}
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?$")
+
+
+@dataclass(frozen=True)
+class Library:
+    distribution: str
+    version: str
+    cuda: int | None  # major; None: built without CUDA, or it doesn't tell
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+def cuda_libraries() -> list[Library]:
+    """The installed libraries that compute on NVIDIA GPUs."""
+    installed = installed_distributions()
+    found = []
+    for wanted in _NAMES:
+        pattern = re.compile(re.escape(wanted).replace("cuN", r"cu\d+") + "$")
+        for name in sorted(name for name in installed if pattern.match(name)):
+            found.append(Library(name, _version(installed[name]), cuda_major(name, installed[name])))
+    return found
+
+
+def installed_distributions() -> dict[str, metadata.Distribution]:
+    """Every installed distribution by its normalised name; of several of a name, the one that is imported."""
+    found: dict[str, metadata.Distribution] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] if distribution.metadata is not None else None
+        if name:  # an interrupted installation leaves folders without
+            found.setdefault(_normalised(name), distribution)
+    return found
+
+
+def cuda_major(name: str, distribution: metadata.Distribution) -> int | None:
+    """CUDA's major by a distribution's name, version or requirements; None where none of them tells."""
+    version = _version(distribution)
+    if named := re.search(r"-cu(\d\d)$", name):
+        return int(named[1])
+    if name in _NAMED_BY_MAJOR:
+        return _leading_number(version)
+    if local := re.search(r"\+cu(\d\d)", version):  # wheels of PyTorch's own index: 2.9.0+cu128
+        return int(local[1])
+    if "+cpu" in version:
+        return None
+    for requirement in distribution.requires or []:
+        parts = _REQUIREMENT.match(requirement)
+        if parts is None:
+            continue
+        required, versions, marker = _normalised(parts[1]), parts[2], parts[3] or ""
+        # What a wheel requires on Linux alone says nothing about it elsewhere: PyTorch's for Windows have no CUDA.
+        if "Linux" in marker and platform.system() != "Linux":
+            continue
+        if named := re.search(r"-cu(\d\d)$", required):
+            return int(named[1])
+        if required in _TELLING and (pinned := re.search(r"(?:==|~=|>=)\s*(\d+)", versions)):
+            return int(pinned[1])
+    return None
+
+
+def mismatch(libraries: Sequence[Library], driver: str | None = None) -> str | None:
+    """One line where libraries of several CUDA majors are installed; None: all are of one."""
+    majors = sorted({library.cuda for library in libraries if library.cuda is not None}, reverse=True)
+    if len(majors) < 2:
+        return None
+    parts = [
+        f"{', '.join(str(library) for library in libraries if library.cuda == major)} for CUDA {major}"
+        for major in majors
+    ]
+    fitting = next((major for major in majors if driver is None or driver_fits(driver, major)), majors[-1])
+    return f"libraries of different CUDA majors are installed ({'; '.join(parts)}): {install(fitting)}"
+
+
+def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | None:
+    """One line where the driver is missing or too old for one of the libraries; None: it fits all."""
+    built = [library for library in libraries if library.cuda is not None]
+    if not built:
+        return None
+    newest = max(library.cuda or 0 for library in built)
+    named = ", ".join(str(library) for library in built if library.cuda == newest)
+    least = LEAST_DRIVER.get(newest)
+    wanted = f"{least} or newer" if least else "the newest"
+    if driver is None:
+        return f"no NVIDIA driver was found, which {named} (CUDA {newest}) needs: install the driver, {wanted}"
+    if driver_fits(driver, newest):
+        return None
+    older = max((major for major in EXTRAS if driver_fits(driver, major)), default=None)
+    instead = f", or take the libraries of CUDA {older}, which it fits: {install(older)}" if older else ""
+    return (
+        f"NVIDIA's driver {driver} is too old for {named}, built for CUDA {newest}: update the driver to {wanted}"
+        f"{instead}"
+    )
+
+
+def driver_fits(driver: str, cuda: int) -> bool:
+    """Whether libraries of that CUDA major start on a driver; so does a major that is newer than this table."""
+    number = _leading_number(driver)
+    return number is None or number >= LEAST_DRIVER.get(cuda, 0)
+
+
+def install(cuda: int) -> str:
+    """The command that installs everything for one CUDA major."""
+    return f"pip install 'atss-toolkit[{EXTRAS.get(cuda, 'gpu')}]'"
+
+
+def _version(distribution: metadata.Distribution) -> str:
+    return str(distribution.metadata["Version"] or "?")
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _leading_number(text: str) -> int | None:
+    digits = re.match(r"\d+", text)
+    return int(digits[0]) if digits else None

@@ -1,0 +1,93 @@
+"""What this machine's processor can do, as the system tells it: which 8-bit kernels compute exactly here.
+
+A byte of activations times a byte of weights is a number of 16 bits. Processors with VNNI (x86) or the dot product
+(ARM) add four such products in 32 bits. Those without add two in 16 bits and saturate at 32767 (`vpmaddubsw`).
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_X86 = ("x86_64", "amd64", "i386", "i686")
+_ARM = ("aarch64", "arm64")
+# How the system spells an ability: on Linux in /proc/cpuinfo, on macOS in the names below hw.optional.
+_EXACT = {"avx512_vnni", "avx_vnni", "asimddp", "arm.feat_dotprod"}
+_SHOWN = {
+    "AVX2": {"avx2"},
+    "AVX-512": {"avx512f"},
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "BF16": {"avx512_bf16", "bf16", "arm.feat_bf16"},
+    "AMX int8": {"amx_int8"},
+    "NEON": {"asimd", "arm.advsimd"},
+    "dot product": {"asimddp", "arm.feat_dotprod"},
+    "int8 matrix product": {"i8mm", "arm.feat_i8mm"},
+}
+
+
+@dataclass(frozen=True)
+class Processor:
+    architecture: str  # as `platform.machine()` has it
+    name: str | None  # for people; nothing is decided by it
+    features: frozenset[str]  # in the system's own words, lower case; empty: they can't be read
+
+    @property
+    def sums_8_bit_products_exactly(self) -> bool | None:
+        """Whether kernels of 8 bits add products in 32 bits here; None where the abilities can't be read."""
+        if not self.features or self.architecture.lower() not in (*_X86, *_ARM):
+            return None
+        return bool(self.features & _EXACT)
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """Those that matter for detectors, by their common names."""
+        return tuple(shown for shown, features in _SHOWN.items() if features & self.features)
+
+    def __str__(self) -> str:
+        known = ", ".join(self.abilities) if self.features else "abilities unknown"
+        return f"{self.name or self.architecture} ({known or 'none of the abilities that matter here'})"
+
+
+def read_processor() -> Processor:
+    """This machine's processor; without features where the system doesn't tell them (Windows among them)."""
+    name, features = (_from_sysctl if platform.system() == "Darwin" else _from_cpuinfo)()
+    return Processor(platform.machine(), name or platform.processor() or None, features)
+
+
+def _from_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> tuple[str | None, frozenset[str]]:
+    """Name and features of the processors that Linux lists; features are those that all of them have."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None, frozenset()
+    name, common = None, None
+    for line in lines:
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key in ("model name", "Model"):  # x86, and some ARM boards
+            name = name or value
+        elif key in ("flags", "Features"):  # x86, ARM: once for each core, and cores may differ
+            features = frozenset(value.lower().split())
+            common = features if common is None else common & features
+    return name, common or frozenset()
+
+
+def _from_sysctl() -> tuple[str | None, frozenset[str]]:
+    """Name and features on macOS."""
+    try:
+        text = subprocess.run(
+            ["sysctl", "machdep.cpu", "hw.optional"], capture_output=True, text=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, frozenset()
+    name, features = None, set[str]()
+    for line in text.splitlines():
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key == "machdep.cpu.brand_string":
+            name = value
+        elif key.startswith("machdep.cpu.") and key.endswith("features"):  # an Intel Mac's list
+            features.update(value.lower().split())
+        elif key.startswith("hw.optional.") and value == "1":
+            features.add(key.removeprefix("hw.optional.").lower())
+    return name, frozenset(features)

@@ -1,0 +1,43 @@
+"""The doctor and ONNX Runtime's libraries on a machine with a GPU; what a user with one runs first."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.backends.ort_libraries import preload
+from runtime.cuda_libraries import cuda_libraries, mismatch
+from runtime.doctor_trials import run_trials
+from runtime.gpu import list_gpus
+
+pytestmark = pytest.mark.gpu
+
+
+def test_the_tool_s_lines_are_read() -> None:
+    found = list_gpus()
+    assert found.driver is not None, found.problem
+    assert found.problem is None
+    for gpu in found.gpus:
+        assert gpu.compute_capability is not None, gpu
+        assert gpu.memory_free_mb is not None
+        assert gpu.memory_total_mb is not None
+        assert 0 <= gpu.memory_free_mb <= gpu.memory_total_mb
+
+
+def test_the_installed_libraries_are_of_one_major() -> None:
+    assert mismatch(cuda_libraries()) is None
+
+
+def test_cuda_is_found_in_wheels_and_starts() -> None:
+    library = pytest.importorskip("onnxruntime", reason="the extra `gpu` brings it")
+    if not library.cuda_version:
+        pytest.skip("this ONNX Runtime is the build for CPUs: pip install 'atss-toolkit[gpu]'")
+    assert preload(library) is None
+    (trial,) = run_trials(["cuda"])
+    assert trial.runs, trial.said
+
+
+def test_tensorrt_finds_the_device() -> None:
+    (trial,) = run_trials(["tensorrt"])
+    if "cannot be imported" in trial.said:
+        pytest.skip(trial.said)
+    assert trial.runs, trial.said
