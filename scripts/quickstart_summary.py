@@ -6,27 +6,29 @@ import json
 import sys
 from pathlib import Path
 
+from runtime.errors import run_main
 from runtime.files import atomic_write
 
 
-def main() -> None:
-    run, seconds_total = Path(sys.argv[1]), int(sys.argv[2])
-    torch_figures = json.loads((run / "torch.json").read_text())
-    onnx_figures = json.loads((run / "onnx.json").read_text())
-    summary = {
+def summarize(torch_figures: dict[str, float], onnx_figures: dict[str, float], seconds: int) -> dict[str, float]:
+    """What summary.json holds: APs as fractions of 1, the deployed model's speed, the seconds of this call."""
+    return {
         "ap_torch": torch_figures["AP"],
         "ap_onnx": onnx_figures["AP"],
         "images_per_second": onnx_figures["images_per_second"],
-        "seconds_total": seconds_total,
+        "seconds_total": seconds,
     }
-    atomic_write(run / "summary.json", json.dumps(summary, indent=2) + "\n")
-    difference = 100 * (summary["ap_onnx"] - summary["ap_torch"])
+
+
+def table(summary: dict[str, float], run: Path) -> str:
+    """The summary and where everything lies, a line each."""
+    seconds = int(summary["seconds_total"])
     rows = [
         ("AP, torch model", f"{100 * summary['ap_torch']:.2f}"),
         ("AP, deployed ONNX", f"{100 * summary['ap_onnx']:.2f}"),
-        ("difference", f"{difference:+.2f} AP points"),
+        ("difference", f"{100 * (summary['ap_onnx'] - summary['ap_torch']):+.2f} AP points"),
         ("deployed speed", f"{summary['images_per_second']:.1f} images/s (reading pictures included)"),
-        ("total time", f"{seconds_total // 60} min {seconds_total % 60} s"),
+        ("total time", f"{seconds // 60} min {seconds % 60} s"),
         ("model", run / "model.onnx"),
         ("checkpoint", run / "train" / "last.pt"),
         ("curves", run / "train" / "curves.png"),
@@ -34,9 +36,16 @@ def main() -> None:
         ("assignment", run / "assignment"),
         ("summary", run / "summary.json"),
     ]
-    for name, value in rows:
-        print(f"{name:<18} {value}")
+    return "\n".join(f"{name:<18} {value}" for name, value in rows)
+
+
+def main() -> None:
+    run, seconds = Path(sys.argv[1]), int(sys.argv[2])
+    torch_figures, onnx_figures = (json.loads((run / f"{name}.json").read_text()) for name in ("torch", "onnx"))
+    summary = summarize(torch_figures, onnx_figures, seconds)
+    atomic_write(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    print(table(summary, run))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

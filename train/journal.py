@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from runtime.errors import UserError
 from runtime.files import atomic_write
 
 from .config import Config
 from .criterion import Losses
+from .progress import say
 
 LOG = "log.jsonl"
 
@@ -57,7 +57,7 @@ class Journal:
             return
         schedule = config.schedule
         where = f"{processes} × {device}" if processes > 1 else str(device)
-        tqdm.write(
+        say(
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {pictures} pictures, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
@@ -77,13 +77,13 @@ class Journal:
             return
         self._write("val", step, figures)
         part = f" (first {limit} pictures)" if limit else ""
-        tqdm.write(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
+        say(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
 
     def problems(self, problems: list[str]) -> None:
         """Pictures that could not be read: each is named once on the terminal."""
         for problem in problems:
             self.unreadable += 1
-            tqdm.write(f"warning: skipped a picture: {problem}")
+            say(f"warning: skipped a picture: {problem}")
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

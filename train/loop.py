@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
@@ -53,6 +51,7 @@ from .optim import (
     resume_optimizer,
     set_learning_rate,
 )
+from .progress import Progress, say
 from .validate import TorchBackend, evaluate_together
 
 LAST = "last.pt"  # goes on with --resume
@@ -106,16 +105,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
     with Journal(out, first_step=state.step, writes=world.is_main) as journal:
         journal.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
         batches = training_batches(train_set, config, state.step, world)
-        # In a file every refresh is a line: there, two a minute are enough.
-        pause = 0.1 if sys.stderr.isatty() else 30.0
-        progress = tqdm(
-            batches,
-            initial=state.step,
-            total=schedule.steps,
-            unit="step",
-            mininterval=pause,
-            disable=not world.is_main,
-        )
+        progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         pictures = 0
         for step, batch in enumerate(progress, start=state.step):
@@ -147,7 +137,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             if log:
                 rate = pictures / (time.perf_counter() - started)
                 journal.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
-                progress.set_postfix_str(f"loss {losses.total.item():.3f}  {rate:.1f} img/s", refresh=False)
+                progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
@@ -321,7 +311,7 @@ def _datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | 
     val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
     for dataset in ([train_set] if val_set is None else [train_set, val_set]) if report else []:
         for problem in dataset.problems:
-            tqdm.write(f"warning: {dataset.json_path}: {problem}")
+            say(f"warning: {dataset.json_path}: {problem}")
     if val_set is not None:
         found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
         if found != expected:
@@ -368,5 +358,7 @@ def _has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(AttributeError):  # newer torch only; without an answer float32 is the safe choice
         found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        # What the processor has, torch may be held below: ATEN_CPU_CAPABILITY.
+        wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+        return wide and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False

@@ -7,6 +7,7 @@ torchrun --nproc-per-node 8 -m train.validate runs/NAME/last.pt --annotations va
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def main() -> int:
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images)
         detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-        evaluation = evaluate_together(as_asked(detector, options), dataset, world, batch=options.batch)
+        bar = sys.stderr.isatty()
+        evaluation = evaluate_together(as_asked(detector, options), dataset, world, options.batch, progress=bar)
         if world.is_main:
             print(figures_as_table(evaluation.figures))
             if options.json is not None:

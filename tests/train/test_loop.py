@@ -250,6 +250,29 @@ def test_devices_and_precisions_that_are_not_there(small_config: Make, monkeypat
     assert pick_precision(with_run(small_config(), precision="bf16")) == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("abilities", "kernels", "expected"),
+    [
+        ({}, "AVX512", torch.float32),
+        ({"avx2": True}, "AVX2", torch.float32),
+        ({"avx2": True, "avx512_bf16": True}, "AVX512", torch.bfloat16),
+        ({"avx2": True, "amx_bf16": True}, "AVX512", torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": True}, "AVX2", torch.float32),  # held below it: ATEN_CPU_CAPABILITY
+        ({"avx512_bf16": True}, "DEFAULT", torch.float32),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_has_it_and_torch_uses_it(
+    small_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    abilities: dict[str, bool],
+    kernels: str,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+    assert pick_precision(with_run(small_config(), precision="auto")) == expected
+
+
 def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
     small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

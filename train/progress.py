@@ -1,0 +1,89 @@
+"""How far a training is and how long it still takes: a bar in a terminal, a line every half minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from tqdm import tqdm
+
+EVERY_S = 30.0  # between two lines
+UNTIMED = 3  # first steps, which allocate memory and choose kernels: no measure of those that follow
+MEASURED_S = 5.0  # of steps, before the first line says how long the run will take
+
+Batch = TypeVar("Batch")
+
+
+class Progress(Generic[Batch]):
+    """Hands on the batches of steps `first` … `last` − 1 and says where the run is; `note` is said with it.
+
+    A step lasts until the next batch is asked for, evaluations and checkpoints included. `bar` None: a bar where both
+    outputs are a terminal. Without `shown` it says nothing.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        first: int,
+        last: int,
+        shown: bool = True,
+        bar: bool | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        write: Callable[[str], None] | None = None,
+    ) -> None:
+        self.batches, self.first, self.last, self.shown = batches, first, last, shown
+        self.note = ""
+        self._with_bar = sys.stdout.isatty() and sys.stderr.isatty() if bar is None else bar
+        self._clock, self._write = clock, write or say
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.shown:
+            yield from self.batches
+        elif self._with_bar:
+            yield from self._as_bar()
+        else:
+            yield from self._as_lines()
+
+    def _as_bar(self) -> Iterator[Batch]:
+        bar = tqdm(self.batches, initial=self.first, total=self.last, unit="step")
+        for batch in bar:
+            yield batch
+            bar.set_postfix_str(self.note, refresh=False)
+
+    def _as_lines(self) -> Iterator[Batch]:
+        began = written = self._clock()  # `began`: of the steps that are measured
+        before, silent = self.first, True
+        for done, batch in enumerate(self.batches, start=self.first + 1):
+            yield batch
+            now = self._clock()
+            measured = done - before
+            early = silent and before > self.first and now - began >= MEASURED_S
+            if (early or now - written >= EVERY_S) and done < self.last:
+                left = duration(seconds_left(now - began, measured, self.last - done))
+                parts = (f"step {done} of {self.last} ({100 * done // self.last} %)", self.note, f"about {left} to go")
+                self._write("  ".join(part for part in parts if part))
+                written, silent = now, False
+            if done - self.first == UNTIMED:
+                began, before = now, done
+
+
+def seconds_left(seconds: float, steps: int, left: int) -> float:
+    """How long `left` steps take where `steps` took so many seconds."""
+    return seconds / steps * left
+
+
+def duration(seconds: float) -> str:
+    """A duration as precise as a forecast is: tens of seconds, minutes, or tenths of an hour."""
+    if seconds < 55:
+        return f"{10 * max(1, round(seconds / 10))} s"
+    if seconds < 99.5 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def say(line: str) -> None:
+    """Print a line, above the bar where there is one; in a file it stands at once."""
+    tqdm.write(line)
+    sys.stdout.flush()
