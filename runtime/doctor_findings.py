@@ -14,14 +14,14 @@ LEAST_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
 
 
 def int8_advice(processor: Processor) -> str:
-    """Which int8 files of `--target cpu` compute right on this processor."""
+    """Which layouts of `export.quantize` compute right on this processor."""
     match processor.sums_8_bit_products_exactly:
         case True:
-            return "any, full 8 bits too: it adds products of bytes in 32 bits"
+            return "--target cpu or cpu-vnni: it adds products of bytes in 32 bits"
         case False:
-            return "the default, whose sums fit 16 bits: full 8 bits would saturate here (no VNNI) and are refused"
+            return "--target cpu, whose sums fit 16 bits: cpu-vnni files would saturate here (no VNNI) and are refused"
         case None:
-            return "the default, exact on every processor: whether this one computes full 8 bits so cannot be read"
+            return "--target cpu, exact on every processor: whether this one computes cpu-vnni files so cannot be read"
 
 
 def find(
@@ -51,7 +51,7 @@ def find(
     lines += _missing(gpus, libraries, versions)
     if processor.sums_8_bit_products_exactly is None:
         lines.append(
-            "the processor's abilities cannot be read, so int8 of full 8 bits counts as inexact here: use the default "
+            "the processor's abilities cannot be read, so cpu-vnni files count as inexact here: use the default "
             "of export.quantize --target cpu"
         )
     return [line for line in lines if line is not None]

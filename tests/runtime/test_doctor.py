@@ -135,14 +135,14 @@ def test_a_gpu_that_nothing_uses() -> None:
 
 def test_a_processor_that_cannot_be_read() -> None:
     line = one(advice(processor=UNREADABLE))
-    assert line.startswith("the processor's abilities cannot be read, so int8 of full 8 bits counts as inexact here")
+    assert line.startswith("the processor's abilities cannot be read, so cpu-vnni files count as inexact here")
     assert "cannot be read" in int8_advice(UNREADABLE)
     assert advice(processor=ZEN2) == [], "nothing is wrong with it"
 
 
 def test_which_int8_is_right() -> None:
-    assert int8_advice(ZEN4).startswith("any, full 8 bits too")
-    assert "full 8 bits would saturate here" in int8_advice(ZEN2)
+    assert int8_advice(ZEN4).startswith("--target cpu or cpu-vnni")
+    assert "cpu-vnni files would saturate here" in int8_advice(ZEN2)
 
 
 # The report -----------------------------------------------------------------------------------------------------------
