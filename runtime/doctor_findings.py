@@ -51,8 +51,8 @@ def find(
     lines += _missing(gpus, libraries, versions)
     if processor.sums_8_bit_products_exactly is None:
         lines.append(
-            "the processor's abilities cannot be read, so cpu-vnni files count as inexact here: use the default "
-            "of export.quantize --target cpu"
+            "the processor's abilities cannot be read, so cpu-vnni files count as inexact here: use "
+            "export.quantize --target cpu"
         )
     return [line for line in lines if line is not None]
 
