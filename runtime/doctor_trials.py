@@ -32,6 +32,7 @@ from .backends.ov import shared_core
 from .backends.trt_engine import import_tensorrt
 from .cuda import open_cuda
 from .errors import UserError
+from .names import unknown_name
 
 Backend = Literal["cpu", "openvino", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -105,6 +106,8 @@ def _start(backend: Backend) -> str:
             return _onnxruntime_rtx()
         case "tensorrt":
             return _tensorrt()
+        case _:
+            unknown_name(backend, "backend", Backend)
 
 
 def _onnxruntime(backend: Literal["cpu", "cuda"]) -> str:

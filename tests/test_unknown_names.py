@@ -16,6 +16,7 @@ import torch
 
 from runtime import manifest
 from runtime.backends.trt_engine import import_tensorrt
+from runtime.doctor_trials import _start
 from runtime.engine_file import library_name
 from runtime.errors import UserError
 from runtime.loadgen_run import _system
@@ -99,6 +100,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "schedule.decay": lambda: learning_rate_factor(1000, Schedule(decay=X)),
     "run.device": lambda: pick_device(X),
     "run.precision": lambda: pick_precision(run_with(precision=X)),
+    "backend": lambda: _start(X),
     "flavor": lambda: import_tensorrt(X),
     "flavor, its name": lambda: library_name(X),
     "scenario": lambda: settings_for(Target(**TARGET), Estimate({1: 0.1}, 1.0), None),
@@ -144,7 +146,13 @@ def test_every_name_of_every_setting_is_acted_on() -> None:
 
 
 def matches(source: str) -> list[ast.Match]:
-    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Match)]
+    """Those over names: where a case is a text."""
+
+    def is_over_names(match: ast.Match) -> bool:
+        parts = [part for case in match.cases for part in ast.walk(case.pattern)]
+        return any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts)
+
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Match) and is_over_names(node)]
 
 
 def ends_in_unknown_name(match: ast.Match) -> bool:
@@ -159,11 +167,12 @@ def ends_in_unknown_name(match: ast.Match) -> bool:
     [
         ("match x:\n case 'a':\n  y = 1", False),
         ("match x:\n case 'a':\n  y = 1\n case _:\n  y = 2", False),
-        ("match x:\n case 'a':\n  y = 1\n case _:\n  unknown_name(x, 'x', X)", True),
+        ("match x:\n case 'a' | 'b':\n  y = 1\n case _:\n  unknown_name(x, 'x', X)", True),
     ],
 )
 def test_a_match_that_falls_through_is_found(source: str, ends: bool) -> None:
     assert [ends_in_unknown_name(match) for match in matches(source)] == [ends]
+    assert matches("match x:\n case True:\n  y = 1") == []
 
 
 def test_every_match_over_names_ends_in_a_refusal() -> None:
