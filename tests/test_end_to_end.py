@@ -111,9 +111,9 @@ def test_deployed_ap_is_the_torch_models_without_torch(made: Path, tmp_path: Pat
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(expected) > 100
     assert unlike(expected, found) < 0.01
-    loaded.detector.mean += 1
+    loaded.detector.mean += 3
     darker = list(evaluate_together(detector, dataset, progress=False).results)
-    assert unlike(expected, darker) > 0.05, "one grey level less"
+    assert unlike(expected, darker) > 0.1, "three grey levels of 255"
 
     summary = run("scripts/quickstart_summary.py", made, 754, PYTHONPATH=str(ROOT))
     assert "12 min 34 s" in summary
