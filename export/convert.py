@@ -18,7 +18,7 @@ from .half import to_half
 from .layers import QUANTIZATION_KEY, Quantization
 from .network import ModelError, cut_network, with_network
 from .onnx_file import graph_sha256
-from .qdq import FP8, INT8, Format, Target, quantize_network
+from .qdq import FP8, INT8, Format, Target, layout_of, quantize_network
 from .saturation import check_sums
 
 
@@ -68,7 +68,7 @@ def converted_model(
             raise ConvertError(f"{scheme.precision} needs a calibration: measure one on pictures")
         check_calibration(calibration, manifest, None, "the calibration")
         network = quantized_network(cut_network(model), scheme, calibration, in_float)
-        if scheme.target == "tensorrt":
+        if layout_of(scheme.target).symmetric:
             network = to_half(network, "fp16")
         note = Quantization(
             scheme.target, scheme.method, calibration.images, calibration.images_sha256, tuple(sorted(in_float))
@@ -96,7 +96,7 @@ def quantized_network(
     network: onnx.ModelProto, scheme: Scheme, calibration: Calibration, in_float: Collection[str]
 ) -> onnx.ModelProto:
     """The network with 8 bits where the scheme has them, float32 elsewhere."""
-    if scheme.precision == "fp8" and scheme.target != "tensorrt":
+    if scheme.precision == "fp8" and not layout_of(scheme.target).symmetric:
         raise ConvertError(f"fp8 is for GPUs, no CPU computes in it: leave --target {scheme.target} out")
     return quantize_network(
         network, calibration.ranges[scheme.method], scheme.target, scheme.weights, in_float, calibration.means

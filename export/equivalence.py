@@ -143,6 +143,8 @@ class _Graph:
         if data is None or rounded is None or {data.op_type, rounded.op_type} != {"DequantizeLinear"}:
             return _NONE
         low, high = self._span(data)
+        step = float(self.array(data.input[1]))  # by half of which the zero point's rounding moves the range
+        low, high = low - step, high + step
         before = self.producer.get(self.origin(node.input[0]))
         if before is not None and self._ends_at_zero(before):
             low = 0.0
@@ -182,7 +184,8 @@ class _Graph:
         if kind not in _ROUNDING:
             return f"is of another type ({TensorProto.DataType.Name(kind)})"
         by_number, around_zero = _ROUNDING[kind]
+        corrected = 2.0**-23 * (most > least)  # such a number is a sum in float32
         added = given.astype(np.float32) * scale - expected
         away = np.maximum(np.maximum(least - added, added - most), 0)
-        beyond = away > _SLACK * (by_number * np.abs(expected) + around_zero * scale)
+        beyond = away > _SLACK * ((by_number + corrected) * np.abs(expected) + around_zero * scale)
         return f"{beyond.sum()} of {beyond.size} numbers are not its own, rounded" if beyond.any() else None

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 DENSE_LIMIT = 5e-4
 # Fraction of candidates without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
 SET_LIMIT = 0.01
+FEWEST_ROWS = 50
 
 
 class VerifyError(UserError):
@@ -232,14 +233,17 @@ def _sets(
     limit: float,
     floors: Sequence[float] | None = None,
 ) -> Check:
-    """Fraction of rows of at least an image's score without a partner of any score; one is always forgiven, for a score
-    beside a threshold."""
+    """Fraction of rows of at least an image's score without a partner of any score.
+
+    One is always forgiven, for a score beside a threshold; of few rows a single one is no share to judge by, so they
+    count as FEWEST_ROWS.
+    """
     alone, total = 0, 0
     for a, b, floor in zip(expected, given, floors or [0.0] * len(expected), strict=True):
         for rows, others in ((_above(a, floor), b), (_above(b, floor), a)):
             total += len(rows)
             alone += without_partner(rows, others, same)
-    return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, 1), limit)
+    return Check(case.name, quantity, total, max(alone - 1, 0) / max(total, FEWEST_ROWS), limit)
 
 
 def _above(rows: Detections, score: float) -> Detections:

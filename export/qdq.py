@@ -25,12 +25,14 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
+
+from runtime.names import unknown_name
 
 from .network import always_float, grouped
 from .onnx_file import shielded_bias
@@ -43,6 +45,26 @@ _SAME_VALUES = ("MaxPool", "Resize")  # outputs are a choice of the inputs: one 
 _QUANTIZED = ("Conv", "Add", *_SAME_VALUES)
 # A scale below this is no float16, and a channel with such weights contributes nothing.
 _LEAST_SCALE = 2.0**-24
+
+
+class Layout(NamedTuple):
+    """How 8 bits are placed and scaled for a target."""
+
+    symmetric: bool  # activations have a sign and no zero point
+    fits_16_bits: bool  # of weights: no two products of an output channel saturate
+
+
+def layout_of(target: Target) -> Layout:
+    """The layout that a target needs. Raises UserError for a name that is none."""
+    match target:
+        case "tensorrt":
+            return Layout(symmetric=True, fits_16_bits=False)
+        case "cpu":
+            return Layout(symmetric=False, fits_16_bits=True)
+        case "cpu-vnni":
+            return Layout(symmetric=False, fits_16_bits=False)
+        case _:
+            unknown_name(target, "target", Target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +102,7 @@ def quantizable(network: onnx.ModelProto, weights: Format = INT8) -> list[NodePr
 def values_to_calibrate(network: onnx.ModelProto) -> list[str]:
     """The values whose range is needed, whatever the target and whatever is kept in float."""
     chosen = quantizable(network)
-    return sorted(_values(network, chosen, "cpu") | _values(network, chosen, "tensorrt"))
+    return sorted(_values(network, chosen, layout_of("cpu")) | _values(network, chosen, layout_of("tensorrt")))
 
 
 def quantize_network(
@@ -101,8 +123,9 @@ def quantize_network(
         for node in quantizable(network, weights)
         if node.output[0] not in in_float and not (node.op_type == "Add" and set(in_float).intersection(node.input))
     ]
-    writer = _Writer(network, ranges, target, weights, means or {})
-    values = _values(network, chosen, target)
+    layout = layout_of(target)
+    writer = _Writer(network, ranges, layout, weights, means or {})
+    values = _values(network, chosen, layout)
     quantized = {node.output[0] for node in chosen if node.op_type == "Conv"}
     for node in network.graph.node:
         writer.add(node, values, node.output[0] in quantized)
@@ -122,7 +145,7 @@ def quantize_network(
     )
 
 
-def _values(network: onnx.ModelProto, chosen: list[NodeProto], target: Target) -> set[str]:
+def _values(network: onnx.ModelProto, chosen: list[NodeProto], layout: Layout) -> set[str]:
     """Names of the values that get a pair."""
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in network.graph.node:
@@ -133,7 +156,7 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], target: Target) -
     names: set[str] = set()
     for node in chosen:
         inputs = [name for name in (node.input if node.op_type == "Add" else node.input[:1]) if name not in constants]
-        if target == "tensorrt":
+        if layout.symmetric:
             if node.op_type == "Add":
                 # One summand may come straight from a convolution, whose kernel then adds the other one.
                 straight = [name for name in inputs if name in convolved and len(readers[name]) == 1]
@@ -153,9 +176,9 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], target: Target) -
 class _Writer:
     """The new network's nodes and constants so far."""
 
-    def __init__(self, network: onnx.ModelProto, ranges: Ranges, target: Target, weights: Format, means: Means) -> None:
+    def __init__(self, network: onnx.ModelProto, ranges: Ranges, layout: Layout, weights: Format, means: Means) -> None:
         self._originals = {value.name: value for value in network.graph.initializer}
-        self._ranges, self._target, self._weights, self._means = ranges, target, weights, means
+        self._ranges, self._layout, self._weights, self._means = ranges, layout, weights, means
         self._like: dict[str, str] = {}  # value → the one whose scale it has
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
@@ -170,9 +193,9 @@ class _Writer:
             copy.input[1] = self._weight(node.input[1])
             if len(node.input) > 2 and node.input[0] in self._means:
                 copy.input[2] = self._corrected_bias(node)
-        elif self._target != "tensorrt" and node.op_type == "Conv" and len(node.input) > 2 and node.input[0] in values:
+        elif not self._layout.symmetric and node.op_type == "Conv" and len(node.input) > 2 and node.input[0] in values:
             copy.input[2] = self._shielded_bias(node)
-        if self._target == "tensorrt" and node.output[0] in values and self._clips_from_zero(node):
+        if self._layout.symmetric and node.output[0] in values and self._clips_from_zero(node):
             # The pair behind it clips the upper end. TensorRT fuses a ReLU into a convolution, and ONNX Runtime 1.32
             # can't open a file with a Clip before a float8 quantization.
             copy.op_type = "Relu"
@@ -194,7 +217,7 @@ class _Writer:
         low, high = self._ranges[self._like.get(name, name)]
         low, high = min(low, 0.0), max(high, 0.0)  # zero is a number of every range: padding needs it
         scale_name, zero_name = f"{name}_scale", f"{name}_zero_point"
-        if self._target != "tensorrt":
+        if not self._layout.symmetric:
             scale = np.array(max((high - low) / 255, _LEAST_SCALE))
             zero = np.array(np.rint(-low / scale), np.uint8)
         else:
@@ -211,8 +234,8 @@ class _Writer:
         if f"{name}_quantized" not in self.constants:
             array, most = numpy_helper.to_array(self._originals[name]), self._weights.steps
             largest = np.abs(array).reshape(len(array), -1).max(axis=1)
-            scale = pair_scales(array, most) if self._target == "cpu" else largest / most
-            scale = _as_float16(scale) if self._target == "tensorrt" else np.maximum(scale, _LEAST_SCALE)
+            scale = pair_scales(array, most) if self._layout.fits_16_bits else largest / most
+            scale = _as_float16(scale) if self._layout.symmetric else np.maximum(scale, _LEAST_SCALE)
             scale = scale.astype(np.float32)
             steps = np.clip(array / scale.reshape(-1, *[1] * (array.ndim - 1)), -most, most)
             whole = steps if self._weights is FP8 else np.rint(steps)

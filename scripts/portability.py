@@ -29,12 +29,13 @@ from export.convert import Scheme, converted_model
 from export.network import load_deployed
 from export.pictures import Case, find_pictures, make_case
 from export.to_onnx import export_model, input_shapes
-from export.tolerance import TOLERANCES
+from export.tolerance import tolerance_of
 from export.trt_build import build
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import Settings
 from runtime.backends import BackendError
+from runtime.backends.options import BackendOptions
 from runtime.backends.ort import OrtBackend
 from runtime.backends.ov import shared_core
 from runtime.backends.trt_engine import import_tensorrt
@@ -192,14 +193,14 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
     run = run_ort if consumer == ORT else run_openvino
     expected, found = run_ort(base, case), run(path, case)
     total = sum(map(len, expected)) + sum(map(len, found))
-    same = TOLERANCES[manifest.precision].same
+    same = tolerance_of(manifest.precision, None).same
     pairs = list(zip(expected, found, strict=True))
     alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in pairs)
     return f"{1 - alone / max(total, 1):.1%} of {total} rows as the float32 file's in ONNX Runtime"
 
 
 def run_ort(path: Path, case: Case) -> list[Detections]:
-    backend = OrtBackend(path)
+    backend = OrtBackend(path, BackendOptions(backend="cpu", allow_saturation=True))
     return finish(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
 
 

@@ -140,12 +140,12 @@ def test_the_runtime_detects_with_it(exported: Exported) -> None:
 def test_a_fixed_canvas(fixed: tuple[LoadedDetector, Path]) -> None:
     loaded, path = fixed
     pair = open_pair(loaded, path)
-    assert pair.backend.manifest.inputs == InputShapes(1, 1, 192, 192, 224, 224)
+    assert pair.file.backend.manifest.inputs == InputShapes(1, 1, 192, 192, 224, 224)
     images = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_value for axis in images] == [1, 192, 224, 3]
     checks = compare(pair, make_case(1, (192, 224), synthetic_pictures(), PAD))
     assert [check for check in checks if not check.passed] == []
-    raw = pair.backend.infer(np.zeros((1, 192, 224, 3), np.uint8), np.array([[192, 224]], np.int32))
+    raw = pair.file.backend.infer(np.zeros((1, 192, 224, 3), np.uint8), np.array([[192, 224]], np.int32))
     # Levels of 24 × 28, 12 × 14, 6 × 7 and 3 × 4 cells, 3 classes, at most 1000 of each.
     assert raw.candidate_scores.shape == (1, 1000 + 504 + 126 + 36)
 

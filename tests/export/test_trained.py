@@ -9,8 +9,10 @@ import pytest
 from export.calibration import calibrate, find_images
 from export.compare import Same, without_partner
 from export.network import load_deployed
+from export.pair import open_file
 from export.quantize import convert
 from export.verify_conversion import verify_conversion
+from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector
 from runtime.evaluate import evaluate_detector
@@ -66,7 +68,7 @@ def test_a_trained_detector_passes(name: str, files: dict[str, Path], dataset: C
 def test_little_ap_is_lost(name: str, points: float, files: dict[str, Path], dataset: CocoDataset) -> None:
     ap = []
     for path in (files["fp32"], files[name]):
-        with Detector(path, backend="cpu") as detector:
+        with Detector(open_file(path).backend) as detector:
             ap.append(evaluate_detector(detector, dataset, progress=False).figures.figures["AP"])
     assert ap[0] - ap[1] < points / 100
 
@@ -89,7 +91,13 @@ def test_openvino_detects_the_same(
     images = [dataset.image(i) for i in range(PICTURES)]
     found = []
     for backend in ("cpu", "openvino"):
-        with Detector(files[name], backend=backend) as detector:
+        # In ONNX Runtime with exact sums, which not every processor's kernels have for the layout of TensorRT.
+        opened = (
+            open_file(files[name]).backend
+            if backend == "cpu"
+            else open_backend(files[name], backend=backend, allow_saturation=True)
+        )
+        with Detector(opened) as detector:
             found.append(list(detector(images)))
     total = sum(len(rows) for side in found for rows in side)
     alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in zip(*found, strict=True))

@@ -15,7 +15,7 @@ import pytest
 from export import verify
 from export.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
 from export.engine_check import Header, header_problems, read_header
-from export.pair import VerifyError
+from export.pair import VerifyError, open_file
 from export.pictures import make_case, synthetic_pictures
 from export.tolerance import TOLERANCES
 from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
@@ -147,7 +147,7 @@ def test_pictures_must_be_given_for_the_ranges_of_an_engine(
                 exported.loaded,
                 path,
                 [],
-                open_engine=lambda _: OrtBackend(int8.model),
+                open_engine=lambda _: open_file(int8.model).backend,
                 why_not=lambda _, reason=reason: reason,  # type: ignore[misc]
             )
 
