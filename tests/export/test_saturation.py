@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,18 @@ import pytest
 from onnx import numpy_helper
 
 from export.calibration import Calibration
-from export.checks import SATURATES, SUMS, print_report
+from export.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
 from export.convert import Scheme, converted_model
 from export.equivalence import differences
 from export.network import cut_network, load_deployed
+from export.pair import Dense, Pair, compare, open_file
+from export.pictures import Case, make_case, synthetic_pictures
 from export.qdq import quantize_network
 from export.saturation import LARGEST_SUM, PAIR_LIMIT, check_sums, largest_sums, pair_scales, sums_of_network
 from export.session import open_session
 from export.verify_conversion import open_conversion
+from runtime.detections import Detections, RawOutputs
+from runtime.processor import Processor, read_processor
 
 from .conftest import Exported, restamp
 from .test_conversion_steps import X, convolutions, graph, ranges_of
@@ -188,3 +193,79 @@ def test_a_bias_that_is_no_correction_is_found(exported: Exported, calibration: 
     bias.CopyFrom(numpy_helper.from_array(moved, name))
     (found,) = differences(source, model)
     assert "1 of" in found
+
+
+# What a failure points to.
+
+
+def failed(pair: Pair) -> dict[str, str]:
+    """What it says of each failed comparison of one batch."""
+    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), (124, 116, 104)))
+    return {check.quantity: check.detail for check in checks if not check.passed}
+
+
+def test_kernels_that_compute_otherwise_are_told(exported: Exported, converted: dict[str, Path]) -> None:
+    """A processor whose 8-bit sums are not those that the file asks for: every score is another."""
+    pair = open_conversion(exported.model, converted["int8-cpu"])
+    assert not pair.file.is_emulated
+    backend, visible = pair.file.backend, pair.visible
+
+    def sure(scores: np.ndarray, factor: float) -> np.ndarray:
+        """Ten sure detections: a hundred of an untrained detector are too much alike to be compared."""
+        rows = np.zeros_like(scores)
+        rows[:, :10] = factor * np.linspace(0.9, 0.6, 10)
+        return rows
+
+    class Kernels:
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def infer(self, *arguments: object, **options: object) -> RawOutputs:
+            raw = backend.infer(*arguments, **options)  # type: ignore[arg-type]
+            return dataclasses.replace(
+                raw,
+                num_detections=np.full_like(raw.num_detections, 10),
+                detection_scores=sure(raw.detection_scores, self.factor),
+                nms_exact=np.ones_like(raw.nms_exact),
+            )
+
+    class Exact:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            found = dict(zip(names, visible.run(names, feed), strict=True))
+            ours = Kernels(1.0).infer(feed["images"], feed["image_sizes"])
+            same = ("num_detections", "detection_boxes", "detection_scores", "detection_classes", "nms_exact")
+            return [getattr(ours, name) if name in same else found[name] for name in names]
+
+    for factor, told in ((1.0, None), (0.7, SATURATES)):
+        file = pair.file._replace(backend=Kernels(factor))  # type: ignore[arg-type]
+        said = failed(pair._replace(file=file, visible=Exact()))  # type: ignore[arg-type]
+        assert said.get(KERNELS) == told
+
+
+def test_an_untrained_network_is_told(exported: Exported, converted: dict[str, Path]) -> None:
+    """Where the float32 file's own scores are all but one number, 8 bits upset their order."""
+    pair = open_conversion(exported.model, converted["int8-cpu"])
+    doubled = pair._replace(reference=lambda case: [2 * dense for dense in pair.reference(case)])
+
+    def alike(case: Case, dense: Dense) -> list[Detections]:
+        return pair.postprocess(case, [0.01 * m if "class" in n else m for n, m in zip(pair.dense, dense, strict=True)])
+
+    told = failed(doubled._replace(postprocess=alike))
+    assert {told[quantity] for quantity in NETWORK.values()} == {UNTRAINED}
+
+
+def test_what_saturates_here_is_compared_in_emulation(
+    exported: Exported, converted: dict[str, Path], full_bits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same verdict on a processor without VNNI; int8 for TensorRT is emulated everywhere."""
+    assert open_file(converted["int8"]).is_emulated
+    verdicts = []
+    for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
+        processor = Processor("x86_64", "a processor", frozenset(features))
+        monkeypatch.setattr("export.emulate.read_processor", lambda processor=processor: processor)
+        monkeypatch.setattr("runtime.backends.sums.read_processor", lambda processor=processor: processor)
+        assert open_file(full_bits).is_emulated == ("avx512_vnni" not in features)
+        assert not open_file(converted["int8-cpu"]).is_emulated
+        if "avx512_vnni" not in features or read_processor().sums_8_bit_products_exactly:
+            verdicts.append(failed(open_conversion(exported.model, full_bits)))
+    assert verdicts == [{}] * len(verdicts)
