@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +272,36 @@ def test_what_saturates_here_is_compared_in_emulation(
         if "avx512_vnni" not in features or read_processor().sums_8_bit_products_exactly:
             verdicts.append(failed(open_conversion(exported.model, full_bits)))
     assert verdicts == [{}] * len(verdicts)
+
+
+OPENVINO = """
+import sys
+import numpy as np
+from export.pictures import make_case, synthetic_pictures
+from runtime.backends import open_backend
+
+case = make_case(2, (192, 224), synthetic_pictures(), (124, 116, 104))
+for path in sys.argv[2:]:
+    backend = open_backend(path, backend="openvino", threads=1, allow_saturation=True)
+    raw = backend.infer(case.images, case.image_sizes, all_candidates=True)
+    np.save(f"{path}.{sys.argv[1]}.npy", raw.candidate_scores)
+"""
+
+
+def test_real_kernels_without_vnni(converted: dict[str, Path], full_bits: Path, repository: Path) -> None:
+    """OpenVINO's, kept from VNNI: they give the same numbers for a file of ours, and others for all 8 bits."""
+    pytest.importorskip("openvino")
+    if "avx512_vnni" not in read_processor().features:
+        pytest.skip("needs AVX-512 with VNNI, of which oneDNN can be kept from the latter")
+    files = [str(converted["int8-cpu"]), str(full_bits)]
+    for limit in ("ALL", "AVX512_CORE"):  # the latter is all of AVX-512 but VNNI and what came after it
+        subprocess.run(
+            [sys.executable, "-c", OPENVINO, limit, *files],
+            cwd=repository,
+            env=os.environ | {"ONEDNN_MAX_CPU_ISA": limit},
+            check=True,
+            timeout=300,
+        )
+    ours, full = ([np.load(f"{file}.{limit}.npy") for limit in ("ALL", "AVX512_CORE")] for file in files)
+    np.testing.assert_allclose(ours[0], ours[1], atol=1e-5)
+    assert np.abs(full[0] - full[1]).max() > 0.01
