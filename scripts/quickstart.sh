@@ -14,7 +14,7 @@ data=data/shapes
 run=runs/quickstart
 say() { printf '\n== %s\n' "$*"; }
 
-say "1/8 environment (.venv)"
+say "1/8 environment (.venv); then this machine is timed, and how long all of it takes is said"
 scripts/setup.sh edge
 python=.venv/bin/python
 
