@@ -135,9 +135,9 @@ def atss_quick() -> Config:
             short_side_max=160,
             crop=(160, 160),
         ),
-        schedule=replace(base.schedule, steps=700, learning_rate=1.5e-3),
+        schedule=replace(base.schedule, steps=800, learning_rate=1.5e-3),
         # In bf16 depthwise convolutions take longer on a CPU, and float32 gives every processor the same training.
-        run=Run(precision="fp32", checkpoint_every=100, evaluate_every=350, evaluate_limit=100),
+        run=Run(precision="fp32", checkpoint_every=100, evaluate_every=400, evaluate_limit=100),
     )
 
 
