@@ -25,7 +25,7 @@ from train.shapes import Settings, generate
 WARM_UP, MEASURED = 3, 5  # steps
 # Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many pictures: the
 # one, like the other, is mostly work of one core that needs no wide vectors.
-REST_IN_PICTURES = 8000
+REST_IN_PICTURES = 8500
 
 
 class Measured(NamedTuple):

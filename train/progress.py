@@ -1,4 +1,4 @@
-"""How far a training is and how long it still takes: a bar in a terminal, a line every half minute in a log."""
+"""How far a training or another long job is, and for how long still: a bar, or in a log a line every half minute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch = TypeVar("Batch")
 
 
 class Progress(Generic[Batch]):
-    """Hands on the batches of steps `first` … `last` − 1 and says where the run is; `note` is said with it.
+    """Hands on the batches of steps `first` … `last` − 1 (or other units) and says where the run is, with a `note`.
 
     A step lasts until the next batch is asked for, evaluations and checkpoints included. `bar` None: a bar where both
     outputs are a terminal. Without `shown` it says nothing.
@@ -29,12 +29,13 @@ class Progress(Generic[Batch]):
         first: int,
         last: int,
         shown: bool = True,
+        unit: str = "step",
         bar: bool | None = None,
         clock: Callable[[], float] = time.perf_counter,
         write: Callable[[str], None] | None = None,
     ) -> None:
         self.batches, self.first, self.last, self.shown = batches, first, last, shown
-        self.note = ""
+        self.note, self.unit = "", unit
         self._with_bar = sys.stdout.isatty() and sys.stderr.isatty() if bar is None else bar
         self._clock, self._write = clock, write or say
 
@@ -47,7 +48,7 @@ class Progress(Generic[Batch]):
             yield from self._as_lines()
 
     def _as_bar(self) -> Iterator[Batch]:
-        bar = tqdm(self.batches, initial=self.first, total=self.last, unit="step")
+        bar = tqdm(self.batches, initial=self.first, total=self.last, unit=self.unit)
         for batch in bar:
             yield batch
             bar.set_postfix_str(self.note, refresh=False)
@@ -62,7 +63,11 @@ class Progress(Generic[Batch]):
             early = silent and before > self.first and now - began >= MEASURED_S
             if (early or now - written >= EVERY_S) and done < self.last:
                 left = duration(seconds_left(now - began, measured, self.last - done))
-                parts = (f"step {done} of {self.last} ({100 * done // self.last} %)", self.note, f"about {left} to go")
+                parts = (
+                    f"{self.unit} {done} of {self.last} ({100 * done // self.last} %)",
+                    self.note,
+                    f"about {left} to go",
+                )
                 self._write("  ".join(part for part in parts if part))
                 written, silent = now, False
             if done - self.first == UNTIMED:

@@ -122,7 +122,10 @@ def atss_quick() -> Config:
         recipe="atss_quick",
         preprocess=replace(base.preprocess, short_side=160, long_side=224),
         model=replace(
-            base.model, pyramid=Pyramid(channels=48, levels=4), head=Head(convolutions=2, group_norm_groups=12)
+            base.model,
+            backbone=replace(base.model.backbone, frozen_stages=5),
+            pyramid=Pyramid(channels=48, levels=4),
+            head=Head(convolutions=2, group_norm_groups=12),
         ),
         augment=Augment(
             horizontal_flip=0.5,
@@ -132,9 +135,9 @@ def atss_quick() -> Config:
             short_side_max=160,
             crop=(160, 160),
         ),
-        schedule=replace(base.schedule, steps=800),
+        schedule=replace(base.schedule, steps=800, learning_rate=1.5e-3),
         # In bf16 depthwise convolutions take longer on a CPU, and float32 gives every processor the same training.
-        run=Run(precision="fp32", checkpoint_every=200, evaluate_every=400, evaluate_limit=100),
+        run=Run(precision="fp32", checkpoint_every=100, evaluate_every=400, evaluate_limit=100),
     )
 
 

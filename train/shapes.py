@@ -17,10 +17,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from runtime.errors import UserError, run_main
 
+from .progress import Progress
 from .shapes_draw import DrawnObject, draw_picture
 from .shapes_outlines import CATEGORIES
 
@@ -157,7 +157,7 @@ def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -
     images: list[dict] = []
     annotations: list[dict] = []
     count = getattr(settings, split)
-    for index in tqdm(range(count), desc=f"shapes {split}", unit="picture", disable=None if progress else True):
+    for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} picture"):
         image, objects = _draw(settings.seed, split, index, settings.size)
         name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
         (folder / split / name).write_bytes(_encode(image, Path(name).suffix))
