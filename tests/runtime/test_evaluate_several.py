@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("onnxruntime", reason="runs them")
     folder = tmp_path_factory.mktemp("onnx")
     half = manifest_with(precision="fp16")
-    small = manifest_with(precision="int8", preprocess=Preprocess(short_side=32, long_side=64))
+    small = manifest_with(precision="int8", sums_fit_16_bits=True, preprocess=Preprocess(short_side=32, long_side=64))
     return {
         "fp32": write_red_onnx(folder / "fp32.onnx"),
         "fp16": write_red_onnx(folder / "fp16.onnx", half),
