@@ -31,8 +31,8 @@ from train.coding import decode, encode
 from train.config import Assignment, Head, Loss, Model, Regression, Schedule, Scoring
 from train.criterion import Targets, criterion
 from train.detector import build_detector
+from train.device import pick_device, pick_precision
 from train.head import Head as HeadModule
-from train.loop import pick_device, pick_precision
 from train.optim import build_optimizer, learning_rate_factor
 from train.postprocess import candidates
 from train.pyramid import FeaturePyramid

@@ -25,9 +25,10 @@ from .backbone_settings import follow_backbone
 from .backbones import without_weights
 from .checkpoint import read_checkpoint
 from .config import Config, Data
+from .device import pick_device
 from .distributed import joined
 from .limits import check_config
-from .loop import pick_device, train
+from .loop import train
 from .recipes import RECIPES
 
 USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"

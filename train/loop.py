@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
-from runtime.names import unknown_name
 
 from .checkpoint import (
     Checkpoint,
@@ -26,10 +25,11 @@ from .checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from .config import Config, DeviceName, TrainingPrecision
+from .config import Config
 from .criterion import Losses, Normalizers, Targets, assign_targets, at_least_one, criterion, normalizers_of, rows_of
 from .data import pictures_to_train_on, training_batches
 from .detector import Detector, build_detector
+from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
     World,
@@ -320,45 +320,3 @@ def _datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | 
                 "both must list the same categories"
             )
     return train_set, val_set
-
-
-def pick_device(name: DeviceName) -> torch.device:
-    """The device of a name; "auto" is the GPU where there is one."""
-    match name:
-        case "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        case "cuda" if not torch.cuda.is_available():
-            raise TrainingError("--run.device cuda, but torch finds no CUDA device: use --run.device cpu")
-        case "cuda" | "cpu":
-            return torch.device(name)
-        case _:
-            unknown_name(name, "run.device", DeviceName)
-
-
-def pick_precision(config: Config) -> torch.dtype:
-    """The dtype of the network's matrix products while training; "auto" is bf16 where the hardware has it."""
-    device = pick_device(config.run.device)
-    match config.run.precision:
-        case "auto":
-            return torch.bfloat16 if _has_bf16(device) else torch.float32
-        case "fp32":
-            return torch.float32
-        case "bf16":
-            return torch.bfloat16
-        case "fp16" if device.type == "cpu":
-            raise TrainingError("--run.precision fp16 trains on a GPU only: use bf16 or fp32 on a CPU")
-        case "fp16":
-            return torch.float16
-        case _:
-            unknown_name(config.run.precision, "run.precision", TrainingPrecision)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    with contextlib.suppress(AttributeError):  # newer torch only; without an answer float32 is the safe choice
-        found = torch.cpu.get_capabilities()
-        # What the processor has, torch may be held below: ATEN_CPU_CAPABILITY.
-        wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
-        return wide and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return False

@@ -20,8 +20,9 @@ from train import loop
 from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
 from train.criterion import Losses
+from train.device import pick_device, pick_precision
 from train.journal import LOG, read_log
-from train.loop import BEST, LAST, pick_device, pick_precision, train, validate
+from train.loop import BEST, LAST, train, validate
 
 Make = Callable[..., Config]
 
