@@ -56,11 +56,11 @@ def preload_tensorrt(library: Any) -> str | None:
     """Load TensorRT for ONNX Runtime's provider. Returns one line where the provider will not find it, else None."""
     wanted = _tensorrt_wanted(library)
     try:
-        import tensorrt
+        import tensorrt as trt
     except Exception as error:  # its libraries may fail to load in any way
         which = f"TensorRT {wanted}" if wanted else "TensorRT"
         return f"ONNX Runtime's provider needs {which}, which cannot be imported ({first_line(error)}): {_pip(wanted)}"
-    version = str(tensorrt.__version__)
+    version = str(trt.__version__)
     if wanted is not None and version.split(".")[0] != str(wanted):
         return (
             f"onnxruntime-gpu {library.__version__} is linked to TensorRT {wanted}, but {version} is installed: "
