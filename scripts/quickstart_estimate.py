@@ -25,7 +25,7 @@ from train.shapes import Settings, generate
 WARM_UP, MEASURED = 3, 5  # steps
 # Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many pictures: the
 # one, like the other, is mostly work of one core that needs no wide vectors.
-REST_IN_PICTURES = 8500
+REST_IN_PICTURES = 9000
 
 
 class Measured(NamedTuple):
@@ -53,7 +53,8 @@ def forecast(measured: Measured, pictures: int, steps: int, spent: float) -> For
 
 def said(found: Forecast) -> str:
     """The forecast as a line."""
-    parts = f"{duration(found.drawing)} to draw, {duration(found.training)} to train, {duration(found.rest)} the rest"
+    named = ((found.drawing, "to draw"), (found.training, "to train"), (found.rest, "the rest"))
+    parts = ", ".join(f"{duration(seconds)} {name}" for seconds, name in named if seconds > 0)
     return f"about {duration(found.total)} in all on this machine ({parts})"
 
 

@@ -53,6 +53,7 @@ def test_the_forecast_is_the_sum_of_its_parts(estimate: ModuleType) -> None:
     assert estimate.said(estimate.Forecast(23, 200, 85, 403)) == (
         "about 7 min in all on this machine (20 s to draw, 3 min to train, 1 min the rest)"
     )
+    assert estimate.said(estimate.Forecast(0, 0, 85, 95)) == "about 2 min in all on this machine (1 min the rest)"
 
 
 def test_a_step_is_timed_after_the_warm_up(estimate: ModuleType) -> None:
