@@ -15,6 +15,7 @@ import pytest
 from export import verify
 from export.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
 from export.engine_check import Header, header_problems, read_header
+from export.network import load_deployed
 from export.pair import VerifyError, open_file
 from export.pictures import make_case, synthetic_pictures
 from export.tolerance import TOLERANCES
@@ -42,7 +43,7 @@ def describe(exported: Exported, source: Path, data: bytes, **changes: object) -
     from hashlib import sha256
 
     described = EngineManifest(
-        manifest=OrtBackend(exported.model).manifest,
+        manifest=load_deployed(exported.model)[1],
         flavor="rtx",
         library_version="1.7.1.116",
         compute_capabilities=("8.6",),
