@@ -27,7 +27,7 @@ _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The deployed model with its network in this form; the model itself where its network is of float32 or float8."""
+    """The deployed model with its network in this form; the model itself where its network is float32 throughout."""
     network = cut_network(model)
     stand_in = emulated_network(network)
     if stand_in is network:
@@ -38,16 +38,18 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def emulated_network(network: onnx.ModelProto) -> onnx.ModelProto:
-    """A network in this form; itself where it has neither half precision nor 8-bit integers."""
+    """A network in this form; itself where it is float32 throughout."""
     return _rounded_halves(_with_float_weights(network))
 
 
 def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
-    """DequantizeLinear of constants done beforehand."""
-    constants = {value.name: value for value in network.graph.initializer if value.data_type in _INTEGERS}
-    weights = [n for n in network.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
-    if not weights:
+    """DequantizeLinear of 8-bit integer constants done beforehand; float weights that ONNX Runtime leaves alone."""
+    dequantizers = [node for node in network.graph.node if node.op_type == "DequantizeLinear"]
+    if not dequantizers:
         return network
+    integers = {value.name for value in network.graph.initializer if value.data_type in _INTEGERS}
+    weights = [node for node in dequantizers if node.input[0] in integers]
+    dequantized = {node.output[0] for node in dequantizers}
     every = {value.name: np.asarray(numpy_helper.to_array(value)) for value in network.graph.initializer}
     floats: dict[str, np.ndarray] = {}
     for node in weights:
@@ -65,7 +67,7 @@ def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
             continue
         copy = made.graph.node.add()
         copy.CopyFrom(node)
-        if node.op_type == "Conv" and node.input[1] in floats and len(node.input) > 2:
+        if node.op_type == "Conv" and node.input[0] in dequantized and node.input[2:] and node.input[2] in every:
             copy.input[2] = f"{node.output[0]}_shielded"
             shield, added = shielded_bias(copy.input[2], every[node.input[2]])
             made.graph.node.insert(len(made.graph.node) - 1, shield)

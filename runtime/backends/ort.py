@@ -41,8 +41,9 @@ class OrtBackend:
         session = open_session(library, self._path, options)
         self._manifest = read_manifest(self._path, session)
         if self._manifest.precision == "fp8":
-            # It takes a ReLU before a float8 quantization for superfluous and drops it (up to 1.32).
-            session = open_session(library, self._path, options, without=("ReluQuantRewrite",))
+            # Up to 1.32 it drops a ReLU before a float8 quantization, and rounds float weights of convolutions between
+            # two to 8 bits, one scale for all channels.
+            session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
         provider = session.get_providers()[0]
         # A provider that fell back is allowed for by itself; what runs on a GPU sums exactly.
         check_sums(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
