@@ -3,8 +3,8 @@
     .venv/bin/python scripts/gate_limits.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
         --images val/ [--json limits.json]
 
-Converts the float32 file by every scheme and compares each as `export.verify` does, four times on three pictures of
-`--images`, and what has no ranges on synthetic ones too. Printed is the largest error of the dense maps, the largest
+Converts the float32 file by every scheme and compares each as `export.verify` does, sixteen times on three pictures
+of `--images`, and what has no ranges on synthetic ones too. Printed is the largest error of the dense maps, the largest
 share of detections without partner, and of 8-bit values the largest error of a range.
 """
 
@@ -42,6 +42,7 @@ SCHEMES = {
     "int8 cpu-vnni": Scheme("int8", "cpu-vnni"),
     "fp8": Scheme("fp8"),
 }
+PICTURES_COMPARED = 48
 KINDS = {"dense": tuple(NETWORK.values()), "unmatched": (DETECTIONS,), "ranges": (RANGES,)}
 
 
@@ -66,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     images = calibration_images(options.calibrate, options.calibrate_annotations, PICTURES, Scheme("int8"))
-    others = [decode(path) for path in islice(unseen(find_images(options.images, sys.maxsize), images), 12)]
+    others = [
+        decode(path) for path in islice(unseen(find_images(options.images, sys.maxsize), images), PICTURES_COMPARED)
+    ]
     batches = [others[i : i + 3] for i in range(0, len(others), 3)]
     model, manifest = load_deployed(options.model)
     calibration = calibrate(model, manifest, images, shows_progress())

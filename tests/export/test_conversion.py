@@ -107,9 +107,7 @@ def test_postprocessing_is_untouched(name: str, converted: dict[str, Path], expo
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_precision_passes(name: str, converted: dict[str, Path], exported: Exported) -> None:
     checks = checks_of(exported, converted[name])
-    # Of float8's 4 bits of mantissa an untrained detector makes more than the trained ones that the limits are from.
-    amplified = tuple(NETWORK.values()) if name == "fp8" else ()
-    assert [check for check in checks if not check.passed and check.quantity not in amplified] == []
+    assert [check for check in checks if not check.passed] == []
     # The best 100 scores of an untrained detector are too much alike for 8 bits to keep their order.
     few = (DETECTIONS, KERNELS) if SCHEMES[name].is_quantized else ()
     assert all(check.compared for check in checks if check.quantity not in few)
