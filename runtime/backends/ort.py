@@ -45,7 +45,7 @@ class OrtBackend:
             # two to 8 bits, one scale for all channels.
             session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
         provider = session.get_providers()[0]
-        # A provider that fell back is allowed for by itself; what runs on a GPU sums exactly.
+        # What a GPU's provider runs is exact; one that fell back to the CPU is not.
         check_sums(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         self._run: Run | None
