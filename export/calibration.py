@@ -1,9 +1,9 @@
 """Calibration: the range of every value that is to be quantized, measured on pictures and kept in a file.
 
-Pictures take the way that they take when deployed (`runtime.preprocess`), one at a time, so memory doesn't grow with
-their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest number,
-the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every method, and
-leaves the mean of each channel, by which biases are corrected.
+Pictures take the way that they take when deployed (`runtime.images.preprocess`), one at a time, so memory doesn't
+grow with their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest
+number, the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every
+method, and leaves the mean of each channel, by which biases are corrected.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tqdm import tqdm
 from runtime.errors import UserError
 from runtime.files import atomic_write
 from runtime.images import SUFFIXES, Decoded, ImageError
+from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
-from runtime.preprocess import load, make_batch
 from runtime.records import RecordError, record_from_dict
 
 from .network import cut_network

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from runtime.backends.sums import may_saturate
+from runtime.backends.saturation import may_saturate
+from runtime.machine.processor import read_processor
 from runtime.manifest import METADATA_KEY, from_json
-from runtime.processor import read_processor
 
 from .layers import quantization
 from .network import cut_network, with_network

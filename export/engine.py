@@ -9,8 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from runtime.commands import QUANTIZE, TO_TRT
-from runtime.engine_file import EngineManifest, this_platform, write_engine
+from runtime.backends.engine_file import EngineManifest, this_platform, write_engine
+from runtime.command_names import QUANTIZE, TO_TRT
 from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from runtime.engine_file import EngineManifest
+from runtime.backends.engine_file import EngineManifest
 
 MAGIC = b"vtrt"
 _LAYOUT = struct.Struct("<4s12xQ4B4xI")  # magic, 12 unknown bytes, size, version, 4 unknown bytes, GPUs

@@ -21,11 +21,11 @@ import onnx
 from tqdm import tqdm
 
 from runtime.backends import open_backend
+from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
+from runtime.coco.command import evaluate_detector
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.evaluate import evaluate_detector
-from runtime.measure import speed_ratios
 
 from .calibration import Calibration
 from .convert import Scheme, quantized_network

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import NodeProto
 
-from runtime.commands import TO_ONNX
+from runtime.command_names import TO_ONNX
 from runtime.errors import UserError, describe_os_error
 from runtime.manifest import METADATA_KEY, Manifest, from_json
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import onnx
 
-from runtime.backends.artifact import OUTPUT_NAMES
+from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.backends.options import BackendOptions
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections, RawOutputs, finish
 from runtime.errors import UserError
 from runtime.manifest import Manifest
@@ -91,7 +91,7 @@ def open_file(path: Path) -> File:
     """Open a file to compare. Raises UserError.
 
     Emulated is what no CPU's kernels compute (bfloat16), int8 for a GPU, whose kernels sum exactly, and int8 that
-    saturates on this processor (`runtime.backends.sums`): so the comparison gives the same on every machine.
+    saturates on this processor (`runtime.backends.saturation`): so the comparison gives the same on every machine.
     """
     try:
         model = onnx.load(path)

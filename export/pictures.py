@@ -12,8 +12,8 @@ import numpy as np
 
 from runtime.errors import UserError
 from runtime.images import SUFFIXES, decode
+from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
-from runtime.preprocess import plan, resize
 
 PICTURES = 3  # that a comparison takes
 

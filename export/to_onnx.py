@@ -35,7 +35,7 @@ import numpy as np
 import onnx
 import torch
 
-from runtime.commands import TO_ONNX
+from runtime.command_names import TO_ONNX
 from runtime.errors import UserError, run_main
 from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
 from train.anchors import anchors_per_cell

@@ -29,8 +29,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from runtime.commands import QUANTIZE, TO_ONNX, TO_TRT
-from runtime.engine_file import SUFFIXES
+from runtime.backends.engine_file import SUFFIXES
+from runtime.command_names import QUANTIZE, TO_ONNX, TO_TRT
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
 from runtime.manifest import Precision
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime.engine_file import Profile, Tensor
+from runtime.backends.engine_file import Profile, Tensor
 from runtime.names import unknown_name
 
 from .trt_inspect import count_precisions

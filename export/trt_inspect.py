@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.backends.trt_engine import import_tensorrt
-from runtime.engine_file import EngineManifest
+from runtime.backends.engine_file import EngineManifest
+from runtime.backends.trt.engine import import_tensorrt
 from runtime.manifest import Precision
 
 from .layers import summary

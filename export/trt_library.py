@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any, Literal
 
 from runtime.backends import BackendError
-from runtime.backends.trt_engine import import_tensorrt
+from runtime.backends.engine_file import Flavor, library_name
+from runtime.backends.trt.engine import import_tensorrt
 from runtime.cuda import CudaError, Device, open_cuda
-from runtime.engine_file import Flavor, library_name
 from runtime.errors import UserError
 from runtime.names import unknown_name
 

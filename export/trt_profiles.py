@@ -6,11 +6,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from runtime.commands import TO_ONNX
-from runtime.engine_file import Profile
+from runtime.backends.engine_file import Profile
+from runtime.command_names import TO_ONNX
 from runtime.errors import UserError
+from runtime.images.preprocess import plan
 from runtime.manifest import InputShapes, Manifest
-from runtime.preprocess import plan
 
 _SIDES = re.compile(r"(\d+)[xX×](\d+)")
 

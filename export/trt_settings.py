@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from runtime.engine_file import Profile
+from runtime.backends.engine_file import Profile
 from runtime.errors import UserError
 from runtime.manifest import Precision
 

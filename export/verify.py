@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtime.engine_file import SUFFIXES as ENGINE_SUFFIXES
+from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.errors import run_main
 
 from .checks import print_report

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.backends import Backend, BackendError
-from runtime.backends.trt import TrtBackend
-from runtime.backends.trt_engine import import_tensorrt
+from runtime.backends.engine_file import EngineManifest, read_engine
+from runtime.backends.trt.backend import TrtBackend
+from runtime.backends.trt.engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs
-from runtime.engine_file import EngineManifest, read_engine
 from runtime.files import sha256_file
 from train.checkpoint import LoadedDetector
 from train.validate import describe

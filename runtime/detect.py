@@ -22,20 +22,20 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from .artifacts import describe
 from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
 from .detector import WINDOW, Detector, canvas_of, chosen_batch, pipeline_limits
-from .draw import draw, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_path, atomic_write, require_writable
 from .images import MAX_PIXELS, decode
+from .images.draw import draw, encode_jpeg
+from .images.preprocess import Batch
+from .images.preprocess import load as load_picture
+from .images.sources import Source, find_sources
+from .images.video import Video, VideoError, drawn_video
 from .manifest import Manifest
+from .model_spec import describe
 from .pipeline import run_pipeline
-from .preprocess import Batch
-from .preprocess import load as load_picture
-from .sources import Source, find_sources
-from .video import Video, VideoError, drawn_video
 
 BATCH = 4  # where none is asked for
 WINDOW_DRAWN = 2  # batches; pictures that will be drawn on wait as they were decoded, which can be 192 MB each

@@ -22,9 +22,9 @@ from .backends import Backend, BackendError, BatchTooLarge, Times, open_backend
 from .detections import Detections, RawOutputs, candidates, empty_detections, finish, first_rows, join_outputs
 from .errors import UserError
 from .images import Decoded
+from .images.preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 from .manifest import InputShapes, Manifest, Preprocess
 from .pipeline import Limits, processors, run_pipeline
-from .preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
 Picture: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"

@@ -7,7 +7,7 @@ import json
 from importlib import metadata
 from typing import Literal
 
-from .commands import TO_ONNX
+from .command_names import TO_ONNX
 from .errors import UserError
 from .records import RecordError, kind_of, record_from_dict
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from .coco import CocoDataset, Problems, checked_results, load_coco, read_results
 from .detections import Detections
-from .draw import draw_side_by_side, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
+from .images.draw import draw_side_by_side, encode_jpeg
 
 
 def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:

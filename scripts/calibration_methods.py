@@ -24,11 +24,11 @@ from export.convert import Scheme, converted_model
 from export.emulate import emulated
 from export.network import load_deployed
 from runtime.coco import evaluate, load_coco_and_truth
-from runtime.dataset_run import detect_with_all, plan_batches
+from runtime.coco.results import join
+from runtime.coco.run import detect_with_all, plan_batches
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write, sha256_file
-from runtime.results import join
 
 BATCH = 8
 LAYOUTS = (("int8", "cpu"), ("int8", "cpu-vnni"), ("int8", "tensorrt"), ("fp8", "tensorrt"))

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from runtime.detector import WINDOW, Detector, pipeline_limits
 from runtime.files import atomic_write
+from runtime.images.preprocess import make_batch, plan
 from runtime.manifest import Preprocess
 from runtime.pipeline import Limits, processors, run_pipeline
-from runtime.preprocess import make_batch, plan
 
 # fmt: off
 COCO_SIZES_WH = {

@@ -33,7 +33,7 @@ from export.trt_build import build
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import RTX_CAPABILITIES, Settings, default_capabilities
-from runtime.backends.trt_engine import import_tensorrt
+from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
 from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint

@@ -27,9 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from runtime.coco import CocoDataset, load_coco, load_coco_and_truth
-from runtime.dataset_run import plan_batches
+from runtime.coco.command import evaluate_detector
+from runtime.coco.run import plan_batches
 from runtime.detector import Detector, join_batches
-from runtime.evaluate import evaluate_detector
 from runtime.files import atomic_write
 from runtime.pipeline import processors
 

@@ -32,7 +32,7 @@ from export.verify_conversion import open_conversion
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode
-from runtime.processor import read_processor
+from runtime.machine.processor import read_processor
 
 SCHEMES = {
     "fp16": Scheme("fp16"),

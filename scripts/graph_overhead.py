@@ -29,8 +29,8 @@ from random_detectors import our_model, photographs
 
 from export.graph import dense_names
 from runtime.backends.options import BackendOptions
-from runtime.backends.ort import OrtBackend
-from runtime.backends.ort_session import open_session
+from runtime.backends.ort.backend import OrtBackend
+from runtime.backends.ort.session import open_session
 from runtime.files import atomic_write
 from train.checkpoint import load_detector
 

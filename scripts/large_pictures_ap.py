@@ -20,8 +20,8 @@ import cv2
 import onnx
 
 from runtime.coco import load_coco
+from runtime.coco.command import evaluate_detector
 from runtime.detector import Detector
-from runtime.evaluate import evaluate_detector
 from runtime.files import atomic_write
 from runtime.images import decode
 from runtime.manifest import METADATA_KEY, from_json, to_json

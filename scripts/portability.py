@@ -35,14 +35,14 @@ from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import Settings
 from runtime.backends import BackendError
+from runtime.backends.openvino_backend import shared_core
 from runtime.backends.options import BackendOptions
-from runtime.backends.ort import OrtBackend
-from runtime.backends.ov import shared_core
-from runtime.backends.trt_engine import import_tensorrt
+from runtime.backends.ort.backend import OrtBackend
+from runtime.backends.trt.engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs, finish
 from runtime.errors import UserError, run_main
+from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
-from runtime.preprocess import plan
 from tests.tensorrt_conformance import LISTS, load, problems
 from train.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone

@@ -36,18 +36,18 @@ from export.network import load_deployed
 from export.quantize import calibration_images
 from export.to_onnx import export_model, input_shapes
 from runtime.backends import BackendError
+from runtime.benchmark.images import Pictures, find_pictures
+from runtime.benchmark.measuring import Distribution, speed_ratios
+from runtime.benchmark.stages import plan_work, run_round
 from runtime.coco import evaluate, load_coco_and_truth
-from runtime.conditions import describe_machine, describe_run, version_of
-from runtime.dataset_run import detect_with_all
+from runtime.coco.results import Results
+from runtime.coco.run import detect_with_all
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write, require_writable, sha256_file
-from runtime.measure import Distribution, speed_ratios
-from runtime.pictures import Pictures, find_pictures
-from runtime.processor import read_processor
-from runtime.results import Results
-from runtime.stages import plan_work, run_round
+from runtime.machine.conditions import describe_machine, describe_run, version_of
+from runtime.machine.processor import read_processor
 from train.checkpoint import load_detector
 
 ALIKE, LEAST_SCORE = Same(iou=0.9, shift=2.0, score=0.05), 0.1

@@ -34,8 +34,8 @@ from torchvision.transforms.v2 import functional
 from runtime.coco import load_coco
 from runtime.files import atomic_write
 from runtime.images import decode
+from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Preprocess
-from runtime.preprocess import load, make_batch
 from train.config import Augment
 from train.data import TrainingStream
 

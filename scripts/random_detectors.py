@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from export.to_onnx import export_model, input_shapes
 from runtime.files import atomic_path
 from runtime.images import decode
-from runtime.preprocess import resize
+from runtime.images.preprocess import resize
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.detector import build_detector
 from train.recipes import RECIPES

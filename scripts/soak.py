@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import atomic_write
+from runtime.images.sources import find_sources
 from runtime.pipeline import processors
-from runtime.sources import find_sources
 
 EVERY = 500
 BAD_EVERY = 50

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import commands
+from runtime import command_names as commands
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("train", "export", "runtime")

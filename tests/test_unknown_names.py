@@ -15,12 +15,12 @@ pytest.importorskip("torch")
 import torch
 
 from runtime import manifest
-from runtime.backends.trt_engine import import_tensorrt
-from runtime.doctor_trials import _start
-from runtime.engine_file import library_name
+from runtime.backends.engine_file import library_name
+from runtime.backends.trt.engine import import_tensorrt
+from runtime.doctor.trials import _start
 from runtime.errors import UserError
-from runtime.loadgen_run import _system
-from runtime.loadgen_settings import Estimate, Target, settings_for
+from runtime.loadgen.run import _system
+from runtime.loadgen.settings import Estimate, Target, settings_for
 from runtime.names import unknown_name
 from train import config
 from train.anchors import anchor_sides, pyramid_levels
@@ -111,8 +111,8 @@ TARGET: dict[str, Any] = {"scenario": X, "is_accuracy": False, "seconds": 1.0, "
 
 @pytest.mark.parametrize("planted", PLANTED)
 def test_an_unknown_name_is_refused(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.loadgen_settings.LEAST_QUERIES", {X: 1})
-    monkeypatch.setattr("runtime.loadgen_settings.official_seeds", lambda library: {})
+    monkeypatch.setattr("runtime.loadgen.settings.LEAST_QUERIES", {X: 1})
+    monkeypatch.setattr("runtime.loadgen.settings.official_seeds", lambda library: {})
     with pytest.raises(UserError, match=rf"^{planted.split(',')[0]} is 'no_such', expected '\w+' or '") as caught:
         PLANTED[planted]()
     assert "\n" not in str(caught.value)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
-from runtime.preprocess import resize, resize_scale
 
 from . import config
 

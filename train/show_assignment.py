@@ -20,7 +20,7 @@ import torch
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
-from runtime.preprocess import boxes_to_canvas, make_batch
+from runtime.images.preprocess import boxes_to_canvas, make_batch
 
 from .anchors import Level, grid_anchors, pyramid_levels
 from .assign import assign

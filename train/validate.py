@@ -17,17 +17,17 @@ import torch
 
 from runtime.backends import Times
 from runtime.coco import CocoDataset, evaluate, load_coco
-from runtime.dataset_run import detect_dataset
+from runtime.coco.command import Evaluation
+from runtime.coco.report import figures_as_json, figures_as_table
+from runtime.coco.run import detect_dataset
+from runtime.coco.shards import join_parts
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
 from runtime.detector import Detects
 from runtime.errors import run_main
-from runtime.evaluate import Evaluation
-from runtime.figures import figures_as_json, figures_as_table
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
-from runtime.multiscale import add_arguments, as_asked
-from runtime.shards import join_parts
+from runtime.tta import add_arguments, as_asked
 
 from .backbones import COARSEST
 from .checkpoint import Classes, load_detector

@@ -6,12 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands import QUANTIZE, TO_TRT
-from . import Backend, BackendError
-from .artifact import check_file
+from ..command_names import QUANTIZE, TO_TRT
+from .contract import Backend, BackendError
+from .onnx_file import check_file
+from .openvino_backend import OpenVinoBackend
 from .options import BACKENDS, BackendOptions, readers, spelled, unread
-from .ort import OrtBackend
-from .ov import OpenVinoBackend
+from .ort.backend import OrtBackend
 
 # Best first. TensorRT's providers are not among them: they build an engine for minutes, which is to be asked for.
 AUTO = ("cuda", "openvino", "cpu")
@@ -43,7 +43,7 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
             "out, or give the .onnx file that it was built from"
         )
     _require_read(replace(options, backend="tensorrt"))
-    from .trt import TrtBackend
+    from .trt.backend import TrtBackend
 
     return TrtBackend(path, device=options.device, binding=options.binding)
 

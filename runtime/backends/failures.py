@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import BackendError, BatchTooLarge
-from .artifact import first_line
+from .contract import BackendError, BatchTooLarge
+from .onnx_file import first_line
 
 # Parts of the messages of ONNX Runtime (CPU, CUDA), OpenVINO, cuDNN and the C++ library.
 _SIGNS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..manifest import Manifest
-from . import BackendError
+from .contract import BackendError
 
 
 def check_feed(images: np.ndarray, image_sizes: np.ndarray, manifest: Manifest) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..cuda_libraries import EXTRAS, LEAST_DRIVER, install
 from ..errors import UserError
+from ..machine.cuda_libraries import EXTRAS, LEAST_DRIVER, install
 
 Binding = Literal["cuda-python", "pycuda"]
 

@@ -9,7 +9,7 @@ import pytest
 from export.trt_build import build
 from export.trt_library import Library
 from export.trt_settings import Settings
-from runtime.engine_file import Profile
+from runtime.backends.engine_file import Profile
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 LIBRARY = Library("rtx", rtx, None)

@@ -27,8 +27,8 @@ from export.trt_build import Built, ParseError
 from export.trt_library import Library
 from export.trt_profiles import make_profiles
 from export.trt_settings import BuildError, Settings, check_settings
+from runtime.backends.engine_file import Profile, read_engine, this_platform
 from runtime.cuda import Device
-from runtime.engine_file import Profile, read_engine, this_platform
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, Precision, from_json, to_json
 from train.systems import SYSTEMS

@@ -11,8 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from runtime.measure import distribution
-from runtime.results import Results, join, of_rows
+from runtime.benchmark.measuring import distribution
+from runtime.coco.results import Results, join, of_rows
 
 from .conftest import Exported
 from .test_quantize import own_detections

@@ -24,11 +24,11 @@ from export.convert import converted_model
 from export.layers import convolutions_by_output, quantization
 from export.network import load_deployed
 from export.quantize import convert, main
+from runtime.coco.results import of_image
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
-from runtime.results import of_image
 
 from .conftest import Exported, restamp
 from .test_to_trt import run_without

@@ -25,7 +25,7 @@ from export.saturation import LARGEST_SUM, PAIR_LIMIT, check_sums, largest_sums,
 from export.session import open_session
 from export.verify_conversion import open_conversion
 from runtime.detections import Detections, RawOutputs
-from runtime.processor import Processor, read_processor
+from runtime.machine.processor import Processor, read_processor
 
 from .conftest import Exported, restamp
 from .test_conversion_steps import X, convolutions, graph, ranges_of
@@ -266,7 +266,7 @@ def test_what_saturates_here_is_compared_in_emulation(
     for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
         processor = Processor("x86_64", "a processor", frozenset(features))
         monkeypatch.setattr("export.emulate.read_processor", lambda processor=processor: processor)
-        monkeypatch.setattr("runtime.backends.sums.read_processor", lambda processor=processor: processor)
+        monkeypatch.setattr("runtime.backends.saturation.read_processor", lambda processor=processor: processor)
         assert open_file(full_bits).is_emulated == ("avx512_vnni" not in features)
         assert not open_file(converted["int8-cpu"]).is_emulated
         if "avx512_vnni" not in features or read_processor().sums_8_bit_products_exactly:

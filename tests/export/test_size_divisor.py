@@ -16,7 +16,7 @@ from export.pictures import cases, synthetic_pictures
 from export.to_onnx import ExportError, input_shapes, main
 from export.trt_profiles import ProfileError, make_profiles
 from runtime.backends import BackendError
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.manifest import InputShapes, Manifest, Preprocess, Thresholds

@@ -20,7 +20,7 @@ from export.pair import compare
 from export.pictures import make_case, synthetic_pictures
 from export.to_onnx import ExportError, describe, input_shapes, main
 from export.verify_checkpoint import open_pair
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import sha256_file

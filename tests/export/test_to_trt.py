@@ -20,7 +20,7 @@ from export.to_trt import OptionError, main
 from export.trt_build import Built
 from export.trt_library import Library
 from export.trt_settings import BuildError, Settings
-from runtime.engine_file import Profile, read_engine
+from runtime.backends.engine_file import Profile, read_engine
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.manifest import Precision

@@ -14,8 +14,8 @@ from export.quantize import convert
 from export.verify_conversion import verify_conversion
 from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
+from runtime.coco.command import evaluate_detector
 from runtime.detector import Detector
-from runtime.evaluate import evaluate_detector
 
 from .conftest import SCHEMES
 

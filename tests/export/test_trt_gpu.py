@@ -11,11 +11,11 @@ import pytest
 
 from export.compare import without_partner
 from export.to_trt import main
-from runtime.backends.ort import OrtBackend
-from runtime.backends.trt import TrtBackend
+from runtime.backends.engine_file import Flavor, read_description
+from runtime.backends.ort.backend import OrtBackend
+from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import Binding, CudaError, open_cuda
 from runtime.detections import finish
-from runtime.engine_file import Flavor, read_description
 from runtime.manifest import Precision
 
 from .conftest import Exported

@@ -13,7 +13,7 @@ import pytest
 
 from export import trt_progress
 from export.trt_progress import Phases, interruptible
-from runtime.engine_file import Profile
+from runtime.backends.engine_file import Profile
 
 from .conftest import Exported
 from .rtx import build_for

@@ -17,7 +17,7 @@ from export.pictures import cases, find_pictures, make_case, synthetic_pictures
 from export.verify import main
 from export.verify_checkpoint import open_pair
 from runtime.backends import BackendError
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort.backend import OrtBackend
 from runtime.errors import UserError
 from runtime.manifest import METADATA_KEY
 

@@ -22,8 +22,8 @@ from export.tolerance import TOLERANCES
 from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
 from export.trt_settings import BuildError
 from export.verify_engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
-from runtime.backends.ort import OrtBackend
-from runtime.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
+from runtime.backends.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
+from runtime.backends.ort.backend import OrtBackend
 from runtime.files import sha256_file
 from runtime.manifest import Precision
 

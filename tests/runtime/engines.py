@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends.engine_file import EngineManifest, Profile, Tensor, this_platform, write_engine
 from runtime.detections import RawOutputs
-from runtime.engine_file import EngineManifest, Profile, Tensor, this_platform, write_engine
 from runtime.manifest import InputShapes
 
 from .fakes import manifest_with

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from runtime.backends import BackendError
-from runtime.benchmark import main, measure
-from runtime.benchmark_figures import figures, pairs
+from runtime.benchmark.__main__ import main, measure
+from runtime.benchmark.images import Pictures, find_pictures, generate_pictures
+from runtime.benchmark.report import figures, pairs
+from runtime.benchmark.stages import STAGES, plan_work, run_batch
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
-from runtime.pictures import Pictures, find_pictures, generate_pictures
-from runtime.stages import STAGES, plan_work, run_batch
 
 from .fakes import RedBackend, manifest_with, write_pictures
 

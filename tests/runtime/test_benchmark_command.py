@@ -11,15 +11,15 @@ from typing import Any
 import cv2
 import pytest
 
-from runtime import benchmark as command
-from runtime import conditions
 from runtime.backends import BackendError
-from runtime.benchmark import main
-from runtime.benchmark_figures import Measured
-from runtime.benchmark_text import warnings
+from runtime.benchmark import __main__ as command
+from runtime.benchmark.__main__ import main
+from runtime.benchmark.report import Measured
+from runtime.benchmark.stages import STAGES
+from runtime.benchmark.text import warnings
 from runtime.errors import UserError
+from runtime.machine import conditions
 from runtime.manifest import InputShapes
-from runtime.stages import STAGES
 
 from .fakes import manifest_with, write_pictures, write_red_onnx
 

@@ -14,10 +14,10 @@ pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="one of the backends")
 
 from runtime.backends import BackendError, choice, open_backend
-from runtime.backends import trt as trt_module
+from runtime.backends.openvino_backend import OpenVinoBackend
 from runtime.backends.options import BACKENDS, READS, BackendOptions, add_backend_arguments, backend_options
-from runtime.backends.ort import OrtBackend
-from runtime.backends.ov import OpenVinoBackend
+from runtime.backends.ort.backend import OrtBackend
+from runtime.backends.trt import backend as trt_module
 from runtime.detector import Detector
 
 from .ort_fake import FakeOrt

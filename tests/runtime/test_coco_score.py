@@ -13,9 +13,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from runtime import coco_score
 from runtime.coco import evaluate, truth_of
-from runtime.results import Results, join, of_rows, take
+from runtime.coco import scoring as coco_score
+from runtime.coco.results import Results, join, of_rows, take
 
 AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
 

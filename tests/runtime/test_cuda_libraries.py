@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import cuda_libraries as module
-from runtime.cuda_libraries import Library, cuda_libraries, driver_fits, driver_problem, install, mismatch
+from runtime.machine import cuda_libraries as module
+from runtime.machine.cuda_libraries import Library, cuda_libraries, driver_fits, driver_problem, install, mismatch
 
 from . import distributions
 

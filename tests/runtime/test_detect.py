@@ -17,8 +17,8 @@ from runtime.detect import main, results_file
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
+from runtime.images.sources import find_sources
 from runtime.manifest import InputShapes
-from runtime.sources import find_sources
 
 from .fakes import manifest_with, picture, write_red_onnx
 

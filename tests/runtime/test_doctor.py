@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime import doctor
-from runtime.cuda_libraries import Library
-from runtime.doctor_findings import find, int8_advice
-from runtime.doctor_text import text_of
-from runtime.doctor_trials import BACKENDS, Trial
-from runtime.gpu import Gpu, Gpus
-from runtime.processor import Processor
+from runtime.doctor import __main__ as doctor
+from runtime.doctor.findings import find, int8_advice
+from runtime.doctor.text import text_of
+from runtime.doctor.trials import BACKENDS, Trial
+from runtime.machine.cuda_libraries import Library
+from runtime.machine.gpus import Gpu, Gpus
+from runtime.machine.processor import Processor
 
 from . import distributions
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.backends.ort_libraries import preload
-from runtime.cuda_libraries import cuda_libraries, mismatch
-from runtime.doctor_trials import run_trials
-from runtime.gpu import list_gpus
+from runtime.backends.ort.libraries import preload
+from runtime.doctor.trials import run_trials
+from runtime.machine.cuda_libraries import cuda_libraries, mismatch
+from runtime.machine.gpus import list_gpus
 
 pytestmark = pytest.mark.gpu
 

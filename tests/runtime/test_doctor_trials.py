@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime import doctor_trials
-from runtime.backends import ort_libraries
 from runtime.backends.options import BACKENDS as OFFERED
-from runtime.cuda_libraries import Library
-from runtime.doctor_trials import BACKENDS, PROBE, Trial, attempt, run_trials
-from runtime.gpu import Gpus
+from runtime.backends.ort import libraries as ort_libraries
+from runtime.doctor import trials as doctor_trials
+from runtime.doctor.trials import BACKENDS, PROBE, Trial, attempt, run_trials
+from runtime.machine.cuda_libraries import Library
+from runtime.machine.gpus import Gpus
 
 from .standin.install import LIBRARIES, install
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime import files
-from runtime.engine_file import (
+from runtime.backends.engine_file import (
     EngineError,
     EngineManifest,
     Profile,

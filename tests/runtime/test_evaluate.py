@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import evaluate as command
-from runtime.coco import FIGURE_NAMES, CocoDataset, CocoError, evaluate, load_coco
-from runtime.dataset_run import plan_batches
+from runtime.coco import FIGURE_NAMES, CocoDataset, CocoError, command, evaluate, load_coco
+from runtime.coco.command import evaluate_detector, main
+from runtime.coco.report import figures_as_table
+from runtime.coco.run import plan_batches
 from runtime.detector import Detector, pipeline_limits
 from runtime.errors import UserError
-from runtime.evaluate import evaluate_detector, main
-from runtime.figures import figures_as_table
 from runtime.images import ImageError
 from runtime.manifest import InputShapes
 from runtime.pipeline import Limits

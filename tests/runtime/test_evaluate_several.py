@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import dataset_run
 from runtime.coco import FIGURE_NAMES, CocoDataset, load_coco
-from runtime.dataset_run import detect_dataset, detect_with_all
+from runtime.coco import run as dataset_run
+from runtime.coco.command import main
+from runtime.coco.run import detect_dataset, detect_with_all
+from runtime.coco.shards import ShardError, parse_shard, part_of
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.evaluate import main
 from runtime.images import ImageError
 from runtime.manifest import InputShapes, Preprocess
-from runtime.shards import ShardError, parse_shard, part_of
 
 from .fakes import RedBackend, manifest_with, write_red_onnx
 from .test_evaluate import make_dataset
@@ -313,7 +313,7 @@ def test_wrong_usage(dataset: CocoDataset, more: list[str], capsys: pytest.Captu
 def test_a_model_that_is_replaced_while_it_opens_is_refused(
     dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime import artifacts
+    from runtime import model_spec as artifacts
 
     path = tmp_path / "model.onnx"
     path.write_bytes(models["fp32"].read_bytes())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime import gpu
-from runtime.gpu import Gpu, Gpus, list_gpus
+from runtime.machine import gpus as gpu
+from runtime.machine.gpus import Gpu, Gpus, list_gpus
 
 TWO = "0, NVIDIA L4, 580.65.06, 22500, 23034, 8.9\n1, NVIDIA RTX A4000, 580.65.06, 212, 16376, 8.6\n"
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@b)  Sun Jul 27\n"

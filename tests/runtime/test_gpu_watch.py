@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.gpu import FIELDS, GpuWatch, parse_line, summarise, tool_index
+from runtime.machine.gpus import FIELDS, GpuWatch, parse_line, summarise, tool_index
 
 COOL = "NVIDIA L4, 570.86.15, 2040, 2040, 6251, 61, 71.20, 1200, 23034, 0x0000000000000000"
 HOT = "NVIDIA L4, 570.86.15, 1410, 2040, 6251, 84, 72.01, 1350, 23034, 0x0000000000000024"

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import images
 from runtime.images import MAX_PIXELS, ImageError, decode
+from runtime.images import decoding as images
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow makes the odd kinds of pictures; it comes with torchvision")
 

@@ -13,8 +13,8 @@ import pytest
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.images import Decoded, ImageError, decode, decode_picture
+from runtime.images.preprocess import boxes_to_canvas, divisor, load, make_batch, plan, resize
 from runtime.manifest import Preprocess, from_json, to_json
-from runtime.preprocess import boxes_to_canvas, divisor, load, make_batch, plan, resize
 
 from .fakes import MANIFEST
 

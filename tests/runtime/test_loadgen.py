@@ -11,24 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import loadgen as command
-from runtime import loadgen_settings
 from runtime.coco import CocoDataset
+from runtime.coco.command import evaluate_detector
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.evaluate import evaluate_detector
 from runtime.images import ImageError
-from runtime.loadgen import main
-from runtime.loadgen_logs import FAILED, SUMMARY, LoadgenError
-from runtime.loadgen_run import run_loadgen
-from runtime.loadgen_settings import (
-    SCENARIOS,
-    Estimate,
-    Scenario,
-    Target,
-    settings_for,
-)
+from runtime.loadgen import __main__ as command
+from runtime.loadgen import settings as loadgen_settings
+from runtime.loadgen.__main__ import main
+from runtime.loadgen.logs import FAILED, SUMMARY, LoadgenError
+from runtime.loadgen.run import run_loadgen
+from runtime.loadgen.settings import SCENARIOS, Estimate, Scenario, Target, settings_for
 
 from .fakes import RedBackend, write_red_onnx
 from .test_evaluate import make_dataset

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.loadgen_logs import ACCURACY, SUMMARY, LoadgenError, read_responses, read_summary
-from runtime.loadgen_settings import (
+from runtime.loadgen.logs import ACCURACY, SUMMARY, LoadgenError, read_responses, read_summary
+from runtime.loadgen.settings import (
     SCENARIOS,
     Estimate,
     Scenario,
@@ -20,7 +20,7 @@ from runtime.loadgen_settings import (
     server_batch,
     settings_for,
 )
-from runtime.loadgen_sut import encode
+from runtime.loadgen.sut import encode
 
 from .test_loadgen_sut import FOUND
 

@@ -15,8 +15,8 @@ import pytest
 from runtime.detections import Detections, empty_detections
 from runtime.errors import UserError
 from runtime.images import ImageError
-from runtime.loadgen_sut import BatchingSystem, Query, Responses, Samples, SystemUnderTest, decode_response, encode
-from runtime.preprocess import load
+from runtime.images.preprocess import load
+from runtime.loadgen.sut import BatchingSystem, Query, Responses, Samples, SystemUnderTest, decode_response, encode
 
 from .fakes import PREPROCESS, picture
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.measure import Distribution, distribution, speed_ratios
+from runtime.benchmark.measuring import Distribution, distribution, speed_ratios
 
 
 def test_no_value() -> None:

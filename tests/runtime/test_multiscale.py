@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.coco.command import main
 from runtime.detections import Detections, RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.evaluate import main
 from runtime.manifest import Thresholds
-from runtime.multiscale import MultiScaleDetector, merge
 from runtime.nms import iou_matrix
+from runtime.tta import MultiScaleDetector, merge
 from tests.runtime.fakes import RedBackend, manifest_with, picture, write_red_onnx
 
 

@@ -15,9 +15,10 @@ import pytest
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("openvino", reason="the backend under test")
 
-from runtime.backends import BackendError, open_backend, ov
+from runtime.backends import BackendError, open_backend
+from runtime.backends import openvino_backend as ov
+from runtime.backends.openvino_backend import OpenVinoBackend, shared_core
 from runtime.backends.options import BackendOptions
-from runtime.backends.ov import OpenVinoBackend, shared_core
 from runtime.detections import RawOutputs
 from runtime.manifest import ManifestError
 
@@ -255,7 +256,7 @@ def test_the_manifest_needs_no_other_library(model: Path, repository: Path) -> N
 SIGNAL = """
 import faulthandler, os, signal, sys
 import openvino
-from runtime.backends import ov
+from runtime.backends import openvino_backend as ov
 
 faulthandler.enable()  # handlers run on a stack of their own, as in any process where one asked for it
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))

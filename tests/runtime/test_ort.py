@@ -9,7 +9,7 @@ import pytest
 
 from runtime.backends import BackendError, open_backend
 from runtime.backends.feeds import check_feed
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes, ManifestError
 

@@ -16,8 +16,9 @@ import pytest
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
 
-from runtime.backends import Backend, BackendError, BatchTooLarge, open_backend, ort_libraries
-from runtime.backends.ort import OrtBackend
+from runtime.backends import Backend, BackendError, BatchTooLarge, open_backend
+from runtime.backends.ort import libraries as ort_libraries
+from runtime.backends.ort.backend import OrtBackend
 from runtime.detect import main as detect
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes

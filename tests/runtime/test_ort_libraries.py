@@ -17,10 +17,12 @@ pytest.importorskip("onnxruntime", reason="the backend under test")
 
 import onnxruntime as real
 
-from runtime.backends import BackendError, open_backend, ort_libraries, ort_session
-from runtime.backends.ort_libraries import preload, preload_tensorrt
-from runtime.cuda_libraries import Library
-from runtime.gpu import Gpus
+from runtime.backends import BackendError, open_backend
+from runtime.backends.ort import libraries as ort_libraries
+from runtime.backends.ort import session as ort_session
+from runtime.backends.ort.libraries import preload, preload_tensorrt
+from runtime.machine.cuda_libraries import Library
+from runtime.machine.gpus import Gpus
 
 from .ort_fake import CUDA, TENSORRT, FakeOrt
 
@@ -223,7 +225,7 @@ def test_the_stand_in_has_the_real_signature() -> None:
 
 ASK = """
 import onnxruntime
-from runtime.backends.ort_libraries import preload
+from runtime.backends.ort.libraries import preload
 onnxruntime.cuda_version = "99.1"
 print(preload(onnxruntime))
 """

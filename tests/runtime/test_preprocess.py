@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
+from runtime.images.preprocess import Geometry, boxes_to_canvas, boxes_to_image, make_batch, plan, resize, resize_scale
 from runtime.manifest import Preprocess
-from runtime.preprocess import Geometry, boxes_to_canvas, boxes_to_image, make_batch, plan, resize, resize_scale
 
 PRE = Preprocess(short_side=60, long_side=100)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import processor
-from runtime.processor import Processor, read_processor
+from runtime.machine import processor
+from runtime.machine.processor import Processor, read_processor
 
 ZEN2 = "processor : 0\nmodel name : AMD EPYC 7B12\nflags : fpu sse4_1 avx avx2 fma\n"
 ZEN4 = "processor : 0\nmodel name : AMD EPYC 9B14\nflags : fpu avx2 avx512f avx512_bf16 avx512_vnni\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.coco.results import Results, join, of_image, of_rows, take, write_results
 from runtime.detections import Detections, empty_detections
-from runtime.results import Results, join, of_image, of_rows, take, write_results
 
 FOUND = Detections(
     np.array([[1, 2, 4, 6.1234567], [0, 0, 1, 1]], np.float32), np.array([0.9, 0.1], np.float32), np.array([1, 0])

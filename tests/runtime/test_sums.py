@@ -10,12 +10,16 @@ import pytest
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="one of the backends")
 
-from runtime import benchmark, detect, evaluate, loadgen
-from runtime.backends import BackendError, open_backend, sums
-from runtime.backends.sums import may_saturate
+from runtime import detect
+from runtime.backends import BackendError, open_backend
+from runtime.backends import saturation as sums
+from runtime.backends.saturation import may_saturate
+from runtime.benchmark import __main__ as benchmark
+from runtime.coco import command as evaluate
 from runtime.detector import Detector
+from runtime.loadgen import __main__ as loadgen
+from runtime.machine.processor import Processor
 from runtime.manifest import Manifest
-from runtime.processor import Processor
 
 from .fakes import manifest_with, write_red_onnx
 

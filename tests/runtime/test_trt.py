@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
 
 from runtime.backends import BackendError, BatchTooLarge, open_backend
-from runtime.backends.trt import TrtBackend
+from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import CudaError
 from runtime.detections import finish
 from runtime.detector import Detector

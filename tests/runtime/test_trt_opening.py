@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
 
 from runtime.backends import BackendError, open_backend
-from runtime.backends.trt import TrtBackend
-from runtime.backends.trt_engine import load
+from runtime.backends.engine_file import EngineError, Profile, json_path, read_description
+from runtime.backends.trt.backend import TrtBackend
+from runtime.backends.trt.engine import load
 from runtime.cuda import CudaError, open_cuda
-from runtime.engine_file import EngineError, Profile, json_path, read_description
 
 from .engines import MANIFEST, SMALL, WIDE, assert_same, feed, write_standin_engine
 from .standin.install import StandIn, install
@@ -179,7 +179,7 @@ def test_kernels_are_kept_between_runs(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_another_engines_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from runtime.backends.trt_rtx import read_kernels, write_kernels
+    from runtime.backends.trt.rtx import read_kernels, write_kernels
 
     write_kernels(tmp_path / "x.cache", "ab" * 32, b"kernels")
     assert read_kernels(tmp_path / "x.cache", "ab" * 32) == b"kernels"

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
 
-import runtime.backends.trt
+import runtime.backends.trt.backend
 from runtime.backends import BackendError
 from runtime.detections import RawOutputs
 
@@ -39,9 +39,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, repository: Path, planted: Bug) -> No
     monkeypatch.setitem(sys.modules, name, module)
     exec(compile(source, planted.file, "exec"), module.__dict__)
     if planted.file == SLOT:
-        monkeypatch.setattr(runtime.backends.trt, "Slot", module.Slot)
+        monkeypatch.setattr(runtime.backends.trt.backend, "Slot", module.Slot)
     elif planted.file == ENGINE:
-        monkeypatch.setattr(runtime.backends.trt, "load", module.load)
+        monkeypatch.setattr(runtime.backends.trt.backend, "load", module.load)
     elif planted.file in (CUDA_PYTHON, PYCUDA):
         monkeypatch.setattr(sys.modules["runtime.cuda"], name.rpartition(".")[2], module)
 
@@ -95,7 +95,7 @@ def check(given: RawOutputs, wanted: RawOutputs) -> None:
 def outcome(stand_in: StandIn, path: Path, binding: Binding) -> str:
     """What went wrong, empty for nothing: the error and whatever rule was broken before it."""
     try:
-        work(stand_in, lambda: sys.modules["runtime.backends.trt"].TrtBackend(path, binding=binding))
+        work(stand_in, lambda: sys.modules["runtime.backends.trt.backend"].TrtBackend(path, binding=binding))
     except (Exception, RuntimeWarning) as error:
         chain: list[str] = []
         cause: BaseException | None = error

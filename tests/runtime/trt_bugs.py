@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-SLOT, BACKEND = "runtime/backends/trt_slot.py", "runtime/backends/trt.py"
-ENGINE = "runtime/backends/trt_engine.py"
+SLOT, BACKEND = "runtime/backends/trt/slot.py", "runtime/backends/trt/backend.py"
+ENGINE = "runtime/backends/trt/engine.py"
 CUDA_PYTHON, PYCUDA = "runtime/cuda/cuda_python.py", "runtime/cuda/pycuda_driver.py"
 
 EARLY = "POISON was read|before the copy to it was waited for"

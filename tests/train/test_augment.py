@@ -169,7 +169,7 @@ def test_the_longer_side_is_limited_in_proportion() -> None:
 
 
 def test_without_scale_jitter_training_resizes_as_deployment_does() -> None:
-    from runtime.preprocess import make_batch
+    from runtime.images.preprocess import make_batch
 
     image = np.random.default_rng(6).integers(0, 256, (77, 131, 3), dtype=np.uint8)
     settings = config.Augment(horizontal_flip=0, short_side_min=PRE.short_side, short_side_max=PRE.short_side)

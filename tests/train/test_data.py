@@ -15,8 +15,8 @@ import torch
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
+from runtime.images.preprocess import boxes_to_canvas, load, make_batch
 from runtime.manifest import Preprocess
-from runtime.preprocess import boxes_to_canvas, load, make_batch
 from train.augment import Sample
 from train.config import Augment, Config
 from train.data import Item, TrainBatch, TrainingStream, collate, training_batches

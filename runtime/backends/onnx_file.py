@@ -1,0 +1,73 @@
+"""What every backend asks of an ONNX file before it runs it: that it is there, is ours, and keeps the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..command_names import TO_ONNX
+from ..detections import RawOutputs
+from ..manifest import Manifest, from_json
+from .contract import BackendError
+
+EXPORT = f"export a checkpoint with: {TO_ONNX} CHECKPOINT"
+
+# NumPy's name of the type, rank.
+INPUTS = {"images": ("uint8", 4), "image_sizes": ("int32", 2)}
+OUTPUTS = {
+    "num_detections": ("int32", 2),
+    "detection_boxes": ("float32", 3),
+    "detection_scores": ("float32", 2),
+    "detection_classes": ("int32", 2),
+    "nms_exact": ("int32", 2),
+    "candidate_boxes": ("float32", 3),
+    "candidate_scores": ("float32", 2),
+    "candidate_classes": ("int32", 2),
+}
+OUTPUT_NAMES = [field.name for field in dataclasses.fields(RawOutputs)]
+DETECTION_NAMES, CANDIDATE_NAMES = OUTPUT_NAMES[:5], OUTPUT_NAMES[5:]
+
+Tensors = Mapping[str, tuple[str, int]]  # name → (type, rank)
+
+
+def check_file(path: Path) -> None:
+    """Raise BackendError unless `path` is a file with content."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BackendError(f"{path}: cannot read the model: {error.strerror or error}; check the path") from error
+    if not path.is_file():
+        raise BackendError(f"{path}: not a file; expected a deployed model (.onnx)")
+    if size == 0:
+        raise BackendError(f"{path}: the file is empty; {EXPORT}")
+
+
+def manifest_from(text: str | None, path: Path) -> Manifest:
+    """The manifest that the file's metadata hold as `text`. Raises BackendError where there is none, ManifestError."""
+    if text is None:
+        raise BackendError(f"{path}: an ONNX file, but not one that this toolkit exported (no manifest); {EXPORT}")
+    return from_json(text, str(path))
+
+
+def check_contract(path: Path, inputs: Tensors, outputs: Tensors) -> None:
+    """Raise BackendError unless the graph has the inputs and outputs that other runtimes rely on: name, type, rank."""
+    for what, expected, given in (("input", INPUTS, inputs), ("output", OUTPUTS, outputs)):
+        for name, (kind, rank) in expected.items():
+            if given.get(name) != (kind, rank):
+                found = "missing" if name not in given else f"{given[name][0]} of rank {given[name][1]}"
+                raise BackendError(f"{path}: {what} {name!r} is {found}, expected {kind} of rank {rank}; {EXPORT}")
+
+
+def unreadable(path: Path, library: str, error: Exception) -> BackendError:
+    """The error of a file that a library can't open."""
+    return BackendError(
+        f"{path}: {library} cannot open it ({first_line(error)}); if it is cut short or not an ONNX file, {EXPORT}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """A library's message as one short line: the first that says more than where in the library it arose."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '", "FrontEnd API failed"))]
+    return (telling or lines or [type(error).__name__])[0][:300]

@@ -1,0 +1,1 @@
+"""ONNX Runtime: finding its libraries, opening a session, running it."""

@@ -1,0 +1,114 @@
+"""ONNX Runtime: the portable backend, on CPUs and NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...detections import RawOutputs
+from ...manifest import Manifest
+from ..contract import BackendError, Times
+from ..failures import run_error
+from ..feeds import check_feed
+from ..onnx_file import OUTPUT_NAMES, Tensors, check_contract, check_file
+from ..options import BackendOptions
+from ..saturation import check_sums
+from .binding import BoundRuns
+from .session import import_library, on_the_cpu, open_session, read_manifest
+
+Run = Callable[[np.ndarray, np.ndarray, bool, Times], RawOutputs]
+
+_NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+_BOUND = {"cuda", "ort-tensorrt"}  # their memory is CUDA's, which inputs and outputs can be bound to
+CPU_BACKEND = BackendOptions(backend="cpu")
+
+
+class OrtBackend:
+    """A deployed ONNX file in an ONNX Runtime session, with the provider that `options.backend` names.
+
+    Raises BackendError, also where another provider started than the one asked for; ManifestError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: BackendOptions = CPU_BACKEND) -> None:
+        self._path = Path(path)
+        library = import_library()
+        check_file(self._path)
+        session = open_session(library, self._path, options)
+        self._manifest = read_manifest(self._path, session)
+        if self._manifest.precision == "fp8":
+            # Up to 1.32 it drops a ReLU before a float8 quantization, and rounds float weights of convolutions between
+            # two to 8 bits, one scale for all channels.
+            session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
+        provider = session.get_providers()[0]
+        # What a GPU's provider runs is exact; one that fell back to the CPU is not.
+        check_sums(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
+        check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+        self._run: Run | None
+        if options.backend in _BOUND and provider != "CPUExecutionProvider":
+            self._run = BoundRuns(library, session, "cuda", options.device).run
+            self._concurrency = 2  # one copies while the other computes
+        else:
+            self._run = _plain(session)
+            self._concurrency = 1  # its own threads fill the processor
+        self.description = f"ONNX Runtime {library.__version__}, {provider}, {_details(session, options)}"
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def concurrency(self) -> int:
+        return self._concurrency
+
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: Times | None = None,
+    ) -> RawOutputs:
+        """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
+        run = self._run
+        if run is None:
+            raise BackendError(f"{self._path}: the backend was closed; open it again")
+        check_feed(images, image_sizes, self._manifest)
+        images, image_sizes = np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)
+        times = {} if times is None else times
+        try:
+            return run(images, image_sizes, all_candidates, times)
+        except Exception as error:  # the library's classes share no base but this
+            least = self._manifest.inputs.batch_min
+            raise run_error(
+                self._path, "ONNX Runtime", error, lambda i, s: run(i, s, False, {}), images, image_sizes, least
+            ) from error
+
+    def close(self) -> None:
+        self._run = None
+
+
+def _plain(session: Any) -> Run:
+    def run(images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times) -> RawOutputs:
+        started = time.perf_counter()
+        outputs = session.run(OUTPUT_NAMES, {"images": images, "image_sizes": image_sizes})
+        times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
+        return RawOutputs(*outputs)
+
+    return run
+
+
+def _tensors(tensors: Sequence[Any]) -> Tensors:
+    return {tensor.name: (_NUMPY_NAMES.get(tensor.type, tensor.type), len(tensor.shape)) for tensor in tensors}
+
+
+def _details(session: Any, options: BackendOptions) -> str:
+    if session.get_providers()[0] == "CPUExecutionProvider":
+        return f"{options.threads} threads" if options.threads else "default threads"
+    kinds = on_the_cpu(session)
+    left = "" if kinds is None else f", {kinds.total() or 'no'} operators on the CPU"
+    return f"GPU {options.device}{left}"

@@ -1,0 +1,103 @@
+"""Runs of an ONNX Runtime session whose inputs and candidates stay in the GPU's memory.
+
+A plain `run` copies every output to the host, candidates included: a hundred times the detections' bytes, which nothing
+reads where `nms_exact` is 1.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any
+
+import numpy as np
+
+from ...detections import RawOutputs
+from ..contract import Times
+from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS
+
+SLOTS = 2  # calls at once: one copies while the other computes
+_EXACT = DETECTION_NAMES.index("nms_exact")
+
+
+class BoundRuns:
+    """`SLOTS` bindings of a session, each used by one call at a time; more calls wait.
+
+    `device_type` is the memory's name in ONNX Runtime: "cuda" ("cpu" serves for tests).
+    """
+
+    def __init__(self, library: Any, session: Any, device_type: str, device: int) -> None:
+        self._library, self._session = library, session
+        self._device_type, self._device = device_type, device
+        self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for _ in range(SLOTS):
+            self._slots.put(_Slot(session.io_binding()))
+
+    def run(self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times) -> RawOutputs:
+        """All outputs of the session; candidates are zeros where every image's NMS is exact, unless asked for."""
+        slot = self._slots.get()
+        try:
+            return self._run(slot, images, image_sizes, all_candidates, times)
+        except BaseException:
+            slot.forget()  # what it holds may be half written, or the very memory that is short
+            raise
+        finally:
+            self._slots.put(slot)
+
+    def _run(
+        self, slot: _Slot, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times
+    ) -> RawOutputs:
+        started = time.perf_counter()
+        for name, array in zip(INPUTS, (images, image_sizes), strict=True):
+            slot.binding.bind_ortvalue_input(name, self._filled(slot, name, array))
+        for name in DETECTION_NAMES:
+            slot.binding.bind_output(name, "cpu")
+        for name in CANDIDATE_NAMES:
+            slot.binding.bind_output(name, self._device_type, self._device)
+        slot.binding.synchronize_inputs()
+        copied_in = time.perf_counter()
+        self._session.run_with_iobinding(slot.binding)
+        slot.binding.synchronize_outputs()
+        ran = time.perf_counter()
+        values = slot.binding.get_outputs()  # in the order of binding
+        # The detections' memory is the binding's, and the next call's.
+        found = [value.numpy().copy() for value in values[: len(DETECTION_NAMES)]]
+        candidates = values[len(DETECTION_NAMES) :]
+        if all_candidates or not found[_EXACT].all():
+            rest = [value.numpy().copy() for value in candidates]
+        else:
+            shapes = [value.shape() for value in candidates]
+            rest = [np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.float32), np.full(shapes[2], -1, np.int32)]
+        slot.binding.clear_binding_outputs()
+        for stage, seconds in (
+            ("copy_in", copied_in - started),
+            ("infer", ran - copied_in),
+            ("copy_out", time.perf_counter() - ran),
+        ):
+            times[stage] = times.get(stage, 0.0) + seconds
+        return RawOutputs(*found, *rest)
+
+    def _filled(self, slot: _Slot, name: str, array: np.ndarray) -> Any:
+        """The slot's device memory of this input with the array's content; allocated anew when the shape changes."""
+        value = slot.inputs.get(name)
+        if value is None or tuple(value.shape()) != array.shape:
+            slot.inputs.pop(name, None)  # freed before the new one is taken
+            value = self._library.OrtValue.ortvalue_from_shape_and_type(
+                list(array.shape), array.dtype.type, self._device_type, self._device
+            )
+            slot.inputs[name] = value
+        value.update_inplace(array)
+        return value
+
+
+class _Slot:
+    """A binding and the device memory of its inputs, by name."""
+
+    def __init__(self, binding: Any) -> None:
+        self.binding = binding
+        self.inputs: dict[str, Any] = {}
+
+    def forget(self) -> None:
+        self.binding.clear_binding_inputs()
+        self.binding.clear_binding_outputs()
+        self.inputs.clear()

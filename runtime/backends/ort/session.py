@@ -1,0 +1,304 @@
+"""ONNX Runtime sessions: the library, its execution providers and their options, and which of them really runs.
+
+Names and options of the providers are those of ONNX Runtime's documentation (execution-providers/CUDA, /TensorRT) and
+of NVIDIA's plugin for TensorRT for RTX (onnxruntime-ep-nv-tensorrt-rtx).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...command_names import TO_TRT
+from ...images.preprocess import plan
+from ...manifest import METADATA_KEY, Manifest
+from ..contract import BackendError
+from ..failures import is_out_of_memory
+from ..onnx_file import first_line, manifest_from, unreadable
+from ..options import BackendOptions
+from .libraries import preload, preload_tensorrt, why_not_started
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PROVIDERS = {
+    "cpu": CPU,
+    "cuda": CUDA,
+    "ort-tensorrt": "TensorrtExecutionProvider",
+    "ort-rtx": "NvTensorRTRTXExecutionProvider",
+}
+_GPU_INSTALL = (
+    "install onnxruntime-gpu in place of onnxruntime (extra: atss-toolkit[gpu]); the two share a module, so uninstall "
+    "the other first"
+)
+_RTX_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx (beside onnxruntime, not onnxruntime-gpu)"
+# Where one of these lies on the CPU, a GPU session is one in name only; arithmetic on shapes belongs there.
+_HEAVY = {"Conv", "FusedConv", "QLinearConv", "DeformConv", "GridSample", "MatMul", "Gemm", "GroupNormalization"}
+
+
+def import_library() -> Any:
+    """onnxruntime. Raises BackendError where it cannot be imported."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime cannot be imported ({first_line(error)}); install it: pip install 'atss-toolkit[cpu]', or "
+            "[gpu] on a machine with an NVIDIA GPU (without training: pip install onnxruntime)"
+        ) from error
+    return onnxruntime
+
+
+def open_session(library: Any, path: Path, options: BackendOptions, without: Sequence[str] = ()) -> Any:
+    """A session of the provider that `options.backend` names; `without` names optimizers of ONNX Runtime to leave out.
+
+    Raises BackendError, also where another provider started.
+    """
+    wanted, missing = PROVIDERS[options.backend], None
+    session_options = library.SessionOptions()
+    session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
+    session_options.intra_op_num_threads = options.threads
+    # Threads that wait in a loop take the cores from whatever decodes the next pictures.
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.backend == "ort-rtx":
+        _add_rtx(library, session_options, path, options)
+        session = _create(library, path, session_options, None, options, without, missing)
+    else:
+        check_available(library, wanted)
+        missing = _load_libraries(library, options.backend)
+        providers = _providers(library, path, options)
+        session = _create(library, path, session_options, providers, options, without, missing)
+    _check_started(path, library, session, wanted, options.allow_fallback, missing)
+    return session
+
+
+def check_available(library: Any, wanted: str) -> None:
+    """Raise BackendError unless this build of ONNX Runtime has the provider."""
+    available = library.get_available_providers()
+    if wanted not in available:
+        raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
+
+
+def _load_libraries(library: Any, backend: str) -> str | None:
+    """Load what a backend's provider is linked to; returns one line with what is missing and how to get it."""
+    if backend not in ("cuda", "ort-tensorrt"):
+        return None
+    missing = preload(library)
+    return missing or (preload_tensorrt(library) if backend == "ort-tensorrt" else None)
+
+
+def read_manifest(path: Path, session: Any) -> Manifest:
+    """The manifest in a session's model. Raises BackendError, ManifestError."""
+    return manifest_from(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
+
+
+def on_the_cpu(session: Any) -> Counter[str] | None:
+    """Operators by kind that the session runs on the CPU; None where this ONNX Runtime (before 1.24) cannot tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return Counter(node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes())
+
+
+def _create(
+    library: Any,
+    path: Path,
+    session_options: Any,
+    providers: Any,
+    options: BackendOptions,
+    without: Sequence[str],
+    missing: str | None,
+) -> Any:
+    try:
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a line on stdout.
+        return library.InferenceSession(
+            os.fspath(path),
+            session_options,
+            providers=providers,
+            enable_fallback=int(options.allow_fallback),
+            disabled_optimizers=list(without),
+        )
+    except Exception as error:  # the library's classes share no base but this
+        text = str(error).lower()
+        if options.backend != "cpu" and ("invalid device" in text or "device_id" in text or "device id" in text):
+            raise BackendError(
+                f"--device {options.device}: {PROVIDERS[options.backend]} cannot use that GPU ({first_line(error)}); "
+                "nvidia-smi -L lists those that there are, from 0"
+            ) from error
+        if options.backend != "cpu" and is_out_of_memory(error):
+            raise BackendError(
+                f"{path}: the memory of GPU {options.device} is full ({first_line(error)}); end what else runs there "
+                "(nvidia-smi lists it), or name another GPU with --device"
+            ) from error
+        if options.backend != "cpu" and ("cuda" in text or "tensorrt" in text or "cudnn" in text):
+            raise BackendError(
+                f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); "
+                f"{why_not_started(library, missing)}; or choose another --backend"
+            ) from error
+        if "not_implemented" in text:
+            raise BackendError(
+                f"{path}: {PROVIDERS[options.backend]} lacks one of its operators ({first_line(error)}); a bf16 graph "
+                "runs in --backend openvino, or as an engine on a GPU"
+            ) from error
+        raise unreadable(path, "ONNX Runtime", error) from error
+
+
+def _check_started(
+    path: Path, library: Any, session: Any, wanted: str, allow_fallback: bool, missing: str | None
+) -> None:
+    """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing.
+
+    `missing` is what `_load_libraries` said. Raises BackendError.
+    """
+    started = session.get_providers()
+    if wanted not in started and not allow_fallback:
+        raise BackendError(
+            f"{path}: ONNX Runtime could not start {wanted} and fell back to {started[0]}: "
+            f"{why_not_started(library, missing)}; or allow it with --allow-fallback"
+        )
+    if wanted == CPU or allow_fallback:
+        return
+    if heavy := {kind: count for kind, count in (on_the_cpu(session) or {}).items() if kind in _HEAVY}:
+        named = ", ".join(f"{count} {kind}" for kind, count in sorted(heavy.items()))
+        raise BackendError(
+            f"{path}: {wanted} leaves {named} to the CPU, which would be slow without a word; use another backend, or "
+            "allow it with --allow-fallback"
+        )
+
+
+def _providers(library: Any, path: Path, options: BackendOptions) -> list[Any]:
+    """Providers in order of preference, with their options."""
+    if options.backend == "cpu":
+        return [CPU]
+    cuda = (
+        CUDA,
+        {
+            "device_id": str(options.device),
+            # The default doubles what it takes with each new canvas, and keeps it.
+            "arena_extend_strategy": "kSameAsRequested",
+            # The default tries every algorithm anew for each shape; canvases have many.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # A float32 graph computes in float32; who wants less exports less.
+            "use_tf32": "0",
+        },
+    )
+    if options.backend == "cuda":
+        return [cuda, CPU]
+    return [(PROVIDERS["ort-tensorrt"], _tensorrt_options(library, path, options)), cuda, CPU]
+
+
+def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict[str, str]:
+    manifest = _manifest_of_file(library, path)
+    if manifest.precision != "fp32":
+        raise BackendError(
+            f"{path}: a {manifest.precision} graph, whose types ONNX Runtime's TensorRT provider may not keep; build "
+            f"an engine ({TO_TRT}), or use --backend cuda or ort-rtx"
+        )
+    least, best, most = profile_shapes(manifest)
+    chosen = {
+        "device_id": str(options.device),
+        "trt_profile_min_shapes": least,
+        "trt_profile_opt_shapes": best,
+        "trt_profile_max_shapes": most,
+        "trt_fp16_enable": "0",
+        "trt_int8_enable": "0",
+    }
+    if options.engine_cache is not None:
+        chosen |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": os.fspath(own_folder(options.engine_cache)),
+            "trt_engine_cache_prefix": f"{path.stem}_{manifest.graph_sha256[:16]}",
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": os.fspath(options.engine_cache),
+        }
+    return chosen
+
+
+def profile_shapes(manifest: Manifest) -> tuple[str, str, str]:
+    """Least, best and largest shapes of the inputs, as the TensorRT providers spell them.
+
+    Best is a batch of up to 8 landscape pictures of 4:3.
+    """
+    shapes = manifest.inputs
+    height, width = plan((480, 640), manifest.preprocess).canvas_hw
+    best = (
+        min(8, shapes.batch_max),
+        min(max(height, shapes.height_min), shapes.height_max),
+        min(max(width, shapes.width_min), shapes.width_max),
+    )
+    least = (shapes.batch_min, shapes.height_min, shapes.width_min)
+    most = (shapes.batch_max, shapes.height_max, shapes.width_max)
+    texts = [f"images:{b}x{h}x{w}x3,image_sizes:{b}x2" for b, h, w in (least, best, most)]
+    return texts[0], texts[1], texts[2]
+
+
+def own_folder(folder: Path) -> Path:
+    """`folder`, made if missing. Raises BackendError where others may write to it: engines in it are executable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise BackendError(f"--engine-cache {folder}: {error.strerror or error}; choose another folder") from error
+    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
+    if foreign or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BackendError(
+            f"--engine-cache {folder}: others may write there, and engines are executable code; use a folder of your "
+            f"own (chmod go-w {folder})"
+        )
+    return folder
+
+
+def rtx_devices(library: Any) -> Sequence[Any]:
+    """The GPUs that NVIDIA's plugin sees, a package of its own that is registered here. Raises BackendError."""
+    name = PROVIDERS["ort-rtx"]
+    try:
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise BackendError(f"ort-rtx needs NVIDIA's plugin ({first_line(error)}); {_RTX_INSTALL}") from error
+    if not hasattr(library, "register_execution_provider_library"):
+        raise BackendError(
+            f"ONNX Runtime {library.__version__} takes no plugins, ort-rtx needs 1.24 or newer: update it"
+        )
+    devices = _rtx_devices(library, name)
+    if not devices:  # not registered in this process so far
+        try:
+            library.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # the library's classes share no base but this
+            raise BackendError(
+                f"NVIDIA's plugin for ort-rtx did not start ({first_line(error)}); it needs an RTX GPU and its driver"
+            ) from error
+        devices = _rtx_devices(library, name)
+    return devices
+
+
+def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
+    """Give the session the GPU that `options.device` names, through NVIDIA's plugin."""
+    devices = rtx_devices(library)
+    if options.device >= len(devices):
+        raise BackendError(
+            f"--device {options.device}: {PROVIDERS['ort-rtx']} sees {len(devices)} GPUs, numbered from 0; "
+            "nvidia-smi -L lists them"
+        )
+    least, best, most = profile_shapes(_manifest_of_file(library, path))
+    chosen = {"nv_profile_min_shapes": least, "nv_profile_opt_shapes": best, "nv_profile_max_shapes": most}
+    if options.engine_cache is not None:
+        chosen["nv_runtime_cache_path"] = os.fspath(own_folder(options.engine_cache))
+    session_options.add_provider_for_devices([devices[options.device]], chosen)
+
+
+def _rtx_devices(library: Any, name: str) -> Sequence[Any]:
+    return [device for device in library.get_ep_devices() if device.ep_name == name]
+
+
+def _manifest_of_file(library: Any, path: Path) -> Manifest:
+    """The manifest, by way of a CPU session that prepares nothing: the metadata cannot be had for less."""
+    options = library.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = library.InferenceSession(os.fspath(path), options, providers=[CPU])
+    except Exception as error:  # the library's classes share no base but this
+        raise unreadable(path, "ONNX Runtime", error) from error
+    return read_manifest(path, session)

@@ -1,0 +1,36 @@
+"""May this processor's kernels saturate on a file of 8-bit integers? Then it is refused: its AP would be another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..machine.processor import Processor, read_processor
+from ..manifest import Manifest
+from .contract import BackendError
+
+_ANEW = "python -m export.quantize MODEL.onnx --precision int8 --target cpu --images DIR"
+
+
+def may_saturate(manifest: Manifest, processor: Processor) -> bool:
+    """Whether sums of two 8-bit products of this file may exceed the 16 bits in which this processor adds them.
+
+    A file that doesn't say that its sums fit may, and so may a processor whose abilities can't be read.
+    """
+    return manifest.precision == "int8" and not manifest.sums_fit_16_bits and not processor.sums_8_bit_products_exactly
+
+
+def check_sums(path: Path, manifest: Manifest, allowed: bool) -> None:
+    """Raise BackendError where this processor's kernels may saturate on the file, unless that is `allowed`."""
+    if allowed or manifest.precision != "int8" or manifest.sums_fit_16_bits:
+        return
+    processor = read_processor()
+    if not may_saturate(manifest, processor):
+        return
+    if processor.sums_8_bit_products_exactly is None:
+        why = f"it can't be read whether {processor} adds them in 32"
+    else:
+        why = f"{processor} adds them in 16 (no VNNI, no dot product)"
+    raise BackendError(
+        f"{path}: int8 whose sums of two products need more than 16 bits, and {why}, which costs AP; make an int8 file "
+        f"for every processor of the float32 one ({_ANEW}), or take the loss with --allow-saturation"
+    )

@@ -1,0 +1,191 @@
+"""TensorRT and TensorRT for RTX: engines on an NVIDIA GPU.
+
+A call copies its feed to pinned memory and from there to the device on a copy stream, runs the engine on a compute
+stream, and copies the final detections back; candidates come only of images whose NMS was not exact. Calls overlap by
+slots: while one copies, another computes, so `concurrency` threads that call `infer` keep the GPU busy.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ...cuda import Binding, Device, open_cuda
+from ...detections import RawOutputs
+from ...manifest import Manifest
+from ..contract import BackendError, Times
+from ..engine_file import Profile, library_name, read_engine
+from ..feeds import check_feed
+from .engine import check_fits, import_tensorrt, load, make_contexts_tensorrt
+from .rtx import cache_path, kernels_rtx, make_contexts_rtx, read_kernels, write_kernels
+from .slot import Slot
+
+
+class TrtBackend:
+    """An engine beside its description. A context manager; closing waits for the calls that run.
+
+    `device` is CUDA's index. `slots` calls run at once, each with its own memory. `binding` chooses between cuda-python
+    and pycuda, which can't capture CUDA graphs; None takes what is installed. Each slot keeps `most_shapes` shapes
+    prepared, with graphs from their second call on. The file is read once: replacing it later changes nothing.
+    Raises BackendError, EngineError, CudaError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: int = 0,
+        slots: int = 2,
+        cuda_graphs: bool = True,
+        binding: Binding | None = None,
+        most_shapes: int = 8,
+    ) -> None:
+        if slots < 1 or most_shapes < 1:
+            raise BackendError(f"slots {slots}, most_shapes {most_shapes}, expected at least 1 of each")
+        self._path = Path(path)
+        data, self._described = read_engine(path)
+        trt = import_tensorrt(self._described.flavor)
+        self._cuda = open_cuda(device, binding)
+        check_fits(path, self._described, trt.__version__, self._cuda.device)
+        self._changed = threading.Condition()  # of the two below
+        self._is_closed = False
+        self._free: list[Slot] = []  # slots that no call uses
+        self._slots: list[Slot] = []
+        self._concurrency = slots
+        self._runtime_cache = None  # RTX alone has one
+        with self._cuda.current():
+            try:
+                loaded = load(trt, path, data, self._described)
+                graphs = self._cuda.graphs if cuda_graphs else None
+                if self._described.flavor == "rtx":
+                    kernels = read_kernels(cache_path(path), self._described.engine_sha256)
+                    make_context, self._runtime_cache = make_contexts_rtx(loaded, kernels, cuda_graphs)
+                    graphs = None
+                else:
+                    make_context = make_contexts_tensorrt(loaded)
+                make_context = _one_at_a_time(make_context)
+                for _ in range(slots):
+                    self._slots.append(Slot(self._cuda, loaded, make_context, graphs, most_shapes))
+            except BaseException:
+                self._release()
+                raise
+        self._free += self._slots
+        has_graphs = graphs is not None or (self._runtime_cache is not None and cuda_graphs)
+        self._description = (
+            f"{library_name(self._described.flavor)} {trt.__version__}, "
+            f"{self._cuda.device.name}, {self._cuda.binding}, {slots} slots, "
+            f"{'CUDA graphs' if has_graphs else 'no CUDA graphs'}"
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._described.manifest
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    @property
+    def concurrency(self) -> int:
+        return self._concurrency
+
+    @property
+    def device(self) -> Device:
+        return self._cuda.device
+
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        times: Times | None = None,
+    ) -> RawOutputs:
+        """See `Backend`. Waits for a free slot. Raises BackendError, CudaError."""
+        check_feed(images, image_sizes, self.manifest)
+        profile = self._choose_profile(images.shape)
+        least_batch = self._described.profiles[profile].least[0]
+        with self._slot() as slot, self._cuda.current():
+            return slot.infer(images, image_sizes, profile, least_batch, all_candidates, times)
+
+    def close(self) -> None:
+        """Wait for the calls that run, then free everything, once. Calls that wait for a slot, and later ones, fail."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._free) == len(self._slots))
+        with self._cuda.current():
+            if self._described.flavor == "rtx":
+                kernels = kernels_rtx(self._runtime_cache)
+                write_kernels(cache_path(self._path), self._described.engine_sha256, kernels)
+            self._release()
+        self._cuda.close()
+
+    def __enter__(self) -> TrtBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        """Free the slots; the engine goes with the last of them. With the device current."""
+        with ExitStack() as stack:  # the others are freed too where one fails
+            for slot in self._slots:
+                stack.callback(slot.close)
+        self._free, self._slots = [], []
+        self._runtime_cache = None
+
+    @contextmanager
+    def _slot(self) -> Iterator[Slot]:
+        """A slot that no other call uses."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._is_closed)
+            if self._is_closed:
+                raise BackendError(f"{self._path}: the backend was closed; open it again")
+            slot = self._free.pop()  # the one used last, whose shapes are prepared
+        try:
+            yield slot
+        finally:
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify_all()
+
+    def _choose_profile(self, shape: tuple[int, ...]) -> int:
+        """Index of the profile for images of this shape: the one tuned for it, else the narrowest that takes it."""
+        batch, height, width = shape[:3]
+        profiles = self._described.profiles
+        fitting = [index for index, profile in enumerate(profiles) if profile.takes(batch, height, width)]
+        if not fitting:
+            ranges = "; ".join(f"{index}: {_range(profile)}" for index, profile in enumerate(profiles))
+            raise BackendError(
+                f"{self._path}: batch {batch} of {width}×{height} is in none of the engine's profiles ({ranges}); "
+                f"build it with a --batch and --shapes that take it: {self._described.rebuild}"
+            )
+        return min(fitting, key=lambda i: (profiles[i].best != (batch, height, width), math.prod(profiles[i].most)))
+
+
+def _one_at_a_time(make_context: Callable[[], Any]) -> Callable[[], Any]:
+    """An engine, unlike its contexts, is shared by the slots: it makes a context for one thread at a time."""
+    lock = threading.Lock()
+
+    def make() -> Any:
+        with lock:
+            return make_context()
+
+    return make
+
+
+def _range(profile: Profile) -> str:
+    (batch0, height0, width0), (batch1, height1, width1) = profile.least, profile.most
+    return f"batch {batch0}–{batch1}, {width0}×{height0} to {width1}×{height1}"

@@ -1,0 +1,163 @@
+"""Opening an engine: its library, what must hold before it is deserialized, and the contract after it.
+
+Every name of TensorRT's here is in 10.12 and later, in 11 and in TensorRT for RTX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any
+
+from ...cuda import Device
+from ...names import unknown_name
+from ..contract import BackendError
+from ..engine_file import EngineManifest, Flavor, Profile, library_name, this_platform
+from ..onnx_file import INPUTS, OUTPUTS
+
+_DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "float16", "INT64": "int64"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A deserialized engine. TensorRT wants its logger and runtime to outlive it: they are held here."""
+
+    trt: Any  # the library
+    logger: Any
+    trt_runtime: Any
+    engine: Any
+    errors: deque[str]  # the last ones that were logged
+
+    def reason(self) -> str:
+        """What TensorRT logged as errors since this was last asked, on one line."""
+        return _reason(self.errors)
+
+
+def import_tensorrt(flavor: Flavor) -> Any:
+    """The library that an engine of this flavor runs in. Raises BackendError."""
+    try:
+        match flavor:
+            case "rtx":
+                import tensorrt_rtx as trt
+            case "tensorrt":
+                import tensorrt as trt
+            case _:
+                unknown_name(flavor, "flavor", Flavor)
+    except ImportError as error:
+        extra, package = ("rtx", "tensorrt-rtx") if flavor == "rtx" else ("gpu", "tensorrt")
+        raise BackendError(
+            f"{package} cannot be imported ({error}); install it: pip install 'atss-toolkit[{extra}]' (without "
+            f"training: pip install {package} cuda-python)"
+        ) from error
+    return trt
+
+
+def check_fits(path: str | os.PathLike[str], described: EngineManifest, version: str, device: Device) -> None:
+    """Raise BackendError unless this library, system and GPU are among those that the engine was built for.
+
+    TensorRT refuses a part of them itself, but only once it reads the bytes, and in terms of its internals.
+    """
+    library = library_name(described.flavor)
+    if not _runs_version(described, version):
+        problem = f"built with {library} {described.library_version}, but {version} is installed"
+    elif described.platform != this_platform():
+        problem = f"built for {described.platform}, but this is {this_platform()}"
+    elif device.compute_capability not in described.compute_capabilities:
+        built_for = ", ".join(described.compute_capabilities)
+        problem = f"built for compute capability {built_for}, but {device.name} has {device.compute_capability}"
+    else:
+        return
+    raise BackendError(f"{path}: {problem}; build it again on this machine: {described.rebuild}")
+
+
+def _runs_version(described: EngineManifest, version: str) -> bool:
+    """Whether this version runs it: the one that built it, or where compatible a later one up to the next major."""
+    if not described.version_compatible or not version[:1].isdigit():
+        return described.library_version == version
+    built, installed = (_numbers(text) for text in (described.library_version, version))
+    return built <= installed and installed[0] <= built[0] + 1
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers that a version starts with: "11.4.0.106" → [11, 4, 0, 106]."""
+    return [int(part) for part in takewhile(str.isdigit, version.split("."))]
+
+
+def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> Loaded:
+    """Deserialize an engine whose hash was checked, and compare it with its description. Raises BackendError."""
+    logger, errors = _make_logger(trt)
+    try:
+        trt_runtime = trt.Runtime(logger)
+    except TypeError as error:  # the binding's word for "returned null"
+        raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {_reason(errors)}") from error
+    if described.version_compatible:  # such an engine brings a part of the library of its own; its hash was checked
+        trt_runtime.engine_host_code_allowed = True
+    engine = trt_runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise BackendError(
+            f"{path}: TensorRT cannot deserialize it ({_reason(errors)}); if the device's memory is full, free it, "
+            f"else build it again: {described.rebuild}"
+        )
+    problem = _difference_of_tensors(trt, engine) or _difference_of_profiles(engine, described.profiles)
+    if problem:
+        raise BackendError(f"{path}: {problem}; build it again: {described.rebuild}")
+    return Loaded(trt, logger, trt_runtime, engine, errors)
+
+
+def _make_logger(trt: Any) -> tuple[Any, deque[str]]:
+    errors: deque[str] = deque(maxlen=5)
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                errors.append(message)
+
+    return Logger(), errors
+
+
+def _reason(errors: deque[str]) -> str:
+    text = " ".join("; ".join(errors).split())[:500]
+    errors.clear()
+    return text or "it gives no reason"
+
+
+def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
+    """What of the engine's inputs and outputs is not as the deployable graph's contract says; None: nothing."""
+    modes = {trt.TensorIOMode.INPUT: "input", trt.TensorIOMode.OUTPUT: "output"}
+    found = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            return f"tensor {name!r} is wanted in host memory"
+        kind = engine.get_tensor_dtype(name).name
+        dtype = _DTYPES.get(kind, kind)
+        found[name] = (modes[engine.get_tensor_mode(name)], dtype, len(engine.get_tensor_shape(name)))
+    expected = {name: ("input", *rest) for name, rest in INPUTS.items()}
+    expected |= {name: ("output", *rest) for name, rest in OUTPUTS.items()}
+    for name, (kind, dtype, rank) in expected.items():
+        if found.get(name) != (kind, dtype, rank):
+            given = "missing" if name not in found else "{} {} of rank {}".format(*found[name])
+            return f"{kind} {name!r} is {given}, expected {dtype} of rank {rank}"
+    extra = sorted(found.keys() - expected.keys())
+    return f"it has tensors that the contract lacks: {', '.join(extra)}" if extra else None
+
+
+def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str | None:
+    found = [
+        [tuple(shape)[:3] for shape in engine.get_tensor_profile_shape("images", index)]
+        for index in range(engine.num_optimization_profiles)
+    ]
+    expected = [[profile.least, profile.best, profile.most] for profile in profiles]
+    return None if found == expected else f"its profiles are {found}, its description says {expected}"
+
+
+def make_contexts_tensorrt(loaded: Loaded) -> Callable[[], Any]:
+    """Makes execution contexts that get their scratch memory from us."""
+    strategy = loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    return lambda: loaded.engine.create_execution_context(strategy)

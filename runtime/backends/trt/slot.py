@@ -1,0 +1,309 @@
+"""One slot of the TensorRT backend: the streams, buffers and execution contexts that one call of `infer` has to itself.
+
+Each shape is prepared when it first comes. It has an execution context of its own, as NVIDIA advises where CUDA graphs
+are captured: another shape on the same context would change what the graph relies on. The contexts of a slot share one
+block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs. Several
+contexts may be on one profile (TensorRT allows that since 10.0).
+
+B images, H and W of the canvas.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...cuda import Cuda, CudaError, Graphs, OutOfMemory
+from ...detections import RawOutputs
+from ..contract import BackendError, BatchTooLarge, Times
+from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS, OUTPUTS
+from .engine import Loaded
+
+Shape = tuple[int, int, int]  # B, H, W
+_DTYPES = {name: np.dtype(dtype) for name, (dtype, _) in (INPUTS | OUTPUTS).items()}
+_SCRATCH = "scratch"  # beside the tensors' names
+
+
+@dataclass
+class Prepared:
+    """An execution context with its profile, shapes and addresses set, and the graph of its launch once captured."""
+
+    context: Any
+    shapes: dict[str, tuple[int, ...]]
+    has_run: bool = False
+    graph: Any = None
+    is_capturable: bool = True
+
+
+class Slot:
+    """For one call at a time; every method wants the device current.
+
+    `graphs`: what CUDA graphs are captured with, if at all. At most `most_shapes` stay prepared, those used last.
+    """
+
+    def __init__(
+        self, cuda: Cuda, loaded: Loaded, make_context: Callable[[], Any], graphs: Graphs | None, most_shapes: int
+    ) -> None:
+        self._cuda, self._loaded, self._make_context = cuda, loaded, make_context
+        self._graphs, self._most_shapes = graphs, most_shapes
+        self._prepared: OrderedDict[Shape, Prepared] = OrderedDict()
+        self._sizes: dict[str, int] = {}  # in bytes, of the buffers below
+        self._device: dict[str, Any] = {}  # device memory of each tensor, and the scratch memory
+        self._pinned: dict[str, np.ndarray] = {}  # host memory of each tensor
+        with ExitStack() as handles:
+            self._copy = _create(handles, cuda.create_stream, cuda.destroy_stream)
+            self._compute = _create(handles, cuda.create_stream, cuda.destroy_stream)
+            # In the order in which a call records them.
+            self._copy_in_starts = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._copied_in = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._infer_starts = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._inferred = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._copied_out = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._candidates_start = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._candidates_out = _create(handles, cuda.create_event, cuda.destroy_event)
+            self._handles = handles.pop_all()
+
+    def infer(
+        self,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        profile: int,
+        least_batch: int,
+        all_candidates: bool,
+        times: Times | None,
+    ) -> RawOutputs:
+        """Run a checked feed in the profile of that index, which takes its shape and batches down to `least_batch`.
+
+        Raises BackendError, CudaError.
+        """
+        batch, height, width, _ = images.shape
+        prepared = self._prepare((batch, height, width), profile, least_batch)
+        try:
+            return self._run(prepared, images, image_sizes, all_candidates, times)
+        except BaseException:
+            self._wait()  # the next call must not find this one's buffers in use
+            raise
+
+    def close(self) -> None:
+        self._wait()
+        self._release_buffers()
+        self._handles.close()
+        # pycuda's streams and events go with these, while the device is current.
+        del self._copy, self._compute, self._copy_in_starts, self._copied_in, self._infer_starts
+        del self._inferred, self._copied_out, self._candidates_start, self._candidates_out
+
+    def _run(
+        self,
+        prepared: Prepared,
+        images: np.ndarray,
+        image_sizes: np.ndarray,
+        all_candidates: bool,
+        times: Times | None,
+    ) -> RawOutputs:
+        cuda, shapes = self._cuda, prepared.shapes
+        if self._graphs is not None and prepared.has_run and prepared.is_capturable and prepared.graph is None:
+            self._capture(self._graphs, prepared)
+
+        for name, value in (("images", images), ("image_sizes", image_sizes)):
+            np.copyto(self._host(name, shapes), value)
+        cuda.record(self._copy_in_starts, self._copy)
+        for name in INPUTS:
+            cuda.copy_to_device(self._address(name), self._host(name, shapes), self._copy)
+        cuda.record(self._copied_in, self._copy)
+
+        cuda.wait(self._compute, self._copied_in)
+        cuda.record(self._infer_starts, self._compute)
+        if prepared.graph is None or self._graphs is None:
+            self._execute(prepared)
+        else:
+            self._graphs.launch(prepared.graph, self._compute)
+        cuda.record(self._inferred, self._compute)
+
+        cuda.wait(self._copy, self._inferred)
+        for name in DETECTION_NAMES:
+            cuda.copy_to_host(self._host(name, shapes), self._address(name), self._copy)
+        cuda.record(self._copied_out, self._copy)
+        cuda.synchronize_event(self._copied_out)
+        prepared.has_run = True
+        outputs = {name: self._host(name, shapes).copy() for name in DETECTION_NAMES}
+
+        batch = len(images)
+        rows = range(batch) if all_candidates else np.flatnonzero(outputs["nms_exact"][:, 0] == 0).tolist()
+        outputs |= self._candidates(shapes, rows)
+        if times is not None:
+            _add(times, "copy_in", cuda.seconds_between(self._copy_in_starts, self._copied_in))
+            _add(times, "infer", cuda.seconds_between(self._infer_starts, self._inferred))
+            _add(times, "copy_out", cuda.seconds_between(self._inferred, self._copied_out))
+            if rows:
+                _add(times, "copy_out", cuda.seconds_between(self._candidates_start, self._candidates_out))
+        return RawOutputs(**outputs)
+
+    def _candidates(self, shapes: dict[str, tuple[int, ...]], rows: range | list[int]) -> dict[str, np.ndarray]:
+        """The candidates of the images that `rows` names, copied back; those of others are empty."""
+        outputs = {name: np.zeros(shapes[name], _DTYPES[name]) for name in CANDIDATE_NAMES}
+        outputs["candidate_classes"].fill(-1)
+        if not rows:
+            return outputs
+        cuda = self._cuda
+        cuda.record(self._candidates_start, self._copy)
+        for name in CANDIDATE_NAMES:
+            host = self._host(name, shapes)
+            if len(rows) == len(host):
+                cuda.copy_to_host(host, self._address(name), self._copy)
+                continue
+            for row in rows:
+                cuda.copy_to_host(host[row], self._address(name) + row * host[row].nbytes, self._copy)
+        cuda.record(self._candidates_out, self._copy)
+        cuda.synchronize_event(self._candidates_out)
+        for name in CANDIDATE_NAMES:
+            outputs[name][rows] = self._host(name, shapes)[rows]
+        return outputs
+
+    def _execute(self, prepared: Prepared) -> None:
+        if not prepared.context.execute_async_v3(self._cuda.address(self._compute)):
+            raise BackendError(
+                f"TensorRT could not run images {list(prepared.shapes['images'])}: {self._loaded.reason()}"
+            )
+
+    def _capture(self, graphs: Graphs, prepared: Prepared) -> None:
+        """Capture the launch of a context that has run before: what TensorRT does only once isn't in the graph then."""
+        graph = None
+        try:
+            graphs.begin_capture(self._compute)
+            try:
+                self._execute(prepared)
+            finally:
+                graph = graphs.end_capture(self._compute)
+        except (BackendError, CudaError) as error:
+            if graph is not None:
+                graphs.destroy_graph(graph)
+            prepared.is_capturable = False
+            warnings.warn(f"no CUDA graph, so launches cost more: {error}", RuntimeWarning, stacklevel=2)
+        else:
+            prepared.graph = graph
+
+    def _prepare(self, shape: Shape, profile: int, least_batch: int) -> Prepared:
+        if shape in self._prepared:
+            self._prepared.move_to_end(shape)
+            return self._prepared[shape]
+        while len(self._prepared) >= self._most_shapes:
+            self._forget(next(iter(self._prepared)))
+        context = self._make_context()
+        if context is None:
+            raise BackendError(f"TensorRT could not make an execution context: {self._loaded.reason()}")
+        try:
+            # On the stream that the context will run on: what the switch copies is there before the run.
+            if not context.set_optimization_profile_async(profile, self._cuda.address(self._compute)):
+                raise BackendError(f"TensorRT could not choose profile {profile}: {self._loaded.reason()}")
+            shapes, sizes = self._set_shape(context, shape)
+            self._reserve(context, shape, sizes, least_batch)
+            context.set_device_memory(self._address(_SCRATCH), self._sizes[_SCRATCH])
+            for name in shapes:
+                if not context.set_tensor_address(name, self._address(name)):
+                    raise BackendError(f"TensorRT could not set the address of {name}: {self._loaded.reason()}")
+        except BaseException:
+            self._wait()  # for the switch of the profile, which the context must outlive
+            del context
+            raise
+        self._prepared[shape] = Prepared(context, shapes)
+        return self._prepared[shape]
+
+    def _set_shape(self, context: Any, shape: Shape) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+        """Set the inputs' shapes on a context. Returns every tensor's shape, and the bytes of each and of scratch."""
+        batch, height, width = shape
+        for name, dims in (("images", (batch, height, width, 3)), ("image_sizes", (batch, 2))):
+            if not context.set_input_shape(name, dims):
+                raise BackendError(f"TensorRT does not take {name} {list(dims)}: {self._loaded.reason()}")
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise BackendError(f"TensorRT cannot run images {list(shape)}: {self._loaded.reason()}") from error
+        if missing:
+            raise BackendError(f"TensorRT knows no shape of {', '.join(missing)}: {self._loaded.reason()}")
+        shapes = {name: tuple(context.get_tensor_shape(name)) for name in _DTYPES}
+        sizes = {name: math.prod(shapes[name]) * _DTYPES[name].itemsize for name in _DTYPES}
+        sizes[_SCRATCH] = context.update_device_memory_size_for_shapes()
+        return shapes, sizes
+
+    def _reserve(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> None:
+        """See to buffers of at least these sizes. Where they must grow, what was prepared on the old ones goes."""
+        if all(size <= self._sizes.get(name, 0) for name, size in sizes.items()):
+            return
+        both = {name: max(size, self._sizes.get(name, 0)) for name, size in sizes.items()}
+        self._release_buffers()
+        for wanted in (both, sizes):
+            try:
+                self._allocate(wanted)
+            except OutOfMemory as error:
+                self._release_buffers()
+                failure = error
+            else:
+                return
+        advice, fits = self._advice(context, shape, sizes, least_batch)
+        raise BatchTooLarge(f"{failure}: {advice}", fits) from failure
+
+    def _allocate(self, sizes: dict[str, int]) -> None:
+        for name, size in sizes.items():
+            self._device[name] = self._cuda.alloc(max(size, 1))
+        for name in _DTYPES:
+            self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
+        self._sizes = sizes
+
+    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> tuple[str, int | None]:
+        """What was wanted, and the largest halved batch whose buffers fit into the device memory that is free."""
+        batch, height, width = shape
+        free, wanted = self._cuda.free_bytes(), sum(sizes.values())
+        advice = "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
+        fits = None
+        while fits is None and batch // 2 >= max(least_batch, 1):
+            batch //= 2
+            _, sizes = self._set_shape(context, (batch, height, width))
+            if sum(sizes.values()) <= free:
+                advice, fits = f"batch {batch} fits", batch
+        asked = f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot"
+        return f"{asked}, {free / 2**20:.1f} MiB are free; {advice}", fits
+
+    def _forget(self, shape: Shape) -> None:
+        """Drop a prepared shape; its work has been waited for."""
+        graph = self._prepared.pop(shape).graph
+        if graph is not None and self._graphs is not None:
+            self._graphs.destroy_graph(graph)
+
+    def _release_buffers(self) -> None:
+        for shape in list(self._prepared):
+            self._forget(shape)
+        self._sizes = {}
+        while self._device:
+            self._cuda.free(self._device.popitem()[1])
+        while self._pinned:
+            self._cuda.free_pinned(self._pinned.popitem()[1])
+
+    def _wait(self) -> None:
+        self._cuda.synchronize_stream(self._compute)
+        self._cuda.synchronize_stream(self._copy)
+
+    def _address(self, name: str) -> int:
+        return self._cuda.address(self._device[name])
+
+    def _host(self, name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
+        """The pinned memory of a tensor as an array of its shape; the caller sees to it that no copy is under way."""
+        shape, dtype = shapes[name], _DTYPES[name]
+        return self._pinned[name][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def _create(handles: ExitStack, create: Callable[[], Any], destroy: Callable[[Any], None]) -> Any:
+    """A new handle, which is destroyed when `handles` close."""
+    handle = create()
+    handles.callback(destroy, handle)
+    return handle
+
+
+def _add(times: Times, stage: str, seconds: float) -> None:
+    times[stage] = times.get(stage, 0.0) + seconds

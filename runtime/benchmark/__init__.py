@@ -1,0 +1,1 @@
+"""How fast a deployed model runs, stage by stage and as a pipeline."""

@@ -1,0 +1,89 @@
+"""The pictures that a benchmark runs on: a folder's, or generated ones that say that they are."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_write
+from ..images import ImageError, decode
+from ..images.sources import find_sources
+
+# Sizes (height, width) in about the proportion that COCO's photographs have them.
+GENERATED_SIZES = ((480, 640),) * 5 + ((640, 480),) * 2 + ((427, 640),) * 2 + ((640, 427),)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What is told of them."""
+
+    source: str  # folders or files, or how they were generated
+    is_generated: bool
+    count: int
+    sizes: dict[str, int]  # how many there are of each
+    mean_bytes: float  # of a file
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files that can be decoded, by size."""
+
+    source: str  # the folder, or that they were generated
+    is_generated: bool
+    sizes_hw: dict[Path, tuple[int, int]]
+    bytes: int  # of the files together
+    skipped: tuple[str, ...]  # one line per picture that could not be read
+
+    def described(self) -> PictureSet:
+        counts = Counter(f"{width}×{height}" for height, width in self.sizes_hw.values())
+        count = len(self.sizes_hw)
+        sizes = dict(counts.most_common())
+        return PictureSet(self.source, self.is_generated, count, sizes, self.bytes / count, len(self.skipped))
+
+
+def find_pictures(inputs: Sequence[Path], count: int) -> Pictures:
+    """The first `count` readable pictures of files and folders. Raises UserError where there is none."""
+    files = [source.path for source in find_sources(inputs, Path(os.devnull)) if not source.is_video]
+    sizes, skipped = dict[Path, tuple[int, int]](), list[str]()
+    for path in files:
+        if len(sizes) == count:
+            break
+        try:
+            image = decode(path)
+        except ImageError as error:
+            skipped.append(str(error))
+        else:
+            sizes[path] = (image.shape[0], image.shape[1])
+    source = " ".join(map(str, inputs))
+    if not sizes:
+        raise UserError(
+            f"{source}: none of the {len(skipped)} pictures could be read; the first: {skipped[0]}"
+            if skipped
+            else f"{source}: no picture there, expected JPEG or PNG files; give a folder of them, or leave --images out"
+        )
+    return Pictures(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped))
+
+
+def generate_pictures(folder: Path, count: int) -> Pictures:
+    """Write JPEG files of smooth noise in COCO's usual sizes: to measure without a data set, not to detect on."""
+    rng = np.random.default_rng(0)
+    sizes = {}
+    for index in range(count):
+        height, width = GENERATED_SIZES[index % len(GENERATED_SIZES)]
+        coarse = rng.integers(0, 256, (height // 40, width // 40, 3), np.uint8)
+        smooth = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+        image = smooth + rng.normal(0, 12, smooth.shape)  # grain, for about the file size of a photograph
+        path = folder / f"{index:04}.jpg"
+        _, data = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 85])
+        atomic_write(path, data.tobytes())
+        sizes[path] = (height, width)
+    total = sum(path.stat().st_size for path in sizes)
+    return Pictures("generated: smooth noise in COCO's usual sizes", True, sizes, total, ())

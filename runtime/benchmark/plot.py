@@ -1,0 +1,59 @@
+"""Draws a benchmark: where the time of a picture goes, and images/s of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import atomic_path
+from .report import Report
+from .stages import STAGES
+
+
+def require_matplotlib() -> Any:
+    """matplotlib, or UserError where it isn't installed: detecting does not need it."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(
+            f"--plot needs matplotlib, which cannot be imported ({error}); pip install matplotlib, or use --json, "
+            "which has the same figures"
+        ) from error
+    return matplotlib
+
+
+def plot(report: Report, path: Path) -> None:
+    """Write a picture of the report, its kind by the suffix (.png, .svg, .pdf)."""
+    matplotlib = require_matplotlib()
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = report.figures
+    labels = [f"{Path(figures.artifact).name}\nbatch {figures.batch}" for figures in rows]
+    places = list(range(len(rows)))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 1.6 + 0.6 * len(rows)), layout="constrained", sharey=True, width_ratios=(3, 2)
+    )
+    begin = [0.0] * len(rows)
+    for stage in (*STAGES, "rest"):
+        widths = [figures.stage_ms[stage].mean / figures.batch for figures in rows]
+        if any(width > 0 for width in widths):
+            left.barh(places, widths, left=begin, label=stage, height=0.6)
+            begin = [low + width for low, width in zip(begin, widths, strict=True)]
+    left.set(xlabel="ms per picture, mean, one stage after another", yticks=places, yticklabels=labels)
+    left.invert_yaxis()
+    left.legend(fontsize="small")
+    rates = [figures.pipeline_images_per_second for figures in rows]
+    ends = [[rate.p50 - rate.least for rate in rates], [rate.most - rate.p50 for rate in rates]]
+    right.barh(places, [rate.p50 for rate in rates], xerr=ends, height=0.6, color="tab:gray", capsize=3)
+    right.set(xlabel="images/s of the pipeline, rounds: median, range", xlim=(0, None))
+    machine = report.machine
+    figure.suptitle(
+        f"{machine.cpu}, {machine.usable_processors} processors; {report.pictures.count} pictures, "
+        f"{report.settings.rounds} rounds; {report.run.date}",
+        fontsize="small",
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)

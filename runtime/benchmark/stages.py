@@ -1,0 +1,83 @@
+"""One batch through a detector stage by stage, each stage timed: where the time goes.
+
+Every stage begins when the one before has ended, and `Backend.infer` returns arrays in the host's memory: both ends of
+every stage are synchronised, on a GPU too. What the pipeline hides by overlapping stages shows in its own figure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..detections import finish
+from ..detector import Detector, chosen_batch, join_batches
+from ..images.preprocess import boxes_to_image, load
+
+STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch: files of pictures that share a canvas."""
+
+    files: tuple[Path, ...]
+    canvas_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    seconds: dict[str, float]  # by stage, under STAGES
+    wall: float  # seconds from before the first stage to after the last
+    detections: int
+    reruns: int  # pictures whose NMS ran on the host
+
+    @property
+    def rest(self) -> float:
+        """Seconds between the stages: checks, and what the backend does not count to a stage."""
+        return self.wall - sum(self.seconds.values())
+
+
+def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: int) -> list[Work]:
+    """Full batches of pictures that share a canvas, every picture at least once.
+
+    Where a canvas' pictures don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
+    or a picture that the graph doesn't take.
+    """
+    chosen_batch([detector.manifest.inputs], batch)
+    groups: dict[tuple[int, int], list[Path]] = {}
+    for path, size_hw in sizes_hw.items():
+        groups.setdefault(detector.canvas_hw(size_hw), []).append(path)
+    return [
+        Work(tuple(members[index % len(members)] for index in range(first, first + batch)), canvas_hw)
+        for canvas_hw, members in groups.items()
+        for first in range(0, len(members), batch)
+    ]
+
+
+def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.perf_counter) -> BatchRun:
+    """Decode, lay out, infer and postprocess one batch, as the pipeline does but one stage after the other."""
+    manifest = detector.manifest
+    inside: dict[str, float] = {}
+    marks = [clock()]
+    images = [load(path, detector.loads_for) for path in work.files]
+    marks.append(clock())
+    batch = join_batches([detector.prepare(image) for image in images])
+    marks.append(clock())
+    raw = detector.backend.infer(batch.images, batch.image_sizes, times=inside)
+    marks.append(clock())
+    found = finish(raw, manifest.thresholds)
+    for detections, geometry in zip(found, batch.geometries, strict=True):
+        boxes_to_image(detections.boxes, geometry)
+    marks.append(clock())
+    outside = {"decode": marks[1] - marks[0], "preprocess": marks[2] - marks[1], "postprocess": marks[4] - marks[3]}
+    seconds = {stage: outside.get(stage, inside.get(stage, 0.0)) for stage in STAGES}
+    reruns = int((raw.nms_exact == 0).sum())
+    return BatchRun(seconds, marks[4] - marks[0], sum(map(len, found)), reruns)
+
+
+def run_round(
+    detector: Detector, works: Sequence[Work], clock: Callable[[], float] = time.perf_counter
+) -> list[BatchRun]:
+    return [run_batch(detector, work, clock) for work in works]

@@ -1,0 +1,236 @@
+"""Detecting on a data set's pictures, with one detector or with several side by side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ..backends import Times
+from ..detector import Detects, pipeline_limits
+from ..errors import UserError
+from ..images import MAX_PIXELS, ImageError
+from ..manifest import Manifest
+from ..pipeline import Limits, run_pipeline
+from .dataset import CocoDataset
+from .format import CocoError
+from .results import Gathered, Results, of_image
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a run over a data set went."""
+
+    images: int  # that were read and detected on
+    seconds: float  # wall time, reading included
+    seconds_network: float  # the sum of the network's calls, copies included; they may overlap
+    skipped: tuple[str, ...]  # one line per picture that could not be read
+    seconds_per_image: tuple[float, ...] = ()  # the network's, batch by batch
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def network_images_per_second(self) -> float:
+        return self.images / self.seconds_network if self.seconds_network > 0 else 0.0
+
+
+class Detected(NamedTuple):
+    results: Results
+    image_ids: list[int]  # of the pictures that were read
+    speed: Speed
+
+
+def detect_dataset(
+    detector: Detects[Any],
+    dataset: CocoDataset,
+    batch: int = 8,
+    progress: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    limit: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Detected:
+    """Results of the detector on the data set's pictures, in the data set's order.
+
+    Few pictures are in memory at a time. Those that cannot be read are named in `speed.skipped`. `limit` takes the
+    first so many pictures. `part` (i, n) takes every n-th batch from the i-th on: the n parts together are the whole,
+    each picture in the same company. Raises CocoError where model and data set have other classes, BackendError for a
+    picture that the graph doesn't take, ImageError where no picture could be read.
+    """
+    return detect_with_all([detector], dataset, batch, progress, max_pixels, limit, part)[0]
+
+
+def detect_with_all(
+    detectors: Sequence[Detects[Any]],
+    dataset: CocoDataset,
+    batch: int = 8,
+    progress: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    limit: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> list[Detected]:
+    """As `detect_dataset`, with several detectors on the same pictures, each read once.
+
+    Of several, one runs at a time, batch by batch in turn (A B, B A, A B, …), and each canvas' first batch is run once
+    before it counts: what else the machine does meanwhile, reading pictures included, slows all of them alike.
+    """
+    for detector in detectors:
+        require_same_classes(detector.manifest, dataset)
+    batches = plan_batches(detectors, dataset, batch, limit)[part[0] :: part[1]]
+    several = len(detectors) > 1
+    runner = _Runner(detectors, dataset, warm_up=several)
+
+    def load(item: _Item) -> _Loaded:
+        made: dict[Any, Any] = {}  # detectors that prepare alike share it
+        for detector in detectors:
+            if (kind := _preparing(detector)) not in made:
+                made[kind] = detector.prepare(dataset.picture(item.picture, detector.loads_for, max_pixels))
+        return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
+
+    limits = pipeline_limits(detectors[0], batch)
+    # The whole of a batch comes before its window ends, so that a picture that can't be read doesn't split it.
+    limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
+    items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
+    found = [Gathered() for _ in detectors]
+    indices: list[int] = []  # of the pictures that were read
+    skipped: list[str] = []
+    started = time.perf_counter()
+    with (
+        tqdm(total=len(items), desc="detect", unit="img", disable=not progress, leave=False) as bar,
+        closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, limits)) as running,
+    ):
+        for item, results in zip(items, running, strict=True):
+            if isinstance(results, UserError):
+                skipped.append(str(results))
+            else:
+                indices.append(item.picture)
+                for gathered, one in zip(found, results, strict=True):
+                    gathered.add(one)
+            bar.update(1)
+    seconds = time.perf_counter() - started
+    if skipped and not indices and part[1] == 1:
+        raise none_readable(skipped)
+    image_ids = dataset.image_ids[sorted(indices)].tolist()
+    return [
+        Detected(
+            gathered.results(dataset.image_ids),
+            image_ids,
+            Speed(len(indices), seconds, sum(calls.seconds), tuple(skipped), tuple(calls.per_image)),
+        )
+        for gathered, calls in zip(found, runner.calls, strict=True)
+    ]
+
+
+def _preparing(detector: Detects[Any]) -> Any:
+    """What a detector's way to prepare a picture depends on."""
+    return type(detector), detector.manifest.preprocess, detector.manifest.inputs
+
+
+class _Item(NamedTuple):
+    batch: int
+    picture: int  # its index in the data set
+
+
+class _Loaded(NamedTuple):
+    item: _Item
+    prepared: list[Any]  # by each detector
+
+
+class _Calls(NamedTuple):
+    """Of one detector, by batch."""
+
+    seconds: list[float]
+    per_image: list[float]
+
+
+class _Runner:
+    """Runs batches through the detectors and keeps the times; the pipeline calls it from several threads."""
+
+    def __init__(self, detectors: Sequence[Detects[Any]], dataset: CocoDataset, warm_up: bool) -> None:
+        self.calls = [_Calls([], []) for _ in detectors]
+        self._detectors = detectors
+        self._dataset = dataset
+        self._cold = warm_up
+        self._warm: set[Any] = set()
+        self._lock = threading.Lock()
+        self._turn = 0
+
+    def run(self, batch: list[_Loaded]) -> list[list[Results]]:
+        """Results of each picture by each detector."""
+        size_hw = self._dataset.size_hw(batch[0].item.picture)
+        canvases = tuple(detector.canvas_hw(size_hw) for detector in self._detectors)
+        if self._cold and canvases not in self._warm:
+            self._warm.add(canvases)
+            for number, detector in enumerate(self._detectors):
+                detector.detect_prepared([loaded.prepared[number] for loaded in batch])
+        with self._lock:
+            turn, self._turn = self._turn, self._turn + 1
+        results: list[list[Results]] = [[] for _ in self._detectors]
+        for number in _in_turn(len(self._detectors), turn):
+            detector, times = self._detectors[number], Times()
+            found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], times)
+            ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
+            results[number] = [
+                of_image(int(self._dataset.image_ids[loaded.item.picture]), detections, ids, growth)
+                for loaded, detections in zip(batch, found, strict=True)
+            ]
+            with self._lock:
+                self.calls[number].seconds.append(times["network"])
+                self.calls[number].per_image.append(times["network"] / len(batch))
+        return [list(of_picture) for of_picture in zip(*results, strict=True)]
+
+
+def _in_turn(count: int, turn: int) -> list[int]:
+    """0, 1, …: forwards and backwards in turn, and each time another first, so that none always comes after another."""
+    order = [(turn // 2 + step) % count for step in range(count)]
+    return order if turn % 2 == 0 else order[::-1]
+
+
+def none_readable(skipped: Sequence[str]) -> ImageError:
+    """The error of a data set in which no picture can be read."""
+    return ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
+
+
+def plan_batches(
+    detectors: Sequence[Detects[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
+) -> list[list[int]]:
+    """Indices of the pictures in batches of one canvas size each, so that none is padded for its neighbours' sake."""
+    if batch < 1:
+        raise UserError(f"batch is {batch}, expected at least 1")
+    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
+        size_hw = dataset.size_hw(index)
+        groups.setdefault(tuple(detector.canvas_hw(size_hw) for detector in detectors), []).append(index)
+    return [
+        members[first : first + batch]
+        for _, members in sorted(groups.items())
+        for first in range(0, len(members), batch)
+    ]
+
+
+def require_same_classes(manifest: Manifest, dataset: CocoDataset) -> None:
+    """Raise CocoError where a category id means another class to the model than to the data set, or none is shared."""
+    known = dict(zip(dataset.category_ids, dataset.classes, strict=True))
+    ours = dict(zip(manifest.category_ids, manifest.classes, strict=True))
+    for category_id, name in ours.items():
+        if known.get(category_id, name) != name:
+            raise CocoError(
+                f"{dataset.json_path}: category {category_id} is {known[category_id]!r} there, {name!r} in the model; "
+                "score the model on annotations with the categories that it was trained with"
+            )
+    if not ours.keys() & known.keys():
+        raise CocoError(
+            f"{dataset.json_path}: no category of the model occurs there (model: {_some(ours)}; annotations: "
+            f"{_some(known)}); score the model on annotations with the categories that it was trained with"
+        )
+
+
+def _some(categories: dict[int, str]) -> str:
+    names = [f"{category_id} {name}" for category_id, name in list(categories.items())[:3]]
+    return ", ".join(names) + (" …" if len(categories) > 3 else "")

@@ -1,0 +1,176 @@
+"""A data set's evaluation in parts, on several processes or machines: parts as files, and their merging.
+
+A part holds the results on every n-th batch, and says of what: a merge takes all n of one model, data set and settings,
+each once, or nothing. Every batch is one that the whole run would have had, so that the merged score is the whole's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_path, sha256_file
+from ..records import RecordError, record_from_dict
+from .dataset import CocoDataset
+from .format import is_finite
+from .results import join, of_rows, write_rows
+from .run import Detected, Speed, none_readable
+
+VERSION = 1
+
+
+class ShardError(UserError):
+    """Parts that don't make one evaluation."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all parts of one evaluation have in common."""
+
+    artifact_sha256: str
+    annotations_sha256: str
+    batch: int
+    limit: int | None
+    scales: tuple[int, ...]  # of multi-scale testing; empty: the plain way
+    flip: bool
+    vote: bool
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class PartHead:
+    """How a part begins; the results follow."""
+
+    version: int
+    index: int
+    count: int
+    artifact: str
+    backend: str
+    origin: Origin
+    seconds: float
+    seconds_network: float
+    skipped: tuple[str, ...]
+    image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    head: PartHead
+    detected: Detected
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" as (i, n), 0 ≤ i < n. Raises ShardError."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ShardError(f"--shard is {text!r}, expected i/n with i from 0 to n − 1: 0/2 and 1/2 are the halves")
+    return int(index), int(count)
+
+
+def write_part(path: Path, part: Part) -> None:
+    """Raises WriteError."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
+        file.write(head[:-1] + ', "results": ')
+        write_rows(file, part.detected.results)
+        file.write("}\n")
+
+
+def is_part(content: Any) -> bool:
+    """Whether a file's parsed content is a part rather than plain results."""
+    return isinstance(content, dict) and isinstance(content.get("shard"), dict)
+
+
+def part_of(content: Any, path: Path) -> Part:
+    """The part in a file's parsed content. Raises ShardError."""
+    if not is_part(content):
+        raise ShardError(f"{path}: not a part of an evaluation; expected a file that --shard i/n --results-out wrote")
+    if content["shard"].get("version") != VERSION:
+        raise ShardError(f"{path}: a part of another version of this toolkit; evaluate the shard again")
+    try:
+        head = record_from_dict(PartHead, content["shard"], str(path))
+        rows = content["results"]
+        if not isinstance(rows, list) or not all(map(_is_result, rows)):
+            raise RecordError(f"{path}: its results are not COCO results")
+    except (RecordError, KeyError) as error:
+        raise ShardError(f"{error}; evaluate the shard again") from error
+    speed = Speed(len(head.image_ids), head.seconds, head.seconds_network, head.skipped)
+    return Part(head, Detected(of_rows(rows), list(head.image_ids), speed))
+
+
+def merge(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.ndarray) -> Detected:
+    """All parts of one evaluation as the whole run would have given them.
+
+    `image_ids` are the data set's, in its order. Raises ShardError where parts are missing, doubled, or of another
+    model, data set or setting than the first, or than `annotations`.
+    """
+    first_path, first = parts[0]
+    for path, part in parts:
+        if part.head.count != first.head.count:
+            raise ShardError(f"{path}: one of {part.head.count} parts, but {first_path} is one of {first.head.count}")
+        for field in dataclasses.fields(Origin):
+            theirs, ours = getattr(part.head.origin, field.name), getattr(first.head.origin, field.name)
+            if theirs != ours:
+                what = _NAMES.get(field.name, f"another {field.name} ({theirs} and {ours})")
+                raise ShardError(f"{path}: a part with {what} than {first_path}; merge parts of one evaluation")
+    if (given := sha256_file(annotations)) != first.head.origin.annotations_sha256:
+        raise ShardError(
+            f"{first_path}: a part with other annotations than {annotations} (SHA-256 {given[:12]}…); give the file "
+            "that the parts were made with"
+        )
+    of_index: dict[int, Path] = {}
+    for path, part in parts:
+        if part.head.index in of_index:
+            raise ShardError(f"{path} and {of_index[part.head.index]} are both part {_name(part)}; give each once")
+        of_index[part.head.index] = path
+    missing = sorted(set(range(first.head.count)) - of_index.keys())
+    if missing:
+        names = ", ".join(f"{index}/{first.head.count}" for index in missing[:5]) + (" …" if len(missing) > 5 else "")
+        raise ShardError(
+            f"{len(missing)} of {first.head.count} parts are missing: {names}; evaluate them, or give them"
+        )
+    return _joined([part.detected for _, part in parts], image_ids, "the parts")
+
+
+def join_parts(parts: Sequence[Detected], dataset: CocoDataset) -> Detected:
+    """Parts that together are the whole, as one; those of a run by several processes."""
+    return _joined(parts, dataset.image_ids, str(dataset.json_path))
+
+
+def _joined(parts: Sequence[Detected], image_ids: np.ndarray, source: str) -> Detected:
+    found = [image_id for part in parts for image_id in part.image_ids]
+    if len(set(found)) != len(found) or not set(found) <= set(image_ids.tolist()):
+        raise ShardError(f"{source}: images occur twice, or are not the data set's; evaluate the shards again")
+    speeds = [part.speed for part in parts]
+    skipped = tuple(line for speed in speeds for line in speed.skipped)
+    if not found and skipped:
+        raise none_readable(skipped)
+    return Detected(
+        join((part.results for part in parts), image_ids),
+        image_ids[np.isin(image_ids, found)].tolist(),
+        Speed(len(found), max(s.seconds for s in speeds), sum(s.seconds_network for s in speeds), skipped),
+    )
+
+
+_NAMES = {"artifact_sha256": "another model", "annotations_sha256": "another data set"}
+
+
+def _name(part: Part) -> str:
+    return f"{part.head.index}/{part.head.count}"
+
+
+def _is_result(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), int) for key in ("image_id", "category_id"))
+        and isinstance(row.get("bbox"), list)
+        and len(row["bbox"]) == 4
+        and all(map(is_finite, (*row["bbox"], row.get("score"))))
+    )

@@ -1,0 +1,1 @@
+"""What this machine can run, and why it cannot run the rest."""

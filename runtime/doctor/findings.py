@@ -1,0 +1,116 @@
+"""What of a machine's drivers and libraries does not fit together, each in one line that names what to install."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..machine.cuda_libraries import EXTRAS, Library, driver_fits, driver_problem, install, mismatch
+from ..machine.gpus import Gpu, Gpus
+from ..machine.processor import Processor
+from .trials import Trial
+
+LEAST_FREE_MB = 1000  # CUDA and cuDNN take about half of it before a network has anything
+LEAST_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
+
+
+def int8_advice(processor: Processor) -> str:
+    """Which layouts of `export.quantize` compute right on this processor."""
+    match processor.sums_8_bit_products_exactly:
+        case True:
+            return "--target cpu or cpu-vnni: it adds products of bytes in 32 bits"
+        case False:
+            return "--target cpu, whose sums fit 16 bits: cpu-vnni files would saturate here (no VNNI) and are refused"
+        case None:
+            return "--target cpu, exact on every processor: whether this one computes cpu-vnni files so cannot be read"
+
+
+def find(
+    gpus: Gpus,
+    libraries: Sequence[Library],
+    versions: Mapping[str, str],
+    processor: Processor,
+    trials: Iterable[Trial],
+) -> list[str]:
+    """Lines of advice, the gravest first; empty where nothing is wrong.
+
+    `libraries` are those of CUDA, `versions` those of all packages that matter, by name.
+    """
+    lines: list[str | None] = []
+    if not any(trial.runs for trial in trials):
+        lines.append(
+            "nothing that is installed runs a model: pip install 'atss-toolkit[cpu]' (without training: pip install "
+            "onnxruntime)"
+        )
+    if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
+        lines.append(
+            "onnxruntime and onnxruntime-gpu share a module, and which of the two answers is chance: pip uninstall "
+            f"onnxruntime onnxruntime-gpu, then {_wanted(gpus)}"
+        )
+    lines += _driver(gpus, libraries)
+    lines += [line for gpu in gpus.gpus for line in _gpu(gpu, gpus.driver, libraries)]
+    lines += _missing(gpus, libraries, versions)
+    if processor.sums_8_bit_products_exactly is None:
+        lines.append(
+            "the processor's abilities cannot be read, so cpu-vnni files count as inexact here: use "
+            "export.quantize --target cpu"
+        )
+    return [line for line in lines if line is not None]
+
+
+def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
+    # Wheels of torch and cuda-python are for CUDA on every machine; these are installed for a GPU.
+    for_gpus = [found for found in libraries if found.distribution.startswith(("onnxruntime-gpu", "tensorrt-cu"))]
+    if gpus.driver is not None:
+        return [driver_problem(gpus.driver, libraries), mismatch(libraries, gpus.driver)]
+    failed = gpus.problem if gpus.problem is not None and "failed" in gpus.problem else None
+    if not for_gpus and failed is None:
+        return []
+    problem = driver_problem(None, for_gpus)
+    if problem is None:
+        return [f"{failed}: install NVIDIA's driver anew, or restart the machine if it was just updated"]
+    return [
+        f"{problem} ({gpus.problem}); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place of "
+        "onnxruntime-gpu",
+        mismatch(for_gpus),
+    ]
+
+
+def _gpu(gpu: Gpu, driver: str | None, libraries: Sequence[Library]) -> list[str]:
+    lines, named = [], f"GPU {gpu.index} ({gpu.name})"
+    of_13 = [str(found) for found in libraries if (found.cuda or 0) >= 13]
+    if gpu.compute_capability is not None and of_13:
+        capability = tuple(int(part) for part in gpu.compute_capability.split("."))
+        if capability < LEAST_CAPABILITY_13:
+            lines.append(
+                f"{named} has compute capability {gpu.compute_capability}, CUDA 13 ({', '.join(of_13)}) needs 7.5 or "
+                f"more: {install(12)}"
+            )
+    if gpu.memory_free_mb is not None and gpu.memory_free_mb < LEAST_FREE_MB:
+        lines.append(
+            f"{named} has {gpu.memory_free_mb:.0f} of {gpu.memory_total_mb or 0:.0f} MiB free, CUDA alone takes some "
+            "500: end what runs there (nvidia-smi lists it), or use another GPU (--device N)"
+        )
+    return lines
+
+
+def _missing(gpus: Gpus, libraries: Sequence[Library], versions: Mapping[str, str]) -> list[str | None]:
+    """What a machine with a GPU lacks to use it."""
+    if not gpus.gpus:
+        return []
+    lines: list[str | None] = []
+    installed = {found.distribution for found in libraries}
+    if not any(name.startswith(("onnxruntime-gpu", "tensorrt-")) for name in installed):
+        first = "pip uninstall onnxruntime, then " if "onnxruntime" in versions else ""
+        lines.append(f"there is a GPU, but nothing that runs models on it: {first}{_wanted(gpus)}")
+    torch = next((found for found in libraries if found.distribution == "torch"), None)
+    if torch is not None and torch.cuda is None:
+        lines.append(f"{torch} is a build without CUDA, so it trains on the CPU: pip uninstall torch, {_wanted(gpus)}")
+    return lines
+
+
+def _wanted(gpus: Gpus) -> str:
+    """The command that installs what this machine's driver fits."""
+    if not gpus.gpus:
+        return "pip install 'atss-toolkit[cpu]'"
+    fits = [major for major in EXTRAS if gpus.driver is None or driver_fits(gpus.driver, major)]
+    return install(max(fits)) if fits else "update NVIDIA's driver"

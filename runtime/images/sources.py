@@ -1,0 +1,61 @@
+"""What a user asks to detect on: pictures, folders, videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .decoding import SUFFIXES
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture or a video file, and the name, without suffix, that its drawn copy gets inside the output folder."""
+
+    path: Path
+    name: str
+    is_video: bool
+
+
+def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
+    """The files that `inputs` name, folders searched through, in the order of the inputs and then of their names.
+
+    What lies in `out` is left out of a folder: a second run must not detect on what the first has drawn. A file given
+    by name is taken as it is, even a missing one, to be reported in its turn. Raises UserError for a folder without
+    pictures and videos.
+    """
+    sources: list[Source] = []
+    taken: set[str] = set()
+    for given in inputs:
+        if given.is_dir():
+            found = [(path, path.relative_to(given)) for path in sorted(given.rglob("*")) if _is_wanted(path, out)]
+            if not found:
+                known = " ".join((*SUFFIXES, *VIDEO_SUFFIXES))
+                raise UserError(f"{given}: no picture or video in this folder; looked for {known}")
+        else:
+            found = [(given, Path(given.name))]
+        for path, relative in found:
+            name = _unused(relative.with_suffix("").as_posix(), taken)
+            sources.append(Source(path, name, path.suffix.lower() in VIDEO_SUFFIXES))
+    return sources
+
+
+def _is_wanted(path: Path, out: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES and suffix not in VIDEO_SUFFIXES:
+        return False
+    return path.is_file() and not path.name.startswith(".") and out.resolve() not in path.resolve().parents
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """`name`, or with a number where another input took it: a.jpg and a.png, or x/a.jpg and y/a.jpg."""
+    candidate, number = name, 1
+    while candidate.lower() in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    taken.add(candidate.lower())
+    return candidate

@@ -1,0 +1,1 @@
+"""MLPerf's scenarios, driven by its own load generator."""

@@ -1,0 +1,248 @@
+"""MLPerf's four scenarios through its own load generator (LoadGen; extra `loadgen`), and its accuracy mode.
+
+    python -m runtime.loadgen model.onnx --scenario SingleStream --images val/ -o runs/single
+    python -m runtime.loadgen model.onnx --scenario Server --images val/ -o runs/server --latency-ms 50
+    python -m runtime.loadgen model.onnx --scenario Offline --images val/ -o runs/ap --accuracy --annotations val.json
+
+Timed is everything from the decoded picture to boxes in its own pixels: resizing, network, NMS. LoadGen's own logs lie
+in the output folder, with settings.json (what was asked for, conditions) and result.json (what came out) beside them.
+Exit code 1 where LoadGen's verdict is INVALID. Results are unverified and no MLPerf submission: the rules for one also
+fix the model, the data set and the accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ..backends.options import add_backend_arguments
+from ..benchmark.images import find_pictures
+from ..coco import CocoDataset, CocoFigures, evaluate, load_coco
+from ..coco.report import figures_as_json, figures_as_table
+from ..coco.results import Results, join, of_image, write_results
+from ..coco.run import none_readable, require_same_classes
+from ..detections import Detections
+from ..detector import Detector, chosen_batch
+from ..errors import run_main
+from ..files import atomic_write, require_writable
+from ..images import ImageError
+from ..machine.conditions import command_line, describe_artifact, describe_machine, describe_run, version_of
+from ..manifest import Preprocess
+from ..model_spec import describe, open_hashed, parse_given
+from ..pipeline import processors
+from .logs import Summary, read_responses, read_summary
+from .run import import_loadgen, run_loadgen
+from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
+from .sut import Samples
+
+WARMUP_PICTURES = 32
+ATTEMPTS = 3  # at Offline, where a machine that was busy in the warm-up makes the run too short
+UNVERIFIED = "unverified, and no MLPerf submission"
+
+
+def check_pictures(
+    dataset: CocoDataset, limit: int | None, loads_for: Preprocess | None
+) -> tuple[list[int], list[str]]:
+    """Indices of the pictures that can be read, and a line for each that cannot."""
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    with ThreadPoolExecutor(processors()) as pool:
+        found = pool.map(lambda index: _problem(dataset, index, loads_for), indices)
+        hidden = not sys.stderr.isatty()
+        problems = list(tqdm(found, "check pictures", len(indices), unit="img", disable=hidden, leave=False))
+    skipped = [problem for problem in problems if problem is not None]
+    readable = [index for index, problem in zip(indices, problems, strict=True) if problem is None]
+    if not readable:
+        raise none_readable(skipped)
+    return readable, skipped
+
+
+def score(detector: Detector, dataset: CocoDataset, indices: Sequence[int], found: Sequence[Detections]) -> Scored:
+    """COCO's figures of the responses for those pictures of the data set, just as `runtime.evaluate` has them."""
+    manifest = detector.manifest
+    image_ids = [int(dataset.image_ids[index]) for index in indices]
+    results = join(
+        of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
+        for image_id, detections in zip(image_ids, found, strict=True)
+    )
+    return Scored(evaluate(dataset.json_path, results, image_ids), results)
+
+
+class Scored(NamedTuple):
+    figures: CocoFigures
+    results: Results
+
+
+def summary_as_text(summary: Summary, scenario: Scenario) -> str:
+    """LoadGen's verdict and main figures."""
+    lines = [f"{scenario}, performance: {'VALID' if summary.is_valid else 'INVALID'} ({UNVERIFIED})"]
+    for name, value in summary.values.items():
+        # The latency of Offline's pictures is the time since the one query that they all belong to.
+        if "latency" in name and name.endswith("(ns)") and name != "target_latency (ns)" and scenario != "Offline":
+            lines.append(f"  {name.removesuffix('(ns)').strip():<36}{float(value) / 1e6:10.2f} ms")
+        elif "per second" in name or name.startswith("QPS"):
+            lines.append(f"  {name:<36}{float(value):10.2f}")
+        elif name.endswith("satisfied"):
+            lines.append(f"  {name:<36}{value:>10}")
+    lines += [f"  {_in_ms(line)}" for line in (*summary.advice, *summary.errors)]
+    return "\n".join(lines)
+
+
+def _in_ms(line: str) -> str:
+    return re.sub(r"(estimate: )(\d+)$", lambda match: f"{match[1]}{int(match[2]) / 1e6:.2f} ms", line)
+
+
+def _problem(dataset: CocoDataset, index: int, loads_for: Preprocess | None) -> str | None:
+    try:
+        dataset.picture(index, loads_for)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.loadgen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", type=parse_given, help="a deployed model")
+    parser.add_argument("--scenario", choices=SCENARIOS, required=True)
+    parser.add_argument("--images", nargs="+", type=Path, required=True, help="pictures, or folders of them")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for LoadGen's logs")
+    parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of LoadGen's log of responses")
+    parser.add_argument("--annotations", type=Path, help="COCO json; needed with --accuracy")
+    parser.add_argument("--limit", type=int, help="accuracy mode: only the first so many pictures")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=10.0, help="a run lasts at least so long (%(default)s)")
+    length.add_argument("--official", action="store_true", help="as MLPerf has it: 600 s; Offline 24576 pictures")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at a time, at most (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=256, help="so many are held in memory at once (%(default)s)")
+    parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound of the 99th percentile (100)")
+    parser.add_argument("--qps", type=float, help="Server: queries per second (else 0.4 of what a warm-up gave)")
+    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: a query waits so long for company (0)")
+    add_backend_arguments(parser)
+    options = parser.parse_args(arguments)
+    if options.accuracy and (options.annotations is None or len(options.images) != 1):
+        parser.error("--accuracy needs --annotations and one folder as --images")
+    if options.wait_ms < 0:
+        parser.error("--wait-ms must be at least 0")
+    for name in ("limit", "batch", "pictures", "latency_ms", "qps", "seconds"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, raises UserError."""
+    options = _parse(arguments)
+    import_loadgen()
+    require_writable(options.out / "settings.json")
+    target = Target(
+        scenario=options.scenario,
+        is_accuracy=options.accuracy,
+        seconds=OFFICIAL_SECONDS if options.official else options.seconds,
+        batch=options.batch,
+        is_official=options.official,
+        latency_bound_s=options.latency_ms / 1000,
+        queries_per_second=options.qps,
+        wait_s=options.wait_ms / 1000,
+        pictures_in_memory=options.pictures,
+    )
+    machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours
+    detector, sha256 = open_hashed(options.artifact, options)
+    with detector:
+        chosen_batch([detector.manifest.inputs], options.batch)
+        print(describe(detector, options.artifact))
+        conditions = {
+            "loadgen": version_of("mlcommons-loadgen"),
+            "timed": "from the decoded picture (large JPEGs divided by their decoder) to boxes in its pixels",
+            "status": UNVERIFIED,
+            "run": asdict(run),
+            "machine": asdict(machine),
+            "artifact": asdict(describe_artifact(options.artifact.path, sha256, detector)),
+        }
+        return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
+
+
+def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
+    pictures = find_pictures(options.images, options.pictures)
+    for line in pictures.skipped:
+        print(f"warning: skipped {line}", file=sys.stderr)
+    conditions = conditions | {"pictures": asdict(pictures.described())}
+    plan = _plan(detector, list(pictures.sizes_hw), target, options.out, conditions)
+    for attempt in range(ATTEMPTS):
+        _run(plan)
+        summary = read_summary(options.out)
+        if target.scenario != "Offline" or summary.values.get("Min duration satisfied") != "NO":
+            break
+        rate = summary.number("Samples per second") or 0.0
+        if attempt + 1 < ATTEMPTS:
+            print(f"Offline: too short, for it ran at {rate:.1f} images/s; once more, with more pictures", flush=True)
+            plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
+    try:
+        atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
+    finally:  # a full disk must not cost the figures, nor a closed pipe the file
+        print(summary_as_text(summary, target.scenario))
+    return 0 if summary.is_valid else 1
+
+
+def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
+    dataset = load_coco(options.annotations, options.images[0])
+    require_same_classes(detector.manifest, dataset)
+    indices, skipped = check_pictures(dataset, options.limit, detector.loads_for)
+    for line in skipped:
+        print(f"warning: skipped {line}", file=sys.stderr)
+    pictures = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
+    paths = [dataset.path(index) for index in indices]
+    _run(_plan(detector, paths, target, options.out, conditions | {"pictures": pictures}))
+    found = read_responses(options.out, len(indices))
+    figures, results = score(detector, dataset, indices, found)
+    try:
+        write_results(options.out / "results.json", results)
+        atomic_write(options.out / "result.json", figures_as_json(figures))
+    finally:
+        print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
+        print(figures_as_table(figures))
+    return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, and under which conditions."""
+
+    detector: Detector
+    paths: list[Path]
+    target: Target
+    found: Estimate
+    folder: Path
+    conditions: dict[str, Any]
+
+
+def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
+    """Warm up, and measure meanwhile."""
+    samples = Samples(paths[:WARMUP_PICTURES], detector.loads_for)
+    samples.load(range(len(samples)))
+    found = estimate(detector, [samples[index] for index in range(len(samples))], target)
+    return Plan(detector, paths, target, found, folder, conditions)
+
+
+def _run(plan: Plan) -> None:
+    """Write down what will be run, then run it."""
+    settings = settings_for(plan.target, plan.found, import_loadgen())
+    content = {"settings": settings, "target": asdict(plan.target), "estimate": asdict(plan.found), **plan.conditions}
+    atomic_write(plan.folder / "settings.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if not plan.target.is_accuracy:
+        print(f"{plan.target.scenario}: about {expected_seconds(settings, plan.found):.0f} s …", flush=True)
+    run_loadgen(plan.detector, plan.paths, plan.target, settings, plan.found, plan.folder)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,138 @@
+"""One run of MLPerf's LoadGen on a detector: its four scenarios as systems under test."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..detector import Detector
+from ..errors import UserError
+from ..names import unknown_name
+from .logs import FAILED, SUMMARY, LoadgenError, remove_logs
+from .settings import Estimate, Scenario, Target, apply, server_batch
+from .sut import Answer, BatchingSystem, Query, Responses, Samples, SystemUnderTest
+
+
+def import_loadgen() -> Any:
+    """The module. Raises LoadgenError where it isn't installed."""
+    try:
+        import mlperf_loadgen
+    except ImportError as error:
+        raise LoadgenError(
+            f"LoadGen cannot be imported ({error}); install it: pip install 'atss-toolkit[loadgen]'"
+        ) from error
+    return mlperf_loadgen
+
+
+def run_loadgen(
+    detector: Detector, paths: Sequence[Path], target: Target, settings: dict[str, Any], found: Estimate, folder: Path
+) -> None:
+    """One run of LoadGen on the pictures; its logs go to `folder`, which exists.
+
+    Raises the first error that a query met; LoadGen's summary is then renamed, since it counts failures as answers.
+    """
+    library = import_loadgen()
+    samples, responses = Samples(paths, detector.loads_for), Responses(library)
+    logs = library.LogSettings()
+    logs.log_output.outdir = str(folder)
+    logs.log_output.copy_summary_to_stdout = False
+    logs.enable_trace = False
+    remove_logs(folder)
+    with _system(detector, samples, responses, target, found) as system:
+        tested = library.ConstructSUT(system.issue, system.flush)
+        load = _guarded(samples.load, responses)
+        in_memory = min(len(samples), target.pictures_in_memory)
+        held = library.ConstructQSL(len(samples), in_memory, load, samples.unload)
+        try:
+            with _interruptible():
+                no_audit = str(folder / "audit.config")  # LoadGen would read one from the current folder
+                library.StartTestWithLogSettings(tested, held, apply(settings, library), logs, no_audit)
+        finally:
+            library.DestroyQSL(held)
+            library.DestroySUT(tested)
+    if responses.failure is not None:
+        if (folder / SUMMARY).exists():
+            (folder / SUMMARY).rename(folder / FAILED)
+        raise responses.failure
+
+
+@contextmanager
+def _system(
+    detector: Detector, samples: Samples, responses: Responses, target: Target, found: Estimate
+) -> Iterator[SystemUnderTest | BatchingSystem]:
+    """The system under test of a scenario."""
+    match target.scenario:
+        case "Offline":
+            yield SystemUnderTest(answer_stream(detector, samples, target.batch), responses)
+        case "Server":
+            size = server_batch(found, target.latency_bound_s)
+            with BatchingSystem(
+                answer_query(detector, samples, size),
+                responses,
+                key=lambda query: canvas_of(detector, samples, query),
+                batch=size,
+                wait_s=target.wait_s,
+                workers=max(1, detector.concurrency),
+            ) as system:
+                yield system
+        case "SingleStream" | "MultiStream":
+            yield SystemUnderTest(answer_query(detector, samples, target.batch), responses)
+        case _:
+            unknown_name(target.scenario, "scenario", Scenario)
+
+
+def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
+    """Answers a query whole, in batches of at most so many pictures."""
+
+    def answer(queries: Sequence[Query], responses: Responses) -> None:
+        for first in range(0, len(queries), batch):
+            some = queries[first : first + batch]
+            responses.complete(some, detector.detect([samples[query.index] for query in some]))
+
+    return answer
+
+
+def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
+    """Answers a query of many pictures through the pipeline, pictures of one canvas after those of another."""
+
+    def answer(queries: Sequence[Query], responses: Responses) -> None:
+        ordered = sorted(queries, key=lambda query: canvas_of(detector, samples, query))
+        images = (samples[query.index] for query in ordered)
+        with closing(detector.stream(images, batch, wait_s=None)) as results:
+            for query, result in zip(ordered, results, strict=True):
+                if isinstance(result, UserError):
+                    raise result
+                responses.complete([query], [result])
+
+    return answer
+
+
+def canvas_of(detector: Detector, samples: Samples, query: Query) -> tuple[int, int]:
+    return detector.canvas_hw(samples[query.index].size_hw)
+
+
+def _guarded(call: Callable[[Sequence[int]], None], responses: Responses) -> Callable[[Sequence[int]], None]:
+    def guarded(indices: Sequence[int]) -> None:
+        try:
+            call(indices)
+        except BaseException as error:  # whatever it is: LoadGen aborts the process where one is raised into it
+            responses.fail([], error)
+
+    return guarded
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once. Python would see it only when LoadGen calls back, in Server after minutes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

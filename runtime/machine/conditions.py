@@ -1,0 +1,227 @@
+"""Under which conditions a measurement was made: machine, load, libraries, artifact. What is needed to repeat it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from ..detector import Detector
+from ..manifest import InputShapes, Precision, Preprocess, toolkit_version
+from ..pipeline import processors
+from .processor import read_processor
+
+LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "pycocotools",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx",
+    "cuda-python",
+    "mlcommons-loadgen",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM", "CUDA_VISIBLE_DEVICES")
+BUSY = 0.1  # share of the processors' time above which a run's figures are those of a busy machine
+LOOK_S = 0.3  # how long the processors are watched for that
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpu: str
+    processors: int  # that the system has
+    usable_processors: int  # that this process may run on
+    cpu_quota: float | None  # processors' worth of time that a container's limit allows; None: no limit known
+    memory_gb: float | None
+    system: str
+    python: str
+    libraries: dict[str, str]  # version by distribution
+    environment: dict[str, str]  # variables that set numbers of threads or hide devices
+    load_average: float | None  # over the minute before this run
+    busy_share: float | None  # of all processors' time, just before this run: other work
+
+    @property
+    def is_busy(self) -> bool:
+        return self.busy_share is not None and self.busy_share > BUSY
+
+
+@dataclass(frozen=True)
+class Artifact:
+    path: str
+    sha256: str
+    bytes: int
+    backend: str  # library, version, device, threads
+    recipe: str
+    precision: Precision
+    classes: int
+    inputs: InputShapes
+    preprocess: Preprocess
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """When and what."""
+
+    date: str  # ISO 8601, UTC
+    command: str
+    toolkit_version: str
+    git: str | None  # commit of the checkout, "+changes" where it has uncommitted ones; None: no checkout
+
+
+def describe_machine() -> Machine:
+    return Machine(
+        cpu=read_processor().name or platform.machine() or "unknown",
+        processors=os.cpu_count() or 1,
+        usable_processors=processors(),
+        cpu_quota=_cpu_quota(),
+        memory_gb=_memory_gb(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        libraries={name: version for name in LIBRARIES if (version := version_of(name)) is not None},
+        environment={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        busy_share=_busy_share(),
+    )
+
+
+def describe_artifact(path: Path, sha256: str, detector: Detector) -> Artifact:
+    manifest = detector.manifest
+    return Artifact(
+        path=str(path),
+        sha256=sha256,
+        bytes=path.stat().st_size,
+        backend=detector.backend.description,
+        recipe=manifest.recipe,
+        precision=manifest.precision,
+        classes=len(manifest.classes),
+        inputs=manifest.inputs,
+        preprocess=manifest.preprocess,
+        checkpoint_sha256=manifest.checkpoint_sha256,
+    )
+
+
+def describe_run(command: str) -> Run:
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Run(date, command, toolkit_version(), _git_commit(Path(__file__).resolve().parents[2]))
+
+
+def reset_peak_memory() -> None:
+    """Let the process' peak memory start anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory that the process held at once since `reset_peak_memory`; None where the system doesn't say."""
+    return _status_mb("VmHWM")
+
+
+def memory_mb() -> float | None:
+    return _status_mb("VmRSS")
+
+
+def _status_mb(field: str) -> float | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return None
+
+
+def _cpu_quota() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _busy_share() -> float | None:
+    """Watches the processors for a moment; None where the system doesn't tell."""
+    before = _processor_ticks()
+    time.sleep(LOOK_S)
+    after = _processor_ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return round(1 - (after[0] - before[0]) / (after[1] - before[1]), 3)
+
+
+def _processor_ticks() -> tuple[int, int] | None:
+    """Idle and all ticks of all processors since the system's start."""
+    try:
+        _, *ticks = Path("/proc/stat").read_text().splitlines()[0].split()
+    except (OSError, IndexError, ValueError):
+        return None
+    counts = [int(tick) for tick in ticks[:8]]  # the rest are guests', counted in the first ones already
+    return counts[3] + counts[4], sum(counts)
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def available_memory_gb() -> float | None:
+    """Memory that this process may still get, of the system and within a container's limit; None: not told."""
+    available = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit != "max":
+            available.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass
+    return round(min(available) / 1e9, 1) if available else None
+
+
+def version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(folder: Path) -> str | None:
+    """None where there is no git, or where the folder isn't the top of a checkout but lies inside someone else's."""
+    if not (folder / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if head.returncode != 0:
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def command_line(arguments: Sequence[str] | None, program: str) -> str:
+    return " ".join([f"python -m {program}", *(sys.argv[1:] if arguments is None else arguments)])
