@@ -18,7 +18,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
     import sys
     from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
 
 if __name__ == "__main__":  # neither is among what `runtime` needs; torch isn't needed here
@@ -42,7 +42,10 @@ from runtime.files import atomic_path, require_writable
 from runtime.images import ImageError, decode
 from runtime.manifest import Manifest, Precision
 
-from .calibration import (
+from .onnx_model.network import cut_network, load_deployed
+from .onnx_model.precision import convolutions, summary
+from .onnx_model.saturation import check_sums
+from .quantization.calibration import (
     METHODS,
     PICTURES,
     Calibration,
@@ -54,17 +57,23 @@ from .calibration import (
     shows_progress,
     spread,
 )
-from .convert import Scheme, converted_model, require_fp32
-from .layers import convolutions, summary
-from .mixed import PICTURES as RANKED_ON
-from .mixed import Block, Step, average_precision, blocks, fewest_in_float, measure_model, ranked_blocks, trade_table
-from .network import cut_network, load_deployed
-from .pictures import PICTURES as COMPARED_ON
-from .pictures import unseen
-from .qdq import Target
-from .saturation import check_sums
-from .verified import write_verified
-from .verify_conversion import verify_conversion
+from .quantization.convert import Scheme, converted_model, require_fp32
+from .quantization.mixed import PICTURES as RANKED_ON
+from .quantization.mixed import (
+    Block,
+    Step,
+    average_precision,
+    blocks,
+    fewest_in_float,
+    measure_model,
+    ranked_blocks,
+    trade_table,
+)
+from .quantization.qdq import Target
+from .verify.conversion import verify_conversion
+from .verify.images import PICTURES as COMPARED_ON
+from .verify.images import unseen
+from .verify.publish import write_verified
 
 SKIPPED_NAMED = 5
 

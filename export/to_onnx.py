@@ -17,7 +17,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.
     import sys
     from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_onnx", run_name="__main__", alter_sys=True)
 
 import argparse
@@ -43,15 +43,15 @@ from train.backbones import COARSEST
 from train.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
-from .calibration import PICTURES
-from .convert import Scheme
-from .graph import DeployableGraph, GraphOutputs, candidate_limits, dense_names
-from .onnx_file import INPUT_NAMES, graph_sha256, keep_outputs, strip
-from .pictures import find_pictures
-from .qdq import Target
+from .graph.deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
+from .onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip
+from .quantization.calibration import PICTURES
+from .quantization.convert import Scheme
+from .quantization.qdq import Target
 from .quantize import calibration_images, quantize
-from .verified import write_verified
-from .verify_checkpoint import verify
+from .verify.checkpoint import verify
+from .verify.images import find_pictures
+from .verify.publish import write_verified
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas, rounded up to what its sides are multiples of

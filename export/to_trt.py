@@ -17,7 +17,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
     import sys
     from pathlib import Path
 
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_trt", run_name="__main__", alter_sys=True)
 
 import argparse
@@ -34,15 +34,9 @@ from runtime.command_names import QUANTIZE, TO_ONNX, TO_TRT
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
 from runtime.manifest import Precision
 
-from .trt_library import choose
-from .trt_profiles import make_profiles
-from .trt_settings import (
-    RTX_CAPABILITIES,
-    HardwareCompatibility,
-    Settings,
-    check_settings,
-    default_capabilities,
-)
+from .trt.library import choose
+from .trt.profiles import make_profiles
+from .trt.settings import RTX_CAPABILITIES, HardwareCompatibility, Settings, check_settings, default_capabilities
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
 _CHECKPOINT_ALONE = ("precision", "canvas", "images", "calibrate_on")  # options that make no sense of an exported file
@@ -72,13 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
         version_compatible=options.version_compatible,
     )
     try:  # neither onnx nor torch is among what `runtime` needs
-        from .engine import build_engine, load_source
+        from .trt.engine import build_engine, load_source
     except ModuleNotFoundError as error:
         raise _not_installed(error, "an engine is built of a file that onnx reads: pip install onnx") from error
     if from_checkpoint:
         check_settings(library, settings, precision)
         try:
-            from .from_checkpoint import export_checkpoint
+            from .trt.from_checkpoint import export_checkpoint
         except ModuleNotFoundError as error:
             advice = f"export the checkpoint where it was trained ({TO_ONNX}), and give the .onnx file here"
             raise _not_installed(error, advice) from error

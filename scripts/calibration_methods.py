@@ -3,7 +3,7 @@
     .venv/bin/python scripts/calibration_methods.py model.onnx --annotations train.json --images train/ [--limit 1000]
 
 The pictures are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
-every layout, and run on the part that was left out, with exact sums (`export.emulate`) whatever the processor; what the
+every layout, and run on the part that was left out, with exact sums (`export.onnx_model.emulation`) whatever the processor; what the
 parts gave is scored together. (The network has trained on these pictures: its AP is higher than on new ones, the
 differences are what counts.)
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.calibration import METHODS, calibrate, spread
-from export.convert import Scheme, converted_model
-from export.emulate import emulated
-from export.network import load_deployed
+from export.onnx_model.emulation import emulated
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import METHODS, calibrate, spread
+from export.quantization.convert import Scheme, converted_model
 from runtime.coco import evaluate, load_coco_and_truth
 from runtime.coco.results import join
 from runtime.coco.run import detect_with_all, plan_batches

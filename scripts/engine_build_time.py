@@ -24,15 +24,15 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.calibration import calibrate
-from export.convert import Scheme, converted_model
-from export.network import load_deployed
-from export.pictures import synthetic_pictures
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate
+from export.quantization.convert import Scheme, converted_model
 from export.to_onnx import export_model, input_shapes
-from export.trt_build import build
-from export.trt_library import Library
-from export.trt_profiles import make_profiles
-from export.trt_settings import RTX_CAPABILITIES, Settings, default_capabilities
+from export.trt.build import build
+from export.trt.library import Library
+from export.trt.profiles import make_profiles
+from export.trt.settings import RTX_CAPABILITIES, Settings, default_capabilities
+from export.verify.images import synthetic_pictures
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision

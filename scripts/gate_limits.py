@@ -21,14 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.calibration import PICTURES, calibrate, find_images, shows_progress
-from export.checks import DETECTIONS, NETWORK, RANGES
-from export.convert import Scheme, converted_model
-from export.network import load_deployed
-from export.pair import compare
-from export.pictures import cases, synthetic_pictures, unseen
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import PICTURES, calibrate, find_images, shows_progress
+from export.quantization.convert import Scheme, converted_model
 from export.quantize import calibration_images
-from export.verify_conversion import open_conversion
+from export.verify.checks import DETECTIONS, NETWORK, RANGES
+from export.verify.conversion import open_conversion
+from export.verify.images import cases, synthetic_pictures, unseen
+from export.verify.pair import compare
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode

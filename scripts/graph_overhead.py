@@ -27,7 +27,7 @@ import onnx
 import onnxruntime
 from random_detectors import our_model, photographs
 
-from export.graph import dense_names
+from export.graph.deployable import dense_names
 from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.ort.session import open_session

@@ -23,17 +23,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.calibration import calibrate, find_images
-from export.compare import without_partner
-from export.convert import Scheme, converted_model
-from export.network import load_deployed
-from export.pictures import Case, find_pictures, make_case
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate, find_images
+from export.quantization.convert import Scheme, converted_model
 from export.to_onnx import export_model, input_shapes
-from export.tolerance import tolerance_of
-from export.trt_build import build
-from export.trt_library import Library
-from export.trt_profiles import make_profiles
-from export.trt_settings import Settings
+from export.trt.build import build
+from export.trt.library import Library
+from export.trt.profiles import make_profiles
+from export.trt.settings import Settings
+from export.verify.compare import without_partner
+from export.verify.images import Case, find_pictures, make_case
+from export.verify.tolerance import tolerance_of
 from runtime.backends import BackendError
 from runtime.backends.openvino_backend import shared_core
 from runtime.backends.options import BackendOptions

@@ -5,7 +5,7 @@
     .venv/bin/python scripts/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
     .venv/bin/python scripts/precision_table.py best.pt …                                          # exported first
 
-AP three times: as the file's numbers say (`export.emulate`: half precision rounded as a GPU rounds it, 8-bit sums
+AP three times: as the file's numbers say (`export.onnx_model.emulation`: half precision rounded as a GPU rounds it, 8-bit sums
 exact), as ONNX Runtime and as OpenVINO run the file on this CPU, saturating or not. "alike" is the share of detections
 that these two have in common (same class, IoU above 0.9, scores that differ by at most 0.05; of a score of at least
 0.1). Speeds are ratios to the float32 file in the same runtime, of the network's time at batch 1: the median (and
@@ -28,13 +28,13 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.calibration import METHODS, PICTURES, calibrate, shows_progress
-from export.compare import Same, without_partner
-from export.convert import Scheme, converted_model
-from export.emulate import emulated
-from export.network import load_deployed
+from export.onnx_model.emulation import emulated
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import METHODS, PICTURES, calibrate, shows_progress
+from export.quantization.convert import Scheme, converted_model
 from export.quantize import calibration_images
 from export.to_onnx import export_model, input_shapes
+from export.verify.compare import Same, without_partner
 from runtime.backends import BackendError
 from runtime.benchmark.images import Pictures, find_pictures
 from runtime.benchmark.measuring import Distribution, speed_ratios

@@ -36,8 +36,8 @@ import torchvision
 from random_detectors import our_model, photographs, torchvision_model
 from torch import Tensor, nn
 
-from export.calibration import calibrate
-from export.network import load_deployed
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate
 from export.quantize import convert
 from runtime.backends import Backend, open_backend
 from runtime.detections import finish

@@ -82,7 +82,7 @@ def test_packages_import_only_what_lies_below_them(package: str, repository: Pat
         ("runtime", "def f():\n    from torch import nn"),
         ("runtime", "import onnxruntime"),
         ("runtime", "from train.boxes import iou"),
-        ("train", "import export.graph"),
+        ("train", "import export.graph.deployable"),
     ],
 )
 def test_a_planted_violation_is_found(package: str, source: str) -> None:

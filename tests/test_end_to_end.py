@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.compare import without_partner
+from export.verify.compare import without_partner
 from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector

@@ -14,13 +14,13 @@ import onnx
 import pytest
 import torch
 
-from export.calibration import Calibration, calibrate, find_images
-from export.convert import Scheme
-from export.network import load_deployed
-from export.onnx_file import graph_sha256
-from export.pictures import synthetic_pictures
+from export.onnx_model.file import graph_sha256
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import Calibration, calibrate, find_images
+from export.quantization.convert import Scheme
 from export.quantize import convert
 from export.to_onnx import export_model, input_shapes
+from export.verify.images import synthetic_pictures
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train import dialects
 from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from export.trt_build import build
-from export.trt_library import Library
-from export.trt_settings import Settings
+from export.trt.build import build
+from export.trt.library import Library
+from export.trt.settings import Settings
 from runtime.backends.engine_file import Profile
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.compare import without_partner
-from export.pictures import cases, synthetic_pictures
+from export.verify.compare import without_partner
+from export.verify.images import cases, synthetic_pictures
 from runtime.backends import Backend, BackendError, open_backend
 from runtime.detections import Detections, candidates, finish
 

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from export.calibration import (
+from export.onnx_model.network import cut_network, load_deployed
+from export.onnx_model.session import open_session
+from export.quantization.calibration import (
     Calibration,
     CalibrationError,
     Histogram,
@@ -21,9 +23,7 @@ from export.calibration import (
     load_calibration,
     spread,
 )
-from export.network import cut_network, load_deployed
-from export.pictures import synthetic_pictures
-from export.session import open_session
+from export.verify.images import synthetic_pictures
 
 from .conftest import Exported
 

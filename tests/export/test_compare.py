@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.compare import greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
+from export.verify.compare import greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
 from runtime.detections import Detections, empty_detections
 
 

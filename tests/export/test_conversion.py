@@ -11,18 +11,18 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.calibration import Calibration, CalibrationError
-from export.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
-from export.compare import without_partner
-from export.convert import ConvertError
-from export.layers import convolutions, quantization
-from export.network import ModelError, after_network, cut_network, dense_maps, load_deployed, with_network
-from export.onnx_file import graph_sha256
-from export.pair import compare, open_file
-from export.pictures import Case, make_case, synthetic_pictures
+from export.onnx_model.file import graph_sha256
+from export.onnx_model.network import ModelError, after_network, cut_network, dense_maps, load_deployed, with_network
+from export.onnx_model.precision import convolutions, quantization
+from export.quantization.calibration import Calibration, CalibrationError
+from export.quantization.convert import ConvertError
 from export.quantize import convert
-from export.tolerance import TOLERANCES
-from export.verify_conversion import open_conversion
+from export.verify.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
+from export.verify.compare import without_partner
+from export.verify.conversion import open_conversion
+from export.verify.images import Case, make_case, synthetic_pictures
+from export.verify.pair import compare, open_file
+from export.verify.tolerance import TOLERANCES
 from runtime.backends import open_backend
 from runtime.detections import Detections, finish
 

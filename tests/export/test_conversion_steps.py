@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.emulate import emulated_network
-from export.half import to_half
-from export.mixed import Block, MixedError, Step, blocks, fewest_in_float, trade_table
-from export.network import cut_network, load_deployed
-from export.onnx_file import shielded_bias
-from export.qdq import FP8, INT8, Target, quantize_network
-from export.ranges import Range
-from export.session import open_session
+from export.onnx_model.emulation import emulated_network
+from export.onnx_model.file import shielded_bias
+from export.onnx_model.network import cut_network, load_deployed
+from export.onnx_model.session import open_session
+from export.quantization.half import to_half
+from export.quantization.mixed import Block, MixedError, Step, blocks, fewest_in_float, trade_table
+from export.quantization.qdq import FP8, INT8, Target, quantize_network
+from export.verify.ranges import Range
 
 from .conftest import Exported
 
@@ -310,7 +310,7 @@ def test_float8_leaves_depthwise_convolutions_in_float() -> None:
     [(TensorProto.INT8, 0), (TensorProto.UINT8, 0), (TensorProto.UINT8, 77), (TensorProto.FLOAT8E4M3FN, 0)],
 )
 def test_values_in_8_bits_are_those_of_onnx_runtime(kind: int, zero: int) -> None:
-    """`export.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
+    """`export.verify.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
     scale = np.array(0.01 if kind == TensorProto.FLOAT8E4M3FN else 0.03, np.float32)
     constants = [numpy_helper.from_array(scale, "scale"), helper.make_tensor("zero", kind, [], [zero])]
     names = ["x", "scale", "zero"], ["quantized", "scale", "zero"]

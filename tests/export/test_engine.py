@@ -16,17 +16,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import engine, trt_build
-from export.convert import Scheme, converted_model
-from export.engine import build_engine, load_source, rebuild_command
-from export.engine_check import header_problems, read_header
-from export.network import load_deployed
+from export.onnx_model.network import load_deployed
+from export.quantization.convert import Scheme, converted_model
 from export.to_onnx import export_model, input_shapes
 from export.to_trt import _parser, main
-from export.trt_build import Built, ParseError
-from export.trt_library import Library
-from export.trt_profiles import make_profiles
-from export.trt_settings import BuildError, Settings, check_settings
+from export.trt import build as trt_build
+from export.trt import engine
+from export.trt.build import Built, ParseError
+from export.trt.engine import build_engine, load_source, rebuild_command
+from export.trt.library import Library
+from export.trt.profiles import make_profiles
+from export.trt.settings import BuildError, Settings, check_settings
+from export.verify.engine_header import header_problems, read_header
 from runtime.backends.engine_file import Profile, read_engine, this_platform
 from runtime.cuda import Device
 from runtime.files import sha256_file

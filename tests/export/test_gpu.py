@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.compare import without_partner
+from export.verify.compare import without_partner
 from runtime.backends import open_backend
 from runtime.detections import finish
 

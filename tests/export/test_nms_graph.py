@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export.nms_graph import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
+from export.graph.nms import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
 from export.to_onnx import OPSET, quiet
 from runtime.detections import RawOutputs, finish
 from runtime.manifest import Thresholds

@@ -11,18 +11,18 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.calibration import Calibration, calibrate, find_images
-from export.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, UNFIT, print_report
-from export.convert import Scheme, converted_model
-from export.equivalence import differences
-from export.layers import convolutions, convolutions_by_output, quantization, wrong_convolutions
-from export.network import cut_network, load_deployed
-from export.pair import VerifyError, compare
-from export.pictures import make_case, synthetic_pictures
+from export.onnx_model.network import cut_network, load_deployed
+from export.onnx_model.precision import convolutions, convolutions_by_output, quantization, wrong_convolutions
+from export.quantization.calibration import Calibration, calibrate, find_images
+from export.quantization.convert import Scheme, converted_model
 from export.quantize import convert
-from export.verify import main
-from export.verify_checkpoint import open_pair
-from export.verify_conversion import open_conversion
+from export.verify.__main__ import main
+from export.verify.checkpoint import open_pair
+from export.verify.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, UNFIT, print_report
+from export.verify.conversion import open_conversion
+from export.verify.equivalence import differences
+from export.verify.images import make_case, synthetic_pictures
+from export.verify.pair import VerifyError, compare
 from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
 from .conftest import SCHEMES, Exported, restamp
@@ -323,7 +323,7 @@ def test_maps_made_in_8_bits(
     exported: Exported, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
-    monkeypatch.setattr("export.qdq.always_float", lambda *_: set())
+    monkeypatch.setattr("export.quantization.qdq.always_float", lambda *_: set())
     calibration = calibrate(*load_deployed(exported.model), find_images(pictures), progress=False)
     for name in QUANTIZED:
         scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"

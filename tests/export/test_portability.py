@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from export.pictures import synthetic_pictures
+from export.verify.images import synthetic_pictures
 from runtime.manifest import Precision
 
 from .conftest import Exported

@@ -18,12 +18,12 @@ from onnx import TensorProto, numpy_helper
 
 from export import quantize as quantize_module
 from export import to_onnx
-from export.calibration import CalibrationError, load_calibration
-from export.checks import Check
-from export.convert import converted_model
-from export.layers import convolutions_by_output, quantization
-from export.network import load_deployed
+from export.onnx_model.network import load_deployed
+from export.onnx_model.precision import convolutions_by_output, quantization
+from export.quantization.calibration import CalibrationError, load_calibration
+from export.quantization.convert import converted_model
 from export.quantize import convert, main
+from export.verify.checks import Check
 from runtime.coco.results import of_image
 from runtime.detector import Detector
 from runtime.errors import UserError

@@ -13,17 +13,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.calibration import Calibration
-from export.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
-from export.convert import Scheme, converted_model
-from export.equivalence import differences
-from export.network import cut_network, load_deployed
-from export.pair import Dense, Pair, compare, open_file
-from export.pictures import Case, make_case, synthetic_pictures
-from export.qdq import quantize_network
-from export.saturation import LARGEST_SUM, PAIR_LIMIT, check_sums, largest_sums, pair_scales, sums_of_network
-from export.session import open_session
-from export.verify_conversion import open_conversion
+from export.onnx_model.network import cut_network, load_deployed
+from export.onnx_model.saturation import LARGEST_SUM, PAIR_LIMIT, check_sums, largest_sums, pair_scales, sums_of_network
+from export.onnx_model.session import open_session
+from export.quantization.calibration import Calibration
+from export.quantization.convert import Scheme, converted_model
+from export.quantization.qdq import quantize_network
+from export.verify.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
+from export.verify.conversion import open_conversion
+from export.verify.equivalence import differences
+from export.verify.images import Case, make_case, synthetic_pictures
+from export.verify.pair import Dense, Pair, compare, open_file
 from runtime.detections import Detections, RawOutputs
 from runtime.machine.processor import Processor, read_processor
 
@@ -265,7 +265,7 @@ def test_what_saturates_here_is_compared_in_emulation(
     verdicts = []
     for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
         processor = Processor("x86_64", "a processor", frozenset(features))
-        monkeypatch.setattr("export.emulate.read_processor", lambda processor=processor: processor)
+        monkeypatch.setattr("export.onnx_model.emulation.read_processor", lambda processor=processor: processor)
         monkeypatch.setattr("runtime.backends.saturation.read_processor", lambda processor=processor: processor)
         assert open_file(full_bits).is_emulated == ("avx512_vnni" not in features)
         assert not open_file(converted["int8-cpu"]).is_emulated
@@ -277,7 +277,7 @@ def test_what_saturates_here_is_compared_in_emulation(
 OPENVINO = """
 import sys
 import numpy as np
-from export.pictures import make_case, synthetic_pictures
+from export.verify.images import make_case, synthetic_pictures
 from runtime.backends import open_backend
 
 case = make_case(2, (192, 224), synthetic_pictures(), (124, 116, 104))

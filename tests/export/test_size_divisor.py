@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.network import load_deployed
-from export.onnx_file import graph_sha256
-from export.pictures import cases, synthetic_pictures
+from export.onnx_model.file import graph_sha256
+from export.onnx_model.network import load_deployed
 from export.to_onnx import ExportError, input_shapes, main
-from export.trt_profiles import ProfileError, make_profiles
+from export.trt.profiles import ProfileError, make_profiles
+from export.verify.images import cases, synthetic_pictures
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from export.checks import DETECTIONS
-from export.pictures import synthetic_pictures
 from export.to_onnx import export_model, input_shapes
-from export.verify_checkpoint import verify
+from export.verify.checkpoint import verify
+from export.verify.checks import DETECTIONS
+from export.verify.images import synthetic_pictures
 from runtime.manifest import Preprocess, Thresholds
 from train import dialects
 from train.checkpoint import LoadedDetector

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from export import to_onnx
-from export.graph import GraphOutputs, candidate_limits, fold
-from export.onnx_file import graph_sha256
-from export.pair import compare
-from export.pictures import make_case, synthetic_pictures
+from export.graph.deployable import GraphOutputs, candidate_limits, fold
+from export.onnx_model.file import graph_sha256
 from export.to_onnx import ExportError, describe, input_shapes, main
-from export.verify_checkpoint import open_pair
+from export.verify.checkpoint import open_pair
+from export.verify.images import make_case, synthetic_pictures
+from export.verify.pair import compare
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError

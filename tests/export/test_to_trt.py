@@ -14,12 +14,13 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from export import engine, to_onnx, to_trt
-from export.engine import Source
+from export import to_onnx, to_trt
 from export.to_trt import OptionError, main
-from export.trt_build import Built
-from export.trt_library import Library
-from export.trt_settings import BuildError, Settings
+from export.trt import engine
+from export.trt.build import Built
+from export.trt.engine import Source
+from export.trt.library import Library
+from export.trt.settings import BuildError, Settings
 from runtime.backends.engine_file import Profile, read_engine
 from runtime.errors import UserError
 from runtime.files import sha256_file

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from export.calibration import calibrate, find_images
-from export.compare import Same, without_partner
-from export.network import load_deployed
-from export.pair import open_file
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate, find_images
 from export.quantize import convert
-from export.verify_conversion import verify_conversion
+from export.verify.compare import Same, without_partner
+from export.verify.conversion import verify_conversion
+from export.verify.pair import open_file
 from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
 from runtime.coco.command import evaluate_detector

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.compare import without_partner
 from export.to_trt import main
+from export.verify.compare import without_partner
 from runtime.backends.engine_file import Flavor, read_description
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.backend import TrtBackend

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from export import trt_library
 from export.to_trt import main
-from export.trt_library import LibraryError, choose
+from export.trt import library as trt_library
+from export.trt.library import LibraryError, choose
 from runtime.backends import BackendError
 from runtime.cuda import Device
 

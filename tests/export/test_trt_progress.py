@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from export import trt_progress
-from export.trt_progress import Phases, interruptible
+from export.trt import progress as trt_progress
+from export.trt.progress import Phases, interruptible
 from runtime.backends.engine_file import Profile
 
 from .conftest import Exported
@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_leaves_at_once_even_before_the_first_is_worked_off(monk
 
 HELD = """
 import runpy, signal, sys, time
-from export.trt_progress import Phases
+from export.trt.progress import Phases
 
 until = sys.argv.pop(1)
 step = Phases.step

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
-from export.onnx_file import keep_outputs, with_outputs
-from export.pair import VerifyError, compare
-from export.pictures import cases, find_pictures, make_case, synthetic_pictures
-from export.verify import main
-from export.verify_checkpoint import open_pair
+from export.onnx_model.file import keep_outputs, with_outputs
+from export.verify.__main__ import main
+from export.verify.checkpoint import open_pair
+from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
+from export.verify.images import cases, find_pictures, make_case, synthetic_pictures
+from export.verify.pair import VerifyError, compare
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.errors import UserError

@@ -12,16 +12,16 @@ import numpy as np
 import onnx
 import pytest
 
-from export import verify
-from export.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
-from export.engine_check import Header, header_problems, read_header
-from export.network import load_deployed
-from export.pair import VerifyError, open_file
-from export.pictures import make_case, synthetic_pictures
-from export.tolerance import TOLERANCES
-from export.trt_inspect import convolutions_by_precision, convolutions_of, wrong_precision
-from export.trt_settings import BuildError
-from export.verify_engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
+from export.onnx_model.network import load_deployed
+from export.trt.inspector import convolutions_by_precision, convolutions_of, wrong_precision
+from export.trt.settings import BuildError
+from export.verify import __main__ as verify
+from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
+from export.verify.engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
+from export.verify.engine_header import Header, header_problems, read_header
+from export.verify.images import make_case, synthetic_pictures
+from export.verify.pair import VerifyError, open_file
+from export.verify.tolerance import TOLERANCES
 from runtime.backends.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
 from runtime.backends.ort.backend import OrtBackend
 from runtime.files import sha256_file
@@ -100,7 +100,7 @@ def test_without_a_gpu_what_can_be_is_checked_and_the_rest_said(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_engine(tmp_path, exported)
-    monkeypatch.setattr("export.verify_engine.reason_not_to_run", no_gpu)
+    monkeypatch.setattr("export.verify.engine.reason_not_to_run", no_gpu)
     assert verify.main([str(exported.checkpoint), str(path)]) == 0
     said = capsys.readouterr().out
     assert "ok           the engine's SHA-256 is the one in its description" in said
@@ -179,7 +179,7 @@ def test_an_altered_engine_and_another_checkpoints_are_refused(exported: Exporte
 
 @pytest.fixture
 def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.verify_engine.convolutions_of", lambda *_: {"fp32": 40})
+    monkeypatch.setattr("export.verify.engine.convolutions_of", lambda *_: {"fp32": 40})
 
 
 @pytest.mark.usefixtures("_counted")

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from export.compare import EXACT
+from export.verify.compare import EXACT
 from runtime.detections import Detections, finish
 from train import pretrained
 from train.__main__ import parse

@@ -10,7 +10,7 @@ from runtime.backends.engine_file import Profile
 from runtime.errors import UserError
 from runtime.manifest import Precision
 
-from .trt_library import Library
+from .library import Library
 
 # TensorRT for RTX 1.7 builds for these; "7.5" is Turing, "12.0" Blackwell's GeForce.
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .checks import SATURATES, SUMS, Check
+from ..verify.checks import SATURATES, SUMS, Check
 from .network import cut_network
 
 LARGEST_BYTE = 255

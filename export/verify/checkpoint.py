@@ -15,9 +15,9 @@ from train.postprocess import candidates
 from train.validate import describe
 
 from .checks import Check
+from .images import Case
 from .manifests import check_export
 from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
-from .pictures import Case
 
 
 def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:

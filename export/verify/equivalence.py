@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from .network import after_network, cut_network, dense_maps
+from ..onnx_model.network import after_network, cut_network, dense_maps
 
 # Half of the last bit, by the number and around 0: how far a format's nearest number may be.
 _ROUNDING = {

@@ -22,18 +22,18 @@ from runtime.files import sha256_file
 from train.checkpoint import LoadedDetector
 from train.validate import describe
 
+from ..onnx_model.network import load_deployed
+from ..onnx_model.precision import summary
+from ..trt.inspector import convolutions_of, wrong_precision
+from ..trt.library import find_device
+from .checkpoint import open_pair, verify
 from .checks import Check, print_report
 from .compare import without_partner
-from .engine_check import header_problems
-from .layers import summary
+from .engine_header import header_problems
+from .images import Case, make_case
 from .manifests import check_export
-from .network import load_deployed
 from .pair import VerifyError, compare, fitting_pictures
-from .pictures import Case, make_case
 from .tolerance import Tolerance
-from .trt_inspect import convolutions_of, wrong_precision
-from .trt_library import find_device
-from .verify_checkpoint import open_pair, verify
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from runtime.backends.engine_file import Profile, Tensor
 from runtime.names import unknown_name
 
-from .trt_inspect import count_precisions
-from .trt_library import Library
-from .trt_progress import Phases, interruptible, make_logger, make_monitor
-from .trt_settings import AMPERE_AND_LATER, BuildError, HardwareCompatibility, Settings
+from .inspector import count_precisions
+from .library import Library
+from .progress import Phases, interruptible, make_logger, make_monitor
+from .settings import AMPERE_AND_LATER, BuildError, HardwareCompatibility, Settings
 
 _still_called: list[Any] = []  # what threads of stopped builds may yet call, kept until the process ends
 

@@ -14,13 +14,13 @@ from runtime.command_names import QUANTIZE, TO_TRT
 from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 
-from .layers import convolutions, summary, wrong_convolutions
-from .network import parse_deployed, read_deployed
-from .trt_build import Built, ParseError, build
-from .trt_inspect import wrong_precision
-from .trt_library import Library
-from .trt_profiles import as_options, describe
-from .trt_settings import BuildError, Settings, check_settings
+from ..onnx_model.network import parse_deployed, read_deployed
+from ..onnx_model.precision import convolutions, summary, wrong_convolutions
+from .build import Built, ParseError, build
+from .inspector import wrong_precision
+from .library import Library
+from .profiles import as_options, describe
+from .settings import BuildError, Settings, check_settings
 
 _ROOM = 256 << 20  # bytes: an engine holds compiled kernels besides the weights
 

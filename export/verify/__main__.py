@@ -7,7 +7,7 @@
 The reference is the checkpoint, or the float32 file that a conversion started from.
 - the precision: what the file's convolutions compute in, counted, against what its manifest says;
 - the manifest: classes, preprocessing and thresholds, against the reference's;
-- a conversion: node for node and constant for constant against the float32 file (`export.equivalence`);
+- a conversion: node for node and constant for constant against the float32 file (`export.verify.equivalence`);
 and for two batch sizes and, where the canvas isn't fixed, two canvases:
 - the network: its dense maps, elementwise, or where the file isn't float32 by their root mean square error;
 - the postprocessing: candidates that the reference and the file make of the same dense maps, as sets;
@@ -29,8 +29,8 @@ from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.errors import run_main
 
 from .checks import print_report
-from .pictures import find_pictures
-from .verify_conversion import verify_conversion
+from .conversion import verify_conversion
+from .images import find_pictures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         loaded = load_detector(options.reference)
         pictures = find_pictures(options.images, loaded.config.data.val_images)
         if model_path.suffix in ENGINE_SUFFIXES:
-            from .verify_engine import report_engine, verify_engine
+            from .engine import report_engine, verify_engine
 
             source = Path(options.onnx) if options.onnx else None
             return report_engine(verify_engine(loaded, model_path, pictures, source))
-        from .verify_checkpoint import verify
+        from .checkpoint import verify
 
         checks = verify(loaded, model_path, pictures)
     print_report(checks)

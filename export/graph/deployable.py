@@ -20,7 +20,7 @@ from train.deform import for_export
 from train.detector import DenseOutputs, Detector
 from train.postprocess import Limit, candidates
 
-from .nms_graph import fixpoint_nms
+from .nms import fixpoint_nms
 
 TOPK_MAX = 3840  # TensorRT's
 

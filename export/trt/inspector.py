@@ -15,9 +15,9 @@ from runtime.backends.engine_file import EngineManifest
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.manifest import Precision
 
-from .layers import summary
-from .trt_progress import make_logger
-from .trt_settings import BuildError
+from ..onnx_model.precision import summary
+from .progress import make_logger
+from .settings import BuildError
 
 # How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
 # "Format/Datatype" into "Format" and "DataType".

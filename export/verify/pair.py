@@ -1,6 +1,6 @@
 """Both sides of a comparison, the reference and a file, and everything that is compared on a batch.
 
-Free of torch: whoever has only files compares two of them (`export.verify_conversion`); `export.verify_checkpoint`
+Free of torch: whoever has only files compares two of them (`export.verify.conversion`); `export.verify.checkpoint`
 puts a checkpoint in the reference's place.
 """
 
@@ -22,27 +22,16 @@ from runtime.detections import Detections, RawOutputs, finish
 from runtime.errors import UserError
 from runtime.manifest import Manifest
 
-from .checks import (
-    CANDIDATES,
-    DETECTIONS,
-    KERNELS,
-    NETWORK,
-    PRECISION,
-    RERUN,
-    ROWS,
-    SATURATES,
-    UNTRAINED,
-    Check,
-)
+from ..onnx_model.emulation import emulated, needs_emulation
+from ..onnx_model.file import INPUT_NAMES, graph_sha256, with_outputs
+from ..onnx_model.network import dense_maps
+from ..onnx_model.precision import convolutions, quantization, wrong_convolutions
+from ..onnx_model.saturation import check_sums
+from ..onnx_model.session import open_session
+from .checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, PRECISION, RERUN, ROWS, SATURATES, UNTRAINED, Check
 from .compare import EXACT, Same, greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
-from .emulate import emulated, needs_emulation
-from .layers import convolutions, quantization, wrong_convolutions
-from .network import dense_maps
-from .onnx_file import INPUT_NAMES, graph_sha256, with_outputs
-from .pictures import Case, cases, synthetic_pictures
+from .images import Case, cases, synthetic_pictures
 from .ranges import RangeErrors
-from .saturation import check_sums
-from .session import open_session
 from .tolerance import TOLERANCES, Tolerance, tolerance_of
 
 if TYPE_CHECKING:

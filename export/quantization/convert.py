@@ -13,13 +13,13 @@ import onnx
 from runtime.errors import UserError
 from runtime.manifest import METADATA_KEY, Manifest, Precision, to_json
 
+from ..onnx_model.file import graph_sha256
+from ..onnx_model.network import ModelError, cut_network, with_network
+from ..onnx_model.precision import QUANTIZATION_KEY, Quantization
+from ..onnx_model.saturation import check_sums
 from .calibration import Calibration, Method, check_calibration
 from .half import to_half
-from .layers import QUANTIZATION_KEY, Quantization
-from .network import ModelError, cut_network, with_network
-from .onnx_file import graph_sha256
 from .qdq import FP8, INT8, Format, Target, layout_of, quantize_network
-from .saturation import check_sums
 
 
 class ConvertError(UserError):

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from runtime.names import unknown_name
 
-from .network import ModelError, ahead_of
+from ..onnx_model.network import ModelError, ahead_of
 
 Half = Literal["fp16", "bf16"]
 

@@ -18,7 +18,7 @@ from runtime.command_names import TO_ONNX
 from runtime.errors import UserError, describe_os_error
 from runtime.manifest import METADATA_KEY, Manifest, from_json
 
-from .onnx_file import INPUT_NAMES, graph_sha256
+from .file import INPUT_NAMES, graph_sha256
 
 DENSE = re.compile(r"(class_logits|box_regression|centerness)_\d+")
 OPSETS = (21, 22)  # what export/to_onnx.py writes, and what bfloat16 needs

@@ -28,10 +28,10 @@ from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
 from runtime.records import RecordError, record_from_dict
 
-from .network import cut_network
-from .onnx_file import INPUT_NAMES, with_outputs
+from ..onnx_model.file import INPUT_NAMES, with_outputs
+from ..onnx_model.network import cut_network
+from ..onnx_model.session import open_session
 from .qdq import values_to_calibrate
-from .session import open_session
 
 PICTURES = 500  # as many as MLPerf's rules allow
 CALIBRATION_VERSION = 2

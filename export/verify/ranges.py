@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ..onnx_model.file import INPUT_NAMES, with_outputs
+from ..onnx_model.network import ModelError, cut_network
+from ..onnx_model.session import open_session
 from .checks import RANGES, UNFIT, Check
-from .network import ModelError, cut_network
-from .onnx_file import INPUT_NAMES, with_outputs
-from .pictures import Case
-from .session import open_session
+from .images import Case
 from .tolerance import RANGE_LIMIT
 
 

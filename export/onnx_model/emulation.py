@@ -18,9 +18,9 @@ from runtime.backends.saturation import may_saturate
 from runtime.machine.processor import read_processor
 from runtime.manifest import METADATA_KEY, from_json
 
-from .layers import quantization
+from .file import shielded_bias
 from .network import cut_network, with_network
-from .onnx_file import shielded_bias
+from .precision import quantization
 
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -9,15 +9,15 @@ import numpy as np
 
 from runtime.detections import Detections
 
+from ..onnx_model.file import INPUT_NAMES
+from ..onnx_model.network import cut_network, cut_postprocessing, dense_maps, load_deployed
+from ..onnx_model.session import open_session
 from .checks import SAME_NETWORK, Check
 from .equivalence import differences
+from .images import Case
 from .manifests import check_conversion
-from .network import cut_network, cut_postprocessing, dense_maps, load_deployed
-from .onnx_file import INPUT_NAMES
 from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
-from .pictures import Case
 from .ranges import RangeErrors, ranges_of
-from .session import open_session
 
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 

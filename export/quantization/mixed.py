@@ -27,13 +27,13 @@ from runtime.coco.command import evaluate_detector
 from runtime.detector import Detector
 from runtime.errors import UserError
 
+from ..onnx_model.emulation import emulated, emulated_network, needs_emulation
+from ..onnx_model.file import INPUT_NAMES
+from ..onnx_model.network import cut_network
+from ..onnx_model.session import open_session
 from .calibration import Calibration
 from .convert import Scheme, quantized_network
-from .emulate import emulated, emulated_network, needs_emulation
-from .network import cut_network
-from .onnx_file import INPUT_NAMES
 from .qdq import INT8, Format, quantizable
-from .session import open_session
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
 PICTURES = 8  # that blocks are ranked on

@@ -9,10 +9,10 @@ from runtime.manifest import Precision
 from train.checkpoint import load_detector
 from train.validate import describe
 
-from . import to_onnx
-from .convert import Scheme
-from .trt_profiles import make_profiles
-from .trt_settings import BuildError
+from .. import to_onnx
+from ..quantization.convert import Scheme
+from .profiles import make_profiles
+from .settings import BuildError
 
 
 def export_checkpoint(

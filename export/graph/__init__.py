@@ -1,0 +1,1 @@
+"""torch to ONNX: the deployable graph with its NMS."""

@@ -1,0 +1,1 @@
+"""Deployed ONNX files as data: the network inside, its precision, its sums, sessions on pieces of it."""
