@@ -38,9 +38,9 @@ import torch
 from runtime.command_names import TO_ONNX
 from runtime.errors import UserError, run_main
 from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
-from train.anchors import anchors_per_cell
-from train.backbones import COARSEST
-from train.checkpoint import LoadedDetector, load_detector
+from train.geometry.anchors import anchors_per_cell
+from train.model.backbones import COARSEST
+from train.trainer.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
 from .graph.deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from runtime.files import atomic_write
-from train.anchors import Level, grid_anchors, pyramid_levels
 from train.assign import NEGATIVE, atss
-from train.boxes import centers, iou
 from train.config import Anchors
+from train.geometry.anchors import Level, grid_anchors, pyramid_levels
+from train.geometry.boxes import centers, iou
 
 BATCH, K = 16, 9
 

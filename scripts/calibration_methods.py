@@ -3,7 +3,7 @@
     .venv/bin/python scripts/calibration_methods.py model.onnx --annotations train.json --images train/ [--limit 1000]
 
 The pictures are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
-every layout, and run on the part that was left out, with exact sums (`export.onnx_model.emulation`) whatever the processor; what the
+every layout, and run on the part that was left out, with exact sums (`onnx_model.emulation`) anywhere; what the
 parts gave is scored together. (The network has trained on these pictures: its AP is higher than on new ones, the
 differences are what counts.)
 """

@@ -36,9 +36,9 @@ from export.verify.images import synthetic_pictures
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
-from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
-from train.detector import build_detector
-from train.recipes import RECIPES
+from train.config.recipes import RECIPES
+from train.model.detector import build_detector
+from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 

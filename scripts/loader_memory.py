@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.coco import CocoDataset, FileNames
 from runtime.manifest import Preprocess
 from train.config import Augment
-from train.data import TrainingStream
+from train.data.loader import TrainingStream
 
 
 def synthetic(images: int, boxes: int, names: Callable[[Iterable[str]], Sequence[str]]) -> CocoDataset:

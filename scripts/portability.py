@@ -44,10 +44,10 @@ from runtime.errors import UserError, run_main
 from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
 from tests.tensorrt_conformance import LISTS, load, problems
-from train.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone
-from train.detector import build_detector
-from train.systems import SYSTEMS
+from train.config.paper_recipes import SYSTEMS
+from train.model.detector import build_detector
+from train.trainer.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 VARIANTS = (

@@ -5,7 +5,7 @@
     .venv/bin/python scripts/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
     .venv/bin/python scripts/precision_table.py best.pt …                                          # exported first
 
-AP three times: as the file's numbers say (`export.onnx_model.emulation`: half precision rounded as a GPU rounds it, 8-bit sums
+AP three times: as the file's numbers say (`onnx_model.emulation`: half precision rounded as a GPU rounds it, 8-bit sums
 exact), as ONNX Runtime and as OpenVINO run the file on this CPU, saturating or not. "alike" is the share of detections
 that these two have in common (same class, IoU above 0.9, scores that differ by at most 0.05; of a score of at least
 0.1). Speeds are ratios to the float32 file in the same runtime, of the network's time at batch 1: the median (and
@@ -48,7 +48,7 @@ from runtime.errors import run_main
 from runtime.files import atomic_write, require_writable, sha256_file
 from runtime.machine.conditions import describe_machine, describe_run, version_of
 from runtime.machine.processor import read_processor
-from train.checkpoint import load_detector
+from train.trainer.checkpoint import load_detector
 
 ALIKE, LEAST_SCORE = Same(iou=0.9, shift=2.0, score=0.05), 0.1
 RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}

@@ -37,7 +37,7 @@ from runtime.images import decode
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Preprocess
 from train.config import Augment
-from train.data import TrainingStream
+from train.data.loader import TrainingStream
 
 PRE = Preprocess(short_side=800, long_side=1333)
 SIZES = ((640, 480), (1280, 960), (1920, 1080), (4000, 3000))  # width, height

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from runtime.errors import run_main
 from train.config import Config
-from train.journal import LOG, read_log
-from train.loop import LAST, train
-from train.progress import duration
-from train.recipes import RECIPES
-from train.shapes import Settings, generate
+from train.config.recipes import RECIPES
+from train.shapes.__main__ import Settings, generate
+from train.trainer.loop import LAST, train
+from train.trainer.progress import duration
+from train.trainer.run_log import LOG, read_log
 
 WARM_UP, MEASURED = 3, 5  # steps
 # Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many pictures: the

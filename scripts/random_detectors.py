@@ -21,9 +21,9 @@ from export.to_onnx import export_model, input_shapes
 from runtime.files import atomic_path
 from runtime.images import decode
 from runtime.images.preprocess import resize
-from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
-from train.detector import build_detector
-from train.recipes import RECIPES
+from train.config.recipes import RECIPES
+from train.model.detector import build_detector
+from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 CLASSES = 80  # for torchvision's too, whose published models compute 91: the same for all
 CANDIDATES = 1000  # scores of a picture above the threshold; a COCO detector has some hundred to a few thousand

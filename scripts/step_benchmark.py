@@ -30,10 +30,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from runtime.files import atomic_write
 from train.config import Config
-from train.criterion import Targets, criterion
-from train.detector import build_detector
-from train.optim import build_optimizer
-from train.recipes import RECIPES
+from train.config.recipes import RECIPES
+from train.loss.criterion import Targets, criterion
+from train.model.detector import build_detector
+from train.trainer.optim import build_optimizer
 
 CLASSES = 80
 BOXES = 7  # per picture, COCO's mean

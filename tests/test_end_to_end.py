@@ -16,7 +16,7 @@ from export.verify.compare import without_partner
 from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector
-from train.checkpoint import load_detector
+from train.trainer.checkpoint import load_detector
 from train.validate import TorchBackend, evaluate_together
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 
 from runtime.errors import UserError
-from train.recipes import RECIPES
-from train.shapes import Settings
+from train.config.recipes import RECIPES
+from train.shapes.__main__ import Settings
 
 
 def script(repository: Path, name: str) -> ModuleType:

@@ -23,20 +23,20 @@ from runtime.loadgen.run import _system
 from runtime.loadgen.settings import Estimate, Target, settings_for
 from runtime.names import unknown_name
 from train import config
-from train.anchors import anchor_sides, pyramid_levels
 from train.assign import assign
-from train.backbone_settings import kind_of
-from train.backbones import build_backbone
-from train.coding import decode, encode
 from train.config import Assignment, Head, Loss, Model, Regression, Schedule, Scoring
-from train.criterion import Targets, criterion
-from train.detector import build_detector
-from train.device import pick_device, pick_precision
-from train.head import Head as HeadModule
-from train.optim import build_optimizer, learning_rate_factor
-from train.postprocess import candidates
-from train.pyramid import FeaturePyramid
-from train.recipes import atss_tiny
+from train.config.recipes import atss_tiny
+from train.geometry.anchors import anchor_sides, pyramid_levels
+from train.geometry.box_coder import decode, encode
+from train.loss.criterion import Targets, criterion
+from train.model.backbone_settings import kind_of
+from train.model.backbones import build_backbone
+from train.model.detector import build_detector
+from train.model.fpn import FeaturePyramid
+from train.model.head import Head as HeadModule
+from train.model.postprocess import candidates
+from train.trainer.device import pick_device, pick_precision
+from train.trainer.optim import build_optimizer, learning_rate_factor
 
 from .train.test_criterion import CANVAS, SCENE, random_outputs, targets_of
 
@@ -185,7 +185,7 @@ def test_every_match_over_names_ends_in_a_refusal() -> None:
 def test_a_configuration_has_no_name_without_a_literal() -> None:
     """`weights` and `init` are files, the data's texts paths; any other text of the configuration is one of a set."""
     free = {"weights", "init", "train_json", "train_images", "val_json", "val_images", "recipe"}
-    tree = ast.parse((ROOT / "train/config.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "train/config/schema.py").read_text(encoding="utf-8"))
     annotated = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
     texts = {ast.unparse(node.target) for node in annotated if ast.unparse(node.annotation) == "str"}
     assert texts == free

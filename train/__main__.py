@@ -21,15 +21,15 @@ import tyro
 
 from runtime.errors import UserError, run_main
 
-from .backbone_settings import follow_backbone
-from .backbones import without_weights
-from .checkpoint import read_checkpoint
 from .config import Config, Data
-from .device import pick_device
-from .distributed import joined
-from .limits import check_config
-from .loop import train
-from .recipes import RECIPES
+from .config.recipes import RECIPES
+from .model.backbone_settings import follow_backbone
+from .model.backbones import without_weights
+from .trainer.checkpoint import read_checkpoint
+from .trainer.device import pick_device
+from .trainer.distributed import joined
+from .trainer.loop import train
+from .trainer.validation import check_config
 
 USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
 

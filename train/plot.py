@@ -13,7 +13,7 @@ import matplotlib
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 
-from .journal import LOG, read_log
+from .trainer.run_log import LOG, read_log
 
 LOSSES = ("classification", "box", "centerness")
 

@@ -22,12 +22,12 @@ from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.preprocess import boxes_to_canvas, make_batch
 
-from .anchors import Level, grid_anchors, pyramid_levels
 from .assign import assign
 from .assign.atss import candidates
-from .boxes import centers
 from .config import Config
-from .recipes import RECIPES
+from .config.recipes import RECIPES
+from .geometry.anchors import Level, grid_anchors, pyramid_levels
+from .geometry.boxes import centers
 
 
 class Scene(NamedTuple):

@@ -29,12 +29,12 @@ from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.tta import add_arguments, as_asked
 
-from .backbones import COARSEST
-from .checkpoint import Classes, load_detector
 from .config import Config
-from .detector import Detector
-from .distributed import ALONE, World, gather, gather_on_main, joined
-from .postprocess import candidates
+from .model.backbones import COARSEST
+from .model.detector import Detector
+from .model.postprocess import candidates
+from .trainer.checkpoint import Classes, load_detector
+from .trainer.distributed import ALONE, World, gather, gather_on_main, joined
 
 ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # batch, height, width
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from runtime.errors import UserError
 from runtime.manifest import InputShapes, Thresholds
 from train import config
-from train.anchors import strides
-from train.backbones import fold_batch_norms
-from train.deform import for_export
-from train.detector import DenseOutputs, Detector
-from train.postprocess import Limit, candidates
+from train.geometry.anchors import strides
+from train.model.backbones import fold_batch_norms
+from train.model.deform import for_export
+from train.model.detector import DenseOutputs, Detector
+from train.model.postprocess import Limit, candidates
 
 from .nms import fixpoint_nms
 

@@ -7,7 +7,7 @@ QuantizeLinear into its 8-bit kernel. Which pairs it can fuse differs, and so do
   quantized, not their outputs, and where a ReLU follows, the pair stands behind it: TensorRT fuses the three.
 - `cpu`: activations as uint8 with a zero point, weights int8. x86 multiplies unsigned by signed bytes; behind a ReLU
   the zero point makes it a part of the quantization, and all of the 8 bits are used. ONNX Runtime's 8-bit convolution
-  also wants its output quantized. The weights' steps are so large that no kernel saturates (`export.onnx_model.saturation`).
+  also wants its output quantized. The weights' steps are so large that no kernel saturates (`onnx_model.saturation`).
 - `cpu-vnni`: the same with all 8 bits for weights, for processors that sum products in 32 bits (VNNI, ARM's dot
   product); others saturate, and the runtime refuses such a file there.
 

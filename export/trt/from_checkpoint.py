@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.manifest import Precision
-from train.checkpoint import load_detector
+from train.trainer.checkpoint import load_detector
 from train.validate import describe
 
 from .. import to_onnx

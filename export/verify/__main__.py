@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.reference.endswith(".onnx"):
         checks = verify_conversion(Path(options.reference), model_path, find_pictures(options.images))
     else:  # which needs torch
-        from train.checkpoint import load_detector
+        from train.trainer.checkpoint import load_detector
 
         loaded = load_detector(options.reference)
         pictures = find_pictures(options.images, loaded.config.data.val_images)

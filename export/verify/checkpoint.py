@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from runtime.detections import Detections
-from train.checkpoint import LoadedDetector
-from train.detector import DenseOutputs
-from train.postprocess import candidates
+from train.model.detector import DenseOutputs
+from train.model.postprocess import candidates
+from train.trainer.checkpoint import LoadedDetector
 from train.validate import describe
 
 from .checks import Check

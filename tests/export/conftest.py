@@ -22,10 +22,10 @@ from export.quantize import convert
 from export.to_onnx import export_model, input_shapes
 from export.verify.images import synthetic_pictures
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
-from train import dialects
-from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Head, Model, Pyramid
-from train.detector import build_detector
+from train.model.detector import build_detector
+from train.pretrained import dialects
+from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 from ..conftest import made_once
 from .systems import narrowed, saved

@@ -32,7 +32,7 @@ from runtime.backends.engine_file import Profile, read_engine, this_platform
 from runtime.cuda import Device
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, Precision, from_json, to_json
-from train.systems import SYSTEMS
+from train.config.paper_recipes import SYSTEMS
 
 from .conftest import Exported, restamp
 from .rtx import LIBRARY, SMALL, WHOLE, build_for, one_line, rtx

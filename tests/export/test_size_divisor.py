@@ -20,12 +20,12 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.manifest import InputShapes, Manifest, Preprocess, Thresholds
-from train import shapes
-from train.backbones import COARSEST, STRIDES, build_backbone
-from train.checkpoint import Classes, load_detector
 from train.config import Augment, Backbone, Config, Data, Head, Model, Pyramid, Schedule
-from train.loop import train
-from train.recipes import atss_tiny
+from train.config.recipes import atss_tiny
+from train.model.backbones import COARSEST, STRIDES, build_backbone
+from train.shapes import __main__ as shapes
+from train.trainer.checkpoint import Classes, load_detector
+from train.trainer.loop import train
 from train.validate import TorchBackend, describe
 
 DIVISOR = 64

@@ -12,9 +12,9 @@ from export.verify.checkpoint import verify
 from export.verify.checks import DETECTIONS
 from export.verify.images import synthetic_pictures
 from runtime.manifest import Preprocess, Thresholds
-from train import dialects
-from train.checkpoint import LoadedDetector
-from train.systems import SYSTEMS
+from train.config.paper_recipes import SYSTEMS
+from train.pretrained import dialects
+from train.trainer.checkpoint import LoadedDetector
 
 from .systems import narrowed, saved
 

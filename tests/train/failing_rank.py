@@ -10,7 +10,7 @@ import time
 import torch
 
 from runtime.errors import UserError, run_main
-from train.distributed import add_up, joined
+from train.trainer.distributed import add_up, joined
 
 
 def main() -> None:

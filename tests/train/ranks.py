@@ -21,13 +21,13 @@ from runtime.coco import load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError, run_main
 from runtime.records import record_from_dict
-from train import loop
-from train.checkpoint import load_detector
 from train.config import Config
-from train.criterion import Losses
-from train.data import training_batches
-from train.distributed import World, add_up, gather, joined, require_agreement
-from train.loop import LAST, train
+from train.data.loader import training_batches
+from train.loss.criterion import Losses
+from train.trainer import loop
+from train.trainer.checkpoint import load_detector
+from train.trainer.distributed import World, add_up, gather, joined, require_agreement
+from train.trainer.loop import LAST, train
 from train.validate import TorchBackend, evaluate_together
 
 

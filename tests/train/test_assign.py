@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.train import reference
 from train import config
-from train.anchors import grid_anchors, pyramid_levels
 from train.assign import NEGATIVE, atss
+from train.geometry.anchors import grid_anchors, pyramid_levels
 
 SCALE = 8.0
 ANCHORS = config.Anchors(SCALE)

@@ -14,8 +14,8 @@ from torchvision.ops import box_iou
 from tests.train import reference
 from tests.train.test_assign import random_scene
 from train import config
-from train.anchors import Level, grid_anchors, grid_points, pyramid_levels
 from train.assign import NEGATIVE, Assigned, assign
+from train.geometry.anchors import Level, grid_anchors, grid_points, pyramid_levels
 
 SQUARE = config.Anchors(8.0)
 NINE = config.Anchors(4.0, scales_per_octave=3, ratios=(0.5, 1.0, 2.0))

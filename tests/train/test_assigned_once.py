@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from runtime.coco import load_coco
-from train import criterion as criterion_module
-from train import loop
 from train.config import Assignment, Config
-from train.criterion import Losses, Targets, assign_targets, criterion, normalizers_of, rows_of
-from train.data import TrainBatch, training_batches
-from train.detector import build_detector
-from train.distributed import World
+from train.data.loader import TrainBatch, training_batches
+from train.loss import criterion as criterion_module
+from train.loss.criterion import Losses, Targets, assign_targets, criterion, normalizers_of, rows_of
+from train.model.detector import build_detector
+from train.trainer import loop
+from train.trainer.distributed import World
 
 from .test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.manifest import Preprocess
 from train import config
-from train.augment import (
+from train.data.augment import (
     Sample,
     augment,
     draw,

@@ -12,16 +12,16 @@ import torch
 
 from runtime.errors import UserError
 from runtime.manifest import Preprocess
-from train import dialects
 from train.__main__ import parse
-from train.backbone_settings import check_backbone, follow_backbone, kind_of
-from train.backbones import Network, build_backbone
-from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.config import Backbone, BackboneName, Config
-from train.detector import build_detector
-from train.limits import check_config
-from train.loop import train
-from train.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
+from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
+from train.model.backbone_settings import check_backbone, follow_backbone, kind_of
+from train.model.backbones import Network, build_backbone
+from train.model.detector import build_detector
+from train.pretrained import dialects
+from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
+from train.trainer.loop import train
+from train.trainer.validation import check_config
 
 Make = Callable[..., Config]
 IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "pad_value": (124, 116, 104)}

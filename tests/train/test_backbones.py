@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
 from tests.train.test_checkpoint import Malicious
-from train.backbones import WeightsError, build_backbone, fold_batch_norms, norms_to_freeze
 from train.config import Backbone
-from train.criterion import Targets, criterion
-from train.detector import Detector, build_detector
-from train.optim import build_optimizer
-from train.recipes import atss_tiny
+from train.config.recipes import atss_tiny
+from train.loss.criterion import Targets, criterion
+from train.model.backbones import WeightsError, build_backbone, fold_batch_norms, norms_to_freeze
+from train.model.detector import Detector, build_detector
+from train.trainer.optim import build_optimizer
 
 
 def pictures(batch: int = 2, height: int = 64, width: int = 96) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from tests.train import reference
-from train.boxes import MAX_LOG_RATIO, area, centerness, centers, giou, iou
-from train.coding import decode
 from train.config import Regression
+from train.geometry.box_coder import decode
+from train.geometry.boxes import MAX_LOG_RATIO, area, centerness, centers, giou, iou
 
 STD = (0.1, 0.1, 0.2, 0.2)
 DELTAS = Regression(start="box", delta_std=STD)

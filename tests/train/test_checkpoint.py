@@ -17,17 +17,11 @@ import torch
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.records import record_from_dict
-from train.checkpoint import (
-    Checkpoint,
-    Classes,
-    load_detector,
-    read_checkpoint,
-    save_checkpoint,
-)
 from train.config import Config
-from train.detector import build_detector
-from train.optim import build_optimizer
-from train.recipes import RECIPES
+from train.config.recipes import RECIPES
+from train.model.detector import build_detector
+from train.trainer.checkpoint import Checkpoint, Classes, load_detector, read_checkpoint, save_checkpoint
+from train.trainer.optim import build_optimizer
 
 CLASSES = Classes(("cat", "dog"), (3, 17))
 

@@ -14,12 +14,12 @@ import torch
 
 from runtime.errors import UserError
 from train.__main__ import parse
-from train.backbones import without_weights
-from train.criterion import Targets, criterion
-from train.detector import build_detector
-from train.limits import check_config
-from train.optim import build_optimizer
-from train.recipes import RECIPES, atss_tiny
+from train.config.recipes import RECIPES, atss_tiny
+from train.loss.criterion import Targets, criterion
+from train.model.backbones import without_weights
+from train.model.detector import build_detector
+from train.trainer.optim import build_optimizer
+from train.trainer.validation import check_config
 
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

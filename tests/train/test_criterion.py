@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.train import reference
 from train import config
-from train.criterion import Losses, Targets, criterion
-from train.detector import DenseOutputs
+from train.loss.criterion import Losses, Targets, criterion
+from train.model.detector import DenseOutputs
 
 CANVAS = (64, 96)
 SCALE = 4.0

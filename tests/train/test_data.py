@@ -17,9 +17,9 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
 from runtime.images.preprocess import boxes_to_canvas, load, make_batch
 from runtime.manifest import Preprocess
-from train.augment import Sample
 from train.config import Augment, Config
-from train.data import Item, TrainBatch, TrainingStream, collate, training_batches
+from train.data.augment import Sample
+from train.data.loader import Item, TrainBatch, TrainingStream, collate, training_batches
 
 Make = Callable[..., Config]
 PRE = Preprocess(short_side=64, long_side=96, pad_value=(1, 2, 3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.deform import DeformableConv2d, GridSampledConv2d, deformable_like, for_export
+from train.model.deform import DeformableConv2d, GridSampledConv2d, deformable_like, for_export
 
 
 class Pair(NamedTuple):

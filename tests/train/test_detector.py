@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from runtime.manifest import Preprocess
 from train.config import Config
-from train.detector import Detector, build_detector
-from train.head import Head
-from train.pyramid import FeaturePyramid
+from train.model.detector import Detector, build_detector
+from train.model.fpn import FeaturePyramid
+from train.model.head import Head
 
 Make = Callable[..., Config]
 

@@ -19,15 +19,16 @@ from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import EXIT_BAD_INPUT, UserError
 from tests.train.ranks import DEFECTS, patched
 from tests.train.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
-from train import loop, validate
-from train.checkpoint import load_detector, read_checkpoint
+from train import validate
 from train.config import Config
-from train.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
-from train.data import training_batches
-from train.detector import DenseOutputs, build_detector
-from train.distributed import ALONE, World, add_up, gather, require_agreement, share_of_batch
-from train.journal import LOG, read_log
-from train.loop import LAST, train
+from train.data.loader import training_batches
+from train.loss.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
+from train.model.detector import DenseOutputs, build_detector
+from train.trainer import loop
+from train.trainer.checkpoint import load_detector, read_checkpoint
+from train.trainer.distributed import ALONE, World, add_up, gather, require_agreement, share_of_batch
+from train.trainer.loop import LAST, train
+from train.trainer.run_log import LOG, read_log
 from train.validate import TorchBackend, evaluate_together
 
 Make = Callable[..., Config]

@@ -12,10 +12,10 @@ import torch
 from tests.train.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
 from train.config import Config
-from train.criterion import Losses, Targets, criterion
-from train.detector import DenseOutputs
-from train.journal import LOG, read_log
-from train.loop import train
+from train.loss.criterion import Losses, Targets, criterion
+from train.model.detector import DenseOutputs
+from train.trainer.loop import train
+from train.trainer.run_log import LOG, read_log
 
 pytestmark = pytest.mark.gpu
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train import backbones
-from train.backbones import StaticSameConv2d, WeightsError, build_backbone, fold_batch_norms
 from train.config import Backbone
+from train.model import backbones
+from train.model.backbones import StaticSameConv2d, WeightsError, build_backbone, fold_batch_norms
 
 timm = pytest.importorskip("timm", reason="EfficientNet-Lite comes from timm: pip install 'atss-toolkit[edge]'")
 

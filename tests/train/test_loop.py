@@ -16,13 +16,13 @@ import torch
 
 from runtime.coco import load_coco
 from runtime.errors import UserError
-from train import loop
-from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
-from train.criterion import Losses
-from train.device import pick_device, pick_precision
-from train.journal import LOG, read_log
-from train.loop import BEST, LAST, train, validate
+from train.loss.criterion import Losses
+from train.trainer import loop
+from train.trainer.checkpoint import load_detector, read_checkpoint
+from train.trainer.device import pick_device, pick_precision
+from train.trainer.loop import BEST, LAST, train, validate
+from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
 

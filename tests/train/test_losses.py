@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import sigmoid_focal_loss
 
 from tests.train import reference
-from train.losses import focal_loss_sum
+from train.loss.losses import focal_loss_sum
 
 
 def example(anchors: int, classes: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:

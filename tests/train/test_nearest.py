@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.anchors import Level
+from train.geometry.anchors import Level
 
 product = importlib.import_module("train.assign.atss")  # the package also has a function of that name
 

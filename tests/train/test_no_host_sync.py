@@ -20,10 +20,10 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tests.train.test_assign import random_scene
 from train import config
-from train.anchors import Level, pyramid_levels
 from train.assign import assign
-from train.criterion import Targets, criterion
-from train.detector import DenseOutputs
+from train.geometry.anchors import Level, pyramid_levels
+from train.loss.criterion import Targets, criterion
+from train.model.detector import DenseOutputs
 
 CANVAS = (96, 128)
 

@@ -11,9 +11,15 @@ import pytest
 import torch
 
 from train.config import Config, Schedule
-from train.detector import Detector, build_detector
-from train.optim import AveragedWeights, build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
-from train.recipes import atss_r50_fpn_1x
+from train.config.recipes import atss_r50_fpn_1x
+from train.model.detector import Detector, build_detector
+from train.trainer.optim import (
+    AveragedWeights,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 Make = Callable[..., Config]
 

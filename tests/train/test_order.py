@@ -10,12 +10,12 @@ import pytest
 
 from runtime.coco import CocoDataset, load_coco
 from train import config
-from train.augment import draw_short_side
 from train.config import Config, Schedule
-from train.data import TrainingStream, training_batches
-from train.distributed import World
-from train.optim import in_steps
-from train.order import grouped, shuffled
+from train.data.augment import draw_short_side
+from train.data.loader import TrainingStream, training_batches
+from train.data.sampler import grouped, shuffled
+from train.trainer.distributed import World
+from train.trainer.optim import in_steps
 
 Make = Callable[..., Config]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from tests.train import reference
 from train import config
-from train.detector import DenseOutputs
-from train.postprocess import Limit, candidates
+from train.model.detector import DenseOutputs
+from train.model.postprocess import Limit, candidates
 
 MODEL = config.Model(anchors=config.Anchors(scale=4.0))
 Row = tuple[float, int, list[float]]

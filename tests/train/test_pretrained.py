@@ -17,14 +17,21 @@ from torch import Tensor
 
 from export.verify.compare import EXACT
 from runtime.detections import Detections, finish
-from train import pretrained
 from train.__main__ import parse
-from train.checkpoint import Checkpoint, CheckpointError, LoadedDetector, begin_with, load_detector, save_checkpoint
 from train.config import Pyramid
-from train.criterion import Losses, Targets, criterion
-from train.detector import DenseOutputs, build_detector
-from train.dialects import State
-from train.pretrained import ForeignError, convert
+from train.loss.criterion import Losses, Targets, criterion
+from train.model.detector import DenseOutputs, build_detector
+from train.pretrained import __main__ as pretrained
+from train.pretrained.__main__ import ForeignError, convert
+from train.pretrained.dialects import State
+from train.trainer.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    LoadedDetector,
+    begin_with,
+    load_detector,
+    save_checkpoint,
+)
 from train.validate import TorchBackend
 
 GOLDENS = {

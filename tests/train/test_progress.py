@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from train.progress import EVERY_S, MEASURED_S, UNTIMED, Progress, duration, seconds_left
+from train.trainer.progress import EVERY_S, MEASURED_S, UNTIMED, Progress, duration, seconds_left
 
 
 class Clock:

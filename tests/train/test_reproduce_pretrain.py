@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from runtime.coco import load_coco
-from train.backbones import build_backbone
+from train.model.backbones import build_backbone
 from train.reproduce.pretrain import CROP, _crop, _crops, pretrain
 from train.reproduce.systems import BACKBONE
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from train import loop
-from train.checkpoint import read_checkpoint
 from train.config import Config
-from train.journal import LOG, read_log
-from train.loop import LAST, train
+from train.trainer import loop
+from train.trainer.checkpoint import read_checkpoint
+from train.trainer.loop import LAST, train
+from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
 
@@ -30,8 +30,8 @@ SCRIPT = """
 import json, sys, torch
 from pathlib import Path
 from runtime.records import record_from_dict
-from train.config import Config
-from train.loop import train
+from train.config.schema import Config
+from train.trainer.loop import train
 torch.set_num_threads(1)
 train(record_from_dict(Config, json.loads(sys.argv[1]), "test"), Path(sys.argv[2]))
 """

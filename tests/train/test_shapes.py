@@ -18,10 +18,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from runtime.errors import UserError
-from train import shapes
-from train.shapes import Settings, generate, make_picture
-from train.shapes_draw import DrawnObject, cut_to_mask, draw_picture
-from train.shapes_outlines import CATEGORIES, Outline, place, random_outline
+from train.shapes import __main__ as shapes
+from train.shapes.__main__ import Settings, generate, make_picture
+from train.shapes.draw import DrawnObject, cut_to_mask, draw_picture
+from train.shapes.outlines import CATEGORIES, Outline, place, random_outline
 
 SMALL = Settings(train=20, val=17, seed=3, size=96)
 Drawn = list[tuple[np.ndarray, list[DrawnObject]]]

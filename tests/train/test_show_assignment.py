@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.coco import load_coco
-from train.recipes import RECIPES
+from train.config.recipes import RECIPES
 from train.show_assignment import assign_picture, draw_scene
 
 

@@ -15,14 +15,14 @@ from tests.train import reference
 from tests.train.test_criterion import SCENE, targets_of
 from train import config
 from train.__main__ import parse
-from train.anchors import anchors_per_cell, grid_anchors, pyramid_levels
 from train.assign import assign
-from train.coding import decode, encode
-from train.criterion import Targets, criterion
-from train.detector import DenseOutputs
-from train.postprocess import candidates
-from train.recipes import RECIPES
-from train.systems import SYSTEMS
+from train.config.paper_recipes import SYSTEMS
+from train.config.recipes import RECIPES
+from train.geometry.anchors import anchors_per_cell, grid_anchors, pyramid_levels
+from train.geometry.box_coder import decode, encode
+from train.loss.criterion import Targets, criterion
+from train.model.detector import DenseOutputs
+from train.model.postprocess import candidates
 
 CANVAS = (64, 96)
 CLASSES = 3

@@ -9,7 +9,7 @@ from torch import Tensor
 from runtime.names import unknown_name
 
 from .. import config
-from ..anchors import Level
+from ..geometry.anchors import Level
 from .atss import atss, topk
 from .fcos import fcos, fcos_nearest, fcos_radius
 from .max_iou import max_iou

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from ..anchors import Level, around, half_sides
-from ..boxes import centers, iou
 from ..config import KCounts
+from ..geometry.anchors import Level, around, half_sides
+from ..geometry.boxes import centers, iou
 from .types import NEGATIVE, Assigned
 
 # "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..anchors import Level, grid_anchors
-from ..boxes import iou
+from ..geometry.anchors import Level, grid_anchors
+from ..geometry.boxes import iou
 from .atss import centers_inside
 from .types import NEGATIVE, Assigned
 

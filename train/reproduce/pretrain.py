@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from runtime.coco import CocoDataset, load_coco
 from runtime.files import atomic_path
 
-from ..augment import Sample, flip_horizontal, flip_vertical, jitter_colour, transpose
-from ..backbones import build_backbone
 from ..config import Augment
-from ..order import shuffled
+from ..data.augment import Sample, flip_horizontal, flip_vertical, jitter_colour, transpose
+from ..data.sampler import shuffled
+from ..model.backbones import build_backbone
 from .systems import BACKBONE, PREPROCESS
 
 CROP = 64  # px

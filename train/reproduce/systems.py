@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 from runtime.manifest import Preprocess
 
-from ..anchors import strides
 from ..config import Anchors, Assignment, Augment, Backbone, Config, Data, Head, Model, Pyramid, Regression, Run
-from ..recipes import atss_tiny
+from ..config.recipes import atss_tiny
+from ..geometry.anchors import strides
 
 SIDE = 192  # px, of the square crops that are trained on and of the pictures' longer side
 LEVELS = 4

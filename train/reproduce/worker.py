@@ -14,8 +14,8 @@ from runtime.files import atomic_write
 from runtime.records import record_from_dict
 
 from ..config import Config
-from ..journal import LOG, read_log
-from ..loop import train
+from ..trainer.loop import train
+from ..trainer.run_log import LOG, read_log
 from .run import CONFIG, RESULT, TRAIN, Result, alone_in
 
 

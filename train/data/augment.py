@@ -10,7 +10,7 @@ import numpy as np
 from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
 
-from . import config
+from .. import config
 
 MIN_SIDE = 1.0  # px on the canvas; a box cropped to less is no training example
 

@@ -16,19 +16,21 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
 
-from .checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Classes,
-    begin_with,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
+from ..config import Config
+from ..data.loader import pictures_to_train_on, training_batches
+from ..loss.criterion import (
+    Losses,
+    Normalizers,
+    Targets,
+    assign_targets,
+    at_least_one,
+    criterion,
+    normalizers_of,
+    rows_of,
 )
-from .config import Config
-from .criterion import Losses, Normalizers, Targets, assign_targets, at_least_one, criterion, normalizers_of, rows_of
-from .data import pictures_to_train_on, training_batches
-from .detector import Detector, build_detector
+from ..model.detector import Detector, build_detector
+from ..validate import TorchBackend, evaluate_together
+from .checkpoint import Checkpoint, CheckpointError, Classes, begin_with, load_weights, read_checkpoint, save_checkpoint
 from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
@@ -40,8 +42,6 @@ from .distributed import (
     share_of_batch,
     without_averaging,
 )
-from .journal import Journal
-from .limits import check_config
 from .optim import (
     AveragedWeights,
     build_optimizer,
@@ -52,7 +52,8 @@ from .optim import (
     set_learning_rate,
 )
 from .progress import Progress, say
-from .validate import TorchBackend, evaluate_together
+from .run_log import Journal
+from .validation import check_config
 
 LAST = "last.pt"  # goes on with --resume
 BEST = "best.pt"  # of highest AP among the run's evaluations on all pictures

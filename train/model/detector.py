@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from runtime.manifest import ChannelOrder, Preprocess
 from runtime.names import unknown_name
 
-from . import config
-from .anchors import anchors_per_cell
+from .. import config
+from ..geometry.anchors import anchors_per_cell
 from .backbones import build_backbone, norms_to_freeze
+from .fpn import FeaturePyramid
 from .head import Head
-from .pyramid import FeaturePyramid
 
 
 class DenseOutputs(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from runtime.errors import UserError
 from runtime.names import unknown_name
 
-from .config import Config, DeviceName, TrainingPrecision
+from ..config import Config, DeviceName, TrainingPrecision
 
 
 class DeviceError(UserError):

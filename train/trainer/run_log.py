@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from runtime.errors import UserError
 from runtime.files import atomic_write
 
-from .config import Config
-from .criterion import Losses
+from ..config import Config
+from ..loss.criterion import Losses
 from .progress import say
 
 LOG = "log.jsonl"

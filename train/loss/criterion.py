@@ -17,12 +17,12 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from . import config
-from .anchors import Level, grid_anchors, grid_points, grid_strides, pyramid_levels
-from .assign import Assigned, assign
-from .boxes import centerness, giou, iou
-from .coding import decode, encode
-from .detector import DenseOutputs
+from .. import config
+from ..assign import Assigned, assign
+from ..geometry.anchors import Level, grid_anchors, grid_points, grid_strides, pyramid_levels
+from ..geometry.box_coder import decode, encode
+from ..geometry.boxes import centerness, giou, iou
+from ..model.detector import DenseOutputs
 from .losses import focal_loss_sum, smooth_l1
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from runtime.names import unknown_name
 
-from .config import ExtraFrom
+from ..config import ExtraFrom
 
 
 class FeaturePyramid(nn.Module):

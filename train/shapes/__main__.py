@@ -20,9 +20,9 @@ import numpy as np
 
 from runtime.errors import UserError, run_main
 
-from .progress import Progress
-from .shapes_draw import DrawnObject, draw_picture
-from .shapes_outlines import CATEGORIES
+from ..trainer.progress import Progress
+from .draw import DrawnObject, draw_picture
+from .outlines import CATEGORIES
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92

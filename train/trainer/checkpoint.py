@@ -18,9 +18,9 @@ from runtime.errors import UserError
 from runtime.files import atomic_path, sha256_file
 from runtime.records import record_from_dict
 
-from .backbones import without_weights
-from .config import Config
-from .detector import Detector, build_detector
+from ..config import Config
+from ..model.backbones import without_weights
+from ..model.detector import Detector, build_detector
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1

@@ -7,9 +7,9 @@ from typing import Any
 
 from runtime.errors import UserError
 
-from .backbone_settings import check_backbone
-from .backbones import COARSEST
-from .config import Config
+from ..config import Config
+from ..model.backbone_settings import check_backbone
+from ..model.backbones import COARSEST
 
 _AT_LEAST: dict[str, int] = {
     "preprocess.short_side": 1,

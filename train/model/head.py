@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from runtime.names import unknown_name
 
-from .config import CenternessFrom
+from ..config import CenternessFrom
 from .deform import deformable_like, reset_offsets
 
 

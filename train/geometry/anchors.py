@@ -14,7 +14,7 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from . import config
+from .. import config
 
 FIRST_STRIDE = 8
 

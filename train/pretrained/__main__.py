@@ -21,10 +21,10 @@ from torch import Tensor
 
 from runtime.errors import UserError, run_main
 
-from .anchors import anchors_per_cell
-from .checkpoint import Checkpoint, Classes, save_checkpoint
-from .config import Config, Model
-from .detector import build_detector
+from ..config import Config, Model
+from ..geometry.anchors import anchors_per_cell
+from ..model.detector import build_detector
+from ..trainer.checkpoint import Checkpoint, Classes, save_checkpoint
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 
 

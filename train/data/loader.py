@@ -20,11 +20,11 @@ from runtime.coco import CocoDataset
 from runtime.images import ImageError
 from runtime.manifest import Preprocess
 
-from . import config
+from .. import config
+from ..loss.criterion import Targets
+from ..trainer.distributed import ALONE, World, share_of_batch
 from .augment import Sample, augment, draw, training_hw
-from .criterion import Targets
-from .distributed import ALONE, World, share_of_batch
-from .order import grouped, shuffled
+from .sampler import grouped, shuffled
 
 MAX_RETRIES = 20  # pictures that can't be read, one after another, before the data set is given up
 

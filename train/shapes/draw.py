@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .shapes_outlines import CATEGORIES, Outline, extent, place, random_outline
+from .outlines import CATEGORIES, Outline, extent, place, random_outline
 
 MIN_SIDE_PX = 8  # longer side of the smallest objects
 MAX_SIDE_FRACTION = 0.6  # longer side of the largest, of the picture's shorter side

@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from runtime.errors import UserError
 from runtime.names import unknown_name
 
-from . import config
+from .. import config
 from .backbone_settings import kind_of
 from .deform import deformable_like
 

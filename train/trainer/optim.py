@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from runtime.names import unknown_name
 
-from . import config
-from .detector import Detector
+from .. import config
+from ..model.detector import Detector
 
 
 def in_steps(schedule: config.Schedule, pictures: int) -> config.Schedule:

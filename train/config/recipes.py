@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from runtime.manifest import Preprocess
 
-from .config import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyramid, Run, Schedule
-from .systems import SYSTEMS
+from .paper_recipes import SYSTEMS
+from .schema import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyramid, Run, Schedule
 
 
 def atss_r50_fpn_1x() -> Config:

@@ -8,16 +8,8 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from . import config
-from .boxes import (
-    MAX_LOG_DISTANCE,
-    Sides,
-    centers,
-    decode_deltas,
-    decode_distances,
-    encode_deltas,
-    encode_distances,
-)
+from .. import config
+from .boxes import MAX_LOG_DISTANCE, Sides, centers, decode_deltas, decode_distances, encode_deltas, encode_distances
 
 _SMALLEST = 1e-4  # units; a distance below it has no logarithm worth learning
 

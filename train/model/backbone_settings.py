@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from runtime.errors import UserError
 from runtime.names import unknown_name
 
-from .config import Backbone, BackboneName, Config
+from ..config import Backbone, BackboneName, Config
 
 
 class Normalization(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from runtime.manifest import Preprocess
 
-from .config import (
+from .schema import (
     Anchors,
     Assignment,
     Augment,

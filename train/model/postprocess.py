@@ -16,10 +16,10 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from runtime.names import unknown_name
 
-from . import config
-from .anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, pitch, strides
-from .boxes import Sides
-from .coding import decode_apart
+from .. import config
+from ..geometry.anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, pitch, strides
+from ..geometry.box_coder import decode_apart
+from ..geometry.boxes import Sides
 from .detector import DenseOutputs
 
 

@@ -14,18 +14,7 @@ from torch import Tensor
 
 from runtime.manifest import Preprocess, Thresholds
 
-from .config import (
-    Anchors,
-    Assignment,
-    Backbone,
-    BackboneName,
-    Head,
-    Loss,
-    Model,
-    Pyramid,
-    Regression,
-    Scoring,
-)
+from ..config import Anchors, Assignment, Backbone, BackboneName, Head, Loss, Model, Pyramid, Regression, Scoring
 
 DialectName = Literal[
     "mm_atss", "mm_retinanet", "mm_fcos", "authors_atss", "tv_retinanet", "tv_retinanet_v2", "tv_fcos"

@@ -1,0 +1,1 @@
+"""Boxes, anchors, and the coding of one by the other."""

@@ -1,0 +1,1 @@
+"""The network: backbone, feature pyramid, head; and the postprocessing of its outputs."""
