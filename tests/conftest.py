@@ -14,14 +14,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Begun first where several processes share the files out, lest one works on such a file when the others have ended.
 # The first two have nothing to wait for from one another.
 LONG_FILES = (
-    "tests/export/test_engine.py",
+    "tests/export/trt/test_engine.py",
     "tests/test_end_to_end.py",
-    "tests/train/test_distributed.py",
-    "tests/export/test_planted_defects.py",
-    "tests/export/test_to_trt.py",
-    "tests/export/test_quantize.py",
-    "tests/export/test_conversion.py",
-    "tests/train/test_resume.py",
+    "tests/train/trainer/test_distributed.py",
+    "tests/export/verify/test_planted_defects.py",
+    "tests/export/trt/test_to_trt.py",
+    "tests/export/quantization/test_quantize.py",
+    "tests/export/quantization/test_conversion.py",
+    "tests/train/trainer/test_resume.py",
 )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from .tensorrt_conformance import LISTS, ONLY_IN, load, problems
+from benchmarks.tensorrt_api.conformance import LISTS, ONLY_IN, load, problems
 
 LIBRARIES = [load(path) for path in LISTS]
-PACKAGES = ("export", "runtime", "scripts")
+PACKAGES = ("export", "runtime", "benchmarks")
 
 
 def sources(repository: Path) -> dict[str, str]:
@@ -98,7 +98,9 @@ def test_the_installed_library_has_the_names_of_its_list(module: str, flavor: st
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     made = subprocess.run(
-        [sys.executable, str(repository / "scripts" / "tensorrt_names.py"), module], capture_output=True, text=True
+        [sys.executable, str(repository / "benchmarks" / "tensorrt_api" / "read_names.py"), module],
+        capture_output=True,
+        text=True,
     )
     if made.returncode:
         pytest.skip(f"{module} cannot be imported: {made.stderr.splitlines()[-1]}")

@@ -38,7 +38,7 @@ from train.model.postprocess import candidates
 from train.trainer.device import pick_device, pick_precision
 from train.trainer.optim import build_optimizer, learning_rate_factor
 
-from .train.test_criterion import CANVAS, SCENE, random_outputs, targets_of
+from .train.loss.test_criterion import CANVAS, SCENE, random_outputs, targets_of
 
 ROOT = Path(__file__).parent.parent
 X: Any = "no_such"

@@ -32,7 +32,7 @@ class Scheme:
 
     precision: Precision
     target: Target = "tensorrt"  # of int8
-    method: Method = "max"  # by which ranges are chosen; scripts/calibration_methods.py compares them
+    method: Method = "max"  # by which ranges are chosen; benchmarks/calibration_methods.py compares them
 
     @property
     def is_quantized(self) -> bool:

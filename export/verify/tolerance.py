@@ -19,7 +19,7 @@ class Tolerance(NamedTuple):
     reason: str
 
 
-# Measured with `scripts/gate_limits.py` on three trained detectors (`atss_tiny` and `atss_quick` on `shapes`,
+# Measured with `benchmarks/gate_limits.py` on three trained detectors (`atss_tiny` and `atss_quick` on `shapes`,
 # `atss_lite0` on BCCD), sixteen times three pictures of each data set, and for half precision the synthetic ones.
 # `reason` has the largest figures, dense and unmatched; the limits are 1.5 times the former and twice the latter (of
 # int8 the largest of its layouts), which are shares of some hundred detections. Where objects touch, NMS keeps one or

@@ -28,7 +28,7 @@ from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 from ..conftest import made_once
-from .systems import narrowed, saved
+from ..support.systems import narrowed, saved
 
 NAME = "best.pt"
 SCHEMES = {

@@ -19,7 +19,7 @@ from .conftest import Exported
 def portability(repository: Path) -> ModuleType:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    spec = importlib.util.spec_from_file_location("portability", repository / "scripts" / "portability.py")
+    spec = importlib.util.spec_from_file_location("portability", repository / "benchmarks" / "portability.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

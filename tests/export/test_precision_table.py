@@ -1,4 +1,4 @@
-"""scripts/precision_table.py and scripts/calibration_methods.py: their own arithmetic, and a run of each."""
+"""benchmarks/precision_table.py and benchmarks/calibration_methods.py: their own arithmetic, and a run of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from runtime.benchmark.measuring import distribution
 from runtime.coco.results import Results, join, of_rows
 
 from .conftest import Exported
-from .test_quantize import own_detections
+from .quantization.test_quantize import own_detections
 
 
 def load_script(repository: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, repository / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, repository / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -16,7 +16,7 @@ from train.config.paper_recipes import SYSTEMS
 from train.pretrained import dialects
 from train.trainer.checkpoint import LoadedDetector
 
-from .systems import narrowed, saved
+from ..support.systems import narrowed, saved
 
 
 def check_export(loaded: LoadedDetector, path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .fakes import write_red_onnx
+from ..support.fakes import write_red_onnx
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from runtime.images import decode
 from runtime.images.sources import find_sources
 from runtime.manifest import InputShapes
 
-from .fakes import manifest_with, picture, write_red_onnx
+from ..support.fakes import manifest_with, picture, write_red_onnx
 
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="runs it")

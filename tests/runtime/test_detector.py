@@ -14,7 +14,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
 
-from .fakes import MANIFEST, RedBackend, manifest_with, picture, write_red_onnx
+from ..support.fakes import MANIFEST, RedBackend, manifest_with, picture, write_red_onnx
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 BOXES = [(10, 20, 50, 40), (5, 5, 55, 70), (0, 0, 64, 64), (40, 50, 240, 190), (8, 4, 30, 20), (20, 1, 150, 6)]

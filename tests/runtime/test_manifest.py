@@ -15,7 +15,7 @@ from runtime.manifest import (
     toolkit_version,
 )
 
-from .fakes import MANIFEST, manifest_with
+from ..support.fakes import MANIFEST, manifest_with
 
 
 def changed(**changes: object) -> str:

@@ -16,7 +16,7 @@ from runtime.errors import UserError
 from runtime.manifest import Thresholds
 from runtime.nms import iou_matrix
 from runtime.tta import MultiScaleDetector, merge
-from tests.runtime.fakes import RedBackend, manifest_with, picture, write_red_onnx
+from tests.support.fakes import RedBackend, manifest_with, picture, write_red_onnx
 
 
 class NoisyBackend(RedBackend):

@@ -12,7 +12,7 @@ from runtime.detections import Detections
 from runtime.images import ImageError
 from runtime.show import detections_of, main, show
 
-from .test_evaluate import make_dataset
+from .coco.test_evaluate import make_dataset
 
 
 def a_result(image_id: int, score: float = 0.9) -> dict:

@@ -1,4 +1,4 @@
-"""scripts/soak.py, for a minute's fraction: what it watches doesn't grow, and a leak is seen."""
+"""benchmarks/soak.py, for a minute's fraction: what it watches doesn't grow, and a leak is seen."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 
 from runtime.detector import Detector
 
-from .fakes import RedBackend, write_red_onnx
+from ..support.fakes import RedBackend, write_red_onnx
 
 
 @pytest.fixture(scope="module")
 def soak(repository: Path) -> ModuleType:
     if not Path("/proc/self/statm").exists():
         pytest.skip("reads /proc")
-    spec = importlib.util.spec_from_file_location("soak", repository / "scripts" / "soak.py")
+    spec = importlib.util.spec_from_file_location("soak", repository / "benchmarks" / "soak.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -12,13 +12,13 @@ pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enum
 
 import cuda.bindings.runtime as cudart
 
-from .engines import feed
-from .standin import network
-from .standin.cudart import make_cudart
-from .standin.driver import POISON, Driver
-from .standin.parts import StandinError
-from .standin.trt import NAMES, make_tensorrt
-from .standin.trt_engine import engine_bytes
+from ..support.engines import feed
+from ..support.standin import network
+from ..support.standin.cudart import make_cudart
+from ..support.standin.driver import POISON, Driver
+from ..support.standin.parts import StandinError
+from ..support.standin.trt import NAMES, make_tensorrt
+from ..support.standin.trt_engine import engine_bytes
 
 ORDERS = ("late", "eager", "random")
 TO_DEVICE, TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice, cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost

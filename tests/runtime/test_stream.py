@@ -23,7 +23,7 @@ from runtime.errors import UserError
 from runtime.images import ImageError, decode
 from runtime.manifest import InputShapes
 
-from .fakes import RedBackend, manifest_with, picture
+from ..support.fakes import RedBackend, manifest_with, picture
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 

@@ -1,0 +1,1 @@
+"""What measures: speed, memory and AP, each beside something else; all documented figures come from here."""

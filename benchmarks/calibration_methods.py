@@ -1,0 +1,90 @@
+"""Which way of choosing ranges keeps most AP? Cross-validated on training's pictures, so that no test split is spent.
+
+    python benchmarks/calibration_methods.py model.onnx --annotations train.json --images train/ [--limit 1000]
+
+The pictures are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
+every layout, and run on the part that was left out, with exact sums (`onnx_model.emulation`) anywhere; what the
+parts gave is scored together. (The network has trained on these pictures: its AP is higher than on new ones, the
+differences are what counts.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from export.onnx_model.emulation import emulated
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import METHODS, calibrate, spread
+from export.quantization.convert import Scheme, converted_model
+from runtime.coco import evaluate, load_coco_and_truth
+from runtime.coco.results import join
+from runtime.coco.run import detect_with_all, plan_batches
+from runtime.detector import Detector
+from runtime.errors import run_main
+from runtime.files import atomic_write, sha256_file
+
+BATCH = 8
+LAYOUTS = (("int8", "cpu"), ("int8", "cpu-vnni"), ("int8", "tensorrt"), ("fp8", "tensorrt"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path, help="float32 file that export/to_onnx.py wrote")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO json of pictures that it was trained on")
+    parser.add_argument("--images", type=Path, required=True, help="their folder")
+    parser.add_argument("--limit", type=int, help="only the first so many")
+    parser.add_argument("--parts", type=int, default=4)
+    parser.add_argument("--calibration-images", type=int, default=500, help="at most so many (%(default)s)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    model, manifest = load_deployed(options.model)
+    dataset, truth = load_coco_and_truth(options.annotations, options.images)
+    schemes = [Scheme(precision, target, method) for precision, target in LAYOUTS for method in METHODS]  # type: ignore[arg-type]
+    found = []
+    for part in range(options.parts):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            detectors = [stack.enter_context(Detector(options.model, backend="cpu"))]
+            batches = plan_batches(detectors, dataset, BATCH, options.limit)
+            others = [index for i, batch in enumerate(batches) if i % options.parts != part for index in batch]
+            images = spread([dataset.path(index) for index in sorted(others)], options.calibration_images)
+            calibration = calibrate(model, manifest, images, sys.stderr.isatty())
+            for number, scheme in enumerate(schemes):
+                path = Path(folder) / f"{number}.onnx"
+                converted = emulated(converted_model(model, manifest, scheme, calibration))
+                path.write_bytes(converted.SerializeToString())
+                detectors.append(stack.enter_context(Detector(path, backend="cpu", allow_saturation=True)))
+            settings = BATCH, sys.stderr.isatty()
+            found.append(
+                detect_with_all(detectors, dataset, *settings, limit=options.limit, part=(part, options.parts))
+            )
+        print(f"part {part + 1} of {options.parts}: calibrated on {calibration.images}", flush=True)
+    ids = [image_id for runs in found for image_id in runs[0].image_ids]
+    names = ["fp32", *(f"{scheme.precision} {scheme.target} {scheme.method}" for scheme in schemes)]
+    ap = {
+        name: evaluate(truth, join(runs[number].results for runs in found), ids).figures["AP"]
+        for number, name in enumerate(names)
+    }
+    print(f"AP of 100 on {len(ids)} pictures\n{'':24}{'AP':>8}{'difference':>12}")
+    for name in names:
+        print(f"{name:24}{100 * ap[name]:8.2f}{100 * (ap[name] - ap['fp32']):+12.2f}")
+    if options.json is not None:
+        conditions = {
+            "model": str(options.model),
+            "sha256": sha256_file(options.model),
+            "annotations": str(options.annotations),
+            "images": len(ids),
+            "parts": options.parts,
+        }
+        atomic_write(options.json, json.dumps({"conditions": conditions, "ap": ap}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,175 @@
+"""What batching by canvas saves against square canvases, and against padding to the batch's largest picture.
+
+    python benchmarks/canvas_benchmark.py                                     # pixels alone
+    python benchmarks/canvas_benchmark.py model.onnx --json runs/canvas.json  # and time
+
+The mix of sizes is that of 100 pictures of COCO val2014 (width × height and how many, below), in random order. Pixels
+are those of the canvases, for the shorter side 800 and the longer at most 1333, and for the model's own sides. Time is
+that of the network's calls on the same pictures, the three ways in turn, an eighth of the pictures at a time (median
+ratio of rounds). By canvas means what the pipeline does: the batches that a stream forms with its window, short ones
+included; "planned" those of an evaluation, which knows all sizes beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from runtime.detector import WINDOW, Detector, pipeline_limits
+from runtime.files import atomic_write
+from runtime.images.preprocess import make_batch, plan
+from runtime.manifest import Preprocess
+from runtime.pipeline import Limits, processors, run_pipeline
+
+# fmt: off
+COCO_SIZES_WH = {
+    (640, 480): 24, (640, 427): 12, (500, 375): 4, (640, 426): 4, (640, 428): 3, (480, 640): 3, (427, 640): 2,
+    (426, 640): 2, (375, 500): 2, (333, 500): 2, (428, 640): 2, (500, 335): 2, (638, 640): 1, (500, 343): 1,
+    (516, 640): 1, (640, 425): 1, (640, 407): 1, (334, 500): 1, (443, 640): 1, (640, 479): 1, (640, 540): 1,
+    (621, 640): 1, (640, 485): 1, (640, 347): 1, (400, 267): 1, (640, 424): 1, (640, 218): 1, (424, 640): 1,
+    (640, 573): 1, (640, 580): 1, (640, 444): 1, (640, 478): 1, (359, 640): 1, (565, 640): 1, (500, 374): 1,
+    (409, 500): 1, (640, 226): 1, (640, 406): 1, (640, 491): 1, (586, 640): 1, (640, 327): 1, (500, 496): 1,
+    (520, 640): 1, (600, 500): 1, (500, 332): 1, (425, 640): 1, (640, 360): 1, (502, 640): 1, (640, 483): 1,
+    (448, 336): 1,
+}
+# fmt: on
+WAYS = ("by canvas", "planned", "largest of the batch", "square")
+Size = tuple[int, int]
+Batches = list[tuple[Size, list[Size]]]  # canvas and pictures, height and width
+
+
+def mix(count: int) -> list[Size]:
+    """Heights and widths of `count` pictures, in random order."""
+    sizes = [(height, width) for (width, height), share in COCO_SIZES_WH.items() for _ in range(share)]
+    chosen = [sizes[number % len(sizes)] for number in range(count)]
+    random.Random(0).shuffle(chosen)
+    return chosen
+
+
+def batches_of(sizes: list[Size], pre: Preprocess, limits: Limits) -> dict[str, Batches]:
+    """The batches that each way makes of the pictures, in the order in which they come."""
+    formed: Batches = []
+
+    def run(batch: list[Size]) -> list[None]:
+        formed.append((plan(batch[0], pre).canvas_hw, batch))
+        return [None] * len(batch)
+
+    for _ in run_pipeline(sizes, lambda size: size, lambda size: plan(size, pre).canvas_hw, run, limits):
+        pass
+    square = -(-pre.long_side // pre.size_divisor) * pre.size_divisor
+    chunks = [sizes[first : first + limits.batch] for first in range(0, len(sizes), limits.batch)]
+    largest = [(_largest([plan(size, pre).canvas_hw for size in chunk]), chunk) for chunk in chunks]
+    groups: dict[Size, list[Size]] = {}
+    for size in sizes:
+        groups.setdefault(plan(size, pre).canvas_hw, []).append(size)
+    planned = [
+        (canvas_hw, members[first : first + limits.batch])
+        for canvas_hw, members in groups.items()
+        for first in range(0, len(members), limits.batch)
+    ]
+    squares = [((square, square), chunk) for chunk in chunks]
+    return dict(zip(WAYS, (formed, planned, largest, squares), strict=True))
+
+
+def _largest(canvases: list[Size]) -> Size:
+    return max(height for height, _ in canvases), max(width for _, width in canvases)
+
+
+def pixels(batches: Batches) -> int:
+    return sum(height * width * len(members) for (height, width), members in batches)
+
+
+def report_pixels(ways: dict[str, Batches], pre: Preprocess, batch: int) -> dict[str, Any]:
+    total = {name: pixels(batches) for name, batches in ways.items()}
+    ours = total[WAYS[0]]
+    saved = {name: 1 - ours / total[name] for name in WAYS[2:]}
+    sizes = {name: statistics.mean(len(members) for _, members in ways[name]) for name in WAYS}
+    print(
+        f"sides {pre.short_side}/{pre.long_side}, batch {batch}: {_percent(saved)} of the pixels saved; pictures in a "
+        f"batch {sizes['by canvas']:.2f} in a stream, {sizes['planned']:.2f} planned"
+    )
+    return {"sides": [pre.short_side, pre.long_side], "pixels": total, "saved": saved, "pictures_in_a_batch": sizes}
+
+
+def _percent(saved: dict[str, float]) -> str:
+    return ", ".join(f"against {name} {100 * share:.1f} %" for name, share in reversed(saved.items()))
+
+
+def report_time(detector: Detector, ways: dict[str, Batches], rounds: int) -> dict[str, Any]:
+    """Seconds of the network's calls, each way's whole run in slices, the ways in turn."""
+    pre = detector.manifest.preprocess
+    picture = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(rounds + 1):  # the first warms up
+        spent = dict.fromkeys(WAYS, 0.0)
+        slices = {name: _slices(batches, 8) for name, batches in ways.items()}
+        for step in range(8):
+            for name in WAYS if step % 2 else WAYS[::-1]:
+                for canvas_hw, members in slices[name][step]:
+                    images = [picture[:height, :width] for height, width in members]
+                    ready = make_batch(images, pre, canvas_hw)
+                    started = time.perf_counter()
+                    detector.backend.infer(ready.images, ready.image_sizes)
+                    spent[name] += time.perf_counter() - started
+        if number:
+            for name in WAYS:
+                seconds[name].append(spent[name])
+    saved = {
+        ours: {
+            name: 1 - statistics.median(a / b for a, b in zip(seconds[ours], seconds[name], strict=True))
+            for name in WAYS[2:]
+        }
+        for ours in WAYS[:2]
+    }
+    model, backend = detector.manifest.recipe, detector.backend.description
+    print(f"{model}, {backend}: of the network's time saved (median of {rounds} rounds)")
+    for ours, shares in saved.items():
+        print(f"  {ours}: {_percent(shares)}")
+    return {"model": model, "backend": backend, "seconds": seconds, "saved": saved}
+
+
+def _slices(batches: Batches, count: int) -> list[Batches]:
+    return [batches[len(batches) * step // count : len(batches) * (step + 1) // count] for step in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sizes = mix(options.pictures)
+    limits = Limits(options.batch, WINDOW * options.batch)
+    report: dict[str, Any] = {"pictures": len(sizes), "batch": options.batch, "processors": processors(), "pixels": []}
+    report["load_average"] = round(os.getloadavg()[0], 2)
+    coco = Preprocess(800, 1333)
+    report["pixels"].append(report_pixels(batches_of(sizes, coco, limits), coco, options.batch))
+    if options.model is not None:
+        with Detector(options.model, backend=options.backend, threads=options.threads) as detector:
+            pre = detector.manifest.preprocess
+            limits = dataclasses.replace(pipeline_limits(detector, options.batch), runners=1)
+            ways = batches_of(sizes, pre, limits)
+            report["pixels"].append(report_pixels(ways, pre, options.batch))
+            report["time"] = report_time(detector, ways, options.rounds)
+    if options.json is not None:
+        atomic_write(options.json, json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

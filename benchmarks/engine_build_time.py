@@ -1,0 +1,123 @@
+"""How long TensorRT for RTX builds a detector of ResNet-50's size, without a GPU, for each precision and GPU.
+
+    python benchmarks/engine_build_time.py [--recipe RECIPE] [--compute-capability 8.6 12.0] [--json times.json]
+
+Random weights; pictures of the recipe's size, batches 1-16, an optimization profile for landscape and one for upright
+pictures. int8 (TensorRT's layout) and fp8 are calibrated on three synthetic pictures. Prints seconds of each build, of
+the processor that the process spent in it, and the engine's size; and the same of all GPUs in one engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate
+from export.quantization.convert import Scheme, converted_model
+from export.to_onnx import export_model, input_shapes
+from export.trt.build import build
+from export.trt.library import Library
+from export.trt.profiles import make_profiles
+from export.trt.settings import RTX_CAPABILITIES, Settings, default_capabilities
+from export.verify.images import synthetic_pictures
+from runtime.backends.trt.engine import import_tensorrt
+from runtime.errors import run_main
+from runtime.manifest import Precision
+from train.config.recipes import RECIPES
+from train.model.detector import build_detector
+from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", choices=RECIPES, metavar="RECIPE", default="atss_r50_fpn_1x")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--compute-capability", nargs="+", choices=RTX_CAPABILITIES, metavar="CC", help="default: all")
+    parser.add_argument("--files", metavar="DIR", help="keep the ONNX files there, and take those that are there")
+    parser.add_argument("--make", action="store_true", help="make the files and build nothing: a time is best alone")
+    parser.add_argument("--json", metavar="TIMES.json")
+    options = parser.parse_args()
+    if options.make and not options.files:
+        parser.error("--make: where to? Give --files DIR")
+    library = Library("rtx", import_tensorrt("rtx"), None)
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(options.recipe, Path(options.files or folder), options.precisions)
+        if options.make:
+            return 0
+        print(f"{library.name} {library.version}, {os.cpu_count()} CPUs, {options.recipe}, 80 classes, random weights")
+        results = [row for precision, path in files.items() for row in time_builds(library, precision, path, options)]
+    print(f"longest: {max(row['seconds'] for row in results)} s of {len(results)} builds")
+    if options.json:
+        found = {"library": f"{library.name} {library.version}", "cpus": os.cpu_count(), "recipe": options.recipe}
+        Path(options.json).write_text(json.dumps({**found, "builds": results}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def time_builds(
+    library: Library, precision: Precision, path: Path, options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """A build for each GPU that knows the precision and was asked for, and one for all of them."""
+    _, manifest = load_deployed(path)
+    wanted = options.compute_capability or RTX_CAPABILITIES
+    known = tuple(c for c in default_capabilities(library, precision) if c in wanted)
+    for capabilities in dict.fromkeys((*((capability,) for capability in known), known)):
+        settings = Settings(make_profiles(manifest), capabilities)
+        before = time.process_time()
+        built = build(library, path, path.read_bytes(), settings)
+        spent = time.process_time() - before
+        gpus = " ".join(capabilities)
+        size = len(built.data)
+        print(f"{precision:6}{gpus:32}{built.seconds:6.1f} s{spent:6.1f} s CPU{size / 1e6:8.0f} MB", flush=True)
+        yield {
+            "precision": precision,
+            "compute_capabilities": capabilities,
+            "seconds": round(built.seconds, 2),
+            "cpu_seconds": round(spent, 2),
+            "bytes": size,
+        }
+
+
+def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[Precision, Path]:
+    """The recipe's ONNX file in each precision; those that the folder has are taken."""
+    files: dict[Precision, Path] = {precision: folder / f"{recipe}.{precision}.onnx" for precision in precisions}
+    if all(path.exists() for path in files.values()):
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
+    config = RECIPES[recipe]()
+    config = replace(config, model=replace(config.model, backbone=replace(config.model.backbone, weights="none")))
+    classes = Classes(tuple(f"class {number}" for number in range(80)), tuple(range(1, 81)))
+    detector = build_detector(config.model, 80, config.preprocess)
+    checkpoint = folder / f"{recipe}.pt"
+    save_checkpoint(checkpoint, Checkpoint(config, classes, 1, detector.state_dict(), None, {}, {}, None, -1.0))
+    exported = folder / f"{recipe}.fp32.onnx"
+    exported.write_bytes(export_model(load_detector(checkpoint), input_shapes(config.preprocess, 16)))
+    model, manifest = load_deployed(exported)
+    calibration = None
+    if {"int8", "fp8"} & set(precisions):
+        pictures = [folder / f"{number}.png" for number in range(3)]
+        for path, picture in zip(pictures, synthetic_pictures(), strict=True):
+            cv2.imwrite(str(path), picture)
+        calibration = calibrate(model, manifest, pictures, progress=False)
+    for precision, path in files.items():
+        if precision != "fp32":
+            path.write_bytes(converted_model(model, manifest, Scheme(precision), calibration).SerializeToString())
+    return files
+
+
+if __name__ == "__main__":
+    run_main(main)

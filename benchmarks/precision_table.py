@@ -1,0 +1,248 @@
+"""What each precision costs and gives: AP, size and speed of every file that can be made of one detector, as a table.
+
+    python benchmarks/precision_table.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
+        --images val/ --annotations val.json --json table.json
+    python benchmarks/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
+    python benchmarks/precision_table.py best.pt …                                          # exported first
+
+AP three times: as the file's numbers say (`onnx_model.emulation`: half precision rounded as a GPU rounds it, 8-bit sums
+exact), as ONNX Runtime and as OpenVINO run the file on this CPU, saturating or not. "alike" is the share of detections
+that these two have in common (same class, IoU above 0.9, scores that differ by at most 0.05; of a score of at least
+0.1). Speeds are ratios to the float32 file in the same runtime, of the network's time at batch 1: the median (and
+quartiles) over rounds, in which the files take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from export.onnx_model.emulation import emulated
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import METHODS, PICTURES, calibrate, shows_progress
+from export.quantization.convert import Scheme, converted_model
+from export.quantize import calibration_images
+from export.to_onnx import export_model, input_shapes
+from export.verify.compare import Same, without_partner
+from runtime.backends import BackendError
+from runtime.benchmark.images import Pictures, find_pictures
+from runtime.benchmark.measuring import Distribution, speed_ratios
+from runtime.benchmark.stages import plan_work, run_round
+from runtime.coco import evaluate, load_coco_and_truth
+from runtime.coco.results import Results
+from runtime.coco.run import detect_with_all
+from runtime.detections import Detections
+from runtime.detector import Detector
+from runtime.errors import run_main
+from runtime.files import atomic_write, require_writable, sha256_file
+from runtime.machine.conditions import describe_machine, describe_run, version_of
+from runtime.machine.processor import read_processor
+from train.trainer.checkpoint import load_detector
+
+ALIKE, LEAST_SCORE = Same(iou=0.9, shift=2.0, score=0.05), 0.1
+RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}
+NOT_RUN = {("bf16", "cpu"), ("bf16", "openvino"), ("fp8", "openvino")}  # no kernels on a CPU, or none in 8 bits
+
+
+@dataclasses.dataclass
+class Row:
+    """What was measured of one file; AP 0–1."""
+
+    name: str
+    bytes: int
+    size_ratio: float
+    ap_emulated: float | None = None
+    ap: dict[str, float] = dataclasses.field(default_factory=dict)  # by runtime
+    alike: float | None = None  # ONNX Runtime's and OpenVINO's detections
+    times_as_fast: dict[str, Distribution] = dataclasses.field(default_factory=dict)  # as fp32 in the same runtime
+
+
+def schemes(method: str) -> dict[str, Scheme]:
+    return {
+        "fp16": Scheme("fp16"),
+        "bf16": Scheme("bf16"),
+        "int8 cpu": Scheme("int8", "cpu", method),  # type: ignore[arg-type]
+        "int8 cpu-vnni": Scheme("int8", "cpu-vnni", method),  # type: ignore[arg-type]
+        "int8 tensorrt": Scheme("int8", "tensorrt", method),  # type: ignore[arg-type]
+        "fp8": Scheme("fp8", "tensorrt", method),  # type: ignore[arg-type]
+    }
+
+
+def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) -> dict[str, Path]:
+    """The float32 file of a checkpoint or itself, and one of each scheme."""
+    if source.suffix != ".onnx":
+        loaded = load_detector(source)
+        source = folder / "fp32.onnx"
+        source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 16)))
+    model, manifest = load_deployed(source)
+    calibration = calibrate(model, manifest, images, shows_progress())
+    files = {"fp32": source}
+    for name, scheme in schemes(method).items():
+        files[name] = folder / f"{name}.onnx"
+        files[name].write_bytes(converted_model(model, manifest, scheme, calibration).SerializeToString())
+    return files
+
+
+def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str], options: argparse.Namespace) -> None:
+    """AP of every file, and how far the runtimes agree."""
+    dataset, truth = load_coco_and_truth(options.annotations, options.images)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        detectors: dict[tuple[str, str], Detector] = {}
+        for name, path in files.items():
+            stand_in = folder / path.name
+            stand_in.write_bytes(emulated(onnx.load(path)).SerializeToString())
+            detectors[name, "emulated"] = stack.enter_context(Detector(stand_in, backend="cpu", allow_saturation=True))
+            for runtime in runtimes:
+                if (name, runtime) not in NOT_RUN:
+                    detectors[name, runtime] = stack.enter_context(
+                        Detector(path, backend=runtime, allow_saturation=True)
+                    )
+        found = detect_with_all(list(detectors.values()), dataset, progress=shows_progress(), limit=options.limit)
+    results = dict(zip(detectors, found, strict=True))
+    for (name, runtime), detected in results.items():
+        ap = evaluate(truth, detected.results, detected.image_ids).figures["AP"]
+        if runtime == "emulated":
+            rows[name].ap_emulated = ap
+        else:
+            rows[name].ap[runtime] = ap
+    for name, row in rows.items():
+        if (name, "cpu") in results and (name, "openvino") in results:
+            row.alike = share_alike(results[name, "cpu"].results, results[name, "openvino"].results)
+
+
+def share_alike(a: Results, b: Results) -> float:
+    """Of both sides' detections of at least LEAST_SCORE, how many have a partner on the other side."""
+    alone = total = 0
+    for image_id in np.union1d(a.image_ids, b.image_ids):
+        sides = [_of(results, int(image_id)) for results in (a, b)]
+        for ours, theirs in (sides, sides[::-1]):
+            kept = ours.scores >= LEAST_SCORE
+            total += int(kept.sum())
+            alone += without_partner(Detections(ours.boxes[kept], ours.scores[kept], ours.classes[kept]), theirs, ALIKE)
+    return 1 - alone / max(total, 1)
+
+
+def _of(results: Results, image_id: int) -> Detections:
+    rows = results.image_ids == image_id
+    boxes = results.boxes[rows].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(boxes, results.scores[rows], results.category_ids[rows])
+
+
+def time_files(
+    rows: dict[str, Row], files: dict[str, Path], runtime: str, pictures: Pictures, rounds: int, threads: int
+) -> None:
+    """Ratios of the files' speeds in one runtime, round by round in turn."""
+    with ExitStack() as stack:
+        detectors = {
+            name: stack.enter_context(Detector(path, backend=runtime, threads=threads, allow_saturation=True))
+            for name, path in files.items()
+            if (name, runtime) not in NOT_RUN and name != "fp8"
+        }
+        works = {name: plan_work(detector, pictures.sizes_hw, 1) for name, detector in detectors.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in detectors}
+        for number in range(rounds + 1):
+            for name, detector in detectors.items():
+                runs = run_round(detector, works[name])
+                if number:  # the first warms up
+                    seconds[name].append(sum(run.seconds["infer"] for run in runs))
+    for name, measured in seconds.items():
+        if name != "fp32":
+            rows[name].times_as_fast[runtime] = speed_ratios(seconds["fp32"], measured)
+
+
+def table(rows: dict[str, Row], runtimes: Sequence[str]) -> str:
+    """Markdown; AP of 100 and its difference to fp32's in the same runtime."""
+    first = rows["fp32"]
+    heads = ["", "AP, as the numbers say", *(f"AP, {RUNTIMES[runtime]}" for runtime in runtimes), "alike", "file"]
+    heads += [f"× fp32, {RUNTIMES[runtime]}" for runtime in runtimes]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for row in rows.values():
+        cells = [row.name, _ap(row.ap_emulated, first.ap_emulated, row is first)]
+        cells += [_ap(row.ap.get(runtime), first.ap.get(runtime), row is first) for runtime in runtimes]
+        cells += [f"{row.alike:.1%}" if row.alike is not None else "", f"{row.size_ratio:.3f}"]
+        speeds = [row.times_as_fast.get(runtime) for runtime in runtimes]
+        cells += [f"{found.p50:.2f} ({found.p25:.2f}-{found.p75:.2f})" if found else "" for found in speeds]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ap(value: float | None, base: float | None, is_first: bool) -> str:
+    if value is None or base is None:
+        return ""
+    return f"{100 * value:.2f}" + ("" if is_first else f" ({100 * (value - base):+.2f})")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks/precision_table.py"
+    )
+    parser.add_argument("model", type=Path, help="checkpoint, or float32 file that export/to_onnx.py wrote")
+    parser.add_argument("--calibrate", required=True, metavar="DIR", help="pictures to calibrate on")
+    parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
+    parser.add_argument("--calibration-images", type=int, default=PICTURES, help="at most so many (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
+    parser.add_argument("--images", type=Path, required=True, help="pictures to score and to measure speed on")
+    parser.add_argument("--annotations", type=Path, help="COCO json to score against")
+    parser.add_argument("--limit", type=int, help="score only the first so many pictures")
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed measurement; 0: none (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=8, help="of a round (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of the runtimes (0: their own choice)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    if options.json is not None:
+        require_writable(options.json)
+    if options.model.suffix not in (".onnx", ".pt"):
+        raise BackendError(f"{options.model}: expected a checkpoint (.pt) or the float32 file made of it (.onnx)")
+    machine = describe_machine()
+    runtimes = [runtime for runtime in RUNTIMES if runtime == "cpu" or version_of("openvino") is not None]
+    images = calibration_images(
+        options.calibrate, options.calibrate_annotations, options.calibration_images, Scheme("int8")
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(options.model, images, options.method, Path(folder))
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        rows = {name: Row(name, size, size / sizes["fp32"]) for name, size in sizes.items()}
+        if options.annotations is not None:
+            score(rows, files, runtimes, options)
+        if options.rounds:
+            pictures = find_pictures([options.images], options.pictures)
+            for runtime in runtimes:
+                time_files(rows, files, runtime, pictures, options.rounds, options.threads)
+        sha256 = sha256_file(files["fp32"])
+    print(table(rows, runtimes))
+    print(
+        f"\ncalibrated on {len(images)} pictures ({options.method}); {options.rounds} rounds of {options.pictures}; "
+        f"{read_processor()}, {machine.usable_processors} processors, {machine.busy_share} of their time taken by "
+        "other work"
+    )
+    if options.json is not None:
+        content = {
+            "run": dataclasses.asdict(
+                describe_run(" ".join(["python", *(sys.argv if arguments is None else arguments)]))
+            ),
+            "machine": dataclasses.asdict(machine),
+            "abilities": read_processor().abilities,
+            "sha256": sha256,
+            "calibration": {"images": len(images), "method": options.method},
+            "alike": ALIKE._asdict() | {"least_score": LEAST_SCORE},
+            "rows": [dataclasses.asdict(row) for row in rows.values()],
+        }
+        atomic_write(options.json, json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,192 @@
+"""Images/s of `atss_r50` through the runtime, beside torchvision's `fcos_resnet50_fpn` and `retinanet_resnet50_fpn`.
+
+    python benchmarks/throughput_benchmark.py [--canvas 480 640] [--batches 1 8] [--json throughput.json]
+
+Ours: the exported file in float32 (for every canvas, and for just this one, `--canvas H W`) and in int8
+(`export.quantize --target cpu`, for every canvas), in ONNX Runtime and OpenVINO, from uint8 canvases to detections.
+Theirs: eagerly, and their ONNX export, which is for just these sizes and this batch, in ONNX Runtime with the same
+session options, from float pictures of that size to detections, with their own thresholds and NMS. All on the same
+pictures with the same number of threads and of classes; weights are random, the scores of all COCO-like
+(`random_detectors`).
+
+The sides take turns (A B C … A B C …) in one process; ratios are medians over rounds of theirs to ours, and, for a
+machine that others use too, of the least times and of the processor time that both spent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import torchvision
+from random_detectors import our_model, photographs, torchvision_model
+from torch import Tensor, nn
+
+from export.onnx_model.network import load_deployed
+from export.quantization.calibration import calibrate
+from export.quantize import convert
+from runtime.backends import Backend, open_backend
+from runtime.detections import finish
+from runtime.files import atomic_write
+
+RECIPE = "atss_r50_fpn_1x"
+OURS = tuple((file, name) for file in ("fp32", "fp32 fixed", "int8") for name in ("cpu", "openvino"))
+Side = Callable[[], int]  # runs a batch; how many detections it found
+
+
+def our_side(backend: Backend, canvases: np.ndarray) -> Side:
+    sizes = np.full((len(canvases), 2), canvases.shape[1:3], np.int32)
+    thresholds = backend.manifest.thresholds
+    return lambda: sum(map(len, finish(backend.infer(canvases, sizes), thresholds)))
+
+
+def eager_side(model: nn.Module, pictures: list[Tensor]) -> Side:
+    def run() -> int:
+        with torch.inference_mode():
+            return sum(len(found["scores"]) for found in model(pictures))
+
+    return run
+
+
+def exported_side(model: nn.Module, pictures: list[Tensor], threads: int) -> Side:
+    """Their model as ONNX for just these sizes and this batch, which is what its export makes."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is traced, and for one size
+        torch.onnx.export(model, (pictures,), buffer, dynamo=False, opset_version=17)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    feed = {given.name: picture.numpy() for given, picture in zip(session.get_inputs(), pictures, strict=True)}
+    return lambda: sum(output.shape[0] for output in session.run(None, feed) if output.ndim == 2)  # the boxes
+
+
+def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> dict[str, Path]:
+    """The float32 files, and the int8 one calibrated on a few of the same photographs."""
+    path = our_model(folder, RECIPE, images[:4])
+    quantized = path.with_suffix(".int8.onnx")
+    files = {"fp32": path, "fp32 fixed": our_model(folder, RECIPE, images[:4], fixed=True)}
+    if photographs_in is None:
+        return files
+    if not quantized.exists():
+        model, manifest = load_deployed(path)
+        shown = sorted(p for p in photographs_in.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:4]
+        convert(path, quantized, "int8", calibrate(model, manifest, shown), target="cpu")
+    return files | {"int8": quantized}
+
+
+def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object]:
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, int] = {}
+    for round_number in range(rounds + 1):
+        for name, side in sides.items():
+            started, used = time.perf_counter(), time.process_time()
+            found[name] = side()
+            if round_number:  # the first warms up
+                wall[name].append(time.perf_counter() - started)
+                processor[name].append(time.process_time() - used)
+    return {
+        "batch": batch,
+        "images_per_second": {name: batch / statistics.median(values) for name, values in wall.items()},
+        "best_images_per_second": {name: batch / min(values) for name, values in wall.items()},
+        "processor_seconds_per_image": {name: statistics.median(values) / batch for name, values in processor.items()},
+        "detections_per_image": {name: count / batch for name, count in found.items()},
+        "ratios": ratios(wall, lambda a, b: statistics.median(y / x for x, y in zip(a, b, strict=True))),
+        "ratios_of_least_times": ratios(wall, lambda a, b: min(b) / min(a)),
+        "ratios_of_processor_time": ratios(processor, lambda a, b: statistics.median(b) / statistics.median(a)),
+    }
+
+
+def ratios(
+    seconds: dict[str, list[float]], ratio: Callable[[list[float], list[float]], float]
+) -> dict[str, dict[str, float]]:
+    """Of each of theirs to each of ours: how many times as fast ours is."""
+    ours = [name for name in seconds if name.startswith(RECIPE)]
+    return {
+        name: {other: ratio(seconds[name], seconds[other]) for other in seconds if other not in ours} for name in ours
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--canvas", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--images", type=Path, help="folder of photographs; int8 needs some to calibrate on")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the models between runs")
+    parser.add_argument("--prepare", action="store_true", help="make the models in --keep and stop")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    height, width = options.canvas
+    images = photographs(options.images, max(options.batches), height, width)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = our_files(options.keep or Path(temporary), images, options.images)
+        if options.prepare:
+            return 0
+        backends = {
+            f"{RECIPE} {file}, {name}": open_backend(files[file], backend=name, threads=options.threads)
+            for file, name in OURS
+            if file in files
+        }
+    theirs = {kind: torchvision_model(kind, images[:4]) for kind in ("fcos", "retinanet")}
+    conditions = {
+        "pictures": f"{width}×{height}",
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    print(", ".join(f"{name} {value}" for name, value in conditions.items()))
+    for name, backend in backends.items():
+        print(f"{name}: {backend.description}")
+    results = []
+    for batch in options.batches:
+        pictures = [torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 255 for image in images[:batch]]
+        sides = {name: our_side(backend, images[:batch]) for name, backend in backends.items()}
+        for kind, model in theirs.items():
+            sides[f"torchvision {kind}, eager"] = eager_side(model, pictures)
+            sides[f"torchvision {kind}, ONNX Runtime"] = exported_side(model, pictures, options.threads)
+        results.append(measure(sides, options.rounds, batch))
+        show(results[-1])
+        if options.json is not None:
+            content = {"conditions": conditions, "results": results}
+            atomic_write(options.json, json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    names = [name.removeprefix(f"{RECIPE} ") for name in result["ratios"]]
+    print(f"\nbatch {result['batch']}: images/s (median, best), processor seconds and detections an image")
+    for name, speed in result["images_per_second"].items():
+        best, seconds = result["best_images_per_second"][name], result["processor_seconds_per_image"][name]
+        print(f"{name:42}{speed:8.3f}{best:8.3f}{seconds:8.3f}{result['detections_per_image'][name]:8.0f}")
+    for kind in ("ratios", "ratios_of_least_times", "ratios_of_processor_time"):
+        print(f"{'how many times as fast, ' + kind.replace('_', ' '):50}" + "".join(f"{name:>22}" for name in names))
+        for other in next(iter(result[kind].values())):
+            print(f"  {other:48}" + "".join(f"{ours[other]:>22.3f}" for ours in result[kind].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Bugs planted into the TensorRT backend, one at a time: the stand-in catches each, in every order of execution."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
+
+import runtime.backends.trt.backend
+from runtime.backends import BackendError
+from runtime.detections import RawOutputs
+
+from ....support.engines import assert_same, feed, poison_of, write_standin_engine
+from ....support.standin.driver import Order
+from ....support.standin.install import Binding, StandIn, install
+from ....support.standin.network import expected
+from ....support.trt_bugs import BUGS, CUDA_PYTHON, ENGINE, PYCUDA, SLOT, Bug
+from ....support.trt_bugs_more import MORE_BUGS
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, repository: Path, planted: Bug) -> None:
+    """Put a module with the bug in the module's place, and into those that have imported from it."""
+    source = (repository / planted.file).read_text(encoding="utf-8")
+    for old, new in planted.edits:
+        assert source.count(old) == 1, f"{planted.file} has {source.count(old)} times {old!r}"
+        source = source.replace(old, new)
+    name = planted.file.removesuffix(".py").replace("/", ".")
+    module = types.ModuleType(name)
+    module.__package__, module.__file__ = name.rpartition(".")[0], planted.file
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(source, planted.file, "exec"), module.__dict__)
+    if planted.file == SLOT:
+        monkeypatch.setattr(runtime.backends.trt.backend, "Slot", module.Slot)
+    elif planted.file == ENGINE:
+        monkeypatch.setattr(runtime.backends.trt.backend, "load", module.load)
+    elif planted.file in (CUDA_PYTHON, PYCUDA):
+        monkeypatch.setattr(sys.modules["runtime.cuda"], name.rpartition(".")[2], module)
+
+
+def work(stand_in: StandIn, open_backend: Callable[[], Any]) -> None:
+    """What a user does: one thread, several, closing while a call runs. Raises at the first thing that is wrong."""
+    kept = []
+    with open_backend() as backend:
+        with ThreadPoolExecutor(2) as pool:  # the first shape of both slots at once
+            stand_in.driver.pause("create_execution_context")
+            calls = [pool.submit(backend.infer, *feed(1, 32, 32))]
+            stand_in.driver.has_paused.wait(10)
+            calls.append(pool.submit(backend.infer, *feed(1, 32, 32)))
+            time.sleep(0.02)
+            stand_in.driver.may_go_on.set()
+            for call in calls:
+                check(call.result(), expected(*feed(1, 32, 32)))
+        for repeat in range(3):
+            for shape in ((1, 64, 64), (3, 64, 96), (2, 64, 192), (8, 32, 32)):
+                images, sizes = feed(*shape, seed=repeat)
+                kept.append((backend.infer(images, sizes, times={} if repeat else None), expected(images, sizes)))
+                check(*kept[-1])
+        with ThreadPoolExecutor(3) as pool:
+            feeds = [feed(1 + seed % 3, 64, 64, seed) for seed in range(18)]
+            for given, each in zip(pool.map(lambda each: backend.infer(*each), feeds), feeds, strict=True):
+                check(given, expected(*each))
+        for given, wanted in kept:
+            check(given, wanted)
+        stand_in.driver.pause("cudaMemcpyAsync", "memcpy_htod_async")
+        with ThreadPoolExecutor(2) as pool:
+            last = pool.submit(backend.infer, *feed(8, 96, 96))
+            stand_in.driver.has_paused.wait(10)
+            closing = pool.submit(backend.close)
+            time.sleep(0.02)
+            stand_in.driver.may_go_on.set()
+            check(last.result(), expected(*feed(8, 96, 96)))
+            closing.result()
+        with pytest.raises(BackendError, match="was closed"):
+            backend.infer(*feed(1, 64, 64))
+    stand_in.check_end()
+
+
+def check(given: RawOutputs, wanted: RawOutputs) -> None:
+    assert not poison_of(given), f"POISON was read: {poison_of(given)}"
+    try:
+        assert_same(given, wanted)
+    except AssertionError as error:
+        raise AssertionError("results differ") from error
+
+
+def outcome(stand_in: StandIn, path: Path, binding: Binding) -> str:
+    """What went wrong, empty for nothing: the error and whatever rule was broken before it."""
+    try:
+        work(stand_in, lambda: sys.modules["runtime.backends.trt.backend"].TrtBackend(path, binding=binding))
+    except (Exception, RuntimeWarning) as error:
+        chain: list[str] = []
+        cause: BaseException | None = error
+        while cause is not None:
+            chain.append(f"{type(cause).__name__}: {cause}")
+            cause = cause.__cause__ or cause.__context__
+        return "; ".join([*chain, *stand_in.driver.violations])
+    return ""
+
+
+@pytest.mark.parametrize("order", ["late", "eager", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("planted", [*BUGS, *MORE_BUGS], ids=lambda planted: planted.what)
+def test_a_planted_bug_is_caught(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path, planted: Bug, order: Order
+) -> None:
+    binding: Binding = "pycuda" if planted.file == PYCUDA else "cuda-python"
+    stand_in = install(monkeypatch, binding, planted.names, order)
+    path = write_standin_engine(tmp_path, stand_in, version_compatible=planted.version_compatible)
+    plant(monkeypatch, repository, planted)
+    found = outcome(stand_in, path, binding)
+    assert re.search(planted.caught, found), found or "nothing was found"
+
+
+@pytest.mark.parametrize("order", ["late", "eager", "random"])
+@pytest.mark.parametrize("names", ["tensorrt-10.16.1", "rtx-1.7.1"])
+@pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
+def test_without_a_bug_nothing_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binding: Binding, names: str, order: Order
+) -> None:
+    stand_in = install(monkeypatch, binding, names, order)
+    assert outcome(stand_in, write_standin_engine(tmp_path, stand_in), binding) == ""

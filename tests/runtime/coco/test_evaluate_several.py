@@ -1,0 +1,355 @@
+"""Several models side by side, and one model in parts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.coco import FIGURE_NAMES, CocoDataset, load_coco
+from runtime.coco import run as dataset_run
+from runtime.coco.command import main
+from runtime.coco.run import detect_dataset, detect_with_all
+from runtime.coco.shards import ShardError, parse_shard, part_of
+from runtime.detections import Detections
+from runtime.detector import Detector
+from runtime.errors import UserError
+from runtime.images import ImageError
+from runtime.manifest import InputShapes, Preprocess
+
+from ...support.fakes import RedBackend, manifest_with, write_red_onnx
+from .test_evaluate import make_dataset
+
+SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80), (60, 80), (64, 64), (90, 60), (60, 80)]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> CocoDataset:
+    return make_dataset(tmp_path, SIZES)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    pytest.importorskip("onnx", reason="builds the test's graphs")
+    pytest.importorskip("onnxruntime", reason="runs them")
+    folder = tmp_path_factory.mktemp("onnx")
+    half = manifest_with(precision="fp16")
+    small = manifest_with(precision="int8", sums_fit_16_bits=True, preprocess=Preprocess(short_side=32, long_side=64))
+    return {
+        "fp32": write_red_onnx(folder / "fp32.onnx"),
+        "fp16": write_red_onnx(folder / "fp16.onnx", half),
+        "small": write_red_onnx(folder / "small.onnx", small),
+        "other": write_red_onnx(folder / "other.onnx", manifest_with(classes=("blue", "other"))),
+        "large batches": write_red_onnx(
+            folder / "large.onnx", manifest_with(inputs=InputShapes(4, 4, 32, 512, 32, 512))
+        ),
+    }
+
+
+def arguments(dataset: CocoDataset, *more: object) -> list[str]:
+    given = ["--annotations", dataset.json_path, "--images", dataset.root, "--threads", 1, "--backend", "cpu", *more]
+    return list(map(str, given))
+
+
+def run(dataset: CocoDataset, out: Path, *more: object) -> dict[str, Any]:
+    assert main([*map(str, more), *arguments(dataset, "--json", out, "--batch", 2)]) == 0
+    return json.loads(out.read_text())
+
+
+# Side by side.
+
+
+def test_each_model_has_the_figures_that_it_has_alone(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    dataset.path(3).write_bytes(b"")
+    names = ["fp32", "fp16", "small"]
+    alone = [run(dataset, tmp_path / f"{name}.json", models[name]) for name in names]
+    capsys.readouterr()
+    content = run(dataset, tmp_path / "all.json", *(models[name] for name in names))
+    together = content["artifacts"]
+    assert [entry["artifact"] for entry in together] == [str(models[name]) for name in names]
+    assert [entry["precision"] for entry in together] == ["fp32", "fp16", "int8"]
+    for entry, single in zip(together, alone, strict=True):
+        assert {name: entry[name] for name in FIGURE_NAMES} == {name: single[name] for name in FIGURE_NAMES}
+        assert entry["per_class"] == single["per_class"]
+        assert entry["images"] == single["images"] == len(SIZES) - 1
+        assert entry["network_images_per_second"] > 0
+        assert entry["times_as_fast"] > 0
+        measured = [name for name in FIGURE_NAMES if min(entry[name], alone[0][name]) >= 0]
+        assert {name: entry["difference"][name] for name in measured} == {
+            name: entry[name] - alone[0][name] for name in measured
+        }
+        assert all(entry["difference"][name] is None for name in FIGURE_NAMES if name not in measured)
+    assert together[0]["times_as_fast"] == 1
+    assert abs(together[2]["difference"]["AP"]) > 0.01, "the small one is no other: this shows little"
+    assert content["skipped"] == 1
+    assert content["conditions"]["batch"] == 2
+    printed = capsys.readouterr()
+    assert f"warning: skipped {dataset.path(3)}" in printed.err
+    table = printed.out.splitlines()
+    (row,) = [line for line in table if line.startswith(str(models["small"])) and ";" not in line]
+    assert f"{100 * together[2]['AP']:.1f}" in row.split()
+    assert f"{100 * together[2]['difference']['AP']:+.2f}" in row.split()
+    assert any(line.split()[-3:] == ["img/s", "×", "first"] for line in table)
+
+
+def test_one_model_may_stand_beside_itself_on_another_backend(dataset: CocoDataset, models: dict[str, Path]) -> None:
+    assert main([f"{models['fp32']}@cpu", str(models["fp32"]), *arguments(dataset)]) == 0
+
+
+class Recorded(Detector):
+    """Remembers which pictures it was given, with its name, in a list that several share."""
+
+    def __init__(self, name: str, calls: list[tuple[str, int, bool]]) -> None:
+        super().__init__(RedBackend())
+        self.name, self.calls = name, calls
+
+    def detect_prepared(self, pictures: Sequence[Any], times: dict[str, float] | None = None) -> list[Detections]:
+        self.calls.append((self.name, len(pictures), times is not None))
+        return super().detect_prepared(pictures, times)
+
+
+def test_models_run_in_turn_each_canvas_warmed_up_before(dataset: CocoDataset) -> None:
+    calls: list[tuple[str, int, bool]] = []
+    found = detect_with_all([Recorded(name, calls) for name in "AB"], dataset, 2, progress=False)
+    timed = [(name, size) for name, size, is_timed in calls if is_timed]
+    pairs = list(zip(timed[::2], timed[1::2], strict=True))
+    assert all({a[0], b[0]} == {"A", "B"} and a[1] == b[1] for a, b in pairs)
+    firsts = [a[0] for a, _ in pairs]
+    assert abs(firsts.count("A") - firsts.count("B")) <= 1
+    warm = [name for name, _, is_timed in calls if not is_timed]
+    canvases = {Detector(RedBackend()).canvas_hw(size) for size in SIZES}
+    assert warm == ["A", "B"] * len(canvases)
+    for before, call in itertools.pairwise(calls):
+        assert call[1] == before[1] or before[2]  # a canvas' warm-up comes right before its first timed run
+    assert len(found[0].speed.seconds_per_image) == len(pairs)
+    assert list(found[0].results) == list(found[1].results) == list(detect_dataset(found_by(), dataset).results)
+
+
+def found_by() -> Detector:
+    return Detector(RedBackend())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_no_model_always_comes_first(count: int) -> None:
+    orders = [dataset_run._in_turn(count, turn) for turn in range(2 * count)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    places = np.array([[order.index(number) for order in orders] for number in range(count)])
+    assert places.sum(axis=1).tolist() == [places.sum() // count] * count
+
+
+def test_a_picture_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    image = CocoDataset.picture
+
+    def counted(self: CocoDataset, index: int, *more: int) -> np.ndarray:
+        read.append(index)
+        return image(self, index, *more)
+
+    monkeypatch.setattr(CocoDataset, "picture", counted)
+    detect_with_all([found_by(), found_by(), found_by()], dataset, 4, progress=False)
+    assert sorted(read) == list(range(len(SIZES)))
+
+
+def test_models_that_do_not_go_together(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="category 7 is 'red' there, 'blue' in the model"):
+        main([str(models["fp32"]), str(models["other"]), *arguments(dataset)])
+    with pytest.raises(UserError, match="batch 2, but the graph was exported for 4"):
+        main([str(models["fp32"]), str(models["large batches"]), *arguments(dataset, "--batch", 2)])
+    with pytest.raises(UserError, match="batch 17, but the graph was exported for 1 to 16"):
+        main([str(models["fp32"]), *arguments(dataset, "--batch", 17)])
+    two = manifest_with(inputs=InputShapes(1, 2, 32, 512, 32, 512))
+    with pytest.raises(UserError, match="no batch suits all graphs: one takes 4 or more, one at most 2"):
+        main([str(write_red_onnx(tmp_path / "2.onnx", two)), str(models["large batches"]), *arguments(dataset)])
+
+
+# In parts.
+
+
+def parts(dataset: CocoDataset, model: Path, folder: Path, count: int, *more: object) -> list[Path]:
+    paths = [folder / f"part{index}.json" for index in range(count)]
+    for index, path in enumerate(paths):
+        options = ["--shard", f"{index}/{count}", "--results-out", path, "--batch", 2, *more]
+        assert main([str(model), *arguments(dataset, *options)]) == 0
+    return paths
+
+
+def merged(dataset: CocoDataset, paths: Sequence[Path], *more: object) -> int:
+    return main(["--annotations", str(dataset.json_path), "--results", *map(str, paths), *map(str, more)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_merged_parts_are_the_whole_bit_for_bit(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, count: int
+) -> None:
+    dataset.path(2).write_bytes(b"")  # one that can't be read, in the middle of a batch
+    whole = run(dataset, tmp_path / "whole.json", models["fp32"], "--results-out", tmp_path / "whole_results.json")
+    paths = parts(dataset, models["fp32"], tmp_path, count)
+    given = list(reversed(paths))
+    out, results = tmp_path / "merged.json", tmp_path / "merged_results.json"
+    assert merged(dataset, given, "--json", out, "--results-out", results) == 0
+    figures = json.loads(out.read_text())
+    timing = {"images_per_second", "network_images_per_second", "network_seconds"}
+    assert {k: v for k, v in figures.items() if k not in timing} == {k: v for k, v in whole.items() if k not in timing}
+    assert figures["images"] == len(SIZES) - 1
+    assert figures["skipped"] == 1
+    assert results.read_bytes() == (tmp_path / "whole_results.json").read_bytes()
+    read = [part_of(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
+    assert sum(len(part.detected.image_ids) for part in read) == len(SIZES) - 1
+    if count in (2, 3):
+        assert min(len(part.detected.image_ids) for part in read) > 1
+
+
+def change(path: Path, **fields: object) -> None:
+    """Alter a part's head; a name with a dot goes into the origin."""
+    content = json.loads(path.read_text())
+    for name, value in fields.items():
+        where = content["shard"]["origin"] if name in content["shard"]["origin"] else content["shard"]
+        where[name] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"artifact_sha256": "0" * 64}, r"part1.json: a part with another model than .*part0.json; merge parts of one"),
+        ({"annotations_sha256": "0" * 64}, r"part1.json: a part with another data set than .*part0"),
+        ({"batch": 8}, r"part1.json: a part with another batch \(8 and 2\) than"),
+        ({"limit": 3}, r"another limit \(3 and None\)"),
+        ({"flip": True}, r"another flip \(True and False\)"),
+        ({"scales": [64]}, r"another scales \(\(64,\) and \(\)\)"),
+        ({"count": 4}, r"part1.json: one of 4 parts, but .*part0.json is one of 3"),
+        ({"index": 0}, r"part1.json and .*part0.json are both part 0/3; give each once"),
+        ({"version": 2}, "a part of another version of this toolkit; evaluate the shard again"),
+        ({"extra": 1}, "unknown field 'extra'; evaluate the shard again"),
+        ({"index": "1"}, "field 'index' is a text"),
+        ({"image_ids": [1, 1]}, "images occur twice, or are not the data set's"),
+        ({"image_ids": [77]}, "images occur twice, or are not the data set's"),
+    ],
+)
+def test_a_foreign_or_altered_part_is_refused(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, fields: dict, message: str
+) -> None:
+    paths = parts(dataset, models["fp32"], tmp_path, 3)
+    assert merged(dataset, paths) == 0
+    change(paths[1], **fields)
+    with pytest.raises(ShardError, match=message):
+        merged(dataset, paths)
+
+
+def test_missing_doubled_and_truly_foreign_parts(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
+    paths = parts(dataset, models["fp32"], tmp_path, 3)
+    with pytest.raises(ShardError, match="1 of 3 parts are missing: 1/3; evaluate them, or give them"):
+        merged(dataset, [paths[0], paths[2]])
+    with pytest.raises(ShardError, match="2 of 3 parts are missing: 0/3, 2/3"):
+        merged(dataset, [paths[1]])
+    with pytest.raises(ShardError, match="are both part 0/3"):
+        merged(dataset, [*paths, paths[0]])
+    (tmp_path / "half").mkdir()
+    foreign = parts(dataset, models["fp16"], tmp_path / "half", 3)
+    with pytest.raises(ShardError, match="a part with another model than"):
+        merged(dataset, [*paths[:2], foreign[2]])
+    other = make_dataset(tmp_path / "another", SIZES, first_id=50)
+    with pytest.raises(ShardError, match=r"a part with other annotations than .*set\.json"):
+        merged(other, paths)
+    plain = tmp_path / "plain.json"
+    plain.write_text("[]")
+    with pytest.raises(ShardError, match=r"plain\.json: not a part of an evaluation; expected a file that --shard"):
+        merged(dataset, [paths[0], plain])
+    content = json.loads(paths[1].read_text())
+    paths[1].write_text(json.dumps({**content, "results": [{"image_id": 1}]}))
+    with pytest.raises(ShardError, match="its results are not COCO results; evaluate the shard again"):
+        merged(dataset, paths)
+    paths[1].write_text(json.dumps(content)[:-20])
+    with pytest.raises(UserError, match="not valid JSON"):
+        merged(dataset, paths)
+
+
+def test_parts_without_a_readable_picture(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
+    for index in range(len(SIZES)):
+        dataset.path(index).write_bytes(b"")
+    paths = parts(dataset, models["fp32"], tmp_path, 2)
+    with pytest.raises(ImageError, match=f"none of the {len(SIZES)} pictures could be read"):
+        merged(dataset, paths)
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "0/2/3", "0.5/2"])
+def test_shards_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ShardError, match=r"expected i/n with i from 0 to n − 1"):
+        parse_shard(text)
+
+
+def test_parse_shard() -> None:
+    assert parse_shard("0/1") == (0, 1)
+    assert parse_shard("11/12") == (11, 12)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["a.onnx", "b.onnx", "--results-out", "r.json"],
+        ["a.onnx", "b.onnx", "--shard", "0/2", "--results-out", "r.json"],
+        ["a.onnx", "--shard", "0/2"],
+        ["a.onnx", "--shard", "0/2", "--results-out", "r.json", "--json", "f.json"],
+        ["--shard", "0/2", "--results-out", "r.json", "--results", "x.json"],
+    ],
+)
+def test_wrong_usage(dataset: CocoDataset, more: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*more, *arguments(dataset)])
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_model_that_is_replaced_while_it_opens_is_refused(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import model_spec as artifacts
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(models["fp32"].read_bytes())
+    open_given = artifacts.open_given
+
+    def replaced_meanwhile(*arguments: Any) -> Detector:
+        other = tmp_path / "other.onnx"
+        other.write_bytes(models["fp16"].read_bytes())
+        os.replace(other, path)
+        return open_given(*arguments)
+
+    monkeypatch.setattr(artifacts, "open_given", replaced_meanwhile)
+    with pytest.raises(UserError, match="the file was replaced while it was opened; run again"):
+        parts(dataset, path, tmp_path, 1)
+
+
+def test_a_disk_that_fills_up_is_one_line(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, repository: Path
+) -> None:
+    pytest.importorskip("resource", reason="limits the size of files")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+    code = limit + "import runpy; runpy.run_module('runtime.evaluate', run_name='__main__')"
+    for more in (["--results-out", tmp_path / "r.json"], ["--shard", "0/2", "--results-out", tmp_path / "r.json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(models["fp32"]), *arguments(dataset, *more)],
+            cwd=repository,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: cannot write {tmp_path / 'r.json'}: File too large")
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "r.json").exists()
+
+
+def test_load_coco_reads_what_the_parts_name(dataset: CocoDataset) -> None:
+    assert load_coco(dataset.json_path, dataset.root).image_ids.tolist() == list(range(1, len(SIZES) + 1))

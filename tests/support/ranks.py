@@ -1,0 +1,159 @@
+"""What each process of `test_distributed.py` runs: python -m tests.support.ranks SETTINGS.json OUT.
+
+Process 0 leaves `answers.json` in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.coco import load_coco
+from runtime.detector import Detector as RuntimeDetector
+from runtime.errors import UserError, run_main
+from runtime.records import record_from_dict
+from train.config import Config
+from train.data.loader import training_batches
+from train.loss.criterion import Losses
+from train.trainer import loop
+from train.trainer.checkpoint import load_detector
+from train.trainer.distributed import World, add_up, gather, joined, require_agreement
+from train.trainer.loop import LAST, train
+from train.validate import TorchBackend, evaluate_together
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    config, out = record_from_dict(Config, json.loads(Path(sys.argv[1]).read_text()), "test"), Path(sys.argv[2])
+    with joined(use_cuda=False) as world:
+        answers = work(config, out, world)
+        if world.is_main:
+            (out / "answers.json").write_text(json.dumps(answers))
+
+
+def work(config: Config, out: Path, world: World) -> dict[str, Any]:
+    """Everything that goes well, or fails in all processes alike, in one go: starting a process takes seconds."""
+    train(config, out / "two", world=world)
+    with patched(interrupted_at(config.schedule.steps * 3 // 5)):
+        message(lambda: train(config, out / "cut", world=world))
+    train(config, out / "cut", resume=True, world=world)
+    train(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
+    for name, defect in DEFECTS.items():
+        with defect(world):
+            train(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
+    with patched(nan_at(1, rank=1, world=world)):
+        bad_loss = message(lambda: train(config, out / "nan", world=world))
+    loaded = load_detector(out / "two" / LAST)
+    dataset = load_coco(config.data.val_json, config.data.val_images)
+    detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
+    evaluation = evaluate_together(detector, dataset, world, batch=2, progress=False)
+    return {
+        "bad loss": gather(bad_loss, world),
+        "disagree": gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
+        "figures": evaluation.figures.figures,
+        "everyone's figures": gather(evaluation.figures.figures, world),
+        "results": list(evaluation.results),
+        "images": evaluation.speed.images,
+    }
+
+
+def message(function: Callable[[], Any]) -> str:
+    try:
+        function()
+    except (UserError, KeyboardInterrupt) as error:
+        return str(error)
+    return ""
+
+
+class patched:
+    """The loop's criterion replaced while a block runs."""
+
+    def __init__(self, change: Callable[[int, Losses], Losses]) -> None:
+        self.change = change
+
+    def __enter__(self) -> None:
+        self.real, calls = loop.criterion, iter(range(10_000))
+        loop.criterion = lambda *args: self.change(next(calls), self.real(*args))
+
+    def __exit__(self, *_: object) -> None:
+        loop.criterion = self.real
+
+
+def interrupted_at(step: int) -> Callable[[int, Losses], Losses]:
+    def change(call: int, losses: Losses) -> Losses:
+        if call == step:
+            raise KeyboardInterrupt
+        return losses
+
+    return change
+
+
+@contextmanager
+def replaced(name: str, change: Callable[..., Any]) -> Iterator[None]:
+    """A function that the loop calls replaced while a block runs."""
+    real = getattr(loop, name)
+    setattr(loop, name, change)
+    yield
+    setattr(loop, name, real)
+
+
+def _own_counts(world: World) -> AbstractContextManager[None]:
+    """Each process divides by its own counts, as if they were everyone's."""
+    return replaced("add_up", lambda values, world: values * world.size if values.ndim == 1 else add_up(values, world))
+
+
+def _counts_of_one(world: World) -> AbstractContextManager[None]:
+    """All processes divide by the first one's counts."""
+
+    def wrong(values: Tensor, world: World) -> Tensor:
+        return (
+            add_up(values * (world.size if world.is_main else 0), world) if values.ndim == 1 else add_up(values, world)
+        )
+
+    return replaced("add_up", wrong)
+
+
+def _own_gradients(world: World) -> AbstractContextManager[None]:
+    """Each process steps by its own gradients."""
+    return replaced("data_parallel", lambda model, *_, **__: model)
+
+
+def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
+    """What a process gathered in the first piece is not averaged."""
+    return patched(lambda call, losses: losses._replace(total=losses.total * (call % 2)))
+
+
+def _same_pictures(world: World) -> AbstractContextManager[None]:
+    """All processes read the first one's share: its pictures count twice, the others' not at all."""
+    return replaced("training_batches", lambda *args: training_batches(*args[:-1], World(0, world.size)))
+
+
+DEFECTS = {
+    "counts of each process by itself": _own_counts,
+    "counts of the first process alone": _counts_of_one,
+    "gradients that are not averaged": _own_gradients,
+    "gradients of the last piece alone": _last_pieces_gradients,
+    "the same pictures in each process": _same_pictures,
+}
+
+
+def nan_at(step: int, rank: int, world: World) -> Callable[[int, Losses], Losses]:
+    def bad(loss: Tensor) -> Tensor:
+        return loss * math.nan
+
+    return lambda call, losses: (
+        losses._replace(total=bad(losses.total)) if call == step and world.rank == rank else losses
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

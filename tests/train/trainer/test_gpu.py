@@ -1,0 +1,77 @@
+"""Training on an NVIDIA GPU against the same on the CPU: what a user with one runs first (`scripts/test.sh -m gpu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
+from train import config
+from train.config import Config
+from train.loss.criterion import Losses, Targets, criterion
+from train.model.detector import DenseOutputs
+from train.trainer.loop import train
+from train.trainer.run_log import LOG, read_log
+
+pytestmark = pytest.mark.gpu
+
+BOXES = [[[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 90.0, 60.0]], []]
+
+
+@pytest.fixture(autouse=True)
+def _gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+
+
+@pytest.fixture
+def _no_host_sync() -> Iterator[None]:
+    """Any wait of the host for the device is an error while this lasts."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def on_gpu(outputs: DenseOutputs, targets: Targets) -> tuple[DenseOutputs, Targets]:
+    moved = DenseOutputs(*([m.detach().cuda().requires_grad_() for m in maps] for maps in outputs))
+    return moved, Targets(*(t.cuda() for t in targets))
+
+
+def losses_and_gradients(outputs: DenseOutputs, targets: Targets) -> tuple[Losses, list[torch.Tensor]]:
+    losses = criterion(outputs, targets, CANVAS, config.Model())
+    return losses, list(torch.autograd.grad(losses.total, [m for maps in outputs for m in maps]))
+
+
+def test_criterion_equals_the_cpus_without_a_host_sync(request: pytest.FixtureRequest) -> None:
+    outputs, targets = random_outputs(len(BOXES), seed=0), targets_of(BOXES)
+    outputs = DenseOutputs(*([m.detach().requires_grad_() for m in maps] for maps in outputs))
+    expected, expected_gradients = losses_and_gradients(outputs, targets)
+    moved = on_gpu(outputs, targets)
+    losses_and_gradients(*moved)  # the first call of a kernel may load it, which waits
+    request.getfixturevalue("_no_host_sync")
+    given, gradients = losses_and_gradients(*moved)
+    torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(Losses(*(loss.cpu() for loss in given)), expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_short_training_goes_as_on_the_cpu(
+    precision: str, small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    plain = small_config(steps=12)
+    losses = {}
+    for device, name in (("cpu", "fp32"), ("cuda", precision)):
+        settings = replace(plain, run=replace(plain.run, device=device, precision=name))  # type: ignore[arg-type]
+        train(settings, tmp_path / device)
+        log = read_log(tmp_path / device / LOG)
+        losses[device] = [line["total"] for line in log if line["kind"] == "train"]
+    first = 1e-4 if precision == "fp32" else 2e-2
+    assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=first)
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
