@@ -1,10 +1,10 @@
-"""Which way of choosing ranges keeps most AP? Cross-validated on training's pictures, so that no test split is spent.
+"""Which way of choosing ranges keeps most AP? Cross-validated on training's images, so that no test split is spent.
 
     python benchmarks/calibration_methods.py model.onnx --annotations train.json --images train/ [--limit 1000]
 
-The pictures are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
+The images are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
 every layout, and run on the part that was left out, with exact sums (`onnx_model.emulation`) anywhere; what the
-parts gave is scored together. (The network has trained on these pictures: its AP is higher than on new ones, the
+parts gave is scored together. (The network has trained on these images: its AP is higher than on new ones, the
 differences are what counts.)
 """
 
@@ -37,7 +37,7 @@ LAYOUTS = (("int8", "cpu"), ("int8", "cpu-vnni"), ("int8", "tensorrt"), ("fp8", 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="float32 file that export/to_onnx.py wrote")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json of pictures that it was trained on")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO json of images that it was trained on")
     parser.add_argument("--images", type=Path, required=True, help="their folder")
     parser.add_argument("--limit", type=int, help="only the first so many")
     parser.add_argument("--parts", type=int, default=4)
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         name: evaluate(truth, join(runs[number].results for runs in found), ids).figures["AP"]
         for number, name in enumerate(names)
     }
-    print(f"AP of 100 on {len(ids)} pictures\n{'':24}{'AP':>8}{'difference':>12}")
+    print(f"AP of 100 on {len(ids)} images\n{'':24}{'AP':>8}{'difference':>12}")
     for name in names:
         print(f"{name:24}{100 * ap[name]:8.2f}{100 * (ap[name] - ap['fp32']):+12.2f}")
     if options.json is not None:

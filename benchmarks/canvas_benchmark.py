@@ -1,11 +1,11 @@
-"""What batching by canvas saves against square canvases, and against padding to the batch's largest picture.
+"""What batching by canvas saves against square canvases, and against padding to the batch's largest image.
 
     python benchmarks/canvas_benchmark.py                                     # pixels alone
     python benchmarks/canvas_benchmark.py model.onnx --json runs/canvas.json  # and time
 
-The mix of sizes is that of 100 pictures of COCO val2014 (width × height and how many, below), in random order. Pixels
+The mix of sizes is that of 100 images of COCO val2014 (width × height and how many, below), in random order. Pixels
 are those of the canvases, for the shorter side 800 and the longer at most 1333, and for the model's own sides. Time is
-that of the network's calls on the same pictures, the three ways in turn, an eighth of the pictures at a time (median
+that of the network's calls on the same images, the three ways in turn, an eighth of the images at a time (median
 ratio of rounds). By canvas means what the pipeline does: the batches that a stream forms with its window, short ones
 included; "planned" those of an evaluation, which knows all sizes beforehand.
 """
@@ -47,11 +47,11 @@ COCO_SIZES_WH = {
 # fmt: on
 WAYS = ("by canvas", "planned", "largest of the batch", "square")
 Size = tuple[int, int]
-Batches = list[tuple[Size, list[Size]]]  # canvas and pictures, height and width
+Batches = list[tuple[Size, list[Size]]]  # canvas and images, height and width
 
 
 def mix(count: int) -> list[Size]:
-    """Heights and widths of `count` pictures, in random order."""
+    """Heights and widths of `count` images, in random order."""
     sizes = [(height, width) for (width, height), share in COCO_SIZES_WH.items() for _ in range(share)]
     chosen = [sizes[number % len(sizes)] for number in range(count)]
     random.Random(0).shuffle(chosen)
@@ -59,7 +59,7 @@ def mix(count: int) -> list[Size]:
 
 
 def batches_of(sizes: list[Size], pre: Preprocess, limits: Limits) -> dict[str, Batches]:
-    """The batches that each way makes of the pictures, in the order in which they come."""
+    """The batches that each way makes of the images, in the order in which they come."""
     formed: Batches = []
 
     def run(batch: list[Size]) -> list[None]:
@@ -97,10 +97,10 @@ def report_pixels(ways: dict[str, Batches], pre: Preprocess, batch: int) -> dict
     saved = {name: 1 - ours / total[name] for name in WAYS[2:]}
     sizes = {name: statistics.mean(len(members) for _, members in ways[name]) for name in WAYS}
     print(
-        f"sides {pre.short_side}/{pre.long_side}, batch {batch}: {_percent(saved)} of the pixels saved; pictures in a "
+        f"sides {pre.short_side}/{pre.long_side}, batch {batch}: {_percent(saved)} of the pixels saved; images in a "
         f"batch {sizes['by canvas']:.2f} in a stream, {sizes['planned']:.2f} planned"
     )
-    return {"sides": [pre.short_side, pre.long_side], "pixels": total, "saved": saved, "pictures_in_a_batch": sizes}
+    return {"sides": [pre.short_side, pre.long_side], "pixels": total, "saved": saved, "images_in_a_batch": sizes}
 
 
 def _percent(saved: dict[str, float]) -> str:
@@ -110,7 +110,7 @@ def _percent(saved: dict[str, float]) -> str:
 def report_time(detector: Detector, ways: dict[str, Batches], rounds: int) -> dict[str, Any]:
     """Seconds of the network's calls, each way's whole run in slices, the ways in turn."""
     pre = detector.manifest.preprocess
-    picture = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):  # the first warms up
         spent = dict.fromkeys(WAYS, 0.0)
@@ -118,7 +118,7 @@ def report_time(detector: Detector, ways: dict[str, Batches], rounds: int) -> di
         for step in range(8):
             for name in WAYS if step % 2 else WAYS[::-1]:
                 for canvas_hw, members in slices[name][step]:
-                    images = [picture[:height, :width] for height, width in members]
+                    images = [image[:height, :width] for height, width in members]
                     ready = make_batch(images, pre, canvas_hw)
                     started = time.perf_counter()
                     detector.backend.infer(ready.images, ready.image_sizes)
@@ -147,16 +147,16 @@ def _slices(batches: Batches, count: int) -> list[Batches]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--num-images", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    sizes = mix(options.pictures)
+    sizes = mix(options.num_images)
     limits = Limits(options.batch, WINDOW * options.batch)
-    report: dict[str, Any] = {"pictures": len(sizes), "batch": options.batch, "processors": processors(), "pixels": []}
+    report: dict[str, Any] = {"images": len(sizes), "batch": options.batch, "processors": processors(), "pixels": []}
     report["load_average"] = round(os.getloadavg()[0], 2)
     coco = Preprocess(800, 1333)
     report["pixels"].append(report_pixels(batches_of(sizes, coco, limits), coco, options.batch))

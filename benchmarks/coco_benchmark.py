@@ -2,7 +2,7 @@
 
     python benchmarks/coco_benchmark.py --json runs/coco.json
 
-Two data sets of --pictures pictures with 100 detections each: 14 objects of 3 categories, and 7 of 80. The two score in
+Two data sets of --num-images images with 100 detections each: 14 objects of 3 categories, and 7 of 80. The two score in
 turn; the ratio is the median of rounds. All twelve figures must be equal, or the exit code is 1.
 """
 
@@ -32,11 +32,11 @@ from runtime.files import atomic_write
 DETECTIONS = 100
 
 
-def make(pictures: int, objects: int, categories: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def make(images: int, objects: int, categories: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations, and results of which two hits a object and the rest anything."""
     rng = np.random.default_rng(0)
     content: dict[str, Any] = {
-        "images": [{"id": n + 1, "height": 480, "width": 640} for n in range(pictures)],
+        "images": [{"id": n + 1, "height": 480, "width": 640} for n in range(images)],
         "categories": [{"id": n + 1, "name": str(n + 1)} for n in range(categories)],
         "annotations": [],
     }
@@ -75,8 +75,8 @@ def by_pycocotools(content: dict[str, Any], results: list[dict[str, Any]]) -> li
     return scorer.stats.tolist()
 
 
-def compare(pictures: int, objects: int, categories: int, rounds: int) -> dict[str, Any]:
-    content, results = make(pictures, objects, categories)
+def compare(images: int, objects: int, categories: int, rounds: int) -> dict[str, Any]:
+    content, results = make(images, objects, categories)
     seconds: dict[str, list[float]] = {"ours": [], "pycocotools": []}
     for _ in range(rounds):
         given = copy.deepcopy((content, results))  # pycocotools writes into what it is given
@@ -90,7 +90,7 @@ def compare(pictures: int, objects: int, categories: int, rounds: int) -> dict[s
     ratio = statistics.median(a / b for a, b in zip(seconds["pycocotools"], seconds["ours"], strict=True))
     is_equal = list(ours.figures.values()) == theirs
     print(
-        f"{pictures} pictures, {objects} objects of {categories} categories each: ours "
+        f"{images} images, {objects} objects of {categories} categories each: ours "
         f"{statistics.median(seconds['ours']):.2f} s, pycocotools {statistics.median(seconds['pycocotools']):.2f} s, "
         f"{ratio:.1f} × as fast; all figures equal: {is_equal}"
     )
@@ -99,14 +99,14 @@ def compare(pictures: int, objects: int, categories: int, rounds: int) -> dict[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--num-images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     load = round(os.getloadavg()[0], 2)
-    sets = [compare(options.pictures, *shape, options.rounds) for shape in ((14, 3), (7, 80))]
+    sets = [compare(options.num_images, *shape, options.rounds) for shape in ((14, 3), (7, 80))]
     if options.json is not None:
-        report = {"pictures": options.pictures, "load_average": load, "sets": sets}
+        report = {"images": options.num_images, "load_average": load, "sets": sets}
         atomic_write(options.json, json.dumps(report, indent=2) + "\n")
     return int(not all(entry["equal"] for entry in sets))
 

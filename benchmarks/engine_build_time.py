@@ -2,8 +2,8 @@
 
     python benchmarks/engine_build_time.py [--recipe RECIPE] [--compute-capability 8.6 12.0] [--json times.json]
 
-Random weights; pictures of the recipe's size, batches 1-16, an optimization profile for landscape and one for upright
-pictures. int8 (TensorRT's layout) and fp8 are calibrated on three synthetic pictures. Prints seconds of each build, of
+Random weights; images of the recipe's size, batches 1-16, an optimization profile for landscape and one for upright
+images. int8 (TensorRT's layout) and fp8 are calibrated on three synthetic images. Prints seconds of each build, of
 the processor that the process spent in it, and the engine's size; and the same of all GPUs in one engine.
 """
 
@@ -32,7 +32,7 @@ from export.trt.build import build
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import RTX_CAPABILITIES, Settings, default_capabilities
-from export.verify.images import synthetic_pictures
+from export.verify.images import synthetic_images
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
@@ -109,10 +109,10 @@ def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[P
     model, manifest = load_deployed(exported)
     calibration = None
     if {"int8", "fp8"} & set(precisions):
-        pictures = [folder / f"{number}.png" for number in range(3)]
-        for path, picture in zip(pictures, synthetic_pictures(), strict=True):
-            cv2.imwrite(str(path), picture)
-        calibration = calibrate(model, manifest, pictures, progress=False)
+        images = [folder / f"{number}.png" for number in range(3)]
+        for path, image in zip(images, synthetic_images(), strict=True):
+            cv2.imwrite(str(path), image)
+        calibration = calibrate(model, manifest, images, progress=False)
     for precision, path in files.items():
         if precision != "fp32":
             path.write_bytes(converted_model(model, manifest, Scheme(precision), calibration).SerializeToString())

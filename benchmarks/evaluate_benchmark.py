@@ -3,7 +3,7 @@
     python benchmarks/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --json runs/evaluate.json
     python benchmarks/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --memory 500 2000
 
-A data set of --pictures JPEGs is made of the given one, in a temporary folder, by repeating its pictures. Then, in
+A data set of --num-images JPEGs is made of the given one, in a temporary folder, by repeating its images. Then, in
 turn: the network alone, every batch that evaluation forms, prepared while no clock runs; and the whole of the
 evaluation, from reading the annotations to the figures (the model is open already). The ratio is of their sums.
 --memory runs `python -m runtime.evaluate` on data sets of these sizes and compares the peaks of resident memory.
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def repeated(annotations: Path, images: Path, count: int, folder: Path) -> Path:
-    """A data set of `count` pictures, those of another one over and over; returns its annotation file."""
+    """A data set of `count` images, those of another one over and over; returns its annotation file."""
     content = json.loads(annotations.read_text(encoding="utf-8"))
     of_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
@@ -76,7 +76,7 @@ def evaluation_seconds(detector: Detector, annotations: Path, images: Path, batc
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    annotations = repeated(options.annotations, options.images, options.pictures, folder)
+    annotations = repeated(options.annotations, options.images, options.num_images, folder)
     dataset = load_coco(annotations, folder)
     rounds = []
     with Detector(options.model, backend=options.backend, threads=options.threads) as detector:
@@ -94,8 +94,8 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "ratio": statistics.median(entry["ratio"] for entry in rounds),
             "rounds": rounds,
             **found,
-            "pictures": len(dataset),
-            "picture_size_hw": dataset.size_hw(0),
+            "images": len(dataset),
+            "image_size_hw": dataset.size_hw(0),
             "canvas_hw": detector.canvas_hw(dataset.size_hw(0)),
             "model": manifest.recipe,
             "precision": manifest.precision,
@@ -104,7 +104,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             **conditions(),
         }
     print(
-        f"{manifest.recipe} {manifest.precision} on {len(dataset)} pictures, batch {options.batch}, "
+        f"{manifest.recipe} {manifest.precision} on {len(dataset)} images, batch {options.batch}, "
         f"{report['detections'] / len(dataset):.1f} detections each: evaluate takes {report['ratio']:.3f} × the "
         f"network's calls (median of {options.rounds} rounds)"
     )
@@ -123,13 +123,13 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"evaluate failed on {count} pictures")
+            raise SystemExit(f"evaluate failed on {count} images")
         peaks[count] = usage.ru_maxrss / 1024
-        print(f"{count} pictures: peak {peaks[count]:.0f} MB", flush=True)
+        print(f"{count} images: peak {peaks[count]:.0f} MB", flush=True)
     first, last = options.memory[0], options.memory[-1]
     grown = (peaks[last] - peaks[first]) / (last - first) * 1024
-    print(f"{grown:.1f} KB more per further picture")
-    return {"peak_mb": peaks, "kb_per_picture": grown, "batch": options.batch, **conditions()}
+    print(f"{grown:.1f} KB more per further image")
+    return {"peak_mb": peaks, "kb_per_image": grown, "batch": options.batch, **conditions()}
 
 
 def conditions() -> dict[str, Any]:
@@ -149,12 +149,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--num-images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="of the backend (0: its own choice)")
-    parser.add_argument("--memory", type=int, nargs="+", metavar="PICTURES", help="compare peaks of memory instead")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="compare peaks of memory instead")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

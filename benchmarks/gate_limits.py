@@ -3,7 +3,7 @@
     python benchmarks/gate_limits.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
         --images val/ [--json limits.json]
 
-Converts the float32 file by every scheme and compares each as `export.verify` does, sixteen times on three pictures
+Converts the float32 file by every scheme and compares each as `export.verify` does, sixteen times on three images
 of `--images`, and what has no ranges on synthetic ones too. Printed is the largest error of the dense maps, the largest
 share of detections without partner, and of 8-bit values the largest error of a range.
 """
@@ -22,12 +22,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import PICTURES, calibrate, find_images, shows_progress
+from export.quantization.calibration import IMAGES, calibrate, find_images, shows_progress
 from export.quantization.convert import Scheme, converted_model
 from export.quantize import calibration_images
 from export.verify.checks import DETECTIONS, NETWORK, RANGES
 from export.verify.conversion import open_conversion
-from export.verify.images import cases, synthetic_pictures, unseen
+from export.verify.images import cases, synthetic_images, unseen
 from export.verify.pair import compare
 from runtime.errors import run_main
 from runtime.files import atomic_write
@@ -42,15 +42,15 @@ SCHEMES = {
     "int8 cpu-vnni": Scheme("int8", "cpu-vnni"),
     "fp8": Scheme("fp8"),
 }
-PICTURES_COMPARED = 48
+IMAGES_COMPARED = 48
 KINDS = {"dense": tuple(NETWORK.values()), "unmatched": (DETECTIONS,), "ranges": (RANGES,)}
 
 
 def largest_errors(source: Path, converted: Path, batches: list[list[np.ndarray]]) -> dict[str, float]:
-    """Of all comparisons on these batches of pictures, by kind."""
+    """Of all comparisons on these batches of images, by kind."""
     pair = open_conversion(source, converted)
     checks = [
-        check for pictures in batches for case in cases(pair.file.manifest, pictures) for check in compare(pair, case)
+        check for images in batches for case in cases(pair.file.manifest, images) for check in compare(pair, case)
     ]
     return {
         kind: max((check.worst for check in checks if check.quantity in quantities), default=0.0)
@@ -61,14 +61,14 @@ def largest_errors(source: Path, converted: Path, batches: list[list[np.ndarray]
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="benchmarks/gate_limits.py")
     parser.add_argument("model", type=Path, help="float32 file that export/to_onnx.py wrote")
-    parser.add_argument("--calibrate", required=True, metavar="DIR", help="pictures to calibrate on")
+    parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
     parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
-    parser.add_argument("--images", type=Path, required=True, help="other pictures, to compare on")
+    parser.add_argument("--images", type=Path, required=True, help="other images, to compare on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    images = calibration_images(options.calibrate, options.calibrate_annotations, PICTURES, Scheme("int8"))
+    images = calibration_images(options.calibrate, options.calibrate_annotations, IMAGES, Scheme("int8"))
     others = [
-        decode(path) for path in islice(unseen(find_images(options.images, sys.maxsize), images), PICTURES_COMPARED)
+        decode(path) for path in islice(unseen(find_images(options.images, sys.maxsize), images), IMAGES_COMPARED)
     ]
     batches = [others[i : i + 3] for i in range(0, len(others), 3)]
     model, manifest = load_deployed(options.model)
@@ -79,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name, scheme in SCHEMES.items():
             path = Path(folder) / "converted.onnx"
             path.write_bytes(converted_model(model, manifest, scheme, calibration).SerializeToString())
-            synthetic = [] if scheme.is_quantized else [synthetic_pictures()]
+            synthetic = [] if scheme.is_quantized else [synthetic_images()]
             found[name] = largest_errors(options.model, path, [*batches, *synthetic])
             print(f"{name:16}" + "".join(f"{worst:12.4f}" for worst in found[name].values()), flush=True)
-    print(f"{len(others)} pictures beside the {len(images)} of the calibration; {read_processor()}")
+    print(f"{len(others)} images beside the {len(images)} of the calibration; {read_processor()}")
     if options.json is not None:
         content = {"model": str(options.model), "processor": str(read_processor()), "errors": found}
         atomic_write(options.json, json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""What dividing large pictures before their resize (`Preprocess.divide_large`) does to AP and to speed.
+"""What dividing large images before their resize (`Preprocess.divide_large`) does to AP and to speed.
 
-    python benchmarks/large_pictures_ap.py model.onnx --annotations test.json --images pictures/ [--factors 1 4]
+    python benchmarks/large_images_ap.py model.onnx --annotations test.json --images images/ [--factors 1 4]
 
-The data set's pictures and boxes are enlarged by each factor and saved as JPEG of quality 92, then the model is scored
+The data set's images and boxes are enlarged by each factor and saved as JPEG of quality 92, then the model is scored
 on them twice: as if trained with division, and as if trained without. Only preprocessing differs.
 """
 
@@ -28,7 +28,7 @@ from runtime.manifest import METADATA_KEY, from_json, to_json
 
 
 def enlarged(annotations: Path, images: Path, factor: float, folder: Path) -> Path:
-    """The data set with everything `factor` times as large, its pictures as JPEG in `folder`; the annotations' path."""
+    """The data set with everything `factor` times as large, its images as JPEG in `folder`; the annotations' path."""
     content = json.loads(annotations.read_text())
     factors = {}
     for image in content["images"]:
@@ -72,14 +72,14 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             dataset = load_coco(enlarged(options.annotations, options.images, factor, folder), folder)
-            row: dict[str, object] = {"factor": factor, "pictures": "×".join(map(str, dataset.size_hw(0)[::-1]))}
+            row: dict[str, object] = {"factor": factor, "images": "×".join(map(str, dataset.size_hw(0)[::-1]))}
             for name, divide in (("whole", False), ("divided", True)):
                 model = restamped(options.model, divide, folder / f"{name}.onnx")
                 with Detector(model, backend=options.backend) as detector:
                     pre = detector.manifest.preprocess
                     started = time.perf_counter()
                     for index in range(len(dataset)):
-                        detector.prepare(dataset.picture(index, pre))
+                        detector.prepare(dataset.load(index, pre))
                     milliseconds = 1000 * (time.perf_counter() - started) / len(dataset)
                     figures = evaluate_detector(detector, dataset, progress=False).figures.figures
                 row[name] = {
@@ -88,7 +88,7 @@ def main() -> int:
                     "milliseconds_to_read_and_resize": round(milliseconds, 2),
                 }
             rows.append(row)
-            print(f"× {factor:g} ({row['pictures']}): " + "; ".join(f"{k} {row[k]}" for k in ("whole", "divided")))
+            print(f"× {factor:g} ({row['images']}): " + "; ".join(f"{k} {row[k]}" for k in ("whole", "divided")))
     if options.json is not None:
         atomic_write(options.json, json.dumps({"model": options.model.name, "results": rows}, indent=2) + "\n")
     return 0

@@ -26,7 +26,7 @@ from train.data.loader import TrainingStream
 
 
 def synthetic(images: int, boxes: int, names: Callable[[Iterable[str]], Sequence[str]]) -> CocoDataset:
-    """An index of this size, without pictures; `names` holds the file names."""
+    """An index of this size, without images; `names` holds the file names."""
     rng = np.random.default_rng(0)
     counts = rng.multinomial(boxes, np.full(images, 1 / images))
     corner = rng.uniform(0, 300, (boxes, 2)).astype(np.float32)

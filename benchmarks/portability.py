@@ -33,7 +33,7 @@ from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import Settings
 from export.verify.compare import without_partner
-from export.verify.images import Case, find_pictures, make_case
+from export.verify.images import Case, comparison_images, make_case
 from export.verify.tolerance import tolerance_of
 from runtime.backends import BackendError
 from runtime.backends.openvino_backend import shared_core
@@ -93,7 +93,7 @@ class Cell:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
-    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate and compare on")
+    parser.add_argument("--images", metavar="DIR", help="images to calibrate and compare on")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--consumers", nargs="+", choices=CONSUMERS, default=CONSUMERS)
     parser.add_argument("-o", "--output", metavar="TABLE.md", help="file for the table")
@@ -104,7 +104,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(loaded, Path(folder), Path(images), options.variants)
         cells = []
-        for cell in matrix(files, options.consumers, find_pictures(images)):
+        for cell in matrix(files, options.consumers, comparison_images(images)):
             mark = "" if cell.as_expected else "  NOT AS EXPECTED"
             print(
                 f"{cell.variant:12}{cell.consumer:14}{'ok     ' if cell.works else 'refused'} {cell.detail[:90]}{mark}"
@@ -124,7 +124,7 @@ def make_files(
 ) -> dict[str, Path]:
     """The ONNX file of each variant: of this detector, and of a small deformable one with random weights."""
     pre = loaded.config.preprocess
-    side = -(-pre.long_side // pre.size_divisor) * pre.size_divisor  # of a canvas that holds pictures of any aspect
+    side = -(-pre.long_side // pre.size_divisor) * pre.size_divisor  # of a canvas that holds images of any aspect
     bases: dict[str, Path] = {}
     files = {}
     for variant in variants:
@@ -166,11 +166,11 @@ def small_deformable(loaded: LoadedDetector, path: Path) -> LoadedDetector:
     return load_detector(path)
 
 
-def matrix(files: dict[str, Path], consumers: Iterable[str], pictures: list[np.ndarray]) -> Iterable[Cell]:
+def matrix(files: dict[str, Path], consumers: Iterable[str], images: list[np.ndarray]) -> Iterable[Cell]:
     """Try every file in every consumer, in turn."""
     for variant, path in files.items():
         _, manifest = load_deployed(path)
-        case = _case(manifest, pictures)
+        case = _case(manifest, images)
         base = next((files[name] for name in (variant.rsplit(maxsplit=1)[0] + " fp32", "fp32") if name in files), path)
         for consumer in consumers:
             started = time.perf_counter()
@@ -231,13 +231,13 @@ def check_names(version: str) -> str:
     return "names exist"
 
 
-def _case(manifest: Manifest, pictures: list[np.ndarray]) -> Case:
-    """Two pictures on the graph's canvas, or on that of its recipe."""
+def _case(manifest: Manifest, images: list[np.ndarray]) -> Case:
+    """Two images on the graph's canvas, or on that of its recipe."""
     shapes = manifest.inputs
     canvas = plan((3, 4), manifest.preprocess).canvas_hw
     height = min(max(canvas[0], shapes.height_min), shapes.height_max)
     width = min(max(canvas[1], shapes.width_min), shapes.width_max)
-    return make_case(min(2, shapes.batch_max), (height, width), pictures, manifest.preprocess.pad_value)
+    return make_case(min(2, shapes.batch_max), (height, width), images, manifest.preprocess.pad_value)
 
 
 def markdown(cells: list[Cell]) -> str:

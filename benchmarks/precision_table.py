@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.emulation import emulated
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import METHODS, PICTURES, calibrate, shows_progress
+from export.quantization.calibration import IMAGES, METHODS, calibrate, shows_progress
 from export.quantization.convert import Scheme, converted_model
 from export.quantize import calibration_images
 from export.to_onnx import export_model, input_shapes
 from export.verify.compare import Same, without_partner
 from runtime.backends import BackendError
-from runtime.benchmark.images import Pictures, find_pictures
+from runtime.benchmark.images import ImageFiles, find_images
 from runtime.benchmark.measuring import Distribution, speed_ratios
 from runtime.benchmark.stages import plan_work, run_round
 from runtime.coco import evaluate, load_coco_and_truth
@@ -142,7 +142,7 @@ def _of(results: Results, image_id: int) -> Detections:
 
 
 def time_files(
-    rows: dict[str, Row], files: dict[str, Path], runtime: str, pictures: Pictures, rounds: int, threads: int
+    rows: dict[str, Row], files: dict[str, Path], runtime: str, photos: ImageFiles, rounds: int, threads: int
 ) -> None:
     """Ratios of the files' speeds in one runtime, round by round in turn."""
     with ExitStack() as stack:
@@ -151,7 +151,7 @@ def time_files(
             for name, path in files.items()
             if (name, runtime) not in NOT_RUN and name != "fp8"
         }
-        works = {name: plan_work(detector, pictures.sizes_hw, 1) for name, detector in detectors.items()}
+        works = {name: plan_work(detector, photos.sizes_hw, 1) for name, detector in detectors.items()}
         seconds: dict[str, list[float]] = {name: [] for name in detectors}
         for number in range(rounds + 1):
             for name, detector in detectors.items():
@@ -190,15 +190,15 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks/precision_table.py"
     )
     parser.add_argument("model", type=Path, help="checkpoint, or float32 file that export/to_onnx.py wrote")
-    parser.add_argument("--calibrate", required=True, metavar="DIR", help="pictures to calibrate on")
+    parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
     parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
-    parser.add_argument("--calibration-images", type=int, default=PICTURES, help="at most so many (%(default)s)")
+    parser.add_argument("--calibration-images", type=int, default=IMAGES, help="at most so many (%(default)s)")
     parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
-    parser.add_argument("--images", type=Path, required=True, help="pictures to score and to measure speed on")
+    parser.add_argument("--images", type=Path, required=True, help="images to score and to measure speed on")
     parser.add_argument("--annotations", type=Path, help="COCO json to score against")
-    parser.add_argument("--limit", type=int, help="score only the first so many pictures")
+    parser.add_argument("--limit", type=int, help="score only the first so many images")
     parser.add_argument("--rounds", type=int, default=5, help="of the speed measurement; 0: none (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=8, help="of a round (%(default)s)")
+    parser.add_argument("--num-images", type=int, default=8, help="of a round (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of the runtimes (0: their own choice)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -218,13 +218,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.annotations is not None:
             score(rows, files, runtimes, options)
         if options.rounds:
-            pictures = find_pictures([options.images], options.pictures)
+            photos = find_images([options.images], options.num_images)
             for runtime in runtimes:
-                time_files(rows, files, runtime, pictures, options.rounds, options.threads)
+                time_files(rows, files, runtime, photos, options.rounds, options.threads)
         sha256 = sha256_file(files["fp32"])
     print(table(rows, runtimes))
     print(
-        f"\ncalibrated on {len(images)} pictures ({options.method}); {options.rounds} rounds of {options.pictures}; "
+        f"\ncalibrated on {len(images)} images ({options.method}); {options.rounds} rounds of {options.num_images}; "
         f"{read_processor()}, {machine.usable_processors} processors, {machine.busy_share} of their time taken by "
         "other work"
     )

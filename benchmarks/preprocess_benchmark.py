@@ -3,8 +3,8 @@
     python benchmarks/preprocess_benchmark.py [--images DIR] [--json preprocess.json]
 
 The sides take turns on the same bytes in one process of one thread; figures are medians over rounds. torchvision does
-it twice: resizing the PIL picture, as its transforms do to what PIL decoded, and the uint8 tensor made of it, which is
-faster. The pictures are those of DIR (photographs), enlarged or reduced to each size and saved as JPEG of quality 90;
+it twice: resizing the PIL image, as its transforms do to what PIL decoded, and the uint8 tensor made of it, which is
+faster. The images are those of DIR (photographs), enlarged or reduced to each size and saved as JPEG of quality 90;
 without DIR, blobs with noise. It also checks that our pixels are those that training sees, bit for bit.
 """
 
@@ -42,7 +42,7 @@ from train.data.loader import TrainingStream
 PRE = Preprocess(short_side=800, long_side=1333)
 SIZES = ((640, 480), (1280, 960), (1920, 1080), (4000, 3000))  # width, height
 TARGETS = {(640, 480): 2.0, (4000, 3000): 3.0}
-PICTURES = 8
+IMAGES = 8
 
 
 def ours(data: bytes) -> np.ndarray:
@@ -50,13 +50,13 @@ def ours(data: bytes) -> np.ndarray:
 
 
 def torchvision_of_pil(data: bytes, resize: v2.Resize) -> torch.Tensor:
-    picture = PIL.Image.open(io.BytesIO(data)).convert("RGB")
-    return pad(functional.pil_to_tensor(resize(picture)))
+    image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    return pad(functional.pil_to_tensor(resize(image)))
 
 
 def torchvision_of_tensor(data: bytes, resize: v2.Resize) -> torch.Tensor:
-    picture = PIL.Image.open(io.BytesIO(data)).convert("RGB")
-    return pad(resize(functional.pil_to_tensor(picture)))
+    image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    return pad(resize(functional.pil_to_tensor(image)))
 
 
 def pad(image: torch.Tensor) -> torch.Tensor:
@@ -64,18 +64,18 @@ def pad(image: torch.Tensor) -> torch.Tensor:
     return functional.pad(image, [0, 0, -width % PRE.size_divisor, -height % PRE.size_divisor])
 
 
-def pictures(folder: Path | None) -> list[np.ndarray]:
-    """Up to PICTURES photographs, spread over the folder, or blobs with noise."""
+def photos(folder: Path | None) -> list[np.ndarray]:
+    """Up to IMAGES photographs, spread over the folder, or blobs with noise."""
     if folder is not None:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        return [decode(path) for path in paths[:: max(1, len(paths) // PICTURES)][:PICTURES]]
+        return [decode(path) for path in paths[:: max(1, len(paths) // IMAGES)][:IMAGES]]
     rng = np.random.default_rng(0)
-    coarse = [rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(PICTURES)]
+    coarse = [rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(IMAGES)]
     return [cv2.resize(c, (640, 480), interpolation=cv2.INTER_CUBIC) for c in coarse]
 
 
 def as_jpeg(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> bytes:
-    """The picture at another size, with the grain of a sensor, which enlarging would lack."""
+    """The image at another size, with the grain of a sensor, which enlarging would lack."""
     resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     grained = np.clip(resized + rng.normal(0, 4, resized.shape).astype(np.float32), 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", grained[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
@@ -110,7 +110,7 @@ def compare(size: tuple[int, int], images: list[np.ndarray], rounds: int) -> dic
     resize = v2.Resize(PRE.short_side, max_size=PRE.long_side, antialias=True)
     sides: dict[str, Callable[[bytes], object]] = {
         "ours": ours,
-        "torchvision, PIL picture": lambda data: torchvision_of_pil(data, resize),
+        "torchvision, PIL image": lambda data: torchvision_of_pil(data, resize),
         "torchvision, uint8 tensor": lambda data: torchvision_of_tensor(data, resize),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -146,10 +146,10 @@ def main() -> int:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    images = pictures(options.images)
+    images = photos(options.images)
     conditions = {
         "canvas": f"shorter side {PRE.short_side}, longer at most {PRE.long_side}, multiples of {PRE.size_divisor}",
-        "pictures": f"{len(images)} {'photographs' if options.images else 'synthetic'}, JPEG quality 90",
+        "images": f"{len(images)} {'photographs' if options.images else 'synthetic'}, JPEG quality 90",
         "rounds": options.rounds,
         "opencv": cv2.__version__,
         "torchvision": torchvision.__version__,

@@ -1,8 +1,8 @@
 """Detectors with random weights whose scores are COCO-like, so that postprocessing has its usual work to do.
 
 What a network costs doesn't depend on its weights, but what follows depends on the scores: with fresh weights nothing
-or everything is above the threshold. Here batch norms learn the statistics of the given pictures, and the last layer's
-weights and bias are set so that CANDIDATES scores of a picture are above the model's own threshold.
+or everything is above the threshold. Here batch norms learn the statistics of the given images, and the last layer's
+weights and bias are set so that CANDIDATES scores of an image are above the model's own threshold.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from train.model.detector import build_detector
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 CLASSES = 80  # for torchvision's too, whose published models compute 91: the same for all
-CANDIDATES = 1000  # scores of a picture above the threshold; a COCO detector has some hundred to a few thousand
+CANDIDATES = 1000  # scores of an image above the threshold; a COCO detector has some hundred to a few thousand
 SPREAD = 1.0  # standard deviation of class logits
 
 
 def photographs(folder: Path | None, count: int, height: int, width: int) -> np.ndarray:
-    """Pictures uint8 [count, height, width, 3]: those of a folder, or soft blobs."""
+    """Images uint8 [count, height, width, 3]: those of a folder, or soft blobs."""
     if folder is not None:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        pictures = [decode(path) for path in paths[:: max(1, len(paths) // count)][:count]]
+        images = [decode(path) for path in paths[:: max(1, len(paths) // count)][:count]]
     else:
         rng = np.random.default_rng(0)
         coarse = [rng.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(count)]
-        pictures = [cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse]
-    return np.stack([resize(picture, (height, width)) for picture in pictures])
+        images = [cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse]
+    return np.stack([resize(image, (height, width)) for image in images])
 
 
 def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False) -> Path:
@@ -83,11 +83,11 @@ def our_checkpoint(recipe: str, images: np.ndarray, path: Path) -> LoadedDetecto
 
 
 def torchvision_model(kind: str, images: np.ndarray) -> nn.Module:
-    """`fcos_resnet50_fpn` or `retinanet_resnet50_fpn`, calibrated on the same pictures, its resize left out."""
+    """`fcos_resnet50_fpn` or `retinanet_resnet50_fpn`, calibrated on the same images, its resize left out."""
     torch.manual_seed(0)
     height, width = images.shape[1:3]
     build = {"fcos": zoo.fcos_resnet50_fpn, "retinanet": zoo.retinanet_resnet50_fpn}[kind]
-    # The pictures have their size already: what is measured begins behind the resize, as with ours.
+    # The images have their size already: what is measured begins behind the resize, as with ours.
     model = build(
         weights=None,
         weights_backbone=None,
@@ -128,7 +128,7 @@ def learn_statistics(model: nn.Module, run: Callable[[], object]) -> None:
 
 
 def set_scores(layer: nn.Conv2d, logits: Tensor, threshold: float) -> None:
-    """Scale and shift the logits [B, n] of `layer` so that CANDIDATES of each picture exceed the threshold."""
+    """Scale and shift the logits [B, n] of `layer` so that CANDIDATES of each image exceed the threshold."""
     bias = layer.bias
     assert bias is not None
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""Many pictures through the pipeline: do memory, file handles or threads grow?
+"""Many images through the pipeline: do memory, file handles or threads grow?
 
-    python benchmarks/soak.py model.onnx --json runs/soak.json            # 20,000 pictures
-    python benchmarks/soak.py model.onnx --images photos/ --pictures 200000
+    python benchmarks/soak.py model.onnx --json runs/soak.json            # 20,000 images
+    python benchmarks/soak.py model.onnx --images photos/ --num-images 200000
 
 Without --images, JPEGs of many sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a
-file that can't be read. The figures are of this process, after each 500 pictures; growth is the least of the last
+file that can't be read. The figures are of this process, after each 500 images; growth is the least of the last
 quarter less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
 """
 
@@ -35,12 +35,12 @@ from runtime.pipeline import processors
 
 EVERY = 500
 BAD_EVERY = 50
-# Of growth over half the run. A leak of one picture's canvas in a hundred would be 30 MB. A pool starts its last
+# Of growth over half the run. A leak of one image's canvas in a hundred would be 30 MB. A pool starts its last
 # threads when it first has work for all of them, which a busy machine may put off.
 ALLOWED = {"memory_mb": 8.0, "handles": 0.0, "threads": 2.0}
 
 
-def made_pictures(folder: Path, count: int = 96) -> list[Path]:
+def made_images(folder: Path, count: int = 96) -> list[Path]:
     """JPEGs of blurred noise in 24 sizes, of which half are upright."""
     rng = np.random.default_rng(0)
     paths = []
@@ -58,25 +58,25 @@ def endless(paths: Sequence[Path], bad: Path) -> Iterator[Path]:
         yield bad if number % BAD_EVERY == BAD_EVERY - 1 else path
 
 
-def soak(detector: Detector, paths: Sequence[Path], bad: Path, pictures: int, batch: int, every: int) -> dict[str, Any]:
-    """Run a stream of so many pictures; what was found, and the process's state along the way."""
+def soak(detector: Detector, paths: Sequence[Path], bad: Path, images: int, batch: int, every: int) -> dict[str, Any]:
+    """Run a stream of so many images; what was found, and the process's state along the way."""
     samples: list[dict[str, float]] = []
     found = errors = 0
     started = time.perf_counter()
-    for done, result in enumerate(detector.stream(islice(endless(paths, bad), pictures), batch), start=1):
+    for done, result in enumerate(detector.stream(islice(endless(paths, bad), images), batch), start=1):
         if isinstance(result, UserError):
             errors += 1
         else:
             found += len(result)
         if done % every == 0:
-            samples.append({"pictures": done, **state()})
+            samples.append({"images": done, **state()})
     seconds = time.perf_counter() - started
     return {
-        "pictures": pictures,
+        "images": images,
         "errors": errors,
         "detections": found,
         "seconds": seconds,
-        "images_per_second": pictures / seconds,
+        "images_per_second": images / seconds,
         "growth": growth(samples),
         "samples": samples,
         "after": state(),
@@ -96,9 +96,9 @@ def growth(samples: Sequence[dict[str, float]]) -> dict[str, float]:
     """Least of the last quarter less that of the second: a leak raises it, what is in use at the moment doesn't."""
     quarter = len(samples) // 4
     if quarter == 0:
-        raise UserError(f"{len(samples)} samples are too few to tell growth; run on more pictures")
+        raise UserError(f"{len(samples)} samples are too few to tell growth; run on more images")
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
-    names = [name for name in samples[0] if name != "pictures"]
+    names = [name for name in samples[0] if name != "images"]
     return {name: min(s[name] for s in last) - min(s[name] for s in second) for name in names}
 
 
@@ -109,8 +109,8 @@ def has_grown(report: dict[str, Any]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--images", type=Path, help="a folder of pictures, repeated as often as it takes")
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=Path, help="a folder of images, repeated as often as it takes")
+    parser.add_argument("--num-images", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
@@ -124,10 +124,10 @@ def main() -> int:
         bad = folder / "bad.jpg"
         bad.write_bytes(b"\xff\xd8\xff\xe0 cut short")
         if options.images is None:
-            paths = made_pictures(folder)
+            paths = made_images(folder)
         else:
             paths = [source.path for source in find_sources([options.images], folder) if not source.is_video]
-        report = soak(detector, paths, bad, options.pictures, options.batch, EVERY)
+        report = soak(detector, paths, bad, options.num_images, options.batch, EVERY)
         report |= {
             "model": detector.manifest.recipe,
             "backend": detector.backend.description,
@@ -136,7 +136,7 @@ def main() -> int:
         }
     first, last, grown = report["samples"][0], report["samples"][-1], report["growth"]
     print(
-        f"{report['pictures']} pictures ({report['errors']} unreadable, {report['detections']} detections) in "
+        f"{report['images']} images ({report['errors']} unreadable, {report['detections']} detections) in "
         f"{report['seconds']:.0f} s\nmemory {first['memory_mb']:.0f} → {last['memory_mb']:.0f} MB, from the second to "
         f"the last quarter {grown['memory_mb']:+.1f} MB; handles {first['handles']:.0f} → {last['handles']:.0f}; "
         f"threads {first['threads']:.0f} → {last['threads']:.0f}"

@@ -2,7 +2,7 @@
 
     python benchmarks/step_benchmark.py [--batch 2] [--side 512] [--json step.json]
 
-The three take their steps in turn (A B C A B C …) in one process on the same pictures and boxes, in float32, with the
+The three take their steps in turn (A B C A B C …) in one process on the same images and boxes, in float32, with the
 same frozen parts (stem, first stage, batch norms) and SGD; the ratios are of medians. Weights are random.
 """
 
@@ -36,7 +36,7 @@ from train.model.detector import build_detector
 from train.trainer.optim import build_optimizer
 
 CLASSES = 80
-BOXES = 7  # per picture, COCO's mean
+BOXES = 7  # per image, COCO's mean
 Step = Callable[[], None]
 
 
@@ -69,7 +69,7 @@ def our_step(images: torch.Tensor, targets: Targets) -> tuple[Step, dict[str, li
 
 
 def their_step(kind: type[FCOS] | type[RetinaNet], images: torch.Tensor, targets: Targets) -> Step:
-    """One step of a torchvision detector on the same pictures."""
+    """One step of a torchvision detector on the same images."""
     side = images.shape[1]
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
     pyramid: BackboneWithFPN = _resnet_fpn_extractor(
@@ -78,12 +78,12 @@ def their_step(kind: type[FCOS] | type[RetinaNet], images: torch.Tensor, targets
     model: nn.Module = kind(pyramid, CLASSES, min_size=side, max_size=images.shape[2]).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    pictures = list(images.permute(0, 3, 1, 2).float() / 255)
+    image_list = list(images.permute(0, 3, 1, 2).float() / 255)
     truth = [{"boxes": b, "labels": c} for b, c in zip(targets.boxes, targets.labels, strict=True)]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        sum(model(pictures, truth).values()).backward()
+        sum(model(image_list, truth).values()).backward()
         optimizer.step()
 
     return step

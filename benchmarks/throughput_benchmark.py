@@ -5,8 +5,8 @@
 Ours: the exported file in float32 (for every canvas, and for just this one, `--canvas H W`) and in int8
 (`export.quantize --target cpu`, for every canvas), in ONNX Runtime and OpenVINO, from uint8 canvases to detections.
 Theirs: eagerly, and their ONNX export, which is for just these sizes and this batch, in ONNX Runtime with the same
-session options, from float pictures of that size to detections, with their own thresholds and NMS. All on the same
-pictures with the same number of threads and of classes; weights are random, the scores of all COCO-like
+session options, from float images of that size to detections, with their own thresholds and NMS. All on the same
+images with the same number of threads and of classes; weights are random, the scores of all COCO-like
 (`random_detectors`).
 
 The sides take turns (A B C … A B C …) in one process; ratios are medians over rounds of theirs to ours, and, for a
@@ -54,26 +54,26 @@ def our_side(backend: Backend, canvases: np.ndarray) -> Side:
     return lambda: sum(map(len, finish(backend.infer(canvases, sizes), thresholds)))
 
 
-def eager_side(model: nn.Module, pictures: list[Tensor]) -> Side:
+def eager_side(model: nn.Module, photos: list[Tensor]) -> Side:
     def run() -> int:
         with torch.inference_mode():
-            return sum(len(found["scores"]) for found in model(pictures))
+            return sum(len(found["scores"]) for found in model(photos))
 
     return run
 
 
-def exported_side(model: nn.Module, pictures: list[Tensor], threads: int) -> Side:
+def exported_side(model: nn.Module, photos: list[Tensor], threads: int) -> Side:
     """Their model as ONNX for just these sizes and this batch, which is what its export makes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is traced, and for one size
-        torch.onnx.export(model, (pictures,), buffer, dynamo=False, opset_version=17)
+        torch.onnx.export(model, (photos,), buffer, dynamo=False, opset_version=17)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    feed = {given.name: picture.numpy() for given, picture in zip(session.get_inputs(), pictures, strict=True)}
+    feed = {given.name: image.numpy() for given, image in zip(session.get_inputs(), photos, strict=True)}
     return lambda: sum(output.shape[0] for output in session.run(None, feed) if output.ndim == 2)  # the boxes
 
 
@@ -149,7 +149,7 @@ def main() -> int:
         }
     theirs = {kind: torchvision_model(kind, images[:4]) for kind in ("fcos", "retinanet")}
     conditions = {
-        "pictures": f"{width}×{height}",
+        "images": f"{width}×{height}",
         "threads": options.threads,
         "rounds": options.rounds,
         "torch": torch.__version__,
@@ -163,11 +163,11 @@ def main() -> int:
         print(f"{name}: {backend.description}")
     results = []
     for batch in options.batches:
-        pictures = [torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 255 for image in images[:batch]]
+        photos = [torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 255 for image in images[:batch]]
         sides = {name: our_side(backend, images[:batch]) for name, backend in backends.items()}
         for kind, model in theirs.items():
-            sides[f"torchvision {kind}, eager"] = eager_side(model, pictures)
-            sides[f"torchvision {kind}, ONNX Runtime"] = exported_side(model, pictures, options.threads)
+            sides[f"torchvision {kind}, eager"] = eager_side(model, photos)
+            sides[f"torchvision {kind}, ONNX Runtime"] = exported_side(model, photos, options.threads)
         results.append(measure(sides, options.rounds, batch))
         show(results[-1])
         if options.json is not None:

@@ -46,8 +46,8 @@ from .onnx_model.network import cut_network, load_deployed
 from .onnx_model.precision import convolutions, summary
 from .onnx_model.saturation import check_sums
 from .quantization.calibration import (
+    IMAGES,
     METHODS,
-    PICTURES,
     Calibration,
     CalibrationError,
     Method,
@@ -58,7 +58,7 @@ from .quantization.calibration import (
     spread,
 )
 from .quantization.convert import Scheme, converted_model, require_fp32
-from .quantization.mixed import PICTURES as RANKED_ON
+from .quantization.mixed import IMAGES as RANKED_ON
 from .quantization.mixed import (
     Block,
     Step,
@@ -71,7 +71,7 @@ from .quantization.mixed import (
 )
 from .quantization.qdq import Target
 from .verify.conversion import verify_conversion
-from .verify.images import PICTURES as COMPARED_ON
+from .verify.images import IMAGES as COMPARED_ON
 from .verify.images import unseen
 from .verify.publish import write_verified
 
@@ -83,7 +83,7 @@ class QuantizeError(UserError):
 
 
 class Accuracy(NamedTuple):
-    """How much AP may be lost, in points of 100, on which pictures."""
+    """How much AP may be lost, in points of 100, on which images."""
 
     max_ap_loss: float
     dataset: CocoDataset
@@ -119,12 +119,12 @@ def quantize(
     images: Sequence[Path] = (),
     cache: Path | None = None,
     accuracy: Accuracy | None = None,
-    pictures: Sequence[np.ndarray] = (),
+    compare_on: Sequence[np.ndarray] = (),
 ) -> int:
     """Convert, compare with the float32 file, print what came out; 0, or 1 where they differ too much.
 
-    int8 and fp8 are calibrated on `images`, or take the ranges that `cache` has of these pictures. Where none is named
-    it is a file beside the source, replaced if it doesn't fit. It is compared on `pictures` (uint8 [h, w, 3] RGB),
+    int8 and fp8 are calibrated on `images`, or take the ranges that `cache` has of these images. Where none is named
+    it is a file beside the source, replaced if it doesn't fit. It is compared on `images` (uint8 [h, w, 3] RGB),
     which had better be others: the ranges enclose what they were measured on. Without any it is compared on the first
     of `images`. Raises UserError for what the user can mend.
     """
@@ -135,13 +135,13 @@ def quantize(
     if scheme.is_quantized:
         path = cache or source.with_name(f"{source.stem}.calibration.json")
         calibration = calibrate_cached(model, manifest, images, path, shows_progress(), may_replace=cache is None)
-        print(f"ranges of {calibration.images} pictures: {path}", flush=True)
+        print(f"ranges of {calibration.images} images: {path}", flush=True)
         _warn(calibration.skipped)
     in_float: list[str] = []
     if accuracy is not None and calibration is not None:
         in_float = _within_loss(source, model, manifest, scheme, calibration, images, accuracy)
     converted = converted_model(model, manifest, scheme, calibration, in_float)
-    compared_on = pictures or _readable(images, COMPARED_ON)
+    compared_on = compare_on or _readable(images, COMPARED_ON)
     if not write_verified(
         out,
         lambda: converted.SerializeToString(deterministic=True),
@@ -175,7 +175,7 @@ def _within_loss(
     require_same_classes(manifest, accuracy.dataset)
     reference, runtime = average_precision(source, accuracy.dataset, shows_progress())
     print(f"float32: AP {100 * reference:.2f} ({runtime})", flush=True)
-    canvases = [canvas_of(picture, manifest) for picture in _readable(images, RANKED_ON)]
+    canvases = [canvas_of(image, manifest) for image in _readable(images, RANKED_ON)]
     least = reference - accuracy.max_ap_loss / 100
 
     def measure(in_float: Collection[str]) -> Step:
@@ -195,7 +195,7 @@ def _within_loss(
 
 
 def _readable(images: Iterable[Path], count: int) -> list[np.ndarray]:
-    """The first so many pictures that can be read."""
+    """The first so many images that can be read."""
     found: list[np.ndarray] = []
     for path in images:
         if len(found) == count:
@@ -211,7 +211,7 @@ def _warn(skipped: Sequence[str]) -> None:
     for line in skipped[:SKIPPED_NAMED]:
         print(f"warning: skipped {line}", file=sys.stderr)
     if skipped:
-        print(f"warning: {len(skipped)} pictures could not be read", file=sys.stderr)
+        print(f"warning: {len(skipped)} images could not be read", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = Path(options.output) if options.output else source.with_suffix(f".{options.precision}.onnx")
     if out.suffix != ".onnx" or out.is_dir() or out.resolve() == source.resolve():
         raise QuantizeError(f"-o {out}: expected another file than the model, with a name that ends in .onnx")
-    require_fp32(load_deployed(source)[1], source)  # before pictures are looked for
+    require_fp32(load_deployed(source)[1], source)  # before images are looked for
     scheme = Scheme(options.precision, options.target, options.method)
     images = calibration_images(options.images, options.annotations, options.calibration_images, scheme)
     others = unseen(find_images(Path(options.images), sys.maxsize), images) if options.images else []
@@ -236,15 +236,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def calibration_images(folder: str | None, annotations: str | None, count: int, scheme: Scheme) -> list[Path]:
-    """Up to `count` pictures of a folder, or of those in it that an annotation file lists, evenly spread.
+    """Up to `count` images of a folder, or of those in it that an annotation file lists, evenly spread.
 
-    None for a precision that needs none, unless a folder is given: its pictures serve the comparison. Raises UserError.
+    None for a precision that needs none, unless a folder is given: its images serve the comparison. Raises UserError.
     """
     if folder is None:
         if not scheme.is_quantized:
             return []
         raise CalibrationError(
-            f"--precision {scheme.precision} needs pictures to calibrate on: give --images DIR, those that it was "
+            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, those that it was "
             "trained on"
         )
     if annotations is None:
@@ -263,7 +263,7 @@ def _accuracy(options: argparse.Namespace, scheme: Scheme) -> Accuracy | None:
         )
     annotations = options.val_annotations or options.annotations
     if annotations is None:
-        raise QuantizeError("--max-ap-loss is measured on annotated pictures: give --val-annotations JSON")
+        raise QuantizeError("--max-ap-loss is measured on annotated images: give --val-annotations JSON")
     return Accuracy(options.max_ap_loss, load_coco(annotations, options.val_images or options.images))
 
 
@@ -273,10 +273,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
-    parser.add_argument("--images", metavar="DIR", help="pictures to calibrate on, others of them to compare on")
-    parser.add_argument("--annotations", metavar="JSON", help="calibrate on the pictures that it lists")
+    parser.add_argument("--images", metavar="DIR", help="images to calibrate on, others of them to compare on")
+    parser.add_argument("--annotations", metavar="JSON", help="calibrate on the images that it lists")
     parser.add_argument(
-        "--calibration-images", type=int, default=PICTURES, metavar="N", help="how many of them (%(default)s)"
+        "--calibration-images", type=int, default=IMAGES, metavar="N", help="how many of them (%(default)s)"
     )
     parser.add_argument(
         "--calibration",
@@ -288,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-ap-loss", type=float, metavar="POINTS", help="keep blocks in float until no more AP is lost"
     )
     parser.add_argument("--val-annotations", metavar="JSON", help="where AP is measured (default: --annotations)")
-    parser.add_argument("--val-images", metavar="DIR", help="its pictures (default: --images)")
+    parser.add_argument("--val-images", metavar="DIR", help="its images (default: --images)")
     return parser
 
 

@@ -45,12 +45,12 @@ from train.validate import describe as describe_detector
 
 from .graph.deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
 from .onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip
-from .quantization.calibration import PICTURES
+from .quantization.calibration import IMAGES
 from .quantization.convert import Scheme
 from .quantization.qdq import Target
 from .quantize import calibration_images, quantize
 from .verify.checkpoint import verify
-from .verify.images import find_pictures
+from .verify.images import comparison_images
 from .verify.publish import write_verified
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
@@ -70,36 +70,36 @@ def main(arguments: list[str] | None = None) -> int:
     shapes = input_shapes(loaded.config.preprocess, options.batch_max, canvas_hw)
     scheme = Scheme(options.precision, options.target)
     images = _calibration_images(options.calibrate_on, loaded, scheme)  # before the export: they may be missing
-    pictures = find_pictures(options.images, loaded.config.data.val_images, images)
-    code = export_verified(loaded, out, shapes, pictures)
+    compare_on = comparison_images(options.images, loaded.config.data.val_images, images)
+    code = export_verified(loaded, out, shapes, compare_on)
     if code or scheme.precision == "fp32":
         return code
-    return quantize(out, out.with_suffix(f".{scheme.precision}.onnx"), scheme, images, pictures=pictures)
+    return quantize(out, out.with_suffix(f".{scheme.precision}.onnx"), scheme, images, compare_on=compare_on)
 
 
-def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, pictures: Sequence[np.ndarray]) -> int:
-    """Export, compare with the checkpoint on these pictures, print what came out; 0, or 1 where they differ too much.
+def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, compare_on: Sequence[np.ndarray]) -> int:
+    """Export, compare with the checkpoint on these images, print what came out; 0, or 1 where they differ too much.
 
     An existing file is replaced only by one that passed. Raises UserError for what the user can mend.
     """
     print(f"exporting {describe(shapes)} …", flush=True)
-    written = write_verified(out, lambda: export_model(loaded, shapes), lambda path: verify(loaded, path, pictures))
+    written = write_verified(out, lambda: export_model(loaded, shapes), lambda path: verify(loaded, path, compare_on))
     if written:
         print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe(shapes)}")
     return 0 if written else 1
 
 
 def _calibration_images(folder: str | None, loaded: LoadedDetector, scheme: Scheme) -> list[Path]:
-    """The pictures of the folder; those that the checkpoint was trained on; none for a precision without ranges."""
+    """The images of the folder; those that the checkpoint was trained on; none for a precision without ranges."""
     data = loaded.config.data
     if folder is not None or not scheme.is_quantized:
-        return calibration_images(folder, None, PICTURES, scheme)
+        return calibration_images(folder, None, IMAGES, scheme)
     if not Path(data.train_images).is_dir() or not Path(data.train_json).is_file():
         raise ExportError(
-            f"--precision {scheme.precision} is calibrated on pictures, and those that this checkpoint was trained on "
+            f"--precision {scheme.precision} is calibrated on images, and those that this checkpoint was trained on "
             f"are not here ({data.train_json or 'none are named'}): give --calibrate-on DIR"
         )
-    return calibration_images(data.train_images, data.train_json, PICTURES, scheme)
+    return calibration_images(data.train_images, data.train_json, IMAGES, scheme)
 
 
 def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
@@ -159,7 +159,7 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
 
 
 def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, int] | None = None) -> InputShapes:
-    """The range of inputs to export for. Raises ExportError for a canvas that the graph or the pictures don't fit."""
+    """The range of inputs to export for. Raises ExportError for a canvas that the graph or the images don't fit."""
     divisor = preprocess.size_divisor
     if divisor % COARSEST:
         raise ExportError(
@@ -176,7 +176,7 @@ def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, i
         raise ExportError(f"--canvas {height} {width}: expected height and width in multiples of {divisor}")
     if min(height, width) < preprocess.short_side:
         raise ExportError(
-            f"--canvas {height} {width}: pictures are resized to a shorter side of {preprocess.short_side} px and "
+            f"--canvas {height} {width}: images are resized to a shorter side of {preprocess.short_side} px and "
             f"would not fit; give at least {_round_up(preprocess.short_side, divisor)} for both"
         )
     return InputShapes(1, batch_max, height, height, width, width)
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
     parser.add_argument("--batch-max", type=int, default=16, metavar="N", help="largest batch (default 16)")
-    parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder; default: validation's")
+    parser.add_argument("--images", metavar="DIR", help="compare on images of this folder; default: validation's")
     parser.add_argument("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any in range")
     parser.add_argument(
         "--precision",
@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write a second file OUT.PRECISION.onnx (export.quantize); default: the float32 one alone",
     )
     parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
-    parser.add_argument("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")
+    parser.add_argument("--calibrate-on", metavar="DIR", help="images for int8 and fp8; default: training's")
     return parser
 
 

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shapes",
         nargs="+",
         metavar="HxW",
-        help="an optimization profile each, one canvas or MIN:OPT:MAX; default: landscape and upright pictures",
+        help="an optimization profile each, one canvas or MIN:OPT:MAX; default: landscape and upright images",
     )
     add(
         "--compute-capability",
@@ -168,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument
     checkpoint("--precision", choices=get_args(Precision), help="default fp16")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
-    checkpoint("--images", metavar="DIR", help="pictures to compare on; default: the validation set's")
-    checkpoint("--calibrate-on", metavar="DIR", help="pictures for int8 and fp8; default: training's")
+    checkpoint("--images", metavar="DIR", help="images to compare on; default: the validation set's")
+    checkpoint("--calibrate-on", metavar="DIR", help="images for int8 and fp8; default: training's")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Detect on pictures, folders and videos: writes OUT/detections.json and drawn pictures.
+"""Detect on images, folders and videos: writes OUT/detections.json and drawn images.
 
     python -m runtime.detect model.onnx photo.jpg
     python -m runtime.detect model.onnx photos/ film.mp4 -o found --score 0.4
 
-A picture that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
+An image that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
 detections so far are still written, with "complete": false.
 """
 
@@ -30,7 +30,7 @@ from .files import atomic_path, atomic_write, require_writable
 from .images import MAX_PIXELS, decode
 from .images.draw import draw, encode_jpeg
 from .images.preprocess import Batch
-from .images.preprocess import load as load_picture
+from .images.preprocess import load as load_image
 from .images.sources import Source, find_sources
 from .images.video import Video, VideoError, drawn_video
 from .manifest import Manifest
@@ -38,11 +38,11 @@ from .model_spec import describe
 from .pipeline import run_pipeline
 
 BATCH = 4  # where none is asked for
-WINDOW_DRAWN = 2  # batches; pictures that will be drawn on wait as they were decoded, which can be 192 MB each
+WINDOW_DRAWN = 2  # batches; images that will be drawn on wait as they were decoded, which can be 192 MB each
 
 
 class ResultsFile:
-    """Writes detections as they come, so that memory does not grow with the number of pictures."""
+    """Writes detections as they come, so that memory does not grow with the number of images."""
 
     def __init__(self, file: TextIO, head: dict[str, Any]) -> None:
         self._file = file
@@ -79,7 +79,7 @@ def results_file(path: Path, head: dict[str, Any]) -> Iterator[ResultsFile]:
         raise failure
 
 
-def detect_pictures(
+def detect_images(
     detector: Detector,
     sources: Sequence[Source],
     out: Path,
@@ -88,18 +88,18 @@ def detect_pictures(
     *,
     batch: int,
     min_score: float,
-    with_pictures: bool = True,
+    with_images: bool = True,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Detect on picture files; `progress` is told how many more were dealt with."""
+    """Detect on image files; `progress` is told how many more were dealt with."""
 
     def load(source: Source) -> _Loaded:
-        picture = load_picture(source.path, detector.loads_for, max_pixels=max_pixels)
-        prepared = detector.prepare(picture)
-        if not with_pictures:
+        image = load_image(source.path, detector.loads_for, max_pixels=max_pixels)
+        prepared = detector.prepare(image)
+        if not with_images:
             return _Loaded(source, None, prepared)
-        has_all = picture.pixels.shape[:2] == picture.size_hw  # else it was decoded at a fraction of its size
-        return _Loaded(source, picture.pixels if has_all else decode(source.path, max_pixels=max_pixels), prepared)
+        has_all = image.pixels.shape[:2] == image.size_hw  # else it was decoded at a fraction of its size
+        return _Loaded(source, image.pixels if has_all else decode(source.path, max_pixels=max_pixels), prepared)
 
     def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
         found = detector.detect_prepared([one.prepared for one in loaded])
@@ -112,10 +112,10 @@ def detect_pictures(
             atomic_write(out / f"{one.source.name}.jpg", drawn)
         return {"file": str(one.source.path), **_row(one.prepared.geometries[0].image_hw, kept, detector.manifest)}
 
-    if with_pictures:
+    if with_images:
         for source in sources:
             _require_other_file(out / f"{source.name}.jpg", source.path)
-    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_pictures else WINDOW)
+    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_images else WINDOW)
     running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, limits)
     with closing(running):
         for source, result in zip(sources, running, strict=True):
@@ -135,7 +135,7 @@ def detect_video(
     *,
     batch: int,
     min_score: float,
-    with_pictures: bool = True,
+    with_images: bool = True,
 ) -> None:
     """Detect on a video's frames and write the drawn video; `progress` is told how many more were dealt with.
 
@@ -154,7 +154,7 @@ def detect_video(
     _require_other_file(target, source.path)
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
-        write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_pictures else None
+        write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_images else None
         limits = pipeline_limits(detector, batch, window=0)  # frames are all of one size
         running = run_pipeline(video.frames(), load, lambda one: canvas_of(one.prepared), run, limits)
         stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
@@ -222,12 +222,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("artifact", type=Path, help="a deployed model (.onnx)")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="pictures, videos, folders of them")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="images, videos, folders of them")
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
     parser.add_argument("--score", type=float, default=0.3, help="least score that is kept, 0–1 (%(default)s)")
-    parser.add_argument("--batch", type=int, help=f"pictures at a time ({BATCH}, or what the graph allows)")
+    parser.add_argument("--batch", type=int, help=f"images at a time ({BATCH}, or what the graph allows)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger images are refused")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.batch is not None and options.batch < 1:
@@ -260,23 +260,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = time.perf_counter() - started
     if results.skipped:
         print(f"warning: {len(results.skipped)} of {len(sources)} inputs were skipped", file=sys.stderr)
-    print(f"{results.images} pictures in {seconds:.1f} s, {results.images / seconds:.2f} images/s → {target}")
+    print(f"{results.images} images in {seconds:.1f} s, {results.images / seconds:.2f} images/s → {target}")
     return 0
 
 
 def _detect_all(
     detector: Detector, sources: Sequence[Source], results: ResultsFile, options: argparse.Namespace
 ) -> None:
-    """All pictures, then each video."""
+    """All images, then each video."""
     settings = {
         "batch": chosen_batch([detector.manifest.inputs], options.batch, usual=BATCH),
         "min_score": options.score,
-        "with_pictures": not options.json_only,
+        "with_images": not options.json_only,
     }
     max_pixels = int(options.max_megapixels * 1e6)
-    pictures = [source for source in sources if not source.is_video]
-    with _bar("detect", "img", len(pictures)) as bar:
-        detect_pictures(detector, pictures, options.out, results, bar.update, max_pixels=max_pixels, **settings)
+    images = [source for source in sources if not source.is_video]
+    with _bar("detect", "img", len(images)) as bar:
+        detect_images(detector, images, options.out, results, bar.update, max_pixels=max_pixels, **settings)
     for source in sources:
         if source.is_video:
             with _bar(source.path.name, "frame") as bar:

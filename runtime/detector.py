@@ -1,4 +1,4 @@
-"""A detector: pictures in, detections in their own pixels out, whatever runs the network.
+"""A detector: images in, detections in their own pixels out, whatever runs the network.
 
 with Detector("model.onnx") as detector:
     found = detector("photo.jpg")
@@ -27,14 +27,14 @@ from .manifest import InputShapes, Manifest, Preprocess
 from .pipeline import Limits, processors, run_pipeline
 
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
-Picture: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
+Image: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
 Prepared = TypeVar("Prepared")
 
 _log = logging.getLogger(__name__)
 
 BATCH = 8  # where none is asked for
 WAIT_S = 0.5
-WINDOW = 8  # batches; COCO's pictures have some twenty canvases, and batches are to fill up
+WINDOW = 8  # batches; COCO's images have some twenty canvases, and batches are to fill up
 
 
 class Detects(Protocol[Prepared]):
@@ -50,15 +50,15 @@ class Detects(Protocol[Prepared]):
 
     @property
     def loads_for(self) -> Preprocess | None:
-        """What pictures are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
+        """What images are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
         ...
 
     def prepare(self, image: np.ndarray | Decoded) -> Prepared:
-        """What can be done with a picture alone, before its batch is known."""
+        """What can be done with an image alone, before its batch is known."""
         ...
 
-    def detect_prepared(self, pictures: Sequence[Prepared], times: Times | None = None) -> list[Detections]:
-        """Detections of prepared pictures, which share a canvas; seconds per stage are added to `times`."""
+    def detect_prepared(self, images: Sequence[Prepared], times: Times | None = None) -> list[Detections]:
+        """Detections of prepared images, which share a canvas; seconds per stage are added to `times`."""
         ...
 
 
@@ -94,65 +94,65 @@ class Detector:
         return self.manifest.classes
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """The canvas for a picture of this size: as small as it and the graph's range allow. Raises BackendError."""
+        """The canvas for an image of this size: as small as it and the graph's range allow. Raises BackendError."""
         pre, shapes = self.manifest.preprocess, self.manifest.inputs
         needed = plan(image_hw, pre).canvas_hw
         height, width = max(needed[0], shapes.height_min), max(needed[1], shapes.width_min)
         if height > shapes.height_max or width > shapes.width_max:
             raise BackendError(
-                f"a picture of {image_hw[1]}×{image_hw[0]} needs a canvas of {width}×{height} (sides {pre.short_side}/"
+                f"an image of {image_hw[1]}×{image_hw[0]} needs a canvas of {width}×{height} (sides {pre.short_side}/"
                 f"{pre.long_side}), the graph was exported for at most {shapes.width_max}×{shapes.height_max}; export "
                 "it for larger canvases or smaller sides"
             )
         return height, width
 
     @overload
-    def __call__(self, pictures: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
+    def __call__(self, images: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, pictures: np.ndarray) -> Detections: ...
+    def __call__(self, images: np.ndarray) -> Detections: ...
 
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
+    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
 
     @overload
-    def __call__(self, pictures: Iterator[Picture]) -> Iterator[Detections | UserError]: ...
+    def __call__(self, images: Iterator[Image]) -> Iterator[Detections | UserError]: ...
 
-    def __call__(self, pictures: Any) -> Any:
-        """Detections of one picture, a list of them for a sequence of pictures, or `stream` of an iterator.
+    def __call__(self, images: Any) -> Any:
+        """Detections of one image, a list of them for a sequence of images, or `stream` of an iterator.
 
-        A picture is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError for one that cannot be
-        read; of a stream it takes that picture's place.
+        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError for one that cannot be
+        read; of a stream it takes that image's place.
         """
-        if isinstance(pictures, str | os.PathLike):
-            return self.detect([load(pictures, self.loads_for)])[0]
-        if isinstance(pictures, np.ndarray) and pictures.ndim != 4:
-            return self.detect([pictures])[0]
-        results = self.stream(pictures)
-        if not isinstance(pictures, Sequence | np.ndarray):
+        if isinstance(images, str | os.PathLike):
+            return self.detect([load(images, self.loads_for)])[0]
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            return self.detect([images])[0]
+        results = self.stream(images)
+        if not isinstance(images, Sequence | np.ndarray):
             return results
         with closing(results):
             return [_found(result) for result in results]
 
     def stream(
-        self, pictures: Iterable[Picture], batch: int | None = None, wait_s: float | None = WAIT_S
+        self, images: Iterable[Image], batch: int | None = None, wait_s: float | None = WAIT_S
     ) -> Generator[Detections | UserError, None, None]:
-        """Detections of each picture of a stream, lazily and in order; an error in the place of one that is unusable.
+        """Detections of each image of a stream, lazily and in order; an error in the place of one that is unusable.
 
-        Decoding, resizing, the network and postprocessing run at once, on few pictures at a time, however long the
-        stream. Pictures of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
+        Decoding, resizing, the network and postprocessing run at once, on few images at a time, however long the
+        stream. Images of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
         slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
         """
         limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
-        running = run_pipeline(enumerate(pictures), self._load, canvas_of, self.detect_prepared, limits)
+        running = run_pipeline(enumerate(images), self._load, canvas_of, self.detect_prepared, limits)
         with closing(running):
             yield from running
 
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
-        """Detections of each picture (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
+        """Detections of each image (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
 
-        Pictures that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
-        that it would have alone, so what is found in a picture does not depend on its neighbours.
+        Images that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
+        that it would have alone, so what is found in an image does not depend on its neighbours.
         """
         return self._run(images, lambda raw: finish(raw, self.manifest.thresholds), all_candidates=False)
 
@@ -161,30 +161,28 @@ class Detector:
         return self._run(images, candidates, all_candidates=True)
 
     def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
-        """A picture (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
+        """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
         check_image(image, number)
         return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
 
-    def detect_prepared(self, pictures: Sequence[Batch], times: Times | None = None) -> list[Detections]:
-        """Detections of prepared pictures that share a canvas size, in each one's own pixels.
+    def detect_prepared(self, images: Sequence[Batch], times: Times | None = None) -> list[Detections]:
+        """Detections of prepared images that share a canvas size, in each one's own pixels.
 
         `times` gets the backend's stages, "network" (all of them: the call as a whole) and "postprocess".
         """
         found: list[Detections] = []
         most = self.manifest.inputs.batch_max
-        for first in range(0, len(pictures), most):
-            batch = join_batches(pictures[first : first + most])
+        for first in range(0, len(images), most):
+            batch = join_batches(images[first : first + most])
             raw = self._infer(batch, all_candidates=False, times=times)
             started = time.perf_counter()
             found += _in_images(finish(raw, self.manifest.thresholds), batch)
             _add(times, "postprocess", started)
         return found
 
-    def _load(self, numbered: tuple[int, Picture]) -> Batch:
-        number, picture = numbered
-        return self.prepare(
-            load(picture, self.loads_for) if isinstance(picture, str | os.PathLike) else picture, number
-        )
+    def _load(self, numbered: tuple[int, Image]) -> Batch:
+        number, image = numbered
+        return self.prepare(load(image, self.loads_for) if isinstance(image, str | os.PathLike) else image, number)
 
     def _run(
         self,
@@ -275,9 +273,9 @@ def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = 
 
 
 def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None, window: int = WINDOW) -> Limits:
-    """Limits that keep this detector busy: batches wait at its door, and pictures are loaded by all processors.
+    """Limits that keep this detector busy: batches wait at its door, and images are loaded by all processors.
 
-    A picture waits for company while no more than `window` batches' worth of others overtake it.
+    An image waits for company while no more than `window` batches' worth of others overtake it.
     """
     return Limits(
         batch=batch,
@@ -288,9 +286,9 @@ def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = N
     )
 
 
-def canvas_of(picture: Batch) -> tuple[int, int]:
-    """Height and width of a prepared picture's canvas: what those of a batch have in common."""
-    return picture.images.shape[1], picture.images.shape[2]
+def canvas_of(image: Batch) -> tuple[int, int]:
+    """Height and width of a prepared image's canvas: what those of a batch have in common."""
+    return image.images.shape[1], image.images.shape[2]
 
 
 def join_batches(parts: Sequence[Batch]) -> Batch:
@@ -305,7 +303,7 @@ def join_batches(parts: Sequence[Batch]) -> Batch:
 
 
 def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
-    """From canvas pixels to each picture's own."""
+    """From canvas pixels to each image's own."""
     return [
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
         for detections, geometry in zip(found, batch.geometries, strict=True)

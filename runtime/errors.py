@@ -50,7 +50,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         code = _report(describe_os_error(error))
     except MemoryError as error:
-        code = _report(f"out of memory ({error}); try a smaller batch or smaller pictures")
+        code = _report(f"out of memory ({error}); try a smaller batch or smaller images")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

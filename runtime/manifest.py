@@ -24,7 +24,7 @@ class ManifestError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the network's input. Pixel values are 0–255; triples are in RGB order."""
+    """How an image becomes the network's input. Pixel values are 0–255; triples are in RGB order."""
 
     short_side: int  # the shorter side is resized to this …
     long_side: int  # … unless the longer one would then exceed this
@@ -33,7 +33,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: ChannelOrder = "rgb"  # what the network eats inside its graph; canvases are always RGB
-    # A picture of at least twice the size is divided by 2, 4 or 8 before it is resized: fast, since a JPEG's decoder
+    # An image of at least twice the size is divided by 2, 4 or 8 before it is resized: fast, since a JPEG's decoder
     # does it, and without the aliasing of a bilinear resize that skips pixels. Models of before it know none.
     divide_large: bool = dataclasses.field(default=True, metadata={"absent": False})
 

@@ -2,7 +2,7 @@
 
     source ──one thread──▶ load ──a pool──▶ batches by key ──▶ run ──a pool──▶ results, in order
 
-It knows nothing of pictures. The bound is one number, how many items are inside at a time: a slow stage or a consumer
+It knows nothing of images. The bound is one number, how many items are inside at a time: a slow stage or a consumer
 that is busy stops the source. All bookkeeping happens in the consumer's thread, so that an error, Ctrl-C or a closed
 generator ends it there, and the pools' threads hold nothing but the call they are in.
 """

@@ -1,4 +1,4 @@
-"""Draw detections beside ground truth, picture by picture.
+"""Draw detections beside ground truth, image by image.
 
 python -m runtime.evaluate model.onnx --annotations val.json --images val/ --results-out results.json
 python -m runtime.show results.json --annotations val.json --images val/ --out shown --count 12
@@ -23,10 +23,10 @@ from .images.draw import draw_side_by_side, encode_jpeg
 
 
 def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
-    """Write one drawing for each of `count` pictures, evenly spread over the data set, and return their paths.
+    """Write one drawing for each of `count` images, evenly spread over the data set, and return their paths.
 
-    `results` are the entries of a COCO results file. A picture that can't be read is reported and left out. Raises
-    CocoError for malformed results, ImageError where no picture can be read.
+    `results` are the entries of a COCO results file. An image that can't be read is reported and left out. Raises
+    CocoError for malformed results, ImageError where no image can be read.
     """
     rows_of: dict[int, list[dict[str, Any]]] = {}
     ids = set(dataset.image_ids.tolist())
@@ -48,12 +48,12 @@ def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: 
         atomic_write(path, encode_jpeg(drawing))
         written.append(path)
     if not written:
-        raise ImageError(f"none of the pictures could be read; the first: {problems[0]}")
+        raise ImageError(f"none of the images could be read; the first: {problems[0]}")
     return written
 
 
 def detections_of(rows: list[dict[str, Any]], category_ids: Sequence[int]) -> Detections:
-    """One picture's results (COCO's xywh boxes) as detections, best first."""
+    """One image's results (COCO's xywh boxes) as detections, best first."""
     label_of = {category_id: label for label, category_id in enumerate(category_ids)}
     ranked = sorted(rows, key=lambda row: -row["score"])
     boxes = np.array([row["bbox"] for row in ranked], np.float32).reshape(-1, 4)
@@ -70,16 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtime.show", description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="COCO results json, as runtime.evaluate --results-out writes it")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=12, help="how many pictures (%(default)s)")
+    parser.add_argument("--count", type=int, default=12, help="how many images (%(default)s)")
     parser.add_argument("--score", type=float, default=0.5, help="least score that is drawn, 0–1 (%(default)s)")
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images)
     written = show(read_results(options.results), dataset, options.out, options.count, options.score)
-    print(f"{len(written)} pictures in {options.out}")
+    print(f"{len(written)} images in {options.out}")
     return 0
 
 

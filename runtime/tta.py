@@ -1,7 +1,7 @@
-"""Multi-scale testing: a picture at several sizes, mirrored too if asked for, and what is found merged.
+"""Multi-scale testing: an image at several sizes, mirrored too if asked for, and what is found merged.
 
 It needs a backend only, and one whose graph takes the canvases of these sizes. One size, not mirrored, is the plain
-way itself. The merging: the candidates of all views in the picture's own pixels, and class-wise NMS over their union.
+way itself. The merging: the candidates of all views in the image's own pixels, and class-wise NMS over their union.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .nms import iou_matrix
 
 
 class _Resized:
-    """A backend whose pictures are resized otherwise than its manifest says."""
+    """A backend whose images are resized otherwise than its manifest says."""
 
     def __init__(self, backend: Backend, short_side: int) -> None:
         pre = backend.manifest.preprocess
@@ -62,7 +62,7 @@ class _View(NamedTuple):
 class MultiScaleDetector:
     """Detects at several sizes with the backend of `detector`, which stays open and usable.
 
-    `short_sides` px, of pictures whose longer side is limited in proportion; `mirrored` adds each view's mirror image.
+    `short_sides` px, of images whose longer side is limited in proportion; `mirrored` adds each view's mirror image.
     With `vote`, a detection's box becomes the mean of the boxes that overlap it (IoU above NMS' threshold), weighted by
     score and overlap. Raises UserError where sizes are missing or not positive.
     """
@@ -81,7 +81,7 @@ class MultiScaleDetector:
         self._largest = sized[int(np.argmax(short_sides))]
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """The largest canvas that a picture of this size is laid on. Raises BackendError where the graph takes less."""
+        """The largest canvas that an image of this size is laid on. Raises BackendError where the graph takes less."""
         return self._largest.canvas_hw(image_hw)
 
     @property
@@ -93,13 +93,13 @@ class MultiScaleDetector:
         return self._views[0].detector.loads_for if self._is_plain else None  # the views share all of its pixels
 
     def prepare(self, image: np.ndarray | Decoded) -> np.ndarray | Decoded:
-        """The picture itself: what is made of it fills more memory than it."""
+        """The image itself: what is made of it fills more memory than it."""
         return image
 
-    def detect_prepared(self, pictures: Sequence[np.ndarray | Decoded], times: Times | None = None) -> list[Detections]:
+    def detect_prepared(self, decoded: Sequence[np.ndarray | Decoded], times: Times | None = None) -> list[Detections]:
         """As `detect`; all of it counts as the network's time."""
         started = time.perf_counter()
-        found = self.detect(pictures)
+        found = self.detect(decoded)
         if times is not None:
             times["network"] = times.get("network", 0.0) + time.perf_counter() - started
         return found
@@ -108,13 +108,13 @@ class MultiScaleDetector:
         """As `Detector.detect`."""
         if self._is_plain:
             return self._views[0].detector.detect(images)
-        pictures = [as_decoded(image) for image in images]
-        found: list[list[Detections]] = [[] for _ in pictures]
+        decoded = [as_decoded(image) for image in images]
+        found: list[list[Detections]] = [[] for _ in decoded]
         for detector, mirrored in self._views:
             # A mirrored view of the array would do, were it not that some backends want it in one piece.
-            seen = [Decoded(np.ascontiguousarray(p.pixels[:, ::-1]), p.size_hw) if mirrored else p for p in pictures]
+            seen = [Decoded(np.ascontiguousarray(p.pixels[:, ::-1]), p.size_hw) if mirrored else p for p in decoded]
             for index, candidates in enumerate(detector.candidates(seen)):
-                width = pictures[index].size_hw[1]
+                width = decoded[index].size_hw[1]
                 found[index].append(_mirror(candidates, width) if mirrored else candidates)
         return [merge(parts, self.manifest.thresholds, self._vote) for parts in found]
 
@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command-line options that `as_asked` reads."""
     group = parser.add_argument_group("multi-scale testing")
     group.add_argument("--scales", type=int, nargs="+", metavar="PX", help="detect at these shorter sides, and merge")
-    group.add_argument("--flip", action="store_true", help="detect on mirrored pictures too, and merge")
+    group.add_argument("--flip", action="store_true", help="detect on mirrored images too, and merge")
     group.add_argument("--vote", action="store_true", help="boxes are means of those that overlap")
 
 
@@ -136,7 +136,7 @@ def as_asked(detector: Detector, options: argparse.Namespace) -> Detects[Any]:
 
 
 def merge(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
-    """Class-wise NMS over the union of candidates of one picture; of equal scores the earlier part's comes first."""
+    """Class-wise NMS over the union of candidates of one image; of equal scores the earlier part's comes first."""
     if not parts:
         return empty_detections()
     union = Detections(

@@ -10,8 +10,8 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=268435456
 started=$(date +%s)
 recipe=atss_quick
-train_pictures=2000
-val_pictures=300
+train_images=2000
+val_images=300
 data=data/shapes
 run=runs/quickstart
 say() { printf '\n== %s\n' "$*"; }
@@ -20,12 +20,12 @@ say "1/8 environment (.venv); then this machine is timed, and how long all of it
 scripts/setup.sh edge
 python=.venv/bin/python
 
-say "2/8 how long it takes here: a few pictures and training steps are timed"
-if [ -e $data/shapes.json ]; then to_draw=0; else to_draw=$((train_pictures + val_pictures)); fi
-$python scripts/quickstart_estimate.py $recipe --pictures $to_draw --run $run/train --spent $(($(date +%s) - started))
+say "2/8 how long it takes here: a few images and training steps are timed"
+if [ -e $data/shapes.json ]; then to_draw=0; else to_draw=$((train_images + val_images)); fi
+$python scripts/quickstart_estimate.py $recipe --num-images $to_draw --run $run/train --spent $(($(date +%s) - started))
 
-say "3/8 data: drawing $train_pictures + $val_pictures pictures with 8 classes of shapes into $data"
-$python -m train.shapes $data --train $train_pictures --val $val_pictures
+say "3/8 data: drawing $train_images + $val_images images with 8 classes of shapes into $data"
+$python -m train.shapes $data --train $train_images --val $val_images
 
 say "4/8 training $recipe into $run/train (follow it with: .venv/bin/tensorboard --logdir $run/train)"
 $python -m train $recipe --out $run/train --resume \
@@ -33,7 +33,7 @@ $python -m train $recipe --out $run/train --resume \
   --data.val-json $data/val.json --data.val-images $data/val
 $python -m train.plot $run/train
 
-say "5/8 the torch model's AP on the held-back pictures"
+say "5/8 the torch model's AP on the held-back images"
 $python -m train.validate $run/train/last.pt --annotations $data/val.json --images $data/val --json $run/torch.json
 
 say "6/8 export to ONNX, and verification of what came out"
@@ -42,7 +42,7 @@ $python export/to_onnx.py $run/train/last.pt -o $run/model.onnx
 say "7/8 the deployed file's AP, by the same evaluator"
 $python -m runtime.evaluate $run/model.onnx --annotations $data/val.json --images $data/val --json $run/onnx.json \
   --results-out $run/results.json
-$python -m runtime.show $run/results.json --annotations $data/val.json --images $data/val --out $run/pictures
+$python -m runtime.show $run/results.json --annotations $data/val.json --images $data/val --out $run/images
 
 say "8/8 which anchors each object got"
 $python -m train.show_assignment $recipe --annotations $data/val.json --images $data/val --out $run/assignment

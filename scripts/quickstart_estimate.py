@@ -1,6 +1,6 @@
-"""The quickstart's forecast: draws a few pictures, trains a few steps and says how long all of it will take here.
+"""The quickstart's forecast: draws a few images, trains a few steps and says how long all of it will take here.
 
-python scripts/quickstart_estimate.py RECIPE --pictures 2300 --run runs/quickstart/train --spent 92
+python scripts/quickstart_estimate.py RECIPE --num-images 2300 --run runs/quickstart/train --spent 92
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from train.trainer.progress import duration
 from train.trainer.run_log import LOG, read_log
 
 WARM_UP, MEASURED = 3, 5  # steps
-# Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many pictures: the
+# Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many images: the
 # one, like the other, is mostly work of one core that needs no wide vectors.
-REST_IN_PICTURES = 9000
+REST_IN_IMAGES = 9000
 
 
 class Measured(NamedTuple):
     """Seconds that this machine takes."""
 
-    picture: float  # to draw one
+    image: float  # to draw one
     step: float  # of training
 
 
@@ -44,10 +44,10 @@ class Forecast(NamedTuple):
     total: float
 
 
-def forecast(measured: Measured, pictures: int, steps: int, spent: float) -> Forecast:
-    """How long a quickstart takes that has so many pictures to draw and steps to train; `spent` seconds are over."""
-    drawing, training = pictures * measured.picture, steps * measured.step
-    rest = REST_IN_PICTURES * measured.picture
+def forecast(measured: Measured, images: int, steps: int, spent: float) -> Forecast:
+    """How long a quickstart takes that has so many images to draw and steps to train; `spent` seconds are over."""
+    drawing, training = images * measured.image, steps * measured.step
+    rest = REST_IN_IMAGES * measured.image
     return Forecast(drawing, training, rest, spent + drawing + training + rest)
 
 
@@ -64,7 +64,7 @@ def measure(config: Config, folder: Path) -> Measured:
     drawn = Settings(train=2 * batch, val=1)
     started = time.perf_counter()
     generate(data, drawn, progress=False)
-    picture = (time.perf_counter() - started) / (drawn.train + drawn.val)
+    image = (time.perf_counter() - started) / (drawn.train + drawn.val)
     few = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, train_json=str(data / "train.json"), train_images=str(data / "train")),
@@ -73,7 +73,7 @@ def measure(config: Config, folder: Path) -> Measured:
     )
     with contextlib.redirect_stdout(io.StringIO()):
         train(few, folder / "run")
-    return Measured(picture, seconds_per_step(read_log(folder / "run" / LOG), batch))
+    return Measured(image, seconds_per_step(read_log(folder / "run" / LOG), batch))
 
 
 def seconds_per_step(lines: list[dict[str, Any]], batch: int) -> float:
@@ -91,7 +91,7 @@ def steps_left(config: Config, run: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--pictures", type=int, required=True, help="to draw; 0 where they are there")
+    parser.add_argument("--num-images", type=int, required=True, help="to draw; 0 where they are there")
     parser.add_argument("--run", type=Path, required=True, help="the training's folder")
     parser.add_argument("--spent", type=float, default=0.0, help="seconds that are over already")
     options = parser.parse_args()
@@ -101,7 +101,7 @@ def main() -> None:
         measured = measure(config, Path(folder))
     left = steps_left(config, options.run)
     spent = options.spent + time.perf_counter() - started
-    print(said(forecast(measured, options.pictures, left, spent)), flush=True)
+    print(said(forecast(measured, options.num_images, left, spent)), flush=True)
 
 
 if __name__ == "__main__":

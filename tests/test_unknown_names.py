@@ -126,7 +126,7 @@ def test_the_message_lists_the_names() -> None:
 
 
 def test_every_name_of_every_setting_is_acted_on() -> None:
-    """The other side: no `match` refuses a name that there is. Empty pictures come first."""
+    """The other side: no `match` refuses a name that there is. Empty images come first."""
     for method in get_args(config.AssignmentMethod):
         assert assigned_by(Assignment(method=method)).matched.shape[0] == 3
     for sampling in get_args(config.CenterSampling):

@@ -31,7 +31,7 @@ from .geometry.boxes import centers
 
 
 class Scene(NamedTuple):
-    """A picture and what ATSS makes of it."""
+    """An image and what ATSS makes of it."""
 
     canvas: np.ndarray  # uint8 [H, W, 3]
     boxes: np.ndarray  # float32 [G, 4] canvas px
@@ -42,10 +42,10 @@ class Scene(NamedTuple):
     thresholds: list[float] | None  # of each box, where the rule is ATSS
 
 
-def assign_picture(dataset: CocoDataset, index: int, config: Config) -> Scene:
-    """Assign the anchors of one picture at deployment size, by the recipe's own rule."""
+def assign_image(dataset: CocoDataset, index: int, config: Config) -> Scene:
+    """Assign the anchors of one image at deployment size, by the recipe's own rule."""
     boxes, labels, crowd = dataset.annotations(index)
-    batch = make_batch([dataset.picture(index, config.preprocess)], config.preprocess)
+    batch = make_batch([dataset.load(index, config.preprocess)], config.preprocess)
     on_canvas = boxes_to_canvas(boxes[~crowd], batch.geometries[0])
     canvas_hw = (batch.images.shape[1], batch.images.shape[2])
     levels = pyramid_levels(canvas_hw, config.model.pyramid.levels, config.model.anchors)
@@ -104,20 +104,20 @@ def draw_scene(scene: Scene, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.show_assignment", description=__doc__.split("\n")[0])
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="whose anchors, picture size and rule")
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="whose anchors, image size and rule")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=4, help="the first so many pictures with objects (default 4)")
+    parser.add_argument("--count", type=int, default=4, help="the first so many images with objects (default 4)")
     options = parser.parse_args()
     config = RECIPES[options.recipe]()
     dataset = load_coco(options.annotations, options.images)
     chosen = np.flatnonzero(np.diff(dataset.offsets))[: options.count].tolist()
     if not chosen:
-        raise UserError(f"{options.annotations} has no picture with an object: there is no assignment to show")
+        raise UserError(f"{options.annotations} has no image with an object: there is no assignment to show")
     for index in chosen:
         path = options.out / f"assignment_{dataset.image_ids[index]}.png"
-        draw_scene(assign_picture(dataset, index, config), path)
+        draw_scene(assign_image(dataset, index, config), path)
         print(path)
 
 

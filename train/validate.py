@@ -62,7 +62,7 @@ class TorchBackend:
         all_candidates: bool = False,
         times: Times | None = None,
     ) -> RawOutputs:
-        """Canvases uint8 [B, H, W, 3] and picture sizes int32 [B, 2] → candidates, all flagged for host NMS."""
+        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, all flagged for host NMS."""
         started = time.perf_counter()
         was_training = self.detector.training
         self.detector.eval()
@@ -103,7 +103,7 @@ def evaluate_together(
 ) -> Evaluation:
     """As the runtime's `evaluate_detector`, each process of `world` detecting on its part of the batches.
 
-    Every picture is detected on once. Process 0 scores all results, as those of one process are; the other processes
+    Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
     receive the figures without the results.
     """
     mine = detect_dataset(
@@ -140,7 +140,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m train.validate", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path, help="write the figures here")
     add_arguments(parser)

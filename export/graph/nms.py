@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_RANKED = 1000  # M: enough for 100 detections in all but crowded pictures; TensorRT's TopK takes at most 3840
+MAX_RANKED = 1000  # M: enough for 100 detections in all but crowded images; TensorRT's TopK takes at most 3840
 BLOCK = 256  # a multiple of 8, the alignment of half-precision matrix multiplication on tensor cores
 ITERATIONS = 12  # per block; chains of 2–8 were seen in random crowds. One more step than the chain proves the end.
 # Sums of zeros and ones below 2048 are exact in half precision, and TensorRT for RTX has no float32 matrix

@@ -1,6 +1,6 @@
-"""Calibration: the range of every value that is to be quantized, measured on pictures and kept in a file.
+"""Calibration: the range of every value that is to be quantized, measured on images and kept in a file.
 
-Pictures take the way that they take when deployed (`runtime.images.preprocess`), one at a time, so memory doesn't
+Images take the way that they take when deployed (`runtime.images.preprocess`), one at a time, so memory doesn't
 grow with their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest
 number, the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every
 method, and leaves the mean of each channel, by which biases are corrected.
@@ -33,19 +33,19 @@ from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
 from .qdq import values_to_calibrate
 
-PICTURES = 500  # as many as MLPerf's rules allow
+IMAGES = 500  # as many as MLPerf's rules allow
 CALIBRATION_VERSION = 2
 Method = Literal["max", "mse", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS = 2048
-_SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per picture; the extremes are taken of all
+_SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per image; the extremes are taken of all
 _PERCENTILE = 99.99
 _STEPS = 255  # what the error of a range is counted for
 
 
 class CalibrationError(UserError):
-    """Pictures or a calibration file that can't be used."""
+    """Images or a calibration file that can't be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,37 +53,37 @@ class Calibration:
     """Ranges by method, then by value; each is the least and the largest number."""
 
     graph_sha256: str  # of the float32 graph
-    images_sha256: str  # of the names and sizes of the pictures, in order
+    images_sha256: str  # of the names and sizes of the images, in order
     images: int  # that were read
-    skipped: tuple[str, ...]  # one line per picture that could not be
+    skipped: tuple[str, ...]  # one line per image that could not be
     ranges: dict[str, dict[str, tuple[float, float]]]
     means: dict[str, tuple[float, ...]]  # of each channel, by value
     version: int = CALIBRATION_VERSION
 
 
-def find_images(folder: Path, count: int = PICTURES) -> list[Path]:
-    """Up to `count` pictures of a folder, evenly spread over their sorted names. Raises CalibrationError."""
+def find_images(folder: Path, count: int = IMAGES) -> list[Path]:
+    """Up to `count` images of a folder, evenly spread over their sorted names. Raises CalibrationError."""
     if not folder.is_dir():
-        raise CalibrationError(f"{folder}: no such folder; expected the folder of the pictures to calibrate on")
+        raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise CalibrationError(f"{folder}: no pictures there; looked for {' '.join(SUFFIXES)}")
+        raise CalibrationError(f"{folder}: no images there; looked for {' '.join(SUFFIXES)}")
     return spread(found, count)
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
     """`count` of the paths at equal distances, all of them where there are fewer."""
     if count < 1:
-        raise CalibrationError(f"{count} pictures to calibrate on, expected at least 1")
+        raise CalibrationError(f"{count} images to calibrate on, expected at least 1")
     if len(paths) <= count:
         return list(paths)
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], progress: bool = True) -> Calibration:
-    """Run the float32 network on pictures. Raises CalibrationError where none can be read.
+    """Run the float32 network on images. Raises CalibrationError where none can be read.
 
-    A picture that can't be read is left out and named in `skipped`.
+    An image that can't be read is left out and named in `skipped`.
     """
     network = cut_network(model)
     names = values_to_calibrate(network)
@@ -102,7 +102,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
         for name, values in zip(names, found, strict=True):
             seen[name].add(values)
     if len(skipped) == len(images):
-        raise CalibrationError(f"none of the {len(images)} pictures could be read; the first: {skipped[0]}")
+        raise CalibrationError(f"none of the {len(images)} images could be read; the first: {skipped[0]}")
     return Calibration(
         manifest.graph_sha256,
         images_sha256(images),
@@ -159,25 +159,25 @@ def load_calibration(path: Path) -> Calibration:
 def check_calibration(
     calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None, source: Path | str
 ) -> None:
-    """Raise CalibrationError where it was made of another graph, or (unless None) of other pictures."""
+    """Raise CalibrationError where it was made of another graph, or (unless None) of other images."""
     if problem := _foreign(calibration, manifest, images):
         raise CalibrationError(f"{source}: {problem}; delete it to calibrate anew")
 
 
 def _foreign(calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None) -> str | None:
-    """What else than this graph and (unless None) these pictures it was made of; None: it belongs to them."""
+    """What else than this graph and (unless None) these images it was made of; None: it belongs to them."""
     if calibration.graph_sha256 != manifest.graph_sha256:
         return (
             f"made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
             f"{manifest.graph_sha256[:12]}…)"
         )
     if images is not None and calibration.images_sha256 != images_sha256(images):
-        return f"made of other pictures than these {len(images)}"
+        return f"made of other images than these {len(images)}"
     return None
 
 
 def images_sha256(images: Sequence[Path]) -> str:
-    """SHA-256 of the pictures' names and sizes in bytes, in order."""
+    """SHA-256 of the images' names and sizes in bytes, in order."""
     digest = hashlib.sha256()
     for path in images:
         size = path.stat().st_size if path.exists() else -1
@@ -200,7 +200,7 @@ class Histogram:
         flat = values.reshape(-1)
         low, high = float(flat.min()), float(flat.max())
         if not np.isfinite([low, high]).all():  # before min() and max() of Python, which pass over NaN
-            raise CalibrationError("the network's values are not finite on these pictures; is the checkpoint sound?")
+            raise CalibrationError("the network's values are not finite on these images; is the checkpoint sound?")
         self._low, self._high = min(self._low, low), max(self._high, high)
         channels = values.reshape(*values.shape[:2], -1)
         self._sums = self._sums + channels.sum(axis=(0, 2), dtype=np.float64)
@@ -220,7 +220,7 @@ class Histogram:
         self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
 
     def means(self) -> tuple[float, ...]:
-        """Of each channel, over all pictures and places; none before the first."""
+        """Of each channel, over all images and places; none before the first."""
         return tuple((np.atleast_1d(self._sums) / self._count).tolist()) if self._count else ()
 
     def range(self, method: Method) -> tuple[float, float]:
@@ -254,13 +254,13 @@ class Histogram:
 
 
 def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
-    """A picture as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
+    """An image as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images
     height, width = max(canvas.shape[1], shapes.height_min), max(canvas.shape[2], shapes.width_min)
     if height > shapes.height_max or width > shapes.width_max:
         raise CalibrationError(
-            f"a picture needs a canvas of {width}×{height}, the graph was exported for at most "
+            f"an image needs a canvas of {width}×{height}, the graph was exported for at most "
             f"{shapes.width_max}×{shapes.height_max}; export it for larger canvases"
         )
     full = np.empty((shapes.batch_min, height, width, 3), np.uint8)

@@ -65,7 +65,7 @@ def converted_model(
     note = None
     if scheme.is_quantized:
         if calibration is None:
-            raise ConvertError(f"{scheme.precision} needs a calibration: measure one on pictures")
+            raise ConvertError(f"{scheme.precision} needs a calibration: measure one on images")
         check_calibration(calibration, manifest, None, "the calibration")
         network = quantized_network(cut_network(model), scheme, calibration, in_float)
         if layout_of(scheme.target).symmetric:

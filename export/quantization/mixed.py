@@ -1,7 +1,7 @@
 """int8 with an eye on the accuracy: the blocks that lose most stay in float until a given loss of AP is met.
 
 Blocks are ranked by what each alone does to the dense maps (the noise of quantizing only it, by the maps' variance, on
-a few pictures). Then AP is measured on a validation set with the worst 0, 1, 2, 4, … blocks in float until the loss is
+a few images). Then AP is measured on a validation set with the worst 0, 1, 2, 4, … blocks in float until the loss is
 met, and between the last two of these numbers by bisection: about 2·log₂(blocks) measurements, each of which prints.
 """
 
@@ -36,7 +36,7 @@ from .convert import Scheme, quantized_network
 from .qdq import INT8, Format, quantizable
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
-PICTURES = 8  # that blocks are ranked on
+IMAGES = 8  # that blocks are ranked on
 
 
 class MixedError(UserError):
@@ -134,7 +134,7 @@ def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, *
     with Detector(path, **options) as detector:
         ap = evaluate_detector(detector, dataset, progress=progress).figures.figures["AP"]
     if ap < 0:
-        raise MixedError(f"{dataset.json_path}: nothing to be found on these pictures, so no AP to hold")
+        raise MixedError(f"{dataset.json_path}: nothing to be found on these images, so no AP to hold")
     return ap, detector.backend.description
 
 

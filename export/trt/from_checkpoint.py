@@ -52,6 +52,6 @@ def export_checkpoint(
     if to_onnx.main(words):
         raise BuildError(
             f"{checkpoint}: its numbers change too much on the way (see the table): no engine; try --precision fp32, "
-            "or other pictures with --images"
+            "or other images with --images"
         )
     return exported if precision == "fp32" else converted

@@ -43,7 +43,7 @@ def make_profiles(
 
 
 def default_canvases(manifest: Manifest) -> list[Canvases]:
-    """The graph's one canvas; or what pictures of any aspect are laid on: one range for landscape, one for upright.
+    """The graph's one canvas; or what images of any aspect are laid on: one range for landscape, one for upright.
 
     Two narrow ranges need less memory than one up to a square of the longer side, and are tuned for what they take.
     """
@@ -54,12 +54,12 @@ def default_canvases(manifest: Manifest) -> list[Canvases]:
     least = shapes.height_min, shapes.width_min
     longest = _round_up(pre.long_side, pre.size_divisor)
     found = []
-    for picture_hw, most in (
+    for image_hw, most in (
         ((3, 4), (_round_up(pre.short_side, pre.size_divisor), longest)),
         ((4, 3), (longest, _round_up(pre.short_side, pre.size_divisor))),
     ):
         most = _within(most, shapes)
-        best = plan(picture_hw, pre).canvas_hw
+        best = plan(image_hw, pre).canvas_hw
         found.append(Canvases(least, _within((min(best[0], most[0]), min(best[1], most[1])), shapes), most))
     return found
 

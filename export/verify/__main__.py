@@ -30,32 +30,32 @@ from runtime.errors import run_main
 
 from .checks import print_report
 from .conversion import verify_conversion
-from .images import find_pictures
+from .images import comparison_images
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reference", metavar="CKPT", help="checkpoint that training wrote (.pt), or the float32 file")
     parser.add_argument("model", metavar="MODEL", help="file or engine that was made of it")
-    parser.add_argument("--images", metavar="DIR", help="compare on pictures of this folder")
+    parser.add_argument("--images", metavar="DIR", help="compare on images of this folder")
     parser.add_argument("--onnx", metavar="FILE", help="what an engine was built of; default: looked for beside it")
     options = parser.parse_args(arguments)
     model_path = Path(options.model)
     if options.reference.endswith(".onnx"):
-        checks = verify_conversion(Path(options.reference), model_path, find_pictures(options.images))
+        checks = verify_conversion(Path(options.reference), model_path, comparison_images(options.images))
     else:  # which needs torch
         from train.trainer.checkpoint import load_detector
 
         loaded = load_detector(options.reference)
-        pictures = find_pictures(options.images, loaded.config.data.val_images)
+        images = comparison_images(options.images, loaded.config.data.val_images)
         if model_path.suffix in ENGINE_SUFFIXES:
             from .engine import report_engine, verify_engine
 
             source = Path(options.onnx) if options.onnx else None
-            return report_engine(verify_engine(loaded, model_path, pictures, source))
+            return report_engine(verify_engine(loaded, model_path, images, source))
         from .checkpoint import verify
 
-        checks = verify(loaded, model_path, pictures)
+        checks = verify(loaded, model_path, images)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
 

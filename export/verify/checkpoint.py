@@ -20,13 +20,13 @@ from .manifests import check_export
 from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
 
 
-def verify(loaded: LoadedDetector, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a checkpoint's detector with a model file on these pictures (uint8 [h, w, 3] RGB, any sizes).
+def verify(loaded: LoadedDetector, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
+    """Compare a checkpoint's detector with a model file on these images (uint8 [h, w, 3] RGB, any sizes).
 
     Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
-    whose precision needs pictures.
+    whose precision needs images.
     """
-    return compare_pair(open_pair(loaded, model_path), pictures)
+    return compare_pair(open_pair(loaded, model_path), images)
 
 
 def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:

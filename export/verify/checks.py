@@ -23,8 +23,8 @@ DETECTIONS = "whole: detections without partner"
 
 # What a failed comparison of an 8-bit file points to.
 SATURATES = "saturating kernels: make it anew with --target cpu, which fits every processor"
-UNFIT = "ranges that don't fit: calibrate on pictures like these"
-UNTRAINED = "an untrained network? Its scores on these pictures are so much alike that 8 bits reorder them"
+UNFIT = "ranges that don't fit: calibrate on images like these"
+UNTRAINED = "an untrained network? Its scores on these images are so much alike that 8 bits reorder them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,4 +56,4 @@ def print_report(checks: Sequence[Check]) -> None:
     failed = sum(not check.passed for check in checks)
     print(f"{len(checks)} comparisons, {failed or 'none'} beyond the limit")
     if not any(check.compared for check in checks if check.quantity == DETECTIONS):
-        print("note: no detections on these pictures, so only what precedes them was compared; try --images DIR")
+        print("note: no detections on these images, so only what precedes them was compared; try --images DIR")

@@ -22,13 +22,13 @@ from .ranges import RangeErrors, ranges_of
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
 
-def verify_conversion(source: Path, model_path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a converted file with the float32 file that it was made of, on pictures (uint8 [h, w, 3] RGB, any sizes).
+def verify_conversion(source: Path, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
+    """Compare a converted file with the float32 file that it was made of, on images (uint8 [h, w, 3] RGB, any sizes).
 
-    Raises UserError for a file that can't be read, that was made of something else, or whose precision needs pictures
+    Raises UserError for a file that can't be read, that was made of something else, or whose precision needs images
     where there are none.
     """
-    return compare_pair(open_conversion(source, model_path), pictures)
+    return compare_pair(open_conversion(source, model_path), images)
 
 
 def open_conversion(source: Path, model_path: Path) -> Pair:

@@ -32,7 +32,7 @@ from .compare import without_partner
 from .engine_header import header_problems
 from .images import Case, make_case
 from .manifests import check_export
-from .pair import VerifyError, compare, fitting_pictures
+from .pair import VerifyError, compare, fitting_images
 from .tolerance import Tolerance
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
@@ -54,7 +54,7 @@ class Report(NamedTuple):
 def verify_engine(
     loaded: LoadedDetector,
     path: Path,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     onnx_path: Path | None = None,
     open_engine: Callable[[Path], Backend] = TrtBackend,
     why_not: Callable[[EngineManifest], str | None] | None = None,
@@ -78,7 +78,7 @@ def verify_engine(
     if reason is not None:
         report.unchecked.append(f"its detections, and the precision of its layers: {reason}")
         if source is not None:
-            _check_numbers_of_source(loaded, source, described, pictures, report)
+            _check_numbers_of_source(loaded, source, described, images, report)
         return report
     backend = open_engine(path)
     try:
@@ -87,23 +87,23 @@ def verify_engine(
         if source is None:
             report.unchecked.append("its detections: the ONNX file is needed to compare with; give --onnx FILE")
         else:
-            report.checks.extend(compare_engine(loaded, source, backend, described, pictures))
+            report.checks.extend(compare_engine(loaded, source, backend, described, images))
     finally:
         backend.close()
     return report
 
 
 def compare_engine(
-    loaded: LoadedDetector, source: Path, backend: Backend, described: EngineManifest, pictures: Sequence[np.ndarray]
+    loaded: LoadedDetector, source: Path, backend: Backend, described: EngineManifest, images: Sequence[np.ndarray]
 ) -> list[Check]:
     """The engine's detections against torch's, its NMS against plain greedy NMS, its candidates against ONNX Runtime's.
 
     On two batches for each profile.
     """
     pair = open_pair(loaded, source)
-    pictures = fitting_pictures(pictures, described.manifest, source)
+    images = fitting_images(images, described.manifest, source)
     checks = []
-    for case in engine_cases(described, pictures):
+    for case in engine_cases(described, images):
         checks += compare(pair._replace(file=pair.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # any backend will do
         theirs, ours = (
             b.infer(case.images, case.image_sizes, all_candidates=True) for b in (pair.file.backend, backend)
@@ -122,14 +122,14 @@ def _compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, tolera
     return Check(case.name, ENGINE_CANDIDATES, total, max(alone - 1, 0) / max(total, 1), tolerance.unmatched)
 
 
-def engine_cases(described: EngineManifest, pictures: Sequence[np.ndarray]) -> list[Case]:
+def engine_cases(described: EngineManifest, images: Sequence[np.ndarray]) -> list[Case]:
     """For each profile the smallest batch on the canvas that it is tuned for, and a larger one on its largest."""
     shapes: dict[tuple[int, tuple[int, ...]], None] = {}
     for profile in described.profiles:
         for batch, canvas in ((profile.least[0], profile.best[1:]), (min(profile.most[0], 3), profile.most[1:])):
             shapes[max(batch, profile.least[0]), canvas] = None
     pad = described.manifest.preprocess.pad_value
-    return [make_case(batch, (canvas[0], canvas[1]), pictures, pad) for batch, canvas in shapes]
+    return [make_case(batch, (canvas[0], canvas[1]), images, pad) for batch, canvas in shapes]
 
 
 def find_source(path: Path, described: EngineManifest) -> Path | None:
@@ -201,10 +201,10 @@ def _check_source(source: Path, described: EngineManifest, report: Report) -> No
 
 
 def _check_numbers_of_source(
-    loaded: LoadedDetector, source: Path, described: EngineManifest, pictures: Sequence[np.ndarray], report: Report
+    loaded: LoadedDetector, source: Path, described: EngineManifest, images: Sequence[np.ndarray], report: Report
 ) -> None:
     try:
-        report.checks.extend(verify(loaded, source, pictures))
+        report.checks.extend(verify(loaded, source, images))
     except BackendError as error:
         report.unchecked.append(f"the numbers of {source.name} ({described.manifest.precision}): {error}")
     else:

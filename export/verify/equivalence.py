@@ -1,9 +1,9 @@
-"""Is a converted network the float32 one but for rounding? Compared as graphs, so what no picture shows is found too.
+"""Is a converted network the float32 one but for rounding? Compared as graphs, so what no image shows is found too.
 
 Both are walked from the dense maps backwards. Every node must have its like, wired alike; conversions (casts between
 floats, QuantizeLinear and DequantizeLinear of one scale) are looked through; constants may differ by what their number
 format rounds, and the bias of an 8-bit convolution by what that took from its weights, times means that its input can
-have. Nothing may differ after the maps. Whether the ranges of activations fit, only pictures tell.
+have. Nothing may differ after the maps. Whether the ranges of activations fit, only images tell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a comparison is run on: pictures, laid on canvases of the sizes that a graph takes."""
+"""What a comparison is run on: images, laid on canvases of the sizes that a graph takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.images import SUFFIXES, decode
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
-PICTURES = 3  # that a comparison takes
+IMAGES = 3  # that a comparison takes
 
 
 class Case(NamedTuple):
@@ -26,29 +26,29 @@ class Case(NamedTuple):
     image_sizes: np.ndarray  # int32 [B, 2]
 
 
-def cases(manifest: Manifest, pictures: Sequence[np.ndarray]) -> list[Case]:
-    """One picture on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
+def cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
+    """One image on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
     shapes = manifest.inputs
     usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
     small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), manifest)  # upright, and smaller
     batches = shapes.batch_min, min(max(shapes.batch_min, 3), shapes.batch_max)
     return [
-        make_case(batch, canvas_hw, pictures, manifest.preprocess.pad_value)
+        make_case(batch, canvas_hw, sources, manifest.preprocess.pad_value)
         for batch, canvas_hw in zip(batches, (usual, small), strict=True)
     ]
 
 
-def find_pictures(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
-    """The first pictures of a folder, or of the fallback folder; none where that is out of reach.
+def comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
+    """The first images of a folder, or of the fallback folder; none where that is out of reach.
 
     Those that aren't among the `seen`, on which ranges were measured, where there are others. Raises UserError for a
-    given folder without a picture, or with one that can't be read.
+    given folder without an image, or with one that can't be read.
     """
     directory = Path(folder if folder is not None else fallback)
     found = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES) if directory.name else []
     if folder is not None and not found:
-        raise UserError(f"--images {folder}: no pictures there; expected a folder with {', '.join(SUFFIXES)} files")
-    paths = list(islice(unseen(found, seen), PICTURES)) or found[:PICTURES]
+        raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
+    paths = list(islice(unseen(found, seen), IMAGES)) or found[:IMAGES]
     try:
         return [decode(path) for path in paths]
     except UserError:
@@ -63,34 +63,32 @@ def unseen(paths: Iterable[Path], seen: Iterable[Path]) -> Iterator[Path]:
     return (path for path in paths if path.resolve() not in known)
 
 
-def synthetic_pictures() -> list[np.ndarray]:
-    """Seeded pictures with smooth areas, edges and noise, of three shapes."""
+def synthetic_images() -> list[np.ndarray]:
+    """Seeded images with smooth areas, edges and noise, of three shapes."""
     random = np.random.default_rng(0)
-    pictures = []
+    sources = []
     for height, width in ((480, 640), (640, 480), (512, 512)):
         coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        source = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         for _ in range(20):
             x, y = int(random.integers(0, width)), int(random.integers(0, height))
             w, h = (int(side) for side in random.integers(8, 200, 2))
-            picture[y : y + h, x : x + w] = random.integers(0, 256, 3)
-        noise = random.normal(0, 8, picture.shape)
-        pictures.append(np.clip(picture + noise, 0, 255).astype(np.uint8))
-    return pictures
+            source[y : y + h, x : x + w] = random.integers(0, 256, 3)
+        noise = random.normal(0, 8, source.shape)
+        sources.append(np.clip(source + noise, 0, 255).astype(np.uint8))
+    return sources
 
 
-def make_case(
-    batch: int, canvas_hw: tuple[int, int], pictures: Sequence[np.ndarray], pad: tuple[int, int, int]
-) -> Case:
-    """A batch of pictures, each as large as the canvas allows, laid top-left; the rest has the padding colour."""
+def make_case(batch: int, canvas_hw: tuple[int, int], sources: Sequence[np.ndarray], pad: tuple[int, int, int]) -> Case:
+    """A batch of images, each as large as the canvas allows, laid top-left; the rest has the padding colour."""
     images = np.empty((batch, *canvas_hw, 3), np.uint8)
     images[:] = pad
     sizes = np.empty((batch, 2), np.int32)
     for i in range(batch):
-        picture = pictures[i % len(pictures)]
-        scale = min(canvas_hw[0] / picture.shape[0], canvas_hw[1] / picture.shape[1])
-        height, width = (max(1, int(side * scale)) for side in picture.shape[:2])
-        images[i, :height, :width] = resize(picture, (height, width))
+        source = sources[i % len(sources)]
+        scale = min(canvas_hw[0] / source.shape[0], canvas_hw[1] / source.shape[1])
+        height, width = (max(1, int(side * scale)) for side in source.shape[:2])
+        images[i, :height, :width] = resize(source, (height, width))
         sizes[i] = height, width
     return Case(f"{batch} × {canvas_hw[0]} × {canvas_hw[1]}", images, sizes)
 

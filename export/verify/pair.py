@@ -30,7 +30,7 @@ from ..onnx_model.saturation import check_sums
 from ..onnx_model.session import open_session
 from .checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, PRECISION, RERUN, ROWS, SATURATES, UNTRAINED, Check
 from .compare import EXACT, Same, greedy_nms, largest_relative, relative_rms, rows_that_differ, without_partner
-from .images import Case, cases, synthetic_pictures
+from .images import Case, cases, synthetic_images
 from .ranges import RangeErrors
 from .tolerance import TOLERANCES, Tolerance, tolerance_of
 
@@ -123,21 +123,21 @@ def make_pair(
     return Pair(reference, postprocess, file, open_session(visible), names, checks, None, tolerance)
 
 
-def compare_pair(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Check]:
-    """All comparisons, on these pictures (uint8 [h, w, 3] RGB, any sizes); without any on synthetic ones."""
+def compare_pair(pair: Pair, images: Sequence[np.ndarray]) -> list[Check]:
+    """All comparisons, on these images (uint8 [h, w, 3] RGB, any sizes); without any on synthetic ones."""
     manifest, path = pair.file.manifest, pair.file.path
-    compared = (compare(pair, case) for case in cases(manifest, fitting_pictures(pictures, manifest, path)))
+    compared = (compare(pair, case) for case in cases(manifest, fitting_images(images, manifest, path)))
     return [*pair.of_the_file, *(check for checks in compared for check in checks)]
 
 
-def fitting_pictures(pictures: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
-    """The pictures, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
-    if not pictures and manifest.precision in ("int8", "fp8"):
+def fitting_images(images: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
+    """The images, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
+    if not images and manifest.precision in ("int8", "fp8"):
         raise VerifyError(
-            f"{path} is {manifest.precision}, its ranges fit pictures like those that it was calibrated on: give "
+            f"{path} is {manifest.precision}, its ranges fit images like those that it was calibrated on: give "
             "--images DIR, a folder of such"
         )
-    return pictures or synthetic_pictures()
+    return images or synthetic_images()
 
 
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
@@ -189,7 +189,7 @@ def _compare_detections(
 
 
 def _spread(detections: list[Detections]) -> float:
-    """How far apart a picture's best and least scores lie, at most; 0 where nothing is found."""
+    """How far apart an image's best and least scores lie, at most; 0 where nothing is found."""
     return max((float(rows.scores[0] - rows.scores[-1]) for rows in detections if len(rows)), default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Do the ranges of 8-bit values fit these pictures? Measured value by value in the float32 network: no errors add up.
+"""Do the ranges of 8-bit values fit these images? Measured value by value in the float32 network: no errors add up.
 
 A range that is too narrow clips, one that is too wide leaves few steps for most numbers: either shows as the difference
 between a value and itself in 8 bits.

@@ -20,7 +20,7 @@ class Tolerance(NamedTuple):
 
 
 # Measured with `benchmarks/gate_limits.py` on three trained detectors (`atss_tiny` and `atss_quick` on `shapes`,
-# `atss_lite0` on BCCD), sixteen times three pictures of each data set, and for half precision the synthetic ones.
+# `atss_lite0` on BCCD), sixteen times three images of each data set, and for half precision the synthetic ones.
 # `reason` has the largest figures, dense and unmatched; the limits are 1.5 times the former and twice the latter (of
 # int8 the largest of its layouts), which are shares of some hundred detections. Where objects touch, NMS keeps one or
 # another of two boxes by the smallest change of score: hence an IoU that is no higher. What is structural (other

@@ -5,7 +5,7 @@
     python -m runtime.benchmark fp32.onnx int8.onnx --images photos/ --pair      # A B A B …, and ratios
     python -m runtime.benchmark m.onnx@cpu m.onnx@openvino --images photos/      # one model, two backends
 
-A round takes every picture once. Stage by stage, each stage waits for the one before; `pipeline` is what a user gets,
+A round takes every image once. Stage by stage, each stage waits for the one before; `pipeline` is what a user gets,
 stages overlapping. With --pair the rounds of the artifacts alternate; without, one artifact is measured after the
 other, alone in the process, so that each one's memory can be told.
 """
@@ -40,7 +40,7 @@ from ..machine.conditions import (
 )
 from ..machine.gpus import GpuWatch
 from ..model_spec import Given, open_hashed, parse_given
-from .images import Pictures, find_pictures, generate_pictures
+from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
 from .stages import plan_work, run_round
@@ -51,7 +51,7 @@ Clock = Callable[[], float]
 
 def measure(
     detectors: dict[str, Detector],
-    pictures: Pictures,
+    image_files: ImageFiles,
     batch: int,
     rounds: int,
     warmup: int = 1,
@@ -61,11 +61,11 @@ def measure(
     """So many rounds of each detector at this batch size, alternating where there are several: A B A B.
 
     `warmup` rounds come first and aren't counted. `step` is called after each round. Raises BackendError for a batch
-    or a picture that a graph doesn't take.
+    or an image that a graph doesn't take.
     """
-    files = list(pictures.sizes_hw)
+    files = list(image_files.sizes_hw)
     measured = [
-        Measured(name, batch, plan_work(detector, pictures.sizes_hw, batch), [], [])
+        Measured(name, batch, plan_work(detector, image_files.sizes_hw, batch), [], [])
         for name, detector in detectors.items()
     ]
     for turn in range(-warmup, rounds):
@@ -87,15 +87,15 @@ def measure(
 def run_pipeline(detector: Detector, files: Sequence[Path], batch: int) -> None:
     """Every file through decoding, network and postprocessing, as a user's call does it. Raises UserError."""
     for result in detector.stream(files, batch, wait_s=None):
-        if isinstance(result, UserError):  # a picture that could be read before
+        if isinstance(result, UserError):  # an image that could be read before
             raise result
 
 
-def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report:
+def run(options: argparse.Namespace, image_files: ImageFiles, command: str) -> Report:
     """Measure what the command line asks for. The machine's load is read before any of it."""
     machine, described_run = describe_machine(), describe_run(command)
     named = dict(zip(_names(options.artifacts), options.artifacts, strict=True))
-    artifacts = {name: _checked(given, options, pictures) for name, given in named.items()}
+    artifacts = {name: _checked(given, options, image_files) for name, given in named.items()}
     groups = [list(named)] if options.pair else [[name] for name in named]
     found, memory, ratios = list[Figures](), list[Memory](), list[Pair]()
     rounds = 2 * (options.rounds + options.warmup) * len(options.batch) * len(named)
@@ -112,16 +112,16 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
                 }
                 for batch in options.batch:
                     measured = measure(
-                        detectors, pictures, batch, options.rounds, options.warmup, step=lambda: bar.update(1)
+                        detectors, image_files, batch, options.rounds, options.warmup, step=lambda: bar.update(1)
                     )
-                    found += [figures(one, len(pictures.sizes_hw)) for one in measured]
+                    found += [figures(one, len(image_files.sizes_hw)) for one in measured]
                     ratios += pairs(measured)
                 memory.append(Memory(tuple(names), before, peak_memory_mb()))
     return Report(
         run=described_run,
         machine=machine,
         artifacts=tuple(artifacts.values()),
-        pictures=pictures.described(),
+        images=image_files.described(),
         settings=Settings(tuple(options.batch), options.rounds, options.warmup, options.pair),
         figures=tuple(found),
         memory=tuple(memory),
@@ -130,12 +130,12 @@ def run(options: argparse.Namespace, pictures: Pictures, command: str) -> Report
     )
 
 
-def _checked(artifact: Given, options: argparse.Namespace, pictures: Pictures) -> Artifact:
-    """Open and close an artifact: one that doesn't fit the pictures or the batches is known before any has run."""
+def _checked(artifact: Given, options: argparse.Namespace, image_files: ImageFiles) -> Artifact:
+    """Open and close an artifact: one that doesn't fit the images or the batches is known before any has run."""
     detector, sha256 = open_hashed(artifact, options)
     with detector:
         for batch in options.batch:
-            plan_work(detector, pictures.sizes_hw, batch)
+            plan_work(detector, image_files.sizes_hw, batch)
         return describe_artifact(artifact.path, sha256, detector)
 
 
@@ -159,12 +159,12 @@ def _names(artifacts: Sequence[Given]) -> list[str]:
 
 
 @contextmanager
-def _pictures(options: argparse.Namespace) -> Iterator[Pictures]:
+def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
     if options.images:
-        yield find_pictures(options.images, options.pictures)
+        yield find_images(options.images, options.num_images)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            yield generate_pictures(Path(folder), options.pictures)
+            yield generate_images(Path(folder), options.num_images)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -180,17 +180,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="artifact",
         help="deployed models; m.onnx@cpu: with that backend",
     )
-    parser.add_argument("--images", nargs="+", type=Path, help="pictures or folders of them (else generated ones)")
-    parser.add_argument("--pictures", type=int, default=32, help="the first so many of them (%(default)s)")
+    parser.add_argument("--images", nargs="+", type=Path, help="images or folders of them (else generated ones)")
+    parser.add_argument(
+        "--num-images", "--pictures", type=int, default=32, help="only the first N images (%(default)s)"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (1 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often every picture is taken (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often every image is taken (%(default)s)")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before these, not counted (%(default)s)")
     parser.add_argument("--pair", action="store_true", help="alternate between the artifacts; print ratios")
     parser.add_argument("--json", type=Path, help="write figures and conditions here")
     parser.add_argument("--plot", type=Path, help="draw them here, a .png (needs matplotlib)")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
-    for name in ("pictures", "rounds"):
+    for name in ("num_images", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     if options.warmup < 0:
@@ -210,10 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_writable(path)
     if options.plot is not None:
         require_matplotlib()
-    with _pictures(options) as pictures:
-        for line in pictures.skipped:
+    with _images(options) as image_files:
+        for line in image_files.skipped:
             print(f"warning: skipped {line}", file=sys.stderr)
-        report = run(options, pictures, command_line(arguments, "runtime.benchmark"))
+        report = run(options, image_files, command_line(arguments, "runtime.benchmark"))
     try:
         if options.json is not None:
             atomic_write(options.json, as_json(report))

@@ -1,4 +1,4 @@
-"""The pictures that a benchmark runs on: a folder's, or generated ones that say that they are."""
+"""The images that a benchmark runs on: a folder's, or generated ones that say that they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GENERATED_SIZES = ((480, 640),) * 5 + ((640, 480),) * 2 + ((427, 640),) * 2 + ((
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """What is told of them."""
 
     source: str  # folders or files, or how they were generated
@@ -33,24 +33,24 @@ class PictureSet:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFiles:
     """Files that can be decoded, by size."""
 
     source: str  # the folder, or that they were generated
     is_generated: bool
     sizes_hw: dict[Path, tuple[int, int]]
     bytes: int  # of the files together
-    skipped: tuple[str, ...]  # one line per picture that could not be read
+    skipped: tuple[str, ...]  # one line per image that could not be read
 
-    def described(self) -> PictureSet:
+    def described(self) -> ImageSet:
         counts = Counter(f"{width}×{height}" for height, width in self.sizes_hw.values())
         count = len(self.sizes_hw)
         sizes = dict(counts.most_common())
-        return PictureSet(self.source, self.is_generated, count, sizes, self.bytes / count, len(self.skipped))
+        return ImageSet(self.source, self.is_generated, count, sizes, self.bytes / count, len(self.skipped))
 
 
-def find_pictures(inputs: Sequence[Path], count: int) -> Pictures:
-    """The first `count` readable pictures of files and folders. Raises UserError where there is none."""
+def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
+    """The first `count` readable images of files and folders. Raises UserError where there is none."""
     files = [source.path for source in find_sources(inputs, Path(os.devnull)) if not source.is_video]
     sizes, skipped = dict[Path, tuple[int, int]](), list[str]()
     for path in files:
@@ -65,14 +65,14 @@ def find_pictures(inputs: Sequence[Path], count: int) -> Pictures:
     source = " ".join(map(str, inputs))
     if not sizes:
         raise UserError(
-            f"{source}: none of the {len(skipped)} pictures could be read; the first: {skipped[0]}"
+            f"{source}: none of the {len(skipped)} images could be read; the first: {skipped[0]}"
             if skipped
-            else f"{source}: no picture there, expected JPEG or PNG files; give a folder of them, or leave --images out"
+            else f"{source}: no image there, expected JPEG or PNG files; give a folder of them, or leave --images out"
         )
-    return Pictures(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped))
+    return ImageFiles(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped))
 
 
-def generate_pictures(folder: Path, count: int) -> Pictures:
+def generate_images(folder: Path, count: int) -> ImageFiles:
     """Write JPEG files of smooth noise in COCO's usual sizes: to measure without a data set, not to detect on."""
     rng = np.random.default_rng(0)
     sizes = {}
@@ -86,4 +86,4 @@ def generate_pictures(folder: Path, count: int) -> Pictures:
         atomic_write(path, data.tobytes())
         sizes[path] = (height, width)
     total = sum(path.stat().st_size for path in sizes)
-    return Pictures("generated: smooth noise in COCO's usual sizes", True, sizes, total, ())
+    return ImageFiles("generated: smooth noise in COCO's usual sizes", True, sizes, total, ())

@@ -1,4 +1,4 @@
-"""Draws a benchmark: where the time of a picture goes, and images/s of the pipeline."""
+"""Draws a benchmark: where the time of an image goes, and images/s of the pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require_matplotlib() -> Any:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Write a picture of the report, its kind by the suffix (.png, .svg, .pdf)."""
+    """Write an image of the report, its kind by the suffix (.png, .svg, .pdf)."""
     matplotlib = require_matplotlib()
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -41,7 +41,7 @@ def plot(report: Report, path: Path) -> None:
         if any(width > 0 for width in widths):
             left.barh(places, widths, left=begin, label=stage, height=0.6)
             begin = [low + width for low, width in zip(begin, widths, strict=True)]
-    left.set(xlabel="ms per picture, mean, one stage after another", yticks=places, yticklabels=labels)
+    left.set(xlabel="ms per image, mean, one stage after another", yticks=places, yticklabels=labels)
     left.invert_yaxis()
     left.legend(fontsize="small")
     rates = [figures.pipeline_images_per_second for figures in rows]
@@ -50,7 +50,7 @@ def plot(report: Report, path: Path) -> None:
     right.set(xlabel="images/s of the pipeline, rounds: median, range", xlim=(0, None))
     machine = report.machine
     figure.suptitle(
-        f"{machine.cpu}, {machine.usable_processors} processors; {report.pictures.count} pictures, "
+        f"{machine.cpu}, {machine.usable_processors} processors; {report.images.count} images, "
         f"{report.settings.rounds} rounds; {report.run.date}",
         fontsize="small",
     )

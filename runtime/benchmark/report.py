@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from ..machine.conditions import Artifact, Machine, Run
 from ..machine.gpus import GpuReport
-from .images import PictureSet
+from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios
 from .stages import STAGES, BatchRun, Work
 
@@ -24,9 +24,9 @@ class Figures:
     batch: int
     canvases: dict[str, int]  # batches per round, by canvas
     stage_ms: dict[str, Distribution]  # per batch, by stage; "rest" lies between them, "total" is the whole
-    stage_images_per_second: dict[str, float]  # pictures by that stage's seconds; stages without any time left out
+    stage_images_per_second: dict[str, float]  # images by that stage's seconds; stages without any time left out
     detections_per_image: float
-    nms_reruns: int  # pictures whose NMS ran on the host, in all rounds
+    nms_reruns: int  # images whose NMS ran on the host, in all rounds
     serial_images_per_second: Distribution  # over rounds, one stage after another
     pipeline_images_per_second: Distribution  # over rounds
     serial_round_seconds: tuple[float, ...]  # each round, one stage after another
@@ -67,7 +67,7 @@ class Report:
     run: Run
     machine: Machine
     artifacts: tuple[Artifact, ...]
-    pictures: PictureSet
+    images: ImageSet
     settings: Settings
     figures: tuple[Figures, ...]
     memory: tuple[Memory, ...]
@@ -86,8 +86,8 @@ class Measured:
     pipeline_seconds: list[float]
 
 
-def figures(measured: Measured, pictures: int) -> Figures:
-    """Figures of what was measured on so many pictures."""
+def figures(measured: Measured, image_count: int) -> Figures:
+    """Figures of what was measured on so many images."""
     runs = [run for rounds in measured.stage_rounds for run in rounds]
     samples = {stage: [1e3 * run.seconds[stage] for run in runs] for stage in STAGES}
     samples |= {"rest": [1e3 * run.rest for run in runs], "total": [1e3 * run.wall for run in runs]}
@@ -105,7 +105,7 @@ def figures(measured: Measured, pictures: int) -> Figures:
         serial_images_per_second=distribution(
             [measured.batch * len(runs) / sum(run.wall for run in runs) for runs in measured.stage_rounds]
         ),
-        pipeline_images_per_second=distribution([pictures / seconds for seconds in measured.pipeline_seconds]),
+        pipeline_images_per_second=distribution([image_count / seconds for seconds in measured.pipeline_seconds]),
         serial_round_seconds=tuple(sum(run.wall for run in runs) for runs in measured.stage_rounds),
         pipeline_round_seconds=tuple(measured.pipeline_seconds),
     )

@@ -20,7 +20,7 @@ STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
 
 @dataclass(frozen=True)
 class Work:
-    """A batch: files of pictures that share a canvas."""
+    """A batch: files of images that share a canvas."""
 
     files: tuple[Path, ...]
     canvas_hw: tuple[int, int]
@@ -31,7 +31,7 @@ class BatchRun:
     seconds: dict[str, float]  # by stage, under STAGES
     wall: float  # seconds from before the first stage to after the last
     detections: int
-    reruns: int  # pictures whose NMS ran on the host
+    reruns: int  # images whose NMS ran on the host
 
     @property
     def rest(self) -> float:
@@ -40,10 +40,10 @@ class BatchRun:
 
 
 def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: int) -> list[Work]:
-    """Full batches of pictures that share a canvas, every picture at least once.
+    """Full batches of images that share a canvas, every image at least once.
 
-    Where a canvas' pictures don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
-    or a picture that the graph doesn't take.
+    Where a canvas' images don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
+    or an image that the graph doesn't take.
     """
     chosen_batch([detector.manifest.inputs], batch)
     groups: dict[tuple[int, int], list[Path]] = {}

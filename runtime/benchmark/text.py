@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..machine.conditions import Artifact, Machine
 from ..machine.gpus import GpuReport
-from .images import PictureSet
+from .images import ImageSet
 from .measuring import Distribution
 from .report import Figures, Memory, Pair, Report
 from .stages import STAGES
@@ -50,9 +50,9 @@ def warnings(report: Report) -> list[str]:
                     f"({values.least:.1f} to {values.most:.1f} images/s); repeat on a quiet machine, or compare with "
                     "--pair"
                 )
-    if report.pictures.is_generated:
+    if report.images.is_generated:
         lines.append(
-            "the pictures were generated: decoding and postprocessing take other times than with photographs; give "
+            "the images were generated: decoding and postprocessing take other times than with photographs; give "
             "--images"
         )
     if report.gpu is not None and report.gpu.throttling:
@@ -70,10 +70,10 @@ def _conditions(report: Report) -> str:
         ("command", run.command),
         ("toolkit", run.toolkit_version + (f", commit {run.git}" if run.git else "")),
         *_machine(report.machine),
-        ("pictures", _pictures(report.pictures)),
+        ("images", _images(report.images)),
         (
             "rounds",
-            f"{settings.rounds} of every picture, after {settings.warmup_rounds} for warming up"
+            f"{settings.rounds} of every image, after {settings.warmup_rounds} for warming up"
             + (", alternating between the artifacts" if settings.alternating else ""),
         ),
     ]
@@ -93,10 +93,10 @@ def _machine(machine: Machine) -> Iterable[tuple[str, str]]:
         yield "variables", " ".join(f"{name}={value}" for name, value in machine.environment.items())
 
 
-def _pictures(pictures: PictureSet) -> str:
-    sizes = list(pictures.sizes.items())
+def _images(image_files: ImageSet) -> str:
+    sizes = list(image_files.sizes.items())
     shown = ", ".join(f"{count} of {size}" for size, count in sizes[:4]) + (" …" if len(sizes) > 4 else "")
-    return f"{pictures.count} ({shown}), {pictures.mean_bytes / 1000:.0f} kB each; {pictures.source}"
+    return f"{image_files.count} ({shown}), {image_files.mean_bytes / 1000:.0f} kB each; {image_files.source}"
 
 
 def _artifact(artifact: Artifact) -> str:
@@ -126,8 +126,8 @@ def _figures(figures: Figures) -> str:
     whole = figures.pipeline_images_per_second
     lines.append(f"{'pipeline':<14}{'':>27}{1e3 / whole.p50:10.2f}{whole.p50:10.1f}   median of {_rounds(whole)}")
     lines.append(
-        f"{figures.detections_per_image:.1f} detections per picture, NMS on the host for {figures.nms_reruns} of "
-        f"{total.count * figures.batch} pictures"
+        f"{figures.detections_per_image:.1f} detections per image, NMS on the host for {figures.nms_reruns} of "
+        f"{total.count * figures.batch} images"
         + (f"; p99 of {total.count} batches is little more than the slowest" if total.count < FEW else "")
     )
     return "\n".join(lines)

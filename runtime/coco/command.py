@@ -60,11 +60,11 @@ def evaluate_detector(
     max_pixels: int = MAX_PIXELS,
     limit: int | None = None,
 ) -> Evaluation:
-    """Detect on the data set's pictures and score the results.
+    """Detect on the data set's images and score the results.
 
-    `annotations` (a file, its parsed content or its truth) default to the data set's file. Pictures that cannot be read
-    are left out of the score and named in `speed.skipped`. `limit` takes the first so many pictures. Raises CocoError
-    where model and data set have other classes, ImageError where no picture could be read.
+    `annotations` (a file, its parsed content or its truth) default to the data set's file. Images that cannot be read
+    are left out of the score and named in `speed.skipped`. `limit` takes the first so many images. Raises CocoError
+    where model and data set have other classes, ImageError where no image could be read.
     """
     detected = detect_dataset(detector, dataset, batch, progress, max_pixels, limit)
     source = dataset.json_path if annotations is None else annotations
@@ -83,26 +83,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="deployed models (.onnx, .engine); m.onnx@openvino: with that backend",
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, help="folder of the pictures; needed with a model")
+    parser.add_argument("--images", type=Path, help="folder of the images; needed with a model")
     parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
         help="score this COCO results json, or all parts of a run, instead of a model",
     )
-    parser.add_argument("--batch", type=int, help="pictures at a time (8, or what the graphs allow)")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
+    parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--json", type=Path, help="write the figures here (0–1; −1 where there is nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
     parser.add_argument("--shard", metavar="I/N", help="do the I-th of N parts (from 0) and write it to --results-out")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger pictures are refused")
+    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger images are refused")
     add_arguments(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if bool(options.artifacts) == (options.results is not None):
         parser.error("give a model, several, or --results")
     if options.artifacts and options.images is None:
-        parser.error("--images is needed with a model: the folder of the pictures")
+        parser.error("--images is needed with a model: the folder of the images")
     if options.limit is not None and options.limit < 1:
         parser.error("--limit must be at least 1")
     if options.results_out is not None and len(options.artifacts) > 1:
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if path is not None:
             require_writable(path)
     if options.artifacts and not options.images.is_dir():
-        raise UserError(f"{options.images}: no such folder; --images expects the folder of the pictures")
+        raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
     if options.shard is not None:
         _detect_part(options)
     elif len(options.artifacts) > 1:
@@ -189,7 +189,7 @@ def _report(
 
 
 def _compare(options: argparse.Namespace) -> None:
-    """Several models on the same pictures, side by side."""
+    """Several models on the same images, side by side."""
     dataset, truth = _load(options)
     with ExitStack() as stack:
         detectors = []
@@ -265,7 +265,7 @@ def _warn_of_skipped(speed: Speed) -> None:
     for line in speed.skipped[:SKIPPED_NAMED]:
         print(f"warning: skipped {line}", file=sys.stderr)
     if count := len(speed.skipped):
-        print(f"warning: {count} of {count + speed.images} pictures are left out of the score", file=sys.stderr)
+        print(f"warning: {count} of {count + speed.images} images are left out of the score", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from ..images import MAX_PIXELS, Decoded, ImageError, decode_picture
+from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
 from .format import Problems, annotation_problem, categories, read_coco_json
@@ -55,16 +55,16 @@ class FileNames(Sequence[str]):
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Index of a data set; pictures are read when asked for."""
+    """Index of a data set; images are read when asked for."""
 
     json_path: Path
-    root: Path  # the folder of the pictures
+    root: Path  # the folder of the images
     image_ids: np.ndarray  # int64 [I]
     file_names: Sequence[str]  # [I]
     sizes_hw: np.ndarray  # int32 [I, 2]
     classes: tuple[str, ...]  # names, distinct, by rising category id
     category_ids: tuple[int, ...]
-    boxes: np.ndarray  # float32 [A, 4] xyxy, clipped to the picture, never empty
+    boxes: np.ndarray  # float32 [A, 4] xyxy, clipped to the image, never empty
     labels: np.ndarray  # int64 [A], 0-based
     crowd: np.ndarray  # bool [A]
     offsets: np.ndarray  # int64 [I + 1]: the annotations of image i are offsets[i] … offsets[i + 1]
@@ -85,29 +85,29 @@ class CocoDataset:
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
     def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Picture `index`, uint8 [h, w, 3] RGB. Raises ImageError, also where its size is not the annotated one."""
-        return self._checked(index, decode_picture(self.path(index), max_pixels=max_pixels)).pixels
+        """Image `index`, uint8 [h, w, 3] RGB. Raises ImageError, also where its size is not the annotated one."""
+        return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels)).pixels
 
-    def picture(
+    def load(
         self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
     ) -> Decoded:
-        """Picture `index` with the pixels that a resize needs (`preprocess.load`). Raises ImageError as `image`."""
+        """Image `index` with the pixels that a resize needs (`preprocess.load`). Raises ImageError as `image`."""
         return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
 
-    def _checked(self, index: int, picture: Decoded) -> Decoded:
-        if picture.size_hw != self.size_hw(index):
-            (height, width), (said_h, said_w) = picture.size_hw, self.size_hw(index)
+    def _checked(self, index: int, image: Decoded) -> Decoded:
+        if image.size_hw != self.size_hw(index):
+            (height, width), (said_h, said_w) = image.size_hw, self.size_hw(index)
             raise ImageError(
-                f"{self.path(index)}: the picture is {width}×{height} (EXIF orientation applied), the annotations say "
+                f"{self.path(index)}: the image is {width}×{height} (EXIF orientation applied), the annotations say "
                 f"{said_w}×{said_h}; boxes would be misplaced, so correct either"
             )
-        return picture
+        return image
 
 
 def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]) -> CocoDataset:
-    """Read a COCO annotation file. Pictures need not exist yet; those without boxes are kept.
+    """Read a COCO annotation file. Images need not exist yet; those without boxes are kept.
 
-    Annotations that cannot be used (size zero, negative or not finite; outside the picture; of an unknown category or
+    Annotations that cannot be used (size zero, negative or not finite; outside the image; of an unknown category or
     image) are dropped and named in `problems`. Raises CocoError for anything that makes the file as a whole doubtful.
     """
     return dataset_of(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
@@ -138,7 +138,7 @@ def dataset_of(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
             index = image_index[annotation["image_id"]]
             box = _clipped_xyxy(annotation["bbox"], sizes_hw[index])
             if box is None:
-                problem = "box outside the picture"
+                problem = "box outside the image"
             else:
                 rows.append((index, label_of[annotation["category_id"]], bool(annotation.get("iscrowd", 0))))
                 boxes.append(box)
@@ -165,7 +165,7 @@ def dataset_of(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
 
 
 def _clipped_xyxy(bbox_xywh: list[float], size_hw: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The box clipped to the picture, or None where nothing of it lies inside."""
+    """The box clipped to the image, or None where nothing of it lies inside."""
     x, y, width, height = bbox_xywh
     x1, x2 = max(x, 0.0), min(x + width, float(size_hw[1]))
     y1, y2 = max(y, 0.0), min(y + height, float(size_hw[0]))

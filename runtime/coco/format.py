@@ -21,7 +21,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     """The content of an annotation file, its structure checked. Raises CocoError.
 
     Checked: `images`, `annotations` and `categories` are lists of objects; images have distinct integer ids, positive
-    sizes and a file name that stays inside the picture folder; category and annotation ids are distinct.
+    sizes and a file name that stays inside the image folder; category and annotation ids are distinct.
     """
     content = read_json(path, "annotations", _without_outline)
     if not isinstance(content, dict):
@@ -121,11 +121,11 @@ def _check_image_entry(image: dict[str, Any], path: Path) -> None:
             raise CocoError(f"{where} has {key} {value!r}, expected its size in pixels")
     name = image.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
-        raise CocoError(f"{where} has file_name {name!r}, expected a path inside the picture folder")
+        raise CocoError(f"{where} has file_name {name!r}, expected a path inside the image folder")
     # Judged by its text alone, with either system's separators: links that the user put there are the user's wish.
     windows = PureWindowsPath(name)
     if windows.drive or windows.root or ".." in windows.parts or name.startswith("/"):
-        raise CocoError(f"{where} has file_name {name!r}, which leads out of the picture folder; use a relative path")
+        raise CocoError(f"{where} has file_name {name!r}, which leads out of the image folder; use a relative path")
 
 
 def _require_ids(entries: list[dict[str, Any]], where: str) -> None:

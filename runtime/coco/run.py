@@ -1,4 +1,4 @@
-"""Detecting on a data set's pictures, with one detector or with several side by side."""
+"""Detecting on a data set's images, with one detector or with several side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Speed:
     images: int  # that were read and detected on
     seconds: float  # wall time, reading included
     seconds_network: float  # the sum of the network's calls, copies included; they may overlap
-    skipped: tuple[str, ...]  # one line per picture that could not be read
+    skipped: tuple[str, ...]  # one line per image that could not be read
     seconds_per_image: tuple[float, ...] = ()  # the network's, batch by batch
 
     @property
@@ -43,7 +43,7 @@ class Speed:
 
 class Detected(NamedTuple):
     results: Results
-    image_ids: list[int]  # of the pictures that were read
+    image_ids: list[int]  # of the images that were read
     speed: Speed
 
 
@@ -56,12 +56,12 @@ def detect_dataset(
     limit: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Detected:
-    """Results of the detector on the data set's pictures, in the data set's order.
+    """Results of the detector on the data set's images, in the data set's order.
 
-    Few pictures are in memory at a time. Those that cannot be read are named in `speed.skipped`. `limit` takes the
-    first so many pictures. `part` (i, n) takes every n-th batch from the i-th on: the n parts together are the whole,
-    each picture in the same company. Raises CocoError where model and data set have other classes, BackendError for a
-    picture that the graph doesn't take, ImageError where no picture could be read.
+    Few images are in memory at a time. Those that cannot be read are named in `speed.skipped`. `limit` takes the
+    first so many images. `part` (i, n) takes every n-th batch from the i-th on: the n parts together are the whole,
+    each image in the same company. Raises CocoError where model and data set have other classes, BackendError for a
+    image that the graph doesn't take, ImageError where no image could be read.
     """
     return detect_with_all([detector], dataset, batch, progress, max_pixels, limit, part)[0]
 
@@ -75,10 +75,10 @@ def detect_with_all(
     limit: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> list[Detected]:
-    """As `detect_dataset`, with several detectors on the same pictures, each read once.
+    """As `detect_dataset`, with several detectors on the same images, each read once.
 
     Of several, one runs at a time, batch by batch in turn (A B, B A, A B, …), and each canvas' first batch is run once
-    before it counts: what else the machine does meanwhile, reading pictures included, slows all of them alike.
+    before it counts: what else the machine does meanwhile, reading images included, slows all of them alike.
     """
     for detector in detectors:
         require_same_classes(detector.manifest, dataset)
@@ -90,15 +90,15 @@ def detect_with_all(
         made: dict[Any, Any] = {}  # detectors that prepare alike share it
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
-                made[kind] = detector.prepare(dataset.picture(item.picture, detector.loads_for, max_pixels))
+                made[kind] = detector.prepare(dataset.load(item.image, detector.loads_for, max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
     limits = pipeline_limits(detectors[0], batch)
-    # The whole of a batch comes before its window ends, so that a picture that can't be read doesn't split it.
+    # The whole of a batch comes before its window ends, so that an image that can't be read doesn't split it.
     limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
     found = [Gathered() for _ in detectors]
-    indices: list[int] = []  # of the pictures that were read
+    indices: list[int] = []  # of the images that were read
     skipped: list[str] = []
     started = time.perf_counter()
     with (
@@ -109,7 +109,7 @@ def detect_with_all(
             if isinstance(results, UserError):
                 skipped.append(str(results))
             else:
-                indices.append(item.picture)
+                indices.append(item.image)
                 for gathered, one in zip(found, results, strict=True):
                     gathered.add(one)
             bar.update(1)
@@ -128,13 +128,13 @@ def detect_with_all(
 
 
 def _preparing(detector: Detects[Any]) -> Any:
-    """What a detector's way to prepare a picture depends on."""
+    """What a detector's way to prepare an image depends on."""
     return type(detector), detector.manifest.preprocess, detector.manifest.inputs
 
 
 class _Item(NamedTuple):
     batch: int
-    picture: int  # its index in the data set
+    image: int  # its index in the data set
 
 
 class _Loaded(NamedTuple):
@@ -162,8 +162,8 @@ class _Runner:
         self._turn = 0
 
     def run(self, batch: list[_Loaded]) -> list[list[Results]]:
-        """Results of each picture by each detector."""
-        size_hw = self._dataset.size_hw(batch[0].item.picture)
+        """Results of each image by each detector."""
+        size_hw = self._dataset.size_hw(batch[0].item.image)
         canvases = tuple(detector.canvas_hw(size_hw) for detector in self._detectors)
         if self._cold and canvases not in self._warm:
             self._warm.add(canvases)
@@ -177,13 +177,13 @@ class _Runner:
             found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], times)
             ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
             results[number] = [
-                of_image(int(self._dataset.image_ids[loaded.item.picture]), detections, ids, growth)
+                of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
                 for loaded, detections in zip(batch, found, strict=True)
             ]
             with self._lock:
                 self.calls[number].seconds.append(times["network"])
                 self.calls[number].per_image.append(times["network"] / len(batch))
-        return [list(of_picture) for of_picture in zip(*results, strict=True)]
+        return [list(per_image) for per_image in zip(*results, strict=True)]
 
 
 def _in_turn(count: int, turn: int) -> list[int]:
@@ -193,14 +193,14 @@ def _in_turn(count: int, turn: int) -> list[int]:
 
 
 def none_readable(skipped: Sequence[str]) -> ImageError:
-    """The error of a data set in which no picture can be read."""
-    return ImageError(f"none of the {len(skipped)} pictures could be read; the first: {skipped[0]}")
+    """The error of a data set in which no image can be read."""
+    return ImageError(f"none of the {len(skipped)} images could be read; the first: {skipped[0]}")
 
 
 def plan_batches(
     detectors: Sequence[Detects[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
 ) -> list[list[int]]:
-    """Indices of the pictures in batches of one canvas size each, so that none is padded for its neighbours' sake."""
+    """Indices of the images in batches of one canvas size each, so that none is padded for its neighbours' sake."""
     if batch < 1:
         raise UserError(f"batch is {batch}, expected at least 1")
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}

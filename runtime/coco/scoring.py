@@ -1,7 +1,7 @@
 """COCO's definition of AP and AR for boxes, on arrays: the numbers of pycocotools' COCOeval, bit for bit.
 
 Why not COCOeval itself: it keeps every annotation, detection and match as Python objects, so that a run's memory grows
-with the data set, and takes longer for 500 pictures than a GPU does. What is pycocotools' here: the IoU.
+with the data set, and takes longer for 500 images than a GPU does. What is pycocotools' here: the IoU.
 
 I images, A annotations, K categories, N detections; 4 areas (all, small, medium, large), T = 10 IoU thresholds.
 """

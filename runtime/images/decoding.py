@@ -1,9 +1,9 @@
-"""Reading pictures, distrustfully: their size is known before they are decoded, and a truncated one is refused.
+"""Reading images, distrustfully: their size is known before they are decoded, and a truncated one is refused.
 
 OpenCV decodes; by itself it would also hand back the upper half of a truncated file, print to stderr, or fill the
 memory for a small file that claims to be huge.
 
-`decode` gives a picture's pixels as they are, `decode_picture` those that a resize to a smaller size needs.
+`decode` gives an image's pixels as they are, `decode_image` those that a resize to a smaller size needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import UserError
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
 MAX_FILE_BYTES = 1 << 30
-SUFFIXES = (".jpg", ".jpeg", ".png")  # by which pictures are found in a folder; what they are is read from their bytes
+SUFFIXES = (".jpg", ".jpeg", ".png")  # by which images are found in a folder; what they are is read from their bytes
 
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # The next JPEG marker that starts a segment: not a stuffed zero, a fill byte, TEM or a restart marker.
@@ -39,32 +39,32 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ImageError(UserError):
-    """A picture that cannot be read."""
+    """An image that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture's pixels, perhaps at a half, quarter or eighth of its size."""
+    """An image's pixels, perhaps at a half, quarter or eighth of its size."""
 
     pixels: np.ndarray  # uint8 [h, w, 3] RGB
-    size_hw: tuple[int, int]  # of the picture itself, which boxes are measured in; a multiple of that of the pixels
+    size_hw: tuple[int, int]  # of the image itself, which boxes are measured in; a multiple of that of the pixels
 
 
 def whole(pixels: np.ndarray) -> Decoded:
-    """A picture of its own size."""
+    """An image of its own size."""
     return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A JPEG or PNG picture (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
+    """A JPEG or PNG image (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
 
-    Grey, palette, 16-bit, CMYK and transparent pictures are converted; transparency is dropped. Raises ImageError for
-    a picture that is missing, empty, of another format, truncated, damaged, or of more than `max_pixels`.
+    Grey, palette, 16-bit, CMYK and transparent images are converted; transparency is dropped. Raises ImageError for
+    an image that is missing, empty, of another format, truncated, damaged, or of more than `max_pixels`.
     """
-    return decode_picture(source, max_pixels=max_pixels).pixels
+    return decode_image(source, max_pixels=max_pixels).pixels
 
 
-def decode_picture(
+def decode_image(
     source: str | os.PathLike[str] | bytes,
     divisor: Callable[[tuple[int, int]], int] | None = None,
     *,
@@ -72,10 +72,10 @@ def decode_picture(
 ) -> Decoded:
     """As `decode`. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where `divisor` of its (height, width) says so.
 
-    Height and width are those of the stored picture, before its orientation is applied; `divisor` returns 1, 2, 4 or 8,
+    Height and width are those of the stored image, before its orientation is applied; `divisor` returns 1, 2, 4 or 8,
     a divisor of both, so that no pixel is a part of one. The JPEG's decoder averages, and skips most of its work.
     """
-    name = "picture data" if isinstance(source, bytes) else os.fspath(source)
+    name = "image data" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
     height, width = _checked_size(data, name)
     if height * width > max_pixels:
@@ -97,16 +97,14 @@ def decode_picture(
 def _read(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a file; expected a JPEG or PNG picture")
+            raise ImageError(f"{path}: not a file; expected a JPEG or PNG image")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_BYTES:
-                raise ImageError(
-                    f"{path}: {size / 1e9:.1f} GB, pictures of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read"
-                )
+                raise ImageError(f"{path}: {size / 1e9:.1f} GB, images of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read")
             return file.read()
     except OSError as error:
-        raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}; check the path") from error
+        raise ImageError(f"{path}: cannot read the image: {error.strerror or error}; check the path") from error
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"{os.fspath(path)!r}: not a file name ({error})") from error
 

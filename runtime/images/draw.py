@@ -1,4 +1,4 @@
-"""Detections drawn into pictures."""
+"""Detections drawn into images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def class_color(label: int) -> tuple[int, int, int]:
 
 
 def draw(image: np.ndarray, detections: Detections, classes: Sequence[str], min_score: float = 0.0) -> np.ndarray:
-    """A copy of the picture (uint8 [h, w, 3] RGB) with the boxes, classes and scores of at least `min_score`."""
+    """A copy of the image (uint8 [h, w, 3] RGB) with the boxes, classes and scores of at least `min_score`."""
     canvas = image.copy()
     for row in np.flatnonzero(detections.scores >= min_score)[::-1]:  # the best on top
         label = int(detections.classes[row])
@@ -30,7 +30,7 @@ def draw(image: np.ndarray, detections: Detections, classes: Sequence[str], min_
 
 
 def draw_truth(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """A copy of the picture with ground-truth boxes [n, 4] xyxy of classes labels [n]."""
+    """A copy of the image with ground-truth boxes [n, 4] xyxy of classes labels [n]."""
     canvas = image.copy()
     for box, label in zip(boxes, labels, strict=True):
         _draw_box(canvas, box, class_color(int(label)), classes[int(label)])
@@ -55,7 +55,7 @@ def draw_side_by_side(
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """JPEG bytes of a picture (uint8 [h, w, 3] RGB)."""
+    """JPEG bytes of an image (uint8 [h, w, 3] RGB)."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 

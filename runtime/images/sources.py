@@ -1,4 +1,4 @@
-"""What a user asks to detect on: pictures, folders, videos."""
+"""What a user asks to detect on: images, folders, videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 @dataclass(frozen=True)
 class Source:
-    """A picture or a video file, and the name, without suffix, that its drawn copy gets inside the output folder."""
+    """An image or a video file, and the name, without suffix, that its drawn copy gets inside the output folder."""
 
     path: Path
     name: str
@@ -26,7 +26,7 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
 
     What lies in `out` is left out of a folder: a second run must not detect on what the first has drawn. A file given
     by name is taken as it is, even a missing one, to be reported in its turn. Raises UserError for a folder without
-    pictures and videos.
+    images and videos.
     """
     sources: list[Source] = []
     taken: set[str] = set()
@@ -35,7 +35,7 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
             found = [(path, path.relative_to(given)) for path in sorted(given.rglob("*")) if _is_wanted(path, out)]
             if not found:
                 known = " ".join((*SUFFIXES, *VIDEO_SUFFIXES))
-                raise UserError(f"{given}: no picture or video in this folder; looked for {known}")
+                raise UserError(f"{given}: no image or video in this folder; looked for {known}")
         else:
             found = [(given, Path(given.name))]
         for path, relative in found:

@@ -4,7 +4,7 @@
     python -m runtime.loadgen model.onnx --scenario Server --images val/ -o runs/server --latency-ms 50
     python -m runtime.loadgen model.onnx --scenario Offline --images val/ -o runs/ap --accuracy --annotations val.json
 
-Timed is everything from the decoded picture to boxes in its own pixels: resizing, network, NMS. LoadGen's own logs lie
+Timed is everything from the decoded image to boxes in its own pixels: resizing, network, NMS. LoadGen's own logs lie
 in the output folder, with settings.json (what was asked for, conditions) and result.json (what came out) beside them.
 Exit code 1 where LoadGen's verdict is INVALID. Results are unverified and no MLPerf submission: the rules for one also
 fix the model, the data set and the accuracy.
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments
-from ..benchmark.images import find_pictures
+from ..benchmark.images import find_images
 from ..coco import CocoDataset, CocoFigures, evaluate, load_coco
 from ..coco.report import figures_as_json, figures_as_table
 from ..coco.results import Results, join, of_image, write_results
@@ -44,20 +44,18 @@ from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
 from .sut import Samples
 
-WARMUP_PICTURES = 32
+WARMUP_IMAGES = 32
 ATTEMPTS = 3  # at Offline, where a machine that was busy in the warm-up makes the run too short
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
-def check_pictures(
-    dataset: CocoDataset, limit: int | None, loads_for: Preprocess | None
-) -> tuple[list[int], list[str]]:
-    """Indices of the pictures that can be read, and a line for each that cannot."""
+def check_images(dataset: CocoDataset, limit: int | None, loads_for: Preprocess | None) -> tuple[list[int], list[str]]:
+    """Indices of the images that can be read, and a line for each that cannot."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     with ThreadPoolExecutor(processors()) as pool:
         found = pool.map(lambda index: _problem(dataset, index, loads_for), indices)
         hidden = not sys.stderr.isatty()
-        problems = list(tqdm(found, "check pictures", len(indices), unit="img", disable=hidden, leave=False))
+        problems = list(tqdm(found, "check images", len(indices), unit="img", disable=hidden, leave=False))
     skipped = [problem for problem in problems if problem is not None]
     readable = [index for index, problem in zip(indices, problems, strict=True) if problem is None]
     if not readable:
@@ -66,7 +64,7 @@ def check_pictures(
 
 
 def score(detector: Detector, dataset: CocoDataset, indices: Sequence[int], found: Sequence[Detections]) -> Scored:
-    """COCO's figures of the responses for those pictures of the data set, just as `runtime.evaluate` has them."""
+    """COCO's figures of the responses for those images of the data set, just as `runtime.evaluate` has them."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
     results = join(
@@ -85,7 +83,7 @@ def summary_as_text(summary: Summary, scenario: Scenario) -> str:
     """LoadGen's verdict and main figures."""
     lines = [f"{scenario}, performance: {'VALID' if summary.is_valid else 'INVALID'} ({UNVERIFIED})"]
     for name, value in summary.values.items():
-        # The latency of Offline's pictures is the time since the one query that they all belong to.
+        # The latency of Offline's images is the time since the one query that they all belong to.
         if "latency" in name and name.endswith("(ns)") and name != "target_latency (ns)" and scenario != "Offline":
             lines.append(f"  {name.removesuffix('(ns)').strip():<36}{float(value) / 1e6:10.2f} ms")
         elif "per second" in name or name.startswith("QPS"):
@@ -102,7 +100,7 @@ def _in_ms(line: str) -> str:
 
 def _problem(dataset: CocoDataset, index: int, loads_for: Preprocess | None) -> str | None:
     try:
-        dataset.picture(index, loads_for)
+        dataset.load(index, loads_for)
     except ImageError as error:
         return str(error)
     return None
@@ -114,16 +112,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("artifact", type=parse_given, help="a deployed model")
     parser.add_argument("--scenario", choices=SCENARIOS, required=True)
-    parser.add_argument("--images", nargs="+", type=Path, required=True, help="pictures, or folders of them")
+    parser.add_argument("--images", nargs="+", type=Path, required=True, help="images, or folders of them")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for LoadGen's logs")
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of LoadGen's log of responses")
     parser.add_argument("--annotations", type=Path, help="COCO json; needed with --accuracy")
-    parser.add_argument("--limit", type=int, help="accuracy mode: only the first so many pictures")
+    parser.add_argument("--limit", type=int, help="accuracy mode: only the first so many images")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=10.0, help="a run lasts at least so long (%(default)s)")
-    length.add_argument("--official", action="store_true", help="as MLPerf has it: 600 s; Offline 24576 pictures")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at a time, at most (%(default)s)")
-    parser.add_argument("--pictures", type=int, default=256, help="so many are held in memory at once (%(default)s)")
+    length.add_argument("--official", action="store_true", help="as MLPerf has it: 600 s; Offline 24576 images")
+    parser.add_argument("--batch", type=int, default=8, help="images at a time, at most (%(default)s)")
+    parser.add_argument("--num-images", "--pictures", type=int, default=256, help="images held in memory (%(default)s)")
     parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound of the 99th percentile (100)")
     parser.add_argument("--qps", type=float, help="Server: queries per second (else 0.4 of what a warm-up gave)")
     parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: a query waits so long for company (0)")
@@ -133,7 +131,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--accuracy needs --annotations and one folder as --images")
     if options.wait_ms < 0:
         parser.error("--wait-ms must be at least 0")
-    for name in ("limit", "batch", "pictures", "latency_ms", "qps", "seconds"):
+    for name in ("limit", "batch", "num_images", "latency_ms", "qps", "seconds"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
@@ -154,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         latency_bound_s=options.latency_ms / 1000,
         queries_per_second=options.qps,
         wait_s=options.wait_ms / 1000,
-        pictures_in_memory=options.pictures,
+        images_in_memory=options.num_images,
     )
     machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours
     detector, sha256 = open_hashed(options.artifact, options)
@@ -163,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(describe(detector, options.artifact))
         conditions = {
             "loadgen": version_of("mlcommons-loadgen"),
-            "timed": "from the decoded picture (large JPEGs divided by their decoder) to boxes in its pixels",
+            "timed": "from the decoded image (large JPEGs divided by their decoder) to boxes in its pixels",
             "status": UNVERIFIED,
             "run": asdict(run),
             "machine": asdict(machine),
@@ -173,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
-    pictures = find_pictures(options.images, options.pictures)
-    for line in pictures.skipped:
+    image_files = find_images(options.images, options.num_images)
+    for line in image_files.skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
-    conditions = conditions | {"pictures": asdict(pictures.described())}
-    plan = _plan(detector, list(pictures.sizes_hw), target, options.out, conditions)
+    conditions = conditions | {"images": asdict(image_files.described())}
+    plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
         _run(plan)
         summary = read_summary(options.out)
@@ -185,7 +183,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
             break
         rate = summary.number("Samples per second") or 0.0
         if attempt + 1 < ATTEMPTS:
-            print(f"Offline: too short, for it ran at {rate:.1f} images/s; once more, with more pictures", flush=True)
+            print(f"Offline: too short, for it ran at {rate:.1f} images/s; once more, with more images", flush=True)
             plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
     try:
         atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
@@ -197,12 +195,12 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
     require_same_classes(detector.manifest, dataset)
-    indices, skipped = check_pictures(dataset, options.limit, detector.loads_for)
+    indices, skipped = check_images(dataset, options.limit, detector.loads_for)
     for line in skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
-    pictures = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
+    image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
-    _run(_plan(detector, paths, target, options.out, conditions | {"pictures": pictures}))
+    _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
     found = read_responses(options.out, len(indices))
     figures, results = score(detector, dataset, indices, found)
     try:
@@ -228,7 +226,7 @@ class Plan:
 
 def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
     """Warm up, and measure meanwhile."""
-    samples = Samples(paths[:WARMUP_PICTURES], detector.loads_for)
+    samples = Samples(paths[:WARMUP_IMAGES], detector.loads_for)
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
     return Plan(detector, paths, target, found, folder, conditions)

@@ -83,7 +83,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
     missing = set(range(count)) - found.keys()
     if missing or len(found) != count:
         raise LoadgenError(
-            f"{path}: responses for {len(found)} pictures, expected {count}, {sorted(missing)[:3]} … are missing; was "
+            f"{path}: responses for {len(found)} images, expected {count}, {sorted(missing)[:3]} … are missing; was "
             "the run cut short? Repeat it"
         )
     return [found[index] for index in range(count)]

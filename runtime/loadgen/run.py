@@ -31,7 +31,7 @@ def import_loadgen() -> Any:
 def run_loadgen(
     detector: Detector, paths: Sequence[Path], target: Target, settings: dict[str, Any], found: Estimate, folder: Path
 ) -> None:
-    """One run of LoadGen on the pictures; its logs go to `folder`, which exists.
+    """One run of LoadGen on the images; its logs go to `folder`, which exists.
 
     Raises the first error that a query met; LoadGen's summary is then renamed, since it counts failures as answers.
     """
@@ -45,7 +45,7 @@ def run_loadgen(
     with _system(detector, samples, responses, target, found) as system:
         tested = library.ConstructSUT(system.issue, system.flush)
         load = _guarded(samples.load, responses)
-        in_memory = min(len(samples), target.pictures_in_memory)
+        in_memory = min(len(samples), target.images_in_memory)
         held = library.ConstructQSL(len(samples), in_memory, load, samples.unload)
         try:
             with _interruptible():
@@ -86,7 +86,7 @@ def _system(
 
 
 def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
-    """Answers a query whole, in batches of at most so many pictures."""
+    """Answers a query whole, in batches of at most so many images."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
         for first in range(0, len(queries), batch):
@@ -97,7 +97,7 @@ def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
 
 
 def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
-    """Answers a query of many pictures through the pipeline, pictures of one canvas after those of another."""
+    """Answers a query of many images through the pipeline, images of one canvas after those of another."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
         ordered = sorted(queries, key=lambda query: canvas_of(detector, samples, query))

@@ -22,9 +22,9 @@ from ..names import unknown_name
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Offline")
 
-# MLPerf Inference: every scenario runs for 600 s at least, Offline on 24576 pictures at least.
+# MLPerf Inference: every scenario runs for 600 s at least, Offline on 24576 images at least.
 OFFICIAL_SECONDS, OFFICIAL_OFFLINE_SAMPLES = 600.0, 24576
-QUERY_PICTURES = 8  # of a MultiStream query
+QUERY_IMAGES = 8  # of a MultiStream query
 # Below 64 queries LoadGen cannot tell the 90th percentile (SingleStream) with 99 % confidence, below 662 not the 99th
 # (MultiStream), and calls a run invalid. Server needs more, the more of them were late: 1157 allow four.
 LEAST_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "Server": 1157, "Offline": 1}
@@ -42,7 +42,7 @@ WARMUP_SECONDS, WARMUP_CALLS, STREAM_BATCHES = 1.0, 3, 4
 class Estimate:
     """What a warm-up gave."""
 
-    latency_s: dict[int, float]  # median for a query, by how many pictures it has
+    latency_s: dict[int, float]  # median for a query, by how many images it has
     images_per_second: float  # Offline: of a stream in batches, at its fastest; else 0
 
 
@@ -58,13 +58,13 @@ class Target:
     latency_bound_s: float = 0.1  # Server: of the 99th percentile
     queries_per_second: float | None = None  # Server; None: SERVER_LOAD of the estimate
     wait_s: float = 0.0  # Server: how long a query may wait for others to share its batch
-    pictures_in_memory: int = 256  # at a time; a performance run draws from so many
+    images_in_memory: int = 256  # at a time; a performance run draws from so many
 
 
 def estimate(detector: Detector, images: Sequence[Decoded], target: Target) -> Estimate:
-    """Run the model on pictures for a few seconds. The first call of each kind warms up and isn't counted."""
+    """Run the model on images for a few seconds. The first call of each kind warms up and isn't counted."""
     powers = sorted({*(2**n for n in range(target.batch.bit_length())), target.batch})
-    sizes = {"SingleStream": [1], "MultiStream": [QUERY_PICTURES], "Server": powers, "Offline": []}[target.scenario]
+    sizes = {"SingleStream": [1], "MultiStream": [QUERY_IMAGES], "Server": powers, "Offline": []}[target.scenario]
     latency = {size: statistics.median(_seconds(partial(detector.detect, _cycle(images, size)))) for size in sizes}
     if target.scenario != "Offline":
         return Estimate(latency, 0.0)
@@ -94,8 +94,8 @@ def settings_for(target: Target, found: Estimate, library: Any) -> dict[str, Any
             settings["single_stream_expected_latency_ns"] = round(1e9 * found.latency_s[1] / SPARE_QUERIES)
         case "MultiStream":
             settings["multi_stream_target_latency_percentile"] = 0.99
-            settings["multi_stream_samples_per_query"] = QUERY_PICTURES
-            settings["multi_stream_expected_latency_ns"] = round(1e9 * found.latency_s[QUERY_PICTURES] / SPARE_QUERIES)
+            settings["multi_stream_samples_per_query"] = QUERY_IMAGES
+            settings["multi_stream_expected_latency_ns"] = round(1e9 * found.latency_s[QUERY_IMAGES] / SPARE_QUERIES)
         case "Server":
             size = server_batch(found, target.latency_bound_s)
             settings["server_target_latency_percentile"] = 0.99

@@ -1,4 +1,4 @@
-"""The system under test that MLPerf's LoadGen drives: a detector and its pictures behind LoadGen's callbacks.
+"""The system under test that MLPerf's LoadGen drives: a detector and its images behind LoadGen's callbacks.
 
 LoadGen calls `issue` and `flush` from its own threads, and aborts the process where one raises: so nothing is raised
 into it. The first failure is kept, every query from then on is answered at once with nothing, and whoever started the
@@ -25,19 +25,19 @@ from ..images.preprocess import load
 from ..manifest import Preprocess
 from ..pipeline import processors
 
-COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the picture, score, class (0-based)
+COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the image, score, class (0-based)
 
 
 @dataclass(frozen=True)
 class Query:
-    """One picture that LoadGen wants to be answered."""
+    """One image that LoadGen wants to be answered."""
 
     id: int  # LoadGen's
-    index: int  # of the picture
+    index: int  # of the image
 
 
 class Samples:
-    """LoadGen's library of samples: pictures loaded as `Detector.loads_for` says, in memory from `load` to `unload`."""
+    """LoadGen's library of samples: images loaded as `Detector.loads_for` says, in memory from `load` to `unload`."""
 
     def __init__(self, paths: Sequence[Path], loads_for: Preprocess | None) -> None:
         self._paths, self._loads_for = paths, loads_for

@@ -20,7 +20,7 @@ from export.quantization.calibration import Calibration, calibrate, find_images
 from export.quantization.convert import Scheme
 from export.quantize import convert
 from export.to_onnx import export_model, input_shapes
-from export.verify.images import synthetic_pictures
+from export.verify.images import synthetic_images
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.model.detector import build_detector
@@ -136,33 +136,33 @@ def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures to calibrate on."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, picture in enumerate(synthetic_pictures()):
-        cv2.imwrite(str(folder / f"{number}.png"), picture[..., ::-1])  # OpenCV writes BGR
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images to calibrate on."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, image in enumerate(synthetic_images()):
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])  # OpenCV writes BGR
     return folder
 
 
 @pytest.fixture(scope="session")
-def calibration(exported: Exported, pictures: Path) -> Calibration:
+def calibration(exported: Exported, images: Path) -> Calibration:
     model, manifest = load_deployed(exported.model)
-    return calibrate(model, manifest, find_images(pictures), progress=False)
+    return calibrate(model, manifest, find_images(images), progress=False)
 
 
 @pytest.fixture(scope="session")
-def converted(exported: Exported, calibration: Calibration, pictures: Path) -> dict[str, Path]:
-    """The exported file by every scheme, named model.SCHEME.onnx, beside the pictures."""
-    files = {name: pictures / f"model.{name}.onnx" for name in SCHEMES}
+def converted(exported: Exported, calibration: Calibration, images: Path) -> dict[str, Path]:
+    """The exported file by every scheme, named model.SCHEME.onnx, beside the images."""
+    files = {name: images / f"model.{name}.onnx" for name in SCHEMES}
     for name, scheme in SCHEMES.items():
         convert(exported.model, files[name], scheme.precision, calibration, target=scheme.target)
     return files
 
 
 @pytest.fixture(scope="session")
-def full_bits(exported: Exported, calibration: Calibration, pictures: Path) -> Path:
+def full_bits(exported: Exported, calibration: Calibration, images: Path) -> Path:
     """The exported file in int8 whose sums are for processors with VNNI."""
-    path = pictures / "model.int8-cpu-vnni.onnx"
+    path = images / "model.int8-cpu-vnni.onnx"
     convert(exported.model, path, "int8", calibration, target="cpu-vnni")
     return path
 

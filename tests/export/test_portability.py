@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from export.verify.images import synthetic_pictures
+from export.verify.images import synthetic_images
 from runtime.manifest import Precision
 
 from .conftest import Exported
@@ -33,7 +33,7 @@ def test_every_file_runs_in_both_cpu_readers_and_uses_known_names(
 ) -> None:
     """The builds of the same files are in test_to_trt.py."""
     consumers = [portability.ORT, portability.OPENVINO, *portability.NAMES]
-    cells = list(portability.matrix(deployed, consumers, synthetic_pictures()))
+    cells = list(portability.matrix(deployed, consumers, synthetic_images()))
     assert len(cells) == len(deployed) * len(consumers)
     assert [cell for cell in cells if not cell.as_expected] == []
     agreement = {(c.variant, c.consumer): float(c.detail.split("%")[0]) for c in cells if "%" in c.detail}
@@ -45,10 +45,10 @@ def test_every_file_runs_in_both_cpu_readers_and_uses_known_names(
 def test_the_whole_matrix(
     portability: ModuleType, exported: Exported, tmp_path: Path, deployed: dict[str, Path]
 ) -> None:
-    pictures = deployed["fp16"].parent
-    files = portability.make_files(exported.loaded, tmp_path, pictures)
+    images = deployed["fp16"].parent
+    files = portability.make_files(exported.loaded, tmp_path, images)
     assert list(files) == list(portability.VARIANTS)
-    cells = list(portability.matrix(files, portability.CONSUMERS, synthetic_pictures()))
+    cells = list(portability.matrix(files, portability.CONSUMERS, synthetic_images()))
     assert [cell for cell in cells if not cell.as_expected] == []
 
 

@@ -45,7 +45,7 @@ def test_shares_of_detections_that_are_alike(script: ModuleType) -> None:
     three = results(7, [0.9, 0.5, 0.3])
     assert script.share_alike(three, nothing) == script.share_alike(nothing, three) == 0
     assert script.share_alike(three, three) == 1
-    assert script.share_alike(three, results(8, [0.9, 0.5, 0.3])) == 0  # of another picture
+    assert script.share_alike(three, results(8, [0.9, 0.5, 0.3])) == 0  # of another image
     assert script.share_alike(three, results(7, [0.9, 0.5, 0.3], shift=2.0)) == 1  # 2 px
     assert script.share_alike(three, results(7, [0.9, 0.5, 0.3], shift=10.0)) == 0
     assert script.share_alike(three, results(7, [0.9, 0.42, 0.3])) == pytest.approx(4 / 6)
@@ -65,9 +65,9 @@ def test_differences_are_those_to_float32_in_the_same_runtime(script: ModuleType
 
 
 @pytest.mark.slow
-def test_a_table(script: ModuleType, exported: Exported, pictures: Path, tmp_path: Path) -> None:
-    truth = own_detections(exported.model, pictures, tmp_path / "val.json")
-    arguments = ["--calibrate", str(pictures), "--images", str(pictures), "--rounds", "1", "--pictures", "1"]
+def test_a_table(script: ModuleType, exported: Exported, images: Path, tmp_path: Path) -> None:
+    truth = own_detections(exported.model, images, tmp_path / "val.json")
+    arguments = ["--calibrate", str(images), "--images", str(images), "--rounds", "1", "--num-images", "1"]
     arguments += ["--annotations", str(truth), "--json", str(tmp_path / "table.json")]
     assert script.main([str(exported.checkpoint), *arguments]) == 0  # from the checkpoint
     rows = {row["name"]: row for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
@@ -80,12 +80,12 @@ def test_a_table(script: ModuleType, exported: Exported, pictures: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_methods_are_compared_on_pictures_that_calibrated_nothing(
-    repository: Path, exported: Exported, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_methods_are_compared_on_images_that_calibrated_nothing(
+    repository: Path, exported: Exported, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = load_script(repository, "calibration_methods")
-    truth = own_detections(exported.model, pictures, tmp_path / "train.json")
-    arguments = ["--annotations", str(truth), "--images", str(pictures), "--json", str(tmp_path / "methods.json")]
+    truth = own_detections(exported.model, images, tmp_path / "train.json")
+    arguments = ["--annotations", str(truth), "--images", str(images), "--json", str(tmp_path / "methods.json")]
     assert script.main([str(exported.model), *arguments, "--parts", "2"]) == 0
     said = capsys.readouterr().out
     assert "part 1 of 2: calibrated on " in said

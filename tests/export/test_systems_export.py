@@ -10,7 +10,7 @@ import pytest
 from export.to_onnx import export_model, input_shapes
 from export.verify.checkpoint import verify
 from export.verify.checks import DETECTIONS
-from export.verify.images import synthetic_pictures
+from export.verify.images import synthetic_images
 from runtime.manifest import Preprocess, Thresholds
 from train.config.paper_recipes import SYSTEMS
 from train.pretrained import dialects
@@ -25,7 +25,7 @@ def check_export(loaded: LoadedDetector, path: Path) -> None:
 
 
 def check(loaded: LoadedDetector, path: Path) -> None:
-    checks = verify(loaded, path, synthetic_pictures())
+    checks = verify(loaded, path, synthetic_images())
     assert [c for c in checks if not c.passed] == []
     assert sum(c.compared for c in checks if c.quantity == DETECTIONS) > 50
     assert any("centerness" in c.quantity for c in checks) == (loaded.config.model.head.centerness != "none")

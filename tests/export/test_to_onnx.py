@@ -18,7 +18,7 @@ from export.graph.deployable import GraphOutputs, candidate_limits, fold
 from export.onnx_model.file import graph_sha256
 from export.to_onnx import ExportError, describe, input_shapes, main
 from export.verify.checkpoint import open_pair
-from export.verify.images import make_case, synthetic_pictures
+from export.verify.images import make_case, synthetic_images
 from export.verify.pair import compare
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
@@ -108,7 +108,7 @@ def test_one_file_serves_every_side(exported: Exported) -> None:
 
 def check_shape(batch: int, canvas_hw: tuple[int, int], exported: Exported) -> None:
     pair = open_pair(exported.loaded, exported.model)
-    checks = compare(pair, make_case(batch, canvas_hw, synthetic_pictures(), PAD))
+    checks = compare(pair, make_case(batch, canvas_hw, synthetic_images(), PAD))
     assert [check for check in checks if not check.passed] == []
     assert all(check.compared for check in checks)
 
@@ -116,7 +116,7 @@ def check_shape(batch: int, canvas_hw: tuple[int, int], exported: Exported) -> N
 def test_every_side_has_a_map_of_its_own_in_a_batch(exported: Exported) -> None:
     """Batch equals singles: what else is in the batch changes nothing."""
     backend = OrtBackend(exported.model)
-    case = make_case(3, (192, 256), synthetic_pictures(), PAD)
+    case = make_case(3, (192, 256), synthetic_images(), PAD)
     together = backend.infer(case.images, case.image_sizes)
     for i in range(3):
         alone = backend.infer(case.images[i : i + 1], case.image_sizes[i : i + 1])
@@ -124,7 +124,7 @@ def test_every_side_has_a_map_of_its_own_in_a_batch(exported: Exported) -> None:
         np.testing.assert_allclose(alone.detection_boxes[0], together.detection_boxes[i], atol=1e-2)
 
 
-def test_boxes_are_clipped_to_the_picture(exported: Exported) -> None:
+def test_boxes_are_clipped_to_the_image(exported: Exported) -> None:
     images = np.full((1, 192, 256, 3), 90, np.uint8)
     raw = OrtBackend(exported.model).infer(images, np.array([[100, 130]], np.int32))
     assert raw.candidate_boxes[0].max(axis=0).tolist() == [130, 100, 130, 100]
@@ -133,7 +133,7 @@ def test_boxes_are_clipped_to_the_picture(exported: Exported) -> None:
 
 def test_the_runtime_detects_with_it(exported: Exported) -> None:
     with Detector(exported.model) as detector:
-        found = detector.detect(synthetic_pictures())
+        found = detector.detect(synthetic_images())
     assert [len(image) for image in found] == [100, 100, 100]
 
 
@@ -143,7 +143,7 @@ def test_a_fixed_canvas(fixed: tuple[LoadedDetector, Path]) -> None:
     assert pair.file.backend.manifest.inputs == InputShapes(1, 1, 192, 192, 224, 224)
     images = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_value for axis in images] == [1, 192, 224, 3]
-    checks = compare(pair, make_case(1, (192, 224), synthetic_pictures(), PAD))
+    checks = compare(pair, make_case(1, (192, 224), synthetic_images(), PAD))
     assert [check for check in checks if not check.passed] == []
     raw = pair.file.backend.infer(np.zeros((1, 192, 224, 3), np.uint8), np.array([[192, 224]], np.int32))
     # Levels of 24 × 28, 12 × 14, 6 × 7 and 3 × 4 cells, 3 classes, at most 1000 of each.
@@ -160,7 +160,7 @@ def test_limits_serve_every_canvas_of_the_range() -> None:
 
 
 def test_folding_changes_no_number(exported: Exported) -> None:
-    images = torch.from_numpy(make_case(2, (192, 256), synthetic_pictures(), PAD).images)
+    images = torch.from_numpy(make_case(2, (192, 256), synthetic_images(), PAD).images)
     with torch.inference_mode():
         expected, folded = exported.loaded.detector(images), fold(exported.loaded.detector)(images)
     for kind, other in zip(expected, folded, strict=True):
@@ -206,7 +206,7 @@ PRE = Preprocess(short_side=192, long_side=256)
         (0, None, "--batch-max 0: expected 1 to 1024"),
         (4, (190, 224), "--canvas 190 224: expected height and width in multiples of 32"),
         (4, (0, 224), "multiples of 32"),
-        (4, (160, 256), "--canvas 160 256: pictures are resized to a shorter side of 192 px .* at least 192"),
+        (4, (160, 256), "--canvas 160 256: images are resized to a shorter side of 192 px .* at least 192"),
     ],
 )
 def test_impossible_shapes(batch_max: int, canvas_hw: tuple[int, int] | None, message: str) -> None:
@@ -232,7 +232,7 @@ def test_bad_input_gets_one_line(checkpoint: Path, tmp_path: Path) -> None:
         ([str(truncated)], "can't be read as a checkpoint"),
         ([str(checkpoint), "-o", "model.engine"], "-o model.engine: expected a name that ends in .onnx"),
         ([str(tmp_path / "a.onnx")], "is the checkpoint itself"),
-        ([str(checkpoint), "--images", str(tmp_path)], "no pictures there"),
+        ([str(checkpoint), "--images", str(tmp_path)], "no images there"),
         ([str(checkpoint), "-o", str(file / "model.onnx")], "cannot write"),
     ):
         with pytest.raises(UserError, match=message) as caught:

@@ -20,15 +20,15 @@ from runtime.images import decode
 from runtime.images.sources import find_sources
 from runtime.manifest import InputShapes
 
-from ..support.fakes import manifest_with, picture, write_red_onnx
+from ..support.fakes import manifest_with, red_image, write_red_onnx
 
 pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="runs it")
 
 
-def write_picture(path: Path, height: int = 60, width: int = 80, box=(10, 20, 50, 40)) -> Path:  # type: ignore[no-untyped-def]
+def write_image(path: Path, height: int = 60, width: int = 80, box=(10, 20, 50, 40)) -> Path:  # type: ignore[no-untyped-def]
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture(height, width, box)[..., ::-1])
+    cv2.imwrite(str(path), red_image(height, width, box)[..., ::-1])
     return path
 
 
@@ -38,7 +38,7 @@ def write_video(path: Path, frames: int = 7, noise: int = 0) -> Path:
     if not writer.isOpened():
         pytest.skip("this OpenCV cannot encode a video")
     for number in range(frames):
-        frame = picture(128, 160, (16 + 8 * number, 32, 80 + 8 * number, 96))
+        frame = red_image(128, 160, (16 + 8 * number, 32, 80 + 8 * number, 96))
         frame[..., 1:] += rng.integers(0, noise + 1, (128, 160, 2), dtype=np.uint8)  # hard to compress
         writer.write(frame[..., ::-1].copy())
     writer.release()
@@ -49,13 +49,13 @@ def found(out: Path) -> dict:
     return json.loads((out / "detections.json").read_text(encoding="utf-8"))
 
 
-def test_a_folder_with_one_bad_picture(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_with_one_bad_image(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
-    write_picture(folder / "a.png")
-    write_picture(folder / "sub" / "größe.jpg", 90, 50, (5, 10, 45, 80))
-    write_picture(folder / "nothing.PNG", box=None)
+    write_image(folder / "a.png")
+    write_image(folder / "sub" / "größe.jpg", 90, 50, (5, 10, 45, 80))
+    write_image(folder / "nothing.PNG", box=None)
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     assert main([str(model), str(folder), "-o", str(out), "--batch", "2"]) == 0
     content = found(out)
     assert content["complete"] is True
@@ -73,17 +73,17 @@ def test_a_folder_with_one_bad_picture(model: Path, tmp_path: Path, capsys: pyte
     printed = capsys.readouterr()
     assert "warning: skipped" in printed.err
     assert "warning: 1 of 4 inputs were skipped" in printed.err
-    assert "3 pictures in" in printed.out
+    assert "3 images in" in printed.out
     drawn = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert drawn == {"a.jpg", "nothing.jpg", "sub/größe.jpg", "detections.json"}
-    before = picture()
+    before = red_image()
     after = decode(out / "a.jpg")
     assert after.shape == before.shape
     assert np.abs(after.astype(int) - before).max() > 100  # something was drawn
 
 
-def test_results_are_those_of_the_pictures_alone(model: Path, tmp_path: Path) -> None:
-    paths = [write_picture(tmp_path / f"{i}.png", 60 + 20 * (i % 3), 80, (10 + i, 20, 50, 40)) for i in range(7)]
+def test_results_are_those_of_the_images_alone(model: Path, tmp_path: Path) -> None:
+    paths = [write_image(tmp_path / f"{i}.png", 60 + 20 * (i % 3), 80, (10 + i, 20, 50, 40)) for i in range(7)]
     main([str(model), *map(str, paths), "-o", str(tmp_path / "all"), "--batch", "4", "--json-only"])
     together = found(tmp_path / "all")["images"]
     assert [row["file"] for row in together] == [str(path) for path in paths]
@@ -94,21 +94,21 @@ def test_results_are_those_of_the_pictures_alone(model: Path, tmp_path: Path) ->
 
 
 def test_the_score_is_a_threshold(model: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     for score, count in (("0.85", 1), ("0.95", 0)):
         main([str(model), str(path), "-o", str(tmp_path / "out"), "--score", score])
         assert len(found(tmp_path / "out")["images"][0]["detections"]) == count
 
 
-def test_a_second_run_does_not_detect_on_the_drawn_pictures(model: Path, tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
+def test_a_second_run_does_not_detect_on_the_drawn_images(model: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
     for _ in range(2):
         main([str(model), str(tmp_path), "-o", str(tmp_path / "out")])
         assert len(found(tmp_path / "out")["images"]) == 1
 
 
 def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.jpg")
+    path = write_image(tmp_path / "a.jpg")
     before = path.read_bytes()
     with pytest.raises(UserError, match="would replace its source"):
         main([str(model), str(path), "-o", str(tmp_path)])
@@ -117,14 +117,14 @@ def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
 
 
 def test_names_that_meet_are_numbered(tmp_path: Path) -> None:
-    paths = [write_picture(tmp_path / name) for name in ("x/a.png", "y/a.jpg", "z/A.png")]
+    paths = [write_image(tmp_path / name) for name in ("x/a.png", "y/a.jpg", "z/A.png")]
     sources = find_sources([*paths, tmp_path / "x"], tmp_path / "out")
     assert [source.name for source in sources] == ["a", "a-2", "A-3", "a-4"]
 
 
 def test_inputs_that_lead_nowhere(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no picture or video in this folder; looked for .jpg"):
+    with pytest.raises(UserError, match=r"no image or video in this folder; looked for .jpg"):
         main([str(model), str(tmp_path / "empty"), "-o", str(tmp_path / "out")])
     with pytest.raises(UserError, match=r"none of the 2 inputs could be read; the first: .*no\.jpg: cannot read"):
         main([str(model), str(tmp_path / "no.jpg"), str(tmp_path / "no.mp4"), "-o", str(tmp_path / "out")])
@@ -166,7 +166,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Path) -> None:
-    first, out = write_picture(tmp_path / "in" / "0000.png"), tmp_path / "out"
+    first, out = write_image(tmp_path / "in" / "0000.png"), tmp_path / "out"
     for number in range(1, 4000):
         os.link(first, first.with_name(f"{number:04}.png"))
     process = subprocess.Popen(
@@ -191,14 +191,14 @@ def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Pat
     assert content["complete"] is False
 
 
-def test_a_picture_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> None:
+def test_an_image_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> None:
     shapes = InputShapes(batch_min=1, batch_max=2, height_min=32, height_max=96, width_min=32, width_max=96)
     model = write_red_onnx(tmp_path / "small.onnx", manifest_with(inputs=shapes))
-    good, wide = write_picture(tmp_path / "good.png"), write_picture(tmp_path / "wide.png", 60, 200)
+    good, wide = write_image(tmp_path / "good.png"), write_image(tmp_path / "wide.png", 60, 200)
     assert main([str(model), str(wide), str(good), "-o", str(tmp_path / "out")]) == 0
     assert [Path(row["file"]).name for row in found(tmp_path / "out")["images"]] == ["good.png"]
     (skipped,) = found(tmp_path / "out")["skipped"]
-    assert "a picture of 200×60 needs a canvas of 128×64" in skipped["reason"]
+    assert "an image of 200×60 needs a canvas of 128×64" in skipped["reason"]
     with pytest.raises(UserError, match="batch 3, but the graph was exported for 1 to 2"):
         main([str(model), str(good), "-o", str(tmp_path / "out"), "--batch", "3"])
 
@@ -233,7 +233,7 @@ def run(*options: object, repository: Path, limit_bytes: int | None = None) -> s
 
 def test_a_disk_that_fills_up(model: Path, tmp_path: Path, repository: Path) -> None:
     pytest.importorskip("resource", reason="limits the size of files")
-    small, out = write_picture(tmp_path / "0.png"), tmp_path / "out"
+    small, out = write_image(tmp_path / "0.png"), tmp_path / "out"
     large = tmp_path / "1.png"
     cv2.imwrite(str(large), np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
     options = [model, small, large, "-o", out, "--batch", "1"]
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_up_under_a_video(model: Path, tmp_path: Path, reposit
 
 def test_bad_input_from_the_command_line_is_one_line(model: Path, tmp_path: Path, repository: Path) -> None:
     for options in (
-        (tmp_path / "no.onnx", write_picture(tmp_path / "a.png")),
+        (tmp_path / "no.onnx", write_image(tmp_path / "a.png")),
         (tmp_path / "a.png", tmp_path / "a.png"),
     ):
         done = run(*options, "-o", tmp_path / "out", repository=repository)

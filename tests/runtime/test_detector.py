@@ -14,55 +14,55 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
 
-from ..support.fakes import MANIFEST, RedBackend, manifest_with, picture, write_red_onnx
+from ..support.fakes import MANIFEST, RedBackend, manifest_with, red_image, write_red_onnx
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 BOXES = [(10, 20, 50, 40), (5, 5, 55, 70), (0, 0, 64, 64), (40, 50, 240, 190), (8, 4, 30, 20), (20, 1, 150, 6)]
-PICTURES = [picture(*size, box) for size, box in zip(SHAPES, BOXES, strict=True)]
+IMAGES = [red_image(*size, box) for size, box in zip(SHAPES, BOXES, strict=True)]
 
 
 def same(a: Detections, b: Detections) -> bool:
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Detections))
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     backend = RedBackend()
     assert Detector(backend).detect([]) == []
     assert backend.batches == []
 
 
-def test_boxes_come_back_in_each_pictures_own_pixels() -> None:
-    found = Detector(RedBackend())(PICTURES)
+def test_boxes_come_back_in_each_images_own_pixels() -> None:
+    found = Detector(RedBackend())(IMAGES)
     for detections, (height, width), box in zip(found, SHAPES, BOXES, strict=True):
         assert detections.scores.tolist() == pytest.approx([0.9, 0.4])  # the duplicate went, the other class stayed
         assert detections.classes.tolist() == [0, 1]
-        # One canvas pixel, in pixels of the picture: the edge is blurred by resizing.
+        # One canvas pixel, in pixels of the image: the edge is blurred by resizing.
         tolerance = 1.01 * max(1, height / 64, width / 85)
         np.testing.assert_allclose(detections.boxes[0], box, atol=tolerance)
         assert (detections.boxes >= 0).all()
         assert (detections.boxes <= [width, height, width, height]).all()
 
 
-def test_a_picture_without_anything() -> None:
-    (found,) = Detector(RedBackend()).detect([picture(box=None)])
+def test_an_image_without_anything() -> None:
+    (found,) = Detector(RedBackend()).detect([red_image(box=None)])
     assert found.boxes.shape == (0, 4)
 
 
-def test_a_picture_has_the_same_detections_whatever_its_neighbours() -> None:
+def test_an_image_has_the_same_detections_whatever_its_neighbours() -> None:
     detector = Detector(RedBackend())
-    together = detector.detect(PICTURES)
-    assert all(same(detector.detect([image])[0], found) for image, found in zip(PICTURES, together, strict=True))
+    together = detector.detect(IMAGES)
+    assert all(same(detector.detect([image])[0], found) for image, found in zip(IMAGES, together, strict=True))
 
 
-def test_pictures_of_a_canvas_share_a_batch() -> None:
+def test_images_of_a_canvas_share_a_batch() -> None:
     backend = RedBackend()
-    Detector(backend).detect([PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[4]])
+    Detector(backend).detect([IMAGES[0], IMAGES[1], IMAGES[0], IMAGES[4]])
     assert sorted(shape[:3] for shape in backend.batches) == [(1, 96, 64), (3, 64, 96)]
 
 
 def test_batches_keep_to_the_graphs_range() -> None:
     backend = RedBackend(manifest_with(inputs=InputShapes(2, 2, 32, 512, 32, 512)))
-    found = Detector(backend).detect([PICTURES[0]] * 5)
+    found = Detector(backend).detect([IMAGES[0]] * 5)
     assert [shape[0] for shape in backend.batches] == [2, 2, 2]  # the last one filled up with a blank
     assert len(found) == 5
     assert all(same(one, found[0]) for one in found)
@@ -70,17 +70,17 @@ def test_batches_keep_to_the_graphs_range() -> None:
 
 def test_a_fixed_canvas() -> None:
     backend = RedBackend(manifest_with(inputs=InputShapes(1, 4, 128, 128, 128, 128)))
-    found = Detector(backend).detect(PICTURES)
+    found = Detector(backend).detect(IMAGES)
     assert {shape[1:3] for shape in backend.batches} == {(128, 128)}
-    assert len(found) == len(PICTURES)
+    assert len(found) == len(IMAGES)
     small = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
-    with pytest.raises(BackendError, match=r"a picture of 80×60 needs a canvas of 96×64 .* exported for at most 64×64"):
-        small.detect(PICTURES[:1])
+    with pytest.raises(BackendError, match=r"an image of 80×60 needs a canvas of 96×64 .* exported for at most 64×64"):
+        small.detect(IMAGES[:1])
 
 
-def test_pictures_of_another_type() -> None:
-    with pytest.raises(UserError, match=r"picture 1 is float32 \[5, 5, 3\], expected uint8"):
-        Detector(RedBackend()).detect([PICTURES[0], np.zeros((5, 5, 3), np.float32)])
+def test_images_of_another_type() -> None:
+    with pytest.raises(UserError, match=r"image 1 is float32 \[5, 5, 3\], expected uint8"):
+        Detector(RedBackend()).detect([IMAGES[0], np.zeros((5, 5, 3), np.float32)])
 
 
 def test_a_context_manager_closes_the_backend() -> None:
@@ -95,8 +95,8 @@ def test_the_same_from_an_onnx_file(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="runs it")
     path = write_red_onnx(tmp_path / "red.onnx")
     with Detector(path, threads=1) as detector:
-        found = detector.detect(PICTURES)
-    for detections, reference in zip(found, Detector(RedBackend()).detect(PICTURES), strict=True):
+        found = detector.detect(IMAGES)
+    for detections, reference in zip(found, Detector(RedBackend()).detect(IMAGES), strict=True):
         np.testing.assert_array_equal(detections.boxes, reference.boxes[:1])
         assert detections.scores.tolist() == pytest.approx([0.9])
 
@@ -125,29 +125,29 @@ OUT_OF_MEMORY = RuntimeError("bfc_arena.cc: Available memory of 1000 is smaller 
 
 
 def test_where_memory_runs_out_smaller_batches_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    pictures = [picture(60, 80, (10, 20, 50 - n, 40)) for n in range(13)]
-    wanted = Detector(RedBackend()).detect(pictures)
+    images = [red_image(60, 80, (10, 20, 50 - n, 40)) for n in range(13)]
+    wanted = Detector(RedBackend()).detect(images)
     backend = SmallBackend(3, OUT_OF_MEMORY)
     detector = Detector(backend)
-    for found in (detector.detect(pictures), list(detector.stream(pictures)), list(detector.stream(pictures, batch=2))):
+    for found in (detector.detect(images), list(detector.stream(images)), list(detector.stream(images, batch=2))):
         assert all(same(one, other) for one, other in zip(found, wanted, strict=True))  # type: ignore[arg-type]
     (line,) = caplog.messages
     assert "a batch of 3 fits: use --batch 3" in line
     assert line.endswith("goes on with batches of at most 3 on it")
     assert "\n" not in line
-    # What named the batch, then 13 pictures in 3, 3, 3, 3, 1; twice 8 of the stream's batches, then those of 2.
+    # What named the batch, then 13 images in 3, 3, 3, 3, 1; twice 8 of the stream's batches, then those of 2.
     assert {shape[0] for shape in backend.batches[1:]} == {3, 2, 1}
-    detector.detect([picture(200, 60)] * 2)  # another canvas may hold more
+    detector.detect([red_image(200, 60)] * 2)  # another canvas may hold more
     assert backend.batches[-1][0] == 2
 
 
 def test_where_memory_runs_out_again_batches_shrink_again(caplog: pytest.LogCaptureFixture) -> None:
     backend = SmallBackend(4, OUT_OF_MEMORY)
     detector = Detector(backend)
-    wanted = Detector(RedBackend()).detect([PICTURES[0]] * 8)
-    assert all(map(same, detector.detect([PICTURES[0]] * 8), wanted))
+    wanted = Detector(RedBackend()).detect([IMAGES[0]] * 8)
+    assert all(map(same, detector.detect([IMAGES[0]] * 8), wanted))
     backend.most = 1  # something else took the rest
-    assert all(map(same, detector.detect([PICTURES[0]] * 8), wanted))
+    assert all(map(same, detector.detect([IMAGES[0]] * 8), wanted))
     assert [line[-len("at most 4 on it") :] for line in caplog.messages] == ["at most 4 on it", "at most 1 on it"]
 
 
@@ -165,10 +165,10 @@ def test_what_memory_did_not_hold_is_no_part_of_the_networks_time() -> None:
 
     backend = Counting(2, OUT_OF_MEMORY)
     detector = Detector(backend)
-    detector.detect([PICTURES[0]] * 2)
+    detector.detect([IMAGES[0]] * 2)
     detector._fitting[64, 96] = 2
     times: dict[str, float] = {}
-    detector.detect_prepared([detector.prepare(PICTURES[0])] * 8, times)
+    detector.detect_prepared([detector.prepare(IMAGES[0])] * 8, times)
     assert len(backend.batches) > 1 + 8
     assert times["infer"] == 8
 
@@ -177,16 +177,16 @@ def test_where_no_batch_fits_one_line_says_so(caplog: pytest.LogCaptureFixture) 
     for most, least in ((0, 1), (1, 2)):
         backend = SmallBackend(most, OUT_OF_MEMORY, batch_min=least)
         with pytest.raises(BatchTooLarge, match="no batch of this canvas fits") as caught:
-            Detector(backend).detect([PICTURES[0]] * 4)
+            Detector(backend).detect([IMAGES[0]] * 4)
         assert "\n" not in str(caught.value)
     with pytest.raises(BackendError, match=r"failed on images \[4, 64, 96, 3\]: another reason$"):
-        Detector(SmallBackend(2, RuntimeError("another reason"))).detect([PICTURES[0]] * 4)
+        Detector(SmallBackend(2, RuntimeError("another reason"))).detect([IMAGES[0]] * 4)
     assert caplog.messages == []
 
 
 def test_pieces_below_the_graphs_least_batch_are_filled_up() -> None:
     backend = SmallBackend(2, OUT_OF_MEMORY, batch_min=2)
-    pictures = [picture(60, 80, (10, 20, 50 - n, 40)) for n in range(5)]
-    wanted = Detector(RedBackend()).detect(pictures)
-    assert all(map(same, Detector(backend).detect(pictures), wanted))
+    images = [red_image(60, 80, (10, 20, 50 - n, 40)) for n in range(5)]
+    wanted = Detector(RedBackend()).detect(images)
+    assert all(map(same, Detector(backend).detect(images), wanted))
     assert {shape[0] for shape in backend.batches} == {2}

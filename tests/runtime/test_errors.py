@@ -42,7 +42,7 @@ def test_success_and_a_returned_code() -> None:
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "error: /x/y: No space left on device\n"),
         (PermissionError(errno.EACCES, "Permission denied"), "error: Permission denied\n"),
         (OSError("odd"), "error: odd\n"),
-        (MemoryError("5 GB"), "error: out of memory (5 GB); try a smaller batch or smaller pictures\n"),
+        (MemoryError("5 GB"), "error: out of memory (5 GB); try a smaller batch or smaller images\n"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture) -> None:

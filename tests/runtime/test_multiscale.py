@@ -16,7 +16,7 @@ from runtime.errors import UserError
 from runtime.manifest import Thresholds
 from runtime.nms import iou_matrix
 from runtime.tta import MultiScaleDetector, merge
-from tests.support.fakes import RedBackend, manifest_with, picture, write_red_onnx
+from tests.support.fakes import RedBackend, manifest_with, red_image, write_red_onnx
 
 
 class NoisyBackend(RedBackend):
@@ -37,17 +37,22 @@ class NoisyBackend(RedBackend):
         return RawOutputs(none, boxes[:, :0], scores[:, :0], classes[:, :0], none, boxes, scores, classes)
 
 
-PICTURES = [picture(60, 80), picture(90, 60, (5, 5, 50, 80)), picture(64, 64, None), picture(60, 80, (30, 10, 70, 55))]
+IMAGES = [
+    red_image(60, 80),
+    red_image(90, 60, (5, 5, 50, 80)),
+    red_image(64, 64, None),
+    red_image(60, 80, (30, 10, 70, 55)),
+]
 
 
 def same(a: Detections, b: Detections) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("boxes", "scores", "classes"))
 
 
-def test_no_picture_and_nothing_found() -> None:
+def test_no_image_and_nothing_found() -> None:
     several = MultiScaleDetector(Detector(RedBackend()), (32, 64), mirrored=True, vote=True)
     assert several.detect([]) == []
-    assert len(several.detect([picture(box=None)])[0]) == 0
+    assert len(several.detect([red_image(box=None)])[0]) == 0
     assert len(merge([], Thresholds())) == 0
 
 
@@ -55,26 +60,28 @@ def test_no_picture_and_nothing_found() -> None:
 def test_one_size_is_the_plain_way_bit_for_bit(backend: type[RedBackend]) -> None:
     plain = Detector(backend())
     one = MultiScaleDetector(plain, [64])
-    assert all(same(a, b) for a, b in zip(one.detect(PICTURES), plain.detect(PICTURES), strict=True))
+    assert all(same(a, b) for a, b in zip(one.detect(IMAGES), plain.detect(IMAGES), strict=True))
     other = MultiScaleDetector(plain, [96])
     pre = plain.manifest.preprocess.__class__(short_side=96, long_side=192)
     resized = Detector(backend(manifest_with(preprocess=pre)))
-    assert all(same(a, b) for a, b in zip(other.detect(PICTURES), resized.detect(PICTURES), strict=True))
+    assert all(same(a, b) for a, b in zip(other.detect(IMAGES), resized.detect(IMAGES), strict=True))
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("vote", [False, True])
 def test_a_batch_equals_its_singles(mirrored: bool, vote: bool) -> None:
     several = MultiScaleDetector(Detector(NoisyBackend()), (48, 64, 100), mirrored, vote)
-    together = several.detect(PICTURES)
-    for image, found in zip(PICTURES, together, strict=True):
+    together = several.detect(IMAGES)
+    for image, found in zip(IMAGES, together, strict=True):
         assert len(found) > 5
         assert same(found, several.detect([image])[0])
 
 
 def test_every_size_and_mirror_image_is_seen_and_mapped_back() -> None:
     backend = RedBackend()
-    found = MultiScaleDetector(Detector(backend), (32, 64), mirrored=True).detect([picture(64, 64, (8, 16, 40, 32))])[0]
+    found = MultiScaleDetector(Detector(backend), (32, 64), mirrored=True).detect([red_image(64, 64, (8, 16, 40, 32))])[
+        0
+    ]
     assert [shape[1:3] for shape in backend.batches] == [(32, 32), (32, 32), (64, 64), (64, 64)]
     assert found.classes.tolist() == [0, 1], "the duplicates of four views are merged, class by class"
     for box in found.boxes:
@@ -96,10 +103,10 @@ def slow_merge(parts: list[Detections], iou: float, most: int) -> list[tuple[flo
 def test_merging_is_nms_over_the_union() -> None:
     detector = Detector(NoisyBackend())
     views = [Detector(NoisyBackend(manifest_with(preprocess=_sides(s)))) for s in (48, 64)]
-    parts = [view.candidates(PICTURES[:1])[0] for view in views]
+    parts = [view.candidates(IMAGES[:1])[0] for view in views]
     assert all(len(part) == 50 for part in parts), "unused candidates are left out"
     expected = slow_merge(parts, detector.manifest.thresholds.nms_iou, 100)
-    found = MultiScaleDetector(detector, (48, 64)).detect(PICTURES[:1])[0]
+    found = MultiScaleDetector(detector, (48, 64)).detect(IMAGES[:1])[0]
     got = zip(found.scores.tolist(), found.classes.tolist(), found.boxes.tolist(), strict=True)
     assert list(got) == expected
     assert len(expected) > max(len(slow_merge([part], 0.6, 100)) for part in parts), "neither view alone has all"
@@ -139,7 +146,7 @@ def test_the_command_line_scores_several_sizes(tmp_path: Path, capsys: pytest.Ca
     box = (10, 20, 50, 40)
     images = [{"id": i, "file_name": f"{i}.png", "height": 60, "width": 80} for i in range(3)]
     for image in images:
-        cv2.imwrite(str(tmp_path / image["file_name"]), picture(60, 80, box)[..., ::-1])
+        cv2.imwrite(str(tmp_path / image["file_name"]), red_image(60, 80, box)[..., ::-1])
     annotations = [{"id": i + 1, "image_id": i, "category_id": 7, "bbox": [10, 20, 40, 20]} for i in range(3)]
     categories = [{"id": 7, "name": "red"}, {"id": 9, "name": "other"}]
     content = {"images": images, "annotations": annotations, "categories": categories}

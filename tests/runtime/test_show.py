@@ -35,7 +35,7 @@ def test_detections_are_what_results_were_made_of() -> None:
     np.testing.assert_array_equal(again.classes, found.classes)
 
 
-def test_left_panel_has_the_detections_of_its_own_picture(tmp_path: Path) -> None:
+def test_left_panel_has_the_detections_of_its_own_image(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     [plain, _] = show([], dataset, tmp_path / "plain", count=2, min_score=0.3)
     [drawn, other] = show([a_result(1), a_result(1, score=0.1)], dataset, tmp_path / "drawn", count=2, min_score=0.3)
@@ -47,13 +47,13 @@ def test_left_panel_has_the_detections_of_its_own_picture(tmp_path: Path) -> Non
     np.testing.assert_array_equal(cv2.imread(str(other)), cv2.imread(str(tmp_path / "plain" / other.name)))
 
 
-def test_an_unreadable_picture_is_reported_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_reported_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = make_dataset(tmp_path)
     dataset.path(0).write_bytes(b"")
     assert len(show([], dataset, tmp_path / "out", count=2, min_score=0.3)) == 1
     assert "0.png" in capsys.readouterr().err
     dataset.path(6).unlink()
-    with pytest.raises(ImageError, match="none of the pictures"):
+    with pytest.raises(ImageError, match="none of the images"):
         show([], dataset, tmp_path / "out", count=2, min_score=0.3)
 
 
@@ -69,5 +69,5 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results.write_text(json.dumps([a_result(1)]))
     data = ("--annotations", str(dataset.json_path), "--images", str(dataset.root), "--out", str(tmp_path / "out"))
     assert main([str(results), *data, "--count", "3"]) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    assert "3 images" in capsys.readouterr().out
     assert len(list((tmp_path / "out").iterdir())) == 3

@@ -39,9 +39,9 @@ def bad(tmp_path: Path) -> Path:
 def test_nothing_grows(soak: ModuleType, bad: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="builds the test's graph")
     pytest.importorskip("onnxruntime", reason="runs it")
-    paths = soak.made_pictures(tmp_path)
+    paths = soak.made_images(tmp_path)
     with Detector(write_red_onnx(tmp_path / "red.onnx"), backend="cpu", threads=1) as detector:
-        report = soak.soak(detector, paths, bad, pictures=2000, batch=4, every=50)
+        report = soak.soak(detector, paths, bad, images=2000, batch=4, every=50)
     assert report["errors"] == 40
     assert len(report["samples"]) == 40
     assert not soak.has_grown(report), report["growth"]
@@ -49,7 +49,7 @@ def test_nothing_grows(soak: ModuleType, bad: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_in_use_at_the_moment_is_no_growth(soak: ModuleType) -> None:
-    calm = [{"pictures": n, "memory_mb": 50.0, "handles": 9.0, "threads": 6.0} for n in range(16)]
+    calm = [{"images": n, "memory_mb": 50.0, "handles": 9.0, "threads": 6.0} for n in range(16)]
     busy = [{**s, "memory_mb": 90.0, "handles": 11.0} if n > 12 else s for n, s in enumerate(calm)]
     assert not soak.has_grown({"growth": soak.growth(busy)})
     for name, more in (("memory_mb", 9.0), ("handles", 1.0), ("threads", 3.0)):
@@ -74,7 +74,7 @@ def test_a_leak_is_seen(soak: ModuleType, bad: Path, tmp_path: Path, kind: str) 
             return super().infer(images, *arguments, **options)
 
     try:
-        report = soak.soak(Detector(Leaking()), soak.made_pictures(tmp_path, 8), bad, pictures=400, batch=2, every=20)
+        report = soak.soak(Detector(Leaking()), soak.made_images(tmp_path, 8), bad, images=400, batch=2, every=20)
     finally:
         ended.set()
         for entry in kept:
@@ -86,5 +86,5 @@ def test_a_leak_is_seen(soak: ModuleType, bad: Path, tmp_path: Path, kind: str) 
 
 def test_too_few_samples_are_no_proof(soak: ModuleType) -> None:
     with pytest.raises(Exception, match="3 samples are too few to tell growth"):
-        soak.growth([{"pictures": 1, "memory_mb": 1.0}] * 3)
+        soak.growth([{"images": 1, "memory_mb": 1.0}] * 3)
     assert "soak" not in sys.modules

@@ -301,7 +301,7 @@ def test_the_library_has_its_versions_names_and_no_other(names: str) -> None:
 
 
 def test_the_network_finds_what_was_drawn() -> None:
-    """The reference itself: an empty picture, and the rectangle of one that isn't."""
+    """The reference itself: an empty image, and the rectangle of one that isn't."""
     empty = network.run(np.zeros((1, 64, 64, 3), np.uint8), np.full((1, 2), 64, np.int32))
     assert empty["num_detections"].tolist() == [[0]]
     assert empty["nms_exact"].tolist() == [[1]]

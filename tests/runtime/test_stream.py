@@ -1,4 +1,4 @@
-"""The Python API: one picture, a list of them, a stream; from several threads; with a real ONNX file."""
+"""The Python API: one image, a list of them, a stream; from several threads; with a real ONNX file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from runtime.errors import UserError
 from runtime.images import ImageError, decode
 from runtime.manifest import InputShapes
 
-from ..support.fakes import RedBackend, manifest_with, picture
+from ..support.fakes import RedBackend, manifest_with, red_image
 
 SHAPES = [(60, 80), (80, 60), (64, 64), (200, 250), (30, 40), (7, 200)]
 
 
-def pictures(count: int) -> list[np.ndarray]:
-    """Dark pictures of several sizes, each with a rectangle of its own."""
+def photos(count: int) -> list[np.ndarray]:
+    """Dark images of several sizes, each with a rectangle of its own."""
     made = []
     for number in range(count):
         height, width = SHAPES[number % len(SHAPES)]
-        made.append(picture(height, width, (number % 5, 1, width - 3 - number % 7, height - 2)))
+        made.append(red_image(height, width, (number % 5, 1, width - 3 - number % 7, height - 2)))
     return made
 
 
@@ -50,7 +50,7 @@ def found(results: Iterator[Detections | UserError]) -> list[Detections]:
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = []
-    for number, image in enumerate(pictures(20)):
+    for number, image in enumerate(photos(20)):
         paths.append(tmp_path / f"{number:02}.png")
         cv2.imwrite(str(paths[-1]), image[..., ::-1])
     return paths
@@ -63,7 +63,7 @@ def test_nothing() -> None:
     assert backend.batches == []
 
 
-def test_each_form_of_call_gives_what_each_picture_alone_gives(model: Path, files: list[Path]) -> None:
+def test_each_form_of_call_gives_what_each_image_alone_gives(model: Path, files: list[Path]) -> None:
     with Detector(model, threads=1) as detector:
         alone = [detector.detect([decode(path)])[0] for path in files]
         assert all(len(one) == 1 for one in alone)
@@ -86,40 +86,40 @@ def test_each_form_of_call_gives_what_each_picture_alone_gives(model: Path, file
 
 def test_a_stream_batches_by_canvas() -> None:
     backend = RedBackend()
-    images = [picture(60, 80), picture(80, 60)] * 8
+    images = [red_image(60, 80), red_image(80, 60)] * 8
     list(Detector(backend).stream(images, batch=4))
     assert sorted(shape[:3] for shape in backend.batches) == [(4, 64, 96)] * 2 + [(4, 96, 64)] * 2
 
 
-def test_a_bad_picture_in_a_stream_takes_its_place_and_in_a_list_is_raised(model: Path, files: list[Path]) -> None:
+def test_a_bad_image_in_a_stream_takes_its_place_and_in_a_list_is_raised(model: Path, files: list[Path]) -> None:
     files[3].write_bytes(files[3].read_bytes()[:50])
     given = [*files[:5], np.zeros((4, 4), np.uint8), files[0].with_name("none.jpg"), *files[5:]]
     with Detector(model, threads=1) as detector:
         results = list(detector.stream(given))
         assert [isinstance(result, UserError) for result in results] == [n in (3, 5, 6) for n in range(len(given))]
         assert "truncated" in str(results[3])
-        assert "picture 5 is uint8 [4, 4], expected" in str(results[5])
+        assert "image 5 is uint8 [4, 4], expected" in str(results[5])
         with pytest.raises(ImageError, match=r"03\.png: truncated"):
             detector(files)
         with pytest.raises(ImageError, match=r"none\.jpg: cannot read"):
             detector(files[0].with_name("none.jpg"))
-        with pytest.raises(UserError, match=r"picture 0 is float32 \[4, 4, 3\]"):
+        with pytest.raises(UserError, match=r"image 0 is float32 \[4, 4, 3\]"):
             detector(np.zeros((4, 4, 3), np.float32))
 
 
-def test_a_canvas_that_the_graph_lacks_is_that_pictures_error() -> None:
+def test_a_canvas_that_the_graph_lacks_is_that_images_error() -> None:
     small = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
-    good, bad = picture(64, 64, (4, 4, 60, 60)), picture(60, 80)
+    good, bad = red_image(64, 64, (4, 4, 60, 60)), red_image(60, 80)
     results = list(small.stream([good, bad, good]))
     assert [isinstance(result, BackendError) for result in results] == [False, True, False]
-    with pytest.raises(BackendError, match="a picture of 80×60 needs a canvas of 96×64"):
+    with pytest.raises(BackendError, match="an image of 80×60 needs a canvas of 96×64"):
         small([good, bad])
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, 4), (3, 3), (4, 4)])
 def test_the_batch_is_the_graphs_or_the_asked_one(asked: int | None, used: int) -> None:
     backend = RedBackend(manifest_with(inputs=InputShapes(3, 4, 32, 512, 32, 512)))
-    list(Detector(backend).stream([picture()] * 12, asked))
+    list(Detector(backend).stream([red_image()] * 12, asked))
     assert [shape[0] for shape in backend.batches] == [used] * (12 // used)
 
 
@@ -127,17 +127,17 @@ def test_the_batch_is_the_graphs_or_the_asked_one(asked: int | None, used: int) 
 def test_a_batch_that_the_graph_does_not_take(asked: int) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(3, 4, 32, 512, 32, 512))))
     with pytest.raises(BackendError, match=f"batch {asked}, but the graph was exported for 3 to 4; ask for that"):
-        list(detector.stream([picture()], asked))
+        list(detector.stream([red_image()], asked))
 
 
-def test_a_stream_never_holds_more_than_a_few_pictures() -> None:
+def test_a_stream_never_holds_more_than_a_few_images() -> None:
     given = 0
 
     def endless() -> Iterator[np.ndarray]:
         nonlocal given
         while True:
             given += 1
-            yield picture()
+            yield red_image()
 
     results = Detector(RedBackend()).stream(endless(), batch=2)
     for taken in range(1, 101):
@@ -148,7 +148,7 @@ def test_a_stream_never_holds_more_than_a_few_pictures() -> None:
 
 
 def test_several_threads_use_one_detector(model: Path, files: list[Path]) -> None:
-    images = pictures(20)
+    images = photos(20)
     with Detector(model, threads=1) as detector, ThreadPoolExecutor(6) as pool:
         expected = [detector.detect([image])[0] for image in images]
         uses = [
@@ -180,9 +180,9 @@ def test_the_backend_is_called_from_as_many_threads_as_it_gains_from(concurrency
     backend = Watched()
     backend.concurrency = concurrency
     detector = Detector(backend)
-    assert len(list(detector.stream([picture()] * 32, batch=2))) == 32
+    assert len(list(detector.stream([red_image()] * 32, batch=2))) == 32
     with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(lambda _: detector(picture()), range(32)))) == 32
+        assert len(list(pool.map(lambda _: detector(red_image()), range(32)))) == 32
     assert backend.most == concurrency
 
 
@@ -193,8 +193,8 @@ def test_a_backend_that_fails_ends_the_stream_with_its_error() -> None:
                 raise MemoryError("a batch of 2 is too much")
             return super().infer(images, *arguments, **options)  # type: ignore[arg-type]
 
-    pictures = (picture(box=None) if number in (6, 7) else picture() for number in itertools.count())
-    results = Detector(Failing()).stream(pictures, batch=2)
+    photos = (red_image(box=None) if number in (6, 7) else red_image() for number in itertools.count())
+    results = Detector(Failing()).stream(photos, batch=2)
     taken: list[object] = []
     with pytest.raises(MemoryError, match="a batch of 2 is too much"):
         taken.extend(results)
@@ -207,7 +207,7 @@ def test_a_model_file_that_is_replaced_meanwhile_does_not_matter(model: Path, tm
     path = Path(shutil.copy(model, tmp_path / "model.onnx"))
     other = tmp_path / "other.onnx"
     other.write_bytes(b"something else")
-    images = pictures(40)
+    images = photos(40)
     with Detector(path, threads=1) as detector:
         expected = detector.detect(images)
         results = detector.stream(iter(images), 2)

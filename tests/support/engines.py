@@ -1,4 +1,4 @@
-"""Engines of the stand-in on disk, and pictures for them."""
+"""Engines of the stand-in on disk, and images for them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_standin_engine(
 
 
 def feed(batch: int, height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Canvases with a red rectangle on most pictures, and a blue pixel (NMS not exact) on some."""
+    """Canvases with a red rectangle on most images, and a blue pixel (NMS not exact) on some."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 180, (batch, height, width, 3), dtype=np.uint8)
     sizes = np.stack([random.integers(16, height + 1, batch), random.integers(16, width + 1, batch)], 1).astype(

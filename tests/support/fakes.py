@@ -1,4 +1,4 @@
-"""Stand-ins for a deployed detector: they find the red rectangle of a picture, exactly, by the contract's names."""
+"""Stand-ins for a deployed detector: they find the red rectangle of an image, exactly, by the contract's names."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ MANIFEST = Manifest(
 )
 
 
-def picture(height: int = 60, width: int = 80, box: tuple[int, int, int, int] | None = (10, 20, 50, 40)) -> np.ndarray:
-    """A dark picture with a red rectangle (x1, y1, x2, y2)."""
+def red_image(
+    height: int = 60, width: int = 80, box: tuple[int, int, int, int] | None = (10, 20, 50, 40)
+) -> np.ndarray:
+    """A dark image with a red rectangle (x1, y1, x2, y2)."""
     image = np.full((height, width, 3), 20, np.uint8)
     if box is not None:
         x1, y1, x2, y2 = box
@@ -40,11 +42,11 @@ def picture(height: int = 60, width: int = 80, box: tuple[int, int, int, int] | 
     return image
 
 
-def write_pictures(folder: Path, sizes_hw: Sequence[tuple[int, int]]) -> Path:
-    """A folder of such pictures, 0.png, 1.png, …; returns it."""
+def write_images(folder: Path, sizes_hw: Sequence[tuple[int, int]]) -> Path:
+    """A folder of such images, 0.png, 1.png, …; returns it."""
     folder.mkdir(exist_ok=True)
     for index, (height, width) in enumerate(sizes_hw):
-        image = picture(height, width, (8, 12, width - 8, height - 4))
+        image = red_image(height, width, (8, 12, width - 8, height - 4))
         cv2.imwrite(str(folder / f"{index}.png"), image[..., ::-1])
     return folder
 

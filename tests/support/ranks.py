@@ -132,8 +132,8 @@ def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
     return patched(lambda call, losses: losses._replace(total=losses.total * (call % 2)))
 
 
-def _same_pictures(world: World) -> AbstractContextManager[None]:
-    """All processes read the first one's share: its pictures count twice, the others' not at all."""
+def _same_images(world: World) -> AbstractContextManager[None]:
+    """All processes read the first one's share: its images count twice, the others' not at all."""
     return replaced("training_batches", lambda *args: training_batches(*args[:-1], World(0, world.size)))
 
 
@@ -142,7 +142,7 @@ DEFECTS = {
     "counts of the first process alone": _counts_of_one,
     "gradients that are not averaged": _own_gradients,
     "gradients of the last piece alone": _last_pieces_gradients,
-    "the same pictures in each process": _same_pictures,
+    "the same images in each process": _same_images,
 }
 
 

@@ -27,7 +27,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shapes_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A very small data set of 64 px pictures, 24 to train on and 4 to evaluate on."""
+    """A very small data set of 64 px images, 24 to train on and 4 to evaluate on."""
     out = tmp_path_factory.mktemp("data") / "shapes"
     shapes.generate(out, shapes.Settings(train=24, val=4, seed=5, size=64), progress=False)
     return out

@@ -1,4 +1,4 @@
-"""The drawing's data are the assigner's own; that a picture comes out is seen in tests/test_end_to_end.py."""
+"""The drawing's data are the assigner's own; that an image comes out is seen in tests/test_end_to_end.py."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from runtime.coco import load_coco
 from train.config.recipes import RECIPES
-from train.show_assignment import assign_picture, draw_scene
+from train.show_assignment import assign_image, draw_scene
 
 
 @pytest.mark.parametrize("name", ["atss_tiny", "fcos_r50_fpn_1x", "retinanet_r50_fpn_1x"])
 def test_a_scene_shows_the_recipes_own_positives(name: str, shapes_set: Path, tmp_path: Path) -> None:
     dataset = load_coco(shapes_set / "train.json", shapes_set / "train")
     index = int(np.argmax(np.diff(dataset.offsets)))
-    scene = assign_picture(dataset, index, RECIPES[name]())
+    scene = assign_image(dataset, index, RECIPES[name]())
     assert len(scene.names) == len(scene.boxes) == len(scene.candidates) > 1
     assert len(scene.matched) == sum(level.anchors for level in scene.levels)
     assert (scene.thresholds is not None) == (name == "atss_tiny")

@@ -12,7 +12,7 @@ from .schema import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyram
 
 
 def atss_r50_fpn_1x() -> Config:
-    """The paper's detector: ResNet-50, one square anchor of 8 strides, 90k steps of 16 pictures (39.3 AP on COCO)."""
+    """The paper's detector: ResNet-50, one square anchor of 8 strides, 90k steps of 16 images (39.3 AP on COCO)."""
     return Config(
         recipe="atss_r50_fpn_1x",
         preprocess=Preprocess(short_side=800, long_side=1333),
@@ -115,7 +115,7 @@ def atss_tiny() -> Config:
 
 
 def atss_quick() -> Config:
-    """The quickstart's: `atss_lite0` with 48 channels at 160 px, for drawn pictures and some minutes on two cores."""
+    """The quickstart's: `atss_lite0` with 48 channels at 160 px, for drawn images and some minutes on two cores."""
     base = atss_lite0()
     return replace(
         base,

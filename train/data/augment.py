@@ -1,4 +1,4 @@
-"""Random changes of a training picture and its boxes. NumPy and OpenCV; the resize is the one that deployment uses."""
+"""Random changes of a training image and its boxes. NumPy and OpenCV; the resize is the one that deployment uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_SIDE = 1.0  # px on the canvas; a box cropped to less is no training example
 
 
 class Sample(NamedTuple):
-    """A picture and its ground truth."""
+    """An image and its ground truth."""
 
     image: np.ndarray  # uint8 [h, w, 3] RGB
     boxes: np.ndarray  # float32 [n, 4] xyxy px
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What is drawn before a picture is read, because it says how many of its pixels are needed."""
+    """What is drawn before an image is read, because it says how many of its pixels are needed."""
 
     horizontal_flip: bool
     vertical_flip: bool
@@ -42,7 +42,7 @@ def draw(settings: config.Augment, rng: np.random.Generator) -> Draw:
 
 
 def training_hw(image_hw: tuple[int, int], short_side: int, pre: Preprocess) -> tuple[int, int]:
-    """The size that a picture of this size is resized to for a drawn shorter side, before transposing."""
+    """The size that an image of this size is resized to for a drawn shorter side, before transposing."""
     # The limit of the longer side grows and shrinks with the drawn shorter side beyond the deployed one.
     long_side = max(pre.long_side, round(pre.long_side * short_side / pre.short_side))
     return resize_scale(image_hw, short_side, long_side)
@@ -70,7 +70,7 @@ def augment(
 
 
 def draw_short_side(settings: config.Augment, rng: np.random.Generator) -> int:
-    """The shorter side that a picture is resized to, in px."""
+    """The shorter side that an image is resized to, in px."""
     if settings.short_sides:
         return settings.short_sides[int(rng.integers(len(settings.short_sides)))]
     return int(rng.integers(settings.short_side_min, settings.short_side_max + 1))
@@ -98,7 +98,7 @@ def transpose(sample: Sample) -> Sample:
 
 
 def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False) -> Sample:
-    """Resize the picture to `size_hw` and the boxes with it."""
+    """Resize the image to `size_hw` and the boxes with it."""
     height, width = sample.image.shape[:2]
     factors = np.array([size_hw[1] / width, size_hw[0] / height], dtype=np.float32)
     image = resize(np.ascontiguousarray(sample.image), size_hw, divide_large)

@@ -1,8 +1,8 @@
 """Training batches from a data set in COCO format.
 
-The n-th picture of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
-therefore goes on with exactly the pictures it would have had, whatever the number of loader processes, and several
-training processes together see the pictures that one would.
+The n-th image of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
+therefore goes on with exactly the images it would have had, whatever the number of loader processes, and several
+training processes together see the images that one would.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..trainer.distributed import ALONE, World, share_of_batch
 from .augment import Sample, augment, draw, training_hw
 from .sampler import grouped, shuffled
 
-MAX_RETRIES = 20  # pictures that can't be read, one after another, before the data set is given up
+MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
 
 
 class TrainBatch(NamedTuple):
@@ -35,7 +35,7 @@ class TrainBatch(NamedTuple):
     images: Tensor  # uint8 [B, H, W, 3]
     targets: Targets
     image_ids: list[int]
-    problems: list[str]  # pictures that could not be read and were replaced by the next
+    problems: list[str]  # images that could not be read and were replaced by the next
 
 
 class Item(NamedTuple):
@@ -58,7 +58,7 @@ class TrainingStream(Dataset[Any]):
         seed: int,
         group: int = 0,
     ):
-        self.indices = pictures_to_train_on(dataset, keep_empty)
+        self.indices = images_to_train_on(dataset, keep_empty)
         sizes = dataset.sizes_hw[self.indices]
         self._is_portrait = sizes[:, 0] > sizes[:, 1]
         self._group = group
@@ -69,7 +69,7 @@ class TrainingStream(Dataset[Any]):
         self._order = (-1, np.empty(0, dtype=np.int64))  # of the last epoch asked for: a permutation takes a while
 
     def __getitem__(self, n: int) -> Item:
-        """The n-th sample of the run. A picture that can't be read is replaced by the next one and reported."""
+        """The n-th sample of the run. An image that can't be read is replaced by the next one and reported."""
         problems: list[str] = []
         for attempt in range(MAX_RETRIES):
             index = self._index(n, attempt)
@@ -83,7 +83,7 @@ class TrainingStream(Dataset[Any]):
             size_hw = training_hw(self.dataset.size_hw(index), drawn.short_side, self.pre)
             changed = augment(sample, drawn, size_hw, self.settings, self.pre, rng)
             return Item(changed, int(self.dataset.image_ids[index]), problems)
-        raise ImageError(f"{MAX_RETRIES} pictures in a row can't be read, the last: {problems[-1]}")
+        raise ImageError(f"{MAX_RETRIES} images in a row can't be read, the last: {problems[-1]}")
 
     def __getitems__(self, numbers: list[int]) -> list[Item] | ImageError:
         """The samples of a batch. An error is handed on, since one raised in a loader process comes as a traceback."""
@@ -103,14 +103,14 @@ class TrainingStream(Dataset[Any]):
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
     def _read(self, index: int, short_side: int) -> Sample:
-        """A picture with the pixels that its resize needs, and its boxes in them."""
+        """An image with the pixels that its resize needs, and its boxes in them."""
         boxes, labels, crowd = self.dataset.annotations(index)
-        picture = self.dataset.picture(
+        image = self.dataset.load(
             index, self.pre, wanted_hw=lambda image_hw: training_hw(image_hw, short_side, self.pre)
         )
-        by = picture.size_hw[0] // picture.pixels.shape[0]
+        by = image.size_hw[0] // image.pixels.shape[0]
         # A crowd box covers many objects; it is no example of one.
-        return Sample(picture.pixels, boxes[~crowd] / np.float32(by), labels[~crowd].copy())
+        return Sample(image.pixels, boxes[~crowd] / np.float32(by), labels[~crowd].copy())
 
 
 class _Steps(Sampler[list[int]]):
@@ -128,12 +128,12 @@ class _Steps(Sampler[list[int]]):
             yield list(range(start, start + self.share))
 
 
-def pictures_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
-    """Indices of the pictures that have an object (a crowd is none), or of all. Raises ImageError if there is none."""
+def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
+    """Indices of the images that have an object (a crowd is none), or of all. Raises ImageError if there is none."""
     counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
     indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
     if len(indices) == 0:
-        raise ImageError(f"{dataset.json_path} has no picture to train on: add some, or keep those without boxes")
+        raise ImageError(f"{dataset.json_path} has no image to train on: add some, or keep those without boxes")
     return indices
 
 
@@ -177,7 +177,7 @@ def training_batches(
 ) -> Iterator[TrainBatch]:
     """A process's share of the batches of steps `first_step` … of a run.
 
-    Raises ImageError where the pictures can't be read, DistributedError where the batch can't be shared.
+    Raises ImageError where the images can't be read, DistributedError where the batch can't be shared.
     """
     batch = settings.schedule.batch
     crop = settings.augment.crop

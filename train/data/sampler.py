@@ -1,6 +1,6 @@
-"""In which order a run sees its pictures: every epoch all of them once, in a new random order.
+"""In which order a run sees its images: every epoch all of them once, in a new random order.
 
-All functions are pure: sample n of a run follows from the seed and n (and the batch, where pictures are grouped).
+All functions are pure: sample n of a run follows from the seed and n (and the batch, where images are grouped).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of `count` pictures, int64 [count]."""
+    """A permutation of `count` images, int64 [count]."""
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 

@@ -114,7 +114,7 @@ def _levels(canvas_hw: tuple[int, int], model: config.Model) -> list[Level]:
 
 
 def at_least_one(counts: Normalizers) -> Normalizers:
-    """The counts may be 0 in a batch of empty pictures; this keeps the losses finite."""
+    """The counts may be 0 in a batch of empty images; this keeps the losses finite."""
     return Normalizers(counts.positives.clamp(min=1), counts.quality.clamp(min=1e-6))
 
 

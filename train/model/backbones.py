@@ -1,4 +1,4 @@
-"""Backbones: pictures in, feature maps at strides 8, 16 and 32 out.
+"""Backbones: images in, feature maps at strides 8, 16 and 32 out.
 
 Parameter names are torchvision's and timm's own, so that their ImageNet weights load without renaming.
 """

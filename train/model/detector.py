@@ -1,4 +1,4 @@
-"""The one network: backbone → feature pyramid → shared head. Pictures in, dense tensors out, and nothing else.
+"""The one network: backbone → feature pyramid → shared head. Images in, dense tensors out, and nothing else.
 
 No loss, no resizing, no NMS, no mode flags: those are functions beside it.
 """

@@ -163,7 +163,7 @@ def _rows(maps: Tensor, anchors: int) -> Tensor:
 
 
 def _clip(sides: Sides, used: Tensor, image_sizes: Tensor, thresholds: Thresholds) -> Tensor:
-    """Boxes [B, K, 4] of their sides, clipped to pictures of `image_sizes` [B, 2] (height, width); 0 where unused."""
+    """Boxes [B, K, 4] of their sides, clipped to images of `image_sizes` [B, 2] (height, width); 0 where unused."""
     height, width = image_sizes.to(sides[0].dtype).unsqueeze(1).unbind(-1)  # [B, 1] each
     if thresholds.legacy_plus_one:
         height, width = height - 1, width - 1  # the last pixel that a box can name

@@ -21,7 +21,7 @@ DialectName = Literal[
 ]
 State = dict[str, Tensor]
 
-# None of them saw pictures that were divided before their resize.
+# None of them saw images that were divided before their resize.
 _RGB = Preprocess(short_side=800, long_side=1333, divide_large=False)
 # Caffe's: blue first, the mean subtracted and nothing divided. Padded with zeros after that, so with the mean.
 _BGR = Preprocess(

@@ -1,6 +1,6 @@
 """The backbone's first weights: a classifier of single objects, as ImageNet's is where the paper begins.
 
-It sees crops around the objects of the training pictures and learns their class alone, so that it favours no way to
+It sees crops around the objects of the training images and learns their class alone, so that it favours no way to
 choose positives. All trainings begin with the same weights.
 """
 
@@ -28,7 +28,7 @@ from .systems import BACKBONE, PREPROCESS
 CROP = 64  # px
 _COLOURS = Augment(brightness=0.1, contrast=0.2, saturation=0.3)
 EPOCHS = 10
-_PICTURES = 12  # whose objects make a batch
+_IMAGES = 12  # whose objects make a batch
 _RATE = 4e-3
 
 
@@ -41,7 +41,7 @@ def pretrain(data: Path, file: Path, epochs: int = EPOCHS) -> None:
     classifier = nn.Linear(network.channels[-1], len(dataset.classes))
     optimizer = torch.optim.AdamW([*network.parameters(), *classifier.parameters()], lr=_RATE, weight_decay=0.05)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (pre.mean, pre.std))
-    batches = epochs * len(dataset) // _PICTURES
+    batches = epochs * len(dataset) // _IMAGES
     right, seen, started = 0, 0, time.monotonic()
     for batch in range(batches):
         images, labels = _crops(dataset, batch)
@@ -56,7 +56,7 @@ def pretrain(data: Path, file: Path, epochs: int = EPOCHS) -> None:
         optimizer.step()
         right += int((logits.argmax(dim=1) == labels).sum())
         seen += len(labels)
-        if (batch + 1) % max(1, len(dataset) // _PICTURES) == 0:
+        if (batch + 1) % max(1, len(dataset) // _IMAGES) == 0:
             print(f"crops classified: {right / seen:.3f} right, {time.monotonic() - started:.0f} s", flush=True)
             right = seen = 0
     with atomic_path(file) as temporary, open(temporary, "wb") as stream:
@@ -68,9 +68,9 @@ def _half_cosine(progress: float) -> float:
 
 
 def _crops(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
-    """The objects of a batch of pictures: crops uint8 [n, CROP, CROP, 3] and classes int64 [n]."""
+    """The objects of a batch of images: crops uint8 [n, CROP, CROP, 3] and classes int64 [n]."""
     images, labels = [], []
-    for number in range(batch * _PICTURES, (batch + 1) * _PICTURES):
+    for number in range(batch * _IMAGES, (batch + 1) * _IMAGES):
         epoch, position = divmod(number, len(dataset))
         index = int(shuffled(len(dataset), 0, epoch)[position])
         boxes, classes, _ = dataset.annotations(index)
@@ -84,7 +84,7 @@ def _crops(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def _crop(image: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square around a box, one to two times its longer side, not quite in the middle; beyond the picture black."""
+    """A square around a box, one to two times its longer side, not quite in the middle; beyond the image black."""
     longer = float((box[2:] - box[:2]).max())
     side = longer * rng.uniform(1, 2)
     corner = (box[:2] + box[2:]) / 2 - side / 2 + rng.uniform(-0.15, 0.15, 2) * longer

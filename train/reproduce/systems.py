@@ -1,6 +1,6 @@
 """The systems that are compared, and the one setting that they share.
 
-Everything but positives, regression and anchors is equal: network, initial weights, pictures and their order,
+Everything but positives, regression and anchors is equal: network, initial weights, images and their order,
 augmentation, schedule, and all improvements of the paper's table of inconsistencies (GroupNorm, GIoU, centre in the
 box, centerness, scales).
 """
@@ -17,9 +17,9 @@ from ..config import Anchors, Assignment, Augment, Backbone, Config, Data, Head,
 from ..config.recipes import atss_tiny
 from ..geometry.anchors import strides
 
-SIDE = 192  # px, of the square crops that are trained on and of the pictures' longer side
+SIDE = 192  # px, of the square crops that are trained on and of the images' longer side
 LEVELS = 4
-# The side of the one square anchor, in strides; the paper has 8 on pictures four times as large. All scale-dependent
+# The side of the one square anchor, in strides; the paper has 8 on images four times as large. All scale-dependent
 # settings follow it: 9 anchors begin at half of it, and FCOS's ranges end at it, as 64, 128, … px do in the paper.
 ANCHOR = 4.0
 K = 9

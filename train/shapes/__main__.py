@@ -1,9 +1,9 @@
-"""The built-in data set `shapes`: COCO-format pictures drawn from a seed, to train and test on without a download.
+"""The built-in data set `shapes`: COCO-format images drawn from a seed, to train and test on without a download.
 
     python -m train.shapes OUT --train 2000 --val 300 --seed 0 --size 256
 
 writes OUT/train/*.jpg, OUT/train.json, the same for val, and OUT/shapes.json, the settings it was made with.
-Boxes span the whole object inside the picture, also where another object hides part of it; `area` counts the mask.
+Boxes span the whole object inside the image, also where another object hides part of it; `area` counts the mask.
 With the same numpy and OpenCV versions the same settings give the same bytes.
 """
 
@@ -21,19 +21,19 @@ import numpy as np
 from runtime.errors import UserError, run_main
 
 from ..trainer.progress import Progress
-from .draw import DrawnObject, draw_picture
+from .draw import DrawnObject, draw_image
 from .outlines import CATEGORIES
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92
-PNG_EVERY = 16  # one picture in so many is a PNG, so that both formats are exercised
+PNG_EVERY = 16  # one image in so many is a PNG, so that both formats are exercised
 SETTINGS_NAME = "shapes.json"
-_GENERATOR_VERSION = 1  # raise it when the same settings come to give other pictures
+_GENERATOR_VERSION = 1  # raise it when the same settings come to give other images
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a data set is made of: pictures per split, the seed, the longer side of a picture in pixels."""
+    """What a data set is made of: images per split, the seed, the longer side of an image in pixels."""
 
     train: int = 2000
     val: int = 300
@@ -53,8 +53,8 @@ class Settings:
                 raise UserError(f"shapes: {name} is {value}; expected a whole number from {least} to {most}")
 
 
-def make_picture(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw picture `index` of a split; it depends on these four arguments only.
+def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw image `index` of a split; it depends on these four arguments only.
 
     Returns RGB uint8 [H, W, 3], boxes xyxy float32 [n, 4] in pixels, class indices int64 [n] (into CATEGORIES).
     """
@@ -74,7 +74,7 @@ def generate(out: str | Path, settings: Settings, *, force: bool = False, progre
         return False
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the pictures are so small that handing parts to threads costs a third more
+    cv2.setNumThreads(1)  # the images are so small that handing parts to threads costs a third more
     try:
         partial.mkdir(parents=True)
         for split in SPLITS:
@@ -94,7 +94,7 @@ def generate(out: str | Path, settings: Settings, *, force: bool = False, progre
 def _draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[DrawnObject]]:
     if split not in SPLITS:
         raise UserError(f"shapes: no split {split!r}; expected one of {', '.join(SPLITS)}")
-    return draw_picture(np.random.default_rng([seed, SPLITS.index(split), index, size]), size)
+    return draw_image(np.random.default_rng([seed, SPLITS.index(split), index, size]), size)
 
 
 def _may_write(out: Path, settings: Settings, force: bool) -> bool:
@@ -126,7 +126,7 @@ def _has_settings(out: Path, settings: Settings) -> bool:
 
 
 def _is_complete(out: Path) -> bool:
-    """Whether every picture that the annotations name is there."""
+    """Whether every image that the annotations name is there."""
     try:
         for split in SPLITS:
             named = {image["file_name"] for image in json.loads((out / f"{split}.json").read_bytes())["images"]}
@@ -157,7 +157,7 @@ def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -
     images: list[dict] = []
     annotations: list[dict] = []
     count = getattr(settings, split)
-    for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} picture"):
+    for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} image"):
         image, objects = _draw(settings.seed, split, index, settings.size)
         name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
         (folder / split / name).write_bytes(_encode(image, Path(name).suffix))
@@ -165,7 +165,7 @@ def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         annotations += [_annotation(len(annotations) + k, index + 1, drawn) for k, drawn in enumerate(objects, 1)]
     categories = [{"id": number, "name": name, "supercategory": "shape"} for name, number in CATEGORIES]
-    info = {"description": f"shapes: drawn pictures, split {split}", **asdict(settings)}
+    info = {"description": f"shapes: drawn images, split {split}", **asdict(settings)}
     content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -192,15 +192,15 @@ def main() -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder to make; it must be new, empty or such a data set"
     )
-    parser.add_argument("--train", type=int, default=Settings.train, help="training pictures (%(default)s)")
-    parser.add_argument("--val", type=int, default=Settings.val, help="held-back pictures (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="another seed, other pictures (%(default)s)")
+    parser.add_argument("--train", type=int, default=Settings.train, help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=Settings.val, help="held-back images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="another seed, other images (%(default)s)")
     parser.add_argument("--size", type=int, default=Settings.size, help="longer side in pixels (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a shapes data set that stands at OUT")
     given = parser.parse_args()
     settings = Settings(given.train, given.val, given.seed, given.size)
     if generate(given.out, settings, force=given.force):
-        print(f"wrote {settings.train} training and {settings.val} validation pictures to {given.out}")
+        print(f"wrote {settings.train} training and {settings.val} validation images to {given.out}")
     else:
         print(f"{given.out}: already complete with these settings, nothing to do")
 

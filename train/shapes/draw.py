@@ -1,6 +1,6 @@
-"""Drawing of one picture of the built-in data set: background, objects, camera noise.
+"""Drawing of one image of the built-in data set: background, objects, camera noise.
 
-Every random number comes from the generator that is passed in, so a picture depends on its seed and on nothing else.
+Every random number comes from the generator that is passed in, so an image depends on its seed and on nothing else.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import numpy as np
 from .outlines import CATEGORIES, Outline, extent, place, random_outline
 
 MIN_SIDE_PX = 8  # longer side of the smallest objects
-MAX_SIDE_FRACTION = 0.6  # longer side of the largest, of the picture's shorter side
+MAX_SIDE_FRACTION = 0.6  # longer side of the largest, of the image's shorter side
 MAX_OBJECTS = 12
 EMPTY_FRACTION = 0.05
-MIN_INSIDE = 0.65  # part of an object's mask that must lie inside the picture
+MIN_INSIDE = 0.65  # part of an object's mask that must lie inside the image
 MIN_VISIBLE = 0.3  # part of an object's mask that later objects must leave visible
 CROWDED_FRACTION = 0.35  # share of objects that may cover others at all
 _PLACEMENTS = 8
@@ -24,7 +24,7 @@ _MIN_CONTRAST = 70.0  # in grey levels, of the channel that differs most
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """An object as drawn. `mask` bool [h, w] covers the picture from column x, row y on, whatever hides it later."""
+    """An object as drawn. `mask` bool [h, w] covers the image from column x, row y on, whatever hides it later."""
 
     label: int
     outline: Outline
@@ -34,7 +34,7 @@ class DrawnObject:
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
-        """Tight around the mask, inside the picture, whatever hides the object later."""
+        """Tight around the mask, inside the image, whatever hides the object later."""
         return self.x, self.y, self.x + self.mask.shape[1], self.y + self.mask.shape[0]
 
     @property
@@ -42,8 +42,8 @@ class DrawnObject:
         return int(np.count_nonzero(self.mask))
 
 
-def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[DrawnObject]]:
-    """Draw a picture whose longer side is `size`: RGB uint8 [H, W, 3] and its objects, the hindmost first."""
+def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[DrawnObject]]:
+    """Draw an image whose longer side is `size`: RGB uint8 [H, W, 3] and its objects, the hindmost first."""
     short = size * 3 // 4
     height, width = ((size, size), (short, size), (size, short))[rng.integers(3)]
     image = _background(rng, height, width)
@@ -62,9 +62,9 @@ def draw_picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[
 
 
 def render(outline: Outline, height: int, width: int) -> tuple[int, int, np.ndarray]:
-    """Coverage uint8 [h, w] (255 = whole pixel) of an outline inside a picture of height × width, from (x, y) on.
+    """Coverage uint8 [h, w] (255 = whole pixel) of an outline inside an image of height × width, from (x, y) on.
 
-    The outline must reach into the picture.
+    The outline must reach into the image.
     """
     low, high = extent(outline)
     x0, y0 = (int(v) for v in np.maximum(np.floor(low) - 1, 0))
@@ -91,7 +91,7 @@ def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnO
     longer = MIN_SIDE_PX * (limit / MIN_SIDE_PX) ** (rng.random() ** 0.75)
     may_cover = rng.random() < CROWDED_FRACTION
     for _ in range(_PLACEMENTS):
-        margin = longer * rng.choice([0.5, 0.25], p=[0.85, 0.15])  # a few reach over the picture's edge
+        margin = longer * rng.choice([0.5, 0.25], p=[0.85, 0.15])  # a few reach over the image's edge
         centre = (float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin)))
         outline = place(shape, float(rng.uniform(0, 2 * np.pi)), longer, centre)
         drawn = cut_to_mask(label, outline, height, width)
@@ -99,12 +99,12 @@ def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnO
             continue
         if _leaves_visible(drawn, owner, objects, MIN_VISIBLE if may_cover else 1.0):
             return drawn
-        longer = max(MIN_SIDE_PX, longer * 0.85)  # a full picture still has room for a smaller one
+        longer = max(MIN_SIDE_PX, longer * 0.85)  # a full image still has room for a smaller one
     return None
 
 
 def cut_to_mask(label: int, outline: Outline, height: int, width: int) -> DrawnObject | None:
-    """The part of an outline inside a picture of height × width; None where too little of it is (MIN_INSIDE)."""
+    """The part of an outline inside an image of height × width; None where too little of it is (MIN_INSIDE)."""
     x, y, coverage = render(outline, height, width)
     mask = coverage >= 128
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))

@@ -195,7 +195,7 @@ def require_agreement(values: dict[str, Any], world: World) -> None:
 
 
 def share_of_batch(batch: int, pieces: int, world: World) -> int:
-    """How many pictures of each batch a process takes. Raises DistributedError unless batches divide evenly."""
+    """How many images of each batch a process takes. Raises DistributedError unless batches divide evenly."""
     if batch % (world.size * pieces):
         raise DistributedError(
             f"a batch of {batch} can't be shared by {world.size} processes in {pieces} pieces each: --schedule.batch "

@@ -17,7 +17,7 @@ from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
 
 from ..config import Config
-from ..data.loader import pictures_to_train_on, training_batches
+from ..data.loader import images_to_train_on, training_batches
 from ..loss.criterion import (
     Losses,
     Normalizers,
@@ -56,7 +56,7 @@ from .run_log import Journal
 from .validation import check_config
 
 LAST = "last.pt"  # goes on with --resume
-BEST = "best.pt"  # of highest AP among the run's evaluations on all pictures
+BEST = "best.pt"  # of highest AP among the run's evaluations on all images
 
 
 class TrainingError(UserError):
@@ -73,8 +73,8 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
     check_config(config)
     train_set, val_set = _datasets(config, report=world.is_main)
     share = share_of_batch(config.schedule.batch, config.run.accumulate, world)
-    pictures_in_epoch = len(pictures_to_train_on(train_set, config.data.keep_empty))
-    config = dataclasses.replace(config, schedule=in_steps(config.schedule, pictures_in_epoch))
+    images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
+    config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
     classes = Classes(train_set.classes, train_set.category_ids)
     state = _start(config, classes, out, resume)
     require_agreement({"the configuration": config, "the classes": classes, "the step to go on at": state.step}, world)
@@ -108,7 +108,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
         batches = training_batches(train_set, config, state.step, world)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
-        pictures = 0
+        image_count = 0
         for step, batch in enumerate(progress, start=state.step):
             model.train()
             set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
@@ -122,7 +122,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             state.scaler.update()
             if average is not None:
                 average.update(model, step)
-            pictures += share * world.size
+            image_count += share * world.size
             journal.problems(batch.problems)
 
             done = step + 1
@@ -136,7 +136,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             if log or evaluate or save_now or device.type == "cpu":
                 losses = unchecked.check()
             if log:
-                rate = pictures / (time.perf_counter() - started)
+                rate = image_count / (time.perf_counter() - started)
                 journal.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
                 progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
             if evaluate:
@@ -146,11 +146,11 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
                 figures = validate(evaluated, config, classes, val_set, limit, world)
                 journal.evaluation(done, figures, limit)
                 ap = figures["AP"] if limit == 0 else None
-                # A lucky part of the pictures must not beat the AP on all of them.
+                # A lucky part of the images must not beat the AP on all of them.
                 if ap is not None and ap > best_ap:
                     best_ap = ap
                     save(BEST, done)
-                started, pictures = time.perf_counter(), 0
+                started, image_count = time.perf_counter(), 0
             if save_now:
                 save(LAST, done)
     return out / LAST
@@ -194,7 +194,7 @@ def backward(
 def validate(
     model: Detector, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0, world: World = ALONE
 ) -> dict[str, float]:
-    """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` pictures, 0 all."""
+    """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` images, 0 all."""
     detector = RuntimeDetector(TorchBackend(model, config, classes))
     return evaluate_together(detector, dataset, world, limit=limit or None, progress=False).figures.figures
 
@@ -211,7 +211,7 @@ class _State(NamedTuple):
 
 
 class _Unchecked:
-    """Losses that nobody has looked at yet, with the pictures they came from."""
+    """Losses that nobody has looked at yet, with the images they came from."""
 
     def __init__(self, out: Path, world: World) -> None:
         self.out = out
@@ -237,14 +237,14 @@ class _Unchecked:
     def _raise(self, entry: int, loss: float) -> None:
         step, _, image_ids, _ = self.entries[entry]
         found = gather((loss, image_ids), self.world)
-        # Where no loss is at fault but the gradient, which is everyone's, any picture may be.
+        # Where no loss is at fault but the gradient, which is everyone's, any image may be.
         bad = [(value, ids) for value, ids in found if not math.isfinite(value)]
-        pictures = [image_id for _, ids in bad or found for image_id in ids]
+        image_ids = [image_id for _, ids in bad or found for image_id in ids]
         value = bad[0][0] if bad else math.nan
         last = self.out / LAST
         kept = f"{last} holds the last good checkpoint" if last.exists() else "no checkpoint was written yet"
         raise TrainingError(
-            f"the loss or its gradient became {value} at step {step}, on the pictures with ids {pictures}; {kept}. "
+            f"the loss or its gradient became {value} at step {step}, on the images with ids {image_ids}; {kept}. "
             "Look at those annotations, or resume with a lower --schedule.learning-rate"
         )
 
@@ -293,7 +293,7 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
     then, now = ((c.preprocess.mean, c.preprocess.std, c.preprocess.channel_order) for c in (checkpoint.config, config))
     if then != now:
         raise CheckpointError(
-            f"{last} was trained on pictures normalised by {then}, not by {now}: resume with the same --preprocess "
+            f"{last} was trained on images normalised by {then}, not by {now}: resume with the same --preprocess "
             "options, or choose another --out"
         )
     if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:

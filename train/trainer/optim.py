@@ -16,9 +16,9 @@ from .. import config
 from ..model.detector import Detector
 
 
-def in_steps(schedule: config.Schedule, pictures: int) -> config.Schedule:
-    """The schedule with its epochs and repeats turned into steps over a training set of `pictures`."""
-    steps = schedule.epochs * pictures / schedule.batch if schedule.epochs > 0 else schedule.steps
+def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
+    """The schedule with its epochs and repeats turned into steps over a training set of `images`."""
+    steps = schedule.epochs * images / schedule.batch if schedule.epochs > 0 else schedule.steps
     factor = schedule.repeat * steps / max(1, schedule.steps)
     return dataclasses.replace(
         schedule,

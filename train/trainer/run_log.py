@@ -29,7 +29,7 @@ class LogError(UserError):
 class Journal:
     """Log of a run in a folder; a resumed run goes on with the lines up to its first step.
 
-    Without `writes` it leaves no files and says only which pictures could not be read.
+    Without `writes` it leaves no files and says only which images could not be read.
     """
 
     def __init__(self, out: Path, first_step: int, writes: bool = True) -> None:
@@ -49,7 +49,7 @@ class Journal:
         device: torch.device,
         dtype: torch.dtype,
         processes: int,
-        pictures: int,
+        images: int,
         parameters: int,
     ) -> None:
         """Say what is about to happen."""
@@ -58,7 +58,7 @@ class Journal:
         schedule = config.schedule
         where = f"{processes} × {device}" if processes > 1 else str(device)
         say(
-            f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {pictures} pictures, {schedule.steps} steps of "
+            f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
         self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
@@ -76,14 +76,14 @@ class Journal:
         if not self.writes:
             return
         self._write("val", step, figures)
-        part = f" (first {limit} pictures)" if limit else ""
+        part = f" (first {limit} images)" if limit else ""
         say(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
 
     def problems(self, problems: list[str]) -> None:
-        """Pictures that could not be read: each is named once on the terminal."""
+        """Images that could not be read: each is named once on the terminal."""
         for problem in problems:
             self.unreadable += 1
-            say(f"warning: skipped a picture: {problem}")
+            say(f"warning: skipped an image: {problem}")
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

@@ -59,7 +59,7 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
     session_options = library.SessionOptions()
     session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
     session_options.intra_op_num_threads = options.threads
-    # Threads that wait in a loop take the cores from whatever decodes the next pictures.
+    # Threads that wait in a loop take the cores from whatever decodes the next images.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.backend == "ort-rtx":
@@ -219,7 +219,7 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
 def profile_shapes(manifest: Manifest) -> tuple[str, str, str]:
     """Least, best and largest shapes of the inputs, as the TensorRT providers spell them.
 
-    Best is a batch of up to 8 landscape pictures of 4:3.
+    Best is a batch of up to 8 landscape images of 4:3.
     """
     shapes = manifest.inputs
     height, width = plan((480, 640), manifest.preprocess).canvas_hw

@@ -14,7 +14,7 @@ from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
 from export.to_onnx import ExportError, input_shapes, main
 from export.trt.profiles import ProfileError, make_profiles
-from export.verify.images import cases, synthetic_pictures
+from export.verify.images import cases, synthetic_images
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections
@@ -29,7 +29,7 @@ from train.trainer.loop import train
 from train.validate import TorchBackend, describe
 
 DIVISOR = 64
-# Pictures of 4:3 come to 96 × 128: multiples of 32, of which canvases must make 128 × 128.
+# Images of 4:3 come to 96 × 128: multiples of 32, of which canvases must make 128 × 128.
 PRE = Preprocess(short_side=96, long_side=160, size_divisor=DIVISOR)
 DIVISORS = (32, 64, 96, 128, 256)
 
@@ -66,14 +66,14 @@ def exported(trained: Path) -> Path:
     return out
 
 
-def found(detector: Detector, pictures: list[np.ndarray]) -> list[Detections]:
+def found(detector: Detector, images: list[np.ndarray]) -> list[Detections]:
     with detector:
-        return detector.detect(pictures)
+        return detector.detect(images)
 
 
 def test_detections_are_torchs_on_canvases_of_the_recipe(trained: Path, exported: Path) -> None:
     loaded = load_detector(trained)
-    small = [picture[:height, :width] for picture in synthetic_pictures() for height, width in ((240, 320), (320, 240))]
+    small = [photo[:height, :width] for photo in synthetic_images() for height, width in ((240, 320), (320, 240))]
     ours = found(Detector(exported, backend="cpu"), small)
     theirs = found(Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes)), small)
     assert all(len(image) > 0 for image in theirs), "else this shows little"
@@ -83,7 +83,7 @@ def test_detections_are_torchs_on_canvases_of_the_recipe(trained: Path, exported
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
 
 
-def test_the_runtime_lays_pictures_on_its_canvases(exported: Path) -> None:
+def test_the_runtime_lays_images_on_its_canvases(exported: Path) -> None:
     backend = OrtBackend(exported)
     seen = set()
     real = backend.infer
@@ -136,7 +136,7 @@ def test_shapes_and_canvases_of_other_divisors(divisor: int, short_side: int) ->
     assert shapes_.height_min == max(64, divisor)
     assert 1344 <= shapes_.height_max < max(1344, pre.long_side) + divisor
     manifest = manifest_of(pre, shapes_)
-    for case in cases(manifest, synthetic_pictures()[:1]):
+    for case in cases(manifest, synthetic_images()[:1]):
         height, width = case.images.shape[1:3]
         assert height % divisor == width % divisor == 0
         assert shapes_.height_min <= min(height, width) <= max(height, width) <= shapes_.height_max

@@ -22,7 +22,7 @@ from export.quantization.qdq import quantize_network
 from export.verify.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
 from export.verify.conversion import open_conversion
 from export.verify.equivalence import differences
-from export.verify.images import Case, make_case, synthetic_pictures
+from export.verify.images import Case, make_case, synthetic_images
 from export.verify.pair import Dense, Pair, compare, open_file
 from runtime.detections import Detections, RawOutputs
 from runtime.machine.processor import Processor, read_processor
@@ -203,7 +203,7 @@ def test_a_bias_that_is_no_correction_is_found(exported: Exported, calibration: 
 
 def failed(pair: Pair) -> dict[str, str]:
     """What it says of each failed comparison of one batch."""
-    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), (124, 116, 104)))
+    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), (124, 116, 104)))
     return {check.quantity: check.detail for check in checks if not check.passed}
 
 
@@ -277,10 +277,10 @@ def test_what_saturates_here_is_compared_in_emulation(
 OPENVINO = """
 import sys
 import numpy as np
-from export.verify.images import make_case, synthetic_pictures
+from export.verify.images import make_case, synthetic_images
 from runtime.backends import open_backend
 
-case = make_case(2, (192, 224), synthetic_pictures(), (124, 116, 104))
+case = make_case(2, (192, 224), synthetic_images(), (124, 116, 104))
 for path in sys.argv[2:]:
     backend = open_backend(path, backend="openvino", threads=1, allow_saturation=True)
     raw = backend.infer(case.images, case.image_sizes, all_candidates=True)

@@ -23,7 +23,7 @@ from export.quantization.calibration import (
     load_calibration,
     spread,
 )
-from export.verify.images import synthetic_pictures
+from export.verify.images import synthetic_images
 
 from ..conftest import Exported
 
@@ -45,7 +45,7 @@ def test_nothing_and_zeros() -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_ranges_of_growing_and_shrinking_values(order: int) -> None:
-    """Pictures in either order: bins that were doubled hold what went in before."""
+    """Images in either order: bins that were doubled hold what went in before."""
     rng = np.random.default_rng(0)
     parts = [rng.normal(0, scale, 5000).astype(np.float32) for scale in (0.1, 1.0, 7.0)][::order]
     joined = np.concatenate(parts)
@@ -76,7 +76,7 @@ def test_the_range_of_least_error(signed: bool) -> None:
 
 
 def test_means_are_of_all_numbers_of_a_channel() -> None:
-    """Pictures of other canvases count by their places, not once each."""
+    """Images of other canvases count by their places, not once each."""
     rng = np.random.default_rng(2)
     parts = [rng.normal(3, 1, shape).astype(np.float32) for shape in ((1, 2, 4, 4), (2, 2, 8, 3))]
     histogram = Histogram()
@@ -110,7 +110,7 @@ def test_spread() -> None:
     paths = [Path(str(i)) for i in range(10)]
     assert spread(paths, 20) == paths
     assert [int(str(p)) for p in spread(paths, 4)] == [0, 2, 5, 7]
-    with pytest.raises(CalibrationError, match="0 pictures"):
+    with pytest.raises(CalibrationError, match="0 images"):
         spread(paths, 0)
 
 
@@ -118,18 +118,18 @@ def test_spread() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import cv2
 
-    path = tmp_path_factory.mktemp("pictures")
-    for i, picture in enumerate(synthetic_pictures()[:2]):
-        cv2.imwrite(str(path / f"{i}.png"), picture[..., ::-1])  # OpenCV writes BGR
+    path = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(synthetic_images()[:2]):
+        cv2.imwrite(str(path / f"{i}.png"), image[..., ::-1])  # OpenCV writes BGR
     return path
 
 
 def test_ranges_are_those_of_the_deployed_preprocessing(exported: Exported, folder: Path) -> None:
-    """The least and largest number of the normalised picture follow from its bytes."""
+    """The least and largest number of the normalised image follow from its bytes."""
     model, manifest = load_deployed(exported.model)
     made = calibrate(model, manifest, find_images(folder), progress=False)
     pre = manifest.preprocess
-    canvases = [canvas_of(picture, manifest) for picture in synthetic_pictures()[:2]]
+    canvases = [canvas_of(image, manifest) for image in synthetic_images()[:2]]
     expected = [(canvas - np.array(pre.mean)) / np.array(pre.std) for canvas in canvases]
     first = next(node for node in cut_network(model).graph.node if node.op_type == "Conv").input[0]
     low, high = made.ranges["max"][first]
@@ -146,21 +146,21 @@ def test_ranges_are_those_of_all_numbers(exported: Exported, folder: Path) -> No
     visible.CopyFrom(network)
     visible.graph.output.extend(value for value in network.graph.value_info if value.name == name)
     session = open_session(visible)
-    seen = [session.run([name], {"images": canvas_of(p, manifest)})[0] for p in synthetic_pictures()[:2]]
+    seen = [session.run([name], {"images": canvas_of(p, manifest)})[0] for p in synthetic_images()[:2]]
     assert made.ranges["max"][name] == (0, max(float(values.max()) for values in seen))
     assert made.ranges.keys() == {"max", "mse", "percentile"}
     assert made.images == 2
 
 
-def test_an_unreadable_picture_is_skipped_and_named(exported: Exported, folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_skipped_and_named(exported: Exported, folder: Path, tmp_path: Path) -> None:
     model, manifest = load_deployed(exported.model)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     made = calibrate(model, manifest, [*find_images(folder), broken], progress=False)
     assert made.images == 2
     assert len(made.skipped) == 1
     assert "broken.png" in made.skipped[0]
-    with pytest.raises(CalibrationError, match=r"none of the 1 pictures could be read; the first: .*broken\.png"):
+    with pytest.raises(CalibrationError, match=r"none of the 1 images could be read; the first: .*broken\.png"):
         calibrate(model, manifest, [broken], progress=False)
 
 
@@ -176,7 +176,7 @@ def test_a_cache_serves_only_what_it_was_made_of(exported: Exported, folder: Pat
     assert again.ranges["max"]["relu"] == (0, 123)  # read, not measured
     with pytest.raises(CalibrationError, match="made of another graph"):
         calibrate_cached(model, dataclasses.replace(manifest, graph_sha256="0" * 64), images, cache)
-    with pytest.raises(CalibrationError, match="made of other pictures than these 1"):
+    with pytest.raises(CalibrationError, match="made of other images than these 1"):
         calibrate_cached(model, manifest, images[:1], cache)
 
 

@@ -20,7 +20,7 @@ from export.quantize import convert
 from export.verify.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
 from export.verify.compare import without_partner
 from export.verify.conversion import open_conversion
-from export.verify.images import Case, make_case, synthetic_pictures
+from export.verify.images import Case, make_case, synthetic_images
 from export.verify.pair import compare, open_file
 from export.verify.tolerance import TOLERANCES
 from runtime.backends import open_backend
@@ -33,7 +33,7 @@ PAD = (124, 116, 104)
 
 def checks_of(exported: Exported, path: Path) -> list[Check]:
     pair = open_conversion(exported.model, path)
-    return [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))]
+    return [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))]
 
 
 def test_the_network_is_cut_out_and_put_back(exported: Exported) -> None:
@@ -127,7 +127,7 @@ def test_more_bits_err_less(converted: dict[str, Path], full_bits: Path, exporte
 def test_one_file_serves_all_batches_and_canvases(name: str, converted: dict[str, Path], exported: Exported) -> None:
     pair = open_conversion(exported.model, converted[name])
     for batch, canvas_hw in ((1, (64, 96)), (5, (192, 160)), (1, (320, 64))):
-        checks = compare(pair, make_case(batch, canvas_hw, synthetic_pictures(), PAD))
+        checks = compare(pair, make_case(batch, canvas_hw, synthetic_images(), PAD))
         assert [c for c in checks if not c.passed and c.quantity in (CANDIDATES, ROWS, RERUN)] == []
         assert all(np.isfinite(check.worst) for check in checks)
 
@@ -135,7 +135,7 @@ def test_one_file_serves_all_batches_and_canvases(name: str, converted: dict[str
 @pytest.mark.parametrize("name", ["fp16", "int8", "int8-cpu"])
 def test_batch_equals_singles(name: str, converted: dict[str, Path]) -> None:
     backend = open_file(converted[name]).backend
-    case = make_case(3, (192, 256), synthetic_pictures(), PAD)
+    case = make_case(3, (192, 256), synthetic_images(), PAD)
     together = backend.infer(case.images, case.image_sizes)
     for i in range(3):
         alone = backend.infer(case.images[i : i + 1], case.image_sizes[i : i + 1])
@@ -147,7 +147,7 @@ def test_openvino_detects_the_same(name: str, converted: dict[str, Path], export
     """An independent reader of the same file; in 8 bits see test_trained.py, an untrained detector amplifies those."""
     pytest.importorskip("openvino")
     path = exported.model if name == "fp32" else converted[name]
-    case = make_case(2, (192, 256), synthetic_pictures(), PAD)
+    case = make_case(2, (192, 256), synthetic_images(), PAD)
     ours, theirs = (detections_by(runtime, path, case) for runtime in ("cpu", "openvino"))
     assert sum(map(len, ours)) > 100
     for a, b in zip(ours, theirs, strict=True):

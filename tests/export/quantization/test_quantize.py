@@ -35,12 +35,12 @@ from ..trt.test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
-def folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures to calibrate on, one of them unreadable."""
+def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images to calibrate on, one of them unreadable."""
     path = tmp_path_factory.mktemp("some broken")
-    for picture in pictures.glob("*.png"):
-        shutil.copy(picture, path)
-    (path / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    for image in photos.glob("*.png"):
+        shutil.copy(image, path)
+    (path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     return path
 
 
@@ -50,7 +50,7 @@ def test_the_command(exported: Exported, folder: Path, tmp_path: Path, capsys: p
     arguments = [str(source), "--precision", "int8", "--images", str(folder)]
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert "1 pictures could not be read" in said.err
+    assert "1 images could not be read" in said.err
     assert "broken.jpg" in said.err
     assert said.out.splitlines()[-3].endswith("comparisons, none beyond the limit")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -64,12 +64,12 @@ def test_the_command(exported: Exported, folder: Path, tmp_path: Path, capsys: p
 
 
 def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_anew_where_not(
-    exported: Exported, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after more training, or an export for other canvases: to a file of the same name."""
     source, cache = tmp_path / "mine.onnx", tmp_path / "mine.calibration.json"
     source.write_bytes(exported.model.read_bytes())
-    arguments = [str(source), "--precision", "int8", "--images", str(pictures)]
+    arguments = [str(source), "--precision", "int8", "--images", str(photos)]
     assert main([*arguments, "--calibration-images", "1"]) == 0
     assert main([*arguments, "--calibration-images", "2"]) == 0
     capsys.readouterr()
@@ -85,7 +85,7 @@ def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_a
     after = load_calibration(cache)
     assert (after.graph_sha256, after.images) == (load_deployed(source)[1].graph_sha256, 2)
     assert after.ranges == before.ranges
-    with pytest.raises(CalibrationError, match="other pictures than these 1; delete it"):
+    with pytest.raises(CalibrationError, match="other images than these 1; delete it"):
         main([*arguments, "--calibration-images", "1", "--calibration", str(cache)])
 
 
@@ -112,11 +112,11 @@ def test_a_file_that_differs_is_not_written(
 
 @pytest.fixture
 def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The greys of the pictures of the last comparison of a conversion, which always passes."""
+    """The greys of the images of the last comparison of a conversion, which always passes."""
     greys: list[int] = []
 
-    def note(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> list[Check]:
-        greys[:] = [int(picture[0, 0, 0]) for picture in pictures]
+    def note(source: Path, path: Path, photos: Sequence[np.ndarray]) -> list[Check]:
+        greys[:] = [int(image[0, 0, 0]) for image in photos]
         return []
 
     monkeypatch.setattr(quantize_module, "verify_conversion", note)
@@ -124,18 +124,18 @@ def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def greys(folder: Path, numbers: Iterable[int]) -> Path:
-    """A folder of pictures, each of its number's grey."""
+    """A folder of images, each of its number's grey."""
     folder.mkdir()
     for number in numbers:
         cv2.imwrite(str(folder / f"{number}.png"), np.full((192, 256, 3), number, np.uint8))
     return folder
 
 
-def test_compared_on_pictures_that_were_not_calibrated_on(
+def test_compared_on_images_that_were_not_calibrated_on(
     exported: Exported, tmp_path: Path, compared_on: list[int]
 ) -> None:
-    """Ranges enclose what they were measured on. Of six pictures every other is; of as many as there are, each is."""
-    folder, ranges = greys(tmp_path / "pictures", range(10, 16)), tmp_path / "ranges.json"
+    """Ranges enclose what they were measured on. Of six images every other is; of as many as there are, each is."""
+    folder, ranges = greys(tmp_path / "images", range(10, 16)), tmp_path / "ranges.json"
     arguments = [str(exported.model), "--images", str(folder), "-o", str(tmp_path / "out.onnx")]
     quantized = [*arguments, "--precision", "int8", "--calibration", str(ranges)]
     assert main([*quantized, "--calibration-images", "3"]) == 0
@@ -152,7 +152,7 @@ def test_compared_on_pictures_that_were_not_calibrated_on(
     assert compared_on == []  # synthetic ones, by `verify`
 
 
-def test_the_way_from_the_checkpoint_compares_conversions_on_its_pictures(
+def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     exported: Exported, tmp_path: Path, compared_on: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of --images, others than of --calibrate-on; the validation's where none are named."""
@@ -175,12 +175,12 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_pictures(
     assert compared_on == [40]
 
 
-def own_detections(model: Path, pictures: Path, path: Path) -> Path:
+def own_detections(model: Path, photos: Path, path: Path) -> Path:
     """A COCO file in which a model's best detections are the truth, so that its own AP is about 1."""
     images, annotations = [], []
     with Detector(model, backend="cpu") as detector:
         manifest = detector.manifest
-        for number, file in enumerate(sorted(pictures.glob("*.png")), 1):
+        for number, file in enumerate(sorted(photos.glob("*.png")), 1):
             height, width = decode(file).shape[:2]
             images.append({"id": number, "file_name": file.name, "height": height, "width": width})
             found = of_image(number, detector(file), manifest.category_ids)
@@ -193,11 +193,11 @@ def own_detections(model: Path, pictures: Path, path: Path) -> Path:
 
 
 def test_blocks_stay_in_float_until_the_loss_is_met(
-    exported: Exported, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A loss that any file meets, then one that needs blocks in float; the trade is printed, the file says which."""
-    truth, out = own_detections(exported.model, pictures, tmp_path / "val.json"), tmp_path / "out.onnx"
-    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(pictures)]
+    truth, out = own_detections(exported.model, photos, tmp_path / "val.json"), tmp_path / "out.onnx"
+    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(photos)]
     arguments += ["--annotations", str(truth), "--calibration", str(tmp_path / "ranges.json"), "-o", str(out)]
     assert main([*arguments, "--max-ap-loss", "100"]) == 0
     said = capsys.readouterr().out
@@ -251,8 +251,8 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
         ([str(outside), "--precision", "fp16"], "weights lie in other files"),
         ([str(tmp_path / "changed.onnx"), "--precision", "fp16"], "changed after its export"),
         ([str(converted["int8"]), "--precision", "fp16"], "already int8; a conversion starts from the float32 file"),
-        ([source, "--precision", "int8"], "needs pictures to calibrate on: give --images DIR"),
-        ([source, "--precision", "int8", "--images", str(empty)], "no pictures there"),
+        ([source, "--precision", "int8"], "needs images to calibrate on: give --images DIR"),
+        ([source, "--precision", "int8", "--images", str(empty)], "no images there"),
         ([source, "--precision", "int8", "--images", str(tmp_path / "no")], "no such folder"),
         ([source, "--precision", "fp16", "-o", source], "expected another file"),
         ([source, "--precision", "fp16", "-o", "model.engine"], "ends in .onnx"),
@@ -279,14 +279,14 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_conversion_needs_no_torch(exported: Exported, pictures: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_conversion_needs_no_torch(exported: Exported, photos: Path, repository: Path, tmp_path: Path) -> None:
     """A deployment machine makes its own int8 of the float32 file, and compares the two."""
     training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
-    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(pictures), "-o", out]
+    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(photos), "-o", out]
     arguments += ["--calibration", str(tmp_path / "ranges.json")]
     made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")
     assert (made.returncode, made.stderr) == (0, "")
-    again = [str(exported.model), out, "--images", str(pictures)]
+    again = [str(exported.model), out, "--images", str(photos)]
     compared = run_without(training, repository, *again, module="export.verify")
     assert (compared.returncode, compared.stderr) == (0, "")
     assert compared.stdout.splitlines()[-1].endswith("none beyond the limit")

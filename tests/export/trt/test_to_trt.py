@@ -151,8 +151,8 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
     gpu = ["--compute-capability", "8.9"]
     assert main([model, *gpu]) == 0
     assert main([model, *gpu, "--precision", "fp32", "--canvas", "192", "256", "--batch", "1", "2", "4"]) == 0
-    pictures = ["--images", "seen", "--calibrate-on", "trained"]
-    assert main([model, *gpu, "--precision", "int8", *pictures, "-o", str(tmp_path / "my.engine")]) == 0
+    images = ["--images", "seen", "--calibrate-on", "trained"]
+    assert main([model, *gpu, "--precision", "int8", *images, "-o", str(tmp_path / "my.engine")]) == 0
     assert asked == [
         "/best.pt -o /best.onnx --precision fp16",
         ("best.fp16.onnx", "fp16", "best.fp16.engine"),
@@ -257,7 +257,7 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
         (["--shapes", "100x64"], "--shapes 100x64: expected sides that are multiples of 32"),
         (["--canvas", "192", "256", "--shapes", "64x64"], "the graph was exported for canvases 192×256 to 192×256"),
         (["--timing-cache", "x"], "--timing-cache: TensorRT for RTX has no such thing"),
-        (["--canvas", "64", "64"], "--canvas 64 64: pictures are resized to a shorter side of 192"),
+        (["--canvas", "64", "64"], "--canvas 64 64: images are resized to a shorter side of 192"),
     ):
         with pytest.raises(UserError, match=re.escape(message)) as caught:
             main([str(exported.checkpoint), "--flavor", "rtx", *arguments])

@@ -21,7 +21,7 @@ from export.verify.checkpoint import open_pair
 from export.verify.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, UNFIT, print_report
 from export.verify.conversion import open_conversion
 from export.verify.equivalence import differences
-from export.verify.images import make_case, synthetic_pictures
+from export.verify.images import make_case, synthetic_images
 from export.verify.pair import VerifyError, compare
 from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
@@ -34,7 +34,7 @@ QUANTIZED = [name for name, scheme in SCHEMES.items() if scheme.is_quantized]
 def failing(exported: Exported, path: Path) -> set[str]:
     """What doesn't pass, on one small batch."""
     pair = open_conversion(exported.model, path)
-    checks = [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))]
+    checks = [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))]
     return {check.quantity for check in checks if not check.passed}
 
 
@@ -65,7 +65,7 @@ def swap_outputs(model: onnx.ModelProto, one: str, other: str) -> None:
             node.output[i] = swap.get(output, output)
 
 
-# What needs no picture.
+# What needs no image.
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -121,7 +121,7 @@ def test_swapped_levels_of_one_size(
     swap_outputs(model, "class_logits_3", "class_logits_4")
     sort_nodes(model)
     pair = open_conversion(exported.model, restamp(model, tmp_path / "swapped.onnx"))
-    smallest = compare(pair, make_case(2, (64, 64), synthetic_pictures(), PAD))
+    smallest = compare(pair, make_case(2, (64, 64), synthetic_images(), PAD))
     assert {check.quantity for check in smallest if not check.passed} <= {*NETWORK.values(), DETECTIONS}
     assert [check.quantity for check in pair.of_the_file if not check.passed] == [SAME_NETWORK]
     print_report(pair.of_the_file)
@@ -209,7 +209,7 @@ def test_another_attribute(attribute: str, converted: dict[str, Path], exported:
     assert differences(onnx.load(exported.model), model) == [f"{node.output[0]}: its Conv became another Conv"]
 
 
-# What only pictures show.
+# What only images show.
 
 
 def narrowed(calibration: Calibration, factor: float, only: str | None = None) -> Calibration:
@@ -244,17 +244,17 @@ def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, expor
     scheme, path = SCHEMES[name], tmp_path / "out.onnx"
     convert(exported.model, path, scheme.precision, narrowed(calibration, 1 / 4, "relu_5"), target=scheme.target)
     pair = open_conversion(exported.model, path)
-    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))
+    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
     found = next(check for check in checks if check.quantity == RANGES)
     assert not found.passed
     assert found.detail == f"relu_5: {UNFIT}"
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_pictures_must_be_given_for_ranges(name: str, converted: dict[str, Path], exported: Exported) -> None:
-    """Synthetic ones are unlike those of the calibration. The checkpoint names no pictures that are here."""
+def test_images_must_be_given_for_ranges(name: str, converted: dict[str, Path], exported: Exported) -> None:
+    """Synthetic ones are unlike those of the calibration. The checkpoint names no images that are here."""
     for reference in (exported.model, exported.checkpoint):
-        with pytest.raises(VerifyError, match=r"is (int8|fp8), its ranges fit pictures like .* give --images DIR"):
+        with pytest.raises(VerifyError, match=r"is (int8|fp8), its ranges fit images like .* give --images DIR"):
             main([str(reference), str(converted[name])])
 
 
@@ -283,7 +283,7 @@ def test_a_dead_convolution_beside_the_checkpoint(
     numbers, _ = weight_of(model, some_convolution(model))
     changed(model, numbers, np.zeros_like)
     pair = open_pair(exported.loaded, restamp(model, tmp_path / "dead.onnx"))
-    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))
+    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
     assert {check.quantity for check in checks if not check.passed} & set(NETWORK.values())
 
 
@@ -319,12 +319,10 @@ def test_a_note_excuses_only_what_was_kept_in_float(
     assert wrong_convolutions(nothing, "int8") == len(kept)  # quantized in name only
 
 
-def test_maps_made_in_8_bits(
-    exported: Exported, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_maps_made_in_8_bits(exported: Exported, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
     monkeypatch.setattr("export.quantization.qdq.always_float", lambda *_: set())
-    calibration = calibrate(*load_deployed(exported.model), find_images(pictures), progress=False)
+    calibration = calibrate(*load_deployed(exported.model), find_images(images), progress=False)
     for name in QUANTIZED:
         scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
         convert(exported.model, path, scheme.precision, calibration, target=scheme.target)

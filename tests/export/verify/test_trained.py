@@ -19,7 +19,7 @@ from runtime.detector import Detector
 
 from ..conftest import SCHEMES
 
-PICTURES = 64
+IMAGES = 64
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_openvino_detects_the_same(
 ) -> None:
     """8-bit kernels of the two round sums at other places of the graph."""
     pytest.importorskip("openvino")
-    images = [dataset.image(i) for i in range(PICTURES)]
+    images = [dataset.image(i) for i in range(IMAGES)]
     found = []
     for backend in ("cpu", "openvino"):
         # In ONNX Runtime with exact sums, which not every processor's kernels have for the layout of TensorRT.
@@ -101,5 +101,5 @@ def test_openvino_detects_the_same(
             found.append(list(detector(images)))
     total = sum(len(rows) for side in found for rows in side)
     alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in zip(*found, strict=True))
-    assert total > 10 * PICTURES
+    assert total > 10 * IMAGES
     assert 1 - alone / total >= share

@@ -14,7 +14,7 @@ from export.onnx_model.file import keep_outputs, with_outputs
 from export.verify.__main__ import main
 from export.verify.checkpoint import open_pair
 from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
-from export.verify.images import cases, find_pictures, make_case, synthetic_pictures
+from export.verify.images import cases, comparison_images, make_case, synthetic_images
 from export.verify.pair import VerifyError, compare
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
@@ -29,7 +29,7 @@ PAD = (124, 116, 104)
 def failing(exported: Exported, model: Path) -> set[str]:
     """Quantities beyond their limit, on one small batch."""
     pair = open_pair(exported.loaded, model)
-    checks = compare(pair, make_case(2, (192, 224), synthetic_pictures(), PAD))
+    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
     return {check.quantity for check in checks if not check.passed}
 
 
@@ -128,7 +128,7 @@ def test_foreign_and_truncated_files(exported: Exported, tmp_path: Path) -> None
 
 def test_report_says_when_nothing_was_detected(capsys: pytest.CaptureFixture[str]) -> None:
     print_report([Check("1 × 64 × 64", DETECTIONS, 0, 0.0, 0.01)])
-    assert "no detections on these pictures" in capsys.readouterr().out
+    assert "no detections on these images" in capsys.readouterr().out
     print_report([Check("1 × 64 × 64", DETECTIONS, 5, 0.5, 0.01)])
     said = capsys.readouterr().out
     assert "TOO LARGE" in said
@@ -137,31 +137,31 @@ def test_report_says_when_nothing_was_detected(capsys: pytest.CaptureFixture[str
 
 def test_cases_use_a_second_batch_and_canvas(exported: Exported) -> None:
     manifest = OrtBackend(exported.model).manifest
-    first, second = cases(manifest, synthetic_pictures())
+    first, second = cases(manifest, synthetic_images())
     assert (first.images.shape, second.images.shape) == ((1, 192, 256, 3), (3, 192, 128, 3))
     assert (second.image_sizes <= (192, 128)).all()
     assert (second.image_sizes != (192, 128)).any(axis=1).all()  # a part of the canvas is padding
 
 
-def test_pictures(tmp_path: Path) -> None:
-    assert find_pictures(None, "") == []
-    assert find_pictures(None, str(tmp_path / "absent")) == []
-    with pytest.raises(UserError, match="no pictures there"):
-        find_pictures(str(tmp_path))
-    (tmp_path / "a.png").write_bytes(b"not a picture")
+def test_images(tmp_path: Path) -> None:
+    assert comparison_images(None, "") == []
+    assert comparison_images(None, str(tmp_path / "absent")) == []
+    with pytest.raises(UserError, match="no images there"):
+        comparison_images(str(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"a\.png"):
-        find_pictures(str(tmp_path))
-    assert find_pictures(None, str(tmp_path)) == []
+        comparison_images(str(tmp_path))
+    assert comparison_images(None, str(tmp_path)) == []
 
 
-def test_pictures_that_were_not_seen_come_first(tmp_path: Path) -> None:
-    """Each picture is of its number's grey; a path to a seen one may be spelled otherwise."""
+def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:
+    """Each image is of its number's grey; a path to a seen one may be spelled otherwise."""
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for number, path in enumerate(paths):
         cv2.imwrite(str(path), np.full((8, 8, 3), number, np.uint8))
 
     def found(seen: list[Path]) -> list[int]:
-        return [int(picture[0, 0, 0]) for picture in find_pictures(None, str(tmp_path), seen)]
+        return [int(image[0, 0, 0]) for image in comparison_images(None, str(tmp_path), seen)]
 
     assert found([]) == [0, 1, 2]
     assert found([tmp_path / ".." / tmp_path.name / "0.png", paths[2]]) == [1, 3, 4]

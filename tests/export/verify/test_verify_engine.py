@@ -19,7 +19,7 @@ from export.verify import __main__ as verify
 from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
 from export.verify.engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
 from export.verify.engine_header import Header, header_problems, read_header
-from export.verify.images import make_case, synthetic_pictures
+from export.verify.images import make_case, synthetic_images
 from export.verify.pair import VerifyError, open_file
 from export.verify.tolerance import TOLERANCES
 from runtime.backends.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
@@ -113,15 +113,13 @@ def test_without_a_gpu_what_can_be_is_checked_and_the_rest_said(
 
 def test_a_wrong_header_and_a_wrong_source_fail(exported: Exported, tmp_path: Path) -> None:
     path = make_engine(tmp_path, exported, rtx_bytes(mask=0b1000))
-    report = verify_engine(exported.loaded, path, synthetic_pictures(), why_not=no_gpu)
+    report = verify_engine(exported.loaded, path, synthetic_images(), why_not=no_gpu)
     assert [line.split(";")[0] for line in report.problems] == ["built for 8.9, its description says 8.6"]
     assert report.problems[0].endswith("build it again: python -m export.to_trt model.onnx -o model.engine")
     assert not report.passed
     other = tmp_path / "other.onnx"
     other.write_bytes((tmp_path / "model.onnx").read_bytes() + b"\x00")
-    report = verify_engine(
-        exported.loaded, make_engine(tmp_path, exported), synthetic_pictures(), other, why_not=no_gpu
-    )
+    report = verify_engine(exported.loaded, make_engine(tmp_path, exported), synthetic_images(), other, why_not=no_gpu)
     assert report.problems == ["other.onnx is not the file that it was built of (another SHA-256)"]
 
 
@@ -136,7 +134,7 @@ def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: 
 
 
 @pytest.mark.usefixtures("_counted")
-def test_pictures_must_be_given_for_the_ranges_of_an_engine(
+def test_images_must_be_given_for_the_ranges_of_an_engine(
     converted: dict[str, Path], exported: Exported, tmp_path: Path
 ) -> None:
     """Whether its detections are compared or, without a GPU, those of its ONNX file."""
@@ -189,7 +187,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
     report = verify_engine(
         exported.loaded,
         path,
-        synthetic_pictures(),
+        synthetic_images(),
         open_engine=lambda _: OrtBackend(exported.model),
         why_not=lambda _: None,
     )
@@ -209,7 +207,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
     change_constants(model, 0.05, 0.2)
     broken = restamp(model, tmp_path / "broken.onnx")
     report = verify_engine(
-        exported.loaded, path, synthetic_pictures(), open_engine=lambda _: OrtBackend(broken), why_not=lambda _: None
+        exported.loaded, path, synthetic_images(), open_engine=lambda _: OrtBackend(broken), why_not=lambda _: None
     )
     failed = {check.quantity for check in report.checks if not check.passed}
     assert ENGINE_CANDIDATES in failed
@@ -219,7 +217,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
 
 def test_what_a_gpu_rounds_otherwise_is_within_the_precisions_tolerance(exported: Exported) -> None:
     """Half a pixel and a hundredth of score, say: float16 may, float32 may not; four times that neither."""
-    case = make_case(2, (96, 128), synthetic_pictures(), exported.loaded.config.preprocess.pad_value)
+    case = make_case(2, (96, 128), synthetic_images(), exported.loaded.config.preprocess.pad_value)
     raw = OrtBackend(exported.model).infer(case.images, case.image_sizes, all_candidates=True)
     random = np.random.default_rng(0)
 
@@ -254,7 +252,7 @@ def test_a_wide_engine_fails(exported: Exported, tmp_path: Path, monkeypatch: py
 def test_cases_lie_in_the_profiles(exported: Exported) -> None:
     profiles = (SHAPES, Profile((4, 64, 64), (8, 64, 64), (8, 64, 64)))
     described = describe(exported, exported.model, b"", profiles=profiles)
-    shapes = [case.images.shape[:3] for case in engine_cases(described, synthetic_pictures())]
+    shapes = [case.images.shape[:3] for case in engine_cases(described, synthetic_images())]
     assert shapes == [(1, 96, 128), (3, 128, 128), (4, 64, 64)]
     assert all(any(profile.takes(*shape) for profile in profiles) for shape in shapes)
 

@@ -22,7 +22,7 @@ from runtime.backends.options import BackendOptions
 from runtime.detections import RawOutputs
 from runtime.manifest import ManifestError
 
-from ...support.fakes import MANIFEST, ROWS, picture, write_red_onnx
+from ...support.fakes import MANIFEST, ROWS, red_image, write_red_onnx
 
 ALL = tuple(field.name for field in dataclasses.fields(RawOutputs))
 
@@ -35,7 +35,7 @@ def backend(model: Path) -> OpenVinoBackend:
 def canvases(count: int, height: int = 64, width: int = 96, first: int = 10) -> tuple[np.ndarray, np.ndarray]:
     images = np.zeros((count, height, width, 3), np.uint8)
     for index in range(count):
-        images[index, :60, :80] = picture(box=(first + index, 20, 50, 40) if index != 1 else None)
+        images[index, :60, :80] = red_image(box=(first + index, 20, 50, 40) if index != 1 else None)
     return images, np.full((count, 2), (60, 80), np.int32)
 
 

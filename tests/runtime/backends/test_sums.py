@@ -62,15 +62,15 @@ def full(tmp_path: Path) -> Path:
 
 
 def commands(path: Path, folder: Path) -> dict[str, Callable[[list[str]], object]]:
-    """Everything that runs a model, as a user calls it; the model is opened before the pictures are looked for."""
-    pictures = ["--images", str(folder)]
+    """Everything that runs a model, as a user calls it; the model is opened before the images are looked for."""
+    images = ["--images", str(folder)]
     truth = ["--annotations", str(folder / "none.json")]
     return {
         "detect": lambda more: detect.main([str(path), str(folder), "--out", str(folder / "out"), *more]),
-        "evaluate": lambda more: evaluate.main([str(path), *truth, *pictures, *more]),
-        "benchmark": lambda more: benchmark.main([str(path), "--pictures", "2", "--rounds", "1", *more]),
+        "evaluate": lambda more: evaluate.main([str(path), *truth, *images, *more]),
+        "benchmark": lambda more: benchmark.main([str(path), "--num-images", "2", "--rounds", "1", *more]),
         "loadgen": lambda more: loadgen.main(
-            [str(path), "--scenario", "Offline", *pictures, "-o", str(folder / "log"), *more]
+            [str(path), "--scenario", "Offline", *images, "-o", str(folder / "log"), *more]
         ),
     }
 
@@ -108,7 +108,7 @@ def test_every_command_refuses(
     if command == "loadgen":
         pytest.importorskip("mlperf_loadgen")
     path = write_red_onnx(tmp_path / "full.onnx", manifest)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     cv2.imwrite(str(folder / "a.png"), np.zeros((64, 64, 3), np.uint8))
     (folder / "none.json").write_text(

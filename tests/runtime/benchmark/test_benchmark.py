@@ -9,7 +9,7 @@ import pytest
 
 from runtime.backends import BackendError
 from runtime.benchmark.__main__ import main, measure
-from runtime.benchmark.images import Pictures, find_pictures, generate_pictures
+from runtime.benchmark.images import Images, find_images, generate_images
 from runtime.benchmark.report import figures, pairs
 from runtime.benchmark.stages import STAGES, plan_work, run_batch
 from runtime.detections import RawOutputs
@@ -17,7 +17,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
 
-from ...support.fakes import RedBackend, manifest_with, write_pictures
+from ...support.fakes import RedBackend, manifest_with, write_images
 
 QUICK = ["--batch", "1", "--rounds", "1", "--threads", "1", "--backend", "cpu"]
 SIZES = [(60, 80)] * 3 + [(80, 60)] * 2
@@ -52,88 +52,88 @@ class TimedBackend(RedBackend):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures", SIZES)
+    return write_images(tmp_path / "images", SIZES)
 
 
 @pytest.fixture
-def pictures(folder: Path) -> Pictures:
-    return find_pictures([folder], 100)
+def images(folder: Path) -> Images:
+    return find_images([folder], 100)
 
 
-def test_pictures_of_a_folder(folder: Path) -> None:
-    found = find_pictures([folder], 4)
+def test_images_of_a_folder(folder: Path) -> None:
+    found = find_images([folder], 4)
     assert list(found.sizes_hw.values()) == SIZES[:4]
     described = found.described()
     assert (described.count, described.sizes, described.skipped) == (4, {"80×60": 3, "60×80": 1}, 0)
     assert described.mean_bytes == sum(path.stat().st_size for path in found.sizes_hw) / 4
 
 
-def test_a_picture_that_cannot_be_read_is_named(folder: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "0.png").write_bytes(b"")
-    found = find_pictures([folder], 100)
+    found = find_images([folder], 100)
     assert len(found.sizes_hw) == 4
     assert [line.split(": ")[0] for line in found.skipped] == [str(folder / "0.png")]
 
 
-def test_no_pictures(folder: Path, tmp_path: Path) -> None:
+def test_no_images(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no picture or video in this folder"):
-        find_pictures([tmp_path / "empty"], 3)
-    with pytest.raises(UserError, match=r"none of the 1 pictures could be read; the first: .*No such file"):
-        find_pictures([tmp_path / "missing"], 3)
+    with pytest.raises(UserError, match="no image or video in this folder"):
+        find_images([tmp_path / "empty"], 3)
+    with pytest.raises(UserError, match=r"none of the 1 images could be read; the first: .*No such file"):
+        find_images([tmp_path / "missing"], 3)
     (tmp_path / "empty" / "film.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match="no picture there, expected JPEG or PNG"):
-        find_pictures([tmp_path / "empty"], 3)
+    with pytest.raises(UserError, match="no image there, expected JPEG or PNG"):
+        find_images([tmp_path / "empty"], 3)
 
 
-def test_generated_pictures_are_the_same_again(tmp_path: Path) -> None:
+def test_generated_images_are_the_same_again(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first, second = generate_pictures(tmp_path / "a", 12), generate_pictures(tmp_path / "b", 12)
+    first, second = generate_images(tmp_path / "a", 12), generate_images(tmp_path / "b", 12)
     assert first.described() == second.described()
     assert first.is_generated
     assert [path.read_bytes() for path in first.sizes_hw] == [path.read_bytes() for path in second.sizes_hw]
-    assert find_pictures([tmp_path / "a"], 99).sizes_hw == first.sizes_hw  # they are what they claim to be
+    assert find_images([tmp_path / "a"], 99).sizes_hw == first.sizes_hw  # they are what they claim to be
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_batches_are_full_and_share_a_canvas(pictures: Pictures, batch: int) -> None:
+def test_batches_are_full_and_share_a_canvas(images: Images, batch: int) -> None:
     detector = Detector(RedBackend())
-    works = plan_work(detector, pictures.sizes_hw, batch)
+    works = plan_work(detector, images.sizes_hw, batch)
     assert {len(work.files) for work in works} == {batch}
-    assert {path for work in works for path in work.files} == set(pictures.sizes_hw)
+    assert {path for work in works for path in work.files} == set(images.sizes_hw)
     for work in works:
-        assert {detector.canvas_hw(pictures.sizes_hw[path]) for path in work.files} == {work.canvas_hw}
+        assert {detector.canvas_hw(images.sizes_hw[path]) for path in work.files} == {work.canvas_hw}
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_batch_that_the_graph_does_not_take(pictures: Pictures, batch: int) -> None:
+def test_a_batch_that_the_graph_does_not_take(images: Images, batch: int) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(2, 4, 32, 512, 32, 512))))
     with pytest.raises(BackendError, match=f"batch {batch}, but the graph was exported for 2 to 4"):
-        plan_work(detector, pictures.sizes_hw, batch)
+        plan_work(detector, images.sizes_hw, batch)
 
 
-def test_pictures_that_the_graph_does_not_take(pictures: Pictures) -> None:
+def test_images_that_the_graph_does_not_take(images: Images) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
     with pytest.raises(BackendError, match="exported for at most 64×64"):
-        plan_work(detector, pictures.sizes_hw, 1)
+        plan_work(detector, images.sizes_hw, 1)
 
 
-def test_stages_are_those_of_the_clock(pictures: Pictures) -> None:
+def test_stages_are_those_of_the_clock(images: Images) -> None:
     clock = Clock()
     spent = {"copy_in": 0.25, "infer": 2.0, "copy_out": 0.5, "hidden": 0.125}
     detector = Detector(TimedBackend(clock, spent))
-    run = run_batch(detector, plan_work(detector, pictures.sizes_hw, 2)[0], clock)
+    run = run_batch(detector, plan_work(detector, images.sizes_hw, 2)[0], clock)
     assert run.seconds == {"decode": 0, "preprocess": 0, "copy_in": 0.25, "infer": 2, "copy_out": 0.5, "postprocess": 0}
     assert run.wall == 2.875
     assert run.rest == 0.125
-    assert run.detections == 2 * 2  # per picture the rectangle, and the other class
+    assert run.detections == 2 * 2  # per image the rectangle, and the other class
     assert run.reruns == 2
 
 
-def test_stages_of_a_real_run_add_up(pictures: Pictures, model: Path) -> None:
+def test_stages_of_a_real_run_add_up(images: Images, model: Path) -> None:
     with Detector(model, backend="cpu", threads=1) as detector:
-        works = plan_work(detector, pictures.sizes_hw, 2)
+        works = plan_work(detector, images.sizes_hw, 2)
         runs = [run_batch(detector, work) for _ in range(20) for work in works]
     for run in runs:
         assert tuple(run.seconds) == STAGES
@@ -144,38 +144,38 @@ def test_stages_of_a_real_run_add_up(pictures: Pictures, model: Path) -> None:
     assert sum(run.detections for run in runs) == sum(2 for _ in runs)
 
 
-def test_figures_by_hand(pictures: Pictures) -> None:
+def test_figures_by_hand(images: Images) -> None:
     clock = Clock()
     detector = Detector(TimedBackend(clock, {"infer": 2.0}))
-    (measured,) = measure({"a": detector}, pictures, batch=2, rounds=3, warmup=1, clock=clock)
+    (measured,) = measure({"a": detector}, images, batch=2, rounds=3, warmup=1, clock=clock)
     found = figures(measured, len(SIZES))
     assert found.canvases == {"96×64": 2, "64×96": 1}
     assert found.stage_ms["infer"].count == 3 * 3  # the warm-up isn't counted
     assert found.stage_ms["infer"].p50 == found.stage_ms["total"].p99 == pytest.approx(2000)
     assert found.stage_images_per_second == pytest.approx({"infer": 1, "total": 1})
     assert found.serial_images_per_second.p50 == pytest.approx(1)
-    assert found.pipeline_images_per_second.p50 == pytest.approx(5 / 6)  # 2 + 1 + 2 pictures, 2 s each batch
+    assert found.pipeline_images_per_second.p50 == pytest.approx(5 / 6)  # 2 + 1 + 2 images, 2 s each batch
     assert found.pipeline_round_seconds == pytest.approx([6, 6, 6])
     assert (found.detections_per_image, found.nms_reruns) == (2, 18)
 
 
-def test_a_pair_of_which_one_is_twice_as_slow(pictures: Pictures) -> None:
+def test_a_pair_of_which_one_is_twice_as_slow(images: Images) -> None:
     clock = Clock()
     slow, fast = TimedBackend(clock, {"infer": 2.0, "hidden": 1.0}), TimedBackend(clock, {"infer": 1.0})
-    (pair,) = pairs(measure({"a": Detector(slow), "b": Detector(fast)}, pictures, 2, rounds=4, clock=clock))
+    (pair,) = pairs(measure({"a": Detector(slow), "b": Detector(fast)}, images, 2, rounds=4, clock=clock))
     assert (pair.base, pair.artifact, pair.infer.count) == ("a", "b", 4)
     assert (pair.infer.least, pair.infer.p50, pair.infer.most) == pytest.approx((2, 2, 2))
     assert pair.serial.p50 == pair.pipeline.p50 == pytest.approx(3)
 
 
-def test_a_pair_on_a_machine_that_slows_down_alternates(pictures: Pictures) -> None:
+def test_a_pair_on_a_machine_that_slows_down_alternates(images: Images) -> None:
     """One after the other the second would look slower than it is; in neighbouring rounds it hardly does."""
     clock = Clock()
     slow, fast = TimedBackend(clock, {"infer": 2.0}, slower=0.02), TimedBackend(clock, {"infer": 1.0}, slower=0.02)
     order: list[str] = []
     for name, backend in (("slow", slow), ("fast", fast)):
         backend.infer = _noting(order, name, backend.infer)  # type: ignore[method-assign]
-    measured = measure({"a": Detector(slow), "b": Detector(fast)}, pictures, 1, rounds=6, clock=clock)
+    measured = measure({"a": Detector(slow), "b": Detector(fast)}, images, 1, rounds=6, clock=clock)
     (pair,) = pairs(measured)
     assert pair.infer.p50 == pytest.approx(2)
     assert figures(measured[0], 5).stage_ms["infer"].spread > 0.3

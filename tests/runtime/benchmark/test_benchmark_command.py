@@ -21,7 +21,7 @@ from runtime.errors import UserError
 from runtime.machine import conditions
 from runtime.manifest import InputShapes
 
-from ...support.fakes import manifest_with, write_pictures, write_red_onnx
+from ...support.fakes import manifest_with, write_images, write_red_onnx
 
 QUICK = ["--batch", "1", "--rounds", "1", "--threads", "1", "--backend", "cpu"]
 SIZES = [(60, 80)] * 3 + [(80, 60)] * 2
@@ -29,7 +29,7 @@ SIZES = [(60, 80)] * 3 + [(80, 60)] * 2
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "pictures", SIZES)
+    return write_images(tmp_path / "images", SIZES)
 
 
 def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -58,7 +58,7 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([str(model), str(model), *map(str, options)]) == 0
     report = json.loads(out.read_text())
     assert set(report) == {
-        *("format", "run", "machine", "artifacts", "pictures", "settings", "figures", "memory", "pairs", "gpu"),
+        *("format", "run", "machine", "artifacts", "images", "settings", "figures", "memory", "pairs", "gpu"),
     }
     assert report["run"]["command"].startswith(f"python -m runtime.benchmark {model}")
     assert report["run"]["date"].endswith("+00:00")
@@ -74,7 +74,7 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
     assert first["backend"].startswith("ONNX Runtime")
     assert (first["preprocess"]["short_side"], first["inputs"]["batch_max"]) == (64, 16)
     assert report["settings"] == {"batches": [1, 2], "rounds": 2, "warmup_rounds": 1, "alternating": True}
-    assert (report["pictures"]["source"], report["pictures"]["count"]) == (str(folder), 5)
+    assert (report["images"]["source"], report["images"]["count"]) == (str(folder), 5)
     assert [(row["artifact"], row["batch"]) for row in report["figures"]] == [
         (str(model), 1), (f"{model} #2", 1), (str(model), 2), (f"{model} #2", 2),
     ]  # fmt: skip
@@ -92,11 +92,11 @@ def test_command(folder: Path, model: Path, tmp_path: Path, capsys: pytest.Captu
         assert text in printed
 
 
-def test_generated_pictures_are_said_to_be(model: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(model), *QUICK, "--pictures", "4"]) == 0
+def test_generated_images_are_said_to_be(model: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(model), *QUICK, "--num-images", "4"]) == 0
     printed = capsys.readouterr()
     assert "generated: smooth noise" in printed.out
-    assert "warning: the pictures were generated" in printed.err
+    assert "warning: the images were generated" in printed.err
 
 
 def test_memory_is_each_artifacts_own(folder: Path, model: Path, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_model_that_is_replaced_meanwhile(folder: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "more", [["--pair"], ["--batch", "0"], ["--rounds", "0"], ["--pictures", "0"], ["--warmup", "-1"], ["--batch"]]
+    "more", [["--pair"], ["--batch", "0"], ["--rounds", "0"], ["--num-images", "0"], ["--warmup", "-1"], ["--batch"]]
 )
 def test_wrong_usage(model: Path, more: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -209,7 +209,7 @@ def test_bad_input_from_the_command_line_is_one_line(folder: Path, repository: P
     foreign = str(write_red_onnx(tmp_path / "foreign.onnx", manifest=None))
     for options in (["none.onnx"], [foreign], [foreign, "--images", str(tmp_path / "nowhere")], [f"{foreign}@cuda"]):
         done = subprocess.run(
-            [sys.executable, "-m", "runtime.benchmark", *options, "--pictures", "1"],
+            [sys.executable, "-m", "runtime.benchmark", *options, "--num-images", "1"],
             cwd=repository,
             capture_output=True,
             text=True,

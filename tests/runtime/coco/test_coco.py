@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 def load(tmp_path: Path, content: object) -> CocoDataset:
     path = tmp_path / "set.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return load_coco(path, tmp_path / "pictures")
+    return load_coco(path, tmp_path / "images")
 
 
 def changed(change) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_index(tmp_path: Path) -> None:
     assert dataset.classes == ("dog", "cat")  # by rising category id
     assert dataset.category_ids == (3, 17)
     assert dataset.size_hw(1) == (20, 30)
-    assert dataset.path(1) == tmp_path / "pictures" / "sub" / "a.png"
+    assert dataset.path(1) == tmp_path / "images" / "sub" / "a.png"
     boxes, labels, crowd = dataset.annotations(1)
     assert boxes.tolist() == [[1, 2, 4, 6], [5.5, 6.25, 30, 8.25]]  # xyxy, the second clipped
     assert labels.tolist() == [1, 0]
@@ -98,8 +98,8 @@ def test_index_of_real_annotations_equals_a_plain_reading(shared_dir: Path) -> N
         ({"bbox": [float("nan"), 1, 5, 5]}, "box that is not finite"),
         ({"bbox": [1, 1, float("inf"), 5]}, "box that is not finite"),
         ({"bbox": [1, 1, 10**400, 5]}, "box that is not finite"),
-        ({"bbox": [30, 1, 5, 5]}, "box outside the picture"),
-        ({"bbox": [-10, 1, 10, 5]}, "box outside the picture"),
+        ({"bbox": [30, 1, 5, 5]}, "box outside the image"),
+        ({"bbox": [-10, 1, 10, 5]}, "box outside the image"),
         ({"bbox": [1, 1, 5]}, "bbox that is not four numbers"),
         ({"bbox": None}, "bbox that is not four numbers"),
         ({"bbox": [1, "1", 5, 5]}, "bbox that is not four numbers"),
@@ -136,7 +136,7 @@ def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
 )
 def test_a_file_name_that_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     content = changed(lambda c: c["images"][0].update(file_name=name))
-    with pytest.raises(CocoError, match=r"image 5 has file_name .* which leads out of the picture folder"):
+    with pytest.raises(CocoError, match=r"image 5 has file_name .* which leads out of the image folder"):
         load(tmp_path, content)
 
 
@@ -206,15 +206,15 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         load_coco(tmp_path, tmp_path)
 
 
-def test_pictures_are_read_and_their_size_is_checked(tmp_path: Path) -> None:
+def test_images_are_read_and_their_size_is_checked(tmp_path: Path) -> None:
     dataset = load(tmp_path, SMALL)
-    (tmp_path / "pictures").mkdir()
-    cv2.imwrite(str(tmp_path / "pictures" / "b.png"), np.full((40, 60, 3), (1, 2, 3), np.uint8))
-    cv2.imwrite(str(tmp_path / "pictures" / "empty.png"), np.zeros((10, 11, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "b.png"), np.full((40, 60, 3), (1, 2, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "images" / "empty.png"), np.zeros((10, 11, 3), np.uint8))
     assert dataset.image(0)[0, 0].tolist() == [3, 2, 1]
-    with pytest.raises(ImageError, match="cannot read the picture"):
+    with pytest.raises(ImageError, match="cannot read the image"):
         dataset.image(1)
-    with pytest.raises(ImageError, match=r"the picture is 11×10 .* the annotations say 10×10"):
+    with pytest.raises(ImageError, match=r"the image is 11×10 .* the annotations say 10×10"):
         dataset.image(2)
     with pytest.raises(ImageError, match="megapixels"):
         dataset.image(0, max_pixels=5)

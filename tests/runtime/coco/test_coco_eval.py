@@ -66,7 +66,7 @@ def test_the_coco_apis_own_example(coco100: tuple[Path, Path]) -> None:
 
 
 def test_figures_equal_plain_pycocotools(coco100: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
-    """On a subset of the pictures, with spoilt scores: our own bookkeeping (ids, areas) changes nothing."""
+    """On a subset of the images, with spoilt scores: our own bookkeeping (ids, areas) changes nothing."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

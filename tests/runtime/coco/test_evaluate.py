@@ -21,14 +21,14 @@ from runtime.images import ImageError
 from runtime.manifest import InputShapes
 from runtime.pipeline import Limits
 
-from ...support.fakes import RedBackend, manifest_with, picture
+from ...support.fakes import RedBackend, manifest_with, red_image
 
 SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80)]
 
 
 def make_dataset(folder: Path, sizes: list[tuple[int, int]] = SIZES, first_id: int = 1) -> CocoDataset:
-    """Pictures with a red rectangle each, but the last, which is empty; annotated exactly."""
-    (folder / "pictures").mkdir(parents=True)
+    """Images with a red rectangle each, but the last, which is empty; annotated exactly."""
+    (folder / "images").mkdir(parents=True)
     content: dict = {
         "images": [],
         "annotations": [],
@@ -37,7 +37,7 @@ def make_dataset(folder: Path, sizes: list[tuple[int, int]] = SIZES, first_id: i
     for number, (height, width) in enumerate(sizes):
         box = (8, 12 + number, width - 8, height - 4) if number < len(sizes) - 1 else None
         name = f"{number}.png"
-        cv2.imwrite(str(folder / "pictures" / name), picture(height, width, box)[..., ::-1])
+        cv2.imwrite(str(folder / "images" / name), red_image(height, width, box)[..., ::-1])
         content["images"].append({"id": first_id + number, "file_name": name, "height": height, "width": width})
         if box is not None:
             x1, y1, x2, y2 = box
@@ -52,7 +52,7 @@ def make_dataset(folder: Path, sizes: list[tuple[int, int]] = SIZES, first_id: i
                 }
             )
     (folder / "set.json").write_text(json.dumps(content))
-    return load_coco(folder / "set.json", folder / "pictures")
+    return load_coco(folder / "set.json", folder / "images")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_limit(dataset: CocoDataset) -> None:
     assert found.figures.figures["AP50"] == pytest.approx(1)  # what lies beyond is not counted as missed
 
 
-def test_bad_pictures_are_skipped_and_left_out_of_the_score(dataset: CocoDataset) -> None:
+def test_bad_images_are_skipped_and_left_out_of_the_score(dataset: CocoDataset) -> None:
     good = dataset.path(1).read_bytes()
     dataset.path(0).unlink()
     dataset.path(1).write_bytes(good[: len(good) // 2])
@@ -111,7 +111,7 @@ def test_bad_pictures_are_skipped_and_left_out_of_the_score(dataset: CocoDataset
     assert found.figures.figures["AP50"] == pytest.approx(1)
 
 
-def test_a_bad_picture_does_not_split_its_batch(tmp_path: Path) -> None:
+def test_a_bad_image_does_not_split_its_batch(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [(60, 80)] * 12)
     for index in (1, 2, 6):
         dataset.path(index).write_bytes(b"")
@@ -120,18 +120,18 @@ def test_a_bad_picture_does_not_split_its_batch(tmp_path: Path) -> None:
     assert sorted(shape[0] for shape in backend.batches) == [2, 3, 4]
 
 
-def test_no_picture_at_all(dataset: CocoDataset) -> None:
+def test_no_image_at_all(dataset: CocoDataset) -> None:
     for index in range(len(dataset)):
         dataset.path(index).write_bytes(b"")
-    with pytest.raises(ImageError, match=r"none of the 7 pictures could be read; the first: .*the file is empty"):
+    with pytest.raises(ImageError, match=r"none of the 7 images could be read; the first: .*the file is empty"):
         evaluate_detector(Detector(RedBackend()), dataset, progress=False)
 
 
-def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [(60, 80)] * 60
     dataset = make_dataset(dataset.root / "many", sizes)
     lock, read, most = threading.Lock(), 0, 0
-    image = CocoDataset.picture
+    image = CocoDataset.load
 
     def counted(self: CocoDataset, *arguments: int) -> np.ndarray:
         nonlocal read
@@ -142,16 +142,16 @@ def test_few_pictures_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch:
     class Watching(Detector):
         seen = 0
 
-        def detect_prepared(self, pictures, times=None):  # type: ignore[no-untyped-def]
+        def detect_prepared(self, images, times=None):  # type: ignore[no-untyped-def]
             nonlocal most
             with lock:
                 most = max(most, read - self.seen)
-            found = super().detect_prepared(pictures, times)
+            found = super().detect_prepared(images, times)
             with lock:
-                self.seen += len(pictures)
+                self.seen += len(images)
             return found
 
-    monkeypatch.setattr(CocoDataset, "picture", counted)
+    monkeypatch.setattr(CocoDataset, "load", counted)
     detector = Watching(RedBackend())
     evaluate_detector(detector, dataset, batch=4, progress=False)
     assert read == detector.seen == 60
@@ -207,13 +207,13 @@ def test_command_with_a_model(dataset: CocoDataset, model: Path, tmp_path: Path,
     assert f"{100 * figures['AP']:.1f}" in printed.out
     assert "6 images in" in printed.out
     assert f"warning: skipped {dataset.path(2)}: the file is empty" in printed.err
-    assert "warning: 1 of 7 pictures are left out of the score" in printed.err
+    assert "warning: 1 of 7 images are left out of the score" in printed.err
     from pycocotools.coco import COCO
 
     COCO(str(dataset.json_path)).loadRes(str(results))  # pycocotools can read it
     again = tmp_path / "again.json"
     assert main(arguments(dataset, "--results", results, "--json", again)) == 0
-    assert json.loads(again.read_text())["AP"] < figures["AP"]  # the skipped picture now counts as missed
+    assert json.loads(again.read_text())["AP"] < figures["AP"]  # the skipped image now counts as missed
 
 
 def test_command_with_the_coco_apis_example(shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -107,15 +107,15 @@ def test_one_model_may_stand_beside_itself_on_another_backend(dataset: CocoDatas
 
 
 class Recorded(Detector):
-    """Remembers which pictures it was given, with its name, in a list that several share."""
+    """Remembers which images it was given, with its name, in a list that several share."""
 
     def __init__(self, name: str, calls: list[tuple[str, int, bool]]) -> None:
         super().__init__(RedBackend())
         self.name, self.calls = name, calls
 
-    def detect_prepared(self, pictures: Sequence[Any], times: dict[str, float] | None = None) -> list[Detections]:
-        self.calls.append((self.name, len(pictures), times is not None))
-        return super().detect_prepared(pictures, times)
+    def detect_prepared(self, images: Sequence[Any], times: dict[str, float] | None = None) -> list[Detections]:
+        self.calls.append((self.name, len(images), times is not None))
+        return super().detect_prepared(images, times)
 
 
 def test_models_run_in_turn_each_canvas_warmed_up_before(dataset: CocoDataset) -> None:
@@ -147,15 +147,15 @@ def test_no_model_always_comes_first(count: int) -> None:
     assert places.sum(axis=1).tolist() == [places.sum() // count] * count
 
 
-def test_a_picture_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    image = CocoDataset.picture
+    image = CocoDataset.load
 
     def counted(self: CocoDataset, index: int, *more: int) -> np.ndarray:
         read.append(index)
         return image(self, index, *more)
 
-    monkeypatch.setattr(CocoDataset, "picture", counted)
+    monkeypatch.setattr(CocoDataset, "load", counted)
     detect_with_all([found_by(), found_by(), found_by()], dataset, 4, progress=False)
     assert sorted(read) == list(range(len(SIZES)))
 
@@ -274,11 +274,11 @@ def test_missing_doubled_and_truly_foreign_parts(dataset: CocoDataset, models: d
         merged(dataset, paths)
 
 
-def test_parts_without_a_readable_picture(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
+def test_parts_without_a_readable_image(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
     for index in range(len(SIZES)):
         dataset.path(index).write_bytes(b"")
     paths = parts(dataset, models["fp32"], tmp_path, 2)
-    with pytest.raises(ImageError, match=f"none of the {len(SIZES)} pictures could be read"):
+    with pytest.raises(ImageError, match=f"none of the {len(SIZES)} images could be read"):
         merged(dataset, paths)
 
 

@@ -13,7 +13,7 @@ import pytest
 from runtime.images import MAX_PIXELS, ImageError, decode
 from runtime.images import decoding as images
 
-Image = pytest.importorskip("PIL.Image", reason="Pillow makes the odd kinds of pictures; it comes with torchvision")
+Image = pytest.importorskip("PIL.Image", reason="Pillow makes the odd kinds of images; it comes with torchvision")
 
 ORIENTATION = 274  # the EXIF tag
 
@@ -68,7 +68,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     image = gradient()
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    # By the standard's table: what the stored row 0 and column 0 are in the upright picture.
+    # By the standard's table: what the stored row 0 and column 0 are in the upright image.
     upright = {
         1: image,
         2: image[:, ::-1],
@@ -136,7 +136,7 @@ def test_a_file_cut_anywhere_is_refused_in_one_line(data: bytes, capfd: pytest.C
     assert capfd.readouterr().err == ""  # OpenCV was not even asked
 
 
-def test_a_truncated_picture_is_not_just_any_error() -> None:
+def test_a_truncated_image_is_not_just_any_error() -> None:
     data = jpeg(noise())
     with pytest.raises(ImageError, match="truncated, the file ends early; copy or download it again"):
         decode(data[: len(data) // 2])
@@ -196,7 +196,7 @@ def test_the_limit_can_be_set_and_is_inclusive() -> None:
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     for path, message in (
-        (tmp_path / "no.jpg", "cannot read the picture: No such file or directory; check the path"),
+        (tmp_path / "no.jpg", "cannot read the image: No such file or directory; check the path"),
         (tmp_path, "not a file"),
         ("a\0b", "not a file name|cannot read"),
     ):

@@ -1,4 +1,4 @@
-"""Pictures that are much larger than needed: decoded at a fraction of their size, with boxes where they were."""
+"""Images that are much larger than needed: decoded at a fraction of their size, with boxes where they were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.coco import CocoDataset, load_coco
-from runtime.images import Decoded, ImageError, decode, decode_picture
+from runtime.images import Decoded, ImageError, decode, decode_image
 from runtime.images.preprocess import boxes_to_canvas, divisor, load, make_batch, plan, resize
 from runtime.manifest import Preprocess, from_json, to_json
 
@@ -64,12 +64,12 @@ def test_divisors() -> None:
 def test_a_jpeg_is_decoded_at_a_fraction(by: int) -> None:
     image = smooth(240, 320)
     asked: list[tuple[int, int]] = []
-    picture = decode_picture(jpeg(image), lambda size_hw: asked.append(size_hw) or by)  # type: ignore[func-returns-value]
+    photo = decode_image(jpeg(image), lambda size_hw: asked.append(size_hw) or by)  # type: ignore[func-returns-value]
     assert asked == [(240, 320)]
-    assert picture.size_hw == (240, 320)
-    assert picture.pixels.shape == (240 // by, 320 // by, 3)
-    assert np.abs(picture.pixels - averaged(image, by)).max() <= 8
-    assert np.abs(picture.pixels - averaged(image, by)).mean() < 1
+    assert photo.size_hw == (240, 320)
+    assert photo.pixels.shape == (240 // by, 320 // by, 3)
+    assert np.abs(photo.pixels - averaged(image, by)).max() <= 8
+    assert np.abs(photo.pixels - averaged(image, by)).mean() < 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -80,21 +80,21 @@ def test_orientation_is_applied_to_the_fraction(orientation: int) -> None:
     buffer = io.BytesIO()
     pillow.fromarray(smooth(240, 320)).save(buffer, "JPEG", quality=98, exif=exif)
     upright = decode(buffer.getvalue())
-    picture = decode_picture(buffer.getvalue(), lambda _: 4)
-    assert picture.size_hw == upright.shape[:2] == ((320, 240) if orientation > 4 else (240, 320))
-    assert np.abs(picture.pixels - averaged(upright, 4)).max() <= 8
+    photo = decode_image(buffer.getvalue(), lambda _: 4)
+    assert photo.size_hw == upright.shape[:2] == ((320, 240) if orientation > 4 else (240, 320))
+    assert np.abs(photo.pixels - averaged(upright, 4)).max() <= 8
     loaded = load(buffer.getvalue(), PRE)
     assert loaded.size_hw == upright.shape[:2]
     assert min(loaded.pixels.shape[:2]) == 60
-    np.testing.assert_array_equal(loaded.pixels, picture.pixels)
+    np.testing.assert_array_equal(loaded.pixels, photo.pixels)
 
 
 def test_a_png_is_averaged_when_it_is_resized() -> None:
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    picture = load(png, PRE)
-    assert picture.pixels.shape == (240, 320, 3)
-    canvas = make_batch([picture], PRE).images[0, :60, :80]
+    photo = load(png, PRE)
+    assert photo.pixels.shape == (240, 320, 3)
+    canvas = make_batch([photo], PRE).images[0, :60, :80]
     assert np.abs(canvas - averaged(image, 4)).max() <= 0.5 + 1e-6
     np.testing.assert_array_equal(make_batch([image], PRE).images[0, :60, :80], canvas)
 
@@ -131,13 +131,13 @@ def test_a_manifest_of_before_means_undivided() -> None:
     assert from_json(to_json(MANIFEST), "new") == MANIFEST
 
 
-def test_geometry_is_that_of_the_whole_picture() -> None:
-    """A bright rectangle lies on the canvas where its box, in pixels of the whole picture, says."""
+def test_geometry_is_that_of_the_whole_image() -> None:
+    """A bright rectangle lies on the canvas where its box, in pixels of the whole image, says."""
     image = np.zeros((1200, 1600, 3), np.uint8)
     image[200:600, 400:1000] = 255
-    picture = load(jpeg(image), PRE)
-    assert picture.pixels.shape == (150, 200, 3)  # an eighth; wanted are 60 × 80
-    batch = make_batch([picture], PRE)
+    photo = load(jpeg(image), PRE)
+    assert photo.pixels.shape == (150, 200, 3)  # an eighth; wanted are 60 × 80
+    batch = make_batch([photo], PRE)
     assert batch.geometries[0] == plan((1200, 1600), PRE)
     mask = batch.images[0, :60, :80, 0] > 127
     ys, xs = np.nonzero(mask)
@@ -160,7 +160,7 @@ def test_a_truncated_jpeg_is_refused_at_every_size(kept: float) -> None:
         load(data[: int(kept * len(data))], PRE)
 
 
-def test_a_picture_larger_than_allowed_is_refused_however_small_it_would_become() -> None:
+def test_an_image_larger_than_allowed_is_refused_however_small_it_would_become() -> None:
     with pytest.raises(ImageError, match="megapixels"):
         load(jpeg(smooth(480, 640)), PRE, max_pixels=480 * 640 - 1)
 
@@ -178,13 +178,13 @@ def data_set(folder: Path, size_hw: tuple[int, int], said_hw: tuple[int, int]) -
 
 def test_the_size_is_checked_before_it_is_divided(tmp_path: Path) -> None:
     """479 rows of which every second is decoded are 240, as are 480."""
-    picture = data_set(tmp_path, (480, 640), (480, 640)).picture(0, PRE)
-    assert (picture.pixels.shape, picture.size_hw) == ((60, 80, 3), (480, 640))
+    photo = data_set(tmp_path, (480, 640), (480, 640)).load(0, PRE)
+    assert (photo.pixels.shape, photo.size_hw) == ((60, 80, 3), (480, 640))
     for said_hw in ((479, 640), (481, 640), (240, 320), (640, 480)):
-        with pytest.raises(ImageError, match="the picture is 640×480"):
-            data_set(tmp_path, (480, 640), said_hw).picture(0, PRE)
-    with pytest.raises(ImageError, match="the picture is 640×479"):
-        data_set(tmp_path, (479, 640), (480, 640)).picture(0, PRE)
-    wide = data_set(tmp_path, (480, 640), (480, 640)).picture(0, PRE, wanted_hw=lambda _: (200, 267))
+        with pytest.raises(ImageError, match="the image is 640×480"):
+            data_set(tmp_path, (480, 640), said_hw).load(0, PRE)
+    with pytest.raises(ImageError, match="the image is 640×479"):
+        data_set(tmp_path, (479, 640), (480, 640)).load(0, PRE)
+    wide = data_set(tmp_path, (480, 640), (480, 640)).load(0, PRE, wanted_hw=lambda _: (200, 267))
     assert isinstance(wide, Decoded)
     assert wide.pixels.shape == (240, 320, 3)

@@ -57,7 +57,7 @@ def test_size_never_exceeds_the_limits() -> None:
         assert min(resized) == 800 or max(resized) == 1333
 
 
-def test_a_picture_without_pixels_is_refused() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(UserError, match="5×0"):
         resize_scale((0, 5), 800, 1333)
 
@@ -74,7 +74,7 @@ def test_resize_is_bilinear() -> None:
     assert resize(image, (6, 7)) is image
 
 
-def test_batch_lays_pictures_top_left_and_pads_the_rest() -> None:
+def test_batch_lays_images_top_left_and_pads_the_rest() -> None:
     images = [noise(60, 80), noise(30, 40, 1), noise(100, 50, 2)]
     batch = make_batch(images, PRE)
     assert batch.images.shape == (3, 128, 96, 3)  # 60×80, 60×80, 100×50 → a common canvas
@@ -88,7 +88,7 @@ def test_batch_lays_pictures_top_left_and_pads_the_rest() -> None:
     assert batch.geometries[1] == Geometry((30, 40), (60, 80), (128, 96))
 
 
-def test_a_batch_equals_its_pictures_one_by_one() -> None:
+def test_a_batch_equals_its_images_one_by_one() -> None:
     images = [noise(60, 80, seed) for seed in range(3)]
     batch = make_batch(images, PRE)
     for index, image in enumerate(images):
@@ -99,7 +99,7 @@ def test_a_given_canvas() -> None:
     assert make_batch([noise(60, 80)], PRE, (64, 160)).images.shape == (1, 64, 160, 3)
     assert make_batch([], PRE, (64, 96)).images.shape == (0, 64, 96, 3)
     assert make_batch([], PRE, (64, 96)).image_sizes.shape == (0, 2)
-    with pytest.raises(UserError, match=r"picture 1 is 50×100 after resizing .* does not fit the canvas of 96×64"):
+    with pytest.raises(UserError, match=r"image 1 is 50×100 after resizing .* does not fit the canvas of 96×64"):
         make_batch([noise(60, 80), noise(100, 50)], PRE, (64, 96))
     with pytest.raises(UserError, match="empty batch"):
         make_batch([], PRE)
@@ -115,7 +115,7 @@ def test_a_given_canvas() -> None:
     ],
 )
 def test_other_types_are_refused(image: object, given: str) -> None:
-    with pytest.raises(UserError, match=rf"picture 1 is {given}, expected uint8 \[height, width, 3\]"):
+    with pytest.raises(UserError, match=rf"image 1 is {given}, expected uint8 \[height, width, 3\]"):
         make_batch([noise(5, 5), image], PRE)  # type: ignore[list-item]
 
 
@@ -136,7 +136,7 @@ def test_boxes_there_and_back() -> None:
         np.testing.assert_allclose(again, boxes, atol=1e-3)
 
 
-def test_the_whole_picture_maps_to_its_part_of_the_canvas() -> None:
+def test_the_whole_image_maps_to_its_part_of_the_canvas() -> None:
     geometry = plan((37, 91), PRE)  # scales differ by the rounding
     whole = boxes_to_canvas(np.array([[0, 0, 91, 37]]), geometry)
     np.testing.assert_allclose(whole, [[0, 0, geometry.resized_hw[1], geometry.resized_hw[0]]], rtol=1e-6)

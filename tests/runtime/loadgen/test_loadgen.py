@@ -69,7 +69,7 @@ def test_accuracy_mode_equals_evaluate(
     dataset: CocoDataset, model: Path, tmp_path: Path, scenario: Scenario, library: Any
 ) -> None:
     out = tmp_path / "log"
-    options = ["--images", dataset.root, "--annotations", dataset.json_path, "-o", out, "--accuracy", "--pictures", 3]
+    options = ["--images", dataset.root, "--annotations", dataset.json_path, "-o", out, "--accuracy", "--num-images", 3]
     assert main([str(model), "--scenario", scenario, *map(str, options), *SHORT, "--batch", "4", "--qps", "200"]) == 0
     with Detector(model, backend="cpu", threads=1) as detector:
         expected = evaluate_detector(detector, dataset, progress=False)
@@ -120,7 +120,7 @@ def test_a_short_run_is_valid(
     assert settings["settings"]["scenario"] == scenario
     assert settings["settings"]["min_duration_ms"] == 200
     assert settings["artifact"]["precision"] == "fp32"
-    assert settings["pictures"]["count"] == len(SIZES)
+    assert settings["images"]["count"] == len(SIZES)
     for name in ("loadgen", "estimate", "machine", "run", "timed", "status", "target"):
         assert settings[name]
 
@@ -179,10 +179,10 @@ def test_a_query_that_fails_is_reported_and_nothing_hangs(
     assert (folder / FAILED).exists()
 
 
-def test_a_picture_that_vanished_is_reported(dataset: CocoDataset, tmp_path: Path, library: Any) -> None:
+def test_an_image_that_vanished_is_reported(dataset: CocoDataset, tmp_path: Path, library: Any) -> None:
     paths = [dataset.path(index) for index in range(len(dataset))]
     paths[4].unlink()
-    with pytest.raises(ImageError, match=r"4\.png: cannot read the picture"):
+    with pytest.raises(ImageError, match=r"4\.png: cannot read the image"):
         run_fake(RedBackend(), paths, "SingleStream", tmp_path / "log", library)
 
 
@@ -217,7 +217,7 @@ def test_what_cannot_work_is_known_before_anything_runs(
     monkeypatch.setattr(command, "run_loadgen", lambda *_: pytest.fail("worked for nothing"))
     base = [str(model), "--scenario", "Offline", "--backend", "cpu", "--threads", "1", "-o", str(tmp_path / "log")]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no picture or video in this folder"):
+    with pytest.raises(UserError, match="no image or video in this folder"):
         main([*base, "--images", str(tmp_path / "empty")])
     with pytest.raises(UserError, match="batch 17, but the graph was exported for 1 to 16"):
         main([*base, "--images", str(dataset.root), "--batch", "17"])

@@ -158,7 +158,7 @@ def test_logs_of_responses_that_are_not_whole(tmp_path: Path) -> None:
     with pytest.raises(LoadgenError, match="cannot read LoadGen's log: No such file"):
         read_responses(tmp_path, 2)
     write_log(tmp_path, (0, b""))
-    with pytest.raises(LoadgenError, match=r"responses for 1 pictures, expected 2, \[1\]"):
+    with pytest.raises(LoadgenError, match=r"responses for 1 images, expected 2, \[1\]"):
         read_responses(tmp_path, 2)
     for text in ("", "[\n{ ", "[]x", '[{"qsl_idx": 0}]', '[{"qsl_idx": 0, "data": "00"}]', "[1]"):
         (tmp_path / ACCURACY).write_text(text)

@@ -18,7 +18,7 @@ from runtime.images import ImageError
 from runtime.images.preprocess import load
 from runtime.loadgen.sut import BatchingSystem, Query, Responses, Samples, SystemUnderTest, decode_response, encode
 
-from ...support.fakes import PREPROCESS, picture
+from ...support.fakes import PREPROCESS, red_image
 
 FOUND = Detections(
     np.array([[0.1, 1 / 3, 1e5, 7], [1, 2, 3, 4]], np.float32),
@@ -66,12 +66,12 @@ def test_a_response_carries_the_detections_bit_for_bit() -> None:
 def test_samples_are_in_memory_while_they_are_loaded(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.png" for index in range(4)]
     for index, path in enumerate(paths):
-        cv2.imwrite(str(path), picture(30 + index, 40)[..., ::-1])
+        cv2.imwrite(str(path), red_image(30 + index, 40)[..., ::-1])
     samples = Samples(paths, None)
     assert len(samples) == 4
     samples.load([3, 1, 3])  # LoadGen names one twice where it has too few
     assert samples[3].size_hw == (33, 40)
-    np.testing.assert_array_equal(samples[1].pixels, picture(31, 40))
+    np.testing.assert_array_equal(samples[1].pixels, red_image(31, 40))
     with pytest.raises(KeyError):
         samples[0]
     samples.unload([3, 3])

@@ -7,7 +7,7 @@ import numpy as np
 from runtime.detections import RawOutputs
 
 ROWS = 4  # of detections
-BLUE_IS_INEXACT = 200  # a picture with a pixel this blue gets nms_exact 0, wrong rows, and candidates with a duplicate
+BLUE_IS_INEXACT = 200  # an image with a pixel this blue gets nms_exact 0, wrong rows, and candidates with a duplicate
 INPUTS = {"images": np.uint8, "image_sizes": np.int32}
 OUTPUTS = {
     "num_detections": np.int32,

@@ -1,4 +1,4 @@
-"""Boxes follow their pictures: a bright rectangle is painted, the picture changed, and its pixels looked for."""
+"""Boxes follow their images: a bright rectangle is painted, the image changed, and its pixels looked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRE = Preprocess(short_side=120, long_side=200)
 
 
 def painted(rng: np.random.Generator, height: int = 90, width: int = 140, boxes: int = 1) -> Sample:
-    """A dark picture with rectangles in the channels red, green, blue; their boxes."""
+    """A dark image with rectangles in the channels red, green, blue; their boxes."""
     image = np.zeros((height, width, 3), np.uint8)
     found = []
     for channel in range(boxes):
@@ -70,7 +70,7 @@ def test_exact_changes(change) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_horizontal, flip_vertical, transpose])
-def test_pictures_without_boxes(change) -> None:
+def test_images_without_boxes(change) -> None:
     empty = change(painted(np.random.default_rng(0), boxes=0))
     assert empty.boxes.shape == (0, 4)
     assert augmented(empty, config.Augment(crop=(64, 64)), PRE, np.random.default_rng(0)).boxes.shape == (0, 4)
@@ -94,12 +94,12 @@ def test_crops_move_and_clip_boxes() -> None:
         assert cropped.image.shape == (64, 80, 3)
         assert_boxes_fit(cropped, 0)
         seen = {c for c in range(3) if extent(cropped.image, c) is not None}
-        assert set(cropped.labels.tolist()) == seen, "what is on the picture has its box"
+        assert set(cropped.labels.tolist()) == seen, "what is on the image has its box"
         kept += len(cropped.boxes)
     assert 60 < kept < 180
 
 
-def test_a_crop_larger_than_the_picture_keeps_it_whole() -> None:
+def test_a_crop_larger_than_the_image_keeps_it_whole() -> None:
     sample = painted(np.random.default_rng(3))
     cropped = random_crop(sample, (500, 500), 0.3, np.random.default_rng(0))
     assert (cropped.image == sample.image).all()
@@ -193,6 +193,6 @@ def test_colour_jitter_equals_the_formula() -> None:
             np.testing.assert_allclose(found[y, x], expected.clip(0, 255), atol=1)  # OpenCV rounds coefficients
 
 
-def test_no_colour_jitter_returns_the_picture() -> None:
+def test_no_colour_jitter_returns_the_image() -> None:
     image = np.zeros((3, 3, 3), np.uint8)
     assert jitter_colour(image, config.Augment(), np.random.default_rng(0)) is image

@@ -1,4 +1,4 @@
-"""Training batches: what the n-th sample depends on, bad pictures, crowds, padding."""
+"""Training batches: what the n-th sample depends on, bad images, crowds, padding."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_the_nth_sample_depends_on_seed_and_n_only(dataset: CocoDataset, small_c
     assert not all(same(other[n], in_order[n]) for n in range(5))
 
 
-def test_every_epoch_has_every_picture_once_in_another_order(dataset: CocoDataset, small_config: Make) -> None:
+def test_every_epoch_has_every_image_once_in_another_order(dataset: CocoDataset, small_config: Make) -> None:
     stream = stream_of(dataset, small_config())
     epochs = [[stream[n].image_id for n in range(e * len(dataset), (e + 1) * len(dataset))] for e in range(3)]
     assert all(sorted(e) == sorted(dataset.image_ids.tolist()) for e in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_the_same_picture_is_augmented_differently_each_epoch(dataset: CocoDataset, small_config: Make) -> None:
+def test_the_same_image_is_augmented_differently_each_epoch(dataset: CocoDataset, small_config: Make) -> None:
     stream = stream_of(dataset, small_config())
     seen: dict[int, list[Item]] = {}
     for n in range(3 * len(dataset)):
@@ -93,7 +93,7 @@ def test_a_later_start_gives_the_tail(dataset: CocoDataset, small_config: Make) 
     assert list(training_batches(dataset, settings, 9)) == []
 
 
-def test_an_unreadable_picture_is_replaced_and_named(own_copy: Path, small_config: Make) -> None:
+def test_an_unreadable_image_is_replaced_and_named(own_copy: Path, small_config: Make) -> None:
     dataset = load_coco(own_copy / "train.json", own_copy / "train")
     before = [stream_of(dataset, small_config())[n] for n in range(len(dataset))]
     bad = dataset.path(7)
@@ -114,7 +114,7 @@ def test_an_unreadable_picture_is_replaced_and_named(own_copy: Path, small_confi
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_when_no_picture_can_be_read_one_line_says_so(workers: int, own_copy: Path, small_config: Make) -> None:
+def test_when_no_image_can_be_read_one_line_says_so(workers: int, own_copy: Path, small_config: Make) -> None:
     dataset = load_coco(own_copy / "train.json", own_copy / "train")
     shutil.rmtree(own_copy / "train")
     settings = small_config()
@@ -145,7 +145,7 @@ def test_crowd_boxes_are_no_targets(own_copy: Path, small_config: Make) -> None:
     assert dataset.crowd.any()
 
 
-def test_without_keep_empty_every_picture_has_an_object_that_counts(own_copy: Path, small_config: Make) -> None:
+def test_without_keep_empty_every_image_has_an_object_that_counts(own_copy: Path, small_config: Make) -> None:
     def first_is_a_crowd(annotations: list[dict[str, object]]) -> list[dict[str, object]]:
         return [a | {"iscrowd": int(a["image_id"] == annotations[0]["image_id"])} for a in annotations]
 
@@ -156,12 +156,10 @@ def test_without_keep_empty_every_picture_has_an_object_that_counts(own_copy: Pa
     assert 0 in counts
 
 
-def test_a_data_set_without_any_object_is_refused_unless_empty_pictures_count(
-    own_copy: Path, small_config: Make
-) -> None:
+def test_a_data_set_without_any_object_is_refused_unless_empty_images_count(own_copy: Path, small_config: Make) -> None:
     dataset = with_annotations(own_copy, lambda annotations: [])
     assert len(stream_of(dataset, small_config())[0].sample.boxes) == 0
-    with pytest.raises(UserError, match=r"train\.json has no picture to train on"):
+    with pytest.raises(UserError, match=r"train\.json has no image to train on"):
         stream_of(dataset, small_config(), keep_empty=False)
 
 
@@ -173,7 +171,7 @@ def item(height: int, width: int, boxes: int, image_id: int) -> Item:
     return Item(Sample(image, xyxy, np.full(boxes, image_id)), image_id, [f"p{image_id}"] * (image_id == 2))
 
 
-def test_collating_pads_pictures_and_boxes() -> None:
+def test_collating_pads_images_and_boxes() -> None:
     items = [item(50, 60, 2, 1), item(64, 33, 0, 2), item(20, 96, 5, 3)]
     batch = collate(items, None, PRE)
     assert batch.images.shape == (3, 64, 96, 3)
@@ -184,17 +182,17 @@ def test_collating_pads_pictures_and_boxes() -> None:
     assert batch.problems == ["p2"]
     for i, (sample, _, _) in enumerate(items):
         h, w = sample.image.shape[:2]
-        picture = batch.images[i].numpy()
-        assert (picture[:h, :w] == sample.image).all()
-        assert (picture[h:] == PRE.pad_value).all()
-        assert (picture[:, w:] == PRE.pad_value).all()
+        image = batch.images[i].numpy()
+        assert (image[:h, :w] == sample.image).all()
+        assert (image[h:] == PRE.pad_value).all()
+        assert (image[:, w:] == PRE.pad_value).all()
         mask = batch.targets.mask[i]
         assert np.array_equal(batch.targets.boxes[i][mask].numpy(), sample.boxes)
         assert batch.targets.labels[i][mask].tolist() == sample.labels.tolist()
         assert (batch.targets.boxes[i][~mask] == 0).all()
 
 
-def test_a_batch_of_empty_pictures_and_a_fixed_canvas() -> None:
+def test_a_batch_of_empty_images_and_a_fixed_canvas() -> None:
     batch = collate([item(30, 30, 0, 1), item(20, 20, 0, 2)], (100, 64), PRE)
     assert batch.images.shape == (2, 128, 64, 3), "sides rounded up to multiples of 32"
     assert batch.targets.boxes.shape == (2, 1, 4)

@@ -10,7 +10,7 @@ import pytest
 
 
 def private_mb(repository: Path, names: str) -> float:
-    """What the process that grew most added, over 40,000 of 120,000 pictures."""
+    """What the process that grew most added, over 40,000 of 120,000 images."""
     done = subprocess.run(
         [sys.executable, repository / "benchmarks/loader_memory.py", "--workers", "2", "--names", names],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The order of the pictures, grouped by aspect or not; schedules in epochs and repeats; sizes from a list."""
+"""The order of the images, grouped by aspect or not; schedules in epochs and repeats; sizes from a list."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def portraits(landscape: int, portrait: int) -> np.ndarray:
 
 
 def batches_of(is_portrait: np.ndarray, batch: int, epochs: int) -> list[np.ndarray]:
-    """All complete batches of some epochs, as kinds of pictures."""
+    """All complete batches of some epochs, as kinds of images."""
     run = np.concatenate([is_portrait[grouped(is_portrait, 3, epoch, batch)] for epoch in range(epochs)])
     return [run[first : first + batch] for first in range(0, len(run) - batch + 1, batch)]
 
@@ -35,7 +35,7 @@ CASES = [(1, 0, 4), (3, 2, 16), (70, 30, 8), (64, 64, 16), (5, 90, 7), (100, 0, 
 
 
 @pytest.mark.parametrize(("landscape", "portrait", "batch"), CASES)
-def test_every_epoch_has_every_picture_once(landscape: int, portrait: int, batch: int) -> None:
+def test_every_epoch_has_every_image_once(landscape: int, portrait: int, batch: int) -> None:
     is_portrait = portraits(landscape, portrait)
     for epoch in range(5):
         order = grouped(is_portrait, 0, epoch, batch)
@@ -69,7 +69,7 @@ def test_epochs_and_seeds_differ_and_kinds_alternate() -> None:
 
 @pytest.fixture
 def dataset(small_config: Make) -> CocoDataset:
-    """The small data set with the sizes of every third picture exchanged, on paper."""
+    """The small data set with the sizes of every third image exchanged, on paper."""
     data = small_config().data
     loaded = load_coco(data.train_json, data.train_images)
     sizes = loaded.sizes_hw.copy()
@@ -78,7 +78,7 @@ def dataset(small_config: Make) -> CocoDataset:
     return replace(loaded, sizes_hw=sizes)
 
 
-def test_the_stream_groups_whole_pictures_and_not_crops(dataset: CocoDataset, small_config: Make) -> None:
+def test_the_stream_groups_whole_images_and_not_crops(dataset: CocoDataset, small_config: Make) -> None:
     settings = small_config(batch=4)
     stream = TrainingStream(dataset, settings.augment, settings.preprocess, True, 0, group=4)
     is_portrait = dataset.sizes_hw[:, 0] > dataset.sizes_hw[:, 1]
@@ -92,7 +92,7 @@ def image_ids(settings: Config, first: int = 0, world: World | None = None) -> l
     dataset = load_coco(settings.data.train_json, settings.data.train_images)
     sizes, on_paper = dataset.sizes_hw, dataset.sizes_hw.copy()
     on_paper[::3, 0] += 1
-    # The pictures are square; as their sizes are only compared, a portrait on paper will do, but reading would refuse.
+    # The images are square; as their sizes are only compared, a portrait on paper will do, but reading would refuse.
     object.__setattr__(dataset, "sizes_hw", on_paper)
     object.__setattr__(dataset, "image", lambda index: np.zeros((*sizes[index], 3), np.uint8))
     batches = training_batches(dataset, settings, first, world or World())

@@ -22,7 +22,7 @@ from train.model.detector import Detector, build_detector
 from train.trainer.optim import build_optimizer
 
 
-def pictures(batch: int = 2, height: int = 64, width: int = 96) -> Tensor:
+def images(batch: int = 2, height: int = 64, width: int = 96) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -44,7 +44,7 @@ def test_maps_equal_torchvisions(name: str, tmp_path: Path) -> None:
     ours = build_backbone(Backbone(name, weights=str(tmp_path / "weights.pth"))).eval()
     taps = IntermediateLayerGetter(theirs, {"layer2": "c3", "layer3": "c4", "layer4": "c5"})
     with torch.no_grad():
-        found, expected = ours(pictures()), list(taps(pictures()).values())
+        found, expected = ours(images()), list(taps(images()).values())
     for a, b, channels in zip(found, expected, ours.channels, strict=True):
         assert a.shape[1] == channels
         torch.testing.assert_close(a, b)
@@ -61,9 +61,9 @@ def test_the_other_resnets_have_torchvisions_parameters() -> None:
 def test_folding_leaves_the_outputs_equal_and_no_norms(name: str) -> None:
     network = with_lively_norms(build_backbone(Backbone(name, weights="none"))).eval()
     with torch.no_grad():
-        before = network(pictures())
+        before = network(images())
         fold_batch_norms(network)
-        after = network(pictures())
+        after = network(images())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     for a, b in zip(after, before, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4 * b.abs().max().item(), rtol=1e-3)
@@ -197,7 +197,7 @@ def test_bottleneck_settings() -> None:
     kinds = [type(stage[-1].conv2).__name__ for stage in (deformable.layer2, deformable.layer3, deformable.layer4)]
     assert kinds == ["Conv2d", "DeformableConv2d", "DeformableConv2d"]
     with torch.no_grad():
-        assert [m.shape[2:] for m in deformable(pictures(1))] == [(8, 12), (4, 6), (2, 3)]
+        assert [m.shape[2:] for m in deformable(images(1))] == [(8, 12), (4, 6), (2, 3)]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])

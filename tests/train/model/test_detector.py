@@ -23,7 +23,7 @@ def build(settings: Config, classes: int = 3, **preprocess: object) -> Detector:
     return build_detector(settings.model, classes, replace(settings.preprocess, **preprocess)).eval()
 
 
-def pictures(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
+def photos(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
 
@@ -31,7 +31,7 @@ def pictures(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("canvas_hw", [(64, 96), (32, 32), (160, 32), (96, 416)])
 @torch.no_grad()
 def test_maps_have_the_contracts_sizes(canvas_hw: tuple[int, int], small_config: Make) -> None:
-    outputs = build(small_config())(pictures(2, *canvas_hw))
+    outputs = build(small_config())(photos(2, *canvas_hw))
     for maps, channels in zip(outputs, (3, 4, 1), strict=True):
         sizes = [tuple(m.shape) for m in maps]
         cells = [(-(-canvas_hw[0] // s), -(-canvas_hw[1] // s)) for s in (8, 16, 32, 64, 128)]
@@ -40,7 +40,7 @@ def test_maps_have_the_contracts_sizes(canvas_hw: tuple[int, int], small_config:
 
 @torch.no_grad()
 def test_a_batch_of_three_equals_three_of_one(small_config: Make) -> None:
-    detector, images = build(small_config()), pictures(3, 64, 96)
+    detector, images = build(small_config()), photos(3, 64, 96)
     together = detector(images)
     for i in range(3):
         alone = detector(images[i : i + 1])
@@ -68,7 +68,7 @@ def eaten(pre: Preprocess, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_normalisation_happens_inside_in_the_declared_channel_order() -> None:
-    images = pictures(2, 32, 32)
+    images = photos(2, 32, 32)
     pre = Preprocess(short_side=32, long_side=32, mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 8.0))
     rgb, bgr = eaten(pre, images), eaten(replace(pre, channel_order="bgr"), images)
     assert rgb.dtype == torch.float32
@@ -87,7 +87,7 @@ def test_mean_and_std_are_not_in_the_state(small_config: Make) -> None:
 def test_every_class_starts_at_the_prior_probability(prior: float, small_config: Make) -> None:
     settings = small_config()
     model = replace(settings.model, head=replace(settings.model.head, prior_probability=prior))
-    outputs = build(replace(settings, model=model))(pictures(2, 64, 64))
+    outputs = build(replace(settings, model=model))(photos(2, 64, 64))
     for m in outputs.class_logits:
         assert m.sigmoid().mean().item() == pytest.approx(prior, rel=0.1)
         assert (m.sigmoid() - prior).abs().max() < 0.5 * prior
@@ -97,7 +97,7 @@ def test_every_class_starts_at_the_prior_probability(prior: float, small_config:
 
 @torch.no_grad()
 def test_each_level_has_its_own_scale_and_shares_everything_else(small_config: Make) -> None:
-    detector, images = build(small_config()), pictures(1, 64, 64)
+    detector, images = build(small_config()), photos(1, 64, 64)
     before = detector(images)
     detector.head.scales[2] = 3.0
     after = detector(images)

@@ -1,4 +1,4 @@
-"""Candidates against a plain loop over pictures, levels, cells and classes."""
+"""Candidates against a plain loop over images, levels, cells and classes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def slow(outputs: DenseOutputs, picture: int, size_hw: tuple[int, int], thresholds: Thresholds) -> list[list[Row]]:
-    """Per level the (score, class, box) of one picture, best first."""
+def slow(outputs: DenseOutputs, image: int, size_hw: tuple[int, int], thresholds: Thresholds) -> list[list[Row]]:
+    """Per level the (score, class, box) of one image, best first."""
     levels = []
     for level, (logits, deltas, center) in enumerate(zip(*outputs, strict=True)):
         stride, rows = 8 << level, []
@@ -42,14 +42,14 @@ def slow(outputs: DenseOutputs, picture: int, size_hw: tuple[int, int], threshol
                 x, y, half = (j + 0.5) * stride, (i + 0.5) * stride, 4 * stride / 2
                 box = reference.decode(
                     [x - half, y - half, x + half, y + half],
-                    deltas[picture, :, i, j].tolist(),
+                    deltas[image, :, i, j].tolist(),
                     MODEL.regression.delta_std,
                 )
                 clipped = [min(max(v, 0.0), float(size_hw[1 - a % 2])) for a, v in enumerate(box)]
                 for c in range(logits.shape[1]):
-                    probability = sigmoid(logits[picture, c, i, j].item())
+                    probability = sigmoid(logits[image, c, i, j].item())
                     if probability > thresholds.score:
-                        final = math.sqrt(probability * sigmoid(center[picture, 0, i, j].item()))
+                        final = math.sqrt(probability * sigmoid(center[image, 0, i, j].item()))
                         rows.append((final, c, clipped))
         rows.sort(key=lambda row: -row[0])
         levels.append(rows[: thresholds.candidates_per_level])
@@ -59,28 +59,28 @@ def slow(outputs: DenseOutputs, picture: int, size_hw: tuple[int, int], threshol
 def check(outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[Limit] | None = None) -> None:
     boxes, scores, classes = candidates(outputs, sizes, MODEL, thresholds, limits)
     assert (boxes.dtype, scores.dtype, classes.dtype) == (torch.float32, torch.float32, torch.int32)
-    for picture, size in enumerate(sizes.tolist()):
-        expected = slow(outputs, picture, tuple(size), thresholds)
+    for image, size in enumerate(sizes.tolist()):
+        expected = slow(outputs, image, tuple(size), thresholds)
         first = 0
         for level, rows in enumerate(expected):
             possible = outputs.class_logits[level][0].numel()
             count = limits[level].candidates if limits else min(thresholds.candidates_per_level, possible)
             part = slice(first, first + count)
             first += count
-            found = scores[picture, part]
+            found = scores[image, part]
             torch.testing.assert_close(found[: len(rows)], torch.tensor([r[0] for r in rows]), atol=1e-6, rtol=1e-5)
-            assert classes[picture, part][: len(rows)].tolist() == [r[1] for r in rows]
+            assert classes[image, part][: len(rows)].tolist() == [r[1] for r in rows]
             wanted = torch.tensor([r[2] for r in rows]).reshape(-1, 4)
-            torch.testing.assert_close(boxes[picture, part][: len(rows)], wanted, atol=1e-3, rtol=1e-5)
+            torch.testing.assert_close(boxes[image, part][: len(rows)], wanted, atol=1e-3, rtol=1e-5)
             assert (found[len(rows) :] == 0).all()
-            assert (classes[picture, part][len(rows) :] == -1).all()
-            assert (boxes[picture, part][len(rows) :] == 0).all()
+            assert (classes[image, part][len(rows) :] == -1).all()
+            assert (boxes[image, part][len(rows) :] == 0).all()
         assert first == scores.shape[1]
 
 
 @pytest.mark.parametrize("classes", [1, 5])
 def test_equals_the_plain_loop(classes: int) -> None:
-    """On canvases larger than the pictures, so that clipping shows."""
+    """On canvases larger than the images, so that clipping shows."""
     check(outputs_of((64, 96), classes), torch.tensor([[50, 96], [64, 33]], dtype=torch.int32), Thresholds())
 
 
@@ -144,7 +144,7 @@ def test_ties_are_all_kept_once_where_there_is_room() -> None:
     assert {c for c, *_ in rows} == {0, 1}
 
 
-def test_a_batch_equals_its_pictures_one_by_one() -> None:
+def test_a_batch_equals_its_images_one_by_one() -> None:
     outputs, sizes = outputs_of((64, 96), 4, batch=3), torch.tensor([[64, 96], [30, 40], [64, 1]])
     together = candidates(outputs, sizes, MODEL, Thresholds())
     for i in range(3):
@@ -153,7 +153,7 @@ def test_a_batch_equals_its_pictures_one_by_one() -> None:
             torch.testing.assert_close(a[i : i + 1], b)
 
 
-def test_wild_deltas_stay_finite_and_on_the_picture() -> None:
+def test_wild_deltas_stay_finite_and_on_the_image() -> None:
     outputs = outputs_of((64, 64), 1, batch=1, bias=5.0)
     wild = DenseOutputs(outputs.class_logits, [m * 1e6 for m in outputs.box_regression], outputs.centerness)
     boxes = candidates(wild, torch.tensor([[50, 60]]), MODEL, Thresholds())[0]

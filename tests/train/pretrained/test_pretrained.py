@@ -168,7 +168,7 @@ TORCHVISION = {
 
 
 def lively(model: torch.nn.Module, name_of: str) -> torch.nn.Module:
-    """Weights that give detections of many classes all over the picture, and norms as after training."""
+    """Weights that give detections of many classes all over the image, and norms as after training."""
     generator = torch.Generator().manual_seed(0)
     has_norm = name_of != "retinanet_resnet50_fpn"  # in the towers; without, their outputs are small
     for name, module in model.named_modules():
@@ -190,7 +190,7 @@ def lively(model: torch.nn.Module, name_of: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvisions_models(name: str, tmp_path: Path) -> None:
-    """On a canvas whose sides the coarse levels don't divide, with a picture that fills it."""
+    """On a canvas whose sides the coarse levels don't divide, with an image that fills it."""
     torch.manual_seed(0)
     made: Callable[..., Any] = getattr(torchvision.models.detection, name)
     theirs = lively(made(weights=None, weights_backbone=None, min_size=160, max_size=224), name)

@@ -34,7 +34,7 @@ Make = Callable[..., Config]
 def tiny_jobs(
     make: Make, shapes_set: Path, keys: tuple[str, ...] = ("iou-box", "atss-box"), steps: int = 6
 ) -> list[Job]:
-    """Trainings that take seconds, evaluated on 4 pictures."""
+    """Trainings that take seconds, evaluated on 4 images."""
     config = make(steps=steps)
     config = replace(
         config,

@@ -19,8 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from runtime.errors import UserError
 from train.shapes import __main__ as shapes
-from train.shapes.__main__ import Settings, generate, make_picture
-from train.shapes.draw import DrawnObject, cut_to_mask, draw_picture
+from train.shapes.__main__ import Settings, generate, make_image
+from train.shapes.draw import DrawnObject, cut_to_mask, draw_image
 from train.shapes.outlines import CATEGORIES, Outline, place, random_outline
 
 SMALL = Settings(train=20, val=17, seed=3, size=96)
@@ -29,7 +29,7 @@ Drawn = list[tuple[np.ndarray, list[DrawnObject]]]
 
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
-    return [draw_picture(np.random.default_rng([7, index]), 256) for index in range(240)]
+    return [draw_image(np.random.default_rng([7, index]), 256) for index in range(240)]
 
 
 @pytest.fixture(scope="module")
@@ -61,29 +61,29 @@ def slow_coverage(outline: Outline, x0: int, y0: int, height: int, width: int, f
     return inside.reshape(height, fine, width, fine).mean(axis=(1, 3))
 
 
-# One picture
+# One image
 
 
-def test_an_empty_picture_has_no_boxes_but_their_shapes(drawn: Drawn) -> None:
-    index = next(i for i in range(100) if not len(make_picture(0, "train", i, 64)[1]))
-    image, boxes, labels = make_picture(0, "train", index, 64)
+def test_an_empty_image_has_no_boxes_but_their_shapes(drawn: Drawn) -> None:
+    index = next(i for i in range(100) if not len(make_image(0, "train", i, 64)[1]))
+    image, boxes, labels = make_image(0, "train", index, 64)
     assert image.std() > 1  # the background is there all the same
     assert (boxes.shape, boxes.dtype, labels.shape, labels.dtype) == ((0, 4), np.float32, (0,), np.int64)
 
 
-def test_a_picture_depends_on_seed_split_and_index_only() -> None:
-    first = make_picture(5, "train", 11)
-    make_picture(5, "train", 12)
+def test_an_image_depends_on_seed_split_and_index_only() -> None:
+    first = make_image(5, "train", 11)
+    make_image(5, "train", 12)
     np.random.seed(1)  # noqa: NPY002 the global generator must not matter
-    for again, before in zip(make_picture(5, "train", 11), first, strict=True):
+    for again, before in zip(make_image(5, "train", 11), first, strict=True):
         np.testing.assert_array_equal(again, before)
-    for other in (make_picture(6, "train", 11), make_picture(5, "val", 11), make_picture(5, "train", 12)):
+    for other in (make_image(6, "train", 11), make_image(5, "val", 11), make_image(5, "train", 12)):
         assert other[0].shape != first[0].shape or (other[0] != first[0]).mean() > 0.5
 
 
 def test_an_unknown_split_is_named() -> None:
     with pytest.raises(UserError, match="no split 'test'; expected one of train, val"):
-        make_picture(0, "test", 0)
+        make_image(0, "test", 0)
 
 
 @pytest.mark.parametrize("label", range(len(CATEGORIES)))
@@ -117,7 +117,7 @@ def test_masks_and_boxes_fit_an_independent_rendering(label: int) -> None:
         assert found.area == pytest.approx(coverage.sum(), rel=0.25 if longer < 30 else 0.06)
 
 
-def test_the_box_is_cut_at_the_picture_and_objects_mostly_outside_are_refused() -> None:
+def test_the_box_is_cut_at_the_image_and_objects_mostly_outside_are_refused() -> None:
     square = [[np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])]]
     cut = cut_to_mask(1, place(square, 0.0, 20.0, (6.0, 50.0)), 64, 96)
     assert cut is not None
@@ -127,7 +127,7 @@ def test_the_box_is_cut_at_the_picture_and_objects_mostly_outside_are_refused() 
     assert cut_to_mask(1, place(square, 0.0, 20.0, (50.0, 62.0)), 64, 96) is None
 
 
-# Many pictures
+# Many images
 
 
 def test_sizes_counts_and_classes_span_what_is_promised(drawn: Drawn) -> None:
@@ -207,21 +207,21 @@ def test_backgrounds_are_noisy_and_textured(drawn: Drawn) -> None:
 def test_the_same_settings_give_the_same_bytes(small_set: Path, tmp_path: Path) -> None:
     assert generate(tmp_path / "again", SMALL, progress=False)
     assert hashes(tmp_path / "again") == hashes(small_set)
-    # A larger set starts with the same pictures.
+    # A larger set starts with the same images.
     assert generate(tmp_path / "more", Settings(train=25, val=17, seed=3, size=96), progress=False)
     more = hashes(tmp_path / "more")
-    pictures = {name: digest for name, digest in hashes(small_set).items() if not name.endswith(".json")}
-    assert len(pictures) == 37
-    assert pictures.items() <= more.items()
+    images = {name: digest for name, digest in hashes(small_set).items() if not name.endswith(".json")}
+    assert len(images) == 37
+    assert images.items() <= more.items()
 
 
-def test_files_hold_what_make_picture_draws(small_set: Path) -> None:
+def test_files_hold_what_make_image_draws(small_set: Path) -> None:
     content = json.loads((small_set / "val.json").read_text())
     assert [c["id"] for c in content["categories"]] == [1, 2, 3, 5, 6, 8, 11, 13]
     index_of = {c["id"]: index for index, c in enumerate(content["categories"])}
     formats = set()
     for index, entry in enumerate(content["images"]):
-        image, boxes, labels = make_picture(3, "val", index, 96)
+        image, boxes, labels = make_image(3, "val", index, 96)
         stored = cv2.imread(str(small_set / "val" / entry["file_name"]))[..., ::-1]
         assert stored.shape == image.shape == (entry["height"], entry["width"], 3)
         lossless = entry["file_name"].endswith(".png")
@@ -355,7 +355,7 @@ def test_command_line_says_what_it_did_in_one_line(tmp_path: Path) -> None:
         "64",
     ]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert first.stdout.startswith("wrote 2 training and 1 validation pictures to ")
+    assert first.stdout.startswith("wrote 2 training and 1 validation images to ")
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "already complete" in second.stdout
     refused = subprocess.run([*command, "--seed", "9"], capture_output=True, text=True, check=False)

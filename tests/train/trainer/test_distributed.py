@@ -214,12 +214,12 @@ def test_validate_scores_several_sizes_from_the_command_line(
     capsys.readouterr()
 
 
-def test_a_bad_loss_of_one_process_stops_all_and_names_its_pictures(runs: Runs) -> None:
+def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) -> None:
     dataset = load_coco(runs.config.data.train_json, runs.config.data.train_images)
     mine = list(training_batches(dataset, runs.config, 0, World(1, 2)))[1].image_ids
     first, second = runs.answers["bad loss"]
     assert first == second
-    assert f"nan at step 2, on the pictures with ids {mine}" in first
+    assert f"nan at step 2, on the images with ids {mine}" in first
     assert not (runs.out / "nan" / LAST).exists()
 
 
@@ -262,7 +262,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(small_config: Make, tmp_path: 
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_processes_together_see_the_pictures_of_one(size: int, small_config: Make) -> None:
+def test_processes_together_see_the_images_of_one(size: int, small_config: Make) -> None:
     config = small_config(batch=4)
     dataset = load_coco(config.data.train_json, config.data.train_images)
     alone = list(training_batches(dataset, config, 1))

@@ -49,7 +49,7 @@ def lines(out: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in read_log(out / LOG) if line["kind"] == kind]
 
 
-def test_some_dozen_steps_on_few_pictures_reduce_the_loss(small_config: Make, tmp_path: Path) -> None:
+def test_some_dozen_steps_on_few_images_reduce_the_loss(small_config: Make, tmp_path: Path) -> None:
     settings = small_config(steps=90, batch=4, learning_rate=4e-3, warmup_steps=5)
     content = json.loads(Path(settings.data.train_json).read_text())
     content["images"] = content["images"][:8]
@@ -72,7 +72,7 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     last, best = read_checkpoint(tmp_path / "run" / LAST), read_checkpoint(tmp_path / "run" / BEST)
     assert last.step == 6
     assert last.ap == evaluations[-1]["AP"]
-    # The first two were of a part of the pictures: they say too little to be the best.
+    # The first two were of a part of the images: they say too little to be the best.
     assert (best.step, best.best_ap, last.best_ap) == (6, evaluations[-1]["AP"], evaluations[-1]["AP"])
     loaded = load_detector(tmp_path / "run" / LAST)
     val_set = load_coco(settings.data.val_json, settings.data.val_images)
@@ -129,7 +129,7 @@ def last_ids(settings: Config, step: int) -> list[int]:
     return [batch.image_ids for batch in loop.training_batches(data, settings, 0)][step]
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures_and_keeps_the_checkpoint(
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(
     small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small_config()
@@ -226,7 +226,7 @@ def test_validation_of_other_names_is_refused(small_config: Make, tmp_path: Path
     assert not (tmp_path / "run").exists(), "before the training, not after it"
 
 
-def test_an_unreadable_picture_is_reported_and_training_goes_on(
+def test_an_unreadable_image_is_reported_and_training_goes_on(
     small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = small_config(steps=12)
@@ -237,7 +237,7 @@ def test_an_unreadable_picture_is_reported_and_training_goes_on(
     bad.write_bytes(b"")
     train(replace(settings, data=replace(settings.data, train_images=str(tmp_path))), tmp_path / "run")
     out = capsys.readouterr().out
-    assert "warning: skipped a picture" in out
+    assert "warning: skipped an image" in out
     assert bad.name in out
 
 

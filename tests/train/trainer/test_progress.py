@@ -86,9 +86,9 @@ def test_a_resumed_run_goes_on_counting() -> None:
 
 def test_other_units_are_named() -> None:
     clock, said = Clock(), []
-    for _ in Progress(range(3), 0, 3, unit="val picture", bar=False, clock=clock, write=said.append):
+    for _ in Progress(range(3), 0, 3, unit="val image", bar=False, clock=clock, write=said.append):
         clock.now += 31
-    assert said == ["val picture 1 of 3 (33 %)  about 1 min to go", "val picture 2 of 3 (66 %)  about 30 s to go"]
+    assert said == ["val image 1 of 3 (33 %)  about 1 min to go", "val image 2 of 3 (66 %)  about 30 s to go"]
 
 
 def test_only_the_first_process_speaks() -> None:

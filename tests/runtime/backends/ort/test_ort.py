@@ -13,7 +13,7 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes, ManifestError
 
-from ....support.fakes import MANIFEST, ROWS, manifest_with, picture, write_red_onnx
+from ....support.fakes import MANIFEST, ROWS, manifest_with, red_image, write_red_onnx
 
 onnx = pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime", reason="the backend under test")
 def canvases(count: int) -> tuple[np.ndarray, np.ndarray]:
     images = np.zeros((count, 64, 96, 3), np.uint8)
     for index in range(count):
-        images[index, :60, :80] = picture(box=(10 + index, 20, 50, 40) if index != 1 else None)
+        images[index, :60, :80] = red_image(box=(10 + index, 20, 50, 40) if index != 1 else None)
     return images, np.full((count, 2), (60, 80), np.int32)
 
 

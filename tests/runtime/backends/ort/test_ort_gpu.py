@@ -23,7 +23,7 @@ from runtime.detect import main as detect
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes
 
-from ....support.fakes import manifest_with, picture, write_red_onnx
+from ....support.fakes import manifest_with, red_image, write_red_onnx
 from ....support.ort_fake import CUDA, RTX, TENSORRT, FakeOrt
 
 INPUTS = InputShapes(1, 16, 64, 512, 64, 512)
@@ -43,7 +43,7 @@ def use(monkeypatch: pytest.MonkeyPatch, module: FakeOrt) -> FakeOrt:
 def canvases(count: int, height: int = 64, first: int = 10) -> tuple[np.ndarray, np.ndarray]:
     images = np.zeros((count, height, 96, 3), np.uint8)
     for index in range(count):
-        images[index, :60, :80] = picture(box=(first + index, 20, 50, 40))
+        images[index, :60, :80] = red_image(box=(first + index, 20, 50, 40))
     return images, np.full((count, 2), (60, 80), np.int32)
 
 
@@ -290,7 +290,7 @@ def test_detecting_goes_on_with_the_batch_that_fits(
 ) -> None:
     fake = use(monkeypatch, FakeOrt())
     for number in range(6):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(60, 80, (10, 20, 50 - number, 40))[..., ::-1])
+        cv2.imwrite(str(tmp_path / f"{number}.png"), red_image(60, 80, (10, 20, 50 - number, 40))[..., ::-1])
     rows = []
     for most in (None, 3):
         fake.most_images = most

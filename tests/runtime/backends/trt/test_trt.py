@@ -19,7 +19,7 @@ from runtime.detections import finish
 from runtime.detector import Detector
 
 from ....support.engines import assert_same, feed, write_standin_engine
-from ....support.fakes import picture
+from ....support.fakes import red_image
 from ....support.standin.driver import Order
 from ....support.standin.install import LIBRARIES, Binding, StandIn, install
 from ....support.standin.network import expected
@@ -108,7 +108,7 @@ def test_a_batch_equals_singles(engine: Path, stand_in: StandIn) -> None:
 
 def test_a_detector_on_it(engine: Path, stand_in: StandIn) -> None:
     with Detector(TrtBackend(engine, slots=1)) as detector:
-        found = detector([picture(), picture(box=None), picture(90, 60, (5, 6, 20, 30))])
+        found = detector([red_image(), red_image(box=None), red_image(90, 60, (5, 6, 20, 30))])
     assert [len(each) for each in found] == [1, 0, 1]
     assert found[0].boxes[0].tolist() == pytest.approx([10, 20, 50, 40], abs=1)
     stand_in.check_end()
