@@ -35,10 +35,10 @@ from ..trt.test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
-def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images to calibrate on, one of them unreadable."""
     path = tmp_path_factory.mktemp("some broken")
-    for image in photos.glob("*.png"):
+    for image in images.glob("*.png"):
         shutil.copy(image, path)
     (path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     return path
@@ -64,12 +64,12 @@ def test_the_command(exported: Exported, folder: Path, tmp_path: Path, capsys: p
 
 
 def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_anew_where_not(
-    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after more training, or an export for other canvases: to a file of the same name."""
     source, cache = tmp_path / "mine.onnx", tmp_path / "mine.calibration.json"
     source.write_bytes(exported.model.read_bytes())
-    arguments = [str(source), "--precision", "int8", "--images", str(photos)]
+    arguments = [str(source), "--precision", "int8", "--images", str(images)]
     assert main([*arguments, "--calibration-images", "1"]) == 0
     assert main([*arguments, "--calibration-images", "2"]) == 0
     capsys.readouterr()
@@ -193,10 +193,10 @@ def own_detections(model: Path, photos: Path, path: Path) -> Path:
 
 
 def test_blocks_stay_in_float_until_the_loss_is_met(
-    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A loss that any file meets, then one that needs blocks in float; the trade is printed, the file says which."""
-    truth, out = own_detections(exported.model, photos, tmp_path / "val.json"), tmp_path / "out.onnx"
+    truth, out = own_detections(exported.model, images, tmp_path / "val.json"), tmp_path / "out.onnx"
     arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(photos)]
     arguments += ["--annotations", str(truth), "--calibration", str(tmp_path / "ranges.json"), "-o", str(out)]
     assert main([*arguments, "--max-ap-loss", "100"]) == 0
