@@ -197,7 +197,7 @@ def test_blocks_stay_in_float_until_the_loss_is_met(
 ) -> None:
     """A loss that any file meets, then one that needs blocks in float; the trade is printed, the file says which."""
     truth, out = own_detections(exported.model, images, tmp_path / "val.json"), tmp_path / "out.onnx"
-    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(photos)]
+    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(images)]
     arguments += ["--annotations", str(truth), "--calibration", str(tmp_path / "ranges.json"), "-o", str(out)]
     assert main([*arguments, "--max-ap-loss", "100"]) == 0
     said = capsys.readouterr().out
@@ -279,14 +279,14 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_conversion_needs_no_torch(exported: Exported, photos: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_conversion_needs_no_torch(exported: Exported, images: Path, repository: Path, tmp_path: Path) -> None:
     """A deployment machine makes its own int8 of the float32 file, and compares the two."""
     training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
-    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(photos), "-o", out]
+    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(images), "-o", out]
     arguments += ["--calibration", str(tmp_path / "ranges.json")]
     made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")
     assert (made.returncode, made.stderr) == (0, "")
-    again = [str(exported.model), out, "--images", str(photos)]
+    again = [str(exported.model), out, "--images", str(images)]
     compared = run_without(training, repository, *again, module="export.verify")
     assert (compared.returncode, compared.stderr) == (0, "")
     assert compared.stdout.splitlines()[-1].endswith("none beyond the limit")
