@@ -14,7 +14,7 @@ import numpy as np
 from ..detections import RawOutputs
 from ..manifest import METADATA_KEY, Manifest
 from .contract import BackendError, Times
-from .failures import run_error
+from .failures import inference_error
 from .feeds import check_feed
 from .onnx_file import (
     DETECTION_NAMES,
@@ -27,7 +27,7 @@ from .onnx_file import (
     unreadable,
 )
 from .options import BackendOptions
-from .saturation import check_sums
+from .saturation import check_saturation
 
 _NUMPY_NAMES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
 OPENVINO = BackendOptions(backend="openvino")
@@ -57,7 +57,7 @@ class OpenVinoBackend:
         except Exception as error:  # the library's classes share no base but this
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
-        check_sums(self._path, self._manifest, options.allow_saturation)
+        check_saturation(self._path, self._manifest, options.allow_saturation)
         check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs))
         try:
             compiled = core.compile_model(model, "CPU", _properties(options))
@@ -98,7 +98,7 @@ class OpenVinoBackend:
             request.infer({"images": images, "image_sizes": image_sizes}, share_inputs=True, share_outputs=True)
             raw = self._read(request, all_candidates)
         except Exception as error:
-            raise run_error(
+            raise inference_error(
                 self._path,
                 "OpenVINO",
                 error,

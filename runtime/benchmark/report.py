@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..machine.conditions import Artifact, Machine, Run
+from ..machine.conditions import Machine, ModelInfo, Run
 from ..machine.gpus import GpuReport
 from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios
@@ -66,7 +66,7 @@ class Settings:
 class Report:
     run: Run
     machine: Machine
-    artifacts: tuple[Artifact, ...]
+    artifacts: tuple[ModelInfo, ...]
     images: ImageSet
     settings: Settings
     figures: tuple[Figures, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..machine.conditions import Artifact, Machine
+from ..machine.conditions import Machine, ModelInfo
 from ..machine.gpus import GpuReport
 from .images import ImageSet
 from .measuring import Distribution
@@ -99,7 +99,7 @@ def _images(image_files: ImageSet) -> str:
     return f"{image_files.count} ({shown}), {image_files.mean_bytes / 1000:.0f} kB each; {image_files.source}"
 
 
-def _artifact(artifact: Artifact) -> str:
+def _artifact(artifact: ModelInfo) -> str:
     return (
         f"{artifact.path}: {artifact.recipe}, {artifact.classes} classes, {artifact.precision}, "
         f"{artifact.bytes / 1e6:.1f} MB, SHA-256 {artifact.sha256[:16]}…; {artifact.backend}"

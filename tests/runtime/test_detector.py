@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.backends import BackendError, BatchTooLarge
-from runtime.backends.failures import run_error
+from runtime.backends.failures import inference_error
 from runtime.detections import Detections, RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -118,7 +118,7 @@ class SmallBackend(RedBackend):
             return run(images, image_sizes)
         except type(self.error) as error:
             least = self.manifest.inputs.batch_min
-            raise run_error(Path("m.onnx"), "ONNX Runtime", error, run, images, image_sizes, least) from error
+            raise inference_error(Path("m.onnx"), "ONNX Runtime", error, run, images, image_sizes, least) from error
 
 
 OUT_OF_MEMORY = RuntimeError("bfc_arena.cc: Available memory of 1000 is smaller than requested bytes of 2000")

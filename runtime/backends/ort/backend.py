@@ -13,11 +13,11 @@ import numpy as np
 from ...detections import RawOutputs
 from ...manifest import Manifest
 from ..contract import BackendError, Times
-from ..failures import run_error
+from ..failures import inference_error
 from ..feeds import check_feed
 from ..onnx_file import OUTPUT_NAMES, Tensors, check_contract, check_file
 from ..options import BackendOptions
-from ..saturation import check_sums
+from ..saturation import check_saturation
 from .binding import BoundRuns
 from .session import import_library, on_the_cpu, open_session, read_manifest
 
@@ -46,7 +46,7 @@ class OrtBackend:
             session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
         provider = session.get_providers()[0]
         # What a GPU's provider runs is exact; one that fell back to the CPU is not.
-        check_sums(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
+        check_saturation(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         self._run: Run | None
         if options.backend in _BOUND and provider != "CPUExecutionProvider":
@@ -84,7 +84,7 @@ class OrtBackend:
             return run(images, image_sizes, all_candidates, times)
         except Exception as error:  # the library's classes share no base but this
             least = self._manifest.inputs.batch_min
-            raise run_error(
+            raise inference_error(
                 self._path, "ONNX Runtime", error, lambda i, s: run(i, s, False, {}), images, image_sizes, least
             ) from error
 

@@ -111,9 +111,9 @@ class TrtBackend:
         """See `Backend`. Waits for a free slot. Raises BackendError, CudaError."""
         check_feed(images, image_sizes, self.manifest)
         profile = self._choose_profile(images.shape)
-        least_batch = self._described.profiles[profile].least[0]
+        min_batch = self._described.profiles[profile].least[0]
         with self._slot() as slot, self._cuda.current():
-            return slot.infer(images, image_sizes, profile, least_batch, all_candidates, times)
+            return slot.infer(images, image_sizes, profile, min_batch, all_candidates, times)
 
     def close(self) -> None:
         """Wait for the calls that run, then free everything, once. Calls that wait for a slot, and later ones, fail."""
