@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from ..detections import RawOutputs
 from ..manifest import METADATA_KEY, Manifest
-from .contract import BackendError, Times
+from ..stopwatch import Stopwatch
+from .contract import BackendError
 from .failures import inference_error
 from .feeds import check_feed
 from .onnx_file import (
@@ -84,7 +84,7 @@ class OpenVinoBackend:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
         requests = self._requests
@@ -93,10 +93,11 @@ class OpenVinoBackend:
         check_feed(images, image_sizes, self._manifest)
         images, image_sizes = np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)
         request = requests.get()
-        started = time.perf_counter()
+        stopwatch = stopwatch or Stopwatch()
         try:
-            request.infer({"images": images, "image_sizes": image_sizes}, share_inputs=True, share_outputs=True)
-            raw = self._read(request, all_candidates)
+            with stopwatch.measure("infer"):
+                request.infer({"images": images, "image_sizes": image_sizes}, share_inputs=True, share_outputs=True)
+                return self._read(request, all_candidates)
         except Exception as error:
             raise inference_error(
                 self._path,
@@ -109,9 +110,6 @@ class OpenVinoBackend:
             ) from error
         finally:
             requests.put(request)
-        if times is not None:
-            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
-        return raw
 
     def close(self) -> None:
         self._requests = None

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from ..machine.conditions import Machine, ModelInfo
 from ..machine.gpus import GpuReport
+from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution
 from .report import Figures, Memory, Pair, Report
-from .stages import STAGES
 
 NOISY = 0.1  # spread of a figure over rounds from which on it is called noisy
 FEW = 100  # batches below which the 99th percentile is little more than the slowest one

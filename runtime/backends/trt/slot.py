@@ -22,7 +22,8 @@ import numpy as np
 
 from ...cuda import Cuda, CudaError, Graphs, OutOfMemory
 from ...detections import RawOutputs
-from ..contract import BackendError, BatchTooLarge, Times
+from ...stopwatch import Stopwatch
+from ..contract import BackendError, BatchTooLarge
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS, OUTPUTS
 from .engine import LoadedEngine
 
@@ -77,7 +78,7 @@ class Slot:
         profile: int,
         min_batch: int,
         all_candidates: bool,
-        times: Times | None,
+        stopwatch: Stopwatch | None,
     ) -> RawOutputs:
         """Run a checked feed in the profile of that index, which takes its shape and batches down to `min_batch`.
 
@@ -86,7 +87,7 @@ class Slot:
         batch, height, width, _ = images.shape
         prepared = self._prepare((batch, height, width), profile, min_batch)
         try:
-            return self._run(prepared, images, image_sizes, all_candidates, times)
+            return self._run(prepared, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
             self._wait()  # the next call must not find this one's buffers in use
             raise
@@ -105,7 +106,7 @@ class Slot:
         images: np.ndarray,
         image_sizes: np.ndarray,
         all_candidates: bool,
-        times: Times | None,
+        stopwatch: Stopwatch | None,
     ) -> RawOutputs:
         cuda, shapes = self._cuda, prepared.shapes
         if self._graphs is not None and prepared.has_run and prepared.is_capturable and prepared.graph is None:
@@ -137,12 +138,12 @@ class Slot:
         batch = len(images)
         rows = range(batch) if all_candidates else np.flatnonzero(outputs["nms_exact"][:, 0] == 0).tolist()
         outputs |= self._candidates(shapes, rows)
-        if times is not None:
-            _add(times, "copy_in", cuda.seconds_between(self._copy_in_starts, self._copied_in))
-            _add(times, "infer", cuda.seconds_between(self._infer_starts, self._inferred))
-            _add(times, "copy_out", cuda.seconds_between(self._inferred, self._copied_out))
+        if stopwatch is not None:
+            stopwatch.add("copy_in", cuda.seconds_between(self._copy_in_starts, self._copied_in))
+            stopwatch.add("infer", cuda.seconds_between(self._infer_starts, self._inferred))
+            stopwatch.add("copy_out", cuda.seconds_between(self._inferred, self._copied_out))
             if rows:
-                _add(times, "copy_out", cuda.seconds_between(self._candidates_start, self._candidates_out))
+                stopwatch.add("copy_out", cuda.seconds_between(self._candidates_start, self._candidates_out))
         return RawOutputs(**outputs)
 
     def _candidates(self, shapes: dict[str, tuple[int, ...]], rows: range | list[int]) -> dict[str, np.ndarray]:
@@ -303,7 +304,3 @@ def _create(handles: ExitStack, create: Callable[[], Any], destroy: Callable[[An
     handle = create()
     handles.callback(destroy, handle)
     return handle
-
-
-def _add(times: Times, stage: str, seconds: float) -> None:
-    times[stage] = times.get(stage, 0.0) + seconds

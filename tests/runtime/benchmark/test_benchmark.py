@@ -11,11 +11,12 @@ from runtime.backends import BackendError
 from runtime.benchmark.__main__ import main, measure
 from runtime.benchmark.images import ImageFiles, find_images, generate_images
 from runtime.benchmark.report import figures, pairs
-from runtime.benchmark.stages import STAGES, plan_work, run_batch
+from runtime.benchmark.stages import plan_work, run_batch
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
+from runtime.stopwatch import STAGES, Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_images
 
@@ -41,12 +42,12 @@ class TimedBackend(RedBackend):
         self.clock, self.seconds, self.slower = clock, seconds, slower
 
     def infer(
-        self, images: np.ndarray, image_sizes: np.ndarray, times: dict[str, float] | None = None, **options: Any
+        self, images: np.ndarray, image_sizes: np.ndarray, stopwatch: Stopwatch | None = None, **options: Any
     ) -> RawOutputs:
         for stage, seconds in self.seconds.items():
             self.clock.now += seconds * (1 + self.slower * len(self.batches))
-            if times is not None and stage != "hidden":
-                times[stage] = times.get(stage, 0.0) + seconds * (1 + self.slower * len(self.batches))
+            if stopwatch is not None and stage != "hidden":
+                stopwatch.add(stage, seconds * (1 + self.slower * len(self.batches)))  # type: ignore[arg-type]
         return super().infer(images, image_sizes, **options)
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enum
 import runtime.backends.trt.backend
 from runtime.backends import BackendError
 from runtime.detections import RawOutputs
+from runtime.stopwatch import Stopwatch
 
 from ....support.engines import assert_same, feed, poison_of, write_standin_engine
 from ....support.standin.driver import Order
@@ -62,7 +63,9 @@ def work(stand_in: StandIn, open_backend: Callable[[], Any]) -> None:
         for repeat in range(3):
             for shape in ((1, 64, 64), (3, 64, 96), (2, 64, 192), (8, 32, 32)):
                 images, sizes = feed(*shape, seed=repeat)
-                kept.append((backend.infer(images, sizes, times={} if repeat else None), expected(images, sizes)))
+                kept.append(
+                    (backend.infer(images, sizes, stopwatch=Stopwatch() if repeat else None), expected(images, sizes))
+                )
                 check(*kept[-1])
         with ThreadPoolExecutor(3) as pool:
             feeds = [feed(1 + seed % 3, 64, 64, seed) for seed in range(18)]
