@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
@@ -18,13 +17,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from .backends import Backend, BackendError, BatchTooLarge, Times, open_backend
+from .backends import Backend, BackendError, BatchTooLarge, open_backend
 from .detections import Detections, RawOutputs, candidates, empty_detections, finish, first_rows, join_outputs
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 from .manifest import InputShapes, Manifest, Preprocess
 from .pipeline import Limits, processors, run_pipeline
+from .stopwatch import Stopwatch
 
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
 Image: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
@@ -57,8 +57,8 @@ class Detects(Protocol[Prepared]):
         """What can be done with an image alone, before its batch is known."""
         ...
 
-    def detect_prepared(self, images: Sequence[Prepared], times: Times | None = None) -> list[Detections]:
-        """Detections of prepared images, which share a canvas; seconds per stage are added to `times`."""
+    def detect_prepared(self, images: Sequence[Prepared], stopwatch: Stopwatch | None = None) -> list[Detections]:
+        """Detections of prepared images, which share a canvas; the stages are added to `stopwatch`."""
         ...
 
 
@@ -165,19 +165,19 @@ class Detector:
         check_image(image, number)
         return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
 
-    def detect_prepared(self, images: Sequence[Batch], times: Times | None = None) -> list[Detections]:
+    def detect_prepared(self, images: Sequence[Batch], stopwatch: Stopwatch | None = None) -> list[Detections]:
         """Detections of prepared images that share a canvas size, in each one's own pixels.
 
-        `times` gets the backend's stages, "network" (all of them: the call as a whole) and "postprocess".
+        `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess".
         """
+        stopwatch = stopwatch or Stopwatch()
         found: list[Detections] = []
         most = self.manifest.inputs.batch_max
         for first in range(0, len(images), most):
             batch = join_batches(images[first : first + most])
-            raw = self._infer(batch, all_candidates=False, times=times)
-            started = time.perf_counter()
-            found += _in_images(finish(raw, self.manifest.thresholds), batch)
-            _add(times, "postprocess", started)
+            raw = self._infer(batch, all_candidates=False, stopwatch=stopwatch)
+            with stopwatch.measure("postprocess"):
+                found += _in_images(finish(raw, self.manifest.thresholds), batch)
         return found
 
     def _load(self, numbered: tuple[int, Image]) -> Batch:
@@ -205,11 +205,11 @@ class Detector:
                     found[row] = detections
         return found
 
-    def _infer(self, batch: Batch, all_candidates: bool, times: Times | None = None) -> RawOutputs:
+    def _infer(self, batch: Batch, all_candidates: bool, stopwatch: Stopwatch | None = None) -> RawOutputs:
         """Run the backend, in pieces where memory has shown to be too small: what is found doesn't depend on it."""
         count, canvas_hw = len(batch.images), canvas_of(batch)
         most = min(count, self._fitting.get(canvas_hw, count))
-        taken: Times = {}  # of this attempt: one that fails is no part of the network's time
+        taken = Stopwatch()  # of this attempt: one that fails is no part of the network's time
         try:
             pieces = [
                 self._infer_at_once(batch.images[rows], batch.image_sizes[rows], all_candidates, taken)
@@ -223,14 +223,13 @@ class Detector:
                 self._fitting[canvas_hw] = min(before, error.fits)
             if error.fits < before:
                 _log.warning("warning: %s; goes on with batches of at most %d on it", error, error.fits)
-            return self._infer(batch, all_candidates, times)
-        if times is not None:
-            for stage, seconds in taken.items():
-                times[stage] = times.get(stage, 0.0) + seconds
+            return self._infer(batch, all_candidates, stopwatch)
+        if stopwatch is not None:
+            stopwatch.merge(taken)
         return pieces[0] if len(pieces) == 1 else join_outputs(pieces)
 
     def _infer_at_once(
-        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times
+        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
         """One call of the backend; a batch below the graph's least is filled up with blank canvases meanwhile."""
         missing = self.manifest.inputs.batch_min - len(images)
@@ -238,10 +237,8 @@ class Detector:
             pad_value = np.array(self.manifest.preprocess.pad_value, np.uint8)
             images = np.concatenate([images, np.broadcast_to(pad_value, (missing, *images.shape[1:]))])
             image_sizes = np.concatenate([image_sizes, np.ones((missing, 2), np.int32)])
-        with self._turn:
-            started = time.perf_counter()
-            raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
-            _add(times, "network", started)
+        with self._turn, stopwatch.measure("network"):
+            raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, stopwatch=stopwatch)
         return first_rows(raw, len(images) - missing) if missing > 0 else raw
 
     def close(self) -> None:
@@ -308,11 +305,6 @@ def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
         for detections, geometry in zip(found, batch.geometries, strict=True)
     ]
-
-
-def _add(times: Times | None, stage: str, started: float) -> None:
-    if times is not None:
-        times[stage] = times.get(stage, 0.0) + time.perf_counter() - started
 
 
 def _found(result: Detections | UserError) -> Detections:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backends import Backend, Times
+from .backends import Backend
 from .detections import Detections, RawOutputs, covered, empty_detections, suppress
 from .detector import Detector, Detects
 from .errors import UserError
@@ -22,6 +21,7 @@ from .images import Decoded
 from .images.preprocess import as_decoded
 from .manifest import Manifest, Preprocess, Thresholds
 from .nms import iou_matrix
+from .stopwatch import Stopwatch
 
 
 class _Resized:
@@ -46,9 +46,9 @@ class _Resized:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        return self._backend.infer(images, image_sizes, all_candidates=all_candidates, times=times)
+        return self._backend.infer(images, image_sizes, all_candidates=all_candidates, stopwatch=stopwatch)
 
     def close(self) -> None:
         """The backend belongs to the detector that was given."""
@@ -96,13 +96,13 @@ class MultiScaleDetector:
         """The image itself: what is made of it fills more memory than it."""
         return image
 
-    def detect_prepared(self, decoded: Sequence[np.ndarray | Decoded], times: Times | None = None) -> list[Detections]:
+    def detect_prepared(
+        self, decoded: Sequence[np.ndarray | Decoded], stopwatch: Stopwatch | None = None
+    ) -> list[Detections]:
         """As `detect`; all of it counts as the network's time."""
-        started = time.perf_counter()
-        found = self.detect(decoded)
-        if times is not None:
-            times["network"] = times.get("network", 0.0) + time.perf_counter() - started
-        return found
+        stopwatch = stopwatch or Stopwatch()
+        with stopwatch.measure("network"):
+            return self.detect(decoded)
 
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """As `Detector.detect`."""

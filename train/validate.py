@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from runtime.backends import Times
 from runtime.coco import CocoDataset, evaluate, load_coco
 from runtime.coco.command import Evaluation
 from runtime.coco.report import figures_as_json, figures_as_table
@@ -27,6 +25,7 @@ from runtime.detector import Detects
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
+from runtime.stopwatch import Stopwatch
 from runtime.tta import add_arguments, as_asked
 
 from .config import Config
@@ -60,10 +59,13 @@ class TorchBackend:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, all flagged for host NMS."""
-        started = time.perf_counter()
+        with (stopwatch or Stopwatch()).measure("infer"):
+            return self._infer(images, image_sizes)
+
+    def _infer(self, images: np.ndarray, image_sizes: np.ndarray) -> RawOutputs:
         was_training = self.detector.training
         self.detector.eval()
         outputs = self.detector(torch.from_numpy(images).to(self.device))
@@ -75,7 +77,7 @@ class TorchBackend:
         )
         self.detector.train(was_training)
         batch, rows = len(images), self.config.thresholds.detections
-        raw = RawOutputs(
+        return RawOutputs(
             num_detections=np.zeros((batch, 1), np.int32),
             detection_boxes=np.zeros((batch, rows, 4), np.float32),
             detection_scores=np.zeros((batch, rows), np.float32),
@@ -85,9 +87,6 @@ class TorchBackend:
             candidate_scores=scores.cpu().numpy(),
             candidate_classes=classes.cpu().numpy(),
         )
-        if times is not None:
-            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
-        return raw
 
     def close(self) -> None:
         """Nothing is held."""

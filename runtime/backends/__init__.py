@@ -1,5 +1,5 @@
 """What runs a deployed graph. A backend's library is imported when that backend is opened."""
 
-from .contract import Backend, BackendError, BatchTooLarge, Times, open_backend
+from .contract import Backend, BackendError, BatchTooLarge, open_backend
 
-__all__ = ["Backend", "BackendError", "BatchTooLarge", "Times", "open_backend"]
+__all__ = ["Backend", "BackendError", "BatchTooLarge", "open_backend"]

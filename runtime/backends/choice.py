@@ -10,7 +10,7 @@ from ..command_names import QUANTIZE, TO_TRT
 from .contract import Backend, BackendError
 from .onnx_file import check_file
 from .openvino_backend import OpenVinoBackend
-from .options import BACKENDS, BackendOptions, readers, spelled, unread
+from .options import BACKENDS, BackendOptions, as_flag, backends_taking, ignored_options
 from .ort.backend import OrtBackend
 
 # Best first. TensorRT's providers are not among them: they build an engine for minutes, which is to be asked for.
@@ -31,7 +31,7 @@ def _open_named(path: str | os.PathLike[str], options: BackendOptions) -> OrtBac
         )
     if options.backend not in BACKENDS:
         raise BackendError(f"backend {options.backend!r}: expected auto, {', '.join(BACKENDS)}")
-    _require_read(options)
+    _refuse_ignored(options)
     return OpenVinoBackend(path, options) if options.backend == "openvino" else OrtBackend(path, options)
 
 
@@ -42,36 +42,36 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
             f"{path}: an engine runs in TensorRT only, --backend {options.backend} does not take it; leave the option "
             "out, or give the .onnx file that it was built from"
         )
-    _require_read(replace(options, backend="tensorrt"))
+    _refuse_ignored(replace(options, backend="tensorrt"))
     from .trt.backend import TrtBackend
 
     return TrtBackend(path, device=options.device, binding=options.binding)
 
 
-def _require_read(options: BackendOptions) -> None:
+def _refuse_ignored(options: BackendOptions) -> None:
     """Raise BackendError for an option that the backend would drop."""
-    for name in unread(options, options.backend):
+    for name in ignored_options(options, options.backend):
         raise BackendError(
-            f"{spelled(options, name)} is for --backend {readers(name)}, not {options.backend}; leave it out, or "
-            f"choose a backend that takes it{_INSTEAD.get(name, '')}"
+            f"{as_flag(options, name)} is for --backend {backends_taking(name)}, not {options.backend}; leave it out, "
+            f"or choose a backend that takes it{_INSTEAD.get(name, '')}"
         )
 
 
 _INSTEAD = {"precision_hint": f"; for half precision elsewhere export another file ({QUANTIZE})"}
 
 
-def _candidates(options: BackendOptions) -> list[str]:
+def _eligible(options: BackendOptions) -> list[str]:
     """Those of AUTO that read every option that is given. Raises BackendError where there is none."""
     if options.allow_fallback:
         raise BackendError(
             "--allow-fallback: auto takes the best that really starts, and nothing in its place; name the backend that "
-            f"may fall back, with --backend {readers('allow_fallback')}"
+            f"may fall back, with --backend {backends_taking('allow_fallback')}"
         )
-    dropped = {name: unread(options, name) for name in AUTO}
+    dropped = {name: ignored_options(options, name) for name in AUTO}
     fitting = [name for name, unused in dropped.items() if not unused]
     if not fitting:
         given = dict.fromkeys(option for unused in dropped.values() for option in unused)
-        told = "; ".join(f"{spelled(options, option)} is for --backend {readers(option)}" for option in given)
+        told = "; ".join(f"{as_flag(options, option)} is for --backend {backends_taking(option)}" for option in given)
         raise BackendError(f"auto has no backend that takes all that is given: {told}; name one of them, or leave out")
     return fitting
 
@@ -83,7 +83,7 @@ def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBack
     """
     reasons: list[str] = []
     failures: list[BackendError] = []
-    for name in _candidates(options):
+    for name in _eligible(options):
         try:
             backend = _open_named(path, replace(options, backend=name))
         except BackendError as error:

@@ -12,10 +12,8 @@ from ..command_names import TO_ONNX
 from ..detections import RawOutputs
 from ..errors import UserError
 from ..manifest import Manifest
+from ..stopwatch import Stopwatch
 from .engine_file import SUFFIXES as ENGINE_SUFFIXES
-
-# Seconds by stage: "copy_in", "infer", "copy_out"; a backend that doesn't copy has "infer" alone.
-Times = dict[str, float]
 
 
 class BackendError(UserError):
@@ -52,13 +50,13 @@ class Backend(Protocol):
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """Run on images uint8 [B, H, W, 3] (RGB canvases) and image_sizes int32 [B, 2] (height, width on them).
 
         Candidates of images whose `nms_exact` is 1 may be left out (scores 0) unless `all_candidates`: nothing reads
-        them, and they are a hundred times the detections' bytes. Seconds per stage are added to `times`. Raises
-        BatchTooLarge where memory runs out; the backend is as good as before.
+        them, and they are a hundred times the detections' bytes. `stopwatch` gets the stages "copy_in",
+        "infer" and "copy_out". Raises BatchTooLarge where memory runs out; the backend stays usable.
         """
         ...
 

@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def run_error(
+def inference_error(
     path: Path,
     library: str,
     error: Exception,
@@ -40,13 +40,13 @@ def run_error(
     what = f"{path}: {library} failed on images {list(images.shape)}: {first_line(error)}"
     if not is_out_of_memory(error):
         return BackendError(what)
-    fits = largest_batch(run, images, image_sizes, batch_min)
+    fits = largest_fitting_batch(run, images, image_sizes, batch_min)
     if fits is None:
         return BatchTooLarge(f"{what}; no batch of this canvas fits: use a smaller canvas, or free memory", None)
     return BatchTooLarge(f"{what}; of this canvas a batch of {fits} fits: use --batch {fits}, or free memory", fits)
 
 
-def largest_batch(
+def largest_fitting_batch(
     run: Callable[[np.ndarray, np.ndarray], object], images: np.ndarray, image_sizes: np.ndarray, least: int
 ) -> int | None:
     """The largest of B/2, B/4, … ≥ `least` that runs; None where none does, or where one fails for another reason."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 
 from ..detections import RawOutputs
 from ..manifest import METADATA_KEY, Manifest
-from .contract import BackendError, Times
-from .failures import run_error
+from ..stopwatch import Stopwatch
+from .contract import BackendError
+from .failures import inference_error
 from .feeds import check_feed
 from .onnx_file import (
     DETECTION_NAMES,
@@ -27,7 +27,7 @@ from .onnx_file import (
     unreadable,
 )
 from .options import BackendOptions
-from .saturation import check_sums
+from .saturation import check_saturation
 
 _NUMPY_NAMES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
 OPENVINO = BackendOptions(backend="openvino")
@@ -57,7 +57,7 @@ class OpenVinoBackend:
         except Exception as error:  # the library's classes share no base but this
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
-        check_sums(self._path, self._manifest, options.allow_saturation)
+        check_saturation(self._path, self._manifest, options.allow_saturation)
         check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs))
         try:
             compiled = core.compile_model(model, "CPU", _properties(options))
@@ -84,7 +84,7 @@ class OpenVinoBackend:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
         requests = self._requests
@@ -93,12 +93,13 @@ class OpenVinoBackend:
         check_feed(images, image_sizes, self._manifest)
         images, image_sizes = np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)
         request = requests.get()
-        started = time.perf_counter()
+        stopwatch = stopwatch or Stopwatch()
         try:
-            request.infer({"images": images, "image_sizes": image_sizes}, share_inputs=True, share_outputs=True)
-            raw = self._read(request, all_candidates)
+            with stopwatch.measure("infer"):
+                request.infer({"images": images, "image_sizes": image_sizes}, share_inputs=True, share_outputs=True)
+                return self._read(request, all_candidates)
         except Exception as error:
-            raise run_error(
+            raise inference_error(
                 self._path,
                 "OpenVINO",
                 error,
@@ -109,9 +110,6 @@ class OpenVinoBackend:
             ) from error
         finally:
             requests.put(request)
-        if times is not None:
-            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
-        return raw
 
     def close(self) -> None:
         self._requests = None

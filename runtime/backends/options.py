@@ -21,7 +21,7 @@ BACKENDS = {
 
 
 # The options that each reads; any other that is given is refused rather than dropped.
-READS = {
+OPTIONS_BY_BACKEND = {
     "cpu": {"threads", "allow_saturation"},
     "openvino": {"threads", "allow_saturation", "precision_hint", "hint"},
     "cuda": {"device", "threads", "allow_fallback", "allow_saturation"},
@@ -88,22 +88,22 @@ def backend_options(options: argparse.Namespace) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(BackendOptions)}
 
 
-def unread(options: BackendOptions, backend: str) -> list[str]:
+def ignored_options(options: BackendOptions, backend: str) -> list[str]:
     """Names of the options that are given, which is to say not the default, and that a backend doesn't read."""
     names = [field.name for field in fields(BackendOptions) if field.name != "backend"]
     given = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
-    return [name for name in given if name not in READS[backend]]
+    return [name for name in given if name not in OPTIONS_BY_BACKEND[backend]]
 
 
-def spelled(options: BackendOptions, name: str) -> str:
+def as_flag(options: BackendOptions, name: str) -> str:
     """An option as the command line has it, with its value."""
     value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
     return flag if value is True else f"{flag} {value}"
 
 
-def readers(name: str) -> str:
+def backends_taking(name: str) -> str:
     """The backends that read an option, for a message."""
-    return ", ".join(backend for backend, names in READS.items() if name in names)
+    return ", ".join(backend for backend, names in OPTIONS_BY_BACKEND.items() if name in names)
 
 
 _DEFAULT = BackendOptions()

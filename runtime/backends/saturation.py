@@ -19,7 +19,7 @@ def may_saturate(manifest: Manifest, processor: Processor) -> bool:
     return manifest.precision == "int8" and not manifest.sums_fit_16_bits and not processor.sums_8_bit_products_exactly
 
 
-def check_sums(path: Path, manifest: Manifest, allowed: bool) -> None:
+def check_saturation(path: Path, manifest: Manifest, allowed: bool) -> None:
     """Raise BackendError where this processor's kernels may saturate on the file, unless that is `allowed`."""
     if allowed or manifest.precision != "int8" or manifest.sums_fit_16_bits:
         return

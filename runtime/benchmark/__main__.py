@@ -29,10 +29,10 @@ from ..detector import Detector
 from ..errors import UserError, run_main
 from ..files import atomic_write, require_writable
 from ..machine.conditions import (
-    Artifact,
+    ModelInfo,
     command_line,
-    describe_artifact,
     describe_machine,
+    describe_model,
     describe_run,
     memory_mb,
     peak_memory_mb,
@@ -130,16 +130,16 @@ def run(options: argparse.Namespace, image_files: ImageFiles, command: str) -> R
     )
 
 
-def _checked(artifact: Given, options: argparse.Namespace, image_files: ImageFiles) -> Artifact:
+def _checked(artifact: Given, options: argparse.Namespace, image_files: ImageFiles) -> ModelInfo:
     """Open and close an artifact: one that doesn't fit the images or the batches is known before any has run."""
     detector, sha256 = open_hashed(artifact, options)
     with detector:
         for batch in options.batch:
             plan_work(detector, image_files.sizes_hw, batch)
-        return describe_artifact(artifact.path, sha256, detector)
+        return describe_model(artifact.path, sha256, detector)
 
 
-def _open_same(artifact: Given, options: argparse.Namespace, described: Artifact) -> Detector:
+def _open_same(artifact: Given, options: argparse.Namespace, described: ModelInfo) -> Detector:
     """Raises BackendError where it isn't the file any more that was described."""
     detector, sha256 = open_hashed(artifact, options)
     if sha256 != described.sha256:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_path
+from ..stopwatch import STAGES
 from .report import Report
-from .stages import STAGES
 
 
 def require_matplotlib() -> Any:

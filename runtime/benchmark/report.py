@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..machine.conditions import Artifact, Machine, Run
+from ..machine.conditions import Machine, ModelInfo, Run
 from ..machine.gpus import GpuReport
+from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios
-from .stages import STAGES, BatchRun, Work
+from .stages import BatchRun, Work
 
 FORMAT_VERSION = 1
 
@@ -66,7 +67,7 @@ class Settings:
 class Report:
     run: Run
     machine: Machine
-    artifacts: tuple[Artifact, ...]
+    artifacts: tuple[ModelInfo, ...]
     images: ImageSet
     settings: Settings
     figures: tuple[Figures, ...]
@@ -89,7 +90,7 @@ class Measured:
 def figures(measured: Measured, image_count: int) -> Figures:
     """Figures of what was measured on so many images."""
     runs = [run for rounds in measured.stage_rounds for run in rounds]
-    samples = {stage: [1e3 * run.seconds[stage] for run in runs] for stage in STAGES}
+    samples: dict[str, list[float]] = {stage: [1e3 * run.seconds[stage] for run in runs] for stage in STAGES}
     samples |= {"rest": [1e3 * run.rest for run in runs], "total": [1e3 * run.wall for run in runs]}
     images = len(runs) * measured.batch
     return Figures(

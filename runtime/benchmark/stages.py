@@ -14,8 +14,7 @@ from pathlib import Path
 from ..detections import finish
 from ..detector import Detector, chosen_batch, join_batches
 from ..images.preprocess import boxes_to_image, load
-
-STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
+from ..stopwatch import STAGES, Stage, Stopwatch
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Work:
 
 @dataclass(frozen=True)
 class BatchRun:
-    seconds: dict[str, float]  # by stage, under STAGES
+    seconds: dict[Stage, float]  # by stage; 0 for a stage that the backend lacks
     wall: float  # seconds from before the first stage to after the last
     detections: int
     reruns: int  # images whose NMS ran on the host
@@ -58,23 +57,21 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
 
 def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.perf_counter) -> BatchRun:
     """Decode, lay out, infer and postprocess one batch, as the pipeline does but one stage after the other."""
-    manifest = detector.manifest
-    inside: dict[str, float] = {}
-    marks = [clock()]
-    images = [load(path, detector.loads_for) for path in work.files]
-    marks.append(clock())
-    batch = join_batches([detector.prepare(image) for image in images])
-    marks.append(clock())
-    raw = detector.backend.infer(batch.images, batch.image_sizes, times=inside)
-    marks.append(clock())
-    found = finish(raw, manifest.thresholds)
-    for detections, geometry in zip(found, batch.geometries, strict=True):
-        boxes_to_image(detections.boxes, geometry)
-    marks.append(clock())
-    outside = {"decode": marks[1] - marks[0], "preprocess": marks[2] - marks[1], "postprocess": marks[4] - marks[3]}
-    seconds = {stage: outside.get(stage, inside.get(stage, 0.0)) for stage in STAGES}
+    stopwatch = Stopwatch(clock)
+    started = clock()
+    with stopwatch.measure("decode"):
+        images = [load(path, detector.loads_for) for path in work.files]
+    with stopwatch.measure("preprocess"):
+        batch = join_batches([detector.prepare(image) for image in images])
+    raw = detector.backend.infer(batch.images, batch.image_sizes, stopwatch=stopwatch)
+    with stopwatch.measure("postprocess"):
+        found = finish(raw, detector.manifest.thresholds)
+        for detections, geometry in zip(found, batch.geometries, strict=True):
+            boxes_to_image(detections.boxes, geometry)
+    wall = clock() - started
+    seconds = {stage: stopwatch.seconds.get(stage, 0.0) for stage in STAGES}
     reruns = int((raw.nms_exact == 0).sum())
-    return BatchRun(seconds, marks[4] - marks[0], sum(map(len, found)), reruns)
+    return BatchRun(seconds, wall, sum(map(len, found)), reruns)
 
 
 def run_round(

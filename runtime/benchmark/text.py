@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..machine.conditions import Artifact, Machine
+from ..machine.conditions import Machine, ModelInfo
 from ..machine.gpus import GpuReport
+from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution
 from .report import Figures, Memory, Pair, Report
-from .stages import STAGES
 
 NOISY = 0.1  # spread of a figure over rounds from which on it is called noisy
 FEW = 100  # batches below which the 99th percentile is little more than the slowest one
@@ -99,7 +99,7 @@ def _images(image_files: ImageSet) -> str:
     return f"{image_files.count} ({shown}), {image_files.mean_bytes / 1000:.0f} kB each; {image_files.source}"
 
 
-def _artifact(artifact: Artifact) -> str:
+def _artifact(artifact: ModelInfo) -> str:
     return (
         f"{artifact.path}: {artifact.recipe}, {artifact.classes} classes, {artifact.precision}, "
         f"{artifact.bytes / 1e6:.1f} MB, SHA-256 {artifact.sha256[:16]}…; {artifact.backend}"

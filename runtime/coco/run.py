@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ..backends import Times
 from ..detector import Detects, pipeline_limits
 from ..errors import UserError
 from ..images import MAX_PIXELS, ImageError
 from ..manifest import Manifest
 from ..pipeline import Limits, run_pipeline
+from ..stopwatch import Stopwatch
 from .dataset import CocoDataset
 from .format import CocoError
 from .results import Gathered, Results, of_image
@@ -173,16 +173,16 @@ class _Runner:
             turn, self._turn = self._turn, self._turn + 1
         results: list[list[Results]] = [[] for _ in self._detectors]
         for number in _in_turn(len(self._detectors), turn):
-            detector, times = self._detectors[number], Times()
-            found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], times)
+            detector, stopwatch = self._detectors[number], Stopwatch()
+            found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], stopwatch)
             ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
             results[number] = [
                 of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
                 for loaded, detections in zip(batch, found, strict=True)
             ]
             with self._lock:
-                self.calls[number].seconds.append(times["network"])
-                self.calls[number].per_image.append(times["network"] / len(batch))
+                self.calls[number].seconds.append(stopwatch.seconds["network"])
+                self.calls[number].per_image.append(stopwatch.seconds["network"] / len(batch))
         return [list(per_image) for per_image in zip(*results, strict=True)]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..errors import UserError
-from ..machine.cuda_libraries import EXTRAS, LEAST_DRIVER, install
+from ..machine.cuda_libraries import EXTRAS, MIN_DRIVER, install_command
 
 Binding = Literal["cuda-python", "pycuda"]
 
@@ -163,9 +163,9 @@ def check_index(index: int, count: int) -> None:
 
 def old_driver(cuda: int, library: str, driver_cuda: str) -> CudaError:
     """The error where the driver is for an older CUDA than `library`, which is for the major `cuda`."""
-    least = LEAST_DRIVER.get(cuda)
+    least = MIN_DRIVER.get(cuda)
     older = int(driver_cuda.split(".")[0])
-    instead = f", or take the libraries of CUDA {older}: {install(older)}" if older in EXTRAS else ""
+    instead = f", or take the libraries of CUDA {older}: {install_command(older)}" if older in EXTRAS else ""
     return CudaError(
         f"NVIDIA's driver is for CUDA {driver_cuda} and too old for {library}, which is for CUDA {cuda}: update the "
         f"driver{f' to {least} or newer' if least else ''}{instead}"

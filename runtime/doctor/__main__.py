@@ -21,7 +21,7 @@ from ..machine.cuda_libraries import Library, cuda_libraries, installed_distribu
 from ..machine.gpus import Gpus, list_gpus
 from ..machine.processor import Processor, read_processor
 from .findings import find, int8_advice
-from .text import text_of
+from .text import report_as_text
 from .trials import Trial, run_trials
 
 # Beside those that a measurement names.
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(arguments)
     report = examine()
-    print(json.dumps(as_json(report), indent=2) if options.json else text_of(report))
+    print(json.dumps(as_json(report), indent=2) if options.json else report_as_text(report))
     return 0
 
 

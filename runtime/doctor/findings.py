@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..machine.cuda_libraries import EXTRAS, Library, driver_fits, driver_problem, install, mismatch
+from ..machine.cuda_libraries import EXTRAS, Library, cuda_mismatch, driver_fits, driver_problem, install_command
 from ..machine.gpus import Gpu, Gpus
 from ..machine.processor import Processor
 from .trials import Trial
 
-LEAST_FREE_MB = 1000  # CUDA and cuDNN take about half of it before a network has anything
-LEAST_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
+MIN_FREE_MB = 1000  # CUDA and cuDNN take about half of it before a network has anything
+MIN_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
 
 
 def int8_advice(processor: Processor) -> str:
@@ -61,7 +61,7 @@ def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
     # Wheels of torch and cuda-python are for CUDA on every machine; these are installed for a GPU.
     for_gpus = [found for found in libraries if found.distribution.startswith(("onnxruntime-gpu", "tensorrt-cu"))]
     if gpus.driver is not None:
-        return [driver_problem(gpus.driver, libraries), mismatch(libraries, gpus.driver)]
+        return [driver_problem(gpus.driver, libraries), cuda_mismatch(libraries, gpus.driver)]
     failed = gpus.problem if gpus.problem is not None and "failed" in gpus.problem else None
     if not for_gpus and failed is None:
         return []
@@ -71,7 +71,7 @@ def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
     return [
         f"{problem} ({gpus.problem}); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place of "
         "onnxruntime-gpu",
-        mismatch(for_gpus),
+        cuda_mismatch(for_gpus),
     ]
 
 
@@ -80,12 +80,12 @@ def _gpu(gpu: Gpu, driver: str | None, libraries: Sequence[Library]) -> list[str
     of_13 = [str(found) for found in libraries if (found.cuda or 0) >= 13]
     if gpu.compute_capability is not None and of_13:
         capability = tuple(int(part) for part in gpu.compute_capability.split("."))
-        if capability < LEAST_CAPABILITY_13:
+        if capability < MIN_CAPABILITY_13:
             lines.append(
                 f"{named} has compute capability {gpu.compute_capability}, CUDA 13 ({', '.join(of_13)}) needs 7.5 or "
-                f"more: {install(12)}"
+                f"more: {install_command(12)}"
             )
-    if gpu.memory_free_mb is not None and gpu.memory_free_mb < LEAST_FREE_MB:
+    if gpu.memory_free_mb is not None and gpu.memory_free_mb < MIN_FREE_MB:
         lines.append(
             f"{named} has {gpu.memory_free_mb:.0f} of {gpu.memory_total_mb or 0:.0f} MiB free, CUDA alone takes some "
             "500: end what runs there (nvidia-smi lists it), or use another GPU (--device N)"
@@ -113,4 +113,4 @@ def _wanted(gpus: Gpus) -> str:
     if not gpus.gpus:
         return "pip install 'atss-toolkit[cpu]'"
     fits = [major for major in EXTRAS if gpus.driver is None or driver_fits(gpus.driver, major)]
-    return install(max(fits)) if fits else "update NVIDIA's driver"
+    return install_command(max(fits)) if fits else "update NVIDIA's driver"

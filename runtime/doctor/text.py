@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from ..machine.cuda_libraries import LEAST_DRIVER
+from ..machine.cuda_libraries import MIN_DRIVER
 
 if TYPE_CHECKING:  # it imports this module
     from .__main__ import Report
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it imports this module
 _LABEL, _WIDTH = 16, 120
 
 
-def text_of(report: Report) -> str:
+def report_as_text(report: Report) -> str:
     """All of it, in lines of at most 120 columns but for what has no space to break at."""
     machine, run = report.machine, report.run
     checkout = f" ({run.git[:7]}{'+changes' if run.git.endswith('+changes') else ''})" if run.git else ""
@@ -66,7 +66,7 @@ def _gpus(report: Report) -> str:
 
 def _cuda(report: Report) -> str:
     built = [f"{library} for {library.cuda or 'no CUDA'}" for library in report.cuda]
-    drivers = ", ".join(f"{major} from {least}" for major, least in sorted(LEAST_DRIVER.items()) if major >= 12)
+    drivers = ", ".join(f"{major} from {least}" for major, least in sorted(MIN_DRIVER.items()) if major >= 12)
     return f"{', '.join(built) or 'no library of it'} (drivers: {drivers})"
 
 

@@ -35,7 +35,7 @@ from ..detector import Detector, chosen_batch
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError
-from ..machine.conditions import command_line, describe_artifact, describe_machine, describe_run, version_of
+from ..machine.conditions import command_line, describe_machine, describe_model, describe_run, version_of
 from ..manifest import Preprocess
 from ..model_spec import describe, open_hashed, parse_given
 from ..pipeline import processors
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "status": UNVERIFIED,
             "run": asdict(run),
             "machine": asdict(machine),
-            "artifact": asdict(describe_artifact(options.artifact.path, sha256, detector)),
+            "artifact": asdict(describe_model(options.artifact.path, sha256, detector)),
         }
         return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
 

@@ -58,7 +58,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ModelInfo:
     path: str
     sha256: str
     bytes: int
@@ -97,9 +97,9 @@ def describe_machine() -> Machine:
     )
 
 
-def describe_artifact(path: Path, sha256: str, detector: Detector) -> Artifact:
+def describe_model(path: Path, sha256: str, detector: Detector) -> ModelInfo:
     manifest = detector.manifest
-    return Artifact(
+    return ModelInfo(
         path=str(path),
         sha256=sha256,
         bytes=path.stat().st_size,

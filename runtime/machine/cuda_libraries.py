@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+MIN_DRIVER = {11: 450, 12: 525, 13: 580}
 EXTRAS = {12: "cuda12", 13: "cuda13"}  # of this toolkit, by CUDA's major
 # Libraries whose CUDA is told, in the order in which they are shown; TensorRT's have the major in their names.
 _NAMES = ("onnxruntime-gpu", "torch", "tensorrt-cuN", "tensorrt-rtx-cuN", "cuda-python", "pycuda")
@@ -79,7 +79,7 @@ def cuda_major(name: str, distribution: metadata.Distribution) -> int | None:
     return None
 
 
-def mismatch(libraries: Sequence[Library], driver: str | None = None) -> str | None:
+def cuda_mismatch(libraries: Sequence[Library], driver: str | None = None) -> str | None:
     """One line where libraries of several CUDA majors are installed; None: all are of one."""
     majors = sorted({library.cuda for library in libraries if library.cuda is not None}, reverse=True)
     if len(majors) < 2:
@@ -89,7 +89,7 @@ def mismatch(libraries: Sequence[Library], driver: str | None = None) -> str | N
         for major in majors
     ]
     fitting = next((major for major in majors if driver is None or driver_fits(driver, major)), majors[-1])
-    return f"libraries of different CUDA majors are installed ({'; '.join(parts)}): {install(fitting)}"
+    return f"libraries of different CUDA majors are installed ({'; '.join(parts)}): {install_command(fitting)}"
 
 
 def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | None:
@@ -99,14 +99,14 @@ def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | No
         return None
     newest = max(library.cuda or 0 for library in built)
     named = ", ".join(str(library) for library in built if library.cuda == newest)
-    least = LEAST_DRIVER.get(newest)
+    least = MIN_DRIVER.get(newest)
     wanted = f"{least} or newer" if least else "the newest"
     if driver is None:
         return f"no NVIDIA driver was found, which {named} (CUDA {newest}) needs: install the driver, {wanted}"
     if driver_fits(driver, newest):
         return None
     older = max((major for major in EXTRAS if driver_fits(driver, major)), default=None)
-    instead = f", or take the libraries of CUDA {older}, which it fits: {install(older)}" if older else ""
+    instead = f", or take the libraries of CUDA {older}, which it fits: {install_command(older)}" if older else ""
     return (
         f"NVIDIA's driver {driver} is too old for {named}, built for CUDA {newest}: update the driver to {wanted}"
         f"{instead}"
@@ -116,10 +116,10 @@ def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | No
 def driver_fits(driver: str, cuda: int) -> bool:
     """Whether libraries of that CUDA major start on a driver; so does a major that is newer than this table."""
     number = _leading_number(driver)
-    return number is None or number >= LEAST_DRIVER.get(cuda, 0)
+    return number is None or number >= MIN_DRIVER.get(cuda, 0)
 
 
-def install(cuda: int) -> str:
+def install_command(cuda: int) -> str:
     """The command that installs everything for one CUDA major."""
     return f"pip install 'atss-toolkit[{EXTRAS.get(cuda, 'gpu')}]'"
 

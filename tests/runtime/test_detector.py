@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from runtime.backends import BackendError, BatchTooLarge
-from runtime.backends.failures import run_error
+from runtime.backends.failures import inference_error
 from runtime.detections import Detections, RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
+from runtime.stopwatch import Stopwatch
 
 from ..support.fakes import MANIFEST, RedBackend, manifest_with, red_image, write_red_onnx
 
@@ -118,7 +119,7 @@ class SmallBackend(RedBackend):
             return run(images, image_sizes)
         except type(self.error) as error:
             least = self.manifest.inputs.batch_min
-            raise run_error(Path("m.onnx"), "ONNX Runtime", error, run, images, image_sizes, least) from error
+            raise inference_error(Path("m.onnx"), "ONNX Runtime", error, run, images, image_sizes, least) from error
 
 
 OUT_OF_MEMORY = RuntimeError("bfc_arena.cc: Available memory of 1000 is smaller than requested bytes of 2000")
@@ -155,10 +156,10 @@ def test_what_memory_did_not_hold_is_no_part_of_the_networks_time() -> None:
     """Each call takes a second by the backend's account; those of an attempt that failed on its way are left out."""
 
     class Counting(SmallBackend):
-        def infer(self, *arguments: Any, times: dict[str, float] | None = None, **options: Any) -> RawOutputs:
+        def infer(self, *arguments: Any, stopwatch: Stopwatch | None = None, **options: Any) -> RawOutputs:
             raw = super().infer(*arguments, **options)
-            if times is not None:
-                times["infer"] = times.get("infer", 0.0) + 1
+            if stopwatch is not None:
+                stopwatch.add("infer", 1)
             if len(self.batches) == 3:
                 self.most = 1
             return raw
@@ -167,10 +168,10 @@ def test_what_memory_did_not_hold_is_no_part_of_the_networks_time() -> None:
     detector = Detector(backend)
     detector.detect([IMAGES[0]] * 2)
     detector._fitting[64, 96] = 2
-    times: dict[str, float] = {}
-    detector.detect_prepared([detector.prepare(IMAGES[0])] * 8, times)
+    stopwatch = Stopwatch()
+    detector.detect_prepared([detector.prepare(IMAGES[0])] * 8, stopwatch)
     assert len(backend.batches) > 1 + 8
-    assert times["infer"] == 8
+    assert stopwatch.seconds["infer"] == 8
 
 
 def test_where_no_batch_fits_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,17 @@ import numpy as np
 
 from ...detections import RawOutputs
 from ...manifest import Manifest
-from ..contract import BackendError, Times
-from ..failures import run_error
+from ...stopwatch import Stopwatch
+from ..contract import BackendError
+from ..failures import inference_error
 from ..feeds import check_feed
 from ..onnx_file import OUTPUT_NAMES, Tensors, check_contract, check_file
 from ..options import BackendOptions
-from ..saturation import check_sums
+from ..saturation import check_saturation
 from .binding import BoundRuns
 from .session import import_library, on_the_cpu, open_session, read_manifest
 
-Run = Callable[[np.ndarray, np.ndarray, bool, Times], RawOutputs]
+Run = Callable[[np.ndarray, np.ndarray, bool, Stopwatch], RawOutputs]
 
 _NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _BOUND = {"cuda", "ort-tensorrt"}  # their memory is CUDA's, which inputs and outputs can be bound to
@@ -46,7 +46,7 @@ class OrtBackend:
             session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
         provider = session.get_providers()[0]
         # What a GPU's provider runs is exact; one that fell back to the CPU is not.
-        check_sums(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
+        check_saturation(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         self._run: Run | None
         if options.backend in _BOUND and provider != "CPUExecutionProvider":
@@ -71,7 +71,7 @@ class OrtBackend:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
         run = self._run
@@ -79,13 +79,18 @@ class OrtBackend:
             raise BackendError(f"{self._path}: the backend was closed; open it again")
         check_feed(images, image_sizes, self._manifest)
         images, image_sizes = np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)
-        times = {} if times is None else times
+        stopwatch = stopwatch or Stopwatch()
         try:
-            return run(images, image_sizes, all_candidates, times)
+            return run(images, image_sizes, all_candidates, stopwatch)
         except Exception as error:  # the library's classes share no base but this
-            least = self._manifest.inputs.batch_min
-            raise run_error(
-                self._path, "ONNX Runtime", error, lambda i, s: run(i, s, False, {}), images, image_sizes, least
+            raise inference_error(
+                self._path,
+                "ONNX Runtime",
+                error,
+                lambda i, s: run(i, s, False, Stopwatch()),
+                images,
+                image_sizes,
+                self._manifest.inputs.batch_min,
             ) from error
 
     def close(self) -> None:
@@ -93,10 +98,9 @@ class OrtBackend:
 
 
 def _plain(session: Any) -> Run:
-    def run(images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times) -> RawOutputs:
-        started = time.perf_counter()
-        outputs = session.run(OUTPUT_NAMES, {"images": images, "image_sizes": image_sizes})
-        times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
+    def run(images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch) -> RawOutputs:
+        with stopwatch.measure("infer"):
+            outputs = session.run(OUTPUT_NAMES, {"images": images, "image_sizes": image_sizes})
         return RawOutputs(*outputs)
 
     return run

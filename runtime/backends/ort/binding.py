@@ -7,13 +7,12 @@ reads where `nms_exact` is 1.
 from __future__ import annotations
 
 import queue
-import time
 from typing import Any
 
 import numpy as np
 
 from ...detections import RawOutputs
-from ..contract import Times
+from ...stopwatch import Stopwatch
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS
 
 SLOTS = 2  # calls at once: one copies while the other computes
@@ -33,11 +32,13 @@ class BoundRuns:
         for _ in range(SLOTS):
             self._slots.put(_Slot(session.io_binding()))
 
-    def run(self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times) -> RawOutputs:
+    def run(
+        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
+    ) -> RawOutputs:
         """All outputs of the session; candidates are zeros where every image's NMS is exact, unless asked for."""
         slot = self._slots.get()
         try:
-            return self._run(slot, images, image_sizes, all_candidates, times)
+            return self._run(slot, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
             slot.forget()  # what it holds may be half written, or the very memory that is short
             raise
@@ -45,36 +46,30 @@ class BoundRuns:
             self._slots.put(slot)
 
     def _run(
-        self, slot: _Slot, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, times: Times
+        self, slot: _Slot, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
-        started = time.perf_counter()
-        for name, array in zip(INPUTS, (images, image_sizes), strict=True):
-            slot.binding.bind_ortvalue_input(name, self._filled(slot, name, array))
-        for name in DETECTION_NAMES:
-            slot.binding.bind_output(name, "cpu")
-        for name in CANDIDATE_NAMES:
-            slot.binding.bind_output(name, self._device_type, self._device)
-        slot.binding.synchronize_inputs()
-        copied_in = time.perf_counter()
-        self._session.run_with_iobinding(slot.binding)
-        slot.binding.synchronize_outputs()
-        ran = time.perf_counter()
-        values = slot.binding.get_outputs()  # in the order of binding
-        # The detections' memory is the binding's, and the next call's.
-        found = [value.numpy().copy() for value in values[: len(DETECTION_NAMES)]]
-        candidates = values[len(DETECTION_NAMES) :]
-        if all_candidates or not found[_EXACT].all():
-            rest = [value.numpy().copy() for value in candidates]
-        else:
-            shapes = [value.shape() for value in candidates]
-            rest = [np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.float32), np.full(shapes[2], -1, np.int32)]
-        slot.binding.clear_binding_outputs()
-        for stage, seconds in (
-            ("copy_in", copied_in - started),
-            ("infer", ran - copied_in),
-            ("copy_out", time.perf_counter() - ran),
-        ):
-            times[stage] = times.get(stage, 0.0) + seconds
+        with stopwatch.measure("copy_in"):
+            for name, array in zip(INPUTS, (images, image_sizes), strict=True):
+                slot.binding.bind_ortvalue_input(name, self._filled(slot, name, array))
+            for name in DETECTION_NAMES:
+                slot.binding.bind_output(name, "cpu")
+            for name in CANDIDATE_NAMES:
+                slot.binding.bind_output(name, self._device_type, self._device)
+            slot.binding.synchronize_inputs()
+        with stopwatch.measure("infer"):
+            self._session.run_with_iobinding(slot.binding)
+            slot.binding.synchronize_outputs()
+        with stopwatch.measure("copy_out"):
+            values = slot.binding.get_outputs()  # in the order of binding
+            # The detections' memory is the binding's, and the next call's.
+            found = [value.numpy().copy() for value in values[: len(DETECTION_NAMES)]]
+            candidates = values[len(DETECTION_NAMES) :]
+            if all_candidates or not found[_EXACT].all():
+                rest = [value.numpy().copy() for value in candidates]
+            else:
+                boxes, scores, classes = (value.shape() for value in candidates)
+                rest = [np.zeros(boxes, np.float32), np.zeros(scores, np.float32), np.full(classes, -1, np.int32)]
+            slot.binding.clear_binding_outputs()
         return RawOutputs(*found, *rest)
 
     def _filled(self, slot: _Slot, name: str, array: np.ndarray) -> Any:

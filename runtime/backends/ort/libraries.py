@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...command_names import DOCTOR
-from ...machine.cuda_libraries import cuda_libraries, driver_problem, mismatch
+from ...machine.cuda_libraries import cuda_libraries, cuda_mismatch, driver_problem
 from ...machine.gpus import list_gpus
 from ..onnx_file import first_line
 
@@ -84,7 +84,7 @@ def why_not_started(library: Any, missing: str | None) -> str:
 def _mismatch() -> str | None:
     """Whether what is missing is so because the other libraries' wheels are of another CUDA."""
     libraries = [found for found in cuda_libraries() if found.distribution in ("onnxruntime-gpu", "torch")]
-    return mismatch(libraries, list_gpus().driver)
+    return cuda_mismatch(libraries, list_gpus().driver)
 
 
 def _tensorrt_wanted(library: Any) -> int | None:

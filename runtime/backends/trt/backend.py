@@ -21,7 +21,8 @@ import numpy as np
 from ...cuda import Binding, Device, open_cuda
 from ...detections import RawOutputs
 from ...manifest import Manifest
-from ..contract import BackendError, Times
+from ...stopwatch import Stopwatch
+from ..contract import BackendError
 from ..engine_file import Profile, library_name, read_engine
 from ..feeds import check_feed
 from .engine import check_fits, import_tensorrt, load, make_contexts_tensorrt
@@ -106,14 +107,14 @@ class TrtBackend:
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
-        times: Times | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
         """See `Backend`. Waits for a free slot. Raises BackendError, CudaError."""
         check_feed(images, image_sizes, self.manifest)
         profile = self._choose_profile(images.shape)
-        least_batch = self._described.profiles[profile].least[0]
+        min_batch = self._described.profiles[profile].least[0]
         with self._slot() as slot, self._cuda.current():
-            return slot.infer(images, image_sizes, profile, least_batch, all_candidates, times)
+            return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch)
 
     def close(self) -> None:
         """Wait for the calls that run, then free everything, once. Calls that wait for a slot, and later ones, fail."""

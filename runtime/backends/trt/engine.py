@@ -22,7 +22,7 @@ _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "floa
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedEngine:
     """A deserialized engine. TensorRT wants its logger and runtime to outlive it: they are held here."""
 
     trt: Any  # the library
@@ -86,7 +86,7 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in takewhile(str.isdigit, version.split("."))]
 
 
-def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> Loaded:
+def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> LoadedEngine:
     """Deserialize an engine whose hash was checked, and compare it with its description. Raises BackendError."""
     logger, errors = _make_logger(trt)
     try:
@@ -104,7 +104,7 @@ def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineM
     problem = _difference_of_tensors(trt, engine) or _difference_of_profiles(engine, described.profiles)
     if problem:
         raise BackendError(f"{path}: {problem}; build it again: {described.rebuild}")
-    return Loaded(trt, logger, trt_runtime, engine, errors)
+    return LoadedEngine(trt, logger, trt_runtime, engine, errors)
 
 
 def _make_logger(trt: Any) -> tuple[Any, deque[str]]:
@@ -157,7 +157,7 @@ def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str |
     return None if found == expected else f"its profiles are {found}, its description says {expected}"
 
 
-def make_contexts_tensorrt(loaded: Loaded) -> Callable[[], Any]:
+def make_contexts_tensorrt(loaded: LoadedEngine) -> Callable[[], Any]:
     """Makes execution contexts that get their scratch memory from us."""
     strategy = loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED
     return lambda: loaded.engine.create_execution_context(strategy)

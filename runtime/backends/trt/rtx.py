@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ...files import WriteError, atomic_write
-from .engine import Loaded
+from .engine import LoadedEngine
 
 _HASH_BYTES = 32
 
 
-def make_contexts_rtx(loaded: Loaded, kernels: bytes, cuda_graphs: bool) -> tuple[Callable[[], Any], Any]:
+def make_contexts_rtx(loaded: LoadedEngine, kernels: bytes, cuda_graphs: bool) -> tuple[Callable[[], Any], Any]:
     """Makes execution contexts that get their scratch memory from us; and the cache of compiled kernels behind them.
 
     `kernels` is what the cache held in an earlier run, empty for none. The cache must outlive the contexts.

@@ -22,9 +22,10 @@ import numpy as np
 
 from ...cuda import Cuda, CudaError, Graphs, OutOfMemory
 from ...detections import RawOutputs
-from ..contract import BackendError, BatchTooLarge, Times
+from ...stopwatch import Stopwatch
+from ..contract import BackendError, BatchTooLarge
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS, OUTPUTS
-from .engine import Loaded
+from .engine import LoadedEngine
 
 Shape = tuple[int, int, int]  # B, H, W
 _DTYPES = {name: np.dtype(dtype) for name, (dtype, _) in (INPUTS | OUTPUTS).items()}
@@ -32,7 +33,7 @@ _SCRATCH = "scratch"  # beside the tensors' names
 
 
 @dataclass
-class Prepared:
+class PreparedShape:
     """An execution context with its profile, shapes and addresses set, and the graph of its launch once captured."""
 
     context: Any
@@ -49,11 +50,11 @@ class Slot:
     """
 
     def __init__(
-        self, cuda: Cuda, loaded: Loaded, make_context: Callable[[], Any], graphs: Graphs | None, most_shapes: int
+        self, cuda: Cuda, loaded: LoadedEngine, make_context: Callable[[], Any], graphs: Graphs | None, most_shapes: int
     ) -> None:
         self._cuda, self._loaded, self._make_context = cuda, loaded, make_context
         self._graphs, self._most_shapes = graphs, most_shapes
-        self._prepared: OrderedDict[Shape, Prepared] = OrderedDict()
+        self._prepared: OrderedDict[Shape, PreparedShape] = OrderedDict()
         self._sizes: dict[str, int] = {}  # in bytes, of the buffers below
         self._device: dict[str, Any] = {}  # device memory of each tensor, and the scratch memory
         self._pinned: dict[str, np.ndarray] = {}  # host memory of each tensor
@@ -75,18 +76,18 @@ class Slot:
         images: np.ndarray,
         image_sizes: np.ndarray,
         profile: int,
-        least_batch: int,
+        min_batch: int,
         all_candidates: bool,
-        times: Times | None,
+        stopwatch: Stopwatch | None,
     ) -> RawOutputs:
-        """Run a checked feed in the profile of that index, which takes its shape and batches down to `least_batch`.
+        """Run a checked feed in the profile of that index, which takes its shape and batches down to `min_batch`.
 
         Raises BackendError, CudaError.
         """
         batch, height, width, _ = images.shape
-        prepared = self._prepare((batch, height, width), profile, least_batch)
+        prepared = self._prepare((batch, height, width), profile, min_batch)
         try:
-            return self._run(prepared, images, image_sizes, all_candidates, times)
+            return self._run(prepared, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
             self._wait()  # the next call must not find this one's buffers in use
             raise
@@ -101,11 +102,11 @@ class Slot:
 
     def _run(
         self,
-        prepared: Prepared,
+        prepared: PreparedShape,
         images: np.ndarray,
         image_sizes: np.ndarray,
         all_candidates: bool,
-        times: Times | None,
+        stopwatch: Stopwatch | None,
     ) -> RawOutputs:
         cuda, shapes = self._cuda, prepared.shapes
         if self._graphs is not None and prepared.has_run and prepared.is_capturable and prepared.graph is None:
@@ -137,12 +138,12 @@ class Slot:
         batch = len(images)
         rows = range(batch) if all_candidates else np.flatnonzero(outputs["nms_exact"][:, 0] == 0).tolist()
         outputs |= self._candidates(shapes, rows)
-        if times is not None:
-            _add(times, "copy_in", cuda.seconds_between(self._copy_in_starts, self._copied_in))
-            _add(times, "infer", cuda.seconds_between(self._infer_starts, self._inferred))
-            _add(times, "copy_out", cuda.seconds_between(self._inferred, self._copied_out))
+        if stopwatch is not None:
+            stopwatch.add("copy_in", cuda.seconds_between(self._copy_in_starts, self._copied_in))
+            stopwatch.add("infer", cuda.seconds_between(self._infer_starts, self._inferred))
+            stopwatch.add("copy_out", cuda.seconds_between(self._inferred, self._copied_out))
             if rows:
-                _add(times, "copy_out", cuda.seconds_between(self._candidates_start, self._candidates_out))
+                stopwatch.add("copy_out", cuda.seconds_between(self._candidates_start, self._candidates_out))
         return RawOutputs(**outputs)
 
     def _candidates(self, shapes: dict[str, tuple[int, ...]], rows: range | list[int]) -> dict[str, np.ndarray]:
@@ -166,13 +167,13 @@ class Slot:
             outputs[name][rows] = self._host(name, shapes)[rows]
         return outputs
 
-    def _execute(self, prepared: Prepared) -> None:
+    def _execute(self, prepared: PreparedShape) -> None:
         if not prepared.context.execute_async_v3(self._cuda.address(self._compute)):
             raise BackendError(
                 f"TensorRT could not run images {list(prepared.shapes['images'])}: {self._loaded.reason()}"
             )
 
-    def _capture(self, graphs: Graphs, prepared: Prepared) -> None:
+    def _capture(self, graphs: Graphs, prepared: PreparedShape) -> None:
         """Capture the launch of a context that has run before: what TensorRT does only once isn't in the graph then."""
         graph = None
         try:
@@ -189,7 +190,7 @@ class Slot:
         else:
             prepared.graph = graph
 
-    def _prepare(self, shape: Shape, profile: int, least_batch: int) -> Prepared:
+    def _prepare(self, shape: Shape, profile: int, min_batch: int) -> PreparedShape:
         if shape in self._prepared:
             self._prepared.move_to_end(shape)
             return self._prepared[shape]
@@ -203,7 +204,7 @@ class Slot:
             if not context.set_optimization_profile_async(profile, self._cuda.address(self._compute)):
                 raise BackendError(f"TensorRT could not choose profile {profile}: {self._loaded.reason()}")
             shapes, sizes = self._set_shape(context, shape)
-            self._reserve(context, shape, sizes, least_batch)
+            self._reserve(context, shape, sizes, min_batch)
             context.set_device_memory(self._address(_SCRATCH), self._sizes[_SCRATCH])
             for name in shapes:
                 if not context.set_tensor_address(name, self._address(name)):
@@ -212,7 +213,7 @@ class Slot:
             self._wait()  # for the switch of the profile, which the context must outlive
             del context
             raise
-        self._prepared[shape] = Prepared(context, shapes)
+        self._prepared[shape] = PreparedShape(context, shapes)
         return self._prepared[shape]
 
     def _set_shape(self, context: Any, shape: Shape) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
@@ -232,7 +233,7 @@ class Slot:
         sizes[_SCRATCH] = context.update_device_memory_size_for_shapes()
         return shapes, sizes
 
-    def _reserve(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> None:
+    def _reserve(self, context: Any, shape: Shape, sizes: dict[str, int], min_batch: int) -> None:
         """See to buffers of at least these sizes. Where they must grow, what was prepared on the old ones goes."""
         if all(size <= self._sizes.get(name, 0) for name, size in sizes.items()):
             return
@@ -246,7 +247,7 @@ class Slot:
                 failure = error
             else:
                 return
-        advice, fits = self._advice(context, shape, sizes, least_batch)
+        advice, fits = self._advice(context, shape, sizes, min_batch)
         raise BatchTooLarge(f"{failure}: {advice}", fits) from failure
 
     def _allocate(self, sizes: dict[str, int]) -> None:
@@ -256,13 +257,13 @@ class Slot:
             self._pinned[name] = self._cuda.alloc_pinned(max(sizes[name], 1))
         self._sizes = sizes
 
-    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], least_batch: int) -> tuple[str, int | None]:
+    def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], min_batch: int) -> tuple[str, int | None]:
         """What was wanted, and the largest halved batch whose buffers fit into the device memory that is free."""
         batch, height, width = shape
         free, wanted = self._cuda.free_bytes(), sum(sizes.values())
         advice = "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
         fits = None
-        while fits is None and batch // 2 >= max(least_batch, 1):
+        while fits is None and batch // 2 >= max(min_batch, 1):
             batch //= 2
             _, sizes = self._set_shape(context, (batch, height, width))
             if sum(sizes.values()) <= free:
@@ -303,7 +304,3 @@ def _create(handles: ExitStack, create: Callable[[], Any], destroy: Callable[[An
     handle = create()
     handles.callback(destroy, handle)
     return handle
-
-
-def _add(times: Times, stage: str, seconds: float) -> None:
-    times[stage] = times.get(stage, 0.0) + seconds

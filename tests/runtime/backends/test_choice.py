@@ -15,7 +15,13 @@ pytest.importorskip("onnxruntime", reason="one of the backends")
 
 from runtime.backends import BackendError, choice, open_backend
 from runtime.backends.openvino_backend import OpenVinoBackend
-from runtime.backends.options import BACKENDS, READS, BackendOptions, add_backend_arguments, backend_options
+from runtime.backends.options import (
+    BACKENDS,
+    OPTIONS_BY_BACKEND,
+    BackendOptions,
+    add_backend_arguments,
+    backend_options,
+)
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt import backend as trt_module
 from runtime.detector import Detector
@@ -127,9 +133,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[BackendOptions]:
 
 
 def test_the_table_has_every_backend_and_option() -> None:
-    assert set(READS) == set(BACKENDS)
+    assert set(OPTIONS_BY_BACKEND) == set(BACKENDS)
     options = {field.name for field in fields(BackendOptions)} - {"backend"}
-    assert options == set(GIVEN) == set().union(*READS.values())
+    assert options == set(GIVEN) == set().union(*OPTIONS_BY_BACKEND.values())
     assert all(getattr(BackendOptions(), name) != value for name, value in GIVEN.items())
 
 
@@ -141,7 +147,7 @@ def test_every_option_is_handed_on_or_refused(
     path = tmp_path / "x.engine" if backend == "tensorrt" else model
     asked = BackendOptions(backend=backend, **{name: GIVEN[name]})
     flag = f"--{name.replace('_', '-')}"
-    if name in READS[backend]:
+    if name in OPTIONS_BY_BACKEND[backend]:
         open_backend(path, backend=backend, **{name: GIVEN[name]})
         assert opened == [asked]
         return
@@ -150,7 +156,7 @@ def test_every_option_is_handed_on_or_refused(
     ) as caught:
         open_backend(path, backend=backend, **{name: GIVEN[name]})
     named = str(caught.value).split("--backend ")[1].split(", not ")[0].split(", ")
-    assert named == [other for other in BACKENDS if name in READS[other]]
+    assert named == [other for other in BACKENDS if name in OPTIONS_BY_BACKEND[other]]
     assert opened == []
 
 
@@ -158,7 +164,7 @@ def test_every_option_is_handed_on_or_refused(
 def test_an_engine_without_a_backends_name_drops_no_option(
     name: str, tmp_path: Path, opened: list[BackendOptions]
 ) -> None:
-    if name in READS["tensorrt"]:
+    if name in OPTIONS_BY_BACKEND["tensorrt"]:
         open_backend(tmp_path / "x.engine", **{name: GIVEN[name]})
         assert opened == [BackendOptions("tensorrt", **{name: GIVEN[name]})]
         return
@@ -207,7 +213,7 @@ def test_what_the_table_says_is_read_is_read(
         if backend != "cpu":
             monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())  # type: ignore[arg-type]
         OrtBackend(model, watched)
-    assert READS[backend] <= watched.read
+    assert OPTIONS_BY_BACKEND[backend] <= watched.read
 
 
 def test_the_reasons_are_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

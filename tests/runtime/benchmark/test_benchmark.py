@@ -9,13 +9,14 @@ import pytest
 
 from runtime.backends import BackendError
 from runtime.benchmark.__main__ import main, measure
-from runtime.benchmark.images import Images, find_images, generate_images
+from runtime.benchmark.images import ImageFiles, find_images, generate_images
 from runtime.benchmark.report import figures, pairs
-from runtime.benchmark.stages import STAGES, plan_work, run_batch
+from runtime.benchmark.stages import plan_work, run_batch
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
+from runtime.stopwatch import STAGES, Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_images
 
@@ -41,12 +42,12 @@ class TimedBackend(RedBackend):
         self.clock, self.seconds, self.slower = clock, seconds, slower
 
     def infer(
-        self, images: np.ndarray, image_sizes: np.ndarray, times: dict[str, float] | None = None, **options: Any
+        self, images: np.ndarray, image_sizes: np.ndarray, stopwatch: Stopwatch | None = None, **options: Any
     ) -> RawOutputs:
         for stage, seconds in self.seconds.items():
             self.clock.now += seconds * (1 + self.slower * len(self.batches))
-            if times is not None and stage != "hidden":
-                times[stage] = times.get(stage, 0.0) + seconds * (1 + self.slower * len(self.batches))
+            if stopwatch is not None and stage != "hidden":
+                stopwatch.add(stage, seconds * (1 + self.slower * len(self.batches)))  # type: ignore[arg-type]
         return super().infer(images, image_sizes, **options)
 
 
@@ -56,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def images(folder: Path) -> Images:
+def images(folder: Path) -> ImageFiles:
     return find_images([folder], 100)
 
 
@@ -97,7 +98,7 @@ def test_generated_images_are_the_same_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_batches_are_full_and_share_a_canvas(images: Images, batch: int) -> None:
+def test_batches_are_full_and_share_a_canvas(images: ImageFiles, batch: int) -> None:
     detector = Detector(RedBackend())
     works = plan_work(detector, images.sizes_hw, batch)
     assert {len(work.files) for work in works} == {batch}
@@ -107,19 +108,19 @@ def test_batches_are_full_and_share_a_canvas(images: Images, batch: int) -> None
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_batch_that_the_graph_does_not_take(images: Images, batch: int) -> None:
+def test_a_batch_that_the_graph_does_not_take(images: ImageFiles, batch: int) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(2, 4, 32, 512, 32, 512))))
     with pytest.raises(BackendError, match=f"batch {batch}, but the graph was exported for 2 to 4"):
         plan_work(detector, images.sizes_hw, batch)
 
 
-def test_images_that_the_graph_does_not_take(images: Images) -> None:
+def test_images_that_the_graph_does_not_take(images: ImageFiles) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
     with pytest.raises(BackendError, match="exported for at most 64×64"):
         plan_work(detector, images.sizes_hw, 1)
 
 
-def test_stages_are_those_of_the_clock(images: Images) -> None:
+def test_stages_are_those_of_the_clock(images: ImageFiles) -> None:
     clock = Clock()
     spent = {"copy_in": 0.25, "infer": 2.0, "copy_out": 0.5, "hidden": 0.125}
     detector = Detector(TimedBackend(clock, spent))
@@ -131,7 +132,7 @@ def test_stages_are_those_of_the_clock(images: Images) -> None:
     assert run.reruns == 2
 
 
-def test_stages_of_a_real_run_add_up(images: Images, model: Path) -> None:
+def test_stages_of_a_real_run_add_up(images: ImageFiles, model: Path) -> None:
     with Detector(model, backend="cpu", threads=1) as detector:
         works = plan_work(detector, images.sizes_hw, 2)
         runs = [run_batch(detector, work) for _ in range(20) for work in works]
@@ -144,7 +145,7 @@ def test_stages_of_a_real_run_add_up(images: Images, model: Path) -> None:
     assert sum(run.detections for run in runs) == sum(2 for _ in runs)
 
 
-def test_figures_by_hand(images: Images) -> None:
+def test_figures_by_hand(images: ImageFiles) -> None:
     clock = Clock()
     detector = Detector(TimedBackend(clock, {"infer": 2.0}))
     (measured,) = measure({"a": detector}, images, batch=2, rounds=3, warmup=1, clock=clock)
@@ -159,7 +160,7 @@ def test_figures_by_hand(images: Images) -> None:
     assert (found.detections_per_image, found.nms_reruns) == (2, 18)
 
 
-def test_a_pair_of_which_one_is_twice_as_slow(images: Images) -> None:
+def test_a_pair_of_which_one_is_twice_as_slow(images: ImageFiles) -> None:
     clock = Clock()
     slow, fast = TimedBackend(clock, {"infer": 2.0, "hidden": 1.0}), TimedBackend(clock, {"infer": 1.0})
     (pair,) = pairs(measure({"a": Detector(slow), "b": Detector(fast)}, images, 2, rounds=4, clock=clock))
@@ -168,7 +169,7 @@ def test_a_pair_of_which_one_is_twice_as_slow(images: Images) -> None:
     assert pair.serial.p50 == pair.pipeline.p50 == pytest.approx(3)
 
 
-def test_a_pair_on_a_machine_that_slows_down_alternates(images: Images) -> None:
+def test_a_pair_on_a_machine_that_slows_down_alternates(images: ImageFiles) -> None:
     """One after the other the second would look slower than it is; in neighbouring rounds it hardly does."""
     clock = Clock()
     slow, fast = TimedBackend(clock, {"infer": 2.0}, slower=0.02), TimedBackend(clock, {"infer": 1.0}, slower=0.02)

@@ -15,11 +15,11 @@ from runtime.backends import BackendError
 from runtime.benchmark import __main__ as command
 from runtime.benchmark.__main__ import main
 from runtime.benchmark.report import Measured
-from runtime.benchmark.stages import STAGES
 from runtime.benchmark.text import warnings
 from runtime.errors import UserError
 from runtime.machine import conditions
 from runtime.manifest import InputShapes
+from runtime.stopwatch import STAGES
 
 from ...support.fakes import manifest_with, write_images, write_red_onnx
 

@@ -142,11 +142,11 @@ def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: p
     class Watching(Detector):
         seen = 0
 
-        def detect_prepared(self, images, times=None):  # type: ignore[no-untyped-def]
+        def detect_prepared(self, images, stopwatch=None):  # type: ignore[no-untyped-def]
             nonlocal most
             with lock:
                 most = max(most, read - self.seen)
-            found = super().detect_prepared(images, times)
+            found = super().detect_prepared(images, stopwatch)
             with lock:
                 self.seen += len(images)
             return found

@@ -24,6 +24,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images import ImageError
 from runtime.manifest import InputShapes, Preprocess
+from runtime.stopwatch import Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_red_onnx
 from .test_evaluate import make_dataset
@@ -113,9 +114,9 @@ class Recorded(Detector):
         super().__init__(RedBackend())
         self.name, self.calls = name, calls
 
-    def detect_prepared(self, images: Sequence[Any], times: dict[str, float] | None = None) -> list[Detections]:
-        self.calls.append((self.name, len(images), times is not None))
-        return super().detect_prepared(images, times)
+    def detect_prepared(self, images: Sequence[Any], stopwatch: Stopwatch | None = None) -> list[Detections]:
+        self.calls.append((self.name, len(images), stopwatch is not None))
+        return super().detect_prepared(images, stopwatch)
 
 
 def test_models_run_in_turn_each_canvas_warmed_up_before(dataset: CocoDataset) -> None:

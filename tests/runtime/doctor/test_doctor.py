@@ -14,7 +14,7 @@ import pytest
 
 from runtime.doctor import __main__ as doctor
 from runtime.doctor.findings import find, int8_advice
-from runtime.doctor.text import text_of
+from runtime.doctor.text import report_as_text
 from runtime.doctor.trials import BACKENDS, Trial
 from runtime.machine.cuda_libraries import Library
 from runtime.machine.gpus import Gpu, Gpus
@@ -161,7 +161,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> doctor.Report:
 
 
 def test_the_text_is_one_screen(report: doctor.Report) -> None:
-    lines = text_of(report).splitlines()
+    lines = report_as_text(report).splitlines()
     assert max(map(len, lines)) <= 120
     assert len(lines) <= 50
     text = " ".join(" ".join(lines).split())

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.backends.ort.libraries import preload
 from runtime.doctor.trials import run_trials
-from runtime.machine.cuda_libraries import cuda_libraries, mismatch
+from runtime.machine.cuda_libraries import cuda_libraries, cuda_mismatch
 from runtime.machine.gpus import list_gpus
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +24,7 @@ def test_the_tool_s_lines_are_read() -> None:
 
 
 def test_the_installed_libraries_are_of_one_major() -> None:
-    assert mismatch(cuda_libraries()) is None
+    assert cuda_mismatch(cuda_libraries()) is None
 
 
 def test_cuda_is_found_in_wheels_and_starts() -> None:

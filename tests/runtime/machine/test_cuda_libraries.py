@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from runtime.machine import cuda_libraries as module
-from runtime.machine.cuda_libraries import Library, cuda_libraries, driver_fits, driver_problem, install, mismatch
+from runtime.machine.cuda_libraries import (
+    Library,
+    cuda_libraries,
+    cuda_mismatch,
+    driver_fits,
+    driver_problem,
+    install_command,
+)
 
 from ...support import distributions
 
@@ -28,7 +35,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_nothing_is_installed(site: Path) -> None:
     assert cuda_libraries() == []
-    assert mismatch([]) is None
+    assert cuda_mismatch([]) is None
     assert driver_problem(None, []) is None
 
 
@@ -75,13 +82,13 @@ def test_as_the_libraries_themselves_say() -> None:
 
 
 def test_majors_that_differ() -> None:
-    assert mismatch([ORT_13, TORCH_13]) is None
-    assert mismatch([ORT_13, Library("torch", "2.9.0+cpu", None)]) is None
-    assert mismatch([ORT_13, TORCH_12]) == (
+    assert cuda_mismatch([ORT_13, TORCH_13]) is None
+    assert cuda_mismatch([ORT_13, Library("torch", "2.9.0+cpu", None)]) is None
+    assert cuda_mismatch([ORT_13, TORCH_12]) == (
         "libraries of different CUDA majors are installed (onnxruntime-gpu 1.31.1 for CUDA 13; torch 2.10.0 for CUDA "
         "12): pip install 'atss-toolkit[cuda13]'"
     )
-    line = mismatch([TORCH_13, ORT_12], driver="550.54.14")
+    line = cuda_mismatch([TORCH_13, ORT_12], driver="550.54.14")
     assert line is not None
     assert line.endswith("pip install 'atss-toolkit[cuda12]'"), "what the driver fits"
 
@@ -118,7 +125,7 @@ def test_drivers(driver: str, libraries: list[Library], expected: str | None) ->
 
 def test_a_major_that_is_newer_than_this_toolkit() -> None:
     assert driver_fits("590.1", 14)
-    assert install(14) == "pip install 'atss-toolkit[gpu]'"
+    assert install_command(14) == "pip install 'atss-toolkit[gpu]'"
     assert driver_problem("590.1", [Library("torch", "3", 14)]) is None
 
 

@@ -22,6 +22,7 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.detect import main as detect
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes
+from runtime.stopwatch import Stopwatch
 
 from ....support.fakes import manifest_with, red_image, write_red_onnx
 from ....support.ort_fake import CUDA, RTX, TENSORRT, FakeOrt
@@ -64,17 +65,17 @@ def test_bound_runs_equal_plain_ones(model: Path, monkeypatch: pytest.MonkeyPatc
     assert backend.concurrency == 2
     assert backend.description.startswith("ONNX Runtime 1.99, ")
     assert "GPU 0, 2 operators on the CPU" in backend.description
-    times: dict[str, float] = {}
+    stopwatch = Stopwatch()
     for count, height in ((1, 64), (3, 64), (3, 128), (1, 64), (16, 64)):
         feed = canvases(count, height)
-        expected, given = plain.infer(*feed), backend.infer(*feed, times=times)
+        expected, given = plain.infer(*feed), backend.infer(*feed, stopwatch=stopwatch)
         same(given, expected, DETECTIONS)
         assert (given.candidate_scores == 0).all(), "every image is exact: candidates are left out"
         assert (given.candidate_classes == -1).all()
         assert given.candidate_boxes.shape == expected.candidate_boxes.shape
         same(backend.infer(*feed, all_candidates=True), expected, ALL)
-    assert set(times) == {"copy_in", "infer", "copy_out"}
-    assert all(value > 0 for value in times.values())
+    assert set(stopwatch.seconds) == {"copy_in", "infer", "copy_out"}
+    assert all(value > 0 for value in stopwatch.seconds.values())
     assert fake.copied_out > 0
 
 

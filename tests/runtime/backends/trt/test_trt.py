@@ -17,6 +17,7 @@ from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import CudaError
 from runtime.detections import finish
 from runtime.detector import Detector
+from runtime.stopwatch import Stopwatch
 
 from ....support.engines import assert_same, feed, write_standin_engine
 from ....support.fakes import red_image
@@ -134,14 +135,16 @@ def test_only_the_candidates_of_inexact_images_are_copied(engine: Path, stand_in
 def test_times(engine: Path, stand_in: StandIn) -> None:
     images, sizes = feed(2, 64, 64)
     images[..., 2] = 0
-    times = {"infer": 1.0}
+    stopwatch = Stopwatch()
+    stopwatch.add("infer", 1)
+    times = stopwatch.seconds
     with TrtBackend(engine) as backend:
         for _ in range(3):  # the first run, the first launch of the graph, the second
-            backend.infer(images, sizes, times=times)
+            backend.infer(images, sizes, stopwatch=stopwatch)
         assert times["copy_in"] == pytest.approx(3 * (images.nbytes + sizes.nbytes) / COPY_BYTES_PER_SECOND)
         assert times["infer"] == pytest.approx(1 + 3 * NETWORK_SECONDS)
         without_candidates = times["copy_out"]
-        backend.infer(images, sizes, times=times, all_candidates=True)
+        backend.infer(images, sizes, stopwatch=stopwatch, all_candidates=True)
         assert times["copy_out"] > without_candidates * 4 / 3
 
 
