@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..detections import finish
-from ..detector import Detector, chosen_batch, join_batches
+from ..detections import postprocess
+from ..detector import Detector, join_batches, resolve_batch
 from ..images.preprocess import boxes_to_image, load
 
 STAGES = ("decode", "preprocess", "copy_in", "infer", "copy_out", "postprocess")
@@ -45,7 +45,7 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
     Where a canvas' images don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
     or an image that the graph doesn't take.
     """
-    chosen_batch([detector.manifest.inputs], batch)
+    resolve_batch([detector.manifest.inputs], batch)
     groups: dict[tuple[int, int], list[Path]] = {}
     for path, size_hw in sizes_hw.items():
         groups.setdefault(detector.canvas_hw(size_hw), []).append(path)
@@ -61,13 +61,13 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     manifest = detector.manifest
     inside: dict[str, float] = {}
     marks = [clock()]
-    images = [load(path, detector.loads_for) for path in work.files]
+    images = [load(path, detector.load_preprocess) for path in work.files]
     marks.append(clock())
     batch = join_batches([detector.prepare(image) for image in images])
     marks.append(clock())
     raw = detector.backend.infer(batch.images, batch.image_sizes, times=inside)
     marks.append(clock())
-    found = finish(raw, manifest.thresholds)
+    found = postprocess(raw, manifest.thresholds)
     for detections, geometry in zip(found, batch.geometries, strict=True):
         boxes_to_image(detections.boxes, geometry)
     marks.append(clock())

@@ -1,25 +1,25 @@
 """Data sets in COCO's format and their scores."""
 
-from .dataset import CocoDataset, FileNames, dataset_of, load_coco, load_coco_and_truth
+from .dataset import CocoDataset, FileNames, load_coco, load_coco_with_truth, parse_dataset
 from .format import CocoError, Problems
-from .metrics import CocoFigures, checked_results, evaluate, read_results, results_list, to_results, truth_of
-from .scoring import FIGURE_NAMES, Truth
+from .metrics import CocoMetrics, checked_results, parse_ground_truth, read_results, results_list, score, to_results
+from .scoring import METRIC_NAMES, GroundTruth
 
 __all__ = [
-    "FIGURE_NAMES",
+    "METRIC_NAMES",
     "CocoDataset",
     "CocoError",
-    "CocoFigures",
+    "CocoMetrics",
     "FileNames",
+    "GroundTruth",
     "Problems",
-    "Truth",
     "checked_results",
-    "dataset_of",
-    "evaluate",
     "load_coco",
-    "load_coco_and_truth",
+    "load_coco_with_truth",
+    "parse_dataset",
+    "parse_ground_truth",
     "read_results",
     "results_list",
+    "score",
     "to_results",
-    "truth_of",
 ]

@@ -18,8 +18,8 @@ from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
 from .format import Problems, annotation_problem, categories, read_coco_json
-from .metrics import truth_of
-from .scoring import Truth
+from .metrics import parse_ground_truth
+from .scoring import GroundTruth
 
 
 class FileNames(Sequence[str]):
@@ -110,18 +110,18 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
     Annotations that cannot be used (size zero, negative or not finite; outside the image; of an unknown category or
     image) are dropped and named in `problems`. Raises CocoError for anything that makes the file as a whole doubtful.
     """
-    return dataset_of(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
+    return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
 
 
-def load_coco_and_truth(
+def load_coco_with_truth(
     json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]
-) -> tuple[CocoDataset, Truth]:
+) -> tuple[CocoDataset, GroundTruth]:
     """The data set, and what scoring needs of its annotations, from one reading."""
     content = read_coco_json(Path(json_path))
-    return dataset_of(content, Path(json_path), Path(image_dir)), truth_of(content)
+    return parse_dataset(content, Path(json_path), Path(image_dir)), parse_ground_truth(content)
 
 
-def dataset_of(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
+def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
     """As `load_coco`, from the file's parsed content."""
     images, problems = content["images"], Problems()
     category_ids, classes = categories(content, problems)

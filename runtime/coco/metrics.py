@@ -1,4 +1,4 @@
-"""COCO's twelve figures of results, checked distrustfully: `scoring.py` computes them."""
+"""COCO's twelve metrics of results, checked distrustfully: `scoring.py` computes them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..detections import Detections
-from . import scoring as coco_score
+from . import scoring
 from .format import CocoError, Problems, annotation_problem, categories, is_finite, read_coco_json, read_json
-from .results import Results, of_image, of_rows, take
-from .scoring import Truth
+from .results import Results, results_of_image, results_of_rows, take
+from .scoring import GroundTruth
 
 
 @dataclass(frozen=True)
-class CocoFigures:
+class CocoMetrics:
     """Values in 0–1; −1 where the data set has no object to measure it on (COCO's own convention)."""
 
-    figures: dict[str, float]  # under coco_score.FIGURE_NAMES
+    values: dict[str, float]  # under scoring.METRIC_NAMES
     per_class: dict[str, float]  # AP by class name
     images: int  # how many were scored
     problems: tuple[str, ...] = ()  # results that were left out
@@ -32,8 +32,8 @@ def to_results(
     category_ids: Sequence[int],
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Detections of one image as entries of a COCO results file; see `results.of_image`."""
-    return list(of_image(image_id, detections, category_ids, box_growth))
+    """Detections of one image as entries of a COCO results file; see `results.results_of_image`."""
+    return list(results_of_image(image_id, detections, category_ids, box_growth))
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -48,11 +48,11 @@ def results_list(results: Any, path: Path) -> list[dict[str, Any]]:
     return results
 
 
-def evaluate(
-    annotations: Path | str | dict[str, Any] | Truth,
+def score(
+    annotations: Path | str | dict[str, Any] | GroundTruth,
     results: Results | Iterable[dict[str, Any]],
     image_ids: Sequence[int] | None = None,
-) -> CocoFigures:
+) -> CocoMetrics:
     """Score box results against annotations (a file, its parsed content, or the truth in it).
 
     On all images or those of `image_ids`. Unusable annotations are left out, as in `load_coco`; boxes are otherwise
@@ -61,20 +61,20 @@ def evaluate(
     """
     if isinstance(annotations, Path | str):
         annotations = read_coco_json(Path(annotations))
-    truth = truth_of(annotations) if isinstance(annotations, dict) else annotations
+    truth = parse_ground_truth(annotations) if isinstance(annotations, dict) else annotations
     problems = Problems()
     rows = _known(results, truth, problems)
-    scores = coco_score.score(truth, rows, image_ids)
-    per_class = [coco_score.mean_of_measured(scores.precision[:, :, k, 0]) for k in range(len(truth.classes))]
-    return CocoFigures(
-        figures=coco_score.figures(scores),
+    scores = scoring.precision_recall(truth, rows, image_ids)
+    per_class = [scoring.mean_of_measured(scores.precision[:, :, k, 0]) for k in range(len(truth.classes))]
+    return CocoMetrics(
+        values=scoring.metric_values(scores),
         per_class=dict(zip(truth.classes, per_class, strict=True)),
         images=len(truth.image_ids) if image_ids is None else len({int(value) for value in image_ids}),
         problems=problems.lines(),
     )
 
 
-def truth_of(content: dict[str, Any]) -> Truth:
+def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
     """The usable annotations of a parsed annotation file."""
     image_ids = sorted({image["id"] for image in content["images"]})
     category_ids, classes = categories(content, Problems())
@@ -84,7 +84,7 @@ def truth_of(content: dict[str, Any]) -> Truth:
     images = np.array([image_row[a["image_id"]] for a in usable], np.int64)
     labels = np.array([category_row[a["category_id"]] for a in usable], np.int64)
     order = np.lexsort((labels, images))  # stable: annotations of an image and category stay in the file's order
-    return Truth(
+    return GroundTruth(
         image_ids=np.array(image_ids, np.int64),
         category_ids=np.array(category_ids, np.int64),
         classes=classes,
@@ -104,11 +104,11 @@ def _area(annotation: dict[str, Any]) -> float:
     return annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def _known(results: Results | Iterable[dict[str, Any]], truth: Truth, problems: Problems) -> Results:
+def _known(results: Results | Iterable[dict[str, Any]], truth: GroundTruth, problems: Problems) -> Results:
     """The results in arrays, those of the truth's categories; others are named in `problems`."""
     if not isinstance(results, Results):
         ids = set(truth.image_ids.tolist())
-        return of_rows(checked_results(results, ids, set(truth.category_ids.tolist()), problems))
+        return results_of_rows(checked_results(results, ids, set(truth.category_ids.tolist()), problems))
     is_known = np.isin(results.category_ids, truth.category_ids)
     for category_id in results.category_ids[~is_known].tolist():
         problems.add(_OTHER, f"category {category_id}")

@@ -52,7 +52,7 @@ class Results(Sequence[dict[str, Any]]):
                 yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
 
 
-def of_image(
+def results_of_image(
     image_id: int,
     detections: Detections,
     category_ids: Sequence[int],
@@ -61,7 +61,7 @@ def of_image(
     """Detections of one image (xyxy, image pixels) in COCO's terms.
 
     `box_growth` (`Thresholds.box_growth`) is added to boxes for the area that they cover.
-    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the figures that were printed.
+    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the metrics that were printed.
     """
     boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes[:, 2:] -= boxes[:, :2]
@@ -73,7 +73,7 @@ def of_image(
     )
 
 
-def of_rows(rows: Sequence[dict[str, Any]]) -> Results:
+def results_of_rows(rows: Sequence[dict[str, Any]]) -> Results:
     """Entries of a results file, which must be well-formed (`coco_eval.checked_results`)."""
     return Results(
         np.array([row["image_id"] for row in rows], np.int64),
@@ -91,13 +91,13 @@ def take(results: Results, rows: np.ndarray | slice) -> Results:
 def join(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
     """All parts, one after the other; with `image_ids` sorted by each image's place there, those of an image as they
     were."""
-    gathered = Gathered()
+    gathered = ResultsBuilder()
     for part in parts:
         gathered.add(part)
     return gathered.results(image_ids)
 
 
-class Gathered:
+class ResultsBuilder:
     """Results that come part by part, held once: in arrays that grow, not in the parts."""
 
     def __init__(self) -> None:

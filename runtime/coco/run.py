@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ..backends import Times
-from ..detector import Detects, pipeline_limits
+from ..detector import DetectorProtocol, pipeline_settings
 from ..errors import UserError
 from ..images import MAX_PIXELS, ImageError
 from ..manifest import Manifest
-from ..pipeline import Limits, run_pipeline
+from ..pipeline import PipelineSettings, run_pipeline
 from .dataset import CocoDataset
 from .format import CocoError
-from .results import Gathered, Results, of_image
+from .results import Results, ResultsBuilder, results_of_image
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Detected(NamedTuple):
 
 
 def detect_dataset(
-    detector: Detects[Any],
+    detector: DetectorProtocol[Any],
     dataset: CocoDataset,
     batch: int = 8,
     progress: bool = True,
@@ -67,7 +67,7 @@ def detect_dataset(
 
 
 def detect_with_all(
-    detectors: Sequence[Detects[Any]],
+    detectors: Sequence[DetectorProtocol[Any]],
     dataset: CocoDataset,
     batch: int = 8,
     progress: bool = True,
@@ -90,20 +90,20 @@ def detect_with_all(
         made: dict[Any, Any] = {}  # detectors that prepare alike share it
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
-                made[kind] = detector.prepare(dataset.load(item.image, detector.loads_for, max_pixels))
+                made[kind] = detector.prepare(dataset.load(item.image, detector.load_preprocess, max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
-    limits = pipeline_limits(detectors[0], batch)
+    settings = pipeline_settings(detectors[0], batch)
     # The whole of a batch comes before its window ends, so that an image that can't be read doesn't split it.
-    limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
+    settings = PipelineSettings(batch, batch, None, settings.loaders, 1 if several else settings.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
-    found = [Gathered() for _ in detectors]
+    found = [ResultsBuilder() for _ in detectors]
     indices: list[int] = []  # of the images that were read
     skipped: list[str] = []
     started = time.perf_counter()
     with (
         tqdm(total=len(items), desc="detect", unit="img", disable=not progress, leave=False) as bar,
-        closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, limits)) as running,
+        closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, settings)) as running,
     ):
         for item, results in zip(items, running, strict=True):
             if isinstance(results, UserError):
@@ -115,7 +115,7 @@ def detect_with_all(
             bar.update(1)
     seconds = time.perf_counter() - started
     if skipped and not indices and part[1] == 1:
-        raise none_readable(skipped)
+        raise no_image_readable(skipped)
     image_ids = dataset.image_ids[sorted(indices)].tolist()
     return [
         Detected(
@@ -127,7 +127,7 @@ def detect_with_all(
     ]
 
 
-def _preparing(detector: Detects[Any]) -> Any:
+def _preparing(detector: DetectorProtocol[Any]) -> Any:
     """What a detector's way to prepare an image depends on."""
     return type(detector), detector.manifest.preprocess, detector.manifest.inputs
 
@@ -152,7 +152,7 @@ class _Calls(NamedTuple):
 class _Runner:
     """Runs batches through the detectors and keeps the times; the pipeline calls it from several threads."""
 
-    def __init__(self, detectors: Sequence[Detects[Any]], dataset: CocoDataset, warm_up: bool) -> None:
+    def __init__(self, detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, warm_up: bool) -> None:
         self.calls = [_Calls([], []) for _ in detectors]
         self._detectors = detectors
         self._dataset = dataset
@@ -177,7 +177,7 @@ class _Runner:
             found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], times)
             ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
             results[number] = [
-                of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
+                results_of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
                 for loaded, detections in zip(batch, found, strict=True)
             ]
             with self._lock:
@@ -192,13 +192,13 @@ def _in_turn(count: int, turn: int) -> list[int]:
     return order if turn % 2 == 0 else order[::-1]
 
 
-def none_readable(skipped: Sequence[str]) -> ImageError:
+def no_image_readable(skipped: Sequence[str]) -> ImageError:
     """The error of a data set in which no image can be read."""
     return ImageError(f"none of the {len(skipped)} images could be read; the first: {skipped[0]}")
 
 
 def plan_batches(
-    detectors: Sequence[Detects[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
+    detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
 ) -> list[list[int]]:
     """Indices of the images in batches of one canvas size each, so that none is padded for its neighbours' sake."""
     if batch < 1:

@@ -20,8 +20,8 @@ from ..files import atomic_path, sha256_file
 from ..records import RecordError, record_from_dict
 from .dataset import CocoDataset
 from .format import is_finite
-from .results import join, of_rows, write_rows
-from .run import Detected, Speed, none_readable
+from .results import join, results_of_rows, write_rows
+from .run import Detected, Speed, no_image_readable
 
 VERSION = 1
 
@@ -88,7 +88,7 @@ def is_part(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shard"), dict)
 
 
-def part_of(content: Any, path: Path) -> Part:
+def parse_part(content: Any, path: Path) -> Part:
     """The part in a file's parsed content. Raises ShardError."""
     if not is_part(content):
         raise ShardError(f"{path}: not a part of an evaluation; expected a file that --shard i/n --results-out wrote")
@@ -102,7 +102,7 @@ def part_of(content: Any, path: Path) -> Part:
     except (RecordError, KeyError) as error:
         raise ShardError(f"{error}; evaluate the shard again") from error
     speed = Speed(len(head.image_ids), head.seconds, head.seconds_network, head.skipped)
-    return Part(head, Detected(of_rows(rows), list(head.image_ids), speed))
+    return Part(head, Detected(results_of_rows(rows), list(head.image_ids), speed))
 
 
 def merge(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.ndarray) -> Detected:
@@ -151,7 +151,7 @@ def _joined(parts: Sequence[Detected], image_ids: np.ndarray, source: str) -> De
     speeds = [part.speed for part in parts]
     skipped = tuple(line for speed in speeds for line in speed.skipped)
     if not found and skipped:
-        raise none_readable(skipped)
+        raise no_image_readable(skipped)
     return Detected(
         join((part.results for part in parts), image_ids),
         image_ids[np.isin(image_ids, found)].tolist(),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.benchmark.measuring import distribution
-from runtime.coco.results import Results, join, of_rows
+from runtime.coco.results import Results, join, results_of_rows
 
 from .conftest import Exported
 from .quantization.test_quantize import own_detections
@@ -40,7 +40,7 @@ def results(image_id: int, scores: list[float], shift: float = 0.0) -> Results:
 
 
 def test_shares_of_detections_that_are_alike(script: ModuleType) -> None:
-    nothing = of_rows([])
+    nothing = results_of_rows([])
     assert script.share_alike(nothing, nothing) == 1
     three = results(7, [0.9, 0.5, 0.3])
     assert script.share_alike(three, nothing) == script.share_alike(nothing, three) == 0

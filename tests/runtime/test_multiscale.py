@@ -103,7 +103,7 @@ def slow_merge(parts: list[Detections], iou: float, most: int) -> list[tuple[flo
 def test_merging_is_nms_over_the_union() -> None:
     detector = Detector(NoisyBackend())
     views = [Detector(NoisyBackend(manifest_with(preprocess=_sides(s)))) for s in (48, 64)]
-    parts = [view.candidates(IMAGES[:1])[0] for view in views]
+    parts = [view.detect_candidates(IMAGES[:1])[0] for view in views]
     assert all(len(part) == 50 for part in parts), "unused candidates are left out"
     expected = slow_merge(parts, detector.manifest.thresholds.nms_iou, 100)
     found = MultiScaleDetector(detector, (48, 64)).detect(IMAGES[:1])[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.coco import FIGURE_NAMES, CocoError, evaluate, read_results, to_results
+from runtime.coco import METRIC_NAMES, CocoError, read_results, score, to_results
 from runtime.detections import Detections
 
 from .test_coco import SMALL, with_annotation
@@ -34,34 +34,34 @@ def coco100(shared_dir: Path) -> tuple[Path, Path]:
 
 
 def test_no_results_give_zero_and_print_nothing(capsys: pytest.CaptureFixture) -> None:
-    figures = evaluate(SMALL, [])
-    assert figures.figures["AP"] == figures.figures["AR100"] == 0
-    assert tuple(figures.figures) == FIGURE_NAMES
-    assert figures.images == 3
+    metrics = score(SMALL, [])
+    assert metrics.values["AP"] == metrics.values["AR100"] == 0
+    assert tuple(metrics.values) == METRIC_NAMES
+    assert metrics.images == 3
     assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_to_measure_is_minus_one() -> None:
-    figures = evaluate({**SMALL, "annotations": []}, [])
-    assert set(figures.figures.values()) == {-1}
-    assert figures.per_class == {"dog": -1, "cat": -1}
+    metrics = score({**SMALL, "annotations": []}, [])
+    assert set(metrics.values.values()) == {-1}
+    assert metrics.per_class == {"dog": -1, "cat": -1}
 
 
 def test_perfect_results() -> None:
-    figures = evaluate(SMALL, perfect(SMALL))
-    assert figures.figures["AP"] == pytest.approx(1)
-    assert figures.figures["APl"] == -1  # there is no large object but a crowd
-    assert figures.per_class == pytest.approx({"dog": 1, "cat": 1})
-    assert evaluate(json.loads(json.dumps(SMALL)), perfect(SMALL)).figures == figures.figures
+    metrics = score(SMALL, perfect(SMALL))
+    assert metrics.values["AP"] == pytest.approx(1)
+    assert metrics.values["APl"] == -1  # there is no large object but a crowd
+    assert metrics.per_class == pytest.approx({"dog": 1, "cat": 1})
+    assert score(json.loads(json.dumps(SMALL)), perfect(SMALL)).values == metrics.values
 
 
 def test_the_coco_apis_own_example(coco100: tuple[Path, Path]) -> None:
     annotations, results = coco100
-    found = evaluate(annotations, read_results(results))
-    assert {name: round(value, 3) for name, value in found.figures.items()} == COCO100
+    found = score(annotations, read_results(results))
+    assert {name: round(value, 3) for name, value in found.values.items()} == COCO100
     assert len(found.per_class) == 80
     measured = [value for value in found.per_class.values() if value >= 0]
-    assert np.mean(measured) == pytest.approx(found.figures["AP"])
+    assert np.mean(measured) == pytest.approx(found.values["AP"])
     assert found.images == 100
 
 
@@ -82,8 +82,8 @@ def test_figures_equal_plain_pycocotools(coco100: tuple[Path, Path], capsys: pyt
     scorer.accumulate()
     scorer.summarize()
     capsys.readouterr()
-    found = evaluate(annotations, results, scorer.params.imgIds)
-    assert list(found.figures.values()) == scorer.stats.tolist()
+    found = score(annotations, results, scorer.params.imgIds)
+    assert list(found.values.values()) == scorer.stats.tolist()
     assert found.images == 50
 
 
@@ -91,7 +91,7 @@ def test_inputs_are_left_as_they_are(coco100: tuple[Path, Path]) -> None:
     annotations = json.loads(coco100[0].read_text())
     results = read_results(coco100[1])
     before = copy.deepcopy((annotations, results))
-    evaluate(annotations, results)
+    score(annotations, results)
     assert (annotations, results) == before
 
 
@@ -99,7 +99,7 @@ def test_an_annotation_of_id_zero_counts() -> None:
     """Plain pycocotools takes a detection that matches annotation 0 for an unmatched one."""
     content = copy.deepcopy(SMALL)
     content["annotations"][0]["id"] = 0
-    assert evaluate(content, perfect(content)).figures["AP"] == pytest.approx(1)
+    assert score(content, perfect(content)).values["AP"] == pytest.approx(1)
 
 
 def test_annotations_without_area_or_crowd_flag_or_id() -> None:
@@ -108,20 +108,20 @@ def test_annotations_without_area_or_crowd_flag_or_id() -> None:
         if not annotation.get("iscrowd"):
             for key in ("id", "area", "iscrowd"):
                 annotation.pop(key, None)
-    assert evaluate(content, perfect(content)).figures == evaluate(SMALL, perfect(SMALL)).figures
+    assert score(content, perfect(content)).values == score(SMALL, perfect(SMALL)).values
 
 
 @pytest.mark.parametrize("fields", [{"bbox": [1, 1, 0, 5]}, {"bbox": [float("nan"), 1, 2, 2]}, {"category_id": 4}])
 def test_unusable_annotations_do_not_count(fields: dict) -> None:
-    assert evaluate(with_annotation(**fields), perfect(SMALL)).figures == evaluate(SMALL, perfect(SMALL)).figures
+    assert score(with_annotation(**fields), perfect(SMALL)).values == score(SMALL, perfect(SMALL)).values
 
 
 def test_only_the_named_images_count() -> None:
     results = [result for result in perfect(SMALL) if result["image_id"] == 2]
-    assert evaluate(SMALL, results, [2]).figures["AP"] == pytest.approx(1)
+    assert score(SMALL, results, [2]).values["AP"] == pytest.approx(1)
     wrong = [*results, {"image_id": 9, "category_id": 3, "bbox": [0, 0, 5, 5], "score": 1.0}]
-    assert evaluate(SMALL, wrong, [2]).figures["AP"] == pytest.approx(1)
-    assert evaluate(SMALL, wrong, [2, 9]).figures["AP"] < 1
+    assert score(SMALL, wrong, [2]).values["AP"] == pytest.approx(1)
+    assert score(SMALL, wrong, [2, 9]).values["AP"] < 1
 
 
 RESULT = {"image_id": 2, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.5}
@@ -144,13 +144,13 @@ RESULT = {"image_id": 2, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.5}
 )
 def test_malformed_results(result: object, message: str) -> None:
     with pytest.raises(CocoError, match=message):
-        evaluate(SMALL, [RESULT, result])  # type: ignore[list-item]
+        score(SMALL, [RESULT, result])  # type: ignore[list-item]
 
 
 def test_results_of_other_categories() -> None:
     with pytest.raises(CocoError, match="all 2 results are of categories that the annotations lack"):
-        evaluate(SMALL, [{**RESULT, "category_id": 1}] * 2)
-    found = evaluate(SMALL, [RESULT, {**RESULT, "category_id": 1}])
+        score(SMALL, [{**RESULT, "category_id": 1}] * 2)
+    found = score(SMALL, [RESULT, {**RESULT, "category_id": 1}])
     assert found.problems == ("1 × result of a category that the annotations lack: category 1",)
 
 
