@@ -41,7 +41,7 @@ from runtime.benchmark.measuring import Distribution, speed_ratios
 from runtime.benchmark.stages import plan_work, run_round
 from runtime.coco import load_coco_with_truth, score
 from runtime.coco.results import Results
-from runtime.coco.run import detect_with_all
+from runtime.coco.run import RunSettings, detect_with_all
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import run_main
@@ -111,7 +111,9 @@ def score_files(
                     detectors[name, runtime] = stack.enter_context(
                         Detector(path, backend=runtime, allow_saturation=True)
                     )
-        found = detect_with_all(list(detectors.values()), dataset, progress=shows_progress(), limit=options.limit)
+        found = detect_with_all(
+            list(detectors.values()), dataset, RunSettings(limit=options.limit, progress=shows_progress())
+        )
     results = dict(zip(detectors, found, strict=True))
     for (name, runtime), detected in results.items():
         ap = score(truth, detected.results, detected.image_ids).values["AP"]

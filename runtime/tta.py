@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,26 +117,43 @@ class MultiScaleDetector:
             for index, candidates in enumerate(detector.detect_candidates(seen)):
                 width = decoded[index].size_hw[1]
                 found[index].append(_mirror(candidates, width) if mirrored else candidates)
-        return [merge(parts, self.manifest.thresholds, self._vote) for parts in found]
+        return [merge_views(parts, self.manifest.thresholds, self._vote) for parts in found]
+
+
+@dataclass(frozen=True)
+class TtaSettings:
+    """Multi-scale testing as it was asked for. By default an image is seen once, as the manifest says."""
+
+    scales: tuple[int, ...] = ()  # shorter sides in px; empty: the manifest's
+    flip: bool = False  # see mirrored images too
+    vote: bool = False  # average the boxes that overlap
+
+
+NO_TTA = TtaSettings()
 
 
 def add_tta_arguments(parser: argparse.ArgumentParser) -> None:
-    """Command-line options that `with_tta` reads."""
+    """Add the command-line options that `parse_tta` reads."""
     group = parser.add_argument_group("multi-scale testing")
     group.add_argument("--scales", type=int, nargs="+", metavar="PX", help="detect at these shorter sides, and merge")
     group.add_argument("--flip", action="store_true", help="detect on mirrored images too, and merge")
-    group.add_argument("--vote", action="store_true", help="boxes are means of those that overlap")
+    group.add_argument("--vote", action="store_true", help="average the boxes that overlap a detection's box")
 
 
-def with_tta(detector: Detector, options: argparse.Namespace) -> DetectorProtocol[Any]:
-    """The detector, or it at the sizes that the options name."""
-    if not (options.scales or options.flip or options.vote):
+def parse_tta(options: argparse.Namespace) -> TtaSettings:
+    """The settings that a command line with `add_tta_arguments` asks for."""
+    return TtaSettings(tuple(options.scales or ()), options.flip, options.vote)
+
+
+def with_tta(detector: Detector, settings: TtaSettings) -> DetectorProtocol[Any]:
+    """The detector as the settings ask for it: itself, or a MultiScaleDetector on its backend."""
+    if settings == NO_TTA:
         return detector
-    short_sides = options.scales or [detector.manifest.preprocess.short_side]
-    return MultiScaleDetector(detector, short_sides, options.flip, options.vote)
+    short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
+    return MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
 
 
-def merge(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
+def merge_views(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
     """Class-wise NMS over the union of candidates of one image; of equal scores the earlier part's comes first."""
     if not parts:
         return empty_detections()

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from runtime.backends import Times
-from runtime.coco import CocoDataset, load_coco, score
-from runtime.coco.command import Evaluation
+from runtime.coco import CocoDataset, load_coco, load_ground_truth, score
+from runtime.coco.evaluation import Evaluation
 from runtime.coco.report import metrics_as_json, metrics_as_table
-from runtime.coco.run import detect_dataset
+from runtime.coco.results import empty_results
+from runtime.coco.run import RunSettings, detect_dataset
 from runtime.coco.shards import join_parts
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
@@ -27,7 +28,7 @@ from runtime.detector import DetectorProtocol
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
-from runtime.tta import add_tta_arguments, with_tta
+from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
 from .config import Config
 from .model.backbones import COARSEST
@@ -106,17 +107,16 @@ def evaluate_together(
     Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
     receive the metrics without the results.
     """
-    mine = detect_dataset(
-        detector, dataset, batch, progress and world.is_main, limit=limit, part=(world.rank, world.size)
-    )
+    settings = RunSettings(batch, limit, part=(world.rank, world.size), progress=progress and world.is_main)
+    mine = detect_dataset(detector, dataset, settings)
     parts = gather_on_main(mine, world)
     evaluation = None
     if world.is_main:
         found = join_parts(parts, dataset)
-        metrics = score(dataset.json_path, found.results, found.image_ids)
+        metrics = score(load_ground_truth(dataset.json_path), found.results, found.image_ids)
         evaluation = Evaluation(metrics, found.results, found.speed)
     metrics, speed = gather(evaluation and (evaluation.metrics, evaluation.speed), world)[0]
-    return evaluation or Evaluation(metrics, [], speed)
+    return evaluation or Evaluation(metrics, empty_results(), speed)
 
 
 def describe(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
@@ -151,7 +151,8 @@ def main() -> int:
         dataset = load_coco(options.annotations, options.images)
         detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         bar = sys.stderr.isatty()
-        evaluation = evaluate_together(with_tta(detector, options), dataset, world, options.batch, progress=bar)
+        seen = with_tta(detector, parse_tta(options))
+        evaluation = evaluate_together(seen, dataset, world, options.batch, progress=bar)
         if world.is_main:
             print(metrics_as_table(evaluation.metrics))
             if options.json is not None:

@@ -1,9 +1,11 @@
-"""Data sets in COCO's format and their scores."""
+"""Data sets in COCO's format, detecting on them, and scoring with COCO's metrics."""
 
-from .dataset import CocoDataset, FileNames, load_coco, load_coco_with_truth, parse_dataset
+from .dataset import CocoDataset, FileNames, load_coco, load_coco_with_truth
 from .format import CocoError, Problems
-from .metrics import CocoMetrics, checked_results, parse_ground_truth, read_results, results_list, score, to_results
-from .scoring import METRIC_NAMES, GroundTruth
+from .ground_truth import GroundTruth, load_ground_truth, parse_ground_truth
+from .metrics import CocoMetrics, score
+from .results import Results, load_results, parse_results
+from .scoring import METRIC_NAMES
 
 __all__ = [
     "METRIC_NAMES",
@@ -13,13 +15,12 @@ __all__ = [
     "FileNames",
     "GroundTruth",
     "Problems",
-    "checked_results",
+    "Results",
     "load_coco",
     "load_coco_with_truth",
-    "parse_dataset",
+    "load_ground_truth",
+    "load_results",
     "parse_ground_truth",
-    "read_results",
-    "results_list",
+    "parse_results",
     "score",
-    "to_results",
 ]

@@ -18,8 +18,7 @@ from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
 from .format import Problems, annotation_problem, categories, read_coco_json
-from .metrics import parse_ground_truth
-from .scoring import GroundTruth
+from .ground_truth import GroundTruth, parse_ground_truth
 
 
 class FileNames(Sequence[str]):
@@ -72,6 +71,11 @@ class CocoDataset:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Name of each category id."""
+        return dict(zip(self.category_ids, self.classes, strict=True))
 
     def annotations(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes [n, 4], labels [n] and crowd flags [n] of image `index` (views, not copies)."""

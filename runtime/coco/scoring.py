@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from pycocotools import mask
 
+from .ground_truth import GroundTruth
 from .results import Results, take
 
 # In the order of pycocotools' `stats`.
@@ -27,20 +28,6 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
 _IMAGES_AT_A_TIME = 256  # what matching needs beside its outcome is bounded by them
 _ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """Annotations as scoring needs them, sorted by image and category."""
-
-    image_ids: np.ndarray  # int64 [I], rising
-    category_ids: np.ndarray  # int64 [K], rising
-    classes: tuple[str, ...]  # [K]
-    images: np.ndarray  # int64 [A] rows of `image_ids`
-    categories: np.ndarray  # int64 [A] rows of `category_ids`
-    boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
-    areas: np.ndarray  # float64 [A] the object's own where it is known
-    crowd: np.ndarray  # bool [A]
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ def precision_recall(
     precision = np.full((len(_IOUS), len(_RECALLS), len(truth.category_ids), len(_AREAS)), -1.0)
     recall = np.full((len(_IOUS), len(truth.category_ids), len(_AREAS), len(MOST)), -1.0)
     for category in range(len(truth.category_ids)):  # one at a time: memory holds the matches of one
-        objects = _of(truth, truth.categories == category)
+        objects = truth.select(truth.categories == category)
         to_find = _inside(objects.areas)[wanted[objects.images] & ~objects.crowd].sum(axis=0)  # [4]
         if to_find.any():
             matches = _match_category(objects, results, truth.category_ids[category], wanted)
@@ -97,12 +84,6 @@ def mean_of_measured(values: np.ndarray) -> float:
     return float(measured.mean()) if measured.size else -1.0
 
 
-def _of(truth: GroundTruth, rows: np.ndarray | slice) -> GroundTruth:
-    """Only these annotations; images and categories stay as they are."""
-    fields = ("images", "categories", "boxes", "areas", "crowd")
-    return dataclasses.replace(truth, **{name: getattr(truth, name)[rows] for name in fields})
-
-
 def _match_category(objects: GroundTruth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
     """Which detections of a category are hits among its objects, on the images that are `wanted` (bool [I])."""
     rows = np.flatnonzero(results.category_ids == category_id)
@@ -122,7 +103,7 @@ def _match_category(objects: GroundTruth, results: Results, category_id: int, wa
         pairwise(np.searchsorted(objects.images, firsts).tolist()),
         strict=True,
     ):
-        part = _match(_of(objects, slice(begin, end)), images[first:last], take(results, rows[first:last]))
+        part = _match(objects.select(slice(begin, end)), images[first:last], take(results, rows[first:last]))
         count += len(part.scores)
         for field in dataclasses.fields(_Matches):
             getattr(found, field.name)[count - len(part.scores) : count] = getattr(part, field.name)

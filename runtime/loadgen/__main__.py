@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments, backend_options
 from ..benchmark.images import find_images
-from ..coco import CocoDataset, CocoMetrics, load_coco, score
+from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
 from ..coco.report import metrics_as_json, metrics_as_table
-from ..coco.results import Results, join, results_of_image, write_results
+from ..coco.results import Results, join_results, results_of_image, write_results
 from ..coco.run import no_image_readable, require_same_classes
 from ..detections import Detections
 from ..detector import Detector, resolve_batch
@@ -69,11 +69,11 @@ def score_responses(
     """COCO's metrics of the responses for those images of the data set, just as `runtime.evaluate` has them."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
-    results = join(
+    results = join_results(
         results_of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
         for image_id, detections in zip(image_ids, found, strict=True)
     )
-    return Scored(score(dataset.json_path, results, image_ids), results)
+    return Scored(score(load_ground_truth(dataset.json_path), results, image_ids), results)
 
 
 class Scored(NamedTuple):

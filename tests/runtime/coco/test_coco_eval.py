@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.coco import METRIC_NAMES, CocoError, read_results, score, to_results
+from runtime.coco import (
+    METRIC_NAMES,
+    CocoError,
+    CocoMetrics,
+    load_ground_truth,
+    load_results,
+    metrics,
+    parse_ground_truth,
+    parse_results,
+)
+from runtime.coco.results import results_of_image
 from runtime.detections import Detections
 
 from .test_coco import SMALL, with_annotation
@@ -17,6 +27,10 @@ COCO100 = {
     "AP": 0.505, "AP50": 0.697, "AP75": 0.573, "APs": 0.586, "APm": 0.519, "APl": 0.501,
     "AR1": 0.387, "AR10": 0.594, "AR100": 0.595, "ARs": 0.640, "ARm": 0.566, "ARl": 0.564,
 }  # fmt: skip
+
+
+def score(content: dict, results: list, image_ids: list[int] | None = None) -> CocoMetrics:
+    return metrics.score(parse_ground_truth(content), parse_results(results, "r.json"), image_ids)
 
 
 def perfect(content: dict) -> list[dict]:
@@ -34,30 +48,30 @@ def coco100(shared_dir: Path) -> tuple[Path, Path]:
 
 
 def test_no_results_give_zero_and_print_nothing(capsys: pytest.CaptureFixture) -> None:
-    metrics = score(SMALL, [])
-    assert metrics.values["AP"] == metrics.values["AR100"] == 0
-    assert tuple(metrics.values) == METRIC_NAMES
-    assert metrics.images == 3
+    found = score(SMALL, [])
+    assert found.values["AP"] == found.values["AR100"] == 0
+    assert tuple(found.values) == METRIC_NAMES
+    assert found.images == 3
     assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_to_measure_is_minus_one() -> None:
-    metrics = score({**SMALL, "annotations": []}, [])
-    assert set(metrics.values.values()) == {-1}
-    assert metrics.per_class == {"dog": -1, "cat": -1}
+    found = score({**SMALL, "annotations": []}, [])
+    assert set(found.values.values()) == {-1}
+    assert found.per_class == {"dog": -1, "cat": -1}
 
 
 def test_perfect_results() -> None:
-    metrics = score(SMALL, perfect(SMALL))
-    assert metrics.values["AP"] == pytest.approx(1)
-    assert metrics.values["APl"] == -1  # there is no large object but a crowd
-    assert metrics.per_class == pytest.approx({"dog": 1, "cat": 1})
-    assert score(json.loads(json.dumps(SMALL)), perfect(SMALL)).values == metrics.values
+    found = score(SMALL, perfect(SMALL))
+    assert found.values["AP"] == pytest.approx(1)
+    assert found.values["APl"] == -1  # there is no large object but a crowd
+    assert found.per_class == pytest.approx({"dog": 1, "cat": 1})
+    assert score(json.loads(json.dumps(SMALL)), perfect(SMALL)).values == found.values
 
 
 def test_the_coco_apis_own_example(coco100: tuple[Path, Path]) -> None:
     annotations, results = coco100
-    found = score(annotations, read_results(results))
+    found = metrics.score(load_ground_truth(annotations), load_results(results))
     assert {name: round(value, 3) for name, value in found.values.items()} == COCO100
     assert len(found.per_class) == 80
     measured = [value for value in found.per_class.values() if value >= 0]
@@ -71,7 +85,7 @@ def test_figures_equal_plain_pycocotools(coco100: tuple[Path, Path], capsys: pyt
     from pycocotools.cocoeval import COCOeval
 
     annotations, results_path = coco100
-    results = read_results(results_path)
+    results = json.loads(results_path.read_text())
     rng = np.random.default_rng(0)
     for result in results:
         result["score"] = float(rng.uniform())
@@ -82,14 +96,14 @@ def test_figures_equal_plain_pycocotools(coco100: tuple[Path, Path], capsys: pyt
     scorer.accumulate()
     scorer.summarize()
     capsys.readouterr()
-    found = score(annotations, results, scorer.params.imgIds)
+    found = score(json.loads(annotations.read_text()), results, scorer.params.imgIds)
     assert list(found.values.values()) == scorer.stats.tolist()
     assert found.images == 50
 
 
 def test_inputs_are_left_as_they_are(coco100: tuple[Path, Path]) -> None:
     annotations = json.loads(coco100[0].read_text())
-    results = read_results(coco100[1])
+    results = json.loads(coco100[1].read_text())
     before = copy.deepcopy((annotations, results))
     score(annotations, results)
     assert (annotations, results) == before
@@ -132,7 +146,8 @@ RESULT = {"image_id": 2, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.5}
     [
         (3, "result 2 of 2 is not an object"),
         ({**RESULT, "image_id": 77}, "has image_id 77, which the annotations lack"),
-        ({**RESULT, "image_id": [2]}, r"has image_id \[2\]"),
+        ({**RESULT, "image_id": [2]}, r"has no integer image_id .\[2\]"),
+        ({**RESULT, "image_id": 2**70}, "has no integer image_id"),
         ({**RESULT, "category_id": "3"}, "has no integer category_id"),
         ({"image_id": 2, "category_id": 3, "score": 0.5}, "has bbox None"),
         ({**RESULT, "bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]"),
@@ -144,7 +159,7 @@ RESULT = {"image_id": 2, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.5}
 )
 def test_malformed_results(result: object, message: str) -> None:
     with pytest.raises(CocoError, match=message):
-        score(SMALL, [RESULT, result])  # type: ignore[list-item]
+        score(SMALL, [RESULT, result])
 
 
 def test_results_of_other_categories() -> None:
@@ -157,26 +172,26 @@ def test_results_of_other_categories() -> None:
 def test_results_files(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with pytest.raises(CocoError, match="cannot read the results: No such file"):
-        read_results(path)
+        load_results(path)
     path.write_text('[{"image_id": 1')
     with pytest.raises(CocoError, match="the results are not valid JSON"):
-        read_results(path)
+        load_results(path)
     path.write_text("{}")
     with pytest.raises(CocoError, match="not COCO results; expected a list of"):
-        read_results(path)
+        load_results(path)
     path.write_text("[]")
-    assert read_results(path) == []
+    assert len(load_results(path)) == 0
 
 
-def test_to_results() -> None:
+def test_results_of_image() -> None:
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-    assert to_results(2, nothing, (3, 17)) == []
+    assert len(results_of_image(2, nothing, (3, 17))) == 0
     found = Detections(
         np.array([[1, 2, 4, 6.1234567], [0, 0, 1, 1]], np.float32),
         np.array([0.9, 0.1], np.float32),
         np.array([1, 0], np.int32),
     )
-    results = to_results(np.int64(2), found, (3, 17))  # type: ignore[arg-type]
+    results = list(results_of_image(np.int64(2), found, (3, 17)))  # type: ignore[arg-type]
     assert results == [
         {"image_id": 2, "category_id": 17, "bbox": [1.0, 2.0, 3.0, 4.123], "score": 0.9},
         {"image_id": 2, "category_id": 3, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.1},

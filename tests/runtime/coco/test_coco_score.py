@@ -13,8 +13,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from runtime.coco import parse_ground_truth, score, scoring
-from runtime.coco.results import Results, join, results_of_rows, take
+from runtime.coco import CocoMetrics, metrics, parse_ground_truth, parse_results, scoring
+from runtime.coco.results import Results, join_results, take
 
 AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
 
@@ -62,6 +62,10 @@ def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[d
     return content, [] if kind == "no detections" else [results[i] for i in order]
 
 
+def score(content: dict, results: list[dict], image_ids: list[int] | None = None) -> CocoMetrics:
+    return metrics.score(parse_ground_truth(content), parse_results(results, "results"), image_ids)
+
+
 def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | None = None) -> COCOeval:
     content = copy.deepcopy(content)
     rows = [
@@ -89,7 +93,7 @@ def test_every_number_is_pycocotools(kind: str, seed: int, at_a_time: int, monke
     monkeypatch.setattr(scoring, "_IMAGES_AT_A_TIME", at_a_time)
     content, results = make(kind, seed)
     reference = by_pycocotools(content, results)
-    scores = scoring.precision_recall(parse_ground_truth(content), results_of_rows(results))
+    scores = scoring.precision_recall(parse_ground_truth(content), parse_results(results, "results"))
     np.testing.assert_array_equal(scores.precision, reference.eval["precision"][..., -1])
     np.testing.assert_array_equal(scores.recall[..., -1], reference.eval["recall"][..., -1])
     np.testing.assert_array_equal(scores.recall[:, :, 0], reference.eval["recall"][:, :, 0])
@@ -122,21 +126,21 @@ def test_on_some_of_the_images(count: int) -> None:
 
 def test_the_order_of_images_does_not_matter() -> None:
     content, rows = make("plain", 3)
-    results = results_of_rows(rows)
+    results = parse_results(rows, "results")
     ids = [image["id"] for image in content["images"]]
-    shuffled = join(take(results, results.image_ids == image_id) for image_id in reversed(ids))
+    shuffled = join_results(take(results, results.image_ids == image_id) for image_id in reversed(ids))
     truth = parse_ground_truth(content)
-    assert score(truth, shuffled).values == score(truth, results).values == score(content, rows).values
+    assert metrics.score(truth, shuffled).values == metrics.score(truth, results).values == score(content, rows).values
 
 
 def test_results_of_other_categories() -> None:
     content, rows = make("plain", 3)
     stranger = {**rows[0], "category_id": 4}
-    found = score(content, results_of_rows([*rows, stranger]))
+    found = score(content, [*rows, stranger])
     assert found.values == score(content, rows).values
     assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
     with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
-        score(content, results_of_rows([stranger] * 2))
+        score(content, [stranger] * 2)
 
 
 def test_memory_holds_each_detection_about_once() -> None:
@@ -157,8 +161,8 @@ def test_memory_holds_each_detection_about_once() -> None:
 
     tracemalloc.start()
     try:
-        results = join((found(i) for i in reversed(range(images))), truth.image_ids)
-        score(truth, results)
+        results = join_results((found(i) for i in reversed(range(images))), truth.image_ids)
+        metrics.score(truth, results)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

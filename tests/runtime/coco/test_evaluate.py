@@ -11,10 +11,21 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.coco import METRIC_NAMES, CocoDataset, CocoError, command, load_coco, score
-from runtime.coco.command import main, score_detector
+from runtime.coco import (
+    METRIC_NAMES,
+    CocoDataset,
+    CocoError,
+    command,
+    load_coco,
+    load_ground_truth,
+    parse_ground_truth,
+    parse_results,
+    score,
+)
+from runtime.coco.command import main
+from runtime.coco.evaluation import score_detector
 from runtime.coco.report import metrics_as_table
-from runtime.coco.run import plan_batches
+from runtime.coco.run import RunSettings, plan_batches
 from runtime.detector import Detector, pipeline_settings
 from runtime.errors import UserError
 from runtime.images import ImageError
@@ -61,7 +72,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
 
 
 def test_a_detector_that_finds_everything(dataset: CocoDataset) -> None:
-    found = score_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
     assert found.metrics.values["AP50"] == pytest.approx(1)
     assert found.metrics.values["AP"] > 0.9
     assert found.metrics.per_class == {"red": pytest.approx(found.metrics.values["AP"]), "other": -1}
@@ -69,7 +80,7 @@ def test_a_detector_that_finds_everything(dataset: CocoDataset) -> None:
     assert found.speed.skipped == ()
     assert found.speed.images_per_second > 0
     assert 0 < found.speed.seconds_network <= found.speed.seconds
-    assert score(dataset.json_path, found.results).values == found.metrics.values
+    assert score(load_ground_truth(dataset.json_path), found.results).values == found.metrics.values
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
@@ -77,8 +88,8 @@ def test_results_do_not_depend_on_the_batch(dataset: CocoDataset, batch: int) ->
     def key(result: dict) -> tuple:
         return result["image_id"], -result["score"]
 
-    reference = score_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
-    found = score_detector(Detector(RedBackend()), dataset, batch=batch, progress=False)
+    reference = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=batch))
     assert sorted(found.results, key=key) == sorted(reference.results, key=key)
     assert found.metrics == reference.metrics
 
@@ -88,14 +99,14 @@ def test_batches_hold_one_canvas_size_each(dataset: CocoDataset) -> None:
     assert sorted(index for members in batches for index in members) == list(range(7))
     assert max(map(len, batches)) == 2
     backend = RedBackend()
-    score_detector(Detector(backend), dataset, batch=2, progress=False)
+    score_detector(Detector(backend), dataset, settings=RunSettings(batch=2))
     assert sorted(shape[0] for shape in backend.batches) == sorted(map(len, batches))
     with pytest.raises(UserError, match="batch is 0"):
         plan_batches([Detector(backend)], dataset, 0)
 
 
 def test_limit(dataset: CocoDataset) -> None:
-    found = score_detector(Detector(RedBackend()), dataset, limit=2, progress=False)
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(limit=2))
     assert {result["image_id"] for result in found.results} == {1, 2}
     assert found.metrics.images == 2
     assert found.metrics.values["AP50"] == pytest.approx(1)  # what lies beyond is not counted as missed
@@ -105,7 +116,7 @@ def test_bad_images_are_skipped_and_left_out_of_the_score(dataset: CocoDataset) 
     good = dataset.path(1).read_bytes()
     dataset.path(0).unlink()
     dataset.path(1).write_bytes(good[: len(good) // 2])
-    found = score_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
     assert found.speed.images == found.metrics.images == 5
     assert sorted(line.split(": ")[0] for line in found.speed.skipped) == [str(dataset.path(0)), str(dataset.path(1))]
     assert found.metrics.values["AP50"] == pytest.approx(1)
@@ -116,7 +127,7 @@ def test_a_bad_image_does_not_split_its_batch(tmp_path: Path) -> None:
     for index in (1, 2, 6):
         dataset.path(index).write_bytes(b"")
     backend = RedBackend()
-    score_detector(Detector(backend), dataset, batch=4, progress=False)
+    score_detector(Detector(backend), dataset, settings=RunSettings(batch=4))
     assert sorted(shape[0] for shape in backend.batches) == [2, 3, 4]
 
 
@@ -124,7 +135,7 @@ def test_no_image_at_all(dataset: CocoDataset) -> None:
     for index in range(len(dataset)):
         dataset.path(index).write_bytes(b"")
     with pytest.raises(ImageError, match=r"none of the 7 images could be read; the first: .*the file is empty"):
-        score_detector(Detector(RedBackend()), dataset, progress=False)
+        score_detector(Detector(RedBackend()), dataset)
 
 
 def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +164,7 @@ def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: p
 
     monkeypatch.setattr(CocoDataset, "load", counted)
     detector = Watching(RedBackend())
-    score_detector(detector, dataset, batch=4, progress=False)
+    score_detector(detector, dataset, settings=RunSettings(batch=4))
     assert read == detector.seen == 60
     assert 4 <= most <= PipelineSettings(4, 4, None, pipeline_settings(detector, 4).loaders, 2).inside
 
@@ -168,18 +179,18 @@ def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: p
 def test_a_model_of_other_classes(dataset: CocoDataset, classes: tuple, ids: tuple, message: str) -> None:
     detector = Detector(RedBackend(manifest_with(classes=classes, category_ids=ids)))
     with pytest.raises(CocoError, match=message):
-        score_detector(detector, dataset, progress=False)
+        score_detector(detector, dataset)
 
 
 def test_a_canvas_that_the_graph_lacks(dataset: CocoDataset) -> None:
     small = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
     with pytest.raises(UserError, match="exported for at most 64×64"):
-        score_detector(small, dataset, progress=False)
+        score_detector(small, dataset)
 
 
 def test_the_table() -> None:
     empty = {"images": [{"id": 1}], "categories": [{"id": 7, "name": "red"}], "annotations": []}
-    table = metrics_as_table(score(empty, []))
+    table = metrics_as_table(score(parse_ground_truth(empty), parse_results([], "results")))
     assert "–" in table
     assert all(name in table for name in (*METRIC_NAMES, "red"))
 
@@ -234,7 +245,7 @@ def test_command_with_the_coco_apis_example(shared_dir: Path, tmp_path: Path, ca
 
 def test_command_limit_with_results(dataset: CocoDataset, tmp_path: Path) -> None:
     results = tmp_path / "r.json"
-    results.write_text(json.dumps(list(score_detector(Detector(RedBackend()), dataset, progress=False).results)))
+    results.write_text(json.dumps(list(score_detector(Detector(RedBackend()), dataset).results)))
     assert main(arguments(dataset, "--results", results, "--limit", 2, "--json", tmp_path / "f.json")) == 0
     assert json.loads((tmp_path / "f.json").read_text())["images"] == 2
 

@@ -17,7 +17,7 @@ import pytest
 from runtime.coco import METRIC_NAMES, CocoDataset, load_coco
 from runtime.coco import run as dataset_run
 from runtime.coco.command import main
-from runtime.coco.run import detect_dataset, detect_with_all
+from runtime.coco.run import RunSettings, detect_dataset, detect_with_all
 from runtime.coco.shards import ShardError, parse_part, parse_shard
 from runtime.detections import Detections
 from runtime.detector import Detector
@@ -120,7 +120,7 @@ class Recorded(Detector):
 
 def test_models_run_in_turn_each_canvas_warmed_up_before(dataset: CocoDataset) -> None:
     calls: list[tuple[str, int, bool]] = []
-    found = detect_with_all([Recorded(name, calls) for name in "AB"], dataset, 2, progress=False)
+    found = detect_with_all([Recorded(name, calls) for name in "AB"], dataset, RunSettings(2))
     timed = [(name, size) for name, size, is_timed in calls if is_timed]
     pairs = list(zip(timed[::2], timed[1::2], strict=True))
     assert all({a[0], b[0]} == {"A", "B"} and a[1] == b[1] for a, b in pairs)
@@ -156,7 +156,7 @@ def test_an_image_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest
         return image(self, index, *more)
 
     monkeypatch.setattr(CocoDataset, "load", counted)
-    detect_with_all([found_by(), found_by(), found_by()], dataset, 4, progress=False)
+    detect_with_all([found_by(), found_by(), found_by()], dataset, RunSettings(4))
     assert sorted(read) == list(range(len(SIZES)))
 
 
@@ -204,9 +204,9 @@ def test_merged_parts_are_the_whole_bit_for_bit(
     assert figures["skipped"] == 1
     assert results.read_bytes() == (tmp_path / "whole_results.json").read_bytes()
     read = [parse_part(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
-    assert sum(len(part.detected.image_ids) for part in read) == len(SIZES) - 1
+    assert sum(len(part.run.image_ids) for part in read) == len(SIZES) - 1
     if count in (2, 3):
-        assert min(len(part.detected.image_ids) for part in read) > 1
+        assert min(len(part.run.image_ids) for part in read) > 1
 
 
 def change(path: Path, **fields: object) -> None:
@@ -267,7 +267,7 @@ def test_missing_doubled_and_truly_foreign_parts(dataset: CocoDataset, models: d
         merged(dataset, [paths[0], plain])
     content = json.loads(paths[1].read_text())
     paths[1].write_text(json.dumps({**content, "results": [{"image_id": 1}]}))
-    with pytest.raises(ShardError, match="its results are not COCO results; evaluate the shard again"):
+    with pytest.raises(ShardError, match=r"result 1 of 1 .*; evaluate the shard again"):
         merged(dataset, paths)
     paths[1].write_text(json.dumps(content)[:-20])
     with pytest.raises(UserError, match="not valid JSON"):

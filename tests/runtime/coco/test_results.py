@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.coco.results import Results, join, results_of_image, results_of_rows, take, write_results
+from runtime.coco.results import (
+    Results,
+    join_results,
+    load_results,
+    parse_results,
+    results_of_image,
+    take,
+    write_results,
+)
 from runtime.detections import Detections, empty_detections
 
 FOUND = Detections(
@@ -23,7 +31,7 @@ def equal(a: Results, b: Results) -> bool:
 
 def test_nothing(tmp_path: Path) -> None:
     nothing = results_of_image(2, empty_detections(), (3, 17))
-    assert list(nothing) == list(join([])) == []
+    assert list(nothing) == list(join_results([])) == []
     write_results(tmp_path / "r.json", nothing)
     assert json.loads((tmp_path / "r.json").read_text()) == []
 
@@ -34,7 +42,7 @@ def test_entries_are_those_of_a_results_file(tmp_path: Path) -> None:
     assert results[0] == ENTRIES[0]
     assert results[-1] == ENTRIES[1]
     assert results[:1] == ENTRIES[:1]
-    assert equal(results_of_rows(ENTRIES), results)
+    assert equal(parse_results(ENTRIES, "results"), results)
     write_results(tmp_path / "r.json", results)
     assert (tmp_path / "r.json").read_text() == json.dumps(ENTRIES)
 
@@ -47,7 +55,7 @@ def test_what_is_written_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
     found = Detections(boxes, rng.random(count, np.float32), rng.integers(0, 2, count).astype(np.int32))
     results = results_of_image(9, found, (3, 17), box_growth=(0.0, 0.0, 1.0, 1.0))
     write_results(tmp_path / "r.json", results)
-    again = results_of_rows(json.loads((tmp_path / "r.json").read_text()))
+    again = load_results(tmp_path / "r.json")
     np.testing.assert_array_equal(again.boxes, results.boxes)
     np.testing.assert_array_equal(again.scores, results.scores)
     np.testing.assert_allclose(results.boxes[:, 2:], boxes[:, 2:] - boxes[:, :2] + 1, atol=6e-4)
@@ -56,7 +64,7 @@ def test_what_is_written_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
 
 def test_sorting_by_image_keeps_the_order_within_one() -> None:
     parts = [results_of_image(image_id, FOUND, (3, 17)) for image_id in (4, 9, 1)]
-    results = join(parts, np.array([9, 1, 3, 4]))
+    results = join_results(parts, np.array([9, 1, 3, 4]))
     assert results.image_ids.tolist() == [9, 9, 1, 1, 4, 4]
     assert results.category_ids.tolist() == [17, 3] * 3
     assert equal(take(results, results.image_ids == 9), parts[1])
