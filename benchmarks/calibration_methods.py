@@ -23,9 +23,9 @@ from export.onnx_model.emulation import emulated
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import METHODS, calibrate, spread
 from export.quantization.convert import Scheme, converted_model
-from runtime.coco import evaluate, load_coco_and_truth
-from runtime.coco.results import join
-from runtime.coco.run import detect_with_all, plan_batches
+from runtime.coco import load_coco_with_truth, score
+from runtime.coco.results import join_results
+from runtime.coco.run import RunSettings, detect_with_all, plan_batches
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write, sha256_file
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     model, manifest = load_deployed(options.model)
-    dataset, truth = load_coco_and_truth(options.annotations, options.images)
+    dataset, truth = load_coco_with_truth(options.annotations, options.images)
     schemes = [Scheme(precision, target, method) for precision, target in LAYOUTS for method in METHODS]  # type: ignore[arg-type]
     found = []
     for part in range(options.parts):
@@ -60,15 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
                 converted = emulated(converted_model(model, manifest, scheme, calibration))
                 path.write_bytes(converted.SerializeToString())
                 detectors.append(stack.enter_context(Detector(path, backend="cpu", allow_saturation=True)))
-            settings = BATCH, sys.stderr.isatty()
-            found.append(
-                detect_with_all(detectors, dataset, *settings, limit=options.limit, part=(part, options.parts))
-            )
+            part_of_data = (part, options.parts)
+            settings = RunSettings(BATCH, options.limit, part=part_of_data, progress=sys.stderr.isatty())
+            found.append(detect_with_all(detectors, dataset, settings))
         print(f"part {part + 1} of {options.parts}: calibrated on {calibration.images}", flush=True)
     ids = [image_id for runs in found for image_id in runs[0].image_ids]
     names = ["fp32", *(f"{scheme.precision} {scheme.target} {scheme.method}" for scheme in schemes)]
     ap = {
-        name: evaluate(truth, join(runs[number].results for runs in found), ids).figures["AP"]
+        name: score(truth, join_results(runs[number].results for runs in found), ids).values["AP"]
         for number, name in enumerate(names)
     }
     print(f"AP of 100 on {len(ids)} images\n{'':24}{'AP':>8}{'difference':>12}")

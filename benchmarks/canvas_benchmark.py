@@ -27,11 +27,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.detector import WINDOW, Detector, pipeline_limits
+from runtime.detector import WINDOW, Detector, pipeline_settings
 from runtime.files import atomic_write
 from runtime.images.preprocess import make_batch, plan
 from runtime.manifest import Preprocess
-from runtime.pipeline import Limits, processors, run_pipeline
+from runtime.pipeline import PipelineSettings, processors, run_pipeline
 
 # fmt: off
 COCO_SIZES_WH = {
@@ -58,7 +58,7 @@ def mix(count: int) -> list[Size]:
     return chosen
 
 
-def batches_of(sizes: list[Size], pre: Preprocess, limits: Limits) -> dict[str, Batches]:
+def batches_of(sizes: list[Size], pre: Preprocess, limits: PipelineSettings) -> dict[str, Batches]:
     """The batches that each way makes of the images, in the order in which they come."""
     formed: Batches = []
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = mix(options.num_images)
-    limits = Limits(options.batch, WINDOW * options.batch)
+    limits = PipelineSettings(options.batch, WINDOW * options.batch)
     report: dict[str, Any] = {"images": len(sizes), "batch": options.batch, "processors": processors(), "pixels": []}
     report["load_average"] = round(os.getloadavg()[0], 2)
     coco = Preprocess(800, 1333)
@@ -163,7 +163,7 @@ def main() -> None:
     if options.model is not None:
         with Detector(options.model, backend=options.backend, threads=options.threads) as detector:
             pre = detector.manifest.preprocess
-            limits = dataclasses.replace(pipeline_limits(detector, options.batch), runners=1)
+            limits = dataclasses.replace(pipeline_settings(detector, options.batch), runners=1)
             ways = batches_of(sizes, pre, limits)
             report["pixels"].append(report_pixels(ways, pre, options.batch))
             report["time"] = report_time(detector, ways, options.rounds)

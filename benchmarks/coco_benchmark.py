@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.coco import evaluate
+from runtime.coco import parse_ground_truth, parse_results, score
 from runtime.files import atomic_write
 
 DETECTIONS = 100
@@ -83,12 +83,12 @@ def compare(images: int, objects: int, categories: int, rounds: int) -> dict[str
         started = time.perf_counter()
         theirs = by_pycocotools(*given)
         middle = time.perf_counter()
-        ours = evaluate(content, results)
+        ours = score(parse_ground_truth(content), parse_results(results, "results"))
         ended = time.perf_counter()
         seconds["pycocotools"].append(middle - started)
         seconds["ours"].append(ended - middle)
     ratio = statistics.median(a / b for a, b in zip(seconds["pycocotools"], seconds["ours"], strict=True))
-    is_equal = list(ours.figures.values()) == theirs
+    is_equal = list(ours.values.values()) == theirs
     print(
         f"{images} images, {objects} objects of {categories} categories each: ours "
         f"{statistics.median(seconds['ours']):.2f} s, pycocotools {statistics.median(seconds['pycocotools']):.2f} s, "

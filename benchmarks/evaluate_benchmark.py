@@ -26,9 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.coco import CocoDataset, load_coco, load_coco_and_truth
-from runtime.coco.command import evaluate_detector
-from runtime.coco.run import plan_batches
+from runtime.coco import CocoDataset, load_coco, load_coco_with_truth
+from runtime.coco.evaluation import score_detector
+from runtime.coco.run import RunSettings, plan_batches
 from runtime.detector import Detector, join_batches
 from runtime.files import atomic_write
 from runtime.pipeline import processors
@@ -69,10 +69,10 @@ def network_seconds(detector: Detector, dataset: CocoDataset, batch: int, limit:
 def evaluation_seconds(detector: Detector, annotations: Path, images: Path, batch: int) -> tuple[float, dict[str, Any]]:
     """Wall time of an evaluation from reading the annotations to the figures, and what it gave."""
     started = time.perf_counter()
-    dataset, truth = load_coco_and_truth(annotations, images)
-    found = evaluate_detector(detector, dataset, truth, batch, progress=False)
+    dataset, truth = load_coco_with_truth(annotations, images)
+    found = score_detector(detector, dataset, truth, RunSettings(batch))
     seconds = time.perf_counter() - started
-    return seconds, {"AP": found.figures.figures["AP"], "detections": len(found.results)}
+    return seconds, {"AP": found.metrics.values["AP"], "detections": len(found.results)}
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import cv2
 import onnx
 
 from runtime.coco import load_coco
-from runtime.coco.command import evaluate_detector
+from runtime.coco.evaluation import score_detector
 from runtime.detector import Detector
 from runtime.files import atomic_write
 from runtime.images import decode
@@ -81,7 +81,7 @@ def main() -> int:
                     for index in range(len(dataset)):
                         detector.prepare(dataset.load(index, pre))
                     milliseconds = 1000 * (time.perf_counter() - started) / len(dataset)
-                    figures = evaluate_detector(detector, dataset, progress=False).figures.figures
+                    figures = score_detector(detector, dataset).metrics.values
                 row[name] = {
                     "AP": round(100 * figures["AP"], 2),
                     "AP50": round(100 * figures["AP50"], 2),

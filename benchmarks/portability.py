@@ -40,7 +40,7 @@ from runtime.backends.openvino_backend import shared_core
 from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.engine import import_tensorrt
-from runtime.detections import Detections, RawOutputs, finish
+from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError, run_main
 from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
@@ -201,7 +201,7 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
 
 def run_ort(path: Path, case: Case) -> list[Detections]:
     backend = OrtBackend(path, BackendOptions(backend="cpu", allow_saturation=True))
-    return finish(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
+    return postprocess(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
 
 
 def run_openvino(path: Path, case: Case) -> list[Detections]:
@@ -213,7 +213,7 @@ def run_openvino(path: Path, case: Case) -> list[Detections]:
     except RuntimeError as error:
         raise BackendError(f"{path.name}: OpenVINO: {' '.join(str(error).split())[:300]}") from error
     raw = RawOutputs(*(outputs[name] for name in RawOutputs.__dataclass_fields__))
-    return finish(raw, load_deployed(path)[1].thresholds)
+    return postprocess(raw, load_deployed(path)[1].thresholds)
 
 
 def check_names(version: str) -> str:

@@ -39,9 +39,9 @@ from runtime.backends import BackendError
 from runtime.benchmark.images import ImageFiles, find_images
 from runtime.benchmark.measuring import Distribution, speed_ratios
 from runtime.benchmark.stages import plan_work, run_round
-from runtime.coco import evaluate, load_coco_and_truth
+from runtime.coco import load_coco_with_truth, score
 from runtime.coco.results import Results
-from runtime.coco.run import detect_with_all
+from runtime.coco.run import RunSettings, detect_with_all
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import run_main
@@ -94,9 +94,11 @@ def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) 
     return files
 
 
-def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str], options: argparse.Namespace) -> None:
+def score_files(
+    rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str], options: argparse.Namespace
+) -> None:
     """AP of every file, and how far the runtimes agree."""
-    dataset, truth = load_coco_and_truth(options.annotations, options.images)
+    dataset, truth = load_coco_with_truth(options.annotations, options.images)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         detectors: dict[tuple[str, str], Detector] = {}
@@ -109,10 +111,12 @@ def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str],
                     detectors[name, runtime] = stack.enter_context(
                         Detector(path, backend=runtime, allow_saturation=True)
                     )
-        found = detect_with_all(list(detectors.values()), dataset, progress=shows_progress(), limit=options.limit)
+        found = detect_with_all(
+            list(detectors.values()), dataset, RunSettings(limit=options.limit, progress=shows_progress())
+        )
     results = dict(zip(detectors, found, strict=True))
     for (name, runtime), detected in results.items():
-        ap = evaluate(truth, detected.results, detected.image_ids).figures["AP"]
+        ap = score(truth, detected.results, detected.image_ids).values["AP"]
         if runtime == "emulated":
             rows[name].ap_emulated = ap
         else:
@@ -216,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         sizes = {name: path.stat().st_size for name, path in files.items()}
         rows = {name: Row(name, size, size / sizes["fp32"]) for name, size in sizes.items()}
         if options.annotations is not None:
-            score(rows, files, runtimes, options)
+            score_files(rows, files, runtimes, options)
         if options.rounds:
             photos = find_images([options.images], options.num_images)
             for runtime in runtimes:

@@ -40,7 +40,7 @@ from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
 from export.quantize import convert
 from runtime.backends import Backend, open_backend
-from runtime.detections import finish
+from runtime.detections import postprocess
 from runtime.files import atomic_write
 
 RECIPE = "atss_r50_fpn_1x"
@@ -51,7 +51,7 @@ Side = Callable[[], int]  # runs a batch; how many detections it found
 def our_side(backend: Backend, canvases: np.ndarray) -> Side:
     sizes = np.full((len(canvases), 2), canvases.shape[1:3], np.int32)
     thresholds = backend.manifest.thresholds
-    return lambda: sum(map(len, finish(backend.infer(canvases, sizes), thresholds)))
+    return lambda: sum(map(len, postprocess(backend.infer(canvases, sizes), thresholds)))
 
 
 def eager_side(model: nn.Module, photos: list[Tensor]) -> Side:

@@ -36,7 +36,7 @@ import numpy as np
 import onnx
 
 from runtime.coco import CocoDataset, load_coco
-from runtime.coco.command import require_same_classes
+from runtime.coco.run import require_same_classes
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path, require_writable
 from runtime.images import ImageError, decode

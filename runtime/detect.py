@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
 from .detections import Detections, select
-from .detector import WINDOW, Detector, canvas_of, chosen_batch, pipeline_limits
+from .detector import WINDOW, Detector, pipeline_settings, resolve_batch
 from .errors import UserError, run_main
 from .files import atomic_path, atomic_write, require_writable
 from .images import MAX_PIXELS, decode
@@ -34,7 +34,7 @@ from .images.preprocess import load as load_image
 from .images.sources import Source, find_sources
 from .images.video import Video, VideoError, drawn_video
 from .manifest import Manifest
-from .model_spec import describe
+from .model_spec import model_summary
 from .pipeline import run_pipeline
 
 BATCH = 4  # where none is asked for
@@ -94,7 +94,7 @@ def detect_images(
     """Detect on image files; `progress` is told how many more were dealt with."""
 
     def load(source: Source) -> _Loaded:
-        image = load_image(source.path, detector.loads_for, max_pixels=max_pixels)
+        image = load_image(source.path, detector.load_preprocess, max_pixels=max_pixels)
         prepared = detector.prepare(image)
         if not with_images:
             return _Loaded(source, None, prepared)
@@ -115,8 +115,8 @@ def detect_images(
     if with_images:
         for source in sources:
             _require_other_file(out / f"{source.name}.jpg", source.path)
-    limits = pipeline_limits(detector, batch, window=WINDOW_DRAWN if with_images else WINDOW)
-    running = run_pipeline(sources, load, lambda one: canvas_of(one.prepared), run, limits)
+    settings = pipeline_settings(detector, batch, window=WINDOW_DRAWN if with_images else WINDOW)
+    running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, settings)
     with closing(running):
         for source, result in zip(sources, running, strict=True):
             if isinstance(result, UserError):
@@ -155,8 +155,8 @@ def detect_video(
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
         write = stack.enter_context(drawn_video(target, video.frames_per_second)) if with_images else None
-        limits = pipeline_limits(detector, batch, window=0)  # frames are all of one size
-        running = run_pipeline(video.frames(), load, lambda one: canvas_of(one.prepared), run, limits)
+        settings = pipeline_settings(detector, batch, window=0)  # frames are all of one size
+        running = run_pipeline(video.frames(), load, lambda one: one.prepared.canvas_hw, run, settings)
         stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
         count = 0
         for result in running:
@@ -221,7 +221,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("artifact", type=Path, help="a deployed model (.onnx)")
+    parser.add_argument("model", type=Path, help="a deployed model (.onnx, .engine)")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="images, videos, folders of them")
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
     parser.add_argument("--score", type=float, default=0.3, help="least score that is kept, 0–1 (%(default)s)")
@@ -243,10 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = find_sources(options.inputs, options.out)
     target = options.out / "detections.json"
     require_writable(target)
-    with Detector(options.artifact, **backend_options(options)) as detector:
-        print(describe(detector, options.artifact))
+    with Detector(options.model, **backend_options(options)) as detector:
+        print(model_summary(detector, options.model))
         head = {
-            "artifact": str(options.artifact),
+            "artifact": str(options.model),
             "classes": detector.manifest.classes,
             "category_ids": detector.manifest.category_ids,
             "min_score": options.score,
@@ -269,7 +269,7 @@ def _detect_all(
 ) -> None:
     """All images, then each video."""
     settings = {
-        "batch": chosen_batch([detector.manifest.inputs], options.batch, usual=BATCH),
+        "batch": resolve_batch([detector.manifest.inputs], options.batch, usual=BATCH),
         "min_score": options.score,
         "with_images": not options.json_only,
     }

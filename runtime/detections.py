@@ -40,12 +40,12 @@ class RawOutputs:
     candidate_classes: np.ndarray  # int32 [B, K], −1 in unused rows
 
 
-def first_rows(raw: RawOutputs, count: int) -> RawOutputs:
+def first_images(raw: RawOutputs, count: int) -> RawOutputs:
     """Of the first `count` images."""
     return RawOutputs(*(getattr(raw, field.name)[:count] for field in fields(RawOutputs)))
 
 
-def join_outputs(parts: Sequence[RawOutputs]) -> RawOutputs:
+def concatenate_outputs(parts: Sequence[RawOutputs]) -> RawOutputs:
     """Outputs of one graph on one canvas size, image after image."""
     return RawOutputs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(RawOutputs)))
 
@@ -59,19 +59,19 @@ def select(detections: Detections, rows: np.ndarray) -> Detections:
     return Detections(detections.boxes[rows], detections.scores[rows], detections.classes[rows])
 
 
-def finish(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
+def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
     """Detections per image, in canvas pixels: the graph's rows, or NMS of the candidates where these are not exact.
 
     The graph's score threshold is one on the class probability and has been applied to the candidates already; the
     scores here are final ones (√(class · centerness)) and may lie below it.
     """
     return [
-        _rows(raw, index) if raw.nms_exact[index, 0] else suppress(_candidates(raw, index), thresholds)
+        _rows(raw, index) if raw.nms_exact[index, 0] else apply_nms(_candidates(raw, index), thresholds)
         for index in range(len(raw.num_detections))
     ]
 
 
-def candidates(raw: RawOutputs) -> list[Detections]:
+def nms_candidates(raw: RawOutputs) -> list[Detections]:
     """The candidates of each image, in canvas pixels and in no particular order: NMS' input."""
     return [_candidates(raw, index) for index in range(len(raw.num_detections))]
 
@@ -95,12 +95,12 @@ def _candidates(raw: RawOutputs, index: int) -> Detections:
     )
 
 
-def suppress(found: Detections, thresholds: Thresholds) -> Detections:
+def apply_nms(found: Detections, thresholds: Thresholds) -> Detections:
     """What class-wise greedy NMS keeps of one image's candidates, best score first."""
-    boxes = covered(found.boxes, thresholds)
+    boxes = covered_areas(found.boxes, thresholds)
     return select(found, nms(boxes, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))
 
 
-def covered(boxes: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+def covered_areas(boxes: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     """The areas that boxes [n, 4] cover, as xyxy: the boxes themselves, but for the legacy convention."""
     return boxes if thresholds.box_growth is None else boxes + np.array(thresholds.box_growth, np.float32)

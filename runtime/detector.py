@@ -18,12 +18,20 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 
 from .backends import Backend, BackendError, BatchTooLarge, open_backend
-from .detections import Detections, RawOutputs, candidates, empty_detections, finish, first_rows, join_outputs
+from .detections import (
+    Detections,
+    RawOutputs,
+    concatenate_outputs,
+    empty_detections,
+    first_images,
+    nms_candidates,
+    postprocess,
+)
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
 from .manifest import InputShapes, Manifest, Preprocess
-from .pipeline import Limits, processors, run_pipeline
+from .pipeline import PipelineSettings, processors, run_pipeline
 from .stopwatch import Stopwatch
 
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
@@ -37,7 +45,7 @@ WAIT_S = 0.5
 WINDOW = 8  # batches; COCO's images have some twenty canvases, and batches are to fill up
 
 
-class Detects(Protocol[Prepared]):
+class DetectorProtocol(Protocol[Prepared]):
     """What evaluation needs of a detector. Both methods may be called from several threads."""
 
     @property
@@ -49,7 +57,7 @@ class Detects(Protocol[Prepared]):
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]: ...
 
     @property
-    def loads_for(self) -> Preprocess | None:
+    def load_preprocess(self) -> Preprocess | None:
         """What images are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
         ...
 
@@ -86,7 +94,7 @@ class Detector:
         return self.backend.concurrency
 
     @property
-    def loads_for(self) -> Preprocess | None:
+    def load_preprocess(self) -> Preprocess | None:
         return self.manifest.preprocess
 
     @property
@@ -125,7 +133,7 @@ class Detector:
         read; of a stream it takes that image's place.
         """
         if isinstance(images, str | os.PathLike):
-            return self.detect([load(images, self.loads_for)])[0]
+            return self.detect([load(images, self.load_preprocess)])[0]
         if isinstance(images, np.ndarray) and images.ndim != 4:
             return self.detect([images])[0]
         results = self.stream(images)
@@ -143,8 +151,8 @@ class Detector:
         stream. Images of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
         slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
         """
-        limits = pipeline_limits(self, chosen_batch([self.manifest.inputs], batch), wait_s=wait_s)
-        running = run_pipeline(enumerate(images), self._load, canvas_of, self.detect_prepared, limits)
+        settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
+        running = run_pipeline(enumerate(images), self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
         with closing(running):
             yield from running
 
@@ -154,11 +162,11 @@ class Detector:
         Images that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
         that it would have alone, so what is found in an image does not depend on its neighbours.
         """
-        return self._run(images, lambda raw: finish(raw, self.manifest.thresholds), all_candidates=False)
+        return self._run(images, lambda raw: postprocess(raw, self.manifest.thresholds), all_candidates=False)
 
-    def candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
+    def detect_candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """As `detect`, before NMS: every candidate, in no particular order."""
-        return self._run(images, candidates, all_candidates=True)
+        return self._run(images, nms_candidates, all_candidates=True)
 
     def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
         """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
@@ -177,12 +185,14 @@ class Detector:
             batch = join_batches(images[first : first + most])
             raw = self._infer(batch, all_candidates=False, stopwatch=stopwatch)
             with stopwatch.measure("postprocess"):
-                found += _in_images(finish(raw, self.manifest.thresholds), batch)
+                found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
         return found
 
     def _load(self, numbered: tuple[int, Image]) -> Batch:
         number, image = numbered
-        return self.prepare(load(image, self.loads_for) if isinstance(image, str | os.PathLike) else image, number)
+        return self.prepare(
+            load(image, self.load_preprocess) if isinstance(image, str | os.PathLike) else image, number
+        )
 
     def _run(
         self,
@@ -207,7 +217,7 @@ class Detector:
 
     def _infer(self, batch: Batch, all_candidates: bool, stopwatch: Stopwatch | None = None) -> RawOutputs:
         """Run the backend, in pieces where memory has shown to be too small: what is found doesn't depend on it."""
-        count, canvas_hw = len(batch.images), canvas_of(batch)
+        count, canvas_hw = len(batch.images), batch.canvas_hw
         most = min(count, self._fitting.get(canvas_hw, count))
         taken = Stopwatch()  # of this attempt: one that fails is no part of the network's time
         try:
@@ -226,7 +236,7 @@ class Detector:
             return self._infer(batch, all_candidates, stopwatch)
         if stopwatch is not None:
             stopwatch.merge(taken)
-        return pieces[0] if len(pieces) == 1 else join_outputs(pieces)
+        return pieces[0] if len(pieces) == 1 else concatenate_outputs(pieces)
 
     def _infer_at_once(
         self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
@@ -239,7 +249,7 @@ class Detector:
             image_sizes = np.concatenate([image_sizes, np.ones((missing, 2), np.int32)])
         with self._turn, stopwatch.measure("network"):
             raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, stopwatch=stopwatch)
-        return first_rows(raw, len(images) - missing) if missing > 0 else raw
+        return first_images(raw, len(images) - missing) if missing > 0 else raw
 
     def close(self) -> None:
         self.backend.close()
@@ -253,7 +263,7 @@ class Detector:
         self.close()
 
 
-def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
+def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
     """The batch for graphs of these shapes: `asked`, or as near to `usual` as all of them allow.
 
     Raises BackendError for one that a graph doesn't take.
@@ -269,23 +279,20 @@ def chosen_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = 
     return asked
 
 
-def pipeline_limits(detector: Detects[Any], batch: int, wait_s: float | None = None, window: int = WINDOW) -> Limits:
-    """Limits that keep this detector busy: batches wait at its door, and images are loaded by all processors.
+def pipeline_settings(
+    detector: DetectorProtocol[Any], batch: int, wait_s: float | None = None, window: int = WINDOW
+) -> PipelineSettings:
+    """PipelineSettings that keep this detector busy: batches wait at its door, and images are loaded by all processors.
 
     An image waits for company while no more than `window` batches' worth of others overtake it.
     """
-    return Limits(
+    return PipelineSettings(
         batch=batch,
         window=window * batch,
         wait_s=wait_s,
         loaders=min(16, processors()),
         runners=max(1, detector.concurrency) + 1,  # one more puts its batch together or finishes it meanwhile
     )
-
-
-def canvas_of(image: Batch) -> tuple[int, int]:
-    """Height and width of a prepared image's canvas: what those of a batch have in common."""
-    return image.images.shape[1], image.images.shape[2]
 
 
 def join_batches(parts: Sequence[Batch]) -> Batch:

@@ -1,4 +1,7 @@
-"""COCO AP of a deployed model, of several side by side, or of results that exist already."""
+"""The command `python -m runtime.evaluate`. Code calls the function instead: `from runtime import evaluate`."""
+
+if __name__ not in ("__main__", "__mp_main__"):  # imported, this module would take the function's place in the package
+    raise ImportError(f"{__name__} is a command only; use `from runtime import evaluate` or runtime.coco.command.main")
 
 from .coco.command import main
 from .errors import run_main

@@ -136,7 +136,7 @@ _REBUILD = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 def check(manifest: Manifest, source: str) -> None:
     """Raise ManifestError naming the first field whose value makes no sense."""
-    pre, limits, shapes = manifest.preprocess, manifest.thresholds, manifest.inputs
+    pre, thresholds, shapes = manifest.preprocess, manifest.thresholds, manifest.inputs
     ranges = (
         ("batch", shapes.batch_min, shapes.batch_max),
         ("height", shapes.height_min, shapes.height_max),
@@ -151,10 +151,10 @@ def check(manifest: Manifest, source: str) -> None:
         ("preprocess.size_divisor", pre.size_divisor >= 1, "at least 1"),
         ("preprocess.pad_value", all(0 <= value <= 255 for value in pre.pad_value), "values in 0–255"),
         ("preprocess.std", all(value > 0 for value in pre.std), "positive values"),
-        ("thresholds.score", 0 <= limits.score < 1, "a value in 0–1"),
-        ("thresholds.nms_iou", 0 < limits.nms_iou <= 1, "a value in 0–1"),
-        ("thresholds.candidates_per_level", limits.candidates_per_level >= 1, "at least 1"),
-        ("thresholds.detections", limits.detections >= 1, "at least 1"),
+        ("thresholds.score", 0 <= thresholds.score < 1, "a value in 0–1"),
+        ("thresholds.nms_iou", 0 < thresholds.nms_iou <= 1, "a value in 0–1"),
+        ("thresholds.candidates_per_level", thresholds.candidates_per_level >= 1, "at least 1"),
+        ("thresholds.detections", thresholds.detections >= 1, "at least 1"),
         ("ap", manifest.ap is None or 0 <= manifest.ap <= 1, "a value in 0–1 or null"),
         *((f"inputs.{name}_min", low >= 1, "at least 1") for name, low, _ in ranges),
         *((f"inputs.{name}_max", high >= low, f"at least {name}_min") for name, low, high in ranges),

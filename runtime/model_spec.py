@@ -1,54 +1,60 @@
-"""Deployed models as commands take them: a file, and the backend that is asked for it alone (`model.onnx@openvino`)."""
+"""Deployed models as commands name them: a file, optionally with its own backend (`model.onnx@openvino`)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .backends import BackendError
-from .backends.options import BACKENDS, backend_options
+from .backends.options import BACKENDS
 from .detector import Detector
 from .files import sha256_file
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelSpec:
+    """The file of a deployed model, and the backend that was asked for with it."""
+
     path: Path
-    backend: str | None  # None: what the command's options say
+    backend: str | None = None  # a name of `BACKENDS`; None: the command's --backend decides
 
     def __str__(self) -> str:
         return str(self.path) if self.backend is None else f"{self.path}@{self.backend}"
 
-
-def parse_given(text: str) -> Given:
-    path, at, backend = text.rpartition("@")
-    return Given(Path(path), backend) if at and backend in BACKENDS else Given(Path(text), None)
-
-
-def open_given(given: Given, options: argparse.Namespace) -> Detector:
-    """A detector by a command line that has `add_backend_arguments`. Raises BackendError."""
-    chosen = backend_options(options)
-    return Detector(given.path, **(chosen | {"backend": given.backend or chosen["backend"]}))
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """The spec that a command-line argument means. An unknown backend after @ is read as a part of the path."""
+        path, at, backend = text.rpartition("@")
+        return cls(Path(path), backend) if at and backend in BACKENDS else cls(Path(text))
 
 
-def open_hashed(given: Given, options: argparse.Namespace) -> tuple[Detector, str]:
-    """As `open_given`, and the SHA-256 of the file that was opened. Raises BackendError where it changed meanwhile."""
+def open_model(spec: ModelSpec, **options: Any) -> Detector:
+    """A detector that runs the model. `options` are fields of `BackendOptions`; the spec's backend takes precedence.
+
+    Raises BackendError, ManifestError, EngineError.
+    """
+    return Detector(spec.path, **(options if spec.backend is None else options | {"backend": spec.backend}))
+
+
+def open_model_with_sha256(spec: ModelSpec, **options: Any) -> tuple[Detector, str]:
+    """As `open_model`, with the SHA-256 of the opened file. Raises BackendError if the file is replaced meanwhile."""
     try:
-        before = os.stat(given.path)
-        sha256 = sha256_file(given.path)
+        before = os.stat(spec.path)
+        sha256 = sha256_file(spec.path)
     except OSError:
-        return open_given(given, options), ""  # which says what is wrong with it
-    detector = open_given(given, options)
-    after = os.stat(given.path)
+        return open_model(spec, **options), ""  # opening it raises the error that explains what is wrong
+    detector = open_model(spec, **options)
+    after = os.stat(spec.path)
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         detector.close()
-        raise BackendError(f"{given.path}: the file was replaced while it was opened; run again")
+        raise BackendError(f"{spec.path}: the file was replaced while it was being opened; run again")
     return detector, sha256
 
 
-def describe(detector: Detector, path: Path | Given) -> str:
+def model_summary(detector: Detector, spec: ModelSpec | Path) -> str:
+    """One line about an opened model: recipe, number of classes, precision, and the backend that runs it."""
     manifest = detector.manifest
-    what = f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}"
-    return f"{path}: {what}; {detector.backend.description}"
+    contents = f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}"
+    return f"{spec}: {contents}; {detector.backend.description}"

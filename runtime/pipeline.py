@@ -28,7 +28,7 @@ SOURCE_PATIENCE_S = 5.0  # how long a stopped pipeline waits for a source that i
 
 
 @dataclass(frozen=True)
-class Limits:
+class PipelineSettings:
     batch: int = 8  # items that run together, at most
     window: int = 16  # an item waits for company while no more than so many others overtake it …
     wait_s: float | None = None  # … and the source has kept it waiting for no more than so many seconds
@@ -57,12 +57,12 @@ def run_pipeline(
     load: Callable[[Item], Ready],
     key: Callable[[Ready], Hashable],
     run: Callable[[list[Ready]], Sequence[Result]],
-    limits: Limits,
+    settings: PipelineSettings,
 ) -> Generator[Result | UserError, None, None]:
     """Yield each item's result, in the source's order. Items are let go of when they are loaded.
 
     `load` and `run` are called from several threads. Items whose `key` is equal run together, oldest first; which ones
-    do depends on the order of the items and the limits, not on any stage's speed, unless the source is slower than
+    do depends on the order of the items and the settings, not on any stage's speed, unless the source is slower than
     `wait_s`. A UserError of `load` takes the place of that item's result. Anything else that is raised, by the source
     too, ends the pipeline: it is raised here at its turn, after the results of all items before.
 
@@ -70,9 +70,9 @@ def run_pipeline(
     takes over 5 s for its next item is left behind, to end with that item or the process.
     """
     wake = threading.Event()
-    reader = _Reader(source, limits.inside, wake)
-    load_pool = ThreadPoolExecutor(limits.loaders, "pipeline-load")
-    run_pool = ThreadPoolExecutor(limits.runners, "pipeline-run")
+    reader = _Reader(source, settings.inside, wake)
+    load_pool = ThreadPoolExecutor(settings.loaders, "pipeline-load")
+    run_pool = ThreadPoolExecutor(settings.runners, "pipeline-run")
     loading: deque[Future[Ready]] = deque()
     groups: dict[Hashable, _Group[Ready]] = {}
     running: list[_Running[Result]] = []
@@ -98,7 +98,7 @@ def run_pipeline(
                 done[loaded] = error
             except BaseException as error:
                 done[loaded] = _Failure(error)
-            start_running(place(groups, member and key(member.ready), member, limits))
+            start_running(place(groups, member and key(member.ready), member, settings))
             loaded += 1
 
     def start_running(batches: list[list[_Member[Ready]]]) -> None:
@@ -122,7 +122,7 @@ def run_pipeline(
             has_ended = reader.has_ended
             start_loading()
             take_loaded()
-            start_running(_leave(groups, limits, reader.seconds_waited(), has_ended and not loading))
+            start_running(_leave(groups, settings, reader.seconds_waited(), has_ended and not loading))
             take_results()
             if yielded in done:
                 result = done.pop(yielded)
@@ -136,7 +136,7 @@ def run_pipeline(
                     raise reader.error
                 return
             else:
-                wake.wait(limits.wait_s if groups else None)
+                wake.wait(settings.wait_s if groups else None)
     finally:
         reader.stop()
         for pool in (load_pool, run_pool):
@@ -171,29 +171,29 @@ class _Running(Generic[Result]):
 
 
 def place(
-    groups: dict[Hashable, _Group[Ready]], key: Hashable, member: _Member[Ready] | None, limits: Limits
+    groups: dict[Hashable, _Group[Ready]], key: Hashable, member: _Member[Ready] | None, settings: PipelineSettings
 ) -> list[list[_Member[Ready]]]:
     """Put a member into its key's group (None: an item that failed, but overtakes); returns the batches that go now."""
     batches = []
     for other in [other for other in groups if member is None or other != key]:
         groups[other].overtaken += 1
-        if groups[other].overtaken > limits.window:
+        if groups[other].overtaken > settings.window:
             batches.append(groups.pop(other).members)
     if member is not None:
         group = groups.setdefault(key, _Group())
         group.members.append(member)
-        if len(group.members) >= limits.batch:
+        if len(group.members) >= settings.batch:
             batches.append(groups.pop(key).members)
     return batches
 
 
 def _leave(
-    groups: dict[Hashable, _Group[Ready]], limits: Limits, seconds_waited: float, is_last: bool
+    groups: dict[Hashable, _Group[Ready]], settings: PipelineSettings, seconds_waited: float, is_last: bool
 ) -> list[list[_Member[Ready]]]:
     """Take out the groups that wait no longer: nothing else comes, or the source is too slow."""
 
     def is_due(group: _Group[Ready]) -> bool:
-        return is_last or (limits.wait_s is not None and seconds_waited - group.members[0].came_at >= limits.wait_s)
+        return is_last or (settings.wait_s is not None and seconds_waited - group.members[0].came_at >= settings.wait_s)
 
     return [groups.pop(key).members for key in [key for key, group in groups.items() if is_due(group)]]
 

@@ -10,28 +10,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .coco import CocoDataset, Problems, checked_results, load_coco, read_results
-from .detections import Detections
+from .coco import CocoDataset, Problems, Results, load_coco, load_results
+from .coco.results import known_results, results_to_detections, take
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
 from .images.draw import draw_side_by_side, encode_jpeg
 
 
-def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
+def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
     """Write one drawing for each of `count` images, evenly spread over the data set, and return their paths.
 
-    `results` are the entries of a COCO results file. An image that can't be read is reported and left out. Raises
-    CocoError for malformed results, ImageError where no image can be read.
+    An image that cannot be read is reported and left out. Raises CocoError for results of other images or categories
+    than the data set's, ImageError where no image can be read.
     """
-    rows_of: dict[int, list[dict[str, Any]]] = {}
-    ids = set(dataset.image_ids.tolist())
-    for row in checked_results(results, ids, set(dataset.category_ids), Problems()):
-        rows_of.setdefault(row["image_id"], []).append(row)
+    results = known_results(results, dataset.image_ids, dataset.category_ids, Problems())
     written, problems = [], []
     for index in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)).tolist():
         try:
@@ -42,7 +38,7 @@ def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: 
             continue
         image_id = int(dataset.image_ids[index])
         boxes, labels, _ = dataset.annotations(index)
-        found = detections_of(rows_of.get(image_id, []), dataset.category_ids)
+        found = results_to_detections(take(results, results.image_ids == image_id), dataset.category_ids)
         drawing = draw_side_by_side(image, found, boxes, labels, dataset.classes, min_score)
         path = out / f"{Path(dataset.file_names[index]).stem}_{image_id}.jpg"
         atomic_write(path, encode_jpeg(drawing))
@@ -52,33 +48,20 @@ def show(results: list[dict[str, Any]], dataset: CocoDataset, out: Path, count: 
     return written
 
 
-def detections_of(rows: list[dict[str, Any]], category_ids: Sequence[int]) -> Detections:
-    """One image's results (COCO's xywh boxes) as detections, best first."""
-    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
-    ranked = sorted(rows, key=lambda row: -row["score"])
-    boxes = np.array([row["bbox"] for row in ranked], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return Detections(
-        boxes,
-        np.array([row["score"] for row in ranked], np.float32),
-        np.array([label_of[row["category_id"]] for row in ranked], np.int32),
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     parser = argparse.ArgumentParser(prog="python -m runtime.show", description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="COCO results json, as runtime.evaluate --results-out writes it")
+    parser.add_argument("results", type=Path, help="COCO results file, as runtime.evaluate --results-out writes it")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=12, help="how many images (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.5, help="least score that is drawn, 0–1 (%(default)s)")
+    parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")
+    parser.add_argument("--score", type=float, default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images)
-    written = show(read_results(options.results), dataset, options.out, options.count, options.score)
+    written = draw_results(load_results(options.results), dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")
     return 0
 

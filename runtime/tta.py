@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backends import Backend
-from .detections import Detections, RawOutputs, covered, empty_detections, suppress
-from .detector import Detector, Detects
+from .detections import Detections, RawOutputs, apply_nms, covered_areas, empty_detections
+from .detector import Detector, DetectorProtocol
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import as_decoded
@@ -89,8 +90,8 @@ class MultiScaleDetector:
         return self._largest.concurrency
 
     @property
-    def loads_for(self) -> Preprocess | None:
-        return self._views[0].detector.loads_for if self._is_plain else None  # the views share all of its pixels
+    def load_preprocess(self) -> Preprocess | None:
+        return self._views[0].detector.load_preprocess if self._is_plain else None  # the views share all of its pixels
 
     def prepare(self, image: np.ndarray | Decoded) -> np.ndarray | Decoded:
         """The image itself: what is made of it fills more memory than it."""
@@ -113,29 +114,46 @@ class MultiScaleDetector:
         for detector, mirrored in self._views:
             # A mirrored view of the array would do, were it not that some backends want it in one piece.
             seen = [Decoded(np.ascontiguousarray(p.pixels[:, ::-1]), p.size_hw) if mirrored else p for p in decoded]
-            for index, candidates in enumerate(detector.candidates(seen)):
+            for index, candidates in enumerate(detector.detect_candidates(seen)):
                 width = decoded[index].size_hw[1]
                 found[index].append(_mirror(candidates, width) if mirrored else candidates)
-        return [merge(parts, self.manifest.thresholds, self._vote) for parts in found]
+        return [merge_views(parts, self.manifest.thresholds, self._vote) for parts in found]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Command-line options that `as_asked` reads."""
+@dataclass(frozen=True)
+class TtaSettings:
+    """Multi-scale testing as it was asked for. By default an image is seen once, as the manifest says."""
+
+    scales: tuple[int, ...] = ()  # shorter sides in px; empty: the manifest's
+    flip: bool = False  # see mirrored images too
+    vote: bool = False  # average the boxes that overlap
+
+
+NO_TTA = TtaSettings()
+
+
+def add_tta_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command-line options that `parse_tta` reads."""
     group = parser.add_argument_group("multi-scale testing")
     group.add_argument("--scales", type=int, nargs="+", metavar="PX", help="detect at these shorter sides, and merge")
     group.add_argument("--flip", action="store_true", help="detect on mirrored images too, and merge")
-    group.add_argument("--vote", action="store_true", help="boxes are means of those that overlap")
+    group.add_argument("--vote", action="store_true", help="average the boxes that overlap a detection's box")
 
 
-def as_asked(detector: Detector, options: argparse.Namespace) -> Detects[Any]:
-    """The detector, or it at the sizes that the options name."""
-    if not (options.scales or options.flip or options.vote):
+def parse_tta(options: argparse.Namespace) -> TtaSettings:
+    """The settings that a command line with `add_tta_arguments` asks for."""
+    return TtaSettings(tuple(options.scales or ()), options.flip, options.vote)
+
+
+def with_tta(detector: Detector, settings: TtaSettings) -> DetectorProtocol[Any]:
+    """The detector as the settings ask for it: itself, or a MultiScaleDetector on its backend."""
+    if settings == NO_TTA:
         return detector
-    short_sides = options.scales or [detector.manifest.preprocess.short_side]
-    return MultiScaleDetector(detector, short_sides, options.flip, options.vote)
+    short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
+    return MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
 
 
-def merge(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
+def merge_views(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
     """Class-wise NMS over the union of candidates of one image; of equal scores the earlier part's comes first."""
     if not parts:
         return empty_detections()
@@ -144,13 +162,13 @@ def merge(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = Fals
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.classes for part in parts]),
     )
-    kept = suppress(union, thresholds)
+    kept = apply_nms(union, thresholds)
     return dataclasses.replace(kept, boxes=_voted(kept, union, thresholds)) if vote else kept
 
 
 def _voted(kept: Detections, union: Detections, thresholds: Thresholds) -> np.ndarray:
     """Boxes float32 [n, 4]: for each kept detection the weighted mean of those of its class that overlap it."""
-    overlap = iou_matrix(covered(kept.boxes, thresholds), covered(union.boxes, thresholds))  # [n, m]
+    overlap = iou_matrix(covered_areas(kept.boxes, thresholds), covered_areas(union.boxes, thresholds))  # [n, m]
     votes = (overlap > thresholds.nms_iou) & (kept.classes[:, None] == union.classes[None])
     weights = np.where(votes, overlap * union.scores, 0.0)
     total = weights.sum(axis=1, keepdims=True)

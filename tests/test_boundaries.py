@@ -119,6 +119,7 @@ class Block(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Block())
 import runtime
 names = [module.name for module in pkgutil.walk_packages(runtime.__path__, "runtime.")]
+names.remove("runtime.evaluate")  # refuses to be imported: it would take the place of the function
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -131,7 +132,7 @@ def test_every_module_of_runtime_imports_without_torch_or_a_backend(repository: 
     )
     assert done.returncode == 0, done.stderr
     modules = [file for file in (repository / "runtime").rglob("*.py") if file.parent != repository / "runtime"]
-    assert int(done.stdout) >= len(list((repository / "runtime").glob("*.py"))) - 1 + len(modules)
+    assert int(done.stdout) >= len(list((repository / "runtime").glob("*.py"))) - 2 + len(modules)
 
 
 def test_the_block_itself_works(repository: Path) -> None:

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime.coco import CocoDataset, evaluate, load_coco
-from runtime.coco.command import Evaluation
-from runtime.coco.report import figures_as_json, figures_as_table
-from runtime.coco.run import detect_dataset
+from runtime.coco import CocoDataset, load_coco, load_ground_truth, score
+from runtime.coco.evaluation import Evaluation
+from runtime.coco.report import metrics_as_json, metrics_as_table
+from runtime.coco.results import empty_results
+from runtime.coco.run import RunSettings, detect_dataset
 from runtime.coco.shards import join_parts
 from runtime.detections import RawOutputs
 from runtime.detector import Detector as RuntimeDetector
-from runtime.detector import Detects
+from runtime.detector import DetectorProtocol
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.stopwatch import Stopwatch
-from runtime.tta import add_arguments, as_asked
+from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
 from .config import Config
 from .model.backbones import COARSEST
@@ -93,29 +94,28 @@ class TorchBackend:
 
 
 def evaluate_together(
-    detector: Detects[Any],
+    detector: DetectorProtocol[Any],
     dataset: CocoDataset,
     world: World = ALONE,
     batch: int = 8,
     limit: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """As the runtime's `evaluate_detector`, each process of `world` detecting on its part of the batches.
+    """As the runtime's `score_detector`, each process of `world` detecting on its part of the batches.
 
     Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
-    receive the figures without the results.
+    receive the metrics without the results.
     """
-    mine = detect_dataset(
-        detector, dataset, batch, progress and world.is_main, limit=limit, part=(world.rank, world.size)
-    )
+    settings = RunSettings(batch, limit, part=(world.rank, world.size), progress=progress and world.is_main)
+    mine = detect_dataset(detector, dataset, settings)
     parts = gather_on_main(mine, world)
     evaluation = None
     if world.is_main:
         found = join_parts(parts, dataset)
-        figures = evaluate(dataset.json_path, found.results, found.image_ids)
-        evaluation = Evaluation(figures, found.results, found.speed)
-    figures, speed = gather(evaluation and (evaluation.figures, evaluation.speed), world)[0]
-    return evaluation or Evaluation(figures, [], speed)
+        metrics = score(load_ground_truth(dataset.json_path), found.results, found.image_ids)
+        evaluation = Evaluation(metrics, found.results, found.speed)
+    metrics, speed = gather(evaluation and (evaluation.metrics, evaluation.speed), world)[0]
+    return evaluation or Evaluation(metrics, empty_results(), speed)
 
 
 def describe(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
@@ -141,8 +141,8 @@ def main() -> int:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    add_arguments(parser)
+    parser.add_argument("--json", type=Path, help="write the metrics here")
+    add_tta_arguments(parser)
     options = parser.parse_args()
     with joined(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
@@ -150,11 +150,12 @@ def main() -> int:
         dataset = load_coco(options.annotations, options.images)
         detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         bar = sys.stderr.isatty()
-        evaluation = evaluate_together(as_asked(detector, options), dataset, world, options.batch, progress=bar)
+        seen = with_tta(detector, parse_tta(options))
+        evaluation = evaluate_together(seen, dataset, world, options.batch, progress=bar)
         if world.is_main:
-            print(figures_as_table(evaluation.figures))
+            print(metrics_as_table(evaluation.metrics))
             if options.json is not None:
-                atomic_write(options.json, figures_as_json(evaluation.figures, evaluation.speed))
+                atomic_write(options.json, metrics_as_json(evaluation.metrics, evaluation.speed))
     return 0
 
 

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from runtime.backends import open_backend
 from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
-from runtime.coco.command import evaluate_detector
+from runtime.coco.evaluation import score_detector
+from runtime.coco.run import RunSettings
 from runtime.detector import Detector
 from runtime.errors import UserError
 
@@ -132,7 +133,7 @@ def fewest_in_float(
 def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, **options: Any) -> tuple[float, str]:
     """AP (0–1) of a file on a validation set, and what ran it here. Raises MixedError where there's none."""
     with Detector(path, **options) as detector:
-        ap = evaluate_detector(detector, dataset, progress=progress).figures.figures["AP"]
+        ap = score_detector(detector, dataset, settings=RunSettings(progress=progress)).metrics.values["AP"]
     if ap < 0:
         raise MixedError(f"{dataset.json_path}: nothing to be found on these images, so no AP to hold")
     return ap, detector.backend.description

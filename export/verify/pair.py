@@ -18,7 +18,7 @@ import onnx
 from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
-from runtime.detections import Detections, RawOutputs, finish
+from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError
 from runtime.manifest import Manifest
 
@@ -157,16 +157,16 @@ def compare(pair: Pair, case: Case) -> list[Check]:
 
     rerun = dataclasses.replace(raw, nms_exact=np.zeros_like(raw.nms_exact))
     greedy = [greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth) for image in candidates_of(raw)]
-    for quantity, rows in ((ROWS, finish(raw, limits)), (RERUN, finish(rerun, limits))):
+    for quantity, rows in ((ROWS, postprocess(raw, limits)), (RERUN, postprocess(rerun, limits))):
         differ = sum(rows_that_differ(a, b) for a, b in zip(greedy, rows, strict=True))
         checks.append(Check(case.name, quantity, sum(map(len, greedy)), differ, 0))
     expected = [
         greedy_nms(image, limits.nms_iou, limits.detections, limits.box_growth)
         for image in pair.postprocess(case, dense)
     ]
-    found = finish(raw, limits)
+    found = postprocess(raw, limits)
     if pair.file.manifest.precision == "int8" and not pair.file.is_emulated:
-        kernels = _compare_detections(pair, case, KERNELS, finish(emulation, limits), found)
+        kernels = _compare_detections(pair, case, KERNELS, postprocess(emulation, limits), found)
         checks.append(dataclasses.replace(kernels, detail=SATURATES))
     checks.append(_compare_detections(pair, case, DETECTIONS, expected, found))
     if pair.ranges is not None and _spread(expected) < tolerance.same.score:

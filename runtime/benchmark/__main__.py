@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..backends import BackendError
-from ..backends.options import add_backend_arguments
+from ..backends.options import add_backend_arguments, backend_options
 from ..detector import Detector
 from ..errors import UserError, run_main
 from ..files import atomic_write, require_writable
@@ -39,7 +39,7 @@ from ..machine.conditions import (
     reset_peak_memory,
 )
 from ..machine.gpus import GpuWatch
-from ..model_spec import Given, open_hashed, parse_given
+from ..model_spec import ModelSpec, open_model_with_sha256
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
@@ -130,27 +130,27 @@ def run(options: argparse.Namespace, image_files: ImageFiles, command: str) -> R
     )
 
 
-def _checked(artifact: Given, options: argparse.Namespace, image_files: ImageFiles) -> ModelInfo:
+def _checked(artifact: ModelSpec, options: argparse.Namespace, image_files: ImageFiles) -> ModelInfo:
     """Open and close an artifact: one that doesn't fit the images or the batches is known before any has run."""
-    detector, sha256 = open_hashed(artifact, options)
+    detector, sha256 = open_model_with_sha256(artifact, **backend_options(options))
     with detector:
         for batch in options.batch:
             plan_work(detector, image_files.sizes_hw, batch)
         return describe_model(artifact.path, sha256, detector)
 
 
-def _open_same(artifact: Given, options: argparse.Namespace, described: ModelInfo) -> Detector:
+def _open_same(artifact: ModelSpec, options: argparse.Namespace, described: ModelInfo) -> Detector:
     """Raises BackendError where it isn't the file any more that was described."""
-    detector, sha256 = open_hashed(artifact, options)
+    detector, sha256 = open_model_with_sha256(artifact, **backend_options(options))
     if sha256 != described.sha256:
         detector.close()
         raise BackendError(f"{artifact.path}: the file was replaced during the benchmark; run again")
     return detector
 
 
-def _names(artifacts: Sequence[Given]) -> list[str]:
+def _names(artifacts: Sequence[ModelSpec]) -> list[str]:
     """A name for each artifact. One that is given twice, to see how far two equal ones differ, gets a number."""
-    counts = Counter[Given]()
+    counts = Counter[ModelSpec]()
     names = []
     for artifact in artifacts:
         counts[artifact] += 1
@@ -176,7 +176,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "artifacts",
         nargs="+",
-        type=parse_given,
+        type=ModelSpec.parse,
         metavar="artifact",
         help="deployed models; m.onnx@cpu: with that backend",
     )

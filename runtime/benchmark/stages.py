@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..detections import finish
-from ..detector import Detector, chosen_batch, join_batches
+from ..detections import postprocess
+from ..detector import Detector, join_batches, resolve_batch
 from ..images.preprocess import boxes_to_image, load
 from ..stopwatch import STAGES, Stage, Stopwatch
 
@@ -44,7 +44,7 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
     Where a canvas' images don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
     or an image that the graph doesn't take.
     """
-    chosen_batch([detector.manifest.inputs], batch)
+    resolve_batch([detector.manifest.inputs], batch)
     groups: dict[tuple[int, int], list[Path]] = {}
     for path, size_hw in sizes_hw.items():
         groups.setdefault(detector.canvas_hw(size_hw), []).append(path)
@@ -60,12 +60,12 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     stopwatch = Stopwatch(clock)
     started = clock()
     with stopwatch.measure("decode"):
-        images = [load(path, detector.loads_for) for path in work.files]
+        images = [load(path, detector.load_preprocess) for path in work.files]
     with stopwatch.measure("preprocess"):
         batch = join_batches([detector.prepare(image) for image in images])
     raw = detector.backend.infer(batch.images, batch.image_sizes, stopwatch=stopwatch)
     with stopwatch.measure("postprocess"):
-        found = finish(raw, detector.manifest.thresholds)
+        found = postprocess(raw, detector.manifest.thresholds)
         for detections, geometry in zip(found, batch.geometries, strict=True):
             boxes_to_image(detections.boxes, geometry)
     wall = clock() - started

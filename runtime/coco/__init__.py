@@ -1,25 +1,26 @@
-"""Data sets in COCO's format and their scores."""
+"""Data sets in COCO's format, detecting on them, and scoring with COCO's metrics."""
 
-from .dataset import CocoDataset, FileNames, dataset_of, load_coco, load_coco_and_truth
+from .dataset import CocoDataset, FileNames, load_coco, load_coco_with_truth
 from .format import CocoError, Problems
-from .metrics import CocoFigures, checked_results, evaluate, read_results, results_list, to_results, truth_of
-from .scoring import FIGURE_NAMES, Truth
+from .ground_truth import GroundTruth, load_ground_truth, parse_ground_truth
+from .metrics import CocoMetrics, score
+from .results import Results, load_results, parse_results
+from .scoring import METRIC_NAMES
 
 __all__ = [
-    "FIGURE_NAMES",
+    "METRIC_NAMES",
     "CocoDataset",
     "CocoError",
-    "CocoFigures",
+    "CocoMetrics",
     "FileNames",
+    "GroundTruth",
     "Problems",
-    "Truth",
-    "checked_results",
-    "dataset_of",
-    "evaluate",
+    "Results",
     "load_coco",
-    "load_coco_and_truth",
-    "read_results",
-    "results_list",
-    "to_results",
-    "truth_of",
+    "load_coco_with_truth",
+    "load_ground_truth",
+    "load_results",
+    "parse_ground_truth",
+    "parse_results",
+    "score",
 ]

@@ -1,7 +1,8 @@
-"""COCO AP of a deployed model, of several side by side, or of results that exist already.
+"""COCO AP of a deployed model, of several side by side, or of existing results.
 
     python -m runtime.evaluate model.onnx --annotations val.json --images val/
-    python -m runtime.evaluate fp32.onnx int8.onnx int8.engine --annotations val.json --images val/ --json figures.json
+    python -m runtime.evaluate fp32.onnx int8.onnx int8.engine --annotations val.json --images val/ --json metrics.json
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --classes 1 3 5
     python -m runtime.evaluate --results r.json --annotations val.json
 
 In parts, on several processes or machines, and merged:
@@ -10,7 +11,7 @@ In parts, on several processes or machines, and merged:
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
     python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
-Training validates with `evaluate_detector` too, so that a model's AP before and after export comes from the same lines.
+Training validates with the same code, so a model's AP before and after export is comparable.
 """
 
 from __future__ import annotations
@@ -20,96 +21,30 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..backends.options import add_backend_arguments
-from ..detector import Detector, Detects, chosen_batch
-from ..errors import UserError, run_main
-from ..files import atomic_write, require_writable, sha256_file
+from ..backends.options import add_backend_arguments, backend_options
+from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
+from ..detector import Detector, resolve_batch
+from ..errors import UserError
+from ..files import atomic_write, require_writable
 from ..images import MAX_PIXELS
-from ..model_spec import describe, open_given, open_hashed, parse_given
+from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..pipeline import processors
-from ..tta import add_arguments, as_asked
-from .dataset import CocoDataset, load_coco, load_coco_and_truth
+from ..tta import add_tta_arguments, parse_tta, with_tta
+from .dataset import CocoDataset, load_coco_with_truth
+from .evaluation import compare_models
 from .format import read_json
-from .metrics import CocoFigures, evaluate, results_list
-from .report import Compared, comparison_as_json, comparison_as_table, figures_as_json, figures_as_table
-from .results import Results, write_results
-from .run import Speed, detect_dataset, detect_with_all, require_same_classes
-from .scoring import Truth
-from .shards import VERSION, Origin, Part, PartHead, is_part, merge, parse_shard, part_of, write_part
+from .ground_truth import GroundTruth
+from .metrics import score
+from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
+from .results import Results, filter_results, parse_results, write_results
+from .run import RunSettings, Speed, detect_dataset
+from .shards import detect_part, is_part, merge_parts, parse_part, parse_shard, write_part
 
-SKIPPED_NAMED = 5
-
-__all__ = ["Evaluation", "evaluate_detector", "main", "require_same_classes"]
-
-
-class Evaluation(NamedTuple):
-    figures: CocoFigures
-    results: Sequence[dict[str, Any]]  # as in a COCO results file
-    speed: Speed
-
-
-def evaluate_detector(
-    detector: Detects[Any],
-    dataset: CocoDataset,
-    annotations: Path | str | dict[str, Any] | Truth | None = None,
-    batch: int = 8,
-    progress: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    limit: int | None = None,
-) -> Evaluation:
-    """Detect on the data set's images and score the results.
-
-    `annotations` (a file, its parsed content or its truth) default to the data set's file. Images that cannot be read
-    are left out of the score and named in `speed.skipped`. `limit` takes the first so many images. Raises CocoError
-    where model and data set have other classes, ImageError where no image could be read.
-    """
-    detected = detect_dataset(detector, dataset, batch, progress, max_pixels, limit)
-    source = dataset.json_path if annotations is None else annotations
-    return Evaluation(evaluate(source, detected.results, detected.image_ids), detected.results, detected.speed)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "artifacts",
-        nargs="*",
-        type=parse_given,
-        metavar="artifact",
-        help="deployed models (.onnx, .engine); m.onnx@openvino: with that backend",
-    )
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, help="folder of the images; needed with a model")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        nargs="+",
-        help="score this COCO results json, or all parts of a run, instead of a model",
-    )
-    parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
-    parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--json", type=Path, help="write the figures here (0–1; −1 where there is nothing to measure)")
-    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
-    parser.add_argument("--shard", metavar="I/N", help="do the I-th of N parts (from 0) and write it to --results-out")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="larger images are refused")
-    add_arguments(parser)
-    add_backend_arguments(parser)
-    options = parser.parse_args(arguments)
-    if bool(options.artifacts) == (options.results is not None):
-        parser.error("give a model, several, or --results")
-    if options.artifacts and options.images is None:
-        parser.error("--images is needed with a model: the folder of the images")
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit must be at least 1")
-    if options.results_out is not None and len(options.artifacts) > 1:
-        parser.error("--results-out takes the results of one model")
-    if options.shard is not None and (len(options.artifacts) != 1 or options.results_out is None or options.json):
-        parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
-    return options
+SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,99 +53,129 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in (options.json, options.results_out):
         if path is not None:
             require_writable(path)
-    if options.artifacts and not options.images.is_dir():
+    if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
+    dataset, truth = load_coco_with_truth(options.annotations, options.images or ".")
+    kept = parse_filter(options, dataset.categories, options.annotations)
+    if options.results is not None:
+        _report(*_read_results(options, dataset), truth, kept, options)
+        return 0
+    for problem in dataset.problems:
+        print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
     if options.shard is not None:
-        _detect_part(options)
-    elif len(options.artifacts) > 1:
-        _compare(options)
-    elif options.artifacts:
-        dataset, truth = _load(options)
-        with open_given(options.artifacts[0], options) as detector:
-            print(describe(detector, options.artifacts[0]))
-            detected = detect_dataset(as_asked(detector, options), dataset, *_settings([detector], options))
-        _report(detected.results, detected.image_ids, detected.speed, truth, options)
+        _detect_part(options, dataset)
+    elif len(options.models) > 1:
+        _compare(options, dataset, truth, kept)
     else:
-        _score_results(options)
+        with open_model(options.models[0], **backend_options(options)) as detector:
+            print(model_summary(detector, options.models[0]))
+            run = detect_dataset(with_tta(detector, parse_tta(options)), dataset, _settings([detector], options))
+        _report(run.results, run.image_ids, run.speed, truth, kept, options)
     return 0
 
 
-def _load(options: argparse.Namespace) -> tuple[CocoDataset, Truth]:
-    dataset, truth = load_coco_and_truth(options.annotations, options.images)
-    for problem in dataset.problems:
-        print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    return dataset, truth
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        type=ModelSpec.parse,
+        metavar="model",
+        help="deployed models (.onnx, .engine); model.onnx@openvino selects the backend of this model",
+    )
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
+    parser.add_argument("--images", type=Path, help="folder of the images; required with a model")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        help="score this COCO results file, or all parts of a run, instead of a model",
+    )
+    parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
+    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
+    parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
+    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    add_filter_arguments(parser, KEEP_ALL.min_score)
+    add_tta_arguments(parser)
+    add_backend_arguments(parser)
+    options = parser.parse_args(arguments)
+    if bool(options.models) == (options.results is not None):
+        parser.error("give one or more models, or --results")
+    if options.models and options.images is None:
+        parser.error("--images is required with a model: the folder of the images")
+    if options.limit is not None and options.limit < 1:
+        parser.error("--limit must be at least 1")
+    if options.results_out is not None and len(options.models) > 1:
+        parser.error("--results-out takes the results of one model")
+    if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
+        parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
+    if options.shard is not None and (options.classes or options.score != KEEP_ALL.min_score):
+        parser.error("--classes and --score are applied when the parts are scored: give them with --results")
+    return options
 
 
-def _settings(detectors: Sequence[Detector], options: argparse.Namespace) -> tuple[int, bool, int, int | None]:
-    """The arguments of `detect_dataset` after the data set: batch, progress, max_pixels, limit."""
-    batch = chosen_batch([detector.manifest.inputs for detector in detectors], options.batch)
-    return batch, sys.stderr.isatty(), int(options.max_megapixels * 1e6), options.limit
+def _settings(detectors: Sequence[Detector], options: argparse.Namespace) -> RunSettings:
+    return RunSettings(
+        batch=resolve_batch([detector.manifest.inputs for detector in detectors], options.batch),
+        limit=options.limit,
+        max_pixels=int(options.max_megapixels * 1e6),
+        progress=sys.stderr.isatty(),
+    )
 
 
-def _score_results(options: argparse.Namespace) -> None:
-    """Score a results file, or the parts of a run."""
+def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Results, list[int], Speed | None]:
+    """Results, ids of the images to score on, and speed, from a results file or from the parts of a run."""
     contents = [read_json(path, "results") for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
-        parts = [(path, part_of(content, path)) for path, content in zip(options.results, contents, strict=True)]
-        dataset, truth = load_coco_and_truth(options.annotations, ".")
-        detected = merge(parts, options.annotations, dataset.image_ids)
-        _report(detected.results, detected.image_ids, detected.speed, truth, options)
-        return
-    image_ids = None
-    results = results_list(contents[0], options.results[0])
-    if options.limit is not None:
-        image_ids = load_coco(options.annotations, ".").image_ids[: options.limit].tolist()
-    _report(results, image_ids, None, options.annotations, options)
+        parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
+        run = merge_parts(parts, options.annotations, dataset.image_ids)
+        return run.results, run.image_ids, run.speed
+    results = parse_results(contents[0], options.results[0])
+    return results, dataset.image_ids[: options.limit].tolist(), None
 
 
 def _report(
-    results: Results | list[dict[str, Any]],
-    image_ids: list[int] | None,
+    results: Results,
+    image_ids: list[int],
     speed: Speed | None,
-    truth: Truth | Path,
+    truth: GroundTruth,
+    kept: DetectionFilter,
     options: argparse.Namespace,
 ) -> None:
-    """Write and print what was asked for."""
+    """Score results; write and print what was asked for."""
     if speed is not None:
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
-        write_results(options.results_out, results)
-    figures = evaluate(truth, results, image_ids)
-    for problem in figures.problems:
+        write_results(options.results_out, filter_results(results, kept))
+    metrics = score(truth, results, image_ids, kept)
+    for problem in metrics.problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
     try:
         if options.json is not None:
-            atomic_write(options.json, figures_as_json(figures, speed))
-    finally:  # a full disk must not cost the figures, nor a closed pipe the file
-        print(figures_as_table(figures))
+            atomic_write(options.json, metrics_as_json(metrics, speed))
+    finally:  # print the metrics even if the disk is full
+        print(metrics_as_table(metrics))
         if speed is not None:
             print(f"\n{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} images/s")
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTruth, kept: DetectionFilter) -> None:
     """Several models on the same images, side by side."""
-    dataset, truth = _load(options)
     with ExitStack() as stack:
-        detectors = []
-        for given in options.artifacts:
-            detectors.append(stack.enter_context(open_given(given, options)))
-            print(describe(detectors[-1], given))
-        settings = _settings(detectors, options)
-        runs = detect_with_all([as_asked(detector, options) for detector in detectors], dataset, *settings)
-        models = [
-            Compared(
-                str(given),
-                detector.manifest,
-                detector.backend.description,
-                evaluate(truth, run.results, run.image_ids),
-                run.speed,
-            )
-            for given, detector, run in zip(options.artifacts, detectors, runs, strict=True)
-        ]
+        opened: list[tuple[ModelSpec, Detector]] = []
+        for spec in options.models:
+            detector = stack.enter_context(open_model(spec, **backend_options(options)))
+            opened.append((spec, detector))
+            print(model_summary(detector, spec))
+        settings = _settings([detector for _, detector in opened], options)
+        models = compare_models(opened, dataset, truth, settings, parse_tta(options), kept)
     _warn_of_skipped(models[0].speed)
-    conditions = {
-        "batch": settings[0],
+    conditions: dict[str, Any] = {
+        "batch": settings.batch,
         "batches": len(models[0].speed.seconds_per_image),
         "order": "one model at a time, batch by batch in turn; each canvas' first batch was run once before",
         "processors": processors(),
@@ -224,40 +189,16 @@ def _compare(options: argparse.Namespace) -> None:
         print(comparison_as_table(models))
 
 
-def _detect_part(options: argparse.Namespace) -> None:
-    index, count = parse_shard(options.shard)
-    dataset, _ = _load(options)
-    given = options.artifacts[0]
-    detector, sha256 = open_hashed(given, options)
+def _detect_part(options: argparse.Namespace, dataset: CocoDataset) -> None:
+    spec, (index, count) = options.models[0], parse_shard(options.shard)
+    detector, sha256 = open_model_with_sha256(spec, **backend_options(options))
     with detector:
-        print(describe(detector, given))
-        settings = _settings([detector], options)
-        detected = detect_dataset(as_asked(detector, options), dataset, *settings, part=(index, count))
-        origin = Origin(
-            artifact_sha256=sha256,
-            annotations_sha256=sha256_file(options.annotations),
-            batch=settings[0],
-            limit=options.limit,
-            scales=tuple(options.scales or ()),
-            flip=options.flip,
-            vote=options.vote,
-            max_pixels=settings[2],
-        )
-        speed, backend = detected.speed, detector.backend.description
-        head = PartHead(
-            version=VERSION,
-            index=index,
-            count=count,
-            artifact=str(given),
-            backend=backend,
-            origin=origin,
-            seconds=speed.seconds,
-            seconds_network=speed.seconds_network,
-            skipped=speed.skipped,
-            image_ids=tuple(detected.image_ids),
-        )
-    write_part(options.results_out, Part(head, detected))
-    _warn_of_skipped(detected.speed)
+        print(model_summary(detector, spec))
+        settings = replace(_settings([detector], options), part=(index, count))
+        part = detect_part(detector, str(spec), sha256, dataset, settings, parse_tta(options))
+    write_part(options.results_out, part)
+    speed = part.run.speed
+    _warn_of_skipped(speed)
     print(f"part {index}/{count}: {speed.images} images in {speed.seconds:.1f} s → {options.results_out}")
 
 
@@ -266,7 +207,3 @@ def _warn_of_skipped(speed: Speed) -> None:
         print(f"warning: skipped {line}", file=sys.stderr)
     if count := len(speed.skipped):
         print(f"warning: {count} of {count + speed.images} images are left out of the score", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    run_main(main)

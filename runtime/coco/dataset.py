@@ -18,8 +18,7 @@ from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
 from .format import Problems, annotation_problem, categories, read_coco_json
-from .metrics import truth_of
-from .scoring import Truth
+from .ground_truth import GroundTruth, parse_ground_truth
 
 
 class FileNames(Sequence[str]):
@@ -73,6 +72,11 @@ class CocoDataset:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @property
+    def categories(self) -> dict[int, str]:
+        """Name of each category id."""
+        return dict(zip(self.category_ids, self.classes, strict=True))
+
     def annotations(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes [n, 4], labels [n] and crowd flags [n] of image `index` (views, not copies)."""
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
@@ -110,18 +114,18 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
     Annotations that cannot be used (size zero, negative or not finite; outside the image; of an unknown category or
     image) are dropped and named in `problems`. Raises CocoError for anything that makes the file as a whole doubtful.
     """
-    return dataset_of(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
+    return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
 
 
-def load_coco_and_truth(
+def load_coco_with_truth(
     json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]
-) -> tuple[CocoDataset, Truth]:
+) -> tuple[CocoDataset, GroundTruth]:
     """The data set, and what scoring needs of its annotations, from one reading."""
     content = read_coco_json(Path(json_path))
-    return dataset_of(content, Path(json_path), Path(image_dir)), truth_of(content)
+    return parse_dataset(content, Path(json_path), Path(image_dir)), parse_ground_truth(content)
 
 
-def dataset_of(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
+def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
     """As `load_coco`, from the file's parsed content."""
     images, problems = content["images"], Problems()
     category_ids, classes = categories(content, problems)

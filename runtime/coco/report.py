@@ -9,57 +9,57 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..manifest import Manifest
-from .metrics import CocoFigures
+from .metrics import CocoMetrics
 from .run import Speed
-from .scoring import FIGURE_NAMES
+from .scoring import METRIC_NAMES
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedModel:
     """One of several models, after a run side by side."""
 
     artifact: str
     manifest: Manifest
     description: str  # of what ran it
-    figures: CocoFigures
+    metrics: CocoMetrics
     speed: Speed
 
 
-def figures_as_json(figures: CocoFigures, speed: Speed | None = None) -> str:
-    """The twelve figures in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and how the run went."""
-    content: dict[str, Any] = {**figures.figures, "per_class": figures.per_class, "images": figures.images}
+def metrics_as_json(metrics: CocoMetrics, speed: Speed | None = None) -> str:
+    """The twelve metrics in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and how the run went."""
+    content: dict[str, Any] = {**metrics.values, "per_class": metrics.per_class, "images": metrics.images}
     if speed is not None:
         content |= {"images_per_second": round(speed.images_per_second, 3), "skipped": len(speed.skipped)}
         content |= _network(speed)
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def figures_as_table(figures: CocoFigures) -> str:
-    """The twelve figures and AP per class, of 100, as text."""
-    width = max(map(len, figures.per_class), default=0)
+def metrics_as_table(metrics: CocoMetrics) -> str:
+    """The twelve metrics and AP per class, of 100, as text."""
+    width = max(map(len, metrics.per_class), default=0)
     lines = [
-        f"COCO box figures, of 100, on {figures.images} images (– nothing to measure)",
-        " ".join(f"{name:>6}" for name in FIGURE_NAMES),
-        " ".join(f"{_of_100(figures.figures[name]):>6}" for name in FIGURE_NAMES),
+        f"COCO box metrics, of 100, on {metrics.images} images (– nothing to measure)",
+        " ".join(f"{name:>6}" for name in METRIC_NAMES),
+        " ".join(f"{_of_100(metrics.values[name]):>6}" for name in METRIC_NAMES),
         "",
         "AP per class",
-        *(f"  {name:<{width}} {_of_100(value):>6}" for name, value in figures.per_class.items()),
+        *(f"  {name:<{width}} {_of_100(value):>6}" for name, value in metrics.per_class.items()),
     ]
     return "\n".join(lines)
 
 
-def comparison_as_json(models: Sequence[Compared], conditions: dict[str, Any]) -> str:
-    """Each model's figures, its differences to the first and its speed, and the conditions of the run."""
+def comparison_as_json(models: Sequence[ComparedModel], conditions: dict[str, Any]) -> str:
+    """Each model's metrics, its differences to the first and its speed, and the conditions of the run."""
     first = models[0]
     entries = [
         {
             "artifact": model.artifact,
             "precision": model.manifest.precision,
             "backend": model.description,
-            **model.figures.figures,
-            "per_class": model.figures.per_class,
-            "images": model.figures.images,
-            "difference": {name: _difference(model, first, name) for name in FIGURE_NAMES},
+            **model.metrics.values,
+            "per_class": model.metrics.per_class,
+            "images": model.metrics.images,
+            "difference": {name: _difference(model, first, name) for name in METRIC_NAMES},
             **_network(model.speed),
             "times_as_fast": _round(times_as_fast(model, first)),
         }
@@ -69,9 +69,9 @@ def comparison_as_json(models: Sequence[Compared], conditions: dict[str, Any]) -
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def comparison_as_table(models: Sequence[Compared]) -> str:
-    """A row per model: figures of 100, the difference in AP to the first, the network's speed and its ratio."""
-    first, shown = models[0], FIGURE_NAMES[:6]
+def comparison_as_table(models: Sequence[ComparedModel]) -> str:
+    """A row per model: metrics of 100, the difference in AP to the first, the network's speed and its ratio."""
+    first, shown = models[0], METRIC_NAMES[:6]
     head = ["", "precision", *shown, "ΔAP", "img/s", "× first"]
     rows = [head]
     for model in models:
@@ -81,7 +81,7 @@ def comparison_as_table(models: Sequence[Compared]) -> str:
             [
                 model.artifact,
                 model.manifest.precision,
-                *(_of_100(model.figures.figures[name]) for name in shown),
+                *(_of_100(model.metrics.values[name]) for name in shown),
                 "" if model is first else "–" if difference is None else f"{100 * difference:+.2f}",
                 f"{speed:.1f}",
                 "" if model is first or ratio is None else f"{ratio:.2f}",
@@ -93,7 +93,7 @@ def comparison_as_table(models: Sequence[Compared]) -> str:
     ]
     return "\n".join(
         [
-            f"COCO box figures, of 100, on {first.figures.images} images (– nothing to measure)",
+            f"COCO box metrics, of 100, on {first.metrics.images} images (– nothing to measure)",
             *lines,
             "",
             "img/s: of the network's calls, one model at a time, batch by batch in turn; × first: the batches' median",
@@ -101,7 +101,7 @@ def comparison_as_table(models: Sequence[Compared]) -> str:
     )
 
 
-def times_as_fast(model: Compared, first: Compared) -> float | None:
+def times_as_fast(model: ComparedModel, first: ComparedModel) -> float | None:
     """Median over the batches of the first's time by the model's; they ran in turn, so that disturbances cancel."""
     pairs = zip(first.speed.seconds_per_image, model.speed.seconds_per_image, strict=True)
     ratios = [theirs / ours for theirs, ours in pairs if ours > 0]
@@ -115,9 +115,9 @@ def _network(speed: Speed) -> dict[str, Any]:
     }
 
 
-def _difference(model: Compared, first: Compared, name: str) -> float | None:
+def _difference(model: ComparedModel, first: ComparedModel, name: str) -> float | None:
     """In 0–1; None where one of them has nothing to measure."""
-    values = model.figures.figures[name], first.figures.figures[name]
+    values = model.metrics.values[name], first.metrics.values[name]
     return None if min(values) < 0 else values[0] - values[1]
 
 

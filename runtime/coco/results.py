@@ -6,12 +6,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO, overload
 
 import numpy as np
 
+from ..detection_filter import DetectionFilter
 from ..detections import Detections
 from ..files import atomic_path
+from .format import CocoError, Problems, is_finite, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Results(Sequence[dict[str, Any]]):
                 yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
 
 
-def of_image(
+def results_of_image(
     image_id: int,
     detections: Detections,
     category_ids: Sequence[int],
@@ -61,7 +64,7 @@ def of_image(
     """Detections of one image (xyxy, image pixels) in COCO's terms.
 
     `box_growth` (`Thresholds.box_growth`) is added to boxes for the area that they cover.
-    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the figures that were printed.
+    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the metrics that were printed.
     """
     boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes[:, 2:] -= boxes[:, :2]
@@ -73,14 +76,83 @@ def of_image(
     )
 
 
-def of_rows(rows: Sequence[dict[str, Any]]) -> Results:
-    """Entries of a results file, which must be well-formed (`coco_eval.checked_results`)."""
+def results_to_detections(results: Results, category_ids: Sequence[int]) -> Detections:
+    """The results of one image, best first, as detections (xyxy); `category_ids` names the category of each class."""
+    order = np.argsort(-results.scores, kind="stable")
+    boxes = results.boxes[order].astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    by_id = np.argsort(category_ids)
+    classes = by_id[np.searchsorted(category_ids, results.category_ids[order], sorter=by_id)]
+    return Detections(boxes, results.scores[order].astype(np.float32), classes.astype(np.int32))
+
+
+def load_results(path: str | os.PathLike[str]) -> Results:
+    """The results in a COCO results file. Raises CocoError."""
+    return parse_results(read_json(Path(path), "results"), path)
+
+
+def parse_results(content: Any, source: object) -> Results:
+    """The entries of a parsed COCO results file; `source` names the file in messages.
+
+    Raises CocoError unless `content` is a list whose entries have integer ids, four finite numbers as `bbox` and a
+    finite `score`. Whether the ids are known to the annotations is checked by `known_results`.
+    """
+    if not isinstance(content, list):
+        raise CocoError(f"{source}: not COCO results; expected a list of {{image_id, category_id, bbox, score}}")
+    for number, entry in enumerate(content, start=1):
+        if (problem := _problem(entry)) is not None:
+            raise CocoError(
+                f"{source}: result {number} of {len(content)} {problem}; expected {{image_id, category_id, bbox [x, y, "
+                "width, height], score}"
+            )
     return Results(
-        np.array([row["image_id"] for row in rows], np.int64),
-        np.array([row["category_id"] for row in rows], np.int64),
-        np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),
-        np.array([row["score"] for row in rows], np.float64),
+        np.array([entry["image_id"] for entry in content], np.int64),
+        np.array([entry["category_id"] for entry in content], np.int64),
+        np.array([entry["bbox"] for entry in content], np.float64).reshape(-1, 4),
+        np.array([entry["score"] for entry in content], np.float64),
     )
+
+
+def known_results(
+    results: Results, image_ids: np.ndarray, category_ids: np.ndarray | Sequence[int], problems: Problems
+) -> Results:
+    """The results of known categories; the others are left out and named in `problems`.
+
+    Raises CocoError for a result of an unknown image, and where no result is of a known category.
+    """
+    unknown = np.flatnonzero(~np.isin(results.image_ids, image_ids))
+    if len(unknown):
+        raise CocoError(
+            f"result {unknown[0] + 1} of {len(results)} has image_id {results.image_ids[unknown[0]]}, which the "
+            "annotations lack; give the annotations that the results were made on"
+        )
+    is_known = np.isin(results.category_ids, category_ids)
+    if is_known.all():
+        return results
+    if not is_known.any():
+        raise CocoError(
+            f"all {len(results)} results are of categories that the annotations lack; check that both use the same "
+            "category ids"
+        )
+    for category_id in results.category_ids[~is_known].tolist():
+        problems.add("result of a category that the annotations lack", f"category {category_id}")
+    return take(results, is_known)
+
+
+def _problem(entry: Any) -> str | None:
+    """Why an entry of a results file cannot be used, or None."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    for name in ("image_id", "category_id"):
+        value = entry.get(name)
+        if not isinstance(value, int) or abs(value) >= 2**63:
+            return f"has no integer {name} ({value!r})"
+    box, score = entry.get("bbox"), entry.get("score")
+    if not isinstance(box, list) or len(box) != 4:
+        return f"has bbox {box!r}"
+    if not all(is_finite(value) for value in (*box, score)):
+        return f"has bbox {box!r} and score {score!r}, expected finite numbers"
+    return None
 
 
 def take(results: Results, rows: np.ndarray | slice) -> Results:
@@ -88,17 +160,28 @@ def take(results: Results, rows: np.ndarray | slice) -> Results:
     return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
 
 
-def join(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
+def filter_results(results: Results, kept: DetectionFilter) -> Results:
+    """The results that the filter keeps."""
+    mask = kept.mask(results.scores, results.category_ids)
+    return results if mask.all() else take(results, mask)
+
+
+def join_results(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
     """All parts, one after the other; with `image_ids` sorted by each image's place there, those of an image as they
     were."""
-    gathered = Gathered()
+    gathered = ResultsBuilder()
     for part in parts:
         gathered.add(part)
     return gathered.results(image_ids)
 
 
-class Gathered:
-    """Results that come part by part, held once: in arrays that grow, not in the parts."""
+def empty_results() -> Results:
+    """No results."""
+    return Results(*_nothing())
+
+
+class ResultsBuilder:
+    """Collects results part by part in arrays that grow, so that memory holds each result once."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -114,7 +197,7 @@ class Gathered:
         self._count = end
 
     def results(self, image_ids: np.ndarray | None = None) -> Results:
-        """All of them, as `join`; what was gathered is given away."""
+        """All results, as `join_results`; the builder is empty afterwards."""
         for column in self._columns:
             column.resize((self._count, *column.shape[1:]), refcheck=False)
         found = Results(*self._columns)

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ..detector import Detects, pipeline_limits
+from ..batching import batches_by
+from ..detector import DetectorProtocol, pipeline_settings
 from ..errors import UserError
 from ..images import MAX_PIXELS, ImageError
 from ..manifest import Manifest
-from ..pipeline import Limits, run_pipeline
+from ..pipeline import PipelineSettings, run_pipeline
 from ..stopwatch import Stopwatch
 from .dataset import CocoDataset
 from .format import CocoError
-from .results import Gathered, Results, of_image
+from .results import Results, ResultsBuilder, results_of_image
 
 
 @dataclass(frozen=True)
@@ -41,48 +42,50 @@ class Speed:
         return self.images / self.seconds_network if self.seconds_network > 0 else 0.0
 
 
-class Detected(NamedTuple):
-    results: Results
+class DatasetRun(NamedTuple):
+    """What a detector found on a data set."""
+
+    results: Results  # in the data set's order of images
     image_ids: list[int]  # of the images that were read
     speed: Speed
 
 
-def detect_dataset(
-    detector: Detects[Any],
-    dataset: CocoDataset,
-    batch: int = 8,
-    progress: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    limit: int | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> Detected:
-    """Results of the detector on the data set's images, in the data set's order.
+@dataclass(frozen=True)
+class RunSettings:
+    """How a data set is run through a detector."""
 
-    Few images are in memory at a time. Those that cannot be read are named in `speed.skipped`. `limit` takes the
-    first so many images. `part` (i, n) takes every n-th batch from the i-th on: the n parts together are the whole,
-    each image in the same company. Raises CocoError where model and data set have other classes, BackendError for a
-    image that the graph doesn't take, ImageError where no image could be read.
+    batch: int = 8  # images at a time
+    limit: int | None = None  # only the first N images; None: all
+    max_pixels: int = MAX_PIXELS  # larger images are skipped
+    part: tuple[int, int] = (0, 1)  # (i, n): only every n-th batch, from batch i on
+    progress: bool = False  # show a progress bar
+
+
+USUAL = RunSettings()
+
+
+def detect_dataset(detector: DetectorProtocol[Any], dataset: CocoDataset, settings: RunSettings = USUAL) -> DatasetRun:
+    """Detect on the data set's images. Memory holds few images at a time.
+
+    Images that cannot be read are skipped and named in `speed.skipped`. The n parts of `settings.part` together give
+    what the whole run gives, since each image keeps its batch. Raises CocoError where model and data set have other
+    classes, BackendError for an image that the graph does not take, ImageError where no image could be read.
     """
-    return detect_with_all([detector], dataset, batch, progress, max_pixels, limit, part)[0]
+    return detect_with_all([detector], dataset, settings)[0]
 
 
 def detect_with_all(
-    detectors: Sequence[Detects[Any]],
-    dataset: CocoDataset,
-    batch: int = 8,
-    progress: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    limit: int | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> list[Detected]:
-    """As `detect_dataset`, with several detectors on the same images, each read once.
+    detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, settings: RunSettings = USUAL
+) -> list[DatasetRun]:
+    """As `detect_dataset`, with several detectors on the same images; each image is read once.
 
-    Of several, one runs at a time, batch by batch in turn (A B, B A, A B, …), and each canvas' first batch is run once
-    before it counts: what else the machine does meanwhile, reading images included, slows all of them alike.
+    Several detectors take turns batch by batch (A B, B A, A B, …), one at a time, and the first batch of each canvas
+    is run once before it is timed. Whatever else the machine does meanwhile slows all of them alike.
     """
     for detector in detectors:
         require_same_classes(detector.manifest, dataset)
-    batches = plan_batches(detectors, dataset, batch, limit)[part[0] :: part[1]]
+    batch, (part, parts) = settings.batch, settings.part
+    batches = plan_batches(detectors, dataset, batch, settings.limit)[part::parts]
     several = len(detectors) > 1
     runner = _Runner(detectors, dataset, warm_up=several)
 
@@ -90,20 +93,20 @@ def detect_with_all(
         made: dict[Any, Any] = {}  # detectors that prepare alike share it
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
-                made[kind] = detector.prepare(dataset.load(item.image, detector.loads_for, max_pixels))
+                made[kind] = detector.prepare(dataset.load(item.image, detector.load_preprocess, settings.max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
-    limits = pipeline_limits(detectors[0], batch)
+    usual = pipeline_settings(detectors[0], batch)
     # The whole of a batch comes before its window ends, so that an image that can't be read doesn't split it.
-    limits = Limits(batch, batch, None, limits.loaders, 1 if several else limits.runners)
+    pipeline = PipelineSettings(batch, batch, None, usual.loaders, 1 if several else usual.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
-    found = [Gathered() for _ in detectors]
+    found = [ResultsBuilder() for _ in detectors]
     indices: list[int] = []  # of the images that were read
     skipped: list[str] = []
     started = time.perf_counter()
     with (
-        tqdm(total=len(items), desc="detect", unit="img", disable=not progress, leave=False) as bar,
-        closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, limits)) as running,
+        tqdm(total=len(items), desc="detect", unit="img", disable=not settings.progress, leave=False) as bar,
+        closing(run_pipeline(items, load, lambda loaded: loaded.item.batch, runner.run, pipeline)) as running,
     ):
         for item, results in zip(items, running, strict=True):
             if isinstance(results, UserError):
@@ -114,11 +117,11 @@ def detect_with_all(
                     gathered.add(one)
             bar.update(1)
     seconds = time.perf_counter() - started
-    if skipped and not indices and part[1] == 1:
-        raise none_readable(skipped)
+    if skipped and not indices and parts == 1:
+        raise no_image_readable(skipped)
     image_ids = dataset.image_ids[sorted(indices)].tolist()
     return [
-        Detected(
+        DatasetRun(
             gathered.results(dataset.image_ids),
             image_ids,
             Speed(len(indices), seconds, sum(calls.seconds), tuple(skipped), tuple(calls.per_image)),
@@ -127,7 +130,7 @@ def detect_with_all(
     ]
 
 
-def _preparing(detector: Detects[Any]) -> Any:
+def _preparing(detector: DetectorProtocol[Any]) -> Any:
     """What a detector's way to prepare an image depends on."""
     return type(detector), detector.manifest.preprocess, detector.manifest.inputs
 
@@ -152,7 +155,7 @@ class _Calls(NamedTuple):
 class _Runner:
     """Runs batches through the detectors and keeps the times; the pipeline calls it from several threads."""
 
-    def __init__(self, detectors: Sequence[Detects[Any]], dataset: CocoDataset, warm_up: bool) -> None:
+    def __init__(self, detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, warm_up: bool) -> None:
         self.calls = [_Calls([], []) for _ in detectors]
         self._detectors = detectors
         self._dataset = dataset
@@ -177,7 +180,7 @@ class _Runner:
             found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], stopwatch)
             ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
             results[number] = [
-                of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
+                results_of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
                 for loaded, detections in zip(batch, found, strict=True)
             ]
             with self._lock:
@@ -192,26 +195,24 @@ def _in_turn(count: int, turn: int) -> list[int]:
     return order if turn % 2 == 0 else order[::-1]
 
 
-def none_readable(skipped: Sequence[str]) -> ImageError:
+def no_image_readable(skipped: Sequence[str]) -> ImageError:
     """The error of a data set in which no image can be read."""
     return ImageError(f"none of the {len(skipped)} images could be read; the first: {skipped[0]}")
 
 
 def plan_batches(
-    detectors: Sequence[Detects[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
+    detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
 ) -> list[list[int]]:
     """Indices of the images in batches of one canvas size each, so that none is padded for its neighbours' sake."""
     if batch < 1:
         raise UserError(f"batch is {batch}, expected at least 1")
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
-        size_hw = dataset.size_hw(index)
-        groups.setdefault(tuple(detector.canvas_hw(size_hw) for detector in detectors), []).append(index)
-    return [
-        members[first : first + batch]
-        for _, members in sorted(groups.items())
-        for first in range(0, len(members), batch)
-    ]
+
+    def canvases(index: int) -> tuple[tuple[int, int], ...]:
+        return tuple(detector.canvas_hw(dataset.size_hw(index)) for detector in detectors)
+
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    batches = batches_by(indices, canvases, batch)
+    return [list(members) for _, members in sorted(batches, key=lambda one: one[0])]
 
 
 def require_same_classes(manifest: Manifest, dataset: CocoDataset) -> None:

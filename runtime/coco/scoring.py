@@ -16,10 +16,11 @@ from itertools import pairwise
 import numpy as np
 from pycocotools import mask
 
+from .ground_truth import GroundTruth
 from .results import Results, take
 
 # In the order of pycocotools' `stats`.
-FIGURE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 MOST = (1, 10, 100)  # detections of an image and category that count
 
 _IOUS = np.linspace(0.5, 0.95, 10)
@@ -27,20 +28,6 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
 _IMAGES_AT_A_TIME = 256  # what matching needs beside its outcome is bounded by them
 _ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Annotations as scoring needs them, sorted by image and category."""
-
-    image_ids: np.ndarray  # int64 [I], rising
-    category_ids: np.ndarray  # int64 [K], rising
-    classes: tuple[str, ...]  # [K]
-    images: np.ndarray  # int64 [A] rows of `image_ids`
-    categories: np.ndarray  # int64 [A] rows of `category_ids`
-    boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
-    areas: np.ndarray  # float64 [A] the object's own where it is known
-    crowd: np.ndarray  # bool [A]
 
 
 @dataclass(frozen=True)
@@ -55,29 +42,31 @@ class _Matches:
 
 
 @dataclass(frozen=True)
-class Scores:
+class PrecisionRecall:
     """−1 where there is no object to measure on."""
 
     precision: np.ndarray  # [T, 101 recalls, K, 4] with the 100 best detections
     recall: np.ndarray  # [T, K, 4, 3 of MOST]; of the fewer ones only over all areas
 
 
-def score(truth: Truth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None) -> Scores:
+def precision_recall(
+    truth: GroundTruth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None
+) -> PrecisionRecall:
     """Score results of known images and categories, on all images or those of `image_ids`."""
     wanted = np.isin(truth.image_ids, truth.image_ids if image_ids is None else np.asarray(image_ids, np.int64))
     precision = np.full((len(_IOUS), len(_RECALLS), len(truth.category_ids), len(_AREAS)), -1.0)
     recall = np.full((len(_IOUS), len(truth.category_ids), len(_AREAS), len(MOST)), -1.0)
     for category in range(len(truth.category_ids)):  # one at a time: memory holds the matches of one
-        objects = _of(truth, truth.categories == category)
+        objects = truth.select(truth.categories == category)
         to_find = _inside(objects.areas)[wanted[objects.images] & ~objects.crowd].sum(axis=0)  # [4]
         if to_find.any():
             matches = _match_category(objects, results, truth.category_ids[category], wanted)
             _accumulate(matches, to_find, precision[:, :, category], recall[:, category])
-    return Scores(precision, recall)
+    return PrecisionRecall(precision, recall)
 
 
-def figures(scores: Scores) -> dict[str, float]:
-    """COCO's twelve, under FIGURE_NAMES."""
+def metric_values(scores: PrecisionRecall) -> dict[str, float]:
+    """COCO's twelve, under METRIC_NAMES."""
     precision, recall = scores.precision, scores.recall
     values = (
         precision[..., 0],
@@ -87,7 +76,7 @@ def figures(scores: Scores) -> dict[str, float]:
         *(recall[:, :, 0, most] for most in range(len(MOST))),
         *(recall[:, :, area, -1] for area in (1, 2, 3)),
     )
-    return dict(zip(FIGURE_NAMES, map(mean_of_measured, values), strict=True))
+    return dict(zip(METRIC_NAMES, map(mean_of_measured, values), strict=True))
 
 
 def mean_of_measured(values: np.ndarray) -> float:
@@ -95,13 +84,7 @@ def mean_of_measured(values: np.ndarray) -> float:
     return float(measured.mean()) if measured.size else -1.0
 
 
-def _of(truth: Truth, rows: np.ndarray | slice) -> Truth:
-    """Only these annotations; images and categories stay as they are."""
-    fields = ("images", "categories", "boxes", "areas", "crowd")
-    return dataclasses.replace(truth, **{name: getattr(truth, name)[rows] for name in fields})
-
-
-def _match_category(objects: Truth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
+def _match_category(objects: GroundTruth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
     """Which detections of a category are hits among its objects, on the images that are `wanted` (bool [I])."""
     rows = np.flatnonzero(results.category_ids == category_id)
     images = np.searchsorted(objects.image_ids, results.image_ids[rows])
@@ -120,14 +103,14 @@ def _match_category(objects: Truth, results: Results, category_id: int, wanted: 
         pairwise(np.searchsorted(objects.images, firsts).tolist()),
         strict=True,
     ):
-        part = _match(_of(objects, slice(begin, end)), images[first:last], take(results, rows[first:last]))
+        part = _match(objects.select(slice(begin, end)), images[first:last], take(results, rows[first:last]))
         count += len(part.scores)
         for field in dataclasses.fields(_Matches):
             getattr(found, field.name)[count - len(part.scores) : count] = getattr(part, field.name)
     return _Matches(*(getattr(found, field.name)[:count] for field in dataclasses.fields(_Matches)))
 
 
-def _match(objects: Truth, images: np.ndarray, results: Results) -> _Matches:
+def _match(objects: GroundTruth, images: np.ndarray, results: Results) -> _Matches:
     """Which detections are hits, at each IoU threshold and area: those of one category, `images` their rows, rising."""
     order = np.lexsort((-results.scores, images))
     starts = np.flatnonzero(np.diff(images, prepend=-1))

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_path, sha256_file
 from ..records import RecordError, record_from_dict
+from ..tta import TtaSettings, with_tta
 from .dataset import CocoDataset
-from .format import is_finite
-from .results import join, of_rows, write_rows
-from .run import Detected, Speed, none_readable
+from .format import CocoError
+from .results import join_results, parse_results, write_rows
+from .run import DatasetRun, RunSettings, Speed, detect_dataset, no_image_readable
 
 VERSION = 1
 
@@ -62,8 +64,49 @@ class PartHead:
 
 @dataclass(frozen=True)
 class Part:
+    """One part of an evaluation: what it is a part of, and what was found."""
+
     head: PartHead
-    detected: Detected
+    run: DatasetRun
+
+
+def detect_part(
+    detector: Detector,
+    model: str,
+    sha256: str,
+    dataset: CocoDataset,
+    settings: RunSettings,
+    tta: TtaSettings,
+) -> Part:
+    """Detect on the part of the data set that `settings.part` names.
+
+    `model` and `sha256` are the name and hash of the deployed model's file. Raises as `detect_dataset`.
+    """
+    run = detect_dataset(with_tta(detector, tta), dataset, settings)
+    origin = Origin(
+        artifact_sha256=sha256,
+        annotations_sha256=sha256_file(dataset.json_path),
+        batch=settings.batch,
+        limit=settings.limit,
+        scales=tta.scales,
+        flip=tta.flip,
+        vote=tta.vote,
+        max_pixels=settings.max_pixels,
+    )
+    index, count = settings.part
+    head = PartHead(
+        version=VERSION,
+        index=index,
+        count=count,
+        artifact=model,
+        backend=detector.backend.description,
+        origin=origin,
+        seconds=run.speed.seconds,
+        seconds_network=run.speed.seconds_network,
+        skipped=run.speed.skipped,
+        image_ids=tuple(run.image_ids),
+    )
+    return Part(head, run)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -79,7 +122,7 @@ def write_part(path: Path, part: Part) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
         file.write(head[:-1] + ', "results": ')
-        write_rows(file, part.detected.results)
+        write_rows(file, part.run.results)
         file.write("}\n")
 
 
@@ -88,7 +131,7 @@ def is_part(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shard"), dict)
 
 
-def part_of(content: Any, path: Path) -> Part:
+def parse_part(content: Any, path: Path) -> Part:
     """The part in a file's parsed content. Raises ShardError."""
     if not is_part(content):
         raise ShardError(f"{path}: not a part of an evaluation; expected a file that --shard i/n --results-out wrote")
@@ -96,16 +139,14 @@ def part_of(content: Any, path: Path) -> Part:
         raise ShardError(f"{path}: a part of another version of this toolkit; evaluate the shard again")
     try:
         head = record_from_dict(PartHead, content["shard"], str(path))
-        rows = content["results"]
-        if not isinstance(rows, list) or not all(map(_is_result, rows)):
-            raise RecordError(f"{path}: its results are not COCO results")
-    except (RecordError, KeyError) as error:
+        results = parse_results(content.get("results"), path)
+    except (RecordError, CocoError) as error:
         raise ShardError(f"{error}; evaluate the shard again") from error
     speed = Speed(len(head.image_ids), head.seconds, head.seconds_network, head.skipped)
-    return Part(head, Detected(of_rows(rows), list(head.image_ids), speed))
+    return Part(head, DatasetRun(results, list(head.image_ids), speed))
 
 
-def merge(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.ndarray) -> Detected:
+def merge_parts(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.ndarray) -> DatasetRun:
     """All parts of one evaluation as the whole run would have given them.
 
     `image_ids` are the data set's, in its order. Raises ShardError where parts are missing, doubled, or of another
@@ -136,24 +177,24 @@ def merge(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.n
         raise ShardError(
             f"{len(missing)} of {first.head.count} parts are missing: {names}; evaluate them, or give them"
         )
-    return _joined([part.detected for _, part in parts], image_ids, "the parts")
+    return _joined([part.run for _, part in parts], image_ids, "the parts")
 
 
-def join_parts(parts: Sequence[Detected], dataset: CocoDataset) -> Detected:
+def join_parts(parts: Sequence[DatasetRun], dataset: CocoDataset) -> DatasetRun:
     """Parts that together are the whole, as one; those of a run by several processes."""
     return _joined(parts, dataset.image_ids, str(dataset.json_path))
 
 
-def _joined(parts: Sequence[Detected], image_ids: np.ndarray, source: str) -> Detected:
+def _joined(parts: Sequence[DatasetRun], image_ids: np.ndarray, source: str) -> DatasetRun:
     found = [image_id for part in parts for image_id in part.image_ids]
     if len(set(found)) != len(found) or not set(found) <= set(image_ids.tolist()):
         raise ShardError(f"{source}: images occur twice, or are not the data set's; evaluate the shards again")
     speeds = [part.speed for part in parts]
     skipped = tuple(line for speed in speeds for line in speed.skipped)
     if not found and skipped:
-        raise none_readable(skipped)
-    return Detected(
-        join((part.results for part in parts), image_ids),
+        raise no_image_readable(skipped)
+    return DatasetRun(
+        join_results((part.results for part in parts), image_ids),
         image_ids[np.isin(image_ids, found)].tolist(),
         Speed(len(found), max(s.seconds for s in speeds), sum(s.seconds_network for s in speeds), skipped),
     )
@@ -164,13 +205,3 @@ _NAMES = {"artifact_sha256": "another model", "annotations_sha256": "another dat
 
 def _name(part: Part) -> str:
     return f"{part.head.index}/{part.head.count}"
-
-
-def _is_result(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and all(isinstance(row.get(key), int) for key in ("image_id", "category_id"))
-        and isinstance(row.get("bbox"), list)
-        and len(row["bbox"]) == 4
-        and all(map(is_finite, (*row["bbox"], row.get("score"))))
-    )

@@ -44,6 +44,11 @@ class Batch:
     image_sizes: np.ndarray  # int32 [B, 2] height, width of the image on its canvas
     geometries: tuple[Geometry, ...]
 
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width that all canvases of the batch share."""
+        return self.images.shape[1], self.images.shape[2]
+
 
 def resize_scale(image_hw: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
     """Size (height, width) that brings the shorter side to `short_side`, or the longer to `long_side` if that is less.

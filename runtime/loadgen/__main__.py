@@ -24,20 +24,20 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ..backends.options import add_backend_arguments
+from ..backends.options import add_backend_arguments, backend_options
 from ..benchmark.images import find_images
-from ..coco import CocoDataset, CocoFigures, evaluate, load_coco
-from ..coco.report import figures_as_json, figures_as_table
-from ..coco.results import Results, join, of_image, write_results
-from ..coco.run import none_readable, require_same_classes
+from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
+from ..coco.report import metrics_as_json, metrics_as_table
+from ..coco.results import Results, join_results, results_of_image, write_results
+from ..coco.run import no_image_readable, require_same_classes
 from ..detections import Detections
-from ..detector import Detector, chosen_batch
+from ..detector import Detector, resolve_batch
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError
 from ..machine.conditions import command_line, describe_machine, describe_model, describe_run, version_of
 from ..manifest import Preprocess
-from ..model_spec import describe, open_hashed, parse_given
+from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
 from ..pipeline import processors
 from .logs import Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
@@ -49,38 +49,40 @@ ATTEMPTS = 3  # at Offline, where a machine that was busy in the warm-up makes t
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
-def check_images(dataset: CocoDataset, limit: int | None, loads_for: Preprocess | None) -> tuple[list[int], list[str]]:
+def check_images(dataset: CocoDataset, limit: int | None, pre: Preprocess | None) -> tuple[list[int], list[str]]:
     """Indices of the images that can be read, and a line for each that cannot."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     with ThreadPoolExecutor(processors()) as pool:
-        found = pool.map(lambda index: _problem(dataset, index, loads_for), indices)
+        found = pool.map(lambda index: _problem(dataset, index, pre), indices)
         hidden = not sys.stderr.isatty()
         problems = list(tqdm(found, "check images", len(indices), unit="img", disable=hidden, leave=False))
     skipped = [problem for problem in problems if problem is not None]
     readable = [index for index, problem in zip(indices, problems, strict=True) if problem is None]
     if not readable:
-        raise none_readable(skipped)
+        raise no_image_readable(skipped)
     return readable, skipped
 
 
-def score(detector: Detector, dataset: CocoDataset, indices: Sequence[int], found: Sequence[Detections]) -> Scored:
-    """COCO's figures of the responses for those images of the data set, just as `runtime.evaluate` has them."""
+def score_responses(
+    detector: Detector, dataset: CocoDataset, indices: Sequence[int], found: Sequence[Detections]
+) -> Scored:
+    """COCO's metrics of the responses for those images of the data set, just as `runtime.evaluate` has them."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
-    results = join(
-        of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
+    results = join_results(
+        results_of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
         for image_id, detections in zip(image_ids, found, strict=True)
     )
-    return Scored(evaluate(dataset.json_path, results, image_ids), results)
+    return Scored(score(load_ground_truth(dataset.json_path), results, image_ids), results)
 
 
 class Scored(NamedTuple):
-    figures: CocoFigures
+    metrics: CocoMetrics
     results: Results
 
 
 def summary_as_text(summary: Summary, scenario: Scenario) -> str:
-    """LoadGen's verdict and main figures."""
+    """LoadGen's verdict and main metrics."""
     lines = [f"{scenario}, performance: {'VALID' if summary.is_valid else 'INVALID'} ({UNVERIFIED})"]
     for name, value in summary.values.items():
         # The latency of Offline's images is the time since the one query that they all belong to.
@@ -98,9 +100,9 @@ def _in_ms(line: str) -> str:
     return re.sub(r"(estimate: )(\d+)$", lambda match: f"{match[1]}{int(match[2]) / 1e6:.2f} ms", line)
 
 
-def _problem(dataset: CocoDataset, index: int, loads_for: Preprocess | None) -> str | None:
+def _problem(dataset: CocoDataset, index: int, pre: Preprocess | None) -> str | None:
     try:
-        dataset.load(index, loads_for)
+        dataset.load(index, pre)
     except ImageError as error:
         return str(error)
     return None
@@ -110,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.loadgen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("artifact", type=parse_given, help="a deployed model")
+    parser.add_argument("model", type=ModelSpec.parse, help="a deployed model")
     parser.add_argument("--scenario", choices=SCENARIOS, required=True)
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="images, or folders of them")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for LoadGen's logs")
@@ -155,17 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images_in_memory=options.num_images,
     )
     machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours
-    detector, sha256 = open_hashed(options.artifact, options)
+    detector, sha256 = open_model_with_sha256(options.model, **backend_options(options))
     with detector:
-        chosen_batch([detector.manifest.inputs], options.batch)
-        print(describe(detector, options.artifact))
+        resolve_batch([detector.manifest.inputs], options.batch)
+        print(model_summary(detector, options.model))
         conditions = {
             "loadgen": version_of("mlcommons-loadgen"),
             "timed": "from the decoded image (large JPEGs divided by their decoder) to boxes in its pixels",
             "status": UNVERIFIED,
             "run": asdict(run),
             "machine": asdict(machine),
-            "artifact": asdict(describe_model(options.artifact.path, sha256, detector)),
+            "artifact": asdict(describe_model(options.model.path, sha256, detector)),
         }
         return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
 
@@ -187,7 +189,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
             plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
     try:
         atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
-    finally:  # a full disk must not cost the figures, nor a closed pipe the file
+    finally:  # a full disk must not cost the metrics, nor a closed pipe the file
         print(summary_as_text(summary, target.scenario))
     return 0 if summary.is_valid else 1
 
@@ -195,20 +197,20 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
     require_same_classes(detector.manifest, dataset)
-    indices, skipped = check_images(dataset, options.limit, detector.loads_for)
+    indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
     found = read_responses(options.out, len(indices))
-    figures, results = score(detector, dataset, indices, found)
+    metrics, results = score_responses(detector, dataset, indices, found)
     try:
         write_results(options.out / "results.json", results)
-        atomic_write(options.out / "result.json", figures_as_json(figures))
+        atomic_write(options.out / "result.json", metrics_as_json(metrics))
     finally:
         print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
-        print(figures_as_table(figures))
+        print(metrics_as_table(metrics))
     return 0
 
 
@@ -226,7 +228,7 @@ class Plan:
 
 def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
     """Warm up, and measure meanwhile."""
-    samples = Samples(paths[:WARMUP_IMAGES], detector.loads_for)
+    samples = Samples(paths[:WARMUP_IMAGES], detector.load_preprocess)
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
     return Plan(detector, paths, target, found, folder, conditions)

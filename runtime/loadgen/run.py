@@ -36,7 +36,7 @@ def run_loadgen(
     Raises the first error that a query met; LoadGen's summary is then renamed, since it counts failures as answers.
     """
     library = import_loadgen()
-    samples, responses = Samples(paths, detector.loads_for), Responses(library)
+    samples, responses = Samples(paths, detector.load_preprocess), Responses(library)
     logs = library.LogSettings()
     logs.log_output.outdir = str(folder)
     logs.log_output.copy_summary_to_stdout = False
@@ -73,7 +73,7 @@ def _system(
             with BatchingSystem(
                 answer_query(detector, samples, size),
                 responses,
-                key=lambda query: canvas_of(detector, samples, query),
+                key=lambda query: query_canvas_hw(detector, samples, query),
                 batch=size,
                 wait_s=target.wait_s,
                 workers=max(1, detector.concurrency),
@@ -100,7 +100,7 @@ def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
     """Answers a query of many images through the pipeline, images of one canvas after those of another."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
-        ordered = sorted(queries, key=lambda query: canvas_of(detector, samples, query))
+        ordered = sorted(queries, key=lambda query: query_canvas_hw(detector, samples, query))
         images = (samples[query.index] for query in ordered)
         with closing(detector.stream(images, batch, wait_s=None)) as results:
             for query, result in zip(ordered, results, strict=True):
@@ -111,7 +111,7 @@ def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
     return answer
 
 
-def canvas_of(detector: Detector, samples: Samples, query: Query) -> tuple[int, int]:
+def query_canvas_hw(detector: Detector, samples: Samples, query: Query) -> tuple[int, int]:
     return detector.canvas_hw(samples[query.index].size_hw)
 
 

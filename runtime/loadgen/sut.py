@@ -37,10 +37,10 @@ class Query:
 
 
 class Samples:
-    """LoadGen's library of samples: images loaded as `Detector.loads_for` says, in memory from `load` to `unload`."""
+    """LoadGen's library of samples: images loaded for `pre` (`Detector.load_preprocess`), held until `unload`."""
 
-    def __init__(self, paths: Sequence[Path], loads_for: Preprocess | None) -> None:
-        self._paths, self._loads_for = paths, loads_for
+    def __init__(self, paths: Sequence[Path], pre: Preprocess | None) -> None:
+        self._paths, self._pre = paths, pre
         self._images: dict[int, Decoded] = {}
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class Samples:
     def load(self, indices: Iterable[int]) -> None:
         wanted = sorted({index for index in indices if index not in self._images})
         with ThreadPoolExecutor(processors()) as pool:
-            images = pool.map(lambda index: load(self._paths[index], self._loads_for), wanted)
+            images = pool.map(lambda index: load(self._paths[index], self._pre), wanted)
             self._images.update(zip(wanted, images, strict=True))
 
     def unload(self, indices: Iterable[int]) -> None:

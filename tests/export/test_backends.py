@@ -10,7 +10,7 @@ import pytest
 from export.verify.compare import without_partner
 from export.verify.images import cases, synthetic_images
 from runtime.backends import Backend, BackendError, open_backend
-from runtime.detections import Detections, candidates, finish
+from runtime.detections import Detections, nms_candidates, postprocess
 
 from .conftest import Exported
 
@@ -43,10 +43,10 @@ def test_openvino_finds_what_onnx_runtime_finds(reference: Backend, openvino: Ba
         shapes.add(case.images.shape)
         raw = openvino.infer(case.images, case.image_sizes, all_candidates=True)
         expected = reference.infer(case.images, case.image_sizes)
-        assert unlike(finish(expected, limits), finish(raw, limits)) <= 0.01
-        assert unlike(candidates(expected), candidates(raw)) <= 0.01
+        assert unlike(postprocess(expected, limits), postprocess(raw, limits)) <= 0.01
+        assert unlike(nms_candidates(expected), nms_candidates(raw)) <= 0.01
         plain = openvino.infer(case.images, case.image_sizes)
-        for a, b in zip(finish(plain, limits), finish(raw, limits), strict=True):
+        for a, b in zip(postprocess(plain, limits), postprocess(raw, limits), strict=True):
             np.testing.assert_array_equal(a.boxes, b.boxes)
             np.testing.assert_array_equal(a.scores, b.scores)
     assert len({shape[0] for shape in shapes}) > 1
@@ -56,9 +56,9 @@ def test_openvino_finds_what_onnx_runtime_finds(reference: Backend, openvino: Ba
 def test_a_batch_equals_its_singles(reference: Backend, openvino: Backend) -> None:
     limits = reference.manifest.thresholds
     case = max(cases(reference.manifest, synthetic_images()), key=lambda case: len(case.images))
-    together = finish(openvino.infer(case.images, case.image_sizes), limits)
+    together = postprocess(openvino.infer(case.images, case.image_sizes), limits)
     singles = [
-        finish(openvino.infer(case.images[i : i + 1], case.image_sizes[i : i + 1]), limits)[0]
+        postprocess(openvino.infer(case.images[i : i + 1], case.image_sizes[i : i + 1]), limits)[0]
         for i in range(len(case.images))
     ]
     assert unlike(together, singles) <= 0.01
@@ -68,14 +68,14 @@ def test_the_comparison_notices_another_precision(exported: Exported, reference:
     """bfloat16 is a choice because it changes the numbers; were it the default, the tests above would fail."""
     case = cases(reference.manifest, synthetic_images())[0]
     limits = reference.manifest.thresholds
-    expected = finish(reference.infer(case.images, case.image_sizes), limits)
+    expected = postprocess(reference.infer(case.images, case.image_sizes), limits)
     try:
         half = open_backend(exported.model, backend="openvino", precision_hint="bf16")
     except BackendError as error:
         pytest.skip(str(error))
     raw = half.infer(case.images, case.image_sizes)
     assert raw.num_detections.tolist() != [[0]] * len(case.images)
-    assert unlike(expected, finish(raw, limits)) > 0.01
+    assert unlike(expected, postprocess(raw, limits)) > 0.01
 
 
 def test_the_comparison_notices_8_bits(converted: dict[str, Path], reference: Backend) -> None:
@@ -84,4 +84,4 @@ def test_the_comparison_notices_8_bits(converted: dict[str, Path], reference: Ba
     limits = reference.manifest.thresholds
     eight = open_backend(converted["int8"], backend="openvino", threads=1, allow_saturation=True)
     raw = eight.infer(case.images, case.image_sizes)
-    assert unlike(finish(reference.infer(case.images, case.image_sizes), limits), finish(raw, limits)) > 0.01
+    assert unlike(postprocess(reference.infer(case.images, case.image_sizes), limits), postprocess(raw, limits)) > 0.01

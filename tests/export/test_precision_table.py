@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.benchmark.measuring import distribution
-from runtime.coco.results import Results, join, of_rows
+from runtime.coco.results import Results, join_results, parse_results
 
 from .conftest import Exported
 from .quantization.test_quantize import own_detections
@@ -40,7 +40,7 @@ def results(image_id: int, scores: list[float], shift: float = 0.0) -> Results:
 
 
 def test_shares_of_detections_that_are_alike(script: ModuleType) -> None:
-    nothing = of_rows([])
+    nothing = parse_results([], "results")
     assert script.share_alike(nothing, nothing) == 1
     three = results(7, [0.9, 0.5, 0.3])
     assert script.share_alike(three, nothing) == script.share_alike(nothing, three) == 0
@@ -50,7 +50,7 @@ def test_shares_of_detections_that_are_alike(script: ModuleType) -> None:
     assert script.share_alike(three, results(7, [0.9, 0.5, 0.3], shift=10.0)) == 0
     assert script.share_alike(three, results(7, [0.9, 0.42, 0.3])) == pytest.approx(4 / 6)
     assert script.share_alike(three, results(7, [0.9, 0.5, 0.3, 0.09])) == 1  # of too low a score
-    assert script.share_alike(join([three, results(8, [0.8])]), three) == pytest.approx(6 / 7)
+    assert script.share_alike(join_results([three, results(8, [0.8])]), three) == pytest.approx(6 / 7)
 
 
 def test_differences_are_those_to_float32_in_the_same_runtime(script: ModuleType) -> None:

@@ -15,7 +15,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import Thresholds
 from runtime.nms import iou_matrix
-from runtime.tta import MultiScaleDetector, merge
+from runtime.tta import MultiScaleDetector, merge_views
 from tests.support.fakes import RedBackend, manifest_with, red_image, write_red_onnx
 
 
@@ -53,7 +53,7 @@ def test_no_image_and_nothing_found() -> None:
     several = MultiScaleDetector(Detector(RedBackend()), (32, 64), mirrored=True, vote=True)
     assert several.detect([]) == []
     assert len(several.detect([red_image(box=None)])[0]) == 0
-    assert len(merge([], Thresholds())) == 0
+    assert len(merge_views([], Thresholds())) == 0
 
 
 @pytest.mark.parametrize("backend", [RedBackend, NoisyBackend])
@@ -103,7 +103,7 @@ def slow_merge(parts: list[Detections], iou: float, most: int) -> list[tuple[flo
 def test_merging_is_nms_over_the_union() -> None:
     detector = Detector(NoisyBackend())
     views = [Detector(NoisyBackend(manifest_with(preprocess=_sides(s)))) for s in (48, 64)]
-    parts = [view.candidates(IMAGES[:1])[0] for view in views]
+    parts = [view.detect_candidates(IMAGES[:1])[0] for view in views]
     assert all(len(part) == 50 for part in parts), "unused candidates are left out"
     expected = slow_merge(parts, detector.manifest.thresholds.nms_iou, 100)
     found = MultiScaleDetector(detector, (48, 64)).detect(IMAGES[:1])[0]
@@ -120,7 +120,7 @@ def _sides(short_side: int):  # type: ignore[no-untyped-def]
 def test_voting_takes_the_weighted_mean_of_a_class() -> None:
     boxes = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60], [5, 5, 5, 5]], np.float32)
     part = Detections(boxes, np.array([0.9, 0.6, 0.8, 0.7, 0.1], np.float32), np.array([0, 0, 1, 0, 0], np.int32))
-    found = merge([part], Thresholds(nms_iou=0.5), vote=True)
+    found = merge_views([part], Thresholds(nms_iou=0.5), vote=True)
     overlap = 80 / 120
     shifted = 2 * 0.6 * overlap / (0.9 + 0.6 * overlap)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.1])
@@ -168,4 +168,4 @@ def test_the_command_line_scores_several_sizes(tmp_path: Path, capsys: pytest.Ca
 def test_merging_honours_the_legacy_convention(legacy: bool, kept: int) -> None:
     boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 5]], np.float32)  # IoU 45 / 81, or 60 / 100 where the last pixel counts
     parts = [Detections(boxes[i : i + 1], np.array([0.9 - i / 10], np.float32), np.zeros(1, np.int32)) for i in (0, 1)]
-    assert len(merge(parts, Thresholds(nms_iou=0.58, legacy_plus_one=legacy))) == kept
+    assert len(merge_views(parts, Thresholds(nms_iou=0.58, legacy_plus_one=legacy))) == kept

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from runtime.detections import Detections, RawOutputs, finish
+from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.manifest import Thresholds
 from runtime.nms import iou_matrix, nms
 
@@ -141,8 +141,8 @@ def same(a: Detections, b: Detections) -> bool:
 
 def test_finish_of_an_empty_batch_and_of_images_without_candidates() -> None:
     raw = raw_outputs([scene(0, 0, 1)])
-    assert finish(RawOutputs(*(getattr(raw, f.name)[:0] for f in dataclasses.fields(raw))), Thresholds()) == []
-    (found,) = finish(raw, Thresholds())
+    assert postprocess(RawOutputs(*(getattr(raw, f.name)[:0] for f in dataclasses.fields(raw))), Thresholds()) == []
+    (found,) = postprocess(raw, Thresholds())
     assert found.boxes.shape == (0, 4)
     assert len(found) == 0
 
@@ -150,15 +150,15 @@ def test_finish_of_an_empty_batch_and_of_images_without_candidates() -> None:
 def test_an_inexact_image_is_rerun_as_greedy_nms() -> None:
     scenes = [scene(seed, 90, 3) for seed in range(5)]
     scenes = [(boxes, np.maximum(scores, np.float32(0.01)), classes) for boxes, scores, classes in scenes]
-    for found, (boxes, scores, classes) in zip(finish(raw_outputs(scenes), Thresholds()), scenes, strict=True):
+    for found, (boxes, scores, classes) in zip(postprocess(raw_outputs(scenes), Thresholds()), scenes, strict=True):
         rows = slow_nms(boxes.tolist(), scores.tolist(), classes.tolist(), 0.6, 100)
         assert same(found, Detections(boxes[rows], scores[rows], classes[rows]))
 
 
 def test_a_batch_equals_its_images_one_by_one() -> None:
     scenes = [scene(seed, 40, 2) for seed in range(3)]
-    together = finish(raw_outputs(scenes), Thresholds(detections=10))
-    alone = [finish(raw_outputs([one]), Thresholds(detections=10))[0] for one in scenes]
+    together = postprocess(raw_outputs(scenes), Thresholds(detections=10))
+    alone = [postprocess(raw_outputs([one]), Thresholds(detections=10))[0] for one in scenes]
     assert all(same(a, b) for a, b in zip(together, alone, strict=True))
     assert max(len(found) for found in together) == 10
 
@@ -169,7 +169,7 @@ def test_exact_rows_are_taken_as_they_are_and_do_not_hold_the_batch() -> None:
     raw.detection_boxes[0, :2] = [[1, 2, 3, 4], [5, 6, 7, 8]]
     raw.detection_scores[0, :2] = [0.9, 0.8]
     raw.detection_classes[0, :2] = [1, 0]
-    first, second = finish(raw, Thresholds())
+    first, second = postprocess(raw, Thresholds())
     assert first.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert first.classes.tolist() == [1, 0]
     assert len(second) == 0
@@ -180,6 +180,6 @@ def test_exact_rows_are_taken_as_they_are_and_do_not_hold_the_batch() -> None:
 def test_each_image_has_its_own_flag() -> None:
     raw = raw_outputs([scene(0, 20, 1), scene(0, 20, 1)])
     raw.nms_exact[0] = 1
-    exact, rerun = finish(raw, Thresholds())
+    exact, rerun = postprocess(raw, Thresholds())
     assert len(exact) == 0
     assert len(rerun) > 0

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
-from runtime.pipeline import Limits, run_pipeline
+from runtime.pipeline import PipelineSettings, run_pipeline
 
-QUICK = Limits(batch=4, window=8, loaders=3, runners=2)
+QUICK = PipelineSettings(batch=4, window=8, loaders=3, runners=2)
 
 
 def same(item: int) -> int:
@@ -63,10 +63,16 @@ def test_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(1, 0, None, 1, 1), Limits(3, 0, None, 4, 2), QUICK, Limits(16, 64, 1.0, 2, 3)]
+    "limits",
+    [
+        PipelineSettings(1, 0, None, 1, 1),
+        PipelineSettings(3, 0, None, 4, 2),
+        QUICK,
+        PipelineSettings(16, 64, 1.0, 2, 3),
+    ],
 )
 @pytest.mark.parametrize("count", [1, 7, 200])
-def test_order_is_kept_whatever_each_stage_takes(limits: Limits, count: int) -> None:
+def test_order_is_kept_whatever_each_stage_takes(limits: PipelineSettings, count: int) -> None:
     dice = random.Random(count)
 
     def load(item: int) -> int:
@@ -90,20 +96,20 @@ def test_order_is_kept_whatever_each_stage_takes(limits: Limits, count: int) -> 
 def test_batches_are_of_one_key_full_but_for_the_last_and_the_same_every_time() -> None:
     keys = [random.Random(n).choice("aaab") for n in range(103)]
     once = Recorded()
-    list(run_pipeline(range(103), same, keys.__getitem__, once, Limits(4, 1000, None, 3, 2)))
+    list(run_pipeline(range(103), same, keys.__getitem__, once, PipelineSettings(4, 1000, None, 3, 2)))
     assert all(len({keys[item] for item in batch}) == 1 for batch in once.batches)
     assert sorted(item for batch in once.batches for item in batch) == list(range(103))
     assert sum(len(batch) < 4 for batch in once.batches) <= 2  # one rest of each key
     for loaders in (1, 5):
         again = Recorded()
-        list(run_pipeline(range(103), same, keys.__getitem__, again, Limits(4, 1000, None, loaders, 2)))
+        list(run_pipeline(range(103), same, keys.__getitem__, again, PipelineSettings(4, 1000, None, loaders, 2)))
         assert sorted(again.batches) == sorted(once.batches)
 
 
 def test_one_that_is_alone_waits_for_so_many_others_and_no_longer() -> None:
     record = Recorded()
     key: Callable[[int], bool] = (0).__eq__
-    list(run_pipeline(range(100), same, key, record, Limits(4, 6, None, 2, 1)))
+    list(run_pipeline(range(100), same, key, record, PipelineSettings(4, 6, None, 2, 1)))
     # It has left when the 7th other one came, between the batches of items 1–4 and 5–8.
     assert record.batches.index([0]) == record.batches.index([1, 2, 3, 4]) + 1
     assert all(len(batch) == 4 for batch in record.batches if batch not in ([0], [97, 98, 99]))
@@ -111,7 +117,7 @@ def test_one_that_is_alone_waits_for_so_many_others_and_no_longer() -> None:
 
 def test_those_of_its_own_key_do_not_overtake_an_item() -> None:
     record = Recorded()
-    list(run_pipeline(range(16), same, lambda _: 0, record, Limits(8, 2, None, 2, 1)))
+    list(run_pipeline(range(16), same, lambda _: 0, record, PipelineSettings(8, 2, None, 2, 1)))
     assert [len(batch) for batch in record.batches] == [8, 8]
 
 
@@ -125,7 +131,7 @@ def test_a_slow_source_does_not_keep_an_item_waiting() -> None:
         yield from range(1, 6)
 
     record = Recorded()
-    for result in run_pipeline(source(), same, same, record, Limits(4, 8, 0.05, 2, 2)):
+    for result in run_pipeline(source(), same, same, record, PipelineSettings(4, 8, 0.05, 2, 2)):
         if result == 0:
             seen.set()
     assert [0] in record.batches
@@ -138,12 +144,12 @@ def test_without_a_time_limit_a_slow_source_still_makes_full_batches() -> None:
             yield item
 
     record = Recorded()
-    list(run_pipeline(source(), same, lambda _: 0, record, Limits(4, 8, None, 2, 2)))
+    list(run_pipeline(source(), same, lambda _: 0, record, PipelineSettings(4, 8, None, 2, 2)))
     assert record.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize("limits", [QUICK, Limits(2, 0, None, 1, 1)])
-def test_a_slow_consumer_stops_the_source(limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [QUICK, PipelineSettings(2, 0, None, 1, 1)])
+def test_a_slow_consumer_stops_the_source(limits: PipelineSettings) -> None:
     given = taken = most = 0
 
     def source() -> Iterator[int]:
@@ -177,7 +183,7 @@ def test_items_are_let_go_of_when_they_are_loaded() -> None:
             del item
 
     most = 0
-    limits = Limits(4, 40, None, 2, 1)
+    limits = PipelineSettings(4, 40, None, 2, 1)
     for _ in run_pipeline(source(), lambda _: 0, lambda _: 0, lambda batch: batch, limits):
         time.sleep(0.002)
         most = max(most, sum(reference() is not None for reference in alive))
@@ -271,7 +277,7 @@ def test_a_worker_that_dies_is_reported(stage: str, error: BaseException) -> Non
 
     found: list[int] = []
     with pytest.raises(type(error)) as caught:
-        found.extend(run_pipeline(source(), load, key, run, Limits(4, 8)))
+        found.extend(run_pipeline(source(), load, key, run, PipelineSettings(4, 8)))
     assert caught.value is error
     if stage != "key":  # what came before it is not lost
         assert found == list(range(20 if stage == "run" else 22))
@@ -312,7 +318,7 @@ def test_a_source_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytes
         yield 0
         answer.wait(20)
 
-    results = run_pipeline(source(), same, same, squares, Limits(1, 0, None, 1, 1))
+    results = run_pipeline(source(), same, same, squares, PipelineSettings(1, 0, None, 1, 1))
     assert next(results) == 0
     started = time.monotonic()
     results.close()
@@ -326,14 +332,14 @@ def test_a_source_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytes
 
 INTERRUPTED = """
 import threading, time
-from runtime.pipeline import Limits, run_pipeline
+from runtime.pipeline import PipelineSettings, run_pipeline
 
 def slow(batch):
     time.sleep(0.01)
     return batch
 
 try:
-    for item in run_pipeline(range(10**9), lambda i: i, lambda i: 0, slow, Limits()):
+    for item in run_pipeline(range(10**9), lambda i: i, lambda i: 0, slow, PipelineSettings()):
         if item == 20:
             print("running", flush=True)
 except KeyboardInterrupt:
@@ -342,8 +348,8 @@ except KeyboardInterrupt:
 """
 
 ABANDONED = """
-from runtime.pipeline import Limits, run_pipeline
-results = run_pipeline(iter(int, 1), lambda i: i, lambda i: 0, lambda batch: batch, Limits())
+from runtime.pipeline import PipelineSettings, run_pipeline
+results = run_pipeline(iter(int, 1), lambda i: i, lambda i: 0, lambda batch: batch, PipelineSettings())
 next(results)
 print("leaving", flush=True)
 """

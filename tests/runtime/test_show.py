@@ -7,16 +7,21 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.coco import CocoError, to_results
+from runtime.coco import CocoDataset, CocoError, parse_results
+from runtime.coco.results import results_of_image, results_to_detections, take
 from runtime.detections import Detections
 from runtime.images import ImageError
-from runtime.show import detections_of, main, show
+from runtime.show import draw_results, main
 
 from .coco.test_evaluate import make_dataset
 
 
 def a_result(image_id: int, score: float = 0.9) -> dict:
     return {"image_id": image_id, "category_id": 7, "bbox": [4.0, 6.0, 20.0, 30.0], "score": score}
+
+
+def show(results: list[dict], dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
+    return draw_results(parse_results(results, "results"), dataset, out, count, min_score)
 
 
 def test_no_results_draw_the_ground_truth_only(tmp_path: Path) -> None:
@@ -28,8 +33,8 @@ def test_no_results_draw_the_ground_truth_only(tmp_path: Path) -> None:
 def test_detections_are_what_results_were_made_of() -> None:
     boxes = np.array([[1, 2, 30, 40], [5, 5, 6, 9]], np.float32)
     found = Detections(boxes, np.array([0.9, 0.25], np.float32), np.array([1, 0], np.int32))
-    rows = to_results(3, found, (7, 9))
-    again = detections_of(rows[::-1], (7, 9))
+    results = results_of_image(3, found, (7, 9))
+    again = results_to_detections(take(results, slice(None, None, -1)), (7, 9))
     np.testing.assert_allclose(again.boxes, boxes, atol=1e-3)
     np.testing.assert_allclose(again.scores, found.scores, atol=1e-6)
     np.testing.assert_array_equal(again.classes, found.classes)

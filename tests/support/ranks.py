@@ -59,8 +59,8 @@ def work(config: Config, out: Path, world: World) -> dict[str, Any]:
     return {
         "bad loss": gather(bad_loss, world),
         "disagree": gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
-        "figures": evaluation.figures.figures,
-        "everyone's figures": gather(evaluation.figures.figures, world),
+        "figures": evaluation.metrics.values,
+        "everyone's figures": gather(evaluation.metrics.values, world),
         "results": list(evaluation.results),
         "images": evaluation.speed.images,
     }

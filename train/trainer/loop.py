@@ -196,7 +196,7 @@ def validate(
 ) -> dict[str, float]:
     """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` images, 0 all."""
     detector = RuntimeDetector(TorchBackend(model, config, classes))
-    return evaluate_together(detector, dataset, world, limit=limit or None, progress=False).figures.figures
+    return evaluate_together(detector, dataset, world, limit=limit or None, progress=False).metrics.values
 
 
 class _State(NamedTuple):

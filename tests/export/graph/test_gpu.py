@@ -8,7 +8,7 @@ import torch
 
 from export.verify.compare import without_partner
 from runtime.backends import open_backend
-from runtime.detections import finish
+from runtime.detections import postprocess
 
 from ..conftest import Exported
 
@@ -21,7 +21,7 @@ def test_cuda_provider_gives_the_cpus_detections(exported: Exported) -> None:
     sizes = np.full((3, 2), (192, 256), np.int32)
     cpu, gpu = (open_backend(exported.model, backend=name) for name in ("cpu", "cuda"))
     limits = cpu.manifest.thresholds
-    expected, given = finish(cpu.infer(images, sizes), limits), finish(gpu.infer(images, sizes), limits)
+    expected, given = postprocess(cpu.infer(images, sizes), limits), postprocess(gpu.infer(images, sizes), limits)
     assert sum(map(len, expected)) > 0
     for a, b in zip(expected, given, strict=True):
         assert without_partner(a, b) + without_partner(b, a) <= 2

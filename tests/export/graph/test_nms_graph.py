@@ -13,7 +13,7 @@ import torch
 
 from export.graph.nms import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
 from export.to_onnx import OPSET, quiet
-from runtime.detections import RawOutputs, finish
+from runtime.detections import RawOutputs, postprocess
 from runtime.manifest import Thresholds
 
 K = 1300  # more than NMS ranks
@@ -245,7 +245,7 @@ def test_flagged_images_are_mended_by_the_runtime(in_ort: Nms) -> None:
     scene = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     outputs = in_ort(scene)
     assert outputs.nms_exact[:, 0].tolist() == [1, 0, 0]
-    found = finish(RawOutputs(*outputs, *scene), Thresholds(nms_iou=IOU, detections=DETECTIONS))
+    found = postprocess(RawOutputs(*outputs, *scene), Thresholds(nms_iou=IOU, detections=DETECTIONS))
     for image in range(3):
         kept = oracle(scene, image)
         np.testing.assert_array_equal(found[image].boxes, scene[0][image, kept])

@@ -24,7 +24,7 @@ from export.verify.images import Case, make_case, synthetic_images
 from export.verify.pair import compare, open_file
 from export.verify.tolerance import TOLERANCES
 from runtime.backends import open_backend
-from runtime.detections import Detections, finish
+from runtime.detections import Detections, postprocess
 
 from ..conftest import SCHEMES, Exported, restamp
 
@@ -156,7 +156,7 @@ def test_openvino_detects_the_same(name: str, converted: dict[str, Path], export
 
 def detections_by(runtime: str, path: Path, case: Case) -> list[Detections]:
     backend = open_backend(path, backend=runtime, threads=1)
-    return finish(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
+    return postprocess(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
 
 
 def test_the_note_of_a_quantization(converted: dict[str, Path], calibration: Calibration) -> None:

@@ -24,7 +24,7 @@ from export.quantization.calibration import CalibrationError, load_calibration
 from export.quantization.convert import converted_model
 from export.quantize import convert, main
 from export.verify.checks import Check
-from runtime.coco.results import of_image
+from runtime.coco.results import results_of_image
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import WriteError
@@ -183,7 +183,7 @@ def own_detections(model: Path, photos: Path, path: Path) -> Path:
         for number, file in enumerate(sorted(photos.glob("*.png")), 1):
             height, width = decode(file).shape[:2]
             images.append({"id": number, "file_name": file.name, "height": height, "width": width})
-            found = of_image(number, detector(file), manifest.category_ids)
+            found = results_of_image(number, detector(file), manifest.category_ids)
             for row in found[:20]:
                 area = row["bbox"][2] * row["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, "iscrowd": 0, "area": area, **row})

@@ -15,7 +15,7 @@ from runtime.backends.engine_file import Flavor, read_description
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import Binding, CudaError, open_cuda
-from runtime.detections import finish
+from runtime.detections import postprocess
 from runtime.manifest import Precision
 
 from ..conftest import Exported
@@ -65,8 +65,8 @@ def test_an_engine_gives_the_cpus_detections(
     with TrtBackend(engine, binding=binding, cuda_graphs=cuda_graphs, most_shapes=2) as backend:
         for shape in SHAPES * 3:  # the first run of a shape, its graph, the graph again; and shapes that went
             images, sizes = feed(*shape)
-            expected = finish(cpu.infer(images, sizes), limits)
-            given = finish(backend.infer(images, sizes, times=times), limits)
+            expected = postprocess(cpu.infer(images, sizes), limits)
+            given = postprocess(backend.infer(images, sizes, times=times), limits)
             assert sum(map(len, expected)) > 0
             for a, b in zip(expected, given, strict=True):
                 assert without_partner(a, b) + without_partner(b, a) <= 2
@@ -78,9 +78,9 @@ def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
     feeds = [feed(*SHAPES[index % len(SHAPES)]) for index in range(48)]
     with TrtBackend(engine, binding=binding) as backend:
         limits = backend.manifest.thresholds
-        alone = [finish(backend.infer(*each), limits) for each in feeds]
+        alone = [postprocess(backend.infer(*each), limits) for each in feeds]
         with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda each: finish(backend.infer(*each), limits), feeds))
+            together = list(pool.map(lambda each: postprocess(backend.infer(*each), limits), feeds))
     # RTX exchanges kernels for better ones while it runs, which round differently.
     most = 2 if engine.name.startswith("rtx") else 0
     for one, other in zip(alone, together, strict=True):
@@ -98,4 +98,4 @@ def test_a_half_precision_engine_is_one(extra: list[str], deployed: dict[Precisi
     assert layers["fp16"] / sum(layers.values()) > 0.5
     with TrtBackend(out) as backend:
         images, sizes = feed(*SHAPES[0])
-        assert finish(backend.infer(images, sizes), backend.manifest.thresholds)
+        assert postprocess(backend.infer(images, sizes), backend.manifest.thresholds)

@@ -14,7 +14,7 @@ from export.verify.conversion import verify_conversion
 from export.verify.pair import open_file
 from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
-from runtime.coco.command import evaluate_detector
+from runtime.coco.evaluation import score_detector
 from runtime.detector import Detector
 
 from ..conftest import SCHEMES
@@ -69,7 +69,7 @@ def test_little_ap_is_lost(name: str, points: float, files: dict[str, Path], dat
     ap = []
     for path in (files["fp32"], files[name]):
         with Detector(open_file(path).backend) as detector:
-            ap.append(evaluate_detector(detector, dataset, progress=False).figures.figures["AP"])
+            ap.append(score_detector(detector, dataset).metrics.values["AP"])
     assert ap[0] - ap[1] < points / 100
 
 

@@ -13,9 +13,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from runtime.coco import evaluate, truth_of
-from runtime.coco import scoring as coco_score
-from runtime.coco.results import Results, join, of_rows, take
+from runtime.coco import CocoMetrics, metrics, parse_ground_truth, parse_results, scoring
+from runtime.coco.results import Results, join_results, take
 
 AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
 
@@ -63,6 +62,10 @@ def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[d
     return content, [] if kind == "no detections" else [results[i] for i in order]
 
 
+def score(content: dict, results: list[dict], image_ids: list[int] | None = None) -> CocoMetrics:
+    return metrics.score(parse_ground_truth(content), parse_results(results, "results"), image_ids)
+
+
 def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | None = None) -> COCOeval:
     content = copy.deepcopy(content)
     rows = [
@@ -87,14 +90,14 @@ def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | No
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_every_number_is_pycocotools(kind: str, seed: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_score, "_IMAGES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(scoring, "_IMAGES_AT_A_TIME", at_a_time)
     content, results = make(kind, seed)
     reference = by_pycocotools(content, results)
-    scores = coco_score.score(truth_of(content), of_rows(results))
+    scores = scoring.precision_recall(parse_ground_truth(content), parse_results(results, "results"))
     np.testing.assert_array_equal(scores.precision, reference.eval["precision"][..., -1])
     np.testing.assert_array_equal(scores.recall[..., -1], reference.eval["recall"][..., -1])
     np.testing.assert_array_equal(scores.recall[:, :, 0], reference.eval["recall"][:, :, 0])
-    assert list(coco_score.figures(scores).values()) == reference.stats.tolist()
+    assert list(scoring.metric_values(scores).values()) == reference.stats.tolist()
     if kind == "plain":
         assert 0.05 < reference.stats[0] < 0.95, "else this shows little"
 
@@ -108,7 +111,7 @@ def test_the_makers_cases_are_awkward() -> None:
     assert max(map(groups.count, groups)) > 100
     content, results = make("crowds", 0)
     without = {**content, "annotations": [{**a, "iscrowd": 0} for a in content["annotations"]]}
-    assert evaluate(content, results).figures != evaluate(without, results).figures
+    assert score(content, results).values != score(without, results).values
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -116,28 +119,28 @@ def test_on_some_of_the_images(count: int) -> None:
     content, results = make("plain", 9)
     ids = [image["id"] for image in content["images"]][:count]
     reference = by_pycocotools(content, results, sorted(ids))
-    found = evaluate(content, results, ids)
-    assert list(found.figures.values()) == reference.stats.tolist()
+    found = score(content, results, ids)
+    assert list(found.values.values()) == reference.stats.tolist()
     assert found.images == count
 
 
 def test_the_order_of_images_does_not_matter() -> None:
     content, rows = make("plain", 3)
-    results = of_rows(rows)
+    results = parse_results(rows, "results")
     ids = [image["id"] for image in content["images"]]
-    shuffled = join(take(results, results.image_ids == image_id) for image_id in reversed(ids))
-    truth = truth_of(content)
-    assert evaluate(truth, shuffled).figures == evaluate(truth, results).figures == evaluate(content, rows).figures
+    shuffled = join_results(take(results, results.image_ids == image_id) for image_id in reversed(ids))
+    truth = parse_ground_truth(content)
+    assert metrics.score(truth, shuffled).values == metrics.score(truth, results).values == score(content, rows).values
 
 
 def test_results_of_other_categories() -> None:
     content, rows = make("plain", 3)
     stranger = {**rows[0], "category_id": 4}
-    found = evaluate(content, of_rows([*rows, stranger]))
-    assert found.figures == evaluate(content, rows).figures
+    found = score(content, [*rows, stranger])
+    assert found.values == score(content, rows).values
     assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
     with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
-        evaluate(content, of_rows([stranger] * 2))
+        score(content, [stranger] * 2)
 
 
 def test_memory_holds_each_detection_about_once() -> None:
@@ -150,7 +153,7 @@ def test_memory_holds_each_detection_about_once() -> None:
             {"id": i, "image_id": i, "category_id": i % 4, "bbox": [10.0, 10.0, 50.0, 50.0]} for i in range(images)
         ],
     }
-    truth, rng = truth_of(content), np.random.default_rng(0)
+    truth, rng = parse_ground_truth(content), np.random.default_rng(0)
 
     def found(image_id: int) -> Results:
         ids = np.full(each, image_id, np.int64)
@@ -158,8 +161,8 @@ def test_memory_holds_each_detection_about_once() -> None:
 
     tracemalloc.start()
     try:
-        results = join((found(i) for i in reversed(range(images))), truth.image_ids)
-        evaluate(truth, results)
+        results = join_results((found(i) for i in reversed(range(images))), truth.image_ids)
+        metrics.score(truth, results)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -11,15 +11,26 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.coco import FIGURE_NAMES, CocoDataset, CocoError, command, evaluate, load_coco
-from runtime.coco.command import evaluate_detector, main
-from runtime.coco.report import figures_as_table
-from runtime.coco.run import plan_batches
-from runtime.detector import Detector, pipeline_limits
+from runtime.coco import (
+    METRIC_NAMES,
+    CocoDataset,
+    CocoError,
+    command,
+    load_coco,
+    load_ground_truth,
+    parse_ground_truth,
+    parse_results,
+    score,
+)
+from runtime.coco.command import main
+from runtime.coco.evaluation import score_detector
+from runtime.coco.report import metrics_as_table
+from runtime.coco.run import RunSettings, plan_batches
+from runtime.detector import Detector, pipeline_settings
 from runtime.errors import UserError
 from runtime.images import ImageError
 from runtime.manifest import InputShapes
-from runtime.pipeline import Limits
+from runtime.pipeline import PipelineSettings
 
 from ...support.fakes import RedBackend, manifest_with, red_image
 
@@ -61,15 +72,15 @@ def dataset(tmp_path: Path) -> CocoDataset:
 
 
 def test_a_detector_that_finds_everything(dataset: CocoDataset) -> None:
-    found = evaluate_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
-    assert found.figures.figures["AP50"] == pytest.approx(1)
-    assert found.figures.figures["AP"] > 0.9
-    assert found.figures.per_class == {"red": pytest.approx(found.figures.figures["AP"]), "other": -1}
-    assert found.speed.images == found.figures.images == 7
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
+    assert found.metrics.values["AP50"] == pytest.approx(1)
+    assert found.metrics.values["AP"] > 0.9
+    assert found.metrics.per_class == {"red": pytest.approx(found.metrics.values["AP"]), "other": -1}
+    assert found.speed.images == found.metrics.images == 7
     assert found.speed.skipped == ()
     assert found.speed.images_per_second > 0
     assert 0 < found.speed.seconds_network <= found.speed.seconds
-    assert evaluate(dataset.json_path, found.results).figures == found.figures.figures
+    assert score(load_ground_truth(dataset.json_path), found.results).values == found.metrics.values
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
@@ -77,10 +88,10 @@ def test_results_do_not_depend_on_the_batch(dataset: CocoDataset, batch: int) ->
     def key(result: dict) -> tuple:
         return result["image_id"], -result["score"]
 
-    reference = evaluate_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
-    found = evaluate_detector(Detector(RedBackend()), dataset, batch=batch, progress=False)
+    reference = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=batch))
     assert sorted(found.results, key=key) == sorted(reference.results, key=key)
-    assert found.figures == reference.figures
+    assert found.metrics == reference.metrics
 
 
 def test_batches_hold_one_canvas_size_each(dataset: CocoDataset) -> None:
@@ -88,27 +99,27 @@ def test_batches_hold_one_canvas_size_each(dataset: CocoDataset) -> None:
     assert sorted(index for members in batches for index in members) == list(range(7))
     assert max(map(len, batches)) == 2
     backend = RedBackend()
-    evaluate_detector(Detector(backend), dataset, batch=2, progress=False)
+    score_detector(Detector(backend), dataset, settings=RunSettings(batch=2))
     assert sorted(shape[0] for shape in backend.batches) == sorted(map(len, batches))
     with pytest.raises(UserError, match="batch is 0"):
         plan_batches([Detector(backend)], dataset, 0)
 
 
 def test_limit(dataset: CocoDataset) -> None:
-    found = evaluate_detector(Detector(RedBackend()), dataset, limit=2, progress=False)
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(limit=2))
     assert {result["image_id"] for result in found.results} == {1, 2}
-    assert found.figures.images == 2
-    assert found.figures.figures["AP50"] == pytest.approx(1)  # what lies beyond is not counted as missed
+    assert found.metrics.images == 2
+    assert found.metrics.values["AP50"] == pytest.approx(1)  # what lies beyond is not counted as missed
 
 
 def test_bad_images_are_skipped_and_left_out_of_the_score(dataset: CocoDataset) -> None:
     good = dataset.path(1).read_bytes()
     dataset.path(0).unlink()
     dataset.path(1).write_bytes(good[: len(good) // 2])
-    found = evaluate_detector(Detector(RedBackend()), dataset, batch=3, progress=False)
-    assert found.speed.images == found.figures.images == 5
+    found = score_detector(Detector(RedBackend()), dataset, settings=RunSettings(batch=3))
+    assert found.speed.images == found.metrics.images == 5
     assert sorted(line.split(": ")[0] for line in found.speed.skipped) == [str(dataset.path(0)), str(dataset.path(1))]
-    assert found.figures.figures["AP50"] == pytest.approx(1)
+    assert found.metrics.values["AP50"] == pytest.approx(1)
 
 
 def test_a_bad_image_does_not_split_its_batch(tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ def test_a_bad_image_does_not_split_its_batch(tmp_path: Path) -> None:
     for index in (1, 2, 6):
         dataset.path(index).write_bytes(b"")
     backend = RedBackend()
-    evaluate_detector(Detector(backend), dataset, batch=4, progress=False)
+    score_detector(Detector(backend), dataset, settings=RunSettings(batch=4))
     assert sorted(shape[0] for shape in backend.batches) == [2, 3, 4]
 
 
@@ -124,7 +135,7 @@ def test_no_image_at_all(dataset: CocoDataset) -> None:
     for index in range(len(dataset)):
         dataset.path(index).write_bytes(b"")
     with pytest.raises(ImageError, match=r"none of the 7 images could be read; the first: .*the file is empty"):
-        evaluate_detector(Detector(RedBackend()), dataset, progress=False)
+        score_detector(Detector(RedBackend()), dataset)
 
 
 def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +164,9 @@ def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: p
 
     monkeypatch.setattr(CocoDataset, "load", counted)
     detector = Watching(RedBackend())
-    evaluate_detector(detector, dataset, batch=4, progress=False)
+    score_detector(detector, dataset, settings=RunSettings(batch=4))
     assert read == detector.seen == 60
-    assert 4 <= most <= Limits(4, 4, None, pipeline_limits(detector, 4).loaders, 2).inside
+    assert 4 <= most <= PipelineSettings(4, 4, None, pipeline_settings(detector, 4).loaders, 2).inside
 
 
 @pytest.mark.parametrize(
@@ -168,20 +179,20 @@ def test_few_images_are_in_memory_at_a_time(dataset: CocoDataset, monkeypatch: p
 def test_a_model_of_other_classes(dataset: CocoDataset, classes: tuple, ids: tuple, message: str) -> None:
     detector = Detector(RedBackend(manifest_with(classes=classes, category_ids=ids)))
     with pytest.raises(CocoError, match=message):
-        evaluate_detector(detector, dataset, progress=False)
+        score_detector(detector, dataset)
 
 
 def test_a_canvas_that_the_graph_lacks(dataset: CocoDataset) -> None:
     small = Detector(RedBackend(manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64))))
     with pytest.raises(UserError, match="exported for at most 64×64"):
-        evaluate_detector(small, dataset, progress=False)
+        score_detector(small, dataset)
 
 
 def test_the_table() -> None:
     empty = {"images": [{"id": 1}], "categories": [{"id": 7, "name": "red"}], "annotations": []}
-    table = figures_as_table(evaluate(empty, []))
+    table = metrics_as_table(score(parse_ground_truth(empty), parse_results([], "results")))
     assert "–" in table
-    assert all(name in table for name in (*FIGURE_NAMES, "red"))
+    assert all(name in table for name in (*METRIC_NAMES, "red"))
 
 
 # The command.
@@ -197,7 +208,7 @@ def test_command_with_a_model(dataset: CocoDataset, model: Path, tmp_path: Path,
     dataset.path(2).write_bytes(b"")
     assert main([str(model), *arguments(dataset, *options)]) == 0
     figures = json.loads(out.read_text())
-    assert tuple(figures)[:12] == FIGURE_NAMES
+    assert tuple(figures)[:12] == METRIC_NAMES
     assert 0.9 < figures["AP"] <= 1
     assert figures["images"] == 6
     assert figures["skipped"] == 1
@@ -234,7 +245,7 @@ def test_command_with_the_coco_apis_example(shared_dir: Path, tmp_path: Path, ca
 
 def test_command_limit_with_results(dataset: CocoDataset, tmp_path: Path) -> None:
     results = tmp_path / "r.json"
-    results.write_text(json.dumps(list(evaluate_detector(Detector(RedBackend()), dataset, progress=False).results)))
+    results.write_text(json.dumps(list(score_detector(Detector(RedBackend()), dataset).results)))
     assert main(arguments(dataset, "--results", results, "--limit", 2, "--json", tmp_path / "f.json")) == 0
     assert json.loads((tmp_path / "f.json").read_text())["images"] == 2
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.coco import FIGURE_NAMES, CocoDataset, load_coco
+from runtime.coco import METRIC_NAMES, CocoDataset, load_coco
 from runtime.coco import run as dataset_run
 from runtime.coco.command import main
-from runtime.coco.run import detect_dataset, detect_with_all
-from runtime.coco.shards import ShardError, parse_shard, part_of
+from runtime.coco.run import RunSettings, detect_dataset, detect_with_all
+from runtime.coco.shards import ShardError, parse_part, parse_shard
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -80,16 +80,16 @@ def test_each_model_has_the_figures_that_it_has_alone(
     assert [entry["artifact"] for entry in together] == [str(models[name]) for name in names]
     assert [entry["precision"] for entry in together] == ["fp32", "fp16", "int8"]
     for entry, single in zip(together, alone, strict=True):
-        assert {name: entry[name] for name in FIGURE_NAMES} == {name: single[name] for name in FIGURE_NAMES}
+        assert {name: entry[name] for name in METRIC_NAMES} == {name: single[name] for name in METRIC_NAMES}
         assert entry["per_class"] == single["per_class"]
         assert entry["images"] == single["images"] == len(SIZES) - 1
         assert entry["network_images_per_second"] > 0
         assert entry["times_as_fast"] > 0
-        measured = [name for name in FIGURE_NAMES if min(entry[name], alone[0][name]) >= 0]
+        measured = [name for name in METRIC_NAMES if min(entry[name], alone[0][name]) >= 0]
         assert {name: entry["difference"][name] for name in measured} == {
             name: entry[name] - alone[0][name] for name in measured
         }
-        assert all(entry["difference"][name] is None for name in FIGURE_NAMES if name not in measured)
+        assert all(entry["difference"][name] is None for name in METRIC_NAMES if name not in measured)
     assert together[0]["times_as_fast"] == 1
     assert abs(together[2]["difference"]["AP"]) > 0.01, "the small one is no other: this shows little"
     assert content["skipped"] == 1
@@ -121,7 +121,7 @@ class Recorded(Detector):
 
 def test_models_run_in_turn_each_canvas_warmed_up_before(dataset: CocoDataset) -> None:
     calls: list[tuple[str, int, bool]] = []
-    found = detect_with_all([Recorded(name, calls) for name in "AB"], dataset, 2, progress=False)
+    found = detect_with_all([Recorded(name, calls) for name in "AB"], dataset, RunSettings(2))
     timed = [(name, size) for name, size, is_timed in calls if is_timed]
     pairs = list(zip(timed[::2], timed[1::2], strict=True))
     assert all({a[0], b[0]} == {"A", "B"} and a[1] == b[1] for a, b in pairs)
@@ -157,7 +157,7 @@ def test_an_image_is_read_once_for_all(dataset: CocoDataset, monkeypatch: pytest
         return image(self, index, *more)
 
     monkeypatch.setattr(CocoDataset, "load", counted)
-    detect_with_all([found_by(), found_by(), found_by()], dataset, 4, progress=False)
+    detect_with_all([found_by(), found_by(), found_by()], dataset, RunSettings(4))
     assert sorted(read) == list(range(len(SIZES)))
 
 
@@ -204,10 +204,10 @@ def test_merged_parts_are_the_whole_bit_for_bit(
     assert figures["images"] == len(SIZES) - 1
     assert figures["skipped"] == 1
     assert results.read_bytes() == (tmp_path / "whole_results.json").read_bytes()
-    read = [part_of(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
-    assert sum(len(part.detected.image_ids) for part in read) == len(SIZES) - 1
+    read = [parse_part(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
+    assert sum(len(part.run.image_ids) for part in read) == len(SIZES) - 1
     if count in (2, 3):
-        assert min(len(part.detected.image_ids) for part in read) > 1
+        assert min(len(part.run.image_ids) for part in read) > 1
 
 
 def change(path: Path, **fields: object) -> None:
@@ -268,7 +268,7 @@ def test_missing_doubled_and_truly_foreign_parts(dataset: CocoDataset, models: d
         merged(dataset, [paths[0], plain])
     content = json.loads(paths[1].read_text())
     paths[1].write_text(json.dumps({**content, "results": [{"image_id": 1}]}))
-    with pytest.raises(ShardError, match="its results are not COCO results; evaluate the shard again"):
+    with pytest.raises(ShardError, match=r"result 1 of 1 .*; evaluate the shard again"):
         merged(dataset, paths)
     paths[1].write_text(json.dumps(content)[:-20])
     with pytest.raises(UserError, match="not valid JSON"):
@@ -314,20 +314,20 @@ def test_wrong_usage(dataset: CocoDataset, more: list[str], capsys: pytest.Captu
 def test_a_model_that_is_replaced_while_it_opens_is_refused(
     dataset: CocoDataset, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime import model_spec as artifacts
+    from runtime import model_spec
 
     path = tmp_path / "model.onnx"
     path.write_bytes(models["fp32"].read_bytes())
-    open_given = artifacts.open_given
+    open_model = model_spec.open_model
 
-    def replaced_meanwhile(*arguments: Any) -> Detector:
+    def replaced_meanwhile(*arguments: Any, **options: Any) -> Detector:
         other = tmp_path / "other.onnx"
         other.write_bytes(models["fp16"].read_bytes())
         os.replace(other, path)
-        return open_given(*arguments)
+        return open_model(*arguments, **options)
 
-    monkeypatch.setattr(artifacts, "open_given", replaced_meanwhile)
-    with pytest.raises(UserError, match="the file was replaced while it was opened; run again"):
+    monkeypatch.setattr(model_spec, "open_model", replaced_meanwhile)
+    with pytest.raises(UserError, match="the file was replaced while it was being opened; run again"):
         parts(dataset, path, tmp_path, 1)
 
 

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.coco.results import Results, join, of_image, of_rows, take, write_results
+from runtime.coco.results import (
+    Results,
+    join_results,
+    load_results,
+    parse_results,
+    results_of_image,
+    take,
+    write_results,
+)
 from runtime.detections import Detections, empty_detections
 
 FOUND = Detections(
@@ -22,19 +30,19 @@ def equal(a: Results, b: Results) -> bool:
 
 
 def test_nothing(tmp_path: Path) -> None:
-    nothing = of_image(2, empty_detections(), (3, 17))
-    assert list(nothing) == list(join([])) == []
+    nothing = results_of_image(2, empty_detections(), (3, 17))
+    assert list(nothing) == list(join_results([])) == []
     write_results(tmp_path / "r.json", nothing)
     assert json.loads((tmp_path / "r.json").read_text()) == []
 
 
 def test_entries_are_those_of_a_results_file(tmp_path: Path) -> None:
-    results = of_image(2, FOUND, (3, 17))
+    results = results_of_image(2, FOUND, (3, 17))
     assert list(results) == ENTRIES
     assert results[0] == ENTRIES[0]
     assert results[-1] == ENTRIES[1]
     assert results[:1] == ENTRIES[:1]
-    assert equal(of_rows(ENTRIES), results)
+    assert equal(parse_results(ENTRIES, "results"), results)
     write_results(tmp_path / "r.json", results)
     assert (tmp_path / "r.json").read_text() == json.dumps(ENTRIES)
 
@@ -45,9 +53,9 @@ def test_what_is_written_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
     corners = rng.uniform(0, 600, (count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0, 300, (count, 2))], axis=1).astype(np.float32)
     found = Detections(boxes, rng.random(count, np.float32), rng.integers(0, 2, count).astype(np.int32))
-    results = of_image(9, found, (3, 17), box_growth=(0.0, 0.0, 1.0, 1.0))
+    results = results_of_image(9, found, (3, 17), box_growth=(0.0, 0.0, 1.0, 1.0))
     write_results(tmp_path / "r.json", results)
-    again = of_rows(json.loads((tmp_path / "r.json").read_text()))
+    again = load_results(tmp_path / "r.json")
     np.testing.assert_array_equal(again.boxes, results.boxes)
     np.testing.assert_array_equal(again.scores, results.scores)
     np.testing.assert_allclose(results.boxes[:, 2:], boxes[:, 2:] - boxes[:, :2] + 1, atol=6e-4)
@@ -55,8 +63,8 @@ def test_what_is_written_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_sorting_by_image_keeps_the_order_within_one() -> None:
-    parts = [of_image(image_id, FOUND, (3, 17)) for image_id in (4, 9, 1)]
-    results = join(parts, np.array([9, 1, 3, 4]))
+    parts = [results_of_image(image_id, FOUND, (3, 17)) for image_id in (4, 9, 1)]
+    results = join_results(parts, np.array([9, 1, 3, 4]))
     assert results.image_ids.tolist() == [9, 9, 1, 1, 4, 4]
     assert results.category_ids.tolist() == [17, 3] * 3
     assert equal(take(results, results.image_ids == 9), parts[1])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from runtime.coco import CocoDataset
-from runtime.coco.command import evaluate_detector
+from runtime.coco.evaluation import score_detector
+from runtime.coco.run import RunSettings
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -72,10 +73,10 @@ def test_accuracy_mode_equals_evaluate(
     options = ["--images", dataset.root, "--annotations", dataset.json_path, "-o", out, "--accuracy", "--num-images", 3]
     assert main([str(model), "--scenario", scenario, *map(str, options), *SHORT, "--batch", "4", "--qps", "200"]) == 0
     with Detector(model, backend="cpu", threads=1) as detector:
-        expected = evaluate_detector(detector, dataset, progress=False)
+        expected = score_detector(detector, dataset)
     found = json.loads((out / "result.json").read_text())
-    assert {name: found[name] for name in expected.figures.figures} == expected.figures.figures
-    assert found["per_class"] == expected.figures.per_class
+    assert {name: found[name] for name in expected.metrics.values} == expected.metrics.values
+    assert found["per_class"] == expected.metrics.per_class
     assert found["images"] == len(SIZES)
     assert found["AP50"] == pytest.approx(1)
 
@@ -88,9 +89,9 @@ def test_accuracy_mode_leaves_out_what_evaluate_leaves_out(
     options = ["--images", dataset.root, "--annotations", dataset.json_path, "-o", out, "--accuracy", "--limit", 5]
     assert main([str(model), "--scenario", "Offline", *map(str, options), *SHORT]) == 0
     with Detector(model, backend="cpu", threads=1) as detector:
-        expected = evaluate_detector(detector, dataset, progress=False, limit=5)
+        expected = score_detector(detector, dataset, settings=RunSettings(limit=5))
     found = json.loads((out / "result.json").read_text())
-    assert {name: found[name] for name in expected.figures.figures} == expected.figures.figures
+    assert {name: found[name] for name in expected.metrics.values} == expected.metrics.values
     assert found["images"] == 4
     assert f"skipped {dataset.path(1)}" in capsys.readouterr().err
 

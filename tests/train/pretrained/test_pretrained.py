@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from export.verify.compare import EXACT
-from runtime.detections import Detections, finish
+from runtime.detections import Detections, postprocess
 from train.__main__ import parse
 from train.config import Pyramid
 from train.loss.criterion import Losses, Targets, criterion
@@ -112,7 +112,7 @@ def test_raw_outputs(golden: Golden) -> None:
 
 def detect(loaded: LoadedDetector, images: np.ndarray, sizes: np.ndarray) -> list[Detections]:
     backend = TorchBackend(loaded.detector, loaded.config, loaded.classes)
-    return finish(backend.infer(images, sizes), backend.manifest.thresholds)
+    return postprocess(backend.infer(images, sizes), backend.manifest.thresholds)
 
 
 def unmatched(found: Detections, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> list[int]:

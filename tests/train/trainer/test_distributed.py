@@ -192,12 +192,12 @@ def test_evaluation_by_two_processes_is_that_of_one(runs: Runs) -> None:
     def key(result: dict[str, Any]) -> tuple[Any, ...]:
         return result["image_id"], -result["score"], result["category_id"], result["bbox"]
 
-    assert runs.answers["figures"] == alone.figures.figures
-    assert runs.answers["everyone's figures"] == [alone.figures.figures] * 2
+    assert runs.answers["figures"] == alone.metrics.values
+    assert runs.answers["everyone's figures"] == [alone.metrics.values] * 2
     assert runs.answers["images"] == len(dataset) == 4
     assert sorted(runs.answers["results"], key=key) == sorted(alone.results, key=key)
     assert {r["image_id"] for r in alone.results} == set(dataset.image_ids.tolist()), "else this shows little"
-    assert rows(runs.out / "two", "val")[-1]["AP"] == loaded.ap == alone.figures.figures["AP"]
+    assert rows(runs.out / "two", "val")[-1]["AP"] == loaded.ap == alone.metrics.values["AP"]
 
 
 def test_validate_scores_several_sizes_from_the_command_line(

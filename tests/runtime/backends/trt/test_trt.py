@@ -15,7 +15,7 @@ pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enum
 from runtime.backends import BackendError, BatchTooLarge, open_backend
 from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import CudaError
-from runtime.detections import finish
+from runtime.detections import postprocess
 from runtime.detector import Detector
 from runtime.stopwatch import Stopwatch
 
@@ -89,7 +89,7 @@ def test_many_batches_from_several_threads(
 def test_no_detections(engine: Path, stand_in: StandIn) -> None:
     with TrtBackend(engine) as backend:
         raw = backend.infer(np.zeros((2, 64, 64, 3), np.uint8), np.full((2, 2), 64, np.int32))
-        assert [len(found) for found in finish(raw, backend.manifest.thresholds)] == [0, 0]
+        assert [len(found) for found in postprocess(raw, backend.manifest.thresholds)] == [0, 0]
         assert raw.candidate_classes.tolist() == [[-1] * 4] * 2
     stand_in.check_end()
 

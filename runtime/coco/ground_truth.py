@@ -1,0 +1,84 @@
+"""Ground truth as scoring needs it: the usable annotations of a COCO file, in sorted arrays.
+
+I images, A annotations, K categories.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .format import Problems, annotation_problem, categories, is_finite, read_coco_json
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Annotations sorted by image and category; those of an image and category keep the file's order."""
+
+    image_ids: np.ndarray  # int64 [I], rising
+    category_ids: np.ndarray  # int64 [K], rising
+    classes: tuple[str, ...]  # [K] names
+    images: np.ndarray  # int64 [A] rows of `image_ids`
+    categories: np.ndarray  # int64 [A] rows of `category_ids`
+    boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
+    areas: np.ndarray  # float64 [A] px²: the object's own where the file has it, else the box's
+    crowd: np.ndarray  # bool [A]
+
+    def select(self, rows: np.ndarray | slice) -> GroundTruth:
+        """Only the annotations that `rows` (indices, a mask or a slice) names, of the same images and categories."""
+        fields = ("images", "categories", "boxes", "areas", "crowd")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in fields})
+
+    def restricted_to(self, category_ids: Sequence[int] | None) -> GroundTruth:
+        """Only these categories and their annotations, as pycocotools' `catIds`; None keeps all."""
+        if category_ids is None:
+            return self
+        kept = np.flatnonzero(np.isin(self.category_ids, category_ids))
+        found = self.select(np.isin(self.categories, kept))
+        return dataclasses.replace(
+            found,
+            category_ids=self.category_ids[kept],
+            classes=tuple(self.classes[row] for row in kept),
+            categories=np.searchsorted(kept, found.categories),
+        )
+
+
+def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
+    """The ground truth in a COCO annotation file. Raises CocoError."""
+    return parse_ground_truth(read_coco_json(Path(path)))
+
+
+def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
+    """The usable annotations of a parsed annotation file. Boxes are not clipped to the image."""
+    image_ids = sorted({image["id"] for image in content["images"]})
+    category_ids, classes = categories(content, Problems())
+    image_row = {image_id: row for row, image_id in enumerate(image_ids)}
+    category_row = {category_id: row for row, category_id in enumerate(category_ids)}
+    usable = [a for a in content["annotations"] if annotation_problem(a, image_row, category_row) is None]
+    images = np.array([image_row[a["image_id"]] for a in usable], np.int64)
+    labels = np.array([category_row[a["category_id"]] for a in usable], np.int64)
+    order = np.lexsort((labels, images))  # stable
+    return GroundTruth(
+        image_ids=np.array(image_ids, np.int64),
+        category_ids=np.array(category_ids, np.int64),
+        classes=classes,
+        images=images[order],
+        categories=labels[order],
+        boxes=np.array([a["bbox"] for a in usable], np.float64).reshape(-1, 4)[order],
+        areas=np.array([_area(a) for a in usable], np.float64)[order],
+        crowd=np.array([bool(a.get("iscrowd", 0)) for a in usable], bool)[order],
+    )
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    """The area that decides between small, medium and large."""
+    area = annotation.get("area")
+    if is_finite(area):
+        return float(area)
+    return annotation["bbox"][2] * annotation["bbox"][3]
