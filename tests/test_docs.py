@@ -74,8 +74,10 @@ def jobs_of(found: list[Block], is_slow: bool, steps: str = "6") -> list[dict[st
                 if called is not None:
                     arguments = shorter(called.arguments, steps) if runs else list(called.arguments)
                     jobs.append(job(block, "run" if runs else "parse", called.name, arguments))
-    once = {json.dumps([one["how"], one["name"], one["arguments"]]): one for one in reversed(jobs)}
-    return list(reversed(once.values()))
+    once: dict[str, dict[str, Any]] = {}
+    for one in jobs:
+        once.setdefault(json.dumps([one["how"], one["name"], one["arguments"]]), one)
+    return list(once.values())
 
 
 def job(block: Block, how: str, name: str, arguments: list[str]) -> dict[str, Any]:
@@ -139,12 +141,14 @@ def test_the_pages_run(folder: Path) -> None:
     jobs = jobs_of(story(), is_slow=False)
     assert sum(one["how"] in ("run", "python") for one in jobs) > 20
     assert sum(one["how"] in ("parse", "compile") for one in jobs) > 20
-    assert "\n".join(failures(in_order(jobs), folder)) == ""
+    if failed := failures(in_order(jobs), folder):
+        pytest.fail("\n\n".join(failed), pytrace=False)
 
 
 @pytest.mark.slow
 def test_the_pages_run_with_their_slow_blocks(folder: Path) -> None:
-    assert failures(in_order(jobs_of(story(), is_slow=True, steps=LONGER)), folder) == []
+    if failed := failures(in_order(jobs_of(story(), is_slow=True, steps=LONGER)), folder):
+        pytest.fail("\n\n".join(failed), pytrace=False)
 
 
 def page(tmp_path: Path, text: str) -> list[Block]:
