@@ -38,7 +38,7 @@ from ..machine.conditions import (
     peak_memory_mb,
     reset_peak_memory,
 )
-from ..machine.gpus import GpuWatch
+from ..machine.gpu_watch import GpuWatch
 from ..model_spec import Given, open_hashed, parse_given
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib

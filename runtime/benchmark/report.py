@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ..machine.conditions import Machine, ModelInfo, Run
-from ..machine.gpus import GpuReport
+from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios

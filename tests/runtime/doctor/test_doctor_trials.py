@@ -78,7 +78,7 @@ def use_gpu_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: ob
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name not in fake.missing)
     monkeypatch.setattr(ort_libraries, "cuda_libraries", lambda: [Library("onnxruntime-gpu", "1.99", 13)])
-    monkeypatch.setattr(ort_libraries, "list_gpus", lambda: Gpus(None, (), "nvidia-smi is not installed"))
+    monkeypatch.setattr(ort_libraries, "list_gpus", lambda: Gpus(None, (), "NVML was not found"))
     return fake
 
 
