@@ -30,7 +30,7 @@ def report_as_text(report: Report) -> str:
     return "\n\n".join(blocks)
 
 
-def warnings(report: Report) -> list[str]:
+def caveats(report: Report) -> list[str]:
     """What casts doubt on the figures, one line each."""
     lines = []
     machine = report.machine

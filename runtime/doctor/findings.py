@@ -24,7 +24,7 @@ def int8_advice(processor: Processor) -> str:
             return "--target cpu, exact on every processor: whether this one computes cpu-vnni files so cannot be read"
 
 
-def find(
+def find_problems(
     gpus: Gpus,
     libraries: Sequence[Library],
     versions: Mapping[str, str],

@@ -44,7 +44,7 @@ def list_gpus(limit_s: float = LIMIT_S) -> Gpus:
     thread = threading.Thread(target=lambda: found.append(_list_gpus()), name="list gpus", daemon=True)
     thread.start()
     thread.join(limit_s)
-    return found[0] if found else Gpus(_driver_of_the_kernel(), (), NO_ANSWER)
+    return found[0] if found else Gpus(kernel_driver(), (), NO_ANSWER)
 
 
 def _list_gpus() -> Gpus:
@@ -53,7 +53,7 @@ def _list_gpus() -> Gpus:
             gpus = tuple(_described(index, gpu) for index, gpu in enumerate(nvml.gpus()))
             return Gpus(nvml.driver, gpus, None if gpus else "the driver lists no GPU")
     except NvmlError as error:
-        return Gpus(_driver_of_the_kernel(), (), str(error))
+        return Gpus(kernel_driver(), (), str(error))
 
 
 def _described(index: int, gpu: NvmlGpu) -> Gpu:
@@ -62,7 +62,7 @@ def _described(index: int, gpu: NvmlGpu) -> Gpu:
     return Gpu(index, gpu.name, gpu.compute_capability, free, total, gpu.pci_bus_id)
 
 
-def _driver_of_the_kernel() -> str | None:
+def kernel_driver() -> str | None:
     """The version of the driver's kernel module; None where it isn't loaded."""
     try:
         text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")

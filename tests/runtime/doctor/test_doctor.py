@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.doctor import __main__ as doctor
-from runtime.doctor.findings import find, int8_advice
+from runtime.doctor import report as doctor
+from runtime.doctor.__main__ import main
+from runtime.doctor.findings import find_problems, int8_advice
 from runtime.doctor.text import report_as_text
 from runtime.doctor.trials import BACKENDS, Trial
 from runtime.machine.cuda_libraries import Library
@@ -43,7 +44,7 @@ def advice(
     processor: Processor = ZEN4,
     trials: Sequence[Trial] = RUNS,
 ) -> list[str]:
-    lines = find(gpus, libraries, dict.fromkeys(packages, "1.0"), processor, trials)
+    lines = find_problems(gpus, libraries, dict.fromkeys(packages, "1.0"), processor, trials)
     assert not any("\n" in line for line in lines)
     return lines
 
@@ -162,7 +163,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> doctor.Report:
     monkeypatch.setattr(
         doctor, "run_trials", lambda: [Trial(name, name != "cpu", "because " * 40) for name in BACKENDS]
     )
-    return doctor.examine()
+    return doctor.diagnose()
 
 
 def test_the_text_is_one_screen(report: doctor.Report) -> None:
@@ -179,7 +180,7 @@ def test_the_text_is_one_screen(report: doctor.Report) -> None:
 
 
 def test_json_has_all_of_it(report: doctor.Report) -> None:
-    content = json.loads(json.dumps(doctor.as_json(report)))
+    content = json.loads(json.dumps(doctor.to_jsonable(report)))
     assert content.keys() == {field.name for field in dataclasses.fields(doctor.Report)}
     assert content["gpus"]["gpus"][1]["memory_free_mb"] == 212
     assert [trial["backend"] for trial in content["trials"]] == list(BACKENDS)
@@ -213,7 +214,7 @@ def test_on_this_machine(repository: Path) -> None:
         BACKENDS
     )
     with pytest.raises(SystemExit, match="2"):
-        doctor.main(["--no-such-option"])
+        main(["--no-such-option"])
 
 
 def test_with_no_backend_at_all(repository: Path, tmp_path: Path) -> None:
