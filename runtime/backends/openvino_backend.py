@@ -138,11 +138,11 @@ def shared_core() -> Any:
     library = _import_library()
     with _core_lock:
         if _core is None:
-            _core = _read_processor(library.Core())
+            _core = read_capabilities(library.Core())
         return _core
 
 
-def _read_processor(core: Any) -> Any:
+def read_capabilities(core: Any) -> Any:
     """The core, once it has read what the processor can do; it does so once in a process.
 
     ONEDNN_MAX_CPU_ISA limits the copy of oneDNN in OpenVINO, but not OpenVINO's own kernels beside it: on a processor

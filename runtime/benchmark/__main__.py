@@ -1,4 +1,4 @@
-"""How fast a deployed model runs, stage by stage and through the pipeline, and what it takes to repeat that.
+"""Measure how fast deployed models run, stage by stage and through the pipeline, with the conditions of the run.
 
     python -m runtime.benchmark model.onnx --images photos/
     python -m runtime.benchmark model.onnx int8.onnx --images photos/ --batch 1 8 16 --json b.json --plot b.png
@@ -6,8 +6,8 @@
     python -m runtime.benchmark m.onnx@cpu m.onnx@openvino --images photos/      # one model, two backends
 
 A round takes every image once. Stage by stage, each stage waits for the one before; `pipeline` is what a user gets,
-stages overlapping. With --pair the rounds of the artifacts alternate; without, one artifact is measured after the
-other, alone in the process, so that each one's memory can be told.
+with stages that overlap. With --pair the rounds of the models alternate. Without it, the models are measured one after
+the other, each alone in the process, so that the memory of each is known.
 """
 
 from __future__ import annotations
@@ -15,147 +15,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ..backends import BackendError
-from ..backends.options import add_backend_arguments, backend_options
-from ..detector import Detector
-from ..errors import UserError, run_main
+from ..backends.options import BackendOptions, add_backend_arguments, backend_options
+from ..errors import run_main
 from ..files import atomic_write, require_writable
-from ..machine.conditions import (
-    ModelInfo,
-    command_line,
-    describe_machine,
-    describe_model,
-    describe_run,
-    memory_mb,
-    peak_memory_mb,
-    reset_peak_memory,
-)
-from ..machine.gpus import GpuWatch
-from ..model_spec import ModelSpec, open_model_with_sha256
+from ..machine.conditions import command_line
+from ..model_spec import ModelSpec
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
-from .report import Figures, Measured, Memory, Pair, Report, Settings, as_json, figures, pairs
-from .stages import plan_work, run_round
-from .text import report_as_text, warnings
-
-Clock = Callable[[], float]
-
-
-def measure(
-    detectors: dict[str, Detector],
-    image_files: ImageFiles,
-    batch: int,
-    rounds: int,
-    warmup: int = 1,
-    clock: Clock = time.perf_counter,
-    step: Callable[[], object] = lambda: None,
-) -> list[Measured]:
-    """So many rounds of each detector at this batch size, alternating where there are several: A B A B.
-
-    `warmup` rounds come first and aren't counted. `step` is called after each round. Raises BackendError for a batch
-    or an image that a graph doesn't take.
-    """
-    files = list(image_files.sizes_hw)
-    measured = [
-        Measured(name, batch, plan_work(detector, image_files.sizes_hw, batch), [], [])
-        for name, detector in detectors.items()
-    ]
-    for turn in range(-warmup, rounds):
-        for found in measured:
-            runs = run_round(detectors[found.artifact], found.works, clock)
-            if turn >= 0:
-                found.stage_rounds.append(runs)
-            step()
-    for turn in range(-warmup, rounds):
-        for found in measured:
-            started = clock()
-            run_pipeline(detectors[found.artifact], files, batch)
-            if turn >= 0:
-                found.pipeline_seconds.append(clock() - started)
-            step()
-    return measured
-
-
-def run_pipeline(detector: Detector, files: Sequence[Path], batch: int) -> None:
-    """Every file through decoding, network and postprocessing, as a user's call does it. Raises UserError."""
-    for result in detector.stream(files, batch, wait_s=None):
-        if isinstance(result, UserError):  # an image that could be read before
-            raise result
-
-
-def run(options: argparse.Namespace, image_files: ImageFiles, command: str) -> Report:
-    """Measure what the command line asks for. The machine's load is read before any of it."""
-    machine, described_run = describe_machine(), describe_run(command)
-    named = dict(zip(_names(options.artifacts), options.artifacts, strict=True))
-    artifacts = {name: _checked(given, options, image_files) for name, given in named.items()}
-    groups = [list(named)] if options.pair else [[name] for name in named]
-    found, memory, ratios = list[Figures](), list[Memory](), list[Pair]()
-    rounds = 2 * (options.rounds + options.warmup) * len(options.batch) * len(named)
-    with (
-        GpuWatch(options.device) as gpu,
-        tqdm(total=rounds, desc="rounds", unit="round", disable=not sys.stderr.isatty(), leave=False) as bar,
-    ):
-        for names in groups:
-            reset_peak_memory()
-            before = memory_mb()
-            with ExitStack() as stack:
-                detectors = {
-                    name: stack.enter_context(_open_same(named[name], options, artifacts[name])) for name in names
-                }
-                for batch in options.batch:
-                    measured = measure(
-                        detectors, image_files, batch, options.rounds, options.warmup, step=lambda: bar.update(1)
-                    )
-                    found += [figures(one, len(image_files.sizes_hw)) for one in measured]
-                    ratios += pairs(measured)
-                memory.append(Memory(tuple(names), before, peak_memory_mb()))
-    return Report(
-        run=described_run,
-        machine=machine,
-        artifacts=tuple(artifacts.values()),
-        images=image_files.described(),
-        settings=Settings(tuple(options.batch), options.rounds, options.warmup, options.pair),
-        figures=tuple(found),
-        memory=tuple(memory),
-        pairs=tuple(ratios),
-        gpu=gpu.report(),
-    )
-
-
-def _checked(artifact: ModelSpec, options: argparse.Namespace, image_files: ImageFiles) -> ModelInfo:
-    """Open and close an artifact: one that doesn't fit the images or the batches is known before any has run."""
-    detector, sha256 = open_model_with_sha256(artifact, **backend_options(options))
-    with detector:
-        for batch in options.batch:
-            plan_work(detector, image_files.sizes_hw, batch)
-        return describe_model(artifact.path, sha256, detector)
-
-
-def _open_same(artifact: ModelSpec, options: argparse.Namespace, described: ModelInfo) -> Detector:
-    """Raises BackendError where it isn't the file any more that was described."""
-    detector, sha256 = open_model_with_sha256(artifact, **backend_options(options))
-    if sha256 != described.sha256:
-        detector.close()
-        raise BackendError(f"{artifact.path}: the file was replaced during the benchmark; run again")
-    return detector
-
-
-def _names(artifacts: Sequence[ModelSpec]) -> list[str]:
-    """A name for each artifact. One that is given twice, to see how far two equal ones differ, gets a number."""
-    counts = Counter[ModelSpec]()
-    names = []
-    for artifact in artifacts:
-        counts[artifact] += 1
-        names.append(f"{artifact} #{counts[artifact]}" if counts[artifact] > 1 else str(artifact))
-    return names
+from .report import Settings, to_json
+from .run import run_benchmark
+from .text import caveats, report_as_text
 
 
 @contextmanager
@@ -178,18 +51,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         type=ModelSpec.parse,
         metavar="artifact",
-        help="deployed models; m.onnx@cpu: with that backend",
+        help="deployed models; m.onnx@cpu runs the file with that backend",
     )
-    parser.add_argument("--images", nargs="+", type=Path, help="images or folders of them (else generated ones)")
+    parser.add_argument("--images", nargs="+", type=Path, help="image files or folders (default: generated images)")
     parser.add_argument(
         "--num-images", "--pictures", type=int, default=32, help="only the first N images (%(default)s)"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (1 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often every image is taken (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before these, not counted (%(default)s)")
-    parser.add_argument("--pair", action="store_true", help="alternate between the artifacts; print ratios")
-    parser.add_argument("--json", type=Path, help="write figures and conditions here")
-    parser.add_argument("--plot", type=Path, help="draw them here, a .png (needs matplotlib)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds over all images (%(default)s)")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before those, not recorded (%(default)s)")
+    parser.add_argument("--pair", action="store_true", help="alternate between the models and print ratios")
+    parser.add_argument("--json", type=Path, help="write figures and conditions to this file")
+    parser.add_argument("--plot", type=Path, help="draw the figures to this .png file (needs matplotlib)")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     for name in ("num_images", "rounds"):
@@ -200,7 +73,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if min(options.batch) < 1:
         parser.error("--batch must be at least 1")
     if options.pair and len(options.artifacts) < 2:
-        parser.error("--pair compares at least two artifacts; give one twice to see how far two equal ones differ")
+        parser.error("--pair compares at least two models; give one twice to see how far two equal runs differ")
     return options
 
 
@@ -212,18 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_writable(path)
     if options.plot is not None:
         require_matplotlib()
+    settings = Settings(tuple(options.batch), options.rounds, options.warmup, options.pair)
+    backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
         for line in image_files.skipped:
             print(f"warning: skipped {line}", file=sys.stderr)
-        report = run(options, image_files, command_line(arguments, "runtime.benchmark"))
+        command = command_line(arguments, "runtime.benchmark")
+        report = run_benchmark(options.artifacts, image_files, settings, backend, command)
     try:
         if options.json is not None:
-            atomic_write(options.json, as_json(report))
+            atomic_write(options.json, to_json(report))
         if options.plot is not None:
             plot(report, options.plot)
     finally:  # a full disk must not cost the figures
         print(report_as_text(report))
-        for line in warnings(report):
+        for line in caveats(report):
             print(f"warning: {line}", file=sys.stderr)
     return 0
 

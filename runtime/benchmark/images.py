@@ -42,7 +42,7 @@ class ImageFiles:
     bytes: int  # of the files together
     skipped: tuple[str, ...]  # one line per image that could not be read
 
-    def described(self) -> ImageSet:
+    def summary(self) -> ImageSet:
         counts = Counter(f"{width}×{height}" for height, width in self.sizes_hw.values())
         count = len(self.sizes_hw)
         sizes = dict(counts.most_common())

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ..machine.conditions import Machine, ModelInfo, Run
-from ..machine.gpus import GpuReport
+from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios
-from .stages import BatchRun, Work
+from .rounds import Measured
 
 FORMAT_VERSION = 1
 
@@ -76,17 +76,6 @@ class Report:
     gpu: GpuReport | None
 
 
-@dataclass
-class Measured:
-    """What the rounds of one artifact at one batch size gave so far."""
-
-    artifact: str
-    batch: int
-    works: list[Work]
-    stage_rounds: list[list[BatchRun]]
-    pipeline_seconds: list[float]
-
-
 def figures(measured: Measured, image_count: int) -> Figures:
     """Figures of what was measured on so many images."""
     runs = [run for rounds in measured.stage_rounds for run in rounds]
@@ -136,7 +125,7 @@ def pairs(measured: Sequence[Measured]) -> list[Pair]:
     ]
 
 
-def as_json(report: Report) -> str:
+def to_json(report: Report) -> str:
     return (
         json.dumps({"format": FORMAT_VERSION, **asdict(report)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )

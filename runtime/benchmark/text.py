@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..machine.conditions import Machine, ModelInfo
-from ..machine.gpus import GpuReport
+from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution
@@ -30,7 +30,7 @@ def report_as_text(report: Report) -> str:
     return "\n\n".join(blocks)
 
 
-def warnings(report: Report) -> list[str]:
+def caveats(report: Report) -> list[str]:
     """What casts doubt on the figures, one line each."""
     lines = []
     machine = report.machine

@@ -149,6 +149,21 @@ def open_cuda(device: int = 0, binding: Binding | None = None) -> Cuda:
     return cuda_python.CudaPython(cudart, device)
 
 
+def pci_bus_id(device: int) -> str | None:
+    """Where the device of that index lies on the PCI bus, such as "0000:01:00.0": its name in NVIDIA's other tools.
+
+    None where there is no binding, no driver or no such device. No context is made, which would take device memory.
+    """
+    from . import cuda_python, pycuda_driver
+
+    for binding in (cuda_python, pycuda_driver):
+        try:
+            return binding.pci_bus_id(binding.import_library(), device)
+        except CudaError:
+            continue
+    return None
+
+
 def no_pinned_memory(size: int) -> CudaError:
     """The error where the host can't lock that many bytes."""
     return CudaError(f"{size / 2**20:.1f} MiB of pinned host memory cannot be had; use a smaller batch or fewer slots")

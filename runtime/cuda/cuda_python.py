@@ -11,6 +11,8 @@ import numpy as np
 
 from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory, old_driver
 
+_BUS_ID_BYTES = 32  # "0000:01:00.0" and its end take 13
+
 
 def import_library() -> Any:
     try:
@@ -21,6 +23,14 @@ def import_library() -> Any:
             "pip install 'cuda-python>=12.6'"
         ) from error
     return cudart
+
+
+def pci_bus_id(cudart: Any, index: int) -> str:
+    """See `runtime.cuda.pci_bus_id`. Raises CudaError."""
+    error, text = cudart.cudaDeviceGetPCIBusId(_BUS_ID_BYTES, index)
+    if error != cudart.cudaError_t.cudaSuccess:
+        raise CudaError(f"CUDA device {index} has no PCI bus id ({error.name})")
+    return text.split(b"\0")[0].decode()
 
 
 class CudaPython:

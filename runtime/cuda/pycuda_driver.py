@@ -27,6 +27,15 @@ def import_library() -> Any:
     return pycuda.driver
 
 
+def pci_bus_id(driver: Any, index: int) -> str:
+    """See `runtime.cuda.pci_bus_id`. Raises CudaError."""
+    try:
+        driver.init()
+        return str(driver.Device(index).pci_bus_id())
+    except driver.Error as error:
+        raise CudaError(f"CUDA device {index} has no PCI bus id ({error})") from error
+
+
 class PyCuda:
     """See `Cuda`."""
 

@@ -24,7 +24,7 @@ def int8_advice(processor: Processor) -> str:
             return "--target cpu, exact on every processor: whether this one computes cpu-vnni files so cannot be read"
 
 
-def find(
+def find_problems(
     gpus: Gpus,
     libraries: Sequence[Library],
     versions: Mapping[str, str],
@@ -61,13 +61,13 @@ def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
     # Wheels of torch and cuda-python are for CUDA on every machine; these are installed for a GPU.
     for_gpus = [found for found in libraries if found.distribution.startswith(("onnxruntime-gpu", "tensorrt-cu"))]
     if gpus.driver is not None:
-        return [driver_problem(gpus.driver, libraries), cuda_mismatch(libraries, gpus.driver)]
-    failed = gpus.problem if gpus.problem is not None and "failed" in gpus.problem else None
-    if not for_gpus and failed is None:
+        unlisted = f"NVIDIA's driver is loaded, but its GPUs cannot be listed: {gpus.problem}" if gpus.problem else None
+        return [unlisted, driver_problem(gpus.driver, libraries), cuda_mismatch(libraries, gpus.driver)]
+    if not for_gpus and not gpus.driver_failed:
         return []
     problem = driver_problem(None, for_gpus)
     if problem is None:
-        return [f"{failed}: install NVIDIA's driver anew, or restart the machine if it was just updated"]
+        return [f"{gpus.problem}: install NVIDIA's driver anew, or restart the machine if it was just updated"]
     return [
         f"{problem} ({gpus.problem}); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place of "
         "onnxruntime-gpu",

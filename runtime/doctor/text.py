@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
 
 from ..machine.cuda_libraries import MIN_DRIVER
-
-if TYPE_CHECKING:  # it imports this module
-    from .__main__ import Report
+from .report import Report
 
 _LABEL, _WIDTH = 16, 120
 

@@ -43,8 +43,8 @@ PROBE = base64.b64decode(
     "CAg6mgEKIgoBeAoBdxIBeSIEQ29udioRCgRwYWRzQAFAAUABQAGgAQcSBXByb2JlKjMIAQgBCAMIAxABQgF3SiQAAIA/AACAPwAAgD8AAIA/AACAPwAA"
     "gD8AAIA/AACAPwAAgD9aGwoBeBIWChQIARIQCgIIAQoCCAEKAggECgIIBGIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAQKAggEQgQKABAR"
 )
-_INPUT = np.ones((1, 1, 4, 4), np.float32)
-_OUTPUT = np.array([[[[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]]]], np.float32)
+PROBE_INPUT = np.ones((1, 1, 4, 4), np.float32)
+PROBE_OUTPUT = np.array([[[[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]]]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _wait(backend: Backend, process: subprocess.Popen[bytes], until: float) -> T
 def attempt(backend: Backend) -> Trial:
     """Try one backend, in this process."""
     try:
-        said = _start(backend)
+        said = start(backend)
     except UserError as error:
         # What a command would offer beside mending it is no answer here.
         return Trial(backend, False, re.sub(r"; or (allow it|choose another) .*$", "", str(error)))
@@ -93,7 +93,7 @@ def attempt(backend: Backend) -> Trial:
     return Trial(backend, True, said)
 
 
-def _start(backend: Backend) -> str:
+def start(backend: Backend) -> str:
     """What runs, and where. Raises whatever the library does."""
     match backend:
         case "cpu" | "cuda":
@@ -119,7 +119,7 @@ def _onnxruntime(backend: Literal["cpu", "cuda"]) -> str:
             session = open_session(library, path, BackendOptions(backend=backend))
         except BackendError as error:
             raise BackendError(str(error).removeprefix(f"{path}: ")) from error
-    _check(session.run(["y"], {"x": _INPUT})[0])
+    _check(session.run(["y"], {"x": PROBE_INPUT})[0])
     return f"ONNX Runtime {library.__version__}, {session.get_providers()[0]}"
 
 
@@ -140,7 +140,7 @@ def _onnxruntime_rtx() -> str:
     options = library.SessionOptions()
     options.log_severity_level = 4
     options.add_provider_for_devices([devices[0]], {})
-    _check(library.InferenceSession(PROBE, options).run(["y"], {"x": _INPUT})[0])
+    _check(library.InferenceSession(PROBE, options).run(["y"], {"x": PROBE_INPUT})[0])
     return f"ONNX Runtime {library.__version__}, {devices[0].ep_name}, {len(devices)} GPUs"
 
 
@@ -149,7 +149,7 @@ def _openvino() -> str:
     import openvino
 
     compiled = core.compile_model(core.read_model(PROBE), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    _check(compiled(_INPUT)[0])
+    _check(compiled(PROBE_INPUT)[0])
     return f"OpenVINO {openvino.__version__.split('-')[0]}, CPU"
 
 
@@ -186,7 +186,7 @@ def _quiet_onnxruntime() -> Any:
 
 
 def _check(output: np.ndarray) -> None:
-    if not np.array_equal(output, _OUTPUT):
+    if not np.array_equal(output, PROBE_OUTPUT):
         raise BackendError(f"it computes wrong numbers: {np.asarray(output).ravel().tolist()}")
 
 
@@ -209,7 +209,7 @@ def _answer(backend: Backend, code: int, output: str, log: str) -> Trial:
     return Trial(backend, False, f"exit code {code}: {told[-1][:200] if told else 'no message'}")
 
 
-def _main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     name = arguments[0] if arguments else ""
     backend = next((known for known in BACKENDS if known == name), None)
     if backend is None:
@@ -221,4 +221,4 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

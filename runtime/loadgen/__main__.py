@@ -176,7 +176,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
     image_files = find_images(options.images, options.num_images)
     for line in image_files.skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
-    conditions = conditions | {"images": asdict(image_files.described())}
+    conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
         _run(plan)

@@ -153,15 +153,15 @@ def _cpu_quota() -> float | None:
 
 def _busy_share() -> float | None:
     """Watches the processors for a moment; None where the system doesn't tell."""
-    before = _processor_ticks()
+    before = processor_ticks()
     time.sleep(LOOK_S)
-    after = _processor_ticks()
+    after = processor_ticks()
     if before is None or after is None or after[1] <= before[1]:
         return None
     return round(1 - (after[0] - before[0]) / (after[1] - before[1]), 3)
 
 
-def _processor_ticks() -> tuple[int, int] | None:
+def processor_ticks() -> tuple[int, int] | None:
     """Idle and all ticks of all processors since the system's start."""
     try:
         _, *ticks = Path("/proc/stat").read_text().splitlines()[0].split()

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")  # on Linux
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _ARM = ("aarch64", "arm64")
 # How the system spells an ability: on Linux in /proc/cpuinfo, on macOS in the names below hw.optional.
@@ -56,10 +57,10 @@ def read_processor() -> Processor:
     return Processor(platform.machine(), name or platform.processor() or None, features)
 
 
-def _from_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> tuple[str | None, frozenset[str]]:
+def _from_cpuinfo() -> tuple[str | None, frozenset[str]]:
     """Name and features of the processors that Linux lists; features are those that all of them have."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None, frozenset()
     name, common = None, None

@@ -270,21 +270,15 @@ def test_a_capture_of_a_context_whose_run_was_not_waited_for(context: tuple[Any,
 
 
 def test_one_context_in_two_threads(context: tuple[Any, Hands]) -> None:
-    execution, _ = context
-    started = threading.Event()
-
-    def hold() -> None:
-        with execution._alone():
-            started.set()
-            execution._shared.driver.lock.acquire()
-            execution._shared.driver.lock.release()
-
-    with execution._shared.driver.lock:
-        thread = threading.Thread(target=hold)
-        thread.start()
-        started.wait()
-        with pytest.raises(StandinError, match="two threads at once"):
-            execution.infer_shapes()
+    execution, hands = context
+    stream = int(hands.stream())
+    hands.driver.pause("execute_async_v3")
+    thread = threading.Thread(target=execution.execute_async_v3, args=(stream,))
+    thread.start()
+    assert hands.driver.has_paused.wait(10)
+    with pytest.raises(StandinError, match="two threads at once"):
+        execution.infer_shapes()
+    hands.driver.may_go_on.set()
     thread.join()
 
 

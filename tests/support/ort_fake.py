@@ -92,7 +92,7 @@ class FakeOrt:
         self.is_full = False  # the GPU's memory
         self.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._value)
-        self._available, self._devices, self._broken, self._silent, self.left = available, devices, broken, silent, left
+        self._available, self.devices, self._broken, self._silent, self.left = available, devices, broken, silent, left
         self.asked: list[list[tuple[str, dict[str, str]]]] = []  # providers and options of each session
         self.sessions: list[FakeSession] = []
         self.registered: list[str] = []
@@ -127,9 +127,7 @@ class FakeOrt:
 
     def get_ep_devices(self) -> list[SimpleNamespace]:
         cpu = SimpleNamespace(ep_name="CPUExecutionProvider", index=0)
-        return [cpu] + [
-            SimpleNamespace(ep_name=name, index=i) for name in self.registered for i in range(self._devices)
-        ]
+        return [cpu] + [SimpleNamespace(ep_name=name, index=i) for name in self.registered for i in range(self.devices)]
 
     def InferenceSession(
         self,
@@ -156,7 +154,7 @@ class FakeOrt:
         if failed and not (self._silent or enable_fallback):
             raise RuntimeError(f"{failed[0]}: CUDA failure 35: driver is insufficient")
         for name, chosen in wanted:
-            if int(chosen.get("device_id", "0")) >= self._devices and name != "CPUExecutionProvider":
+            if int(chosen.get("device_id", "0")) >= self.devices and name != "CPUExecutionProvider":
                 raise RuntimeError("CUDA failure 101: invalid device ordinal; GPU=7")
         started = [name for name in names if name not in failed]
         session = FakeSession(self, path, [*dict.fromkeys([*started, "CPUExecutionProvider"])])
@@ -165,7 +163,7 @@ class FakeOrt:
 
     def _value(self, shape: list[int], kind: type, device_type: str, device: int) -> FakeValue:
         assert device_type == "cuda"
-        assert device < self._devices
+        assert device < self.devices
         self.allocated += 1
         return FakeValue(self, np.empty(shape, kind))
 

@@ -45,7 +45,7 @@ def preload(library: Any) -> str | None:
     except Exception as error:  # whatever it is, the session that follows says whether it matters
         return f"{named} could not load CUDA from wheels ({first_line(error)}): {_INSTALL}"
     missing = [re.split(r"[/\\]", name)[-1] for name in re.findall(r"Failed to load (\S+?): ", said.getvalue())]
-    if platform.system() == "Linux" and not _is_found(CUDNN):
+    if platform.system() == "Linux" and not is_loadable(CUDNN):
         missing.append(CUDNN)  # it passes over that one without a word
     if not missing:
         return None
@@ -106,7 +106,7 @@ def _pip(wanted: int | None) -> str:
     return f"pip install '{package}>={wanted},<{wanted + 1}'" if wanted else f"pip install {package}"
 
 
-def _is_found(name: str) -> bool:
+def is_loadable(name: str) -> bool:
     """Whether the system's loader has a library already, or finds it."""
     try:
         ctypes.CDLL(name)

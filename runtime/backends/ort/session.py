@@ -67,7 +67,7 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
         session = _create(library, path, session_options, None, options, without, missing)
     else:
         check_available(library, wanted)
-        missing = _load_libraries(library, options.backend)
+        missing = load_libraries(library, options.backend)
         providers = _providers(library, path, options)
         session = _create(library, path, session_options, providers, options, without, missing)
     _check_started(path, library, session, wanted, options.allow_fallback, missing)
@@ -81,7 +81,7 @@ def check_available(library: Any, wanted: str) -> None:
         raise BackendError(f"this ONNX Runtime has no {wanted}, only {', '.join(available)}; {_GPU_INSTALL}")
 
 
-def _load_libraries(library: Any, backend: str) -> str | None:
+def load_libraries(library: Any, backend: str) -> str | None:
     """Load what a backend's provider is linked to; returns one line with what is missing and how to get it."""
     if backend not in ("cuda", "ort-tensorrt"):
         return None
@@ -150,7 +150,7 @@ def _check_started(
 ) -> None:
     """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing.
 
-    `missing` is what `_load_libraries` said. Raises BackendError.
+    `missing` is what `load_libraries` said. Raises BackendError.
     """
     started = session.get_providers()
     if wanted not in started and not allow_fallback:

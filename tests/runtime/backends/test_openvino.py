@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_a_limit_below_avx512_is_hidden_while_the_processor_is_read(
     found: list[str | None] = []
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     with contextlib.suppress(RuntimeError):
-        ov._read_processor(Core())
+        ov.read_capabilities(Core())
     assert found == [seen]
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == limit
 
@@ -207,21 +208,39 @@ def test_a_limit_below_avx512_leaves_inference_alone(model: Path, repository: Pa
     assert done.stdout.strip() == "[[0], [0]]", done.stderr
 
 
-def test_out_of_memory_names_a_batch_that_fits(model: Path) -> None:
+class Delegate:
+    """Passes everything on to the real object."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+class SmallCore(Delegate):
+    """A core whose models run out of memory above 3 images."""
+
+    def compile_model(self, *arguments: Any) -> SmallModel:
+        return SmallModel(self.real.compile_model(*arguments))
+
+
+class SmallModel(Delegate):
+    def create_infer_request(self) -> SmallRequest:
+        return SmallRequest(self.real.create_infer_request())
+
+
+class SmallRequest(Delegate):
+    def infer(self, feed: dict[str, np.ndarray], **options: bool) -> None:
+        if len(feed["images"]) > 3:
+            raise RuntimeError("Exception from src/plugins:\n[CPU] std::bad_alloc")
+        self.real.infer(feed, **options)
+
+
+def test_out_of_memory_names_a_batch_that_fits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = SmallCore(shared_core())
+    monkeypatch.setattr(ov, "shared_core", lambda: core)
     backend = OpenVinoBackend(model)
-    assert backend._requests is not None
-    real = backend._requests.get()
-
-    class Small:
-        def infer(self, feed: dict[str, np.ndarray], **options: bool) -> None:
-            if len(feed["images"]) > 3:
-                raise RuntimeError("Exception from src/plugins:\n[CPU] std::bad_alloc")
-            real.infer(feed, **options)
-
-        def get_tensor(self, port: object) -> object:
-            return real.get_tensor(port)
-
-    backend._requests.put(Small())
     with pytest.raises(BackendError, match=r"a batch of 2 fits: use --batch 2"):
         backend.infer(*canvases(8))
     assert backend.infer(*canvases(3)).num_detections.tolist() == [[1], [0], [1]]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,24 @@ import numpy as np
 import pytest
 
 from runtime.backends import BackendError
-from runtime.benchmark.__main__ import main, measure
+from runtime.backends.options import BackendOptions
+from runtime.benchmark import run as benchmark_run
+from runtime.benchmark.__main__ import main
 from runtime.benchmark.images import ImageFiles, find_images, generate_images
-from runtime.benchmark.report import figures, pairs
+from runtime.benchmark.report import Settings, figures, pairs
+from runtime.benchmark.rounds import measure
+from runtime.benchmark.run import run_benchmark
 from runtime.benchmark.stages import plan_work, run_batch
+from runtime.benchmark.text import caveats, report_as_text
 from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
+from runtime.model_spec import parse_given
 from runtime.stopwatch import STAGES, Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_images
+from ...support.nvml import FakeGpu, FakeNvml
 
 QUICK = ["--batch", "1", "--rounds", "1", "--threads", "1", "--backend", "cpu"]
 SIZES = [(60, 80)] * 3 + [(80, 60)] * 2
@@ -64,7 +72,7 @@ def images(folder: Path) -> ImageFiles:
 def test_images_of_a_folder(folder: Path) -> None:
     found = find_images([folder], 4)
     assert list(found.sizes_hw.values()) == SIZES[:4]
-    described = found.described()
+    described = found.summary()
     assert (described.count, described.sizes, described.skipped) == (4, {"80×60": 3, "60×80": 1}, 0)
     assert described.mean_bytes == sum(path.stat().st_size for path in found.sizes_hw) / 4
 
@@ -91,7 +99,7 @@ def test_generated_images_are_the_same_again(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = generate_images(tmp_path / "a", 12), generate_images(tmp_path / "b", 12)
-    assert first.described() == second.described()
+    assert first.summary() == second.summary()
     assert first.is_generated
     assert [path.read_bytes() for path in first.sizes_hw] == [path.read_bytes() for path in second.sizes_hw]
     assert find_images([tmp_path / "a"], 99).sizes_hw == first.sizes_hw  # they are what they claim to be
@@ -202,3 +210,42 @@ def test_two_backends_of_one_model(folder: Path, model: Path, tmp_path: Path) ->
     assert "OpenVINO" in second
     assert report["pairs"][0]["artifact"] == f"{model}@openvino"
     assert report["figures"][0]["detections_per_image"] == report["figures"][1]["detections_per_image"] == 1
+
+
+def test_a_benchmark_without_the_command(images: ImageFiles, model: Path) -> None:
+    settings = Settings((2,), rounds=1, warmup_rounds=0, alternating=False)
+    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    assert report.settings == settings
+    assert report.run.command == ""
+    assert report.artifacts[0].backend.startswith("ONNX Runtime ")
+    assert [found.batch for found in report.figures] == [2]
+    assert report.figures[0].stage_ms["infer"].count == 3
+
+
+@pytest.mark.parametrize("driver", ["580.65.06", None])
+def test_a_gpu_that_is_not_watched_is_told_of_where_there_is_a_driver(
+    images: ImageFiles,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    driver: str | None,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(benchmark_run, "kernel_driver", lambda: driver)
+    settings = Settings((1,), rounds=1, warmup_rounds=0, alternating=False)
+    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    assert report.gpu is None
+    assert len(caplog.messages) == (driver is not None)
+    assert all("the GPU was not watched: nvidia-ml-py cannot be imported" in line for line in caplog.messages)
+    assert all(line.endswith("pip install nvidia-ml-py") for line in caplog.messages)
+
+
+def test_the_gpu_s_readings_are_in_the_report(images: ImageFiles, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([FakeGpu(reasons=(0x04,))]))
+    settings = Settings((1,), rounds=1, warmup_rounds=0, alternating=False)
+    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    assert report.gpu is not None
+    assert (report.gpu.name, report.gpu.throttling) == ("NVIDIA L4", {"power cap": 1})
+    assert "the GPU was throttled: power cap in 100% of the samples" in caveats(report)
+    assert "GPU: NVIDIA L4, driver 580.65.06; clock 2040 to 2040 of 2040 MHz" in report_as_text(report)

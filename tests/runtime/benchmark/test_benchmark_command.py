@@ -13,9 +13,10 @@ import pytest
 
 from runtime.backends import BackendError
 from runtime.benchmark import __main__ as command
+from runtime.benchmark import run as benchmark_run
 from runtime.benchmark.__main__ import main
-from runtime.benchmark.report import Measured
-from runtime.benchmark.text import warnings
+from runtime.benchmark.rounds import Measured
+from runtime.benchmark.text import caveats
 from runtime.errors import UserError
 from runtime.machine import conditions
 from runtime.manifest import InputShapes
@@ -126,17 +127,17 @@ def test_doubts_are_named(folder: Path, model: Path, monkeypatch: pytest.MonkeyP
     reports = []
     monkeypatch.setattr(command, "report_as_text", lambda report: reports.append(report) or "")
     ticks = iter([(100, 1000), (130, 1100)])
-    monkeypatch.setattr(conditions, "_processor_ticks", lambda: next(ticks))
+    monkeypatch.setattr(conditions, "processor_ticks", lambda: next(ticks))
     assert (
         main(
             [str(model), "--images", str(folder), "--batch", "1", "--rounds", "2", "--threads", "1", "--backend", "cpu"]
         )
         == 0
     )
-    assert any("busy before the run (70% of its processors' time)" in line for line in warnings(reports[0]))
+    assert any("busy before the run (70% of its processors' time)" in line for line in caveats(reports[0]))
     noisy = reports[0].figures[0].pipeline_images_per_second
     object.__setattr__(noisy, "most", 2 * noisy.p50)
-    assert any("pipeline: rounds differ by" in line for line in warnings(reports[0]))
+    assert any("pipeline: rounds differ by" in line for line in caveats(reports[0]))
 
 
 def test_a_full_disk_does_not_cost_the_figures(
@@ -166,7 +167,7 @@ def test_a_full_disk_does_not_cost_the_figures(
 def test_what_cannot_work_is_known_before_anything_runs(
     folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "measure", lambda *_, **__: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(benchmark_run, "measure", lambda *_, **__: pytest.fail("worked for nothing"))
     small = write_red_onnx(tmp_path / "small.onnx", manifest_with(inputs=InputShapes(1, 4, 64, 64, 64, 64)))
     fixed = write_red_onnx(tmp_path / "fixed.onnx", manifest_with(inputs=InputShapes(1, 1, 32, 512, 32, 512)))
     for second, message in (
@@ -184,13 +185,13 @@ def test_what_cannot_work_is_known_before_anything_runs(
 
 def test_a_model_that_is_replaced_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (write_red_onnx(tmp_path / f"{name}.onnx") for name in ("a", "b"))
-    run = command.measure
+    run = benchmark_run.measure
 
     def replacing(*arguments: Any, **keywords: Any) -> list[Measured]:
         write_red_onnx(second, manifest_with(recipe="another"))
         return run(*arguments, **keywords)
 
-    monkeypatch.setattr(command, "measure", replacing)
+    monkeypatch.setattr(benchmark_run, "measure", replacing)
     with pytest.raises(BackendError, match=r"b\.onnx: the file was replaced during the benchmark"):
         main([str(first), str(second), "--images", str(folder), *QUICK])
 

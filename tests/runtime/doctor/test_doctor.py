@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.doctor import __main__ as doctor
-from runtime.doctor.findings import find, int8_advice
+from runtime.doctor import report as doctor
+from runtime.doctor.__main__ import main
+from runtime.doctor.findings import find_problems, int8_advice
 from runtime.doctor.text import report_as_text
 from runtime.doctor.trials import BACKENDS, Trial
 from runtime.machine.cuda_libraries import Library
@@ -26,7 +27,7 @@ ZEN4 = Processor("x86_64", "AMD EPYC 9B14", frozenset({"avx2", "avx512f", "avx51
 ZEN2 = Processor("x86_64", "AMD EPYC 7B12", frozenset({"avx2"}))
 UNREADABLE = Processor("x86_64", None, frozenset())
 RUNS = [Trial("cpu", True, "ONNX Runtime 1.32.0, CPUExecutionProvider")]
-NO_GPU = Gpus(None, (), "nvidia-smi is not installed")
+NO_GPU = Gpus(None, (), "NVML was not found")
 L4 = Gpu(0, "NVIDIA L4", "8.9", 22500, 23034)
 ORT, TORCH, CUDA_PYTHON = (
     Library("onnxruntime-gpu", "1.31.1", 13),
@@ -43,7 +44,7 @@ def advice(
     processor: Processor = ZEN4,
     trials: Sequence[Trial] = RUNS,
 ) -> list[str]:
-    lines = find(gpus, libraries, dict.fromkeys(packages, "1.0"), processor, trials)
+    lines = find_problems(gpus, libraries, dict.fromkeys(packages, "1.0"), processor, trials)
     assert not any("\n" in line for line in lines)
     return lines
 
@@ -76,14 +77,19 @@ def test_both_builds_of_onnx_runtime() -> None:
 def test_no_driver() -> None:
     assert one(advice(NO_GPU, [ORT, TORCH], ["onnxruntime-gpu"])) == (
         "no NVIDIA driver was found, which onnxruntime-gpu 1.31.1 (CUDA 13) needs: install the driver, 580 or newer "
-        "(nvidia-smi is not installed); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place "
+        "(NVML was not found); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place "
         "of onnxruntime-gpu"
     )
-    failed = Gpus(None, (), "nvidia-smi failed: NVIDIA-SMI has failed because")
+    failed = Gpus(None, (), "NVML failed: Driver/library version mismatch")
     assert one(advice(failed)).startswith(
-        "nvidia-smi failed: NVIDIA-SMI has failed because: install NVIDIA's driver anew"
+        "NVML failed: Driver/library version mismatch: install NVIDIA's driver anew, or restart the machine"
     )
-    assert "nvidia-smi failed: NVIDIA-SMI has failed" in one(advice(failed, [ORT], ["onnxruntime-gpu"]))
+    assert "NVML failed: Driver/library version mismatch" in one(advice(failed, [ORT], ["onnxruntime-gpu"]))
+    unlisted = Gpus("580.1", (), "nvidia-ml-py cannot be imported (no such module): pip install nvidia-ml-py")
+    assert one(advice(unlisted)) == (
+        "NVIDIA's driver is loaded, but its GPUs cannot be listed: nvidia-ml-py cannot be imported (no such module): "
+        "pip install nvidia-ml-py"
+    )
 
 
 def test_a_driver_that_is_too_old() -> None:
@@ -157,7 +163,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> doctor.Report:
     monkeypatch.setattr(
         doctor, "run_trials", lambda: [Trial(name, name != "cpu", "because " * 40) for name in BACKENDS]
     )
-    return doctor.examine()
+    return doctor.diagnose()
 
 
 def test_the_text_is_one_screen(report: doctor.Report) -> None:
@@ -174,7 +180,7 @@ def test_the_text_is_one_screen(report: doctor.Report) -> None:
 
 
 def test_json_has_all_of_it(report: doctor.Report) -> None:
-    content = json.loads(json.dumps(doctor.as_json(report)))
+    content = json.loads(json.dumps(doctor.to_jsonable(report)))
     assert content.keys() == {field.name for field in dataclasses.fields(doctor.Report)}
     assert content["gpus"]["gpus"][1]["memory_free_mb"] == 212
     assert [trial["backend"] for trial in content["trials"]] == list(BACKENDS)
@@ -208,11 +214,11 @@ def test_on_this_machine(repository: Path) -> None:
         BACKENDS
     )
     with pytest.raises(SystemExit, match="2"):
-        doctor.main(["--no-such-option"])
+        main(["--no-such-option"])
 
 
 def test_with_no_backend_at_all(repository: Path, tmp_path: Path) -> None:
-    for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "torch"):
+    for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "pynvml", "torch"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('blocked')")
     (tmp_path / "bin").mkdir()
     done = run(repository, "--json", PYTHONPATH=str(tmp_path), PATH=str(tmp_path / "bin"))
@@ -221,19 +227,22 @@ def test_with_no_backend_at_all(repository: Path, tmp_path: Path) -> None:
     assert [trial["runs"] for trial in content["trials"]] == [False] * len(BACKENDS)
     assert all("blocked" in trial["said"] or "plugin" in trial["said"] for trial in content["trials"])
     assert content["advice"][0].startswith("nothing that is installed runs a model: pip install 'atss-toolkit[cpu]'")
-    assert content["gpus"]["problem"] == "nvidia-smi is not installed"
+    assert content["gpus"]["problem"] == "nvidia-ml-py cannot be imported (blocked): pip install nvidia-ml-py"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for the tool")
+PYNVML = """
+import sys
+from tests.support.nvml import MIB, FakeGpu, FakeNvml
+sys.modules["pynvml"] = FakeNvml([FakeGpu(memory=(212 * MIB, 22822 * MIB, 23034 * MIB))], driver="550.54.14")
+"""
+
+
 def test_with_a_fake_of_a_gpu(repository: Path, tmp_path: Path) -> None:
-    """A tool and packages as such a machine has them, whose driver is too old and whose memory is full."""
+    """NVML and packages as such a machine has them, whose driver is too old and whose memory is full."""
     site = distributions.install(tmp_path / "site", "onnxruntime-gpu 1.31.1", "tensorrt-cu13 11.4.0.106")
-    tool = tmp_path / "bin/nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\necho '0, NVIDIA L4, 550.54.14, 212, 23034, 8.9'\n")
-    tool.chmod(0o755)
+    (site / "pynvml.py").write_text(PYNVML)
     (site / "onnxruntime.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
-    done = run(repository, "--json", PYTHONPATH=str(site), PATH=f"{tool.parent}:{os.environ['PATH']}")
+    done = run(repository, "--json", PYTHONPATH=str(site))
     assert (done.returncode, done.stderr) == (0, "")
     content = json.loads(done.stdout)
     assert content["gpus"] == {
@@ -245,6 +254,7 @@ def test_with_a_fake_of_a_gpu(repository: Path, tmp_path: Path) -> None:
                 "compute_capability": "8.9",
                 "memory_free_mb": 212,
                 "memory_total_mb": 23034,
+                "pci_bus_id": "00000000:01:00.0",
             }
         ],
         "problem": None,

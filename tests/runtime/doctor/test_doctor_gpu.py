@@ -12,11 +12,12 @@ from runtime.machine.gpus import list_gpus
 pytestmark = pytest.mark.gpu
 
 
-def test_the_tool_s_lines_are_read() -> None:
+def test_nvml_lists_the_gpus() -> None:
     found = list_gpus()
     assert found.driver is not None, found.problem
     assert found.problem is None
     for gpu in found.gpus:
+        assert gpu.pci_bus_id is not None, gpu
         assert gpu.compute_capability is not None, gpu
         assert gpu.memory_free_mb is not None
         assert gpu.memory_total_mb is not None

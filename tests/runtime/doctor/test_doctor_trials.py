@@ -44,7 +44,7 @@ def test_the_probe_is_what_it_says() -> None:
     assert onnx.load_from_string(PROBE) == model
     padded = np.pad(np.ones((4, 4)), 1)
     sums = [[padded[i : i + 3, j : j + 3].sum() for j in range(4)] for i in range(4)]
-    np.testing.assert_array_equal(doctor_trials._OUTPUT[0, 0], sums)
+    np.testing.assert_array_equal(doctor_trials.PROBE_OUTPUT[0, 0], sums)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
@@ -53,7 +53,7 @@ def test_what_is_here_runs(backend: doctor_trials.Backend, monkeypatch: pytest.M
     trial = attempt(backend)
     assert trial.runs, trial.said
     assert library.__version__.split("-")[0] in trial.said
-    monkeypatch.setattr(doctor_trials, "_OUTPUT", np.zeros((1, 1, 4, 4), np.float32))
+    monkeypatch.setattr(doctor_trials, "PROBE_OUTPUT", np.zeros((1, 1, 4, 4), np.float32))
     trial = attempt(backend)
     assert not trial.runs
     assert trial.said.startswith("it computes wrong numbers: [4.0, 6.0, 6.0, 4.0")
@@ -76,9 +76,9 @@ def use_gpu_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: ob
     (tmp_path / "capi/libonnxruntime_providers_tensorrt.so").write_bytes(b"libnvinfer.so.10")
     fake.__file__ = str(tmp_path / "__init__.py")
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name not in fake.missing)
+    monkeypatch.setattr(ort_libraries, "is_loadable", lambda name: name not in fake.missing)
     monkeypatch.setattr(ort_libraries, "cuda_libraries", lambda: [Library("onnxruntime-gpu", "1.99", 13)])
-    monkeypatch.setattr(ort_libraries, "list_gpus", lambda: Gpus(None, (), "nvidia-smi is not installed"))
+    monkeypatch.setattr(ort_libraries, "list_gpus", lambda: Gpus(None, (), "NVML was not found"))
     return fake
 
 
@@ -116,7 +116,7 @@ def test_ort_rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", plugin)  # type: ignore[arg-type]
     assert attempt("ort-rtx") == Trial("ort-rtx", True, "ONNX Runtime 1.99, NvTensorRTRTXExecutionProvider, 2 GPUs")
     sys.modules["onnxruntime"].registered.clear()  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys.modules["onnxruntime"], "_devices", 0)
+    monkeypatch.setattr(sys.modules["onnxruntime"], "devices", 0)
     assert attempt("ort-rtx") == Trial("ort-rtx", False, "NVIDIA's plugin sees no RTX GPU")
 
 
@@ -182,12 +182,12 @@ def test_a_library_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_backend_that_does_not_exist(capsys: pytest.CaptureFixture) -> None:
-    assert doctor_trials._main(["gpu"]) == 2
+    assert doctor_trials.main(["gpu"]) == 2
     assert "'gpu', expected one of cpu, openvino" in capsys.readouterr().err
 
 
 def test_the_process_answers_in_json(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_trials.os, "_exit", lambda code: code)
-    monkeypatch.setattr(doctor_trials, "_start", lambda backend: "fine")
-    doctor_trials._main(["cpu"])
+    monkeypatch.setattr(doctor_trials, "start", lambda backend: "fine")
+    doctor_trials.main(["cpu"])
     assert json.loads(capsys.readouterr().out) == {"runs": True, "said": "fine"}

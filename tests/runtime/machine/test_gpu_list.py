@@ -1,90 +1,88 @@
-"""The driver and the GPUs, on stand-ins for nvidia-smi."""
+"""The driver and the GPUs, on a stand-in for NVML."""
 
 from __future__ import annotations
 
-import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runtime.machine import gpus as gpu
+from runtime.machine import gpus as module
 from runtime.machine.gpus import Gpu, Gpus, list_gpus
 
-TWO = "0, NVIDIA L4, 580.65.06, 22500, 23034, 8.9\n1, NVIDIA RTX A4000, 580.65.06, 212, 16376, 8.6\n"
+from ...support.nvml import FakeGpu, FakeNvml
+
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@b)  Sun Jul 27\n"
 CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC version: 12\n"
+NOT_FOUND = "NVML, which comes with NVIDIA's driver, was not found"
 
 
-@pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a tool of a shell script; without a call there is none. No driver in the kernel."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(gpu, "_DRIVER_FILE", tmp_path / "version")
-
-    def make(script: str) -> None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-
-    make.folder = tmp_path  # type: ignore[attr-defined]
-    return make
+@pytest.fixture(autouse=True)
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the kernel names its driver; it is missing until a test writes it."""
+    monkeypatch.setattr(module, "DRIVER_FILE", tmp_path / "version")
+    return tmp_path / "version"
 
 
-def test_no_tool(tool: Any) -> None:
-    assert list_gpus() == Gpus(None, (), "nvidia-smi is not installed")
+def use(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml | None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+
+
+def test_no_package_and_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, None)
+    found = list_gpus()
+    assert (found.driver, found.gpus, found.driver_failed) == (None, (), False)
+    assert found.problem is not None
+    assert found.problem.endswith(": pip install nvidia-ml-py")
 
 
 @pytest.mark.parametrize(("text", "driver"), [(OPEN, "580.65.06"), (CLOSED, "535.104.05"), ("nonsense\n", None)])
-def test_the_driver_of_the_kernel_where_there_is_no_tool(tool: Any, text: str, driver: str | None) -> None:
-    (tool.folder / "version").write_text(text)
-    assert list_gpus() == Gpus(driver, (), "nvidia-smi is not installed")
+def test_the_driver_of_the_kernel_where_nvml_is_missing(
+    monkeypatch: pytest.MonkeyPatch, kernel: Path, text: str, driver: str | None
+) -> None:
+    kernel.write_text(text)
+    use(monkeypatch, FakeNvml(broken="LIBRARY_NOT_FOUND"))
+    assert list_gpus() == Gpus(driver, (), NOT_FOUND)
 
 
-def test_two_gpus(tool: Any) -> None:
-    tool(f"printf '{TWO}'")
+def test_two_gpus_by_their_place_on_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = FakeGpu("NVIDIA RTX A4000", "00000000:81:00.0", "GPU-2", (8, 6), (212 << 20, 0, 16376 << 20))
+    fake = FakeNvml([later, FakeGpu()])
+    use(monkeypatch, fake)
     assert list_gpus() == Gpus(
         "580.65.06",
-        (Gpu(0, "NVIDIA L4", "8.9", 22500, 23034), Gpu(1, "NVIDIA RTX A4000", "8.6", 212, 16376)),
+        (
+            Gpu(0, "NVIDIA L4", "8.9", 22500, 23034, "00000000:01:00.0"),
+            Gpu(1, "NVIDIA RTX A4000", "8.6", 212, 16376, "00000000:81:00.0"),
+        ),
         None,
     )
+    assert fake.users == 0, "it was shut down"
 
 
-def test_a_gpu_that_reports_little(tool: Any) -> None:
-    tool("echo '0, Orin (nvgpu), 540.4.0, [N/A], [N/A], [N/A]'")
+def test_a_gpu_that_reports_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacks = ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetPciInfo")
+    use(monkeypatch, FakeNvml([FakeGpu("Orin (nvgpu)", lacks=lacks)], "540.4.0"))
     assert list_gpus() == Gpus("540.4.0", (Gpu(0, "Orin (nvgpu)", None, None, None),), None)
 
 
-def test_a_tool_before_compute_capabilities(tool: Any) -> None:
-    tool(
-        'case "$*" in *compute_cap*) echo \'Field "compute_cap" is not a valid field to query.\'; exit 2 ;; esac\n'
-        "echo '0, Tesla T4, 450.80.02, 15000, 15109'"
-    )
-    assert list_gpus() == Gpus("450.80.02", (Gpu(0, "Tesla T4", None, 15000, 15109),), None)
+def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, FakeNvml())
+    assert list_gpus() == Gpus("580.65.06", (), "the driver lists no GPU")
 
 
-@pytest.mark.parametrize(
-    ("script", "problem"),
-    [
-        ("echo 'NVIDIA-SMI has failed because' >&2; echo more >&2; exit 9", "failed: NVIDIA-SMI has failed because"),
-        ("exit 6", "failed: exit code 6"),
-        ("echo No devices were found", "lists no GPU"),
-        ("true", "lists no GPU"),
-    ],
-)
-def test_a_tool_that_has_nothing_to_say(tool: Any, script: str, problem: str) -> None:
-    tool(script)
-    assert list_gpus() == Gpus(None, (), f"nvidia-smi {problem}")
-
-
-def test_a_tool_that_cannot_be_run_or_hangs(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tool.folder / "nvidia-smi").write_bytes(b"\x7fELF, for another processor")
-    (tool.folder / "nvidia-smi").chmod(0o755)
+def test_a_driver_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, FakeNvml(broken="LIB_RM_VERSION_MISMATCH"))
     found = list_gpus()
-    assert found.problem is not None
-    assert found.problem.startswith("nvidia-smi cannot be run: ")
+    assert found == Gpus(None, (), "NVML failed: Lib Rm Version Mismatch")
+    assert found.driver_failed
 
-    def hang(command: list[str], **_: object) -> None:
-        raise subprocess.TimeoutExpired(command, 20)
 
-    monkeypatch.setattr(gpu.subprocess, "run", hang)
-    assert list_gpus() == Gpus(None, (), "nvidia-smi does not answer")
+def test_a_driver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml([FakeGpu()])
+    monkeypatch.setattr(fake, "nvmlInit", lambda: time.sleep(1))
+    use(monkeypatch, fake)
+    found = list_gpus(limit_s=0.05)
+    assert found == Gpus(None, (), "NVML failed: the driver does not answer")
+    assert found.driver_failed

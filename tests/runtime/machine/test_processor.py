@@ -24,13 +24,14 @@ def _read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, architectu
     monkeypatch.setattr(processor.platform, "system", lambda: "Linux")
     monkeypatch.setattr(processor.platform, "machine", lambda: architecture)
     monkeypatch.setattr(processor.platform, "processor", lambda: "")
-    read = processor._from_cpuinfo
-    monkeypatch.setattr(processor, "_from_cpuinfo", lambda: read(cpuinfo))
+    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
     return read_processor()
 
 
 def test_abilities_that_cannot_be_read_are_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert processor._from_cpuinfo(tmp_path / "missing") == (None, frozenset())
+    monkeypatch.setattr(processor.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "missing")
+    assert read_processor().features == frozenset()
     found = _read(monkeypatch, tmp_path, "", "x86_64")
     assert found.sums_8_bit_products_exactly is None
     assert str(found) == "x86_64 (abilities unknown)"

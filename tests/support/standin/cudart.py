@@ -84,6 +84,11 @@ def _devices(driver: Driver) -> dict[str, Any]:
         assert attribute == real.cudaDeviceAttr.cudaDevAttrClockRate
         return OK, 1_500_000
 
+    def cudaDeviceGetPCIBusId(length: int, device: int) -> tuple:
+        if not 0 <= device < driver.devices:
+            return real.cudaError_t.cudaErrorInvalidDevice, None
+        return OK, driver.bus_id(device).encode().ljust(length, b"\0")
+
     def cudaMemGetInfo() -> tuple:
         return OK, driver.memory - driver.used("device"), driver.memory
 

@@ -82,6 +82,10 @@ class Driver:
             self.run_some()
             yield
 
+    def bus_id(self, device: int) -> str:
+        """Where a device lies on the PCI bus: the later ones first, since CUDA orders devices by speed."""
+        return f"0000:{0x41 - device:02X}:00.0"
+
     def device(self) -> int:
         return getattr(self.current, "device", 0)
 

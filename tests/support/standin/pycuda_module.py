@@ -72,6 +72,8 @@ def _devices(driver: Driver) -> dict[str, Any]:
 
     class Device:
         def __init__(self, number: int) -> None:
+            if not 0 <= number < driver.devices:
+                raise Error("cuDeviceGet failed: invalid device ordinal")
             self._number = number
 
         @staticmethod
@@ -80,6 +82,9 @@ def _devices(driver: Driver) -> dict[str, Any]:
 
         def name(self) -> str:
             return "Stand-in"
+
+        def pci_bus_id(self) -> str:
+            return driver.bus_id(self._number)
 
         def compute_capability(self) -> tuple[int, int]:
             return driver.compute_capability

@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def use(monkeypatch: pytest.MonkeyPatch, module: FakeOrt) -> FakeOrt:
     monkeypatch.setitem(sys.modules, "onnxruntime", module)  # type: ignore[arg-type]
-    monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name not in module.missing)
+    monkeypatch.setattr(ort_libraries, "is_loadable", lambda name: name not in module.missing)
     return module
 
 

@@ -40,7 +40,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def install(fake: FakeOrt, libraries: Sequence[Library] = (ORT_13,), driver: str | None = "580.1") -> FakeOrt:
         monkeypatch.setitem(sys.modules, "onnxruntime", fake)  # type: ignore[arg-type]
-        monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name not in fake.missing)
+        monkeypatch.setattr(ort_libraries, "is_loadable", lambda name: name not in fake.missing)
         monkeypatch.setattr(ort_libraries, "cuda_libraries", lambda: list(libraries))
         monkeypatch.setattr(ort_libraries, "list_gpus", lambda: Gpus(driver, (), None))
         return fake
@@ -71,7 +71,7 @@ def test_libraries_are_loaded_before_a_session(
     open_backend(model, backend=backend)
     assert fake.has_loaded
     use(FakeOrt())
-    monkeypatch.setattr(ort_session, "_load_libraries", lambda *_: None)
+    monkeypatch.setattr(ort_session, "load_libraries", lambda *_: None)
     assert "started before its libraries were loaded" in opened(model, backend), "the stand-in tells where they are not"
 
 
@@ -99,13 +99,13 @@ def test_libraries_that_are_missing(model: Path, use: Use, capfd: pytest.Capture
 @pytest.mark.skipif(sys.platform != "linux", reason="looked for on Linux alone")
 def test_cudnn_which_the_library_passes_over(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = use(FakeOrt(missing=()))
-    monkeypatch.setattr(ort_libraries, "_is_found", lambda name: name != CUDNN)
+    monkeypatch.setattr(ort_libraries, "is_loadable", lambda name: name != CUDNN)
     line = preload(fake)
     assert line is not None
     assert line.endswith(f"does not find {CUDNN}: pip install 'onnxruntime-gpu[cuda,cudnn]'")
     monkeypatch.undo()
-    assert ort_libraries._is_found("libc.so.6")
-    assert not ort_libraries._is_found("libno_such_library.so.9")
+    assert ort_libraries.is_loadable("libc.so.6")
+    assert not ort_libraries.is_loadable("libno_such_library.so.9")
 
 
 def test_libraries_of_another_major(model: Path, use: Use) -> None:

@@ -26,6 +26,7 @@ from ....support.standin.install import LIBRARIES, Binding, StandIn, install
 from ....support.standin.network import expected
 from ....support.standin.streams import COPY_BYTES_PER_SECOND
 from ....support.standin.trt_context import NETWORK_SECONDS
+from ....support.trt_seams import Seams
 
 BINDINGS = ("cuda-python", "pycuda")
 SHAPES = [(1, 64, 64), (3, 64, 96), (8, 32, 32), (2, 64, 192), (4, 128, 256), (1, 96, 96)]
@@ -74,13 +75,12 @@ def test_many_batches_from_several_threads(
     cuda_graphs: bool,
 ) -> None:
     stand_in = install(monkeypatch, binding, names, order, seed)
-    path = write_standin_engine(tmp_path, stand_in)
+    path, seams = write_standin_engine(tmp_path, stand_in), Seams(monkeypatch, stand_in)
     feeds = [feed(*SHAPES[index % 4], seed=100 * seed + index) for index in range(24)]
     with TrtBackend(path, cuda_graphs=cuda_graphs, binding=binding, most_shapes=3) as backend:
         with ThreadPoolExecutor(4) as pool:
             given = list(pool.map(lambda each: backend.infer(*each), feeds))
-        assert len(backend._slots) == 2
-        assert all(slot._sizes for slot in backend._slots), "a slot was never used"
+        assert len(seams.network_streams) == len(seams.slots) == 2, "a slot was never used"
     for outputs, each in zip(given, feeds, strict=True):
         assert_same(outputs, expected(*each))
     stand_in.check_end()
@@ -208,7 +208,9 @@ def test_the_least_recently_used_shape_goes(engine: Path, stand_in: StandIn) -> 
         assert made() == 3
         backend.infer(*feed(2, 64, 64))
         assert made() == 1
-        assert len(backend._slots[0]._prepared) == 2
+        contexts = [thing for thing in stand_in.shared.alive if type(thing).__name__ == "IExecutionContext"]
+        assert len(contexts) == 2
+        del contexts
     stand_in.check_end()
 
 

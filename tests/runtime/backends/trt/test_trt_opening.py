@@ -19,6 +19,7 @@ from ....support.engines import MANIFEST, SMALL, WIDE, assert_same, feed, write_
 from ....support.standin.install import StandIn, install
 from ....support.standin.network import expected
 from ....support.standin.trt_engine import engine_bytes
+from ....support.trt_seams import ContextSeam, Seams, in_context
 
 ALL = [[(1, 32, 32), (4, 64, 64), (8, 96, 96)], [(1, 64, 128), (2, 64, 192), (4, 128, 256)]]
 
@@ -106,12 +107,19 @@ def test_an_engine_that_is_not_ours(tmp_path: Path, stand_in: StandIn, data: byt
     stand_in.check_end()
 
 
-def test_shapes_and_profiles(tmp_path: Path, stand_in: StandIn) -> None:
+def test_shapes_and_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stand_in: StandIn) -> None:
+    chosen: list[int] = []
+
+    def note(context: ContextSeam, profile: int, stream: int) -> bool:
+        chosen.append(profile)
+        return ContextSeam.set_optimization_profile_async(context, profile, stream)
+
+    in_context(set_optimization_profile_async=note)(Seams(monkeypatch, stand_in))
     best = Profile((1, 32, 32), (1, 64, 64), (8, 128, 256))
     with TrtBackend(write_standin_engine(tmp_path, stand_in, (best, SMALL, WIDE))) as backend:
         for shape, profile in (((1, 64, 64), 0), ((2, 64, 64), 1), ((2, 64, 192), 2), ((8, 64, 256), 0)):
-            assert backend._choose_profile((*shape, 3)) == profile, shape
             assert_same(backend.infer(*feed(*shape)), expected(*feed(*shape)))
+            assert chosen.pop() == profile, shape
     with TrtBackend(write_standin_engine(tmp_path, stand_in)) as backend:
         with pytest.raises(
             BackendError,
