@@ -59,7 +59,7 @@ def mix(count: int) -> list[Size]:
 
 
 def batches_of(sizes: list[Size], pre: Preprocess, limits: Limits) -> dict[str, Batches]:
-    """The batches that each way forms from the images in the order of arrival."""
+    """The batches that each way makes of the images, in the order in which they come."""
     formed: Batches = []
 
     def run(batch: list[Size]) -> list[None]:

@@ -47,7 +47,7 @@ KINDS = {"dense": tuple(NETWORK.values()), "unmatched": (DETECTIONS,), "ranges":
 
 
 def largest_errors(source: Path, converted: Path, batches: list[list[np.ndarray]]) -> dict[str, float]:
-    """The largest error of each kind over all comparisons on these batches."""
+    """Of all comparisons on these batches of images, by kind."""
     pair = open_conversion(source, converted)
     checks = [
         check for images in batches for case in cases(pair.file.manifest, images) for check in compare(pair, case)

@@ -96,7 +96,7 @@ def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) 
 
 
 def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str], options: argparse.Namespace) -> None:
-    """Measure the AP of every file, and how far the runtimes agree."""
+    """AP of every file, and how far the runtimes agree."""
     dataset, truth = load_coco_and_truth(options.annotations, options.images)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -193,15 +193,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path, help="checkpoint, or float32 file that export/to_onnx.py wrote")
     parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
-    parser.add_argument(
-        "--calibrate-annotations", metavar="JSON", help="calibrate only on the images that this file lists"
-    )
-    parser.add_argument(
-        "--calibration-images", type=int, default=IMAGES, help="calibrate on at most N images (%(default)s)"
-    )
-    parser.add_argument(
-        "--method", choices=METHODS, default=Scheme("int8").method, help="method of choosing ranges (%(default)s)"
-    )
+    parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
+    parser.add_argument("--calibration-images", type=int, default=IMAGES, help="at most so many (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
     parser.add_argument("--images", type=Path, required=True, help="images to score and to measure speed on")
     parser.add_argument("--annotations", type=Path, help="COCO json to score against")
     parser.add_argument("--limit", type=int, help="score only the first N images")
