@@ -1,1 +1,1 @@
-"""What measures: speed, memory and AP, each beside something else; all documented figures come from here."""
+"""Scripts that measure speed, memory and AP, each against a baseline; every documented figure comes from here."""

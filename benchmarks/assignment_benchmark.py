@@ -1,9 +1,11 @@
-"""How much faster and smaller is ATSS without [anchors × boxes] matrices? Prints ratios, writes them as JSON.
+"""Measures how much time and memory ATSS saves without [anchors × boxes] matrices.
+
+Prints ratios and writes them as JSON:
 
     python benchmarks/assignment_benchmark.py --json runs/assignment.json
 
-The opponents are Algorithm 1 with full matrices, image by image (as public implementations have it) and batched, in the
-same process on the same scenes. Times are medians of alternating runs.
+The baselines are the paper's Algorithm 1 with full matrices, image by image (as public implementations do it) and
+batched, in the same process on the same scenes. Times are medians of alternating runs.
 """
 
 from __future__ import annotations
@@ -57,16 +59,18 @@ def full_matrix(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool =
 
 
 def per_image(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False) -> Tensor:
+    """Algorithm 1 with full matrices, one image after the other; returns matched [B, N]."""
     rows = [full_matrix(b[None], m[None], levels, stable) for b, m in zip(boxes, mask, strict=True)]
     return torch.cat(rows)
 
 
 def windowed(boxes: Tensor, mask: Tensor, levels: list[Level]) -> Tensor:
+    """The toolkit's ATSS; returns matched [B, N]."""
     return atss(boxes, mask, levels, K).matched
 
 
 def scene(canvas_hw: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
-    """Boxes of 8 px to half the canvas, uniformly by the logarithm."""
+    """Random boxes from 8 px to half the canvas, their sizes uniform in the logarithm."""
     generator = torch.Generator().manual_seed(count)
     bound = torch.tensor([canvas_hw[1], canvas_hw[0]], dtype=torch.float32)
     size = 8 * (bound / 16) ** torch.rand(BATCH, count, 2, generator=generator)
@@ -75,7 +79,7 @@ def scene(canvas_hw: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
 
 
 def medians(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Seconds of each, the median of so many rounds in which they alternate, after one that isn't counted."""
+    """Seconds of each function: the median over alternating rounds, after a warm-up round."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(rounds + 1):
         for function, found in zip(functions, times, strict=True):
@@ -87,7 +91,7 @@ def medians(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside it and live at the same time."""
+    """Counts the bytes of tensors that are made inside the block and live at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,14 +119,16 @@ class PeakMemory(TorchDispatchMode):
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
+    """The largest sum of tensor bytes alive at one moment of a call."""
     with PeakMemory() as memory:
         function()
     return memory.peak
 
 
 def main() -> None:
+    """Time both baselines and the windowed assignment on scenes of several sizes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

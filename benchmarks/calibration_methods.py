@@ -1,11 +1,11 @@
-"""Which way of choosing ranges keeps most AP? Cross-validated on training's images, so that no test split is spent.
+"""Compares the methods of choosing 8-bit ranges by AP, cross-validated on the training images.
 
     python benchmarks/calibration_methods.py model.onnx --annotations train.json --images train/ [--limit 1000]
 
-The images are dealt into parts. In turn the model is calibrated on all parts but one, converted by every method for
-every layout, and run on the part that was left out, with exact sums (`onnx_model.emulation`) anywhere; what the
-parts gave is scored together. (The network has trained on these images: its AP is higher than on new ones, the
-differences are what counts.)
+The images are split into parts. For each part, the model is calibrated on the other parts, converted by every method
+for every layout, and run on the part with exact sums (`onnx_model.emulation`). The results of all parts are scored
+together. No test split is used. The network was
+trained on these images, so its AP is higher than on new images; only the differences count.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ LAYOUTS = (("int8", "cpu"), ("int8", "cpu-vnni"), ("int8", "tensorrt"), ("fp8", 
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Cross-validate every method and layout, and print the AP of each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="float32 file that export/to_onnx.py wrote")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json of images that it was trained on")
-    parser.add_argument("--images", type=Path, required=True, help="their folder")
-    parser.add_argument("--limit", type=int, help="only the first so many")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, help="COCO json of the images that the model was trained on"
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of these images")
+    parser.add_argument("--limit", type=int, help="only the first N images")
     parser.add_argument("--parts", type=int, default=4)
-    parser.add_argument("--calibration-images", type=int, default=500, help="at most so many (%(default)s)")
+    parser.add_argument("--calibration-images", type=int, default=500, help="at most N images (%(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     model, manifest = load_deployed(options.model)

@@ -1,13 +1,13 @@
-"""What batching by canvas saves against square canvases, and against padding to the batch's largest image.
+"""Measures what batching by canvas saves against square canvases, and against padding to the batch's largest image.
 
     python benchmarks/canvas_benchmark.py                                     # pixels alone
     python benchmarks/canvas_benchmark.py model.onnx --json runs/canvas.json  # and time
 
-The mix of sizes is that of 100 images of COCO val2014 (width × height and how many, below), in random order. Pixels
-are those of the canvases, for the shorter side 800 and the longer at most 1333, and for the model's own sides. Time is
-that of the network's calls on the same images, the three ways in turn, an eighth of the images at a time (median
-ratio of rounds). By canvas means what the pipeline does: the batches that a stream forms with its window, short ones
-included; "planned" those of an evaluation, which knows all sizes beforehand.
+The sizes are those of 100 images of COCO val2014 (listed below), in random order. Pixels are counted on the canvases,
+for a shorter side of 800 and a longer side of at most 1333, and for the model's own sides. Time is the time of the
+network's calls on the same images. The three ways alternate, an eighth of the images at a time; the figure is the
+median ratio over rounds. "By canvas" means the batches that the pipeline's stream forms with its window, short batches
+included. "Planned" means the batches of an evaluation, which knows all sizes beforehand.
 """
 
 from __future__ import annotations
@@ -88,10 +88,12 @@ def _largest(canvases: list[Size]) -> Size:
 
 
 def pixels(batches: Batches) -> int:
+    """Pixels of all canvases of these batches."""
     return sum(height * width * len(members) for (height, width), members in batches)
 
 
 def report_pixels(ways: dict[str, Batches], pre: Preprocess, batch: int) -> dict[str, Any]:
+    """Print and return each way's pixels, and the share that batching by canvas saves."""
     total = {name: pixels(batches) for name, batches in ways.items()}
     ours = total[WAYS[0]]
     saved = {name: 1 - ours / total[name] for name in WAYS[2:]}
@@ -108,7 +110,7 @@ def _percent(saved: dict[str, float]) -> str:
 
 
 def report_time(detector: Detector, ways: dict[str, Batches], rounds: int) -> dict[str, Any]:
-    """Seconds of the network's calls, each way's whole run in slices, the ways in turn."""
+    """Seconds of the network's calls for each way. The ways alternate slice by slice."""
     pre = detector.manifest.preprocess
     image = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -145,6 +147,7 @@ def _slices(batches: Batches, count: int) -> list[Batches]:
 
 
 def main() -> None:
+    """Compare pixels, and time where a model is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--num-images", type=int, default=400)

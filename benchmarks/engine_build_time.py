@@ -1,10 +1,10 @@
-"""How long TensorRT for RTX builds a detector of ResNet-50's size, without a GPU, for each precision and GPU.
+"""Measures how long TensorRT for RTX builds a ResNet-50 detector on a CPU, for each precision and GPU.
 
     python benchmarks/engine_build_time.py [--recipe RECIPE] [--compute-capability 8.6 12.0] [--json times.json]
 
 Random weights; images of the recipe's size, batches 1-16, an optimization profile for landscape and one for upright
-images. int8 (TensorRT's layout) and fp8 are calibrated on three synthetic images. Prints seconds of each build, of
-the processor that the process spent in it, and the engine's size; and the same of all GPUs in one engine.
+images. int8 (TensorRT's layout) and fp8 are calibrated on three synthetic images. Prints the wall time and the
+processor time of each build and the engine's size, then the same for one engine for all GPUs.
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 def main() -> int:
+    """Make the files, build the engines and print the times."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", choices=RECIPES, metavar="RECIPE", default="atss_r50_fpn_1x")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--compute-capability", nargs="+", choices=RTX_CAPABILITIES, metavar="CC", help="default: all")
-    parser.add_argument("--files", metavar="DIR", help="keep the ONNX files there, and take those that are there")
-    parser.add_argument("--make", action="store_true", help="make the files and build nothing: a time is best alone")
+    parser.add_argument("--files", metavar="DIR", help="keep the ONNX files in this folder, and reuse the files in it")
+    parser.add_argument(
+        "--make", action="store_true", help="only make the files, so that a later run measures builds alone"
+    )
     parser.add_argument("--json", metavar="TIMES.json")
     options = parser.parse_args()
     if options.make and not options.files:
@@ -71,7 +74,7 @@ def main() -> int:
 def time_builds(
     library: Library, precision: Precision, path: Path, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """A build for each GPU that knows the precision and was asked for, and one for all of them."""
+    """Build for each requested GPU that supports the precision, then one engine for all of them."""
     _, manifest = load_deployed(path)
     wanted = options.compute_capability or RTX_CAPABILITIES
     known = tuple(c for c in default_capabilities(library, precision) if c in wanted)
@@ -93,7 +96,7 @@ def time_builds(
 
 
 def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[Precision, Path]:
-    """The recipe's ONNX file in each precision; those that the folder has are taken."""
+    """The recipe's ONNX file in each precision. Files that the folder has already are reused."""
     files: dict[Precision, Path] = {precision: folder / f"{recipe}.{precision}.onnx" for precision in precisions}
     if all(path.exists() for path in files.values()):
         return files

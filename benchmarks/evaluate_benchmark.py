@@ -1,11 +1,11 @@
-"""Does evaluation cost more than its network's calls? Wall time of `evaluate` against them, and its peak memory.
+"""Compares the wall time of `evaluate` with the time of its network's calls, and measures its peak memory.
 
     python benchmarks/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --json runs/evaluate.json
     python benchmarks/evaluate_benchmark.py model.onnx --annotations val.json --images val/ --memory 500 2000
 
-A data set of --num-images JPEGs is made of the given one, in a temporary folder, by repeating its images. Then, in
-turn: the network alone, every batch that evaluation forms, prepared while no clock runs; and the whole of the
-evaluation, from reading the annotations to the figures (the model is open already). The ratio is of their sums.
+A data set of --num-images JPEGs is made in a temporary folder by repeating the images of the given one. Then two
+measurements alternate: the network alone, on every batch that evaluation forms, with preparation untimed; and the whole
+evaluation, from reading the annotations to the figures, with the model already open. The ratio is that of their sums.
 --memory runs `python -m runtime.evaluate` on data sets of these sizes and compares the peaks of resident memory.
 """
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def repeated(annotations: Path, images: Path, count: int, folder: Path) -> Path:
-    """A data set of `count` images, those of another one over and over; returns its annotation file."""
+    """Make a data set of `count` images by repeating another one's images; returns its annotation file."""
     content = json.loads(annotations.read_text(encoding="utf-8"))
     of_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
@@ -56,7 +56,7 @@ def repeated(annotations: Path, images: Path, count: int, folder: Path) -> Path:
 
 
 def network_seconds(detector: Detector, dataset: CocoDataset, batch: int, limit: int | None = None) -> float:
-    """Sum of the network's calls on the batches that evaluation forms, with nothing beside them."""
+    """Seconds of the network's calls on the batches that evaluation forms, with nothing else running."""
     seconds = 0.0
     for members in plan_batches([detector], dataset, batch, limit):
         ready = join_batches([detector.prepare(dataset.image(index)) for index in members])
@@ -67,7 +67,7 @@ def network_seconds(detector: Detector, dataset: CocoDataset, batch: int, limit:
 
 
 def evaluation_seconds(detector: Detector, annotations: Path, images: Path, batch: int) -> tuple[float, dict[str, Any]]:
-    """Wall time of an evaluation from reading the annotations to the figures, and what it gave."""
+    """Wall seconds of an evaluation, from reading the annotations to the figures, and its result."""
     started = time.perf_counter()
     dataset, truth = load_coco_with_truth(annotations, images)
     found = score_detector(detector, dataset, truth, RunSettings(batch))
@@ -76,6 +76,7 @@ def evaluation_seconds(detector: Detector, annotations: Path, images: Path, batc
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Alternate evaluation and bare network calls; returns both times and their ratio."""
     annotations = repeated(options.annotations, options.images, options.num_images, folder)
     dataset = load_coco(annotations, folder)
     rounds = []
@@ -112,6 +113,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Peak resident memory of `evaluate` for each size of data set, each in its own process."""
     peaks = {}
     for count in options.memory:
         part = folder / str(count)
@@ -133,6 +135,7 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def conditions() -> dict[str, Any]:
+    """The conditions of the measurement, for the report."""
     return {
         "processors": processors(),
         "machine": platform.machine(),
@@ -145,6 +148,7 @@ def conditions() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Compare times, or with --memory the peaks of memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--annotations", type=Path, required=True)
@@ -153,8 +157,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--backend", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="of the backend (0: its own choice)")
-    parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="compare peaks of memory instead")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the backend (0: the backend's own choice)")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="compare peak memory instead of time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

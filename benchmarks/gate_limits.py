@@ -1,11 +1,11 @@
-"""What each precision errs on a trained detector: the figures that the limits in export/tolerance.py are set from.
+"""Measures the errors of each precision on a trained detector, from which export.verify's limits are set.
 
     python benchmarks/gate_limits.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
         --images val/ [--json limits.json]
 
-Converts the float32 file by every scheme and compares each as `export.verify` does, sixteen times on three images
-of `--images`, and what has no ranges on synthetic ones too. Printed is the largest error of the dense maps, the largest
-share of detections without partner, and of 8-bit values the largest error of a range.
+Converts the float32 file by every scheme and compares each file as `export.verify` does, sixteen times on three images
+of `--images`; precisions without ranges are compared on synthetic images too. Prints the largest error of the dense
+maps, the largest share of detections without a partner, and the largest error of an 8-bit range.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ def largest_errors(source: Path, converted: Path, batches: list[list[np.ndarray]
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Convert by every scheme, compare, and print the largest errors."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], prog="benchmarks/gate_limits.py")
     parser.add_argument("model", type=Path, help="float32 file that export/to_onnx.py wrote")
     parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
-    parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
-    parser.add_argument("--images", type=Path, required=True, help="other images, to compare on")
+    parser.add_argument(
+        "--calibrate-annotations", metavar="JSON", help="calibrate only on the images that this file lists"
+    )
+    parser.add_argument("--images", type=Path, required=True, help="images to compare on, not those of --calibrate")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     images = calibration_images(options.calibrate, options.calibrate_annotations, IMAGES, Scheme("int8"))

@@ -1,11 +1,11 @@
-"""What postprocessing and NMS cost inside the graph: the deployed file against its bare network, in ONNX Runtime.
+"""Measures what postprocessing and NMS cost inside the graph: the deployed file against its bare network.
 
     python benchmarks/graph_overhead.py [--canvas 800 1344] [--batches 1 4] [--json overhead.json]
 
-The file is cut where its dense maps are (class logits, box codes, centerness of every level): the bare network has
-those maps as its outputs, the rest has them as its inputs. The three run in turn (A B C A B C …) in one process, in
-sessions with the runtime's own settings; ratios are medians over rounds. The rest by itself, repeated, says what the
-other two differ by where a machine is too restless to see it. Weights are random, scores COCO-like
+The file is cut at its dense maps (class logits, box codes, centerness of every level). The bare network outputs these
+maps, and the rest takes them as inputs. File, network and rest alternate (A B C A B C …) in one process, in ONNX
+Runtime sessions with the runtime's own settings; ratios are medians over rounds. The time of the rest alone shows the
+difference even where the machine is too noisy to compare the other two. Weights are random, scores COCO-like
 (`random_detectors`).
 """
 
@@ -39,7 +39,7 @@ RESTS = 5  # runs of the rest in a round
 
 
 class Parts(NamedTuple):
-    """Sessions of the deployed file and of its two parts, and what the second takes from the first."""
+    """Sessions of the deployed file and of its two parts, and the names of the values between the parts."""
 
     deployed: OrtBackend
     network: onnxruntime.InferenceSession
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 def cut(model: onnx.ModelProto, dense: list[str]) -> tuple[onnx.ModelProto, onnx.ModelProto, list[str]]:
-    """The bare network, whose only outputs are its dense maps; the rest; and the values that go into the rest."""
+    """Cut the model: the bare network, which outputs the dense maps; the rest; the names of the values between them."""
     needed, first = set(dense), []
     for node in reversed(model.graph.node):  # in topological order
         if needed & set(node.output):
@@ -62,7 +62,7 @@ def cut(model: onnx.ModelProto, dense: list[str]) -> tuple[onnx.ModelProto, onnx
 
 
 def part(model: onnx.ModelProto, nodes: list[Any], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
-    """A model of some nodes; `inputs` besides those of the model that they use."""
+    """A model of some nodes. Its inputs are `inputs` and the model's inputs that the nodes use."""
     used = {name for node in nodes for name in node.input}
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
     given = [known[value.name] for value in model.graph.input if value.name in used or value.name in inputs]
@@ -78,13 +78,14 @@ def part(model: onnx.ModelProto, nodes: list[Any], inputs: list[str], outputs: l
 
 
 def typed(name: str, model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """The value's type without its shape, in which the exporter names dimensions that a part doesn't know."""
+    """The value's type without its shape: the exporter's names of dimensions are unknown in a part."""
     value = next(value for value in model.graph.value_info if value.name == name)
     rank = [None] * len(value.type.tensor_type.shape.dim)
     return onnx.helper.make_tensor_value_info(name, value.type.tensor_type.elem_type, rank)
 
 
 def open_parts(path: Path, dense: list[str], threads: int) -> Parts:
+    """Cut the file, write the two parts beside it and open sessions of all three."""
     options = BackendOptions(backend="cpu", threads=threads)
     network, rest, between = cut(onnx.load(path), dense)
     files = {"network": network, "rest": rest}
@@ -95,6 +96,7 @@ def open_parts(path: Path, dense: list[str], threads: int) -> Parts:
 
 
 def compare(path: Path, parts: Parts, feed: dict[str, np.ndarray], rounds: int) -> dict[str, object]:
+    """Milliseconds of file, network and rest over alternating rounds, and their ratios."""
     between = values_between(path, parts.between, feed)
     seconds: dict[str, list[float]] = {"deployed": [], "network": [], "rest": []}
     for round_number in range(rounds + 1):
@@ -130,7 +132,7 @@ def compare(path: Path, parts: Parts, feed: dict[str, np.ndarray], rounds: int) 
 
 
 def values_between(path: Path, names: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the rest is fed with, by a run of the whole file."""
+    """The values that feed the rest, from a run of the whole file."""
     model = onnx.load(path)
     given = {value.name for value in model.graph.input}
     inner = [name for name in names if name not in given]
@@ -141,13 +143,14 @@ def values_between(path: Path, names: list[str], feed: dict[str, np.ndarray]) ->
 
 
 def main() -> int:
+    """Make the model and compare it at every batch size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--canvas", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--images", type=Path, help="folder of photographs (default: soft blobs)")
-    parser.add_argument("--keep", type=Path, help="folder that keeps the model between runs")
+    parser.add_argument("--keep", type=Path, help="keep the model in this folder between runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,9 +1,9 @@
-"""What dividing large images before their resize (`Preprocess.divide_large`) does to AP and to speed.
+"""Measures what dividing large images before their resize (`Preprocess.divide_large`) does to AP and speed.
 
     python benchmarks/large_images_ap.py model.onnx --annotations test.json --images images/ [--factors 1 4]
 
-The data set's images and boxes are enlarged by each factor and saved as JPEG of quality 92, then the model is scored
-on them twice: as if trained with division, and as if trained without. Only preprocessing differs.
+The data set's images and boxes are enlarged by each factor and saved as JPEG of quality 92. The model is then scored
+twice: as if trained with division, and as if trained without. Only preprocessing differs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runtime.manifest import METADATA_KEY, from_json, to_json
 
 
 def enlarged(annotations: Path, images: Path, factor: float, folder: Path) -> Path:
-    """The data set with everything `factor` times as large, its images as JPEG in `folder`; the annotations' path."""
+    """Write the data set into `folder`, images and boxes enlarged by `factor`; returns the annotation file."""
     content = json.loads(annotations.read_text())
     factors = {}
     for image in content["images"]:
@@ -48,7 +48,7 @@ def enlarged(annotations: Path, images: Path, factor: float, folder: Path) -> Pa
 
 
 def restamped(model: Path, divide_large: bool, out: Path) -> Path:
-    """The model with another preprocessing in its manifest."""
+    """The model's bytes with another preprocessing in the manifest."""
     proto = onnx.load(model)
     entry = next(entry for entry in proto.metadata_props if entry.key == METADATA_KEY)
     manifest = from_json(entry.value, str(model))
@@ -59,6 +59,7 @@ def restamped(model: Path, divide_large: bool, out: Path) -> Path:
 
 
 def main() -> int:
+    """Score the model at every factor, with and without division."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--annotations", type=Path, required=True)

@@ -1,9 +1,9 @@
-"""How much memory each loader process adds for an index of COCO's size, on Linux with forked processes.
+"""Measures how much memory each loader process adds for an index of COCO's size, on Linux with forked processes.
 
     python benchmarks/loader_memory.py [--images 120000] [--boxes 860000] [--workers 4] [--reads 20000] [--names tuple]
 
-Reads nothing from disk: each process goes through its part of the index as the training stream does, and tells how much
-its private memory (/proc/self/smaps_rollup) grew, which is what it doesn't share with the others.
+Nothing is read from disk. Each process walks through its part of the index as the training stream does, and reports how
+much its private memory (/proc/self/smaps_rollup) grew. Private memory is not shared with the other processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train.data.loader import TrainingStream
 
 
 def synthetic(images: int, boxes: int, names: Callable[[Iterable[str]], Sequence[str]]) -> CocoDataset:
-    """An index of this size, without images; `names` holds the file names."""
+    """An index of this size without image files; `names` is the container of the file names."""
     rng = np.random.default_rng(0)
     counts = rng.multinomial(boxes, np.full(images, 1 / images))
     corner = rng.uniform(0, 300, (boxes, 2)).astype(np.float32)
@@ -47,13 +47,13 @@ def synthetic(images: int, boxes: int, names: Callable[[Iterable[str]], Sequence
 
 
 def private_mb() -> float:
-    """This process's memory that no other one shares."""
+    """This process's private memory in MB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
 
 
 def walk(stream: TrainingStream, numbers: range) -> None:
-    """What a loader process touches of the index."""
+    """Read the index as a loader process reads it."""
     for n in numbers:
         index = stream._index(n, 0)
         boxes, labels, crowd = stream.dataset.annotations(index)
@@ -61,7 +61,7 @@ def walk(stream: TrainingStream, numbers: range) -> None:
 
 
 def measure(dataset: CocoDataset, workers: int, reads: int) -> list[float]:
-    """Private MB that each of `workers` forked processes grows by while it reads."""
+    """The growth of private memory in MB of each of `workers` forked processes while it reads."""
     stream = TrainingStream(dataset, Augment(), Preprocess(800, 1333), False, 0, group=16)
     stream._index(0, 0)
     context = multiprocessing.get_context("fork")
@@ -83,12 +83,13 @@ def measure(dataset: CocoDataset, workers: int, reads: int) -> list[float]:
 
 
 def main() -> None:
+    """Build the index, measure the processes and print the growth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=120_000)
     parser.add_argument("--boxes", type=int, default=860_000)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--reads", type=int, default=20_000, help="of each process")
-    parser.add_argument("--names", choices=("compact", "tuple"), default="compact", help="how file names are held")
+    parser.add_argument("--reads", type=int, default=20_000, help="reads of each process")
+    parser.add_argument("--names", choices=("compact", "tuple"), default="compact", help="container of the file names")
     options = parser.parse_args()
     dataset = synthetic(options.images, options.boxes, FileNames if options.names == "compact" else tuple)
     grown = measure(dataset, options.workers, options.reads)

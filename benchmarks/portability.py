@@ -1,10 +1,10 @@
-"""Which graph runs where: every variant of an exported file tried in every consumer, as a table.
+"""Tries every variant of an exported file in every consumer and prints a table.
 
     python benchmarks/portability.py last.pt --images data/shapes/val -o portability.md --json portability.json
 
-A consumer runs the graph (ONNX Runtime and OpenVINO, on the CPU, compared with the float32 file), builds it (TensorRT
-for RTX, for each compute capability by itself) or is asked for its names (TensorRT 10.16 and 11.4: does our code use
-one that it lacks?). A cell is the outcome or the reason of the refusal. Exit code 1 where a cell isn't as expected.
+A consumer runs the graph (ONNX Runtime and OpenVINO on the CPU, compared with the float32 file), builds it (TensorRT
+for RTX, one compute capability at a time), or has its names checked (TensorRT 10.16 and 11.4: does our code use a name
+that the version lacks?). A cell is the outcome or the reason of the refusal. Exit code 1: a cell is unexpected.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant in one consumer."""
+    """The outcome of one variant in one consumer."""
 
     variant: str
     consumer: str
@@ -87,17 +87,19 @@ class Cell:
 
     @property
     def as_expected(self) -> bool:
+        """Whether the outcome is the expected one: REFUSED lists the expected refusals."""
         return self.works == ((self.variant, self.consumer) not in REFUSED)
 
 
 def main() -> int:
+    """Make every variant, try it in every consumer and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("--images", metavar="DIR", help="images to calibrate and compare on")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--consumers", nargs="+", choices=CONSUMERS, default=CONSUMERS)
-    parser.add_argument("-o", "--output", metavar="TABLE.md", help="file for the table")
-    parser.add_argument("--json", metavar="CELLS.json", help="file for the cells, with reasons in full")
+    parser.add_argument("-o", "--output", metavar="TABLE.md", help="write the table to this file")
+    parser.add_argument("--json", metavar="CELLS.json", help="write the cells, with the full reasons, to this file")
     options = parser.parse_args()
     loaded = load_detector(options.checkpoint)
     images = options.images or loaded.config.data.val_images
@@ -122,7 +124,7 @@ def main() -> int:
 def make_files(
     loaded: LoadedDetector, folder: Path, images: Path, variants: Iterable[str] = VARIANTS
 ) -> dict[str, Path]:
-    """The ONNX file of each variant: of this detector, and of a small deformable one with random weights."""
+    """Write the ONNX file of each variant: of this detector, and of a small deformable detector with random weights."""
     pre = loaded.config.preprocess
     side = -(-pre.long_side // pre.size_divisor) * pre.size_divisor  # of a canvas that holds images of any aspect
     bases: dict[str, Path] = {}
@@ -148,7 +150,7 @@ def make_files(
 
 
 def small_deformable(loaded: LoadedDetector, path: Path) -> LoadedDetector:
-    """A narrow detector with deformable towers, random weights and many detections, for the same classes."""
+    """A narrow detector for the same classes, with deformable towers, random weights and many detections."""
     torch.manual_seed(0)
     model = SYSTEMS["atss_dcn_r50_fpn_1x"]().model
     model = replace(
@@ -182,7 +184,7 @@ def matrix(files: dict[str, Path], consumers: Iterable[str], images: list[np.nda
 
 
 def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) -> str:
-    """What came out. Raises UserError for a refusal."""
+    """The outcome. Raises UserError for a refusal."""
     if consumer in NAMES:
         return check_names(NAMES[consumer])
     if consumer.startswith("RTX "):
@@ -200,12 +202,13 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
 
 
 def run_ort(path: Path, case: Case) -> list[Detections]:
+    """Detections of the two images in ONNX Runtime on the CPU."""
     backend = OrtBackend(path, BackendOptions(backend="cpu", allow_saturation=True))
     return postprocess(backend.infer(case.images, case.image_sizes), backend.manifest.thresholds)
 
 
 def run_openvino(path: Path, case: Case) -> list[Detections]:
-    """The same file in an independent reader, in float32 where the graph leaves that open."""
+    """Run the file in OpenVINO, an independent reader, in float32 where the graph leaves the precision open."""
     try:
         core = shared_core()
         compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -217,7 +220,7 @@ def run_openvino(path: Path, case: Case) -> list[Detections]:
 
 
 def check_names(version: str) -> str:
-    """That our code uses no name which this version lacks. Raises UserError naming those."""
+    """Check that our code uses no name that this version lacks. Raises UserError with the names."""
     root = Path(__file__).resolve().parents[1]
     lists = [library for library in map(load, LISTS) if library.version == version]
     found = [
@@ -232,7 +235,7 @@ def check_names(version: str) -> str:
 
 
 def _case(manifest: Manifest, images: list[np.ndarray]) -> Case:
-    """Two images on the graph's canvas, or on that of its recipe."""
+    """Two images on the graph's fixed canvas, or on the recipe's canvas."""
     shapes = manifest.inputs
     canvas = plan((3, 4), manifest.preprocess).canvas_hw
     height = min(max(canvas[0], shapes.height_min), shapes.height_max)
@@ -241,7 +244,7 @@ def _case(manifest: Manifest, images: list[np.ndarray]) -> Case:
 
 
 def markdown(cells: list[Cell]) -> str:
-    """A row per variant, a column per consumer; reasons of refusals below."""
+    """The table: a row per variant, a column per consumer, the reasons of refusals below."""
     consumers = list(dict.fromkeys(cell.consumer for cell in cells))
     lines = [f"| | {' | '.join(consumers)} |", f"| --- {'| --- ' * len(consumers)}|"]
     found = {(cell.variant, cell.consumer): cell for cell in cells}

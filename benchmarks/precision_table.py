@@ -1,15 +1,15 @@
-"""What each precision costs and gives: AP, size and speed of every file that can be made of one detector, as a table.
+"""Measures AP, size and speed of every precision of one detector and prints a table.
 
     python benchmarks/precision_table.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
         --images val/ --annotations val.json --json table.json
     python benchmarks/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
     python benchmarks/precision_table.py best.pt …                                          # exported first
 
-AP three times: as the file's numbers say (`onnx_model.emulation`: half precision rounded as a GPU rounds it, 8-bit sums
-exact), as ONNX Runtime and as OpenVINO run the file on this CPU, saturating or not. "alike" is the share of detections
-that these two have in common (same class, IoU above 0.9, scores that differ by at most 0.05; of a score of at least
-0.1). Speeds are ratios to the float32 file in the same runtime, of the network's time at batch 1: the median (and
-quartiles) over rounds, in which the files take turns.
+AP is measured three times: as the file's numbers say (`onnx_model.emulation`: half precision rounded as a GPU rounds
+it, 8-bit sums exact), as ONNX Runtime runs the file on this CPU, and as OpenVINO does, saturating or not. "alike" is
+the share of detections that the two runtimes have in common (same class, IoU above 0.9, scores that differ by at most
+0.05; only scores of at least 0.1 count). Speeds are ratios to the float32 file in the same runtime, of the
+network's time at batch 1: the median and quartiles over rounds in which the files alternate.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NOT_RUN = {("bf16", "cpu"), ("bf16", "openvino"), ("fp8", "openvino")}  # no ker
 
 @dataclasses.dataclass
 class Row:
-    """What was measured of one file; AP 0–1."""
+    """The measurements of one file; AP 0–1."""
 
     name: str
     bytes: int
@@ -69,6 +69,7 @@ class Row:
 
 
 def schemes(method: str) -> dict[str, Scheme]:
+    """Every conversion that the table has, under the name of its row."""
     return {
         "fp16": Scheme("fp16"),
         "bf16": Scheme("bf16"),
@@ -80,7 +81,7 @@ def schemes(method: str) -> dict[str, Scheme]:
 
 
 def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) -> dict[str, Path]:
-    """The float32 file of a checkpoint or itself, and one of each scheme."""
+    """The float32 file (exported from a checkpoint if needed), and one file for each scheme."""
     if source.suffix != ".onnx":
         loaded = load_detector(source)
         source = folder / "fp32.onnx"
@@ -127,7 +128,7 @@ def score_files(
 
 
 def share_alike(a: Results, b: Results) -> float:
-    """Of both sides' detections of at least LEAST_SCORE, how many have a partner on the other side."""
+    """The share of both sides' detections (score at least LEAST_SCORE) with a partner on the other side."""
     alone = total = 0
     for image_id in np.union1d(a.image_ids, b.image_ids):
         sides = [_of(results, int(image_id)) for results in (a, b)]
@@ -148,7 +149,7 @@ def _of(results: Results, image_id: int) -> Detections:
 def time_files(
     rows: dict[str, Row], files: dict[str, Path], runtime: str, photos: ImageFiles, rounds: int, threads: int
 ) -> None:
-    """Ratios of the files' speeds in one runtime, round by round in turn."""
+    """Ratios of the files' speeds in one runtime; the files alternate in each round."""
     with ExitStack() as stack:
         detectors = {
             name: stack.enter_context(Detector(path, backend=runtime, threads=threads, allow_saturation=True))
@@ -168,7 +169,7 @@ def time_files(
 
 
 def table(rows: dict[str, Row], runtimes: Sequence[str]) -> str:
-    """Markdown; AP of 100 and its difference to fp32's in the same runtime."""
+    """The table as Markdown: AP of 100 and the difference to fp32 in the same runtime."""
     first = rows["fp32"]
     heads = ["", "AP, as the numbers say", *(f"AP, {RUNTIMES[runtime]}" for runtime in runtimes), "alike", "file"]
     heads += [f"× fp32, {RUNTIMES[runtime]}" for runtime in runtimes]
@@ -190,6 +191,7 @@ def _ap(value: float | None, base: float | None, is_first: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Make the files, score and time them, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks/precision_table.py"
     )
@@ -200,10 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
     parser.add_argument("--images", type=Path, required=True, help="images to score and to measure speed on")
     parser.add_argument("--annotations", type=Path, help="COCO json to score against")
-    parser.add_argument("--limit", type=int, help="score only the first so many images")
-    parser.add_argument("--rounds", type=int, default=5, help="of the speed measurement; 0: none (%(default)s)")
-    parser.add_argument("--num-images", type=int, default=8, help="of a round (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the runtimes (0: their own choice)")
+    parser.add_argument("--limit", type=int, help="score only the first N images")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of the speed measurement; 0 leaves it out (%(default)s)"
+    )
+    parser.add_argument("--num-images", type=int, default=8, help="images of a round (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the runtimes (0: their own choice)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if options.json is not None:

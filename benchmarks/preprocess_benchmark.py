@@ -1,11 +1,11 @@
-"""Preprocessing, JPEG bytes to canvas, on one core: ours against torchvision's (PIL decode, `v2.Resize`, pad).
+"""Compares our preprocessing, JPEG bytes to canvas, with torchvision's (PIL decode, `v2.Resize`, pad) on one core.
 
     python benchmarks/preprocess_benchmark.py [--images DIR] [--json preprocess.json]
 
-The sides take turns on the same bytes in one process of one thread; figures are medians over rounds. torchvision does
-it twice: resizing the PIL image, as its transforms do to what PIL decoded, and the uint8 tensor made of it, which is
-faster. The images are those of DIR (photographs), enlarged or reduced to each size and saved as JPEG of quality 90;
-without DIR, blobs with noise. It also checks that our pixels are those that training sees, bit for bit.
+The sides alternate on the same bytes in one process with one thread; figures are medians over rounds. torchvision is
+measured twice: resizing the PIL image, and resizing the uint8 tensor made from it, which is faster. The images are the
+photographs in DIR, enlarged or reduced to each size and saved as JPEG of quality 90; without DIR, blobs with noise. The
+script also checks that our pixels are the training's, bit for bit.
 """
 
 from __future__ import annotations
@@ -46,20 +46,24 @@ IMAGES = 8
 
 
 def ours(data: bytes) -> np.ndarray:
+    """The toolkit's canvas of a JPEG, uint8 [1, H, W, 3]."""
     return make_batch([load(data, PRE)], PRE).images
 
 
 def torchvision_of_pil(data: bytes, resize: v2.Resize) -> torch.Tensor:
+    """torchvision's canvas, resized as a PIL image, uint8 [3, H, W]."""
     image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
     return pad(functional.pil_to_tensor(resize(image)))
 
 
 def torchvision_of_tensor(data: bytes, resize: v2.Resize) -> torch.Tensor:
+    """torchvision's canvas, resized as a uint8 tensor, uint8 [3, H, W]."""
     image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
     return pad(resize(functional.pil_to_tensor(image)))
 
 
 def pad(image: torch.Tensor) -> torch.Tensor:
+    """The image [3, h, w] padded at the right and at the bottom to multiples of the size divisor."""
     height, width = image.shape[1:]
     return functional.pad(image, [0, 0, -width % PRE.size_divisor, -height % PRE.size_divisor])
 
@@ -75,14 +79,14 @@ def photos(folder: Path | None) -> list[np.ndarray]:
 
 
 def as_jpeg(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> bytes:
-    """The image at another size, with the grain of a sensor, which enlarging would lack."""
+    """The image at another size as JPEG bytes, with a sensor's grain added, which an enlarged image lacks."""
     resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     grained = np.clip(resized + rng.normal(0, 4, resized.shape).astype(np.float32), 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", grained[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def differing_pixels(files: list[bytes], size: tuple[int, int]) -> int:
-    """How many values of our canvases differ from what training makes of the same files at the deployed size."""
+    """The number of pixel values that differ between our canvases and the training's for the same files."""
     with tempfile.TemporaryDirectory() as folder:
         for number, data in enumerate(files):
             (Path(folder) / f"{number}.jpg").write_bytes(data)
@@ -105,6 +109,7 @@ def differing_pixels(files: list[bytes], size: tuple[int, int]) -> int:
 
 
 def compare(size: tuple[int, int], images: list[np.ndarray], rounds: int) -> dict[str, object]:
+    """Time the sides on images of one size, alternating; returns medians and ratios."""
     rng = np.random.default_rng(0)
     files = [as_jpeg(image, size, rng) for image in images]
     resize = v2.Resize(PRE.short_side, max_size=PRE.long_side, antialias=True)
@@ -139,6 +144,7 @@ def compare(size: tuple[int, int], images: list[np.ndarray], rounds: int) -> dic
 
 
 def main() -> int:
+    """Compare the sides at every size, and check that our pixels are the training's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of photographs")
     parser.add_argument("--rounds", type=int, default=7)

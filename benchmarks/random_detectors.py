@@ -1,8 +1,8 @@
-"""Detectors with random weights whose scores are COCO-like, so that postprocessing has its usual work to do.
+"""Detectors with random weights and COCO-like scores, so that postprocessing has its usual work.
 
-What a network costs doesn't depend on its weights, but what follows depends on the scores: with fresh weights nothing
-or everything is above the threshold. Here batch norms learn the statistics of the given images, and the last layer's
-weights and bias are set so that CANDIDATES scores of an image are above the model's own threshold.
+A network's cost doesn't depend on its weights, but the cost of postprocessing depends on the scores: with fresh weights
+nothing or everything is above the threshold. Here batch norms learn the statistics of the given images, and the last
+layer's weights and bias are set so that CANDIDATES scores of an image are above the model's own threshold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPREAD = 1.0  # standard deviation of class logits
 
 
 def photographs(folder: Path | None, count: int, height: int, width: int) -> np.ndarray:
-    """Images uint8 [count, height, width, 3]: those of a folder, or soft blobs."""
+    """Images uint8 [count, height, width, 3] from a folder, or soft blobs."""
     if folder is not None:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         images = [decode(path) for path in paths[:: max(1, len(paths) // count)][:count]]
@@ -43,9 +43,9 @@ def photographs(folder: Path | None, count: int, height: int, width: int) -> np.
 
 
 def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False) -> Path:
-    """The exported file of a recipe's model in `folder`, made if it isn't there; its checkpoint lies beside it.
+    """The exported file of a recipe's model in `folder`, made if it is missing. Its checkpoint lies beside it.
 
-    For every canvas, or, where `fixed`, for that of the images alone.
+    The file takes every canvas, or with `fixed` only the images' canvas.
     """
     height, width = images.shape[1:3]
     checkpoint = folder / f"{recipe}_{height}x{width}.pt"
@@ -115,7 +115,7 @@ def torchvision_model(kind: str, images: np.ndarray) -> nn.Module:
 
 
 def learn_statistics(model: nn.Module, run: Callable[[], object]) -> None:
-    """Batch norms take the mean and variance of what they see."""
+    """Set the batch norms' mean and variance to those of their inputs."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.train()

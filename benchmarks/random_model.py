@@ -1,9 +1,9 @@
-"""A deployed model of a recipe with random weights, for measuring speed: it finds as many things as a trained one.
+"""Exports a recipe with random weights for measuring speed: it finds about as many objects as a trained model.
 
     python benchmarks/random_model.py atss_r50_fpn_1x --sides 320 416 --annotations val.json -o runs/r50.onnx
 
 The classifier's weights are scaled until about one score in twenty passes the threshold, so that NMS, its rerun and the
-scoring have something to do. AP is nil.
+scoring have something to do. Its AP is zero.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ LOGIT_STD = 0.03  # × √(256 channels × 9 taps × ½) ≈ 1: with a prior of 
 
 
 def main() -> None:
+    """Write the checkpoint and export it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--sides", type=int, nargs=2, metavar=("SHORT", "LONG"), help="default: the recipe's")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json: whose classes")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO json with the classes")
     parser.add_argument("--batch-max", type=int, default=16)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()

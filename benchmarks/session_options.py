@@ -1,10 +1,10 @@
-"""Why ONNX Runtime's CPU sessions have the options that they have: spinning threads, and the memory arena.
+"""Measures two options of ONNX Runtime's CPU sessions: spinning threads and the memory arena.
 
     python benchmarks/session_options.py model.onnx [--json options.json]
 
-Spinning: milliseconds a batch of one with and without it, alternating, on the machine as it is and beside a process
-that keeps one core busy, as decoding does. Arena: resident memory after batches of many canvas sizes, and the time that
-they take, each way in a process of its own.
+Spinning: milliseconds for a batch of one with and without it, alternating, on the machine as it is and beside a process
+that keeps one core busy, as decoding does. Arena: resident memory after batches of many canvas sizes, and their time,
+with and without the arena, each in its own process.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from runtime.files import atomic_write
 
 
 def session(path: Path, spinning: bool, arena: bool) -> Any:
+    """A CPU session with one of these settings."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
     options.log_severity_level = 3
@@ -36,17 +37,20 @@ def session(path: Path, spinning: bool, arena: bool) -> Any:
 
 
 def feed(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """Random inputs of the deployed graph for one canvas size."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     return {"images": images, "image_sizes": np.full((batch, 2), (height, width), np.int32)}
 
 
 def busy() -> None:
+    """Keep a core busy until the process is ended."""
     while True:
         pass
 
 
 def spinning(path: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a batch with and without spinning threads, alone and beside a busy process."""
     sessions = {"spinning": session(path, True, True), "not spinning": session(path, False, True)}
     batch = feed(1, 256, 320)
     found = {}
@@ -69,10 +73,12 @@ def spinning(path: Path, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def resident_mb() -> float:
+    """This process's resident memory in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def arena_alone(path: Path, arena: bool, shrink: bool, answer: Any) -> None:
+    """Run many canvas sizes in this process and put memory and time into `answer`."""
     one = session(path, False, arena)
     options = onnxruntime.RunOptions()
     if shrink:
@@ -92,6 +98,7 @@ def arena_alone(path: Path, arena: bool, shrink: bool, answer: Any) -> None:
 
 
 def arenas(path: Path) -> dict[str, dict[str, float]]:
+    """Memory and time with the arena, with an arena that shrinks, and without it."""
     context = multiprocessing.get_context("spawn")
     found = {}
     for name, arena, shrink in (("arena", True, False), ("arena, shrunk", True, True), ("no arena", False, False)):
@@ -104,6 +111,7 @@ def arenas(path: Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> int:
+    """Measure spinning and the arena, print the figures and write them as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=100)

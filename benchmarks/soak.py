@@ -1,11 +1,11 @@
-"""Many images through the pipeline: do memory, file handles or threads grow?
+"""Checks that memory, file handles and threads don't grow over many images through the pipeline.
 
     python benchmarks/soak.py model.onnx --json runs/soak.json            # 20,000 images
     python benchmarks/soak.py model.onnx --images photos/ --num-images 200000
 
-Without --images, JPEGs of many sizes, upright and across, are made in a temporary folder; one in 50 of the stream is a
-file that can't be read. The figures are of this process, after each 500 images; growth is the least of the last
-quarter less that of the second one (the first fills caches). Exit code 1 where anything grew. Linux only.
+Without --images, JPEGs of many sizes, upright and landscape, are made in a temporary folder. One image in 50 can't be
+read. This process's figures are taken every 500 images. Growth is the minimum of the last quarter minus the minimum of
+the second quarter (the first quarter fills caches). The exit code is 1 if anything grew. Linux only.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def made_images(folder: Path, count: int = 96) -> list[Path]:
 
 
 def endless(paths: Sequence[Path], bad: Path) -> Iterator[Path]:
+    """The images over and over; each BAD_EVERY-th path is the broken file."""
     for number, path in enumerate(cycle(paths)):
         yield bad if number % BAD_EVERY == BAD_EVERY - 1 else path
 
 
 def soak(detector: Detector, paths: Sequence[Path], bad: Path, images: int, batch: int, every: int) -> dict[str, Any]:
-    """Run a stream of so many images; what was found, and the process's state along the way."""
+    """Run a stream of `images` images; returns the number of detections and the process's state along the way."""
     samples: list[dict[str, float]] = []
     found = errors = 0
     started = time.perf_counter()
@@ -84,6 +85,7 @@ def soak(detector: Detector, paths: Sequence[Path], bad: Path, images: int, batc
 
 
 def state() -> dict[str, float]:
+    """This process's resident memory in MB, open handles and threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "memory_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
@@ -93,7 +95,7 @@ def state() -> dict[str, float]:
 
 
 def growth(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Least of the last quarter less that of the second: a leak raises it, what is in use at the moment doesn't."""
+    """Minimum of the last quarter minus the second quarter's: a leak raises it, memory in momentary use doesn't."""
     quarter = len(samples) // 4
     if quarter == 0:
         raise UserError(f"{len(samples)} samples are too few to tell growth; run on more images")
@@ -103,13 +105,15 @@ def growth(samples: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def has_grown(report: dict[str, Any]) -> bool:
+    """Whether any growth exceeds what ALLOWED has for it."""
     return any(report["growth"][name] > allowed for name, allowed in ALLOWED.items())
 
 
 def main() -> int:
+    """Run the stream, print the growth and report it as the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--images", type=Path, help="a folder of images, repeated as often as it takes")
+    parser.add_argument("--images", type=Path, help="folder of images, repeated as often as needed")
     parser.add_argument("--num-images", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--backend", default="cpu")

@@ -1,9 +1,9 @@
-"""A training step of `atss_r50_fpn_1x` against torchvision's FCOS and RetinaNet, and the share of its losses.
+"""Compares a training step of `atss_r50_fpn_1x` with torchvision's FCOS and RetinaNet, and measures its losses' share.
 
     python benchmarks/step_benchmark.py [--batch 2] [--side 512] [--json step.json]
 
-The three take their steps in turn (A B C A B C …) in one process on the same images and boxes, in float32, with the
-same frozen parts (stem, first stage, batch norms) and SGD; the ratios are of medians. Weights are random.
+The three detectors' steps alternate (A B C A B C …) in one process on the same images and boxes, in float32, with the
+same frozen parts (stem, first stage, batch norms) and SGD. Ratios are those of medians. Weights are random.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Step = Callable[[], None]
 
 
 def our_step(images: torch.Tensor, targets: Targets) -> tuple[Step, dict[str, list[float]]]:
-    """One step of our recipe, and the seconds that its parts take, filled in as it runs."""
+    """A function that takes one step of our recipe, and the seconds of the step's parts, which it fills in."""
     recipe: Config = RECIPES["atss_r50_fpn_1x"]()
     backbone = dataclasses.replace(recipe.model.backbone, weights="none")
     model_config = dataclasses.replace(recipe.model, backbone=backbone)
@@ -69,7 +69,7 @@ def our_step(images: torch.Tensor, targets: Targets) -> tuple[Step, dict[str, li
 
 
 def their_step(kind: type[FCOS] | type[RetinaNet], images: torch.Tensor, targets: Targets) -> Step:
-    """One step of a torchvision detector on the same images."""
+    """A function that takes one step of a torchvision detector on the same images."""
     side = images.shape[1]
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
     pyramid: BackboneWithFPN = _resnet_fpn_extractor(
@@ -90,6 +90,7 @@ def their_step(kind: type[FCOS] | type[RetinaNet], images: torch.Tensor, targets
 
 
 def random_batch(batch: int, side: int) -> tuple[torch.Tensor, Targets]:
+    """Random images [B, side, side, 3] uint8 with BOXES random boxes each."""
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8))
     sides = np.exp(rng.uniform(np.log(16), np.log(side / 2), (batch, BOXES, 2)))
@@ -100,6 +101,7 @@ def random_batch(batch: int, side: int) -> tuple[torch.Tensor, Targets]:
 
 
 def main() -> int:
+    """Time the three detectors' steps, alternating, and print the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--side", type=int, default=512)

@@ -1,16 +1,15 @@
-"""Images/s of `atss_r50` through the runtime, beside torchvision's `fcos_resnet50_fpn` and `retinanet_resnet50_fpn`.
+"""Compares images/s of `atss_r50` in the runtime with torchvision's `fcos_resnet50_fpn` and `retinanet_resnet50_fpn`.
 
     python benchmarks/throughput_benchmark.py [--canvas 480 640] [--batches 1 8] [--json throughput.json]
 
-Ours: the exported file in float32 (for every canvas, and for just this one, `--canvas H W`) and in int8
-(`export.quantize --target cpu`, for every canvas), in ONNX Runtime and OpenVINO, from uint8 canvases to detections.
-Theirs: eagerly, and their ONNX export, which is for just these sizes and this batch, in ONNX Runtime with the same
-session options, from float images of that size to detections, with their own thresholds and NMS. All on the same
-images with the same number of threads and of classes; weights are random, the scores of all COCO-like
-(`random_detectors`).
+Ours: the exported file in float32 (for every canvas, and for one canvas, `--canvas H W`) and in int8 (`export.quantize
+--target cpu`, for every canvas), in ONNX Runtime and OpenVINO, from uint8 canvases to detections. torchvision's: the
+eager model, and its ONNX export, which is fixed to these sizes and this batch, in ONNX Runtime with the same session
+options, from float images to detections, with torchvision's own thresholds and NMS. All use the same images, the same
+number of threads and of classes. Weights are random, all scores COCO-like (`random_detectors`).
 
-The sides take turns (A B C … A B C …) in one process; ratios are medians over rounds of theirs to ours, and, for a
-machine that others use too, of the least times and of the processor time that both spent.
+The sides alternate (A B C … A B C …) in one process. Ratios (torchvision's time over ours) are medians over rounds. For
+a shared machine, the ratios of the minimum times and of the processor times are printed too.
 """
 
 from __future__ import annotations
@@ -49,12 +48,15 @@ Side = Callable[[], int]  # runs a batch; how many detections it found
 
 
 def our_side(backend: Backend, canvases: np.ndarray) -> Side:
+    """A function that runs our graph on the canvases and returns the number of detections."""
     sizes = np.full((len(canvases), 2), canvases.shape[1:3], np.int32)
     thresholds = backend.manifest.thresholds
     return lambda: sum(map(len, postprocess(backend.infer(canvases, sizes), thresholds)))
 
 
 def eager_side(model: nn.Module, photos: list[Tensor]) -> Side:
+    """A function that runs torchvision's eager model and returns the number of detections."""
+
     def run() -> int:
         with torch.inference_mode():
             return sum(len(found["scores"]) for found in model(photos))
@@ -63,7 +65,7 @@ def eager_side(model: nn.Module, photos: list[Tensor]) -> Side:
 
 
 def exported_side(model: nn.Module, photos: list[Tensor], threads: int) -> Side:
-    """Their model as ONNX for just these sizes and this batch, which is what its export makes."""
+    """torchvision's model as ONNX, fixed to these sizes and this batch by its export."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is traced, and for one size
@@ -78,7 +80,7 @@ def exported_side(model: nn.Module, photos: list[Tensor], threads: int) -> Side:
 
 
 def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> dict[str, Path]:
-    """The float32 files, and the int8 one calibrated on a few of the same photographs."""
+    """Our float32 files, and the int8 file, calibrated on a few of the same photographs."""
     path = our_model(folder, RECIPE, images[:4])
     quantized = path.with_suffix(".int8.onnx")
     files = {"fp32": path, "fp32 fixed": our_model(folder, RECIPE, images[:4], fixed=True)}
@@ -92,6 +94,7 @@ def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> 
 
 
 def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object]:
+    """Images/s, processor time and detections of every side over alternating rounds."""
     wall: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
     found: dict[str, int] = {}
@@ -117,7 +120,7 @@ def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object
 def ratios(
     seconds: dict[str, list[float]], ratio: Callable[[list[float], list[float]], float]
 ) -> dict[str, dict[str, float]]:
-    """Of each of theirs to each of ours: how many times as fast ours is."""
+    """How many times as fast each of our files is as each of torchvision's models."""
     ours = [name for name in seconds if name.startswith(RECIPE)]
     return {
         name: {other: ratio(seconds[name], seconds[other]) for other in seconds if other not in ours} for name in ours
@@ -125,14 +128,15 @@ def ratios(
 
 
 def main() -> int:
+    """Make the models, measure every batch size and print the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--canvas", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--images", type=Path, help="folder of photographs; int8 needs some to calibrate on")
-    parser.add_argument("--keep", type=Path, help="folder that keeps the models between runs")
-    parser.add_argument("--prepare", action="store_true", help="make the models in --keep and stop")
+    parser.add_argument("--images", type=Path, help="folder of photographs; int8 needs them for calibration")
+    parser.add_argument("--keep", type=Path, help="keep the models in this folder between runs")
+    parser.add_argument("--prepare", action="store_true", help="only make the models in --keep")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -177,6 +181,7 @@ def main() -> int:
 
 
 def show(result: dict[str, Any]) -> None:
+    """Print speeds and ratios as a table."""
     names = [name.removeprefix(f"{RECIPE} ") for name in result["ratios"]]
     print(f"\nbatch {result['batch']}: images/s (median, best), processor seconds and detections an image")
     for name, speed in result["images_per_second"].items():

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained, exported, verified and scored detector, on two CPU cores in at most eight minutes:
 #   scripts/quickstart.sh
-# Everything lands in runs/quickstart and data/shapes. Run it again and it goes on where it stopped.
+# Everything is written to runs/quickstart and data/shapes. A second call continues where the first one stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Threads that spin while they wait make a shared machine many times slower, and gain nothing on a quiet one.
+# Waiting threads that spin slow a shared machine down many times, and gain nothing on a quiet one.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-# glibc would give a step's memory back to the system, which has to clear it for the next: a twentieth of the time.
+# Otherwise glibc returns a step's memory to the system, which clears it for the next step: 5 % of the time.
 export MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TOP_PAD_=268435456
 started=$(date +%s)
 recipe=atss_quick
@@ -16,11 +16,11 @@ data=data/shapes
 run=runs/quickstart
 say() { printf '\n== %s\n' "$*"; }
 
-say "1/8 environment (.venv); then this machine is timed, and how long all of it takes is said"
+say "1/8 environment (.venv)"
 scripts/setup.sh edge
 python=.venv/bin/python
 
-say "2/8 how long it takes here: a few images and training steps are timed"
+say "2/8 forecast: timing a few images and training steps on this machine"
 if [ -e $data/shapes.json ]; then to_draw=0; else to_draw=$((train_images + val_images)); fi
 $python scripts/quickstart_estimate.py $recipe --num-images $to_draw --run $run/train --spent $(($(date +%s) - started))
 
@@ -36,15 +36,15 @@ $python -m train.plot $run/train
 say "5/8 the torch model's AP on the held-back images"
 $python -m train.validate $run/train/last.pt --annotations $data/val.json --images $data/val --json $run/torch.json
 
-say "6/8 export to ONNX, and verification of what came out"
+say "6/8 export to ONNX, and verification of the file"
 $python export/to_onnx.py $run/train/last.pt -o $run/model.onnx
 
-say "7/8 the deployed file's AP, by the same evaluator"
+say "7/8 the deployed file's AP, with the same evaluator"
 $python -m runtime.evaluate $run/model.onnx --annotations $data/val.json --images $data/val --json $run/onnx.json \
   --results-out $run/results.json
 $python -m runtime.show $run/results.json --annotations $data/val.json --images $data/val --out $run/images
 
-say "8/8 which anchors each object got"
+say "8/8 the anchors that each object is trained on"
 $python -m train.show_assignment $recipe --annotations $data/val.json --images $data/val --out $run/assignment
 
 say "done"

@@ -1,4 +1,4 @@
-"""The quickstart's forecast: draws a few images, trains a few steps and says how long all of it will take here.
+"""The quickstart's forecast: draws a few images, trains a few steps and says how long the quickstart will take.
 
 python scripts/quickstart_estimate.py RECIPE --num-images 2300 --run runs/quickstart/train --spent 92
 """
@@ -23,20 +23,20 @@ from train.trainer.progress import duration
 from train.trainer.run_log import LOG, read_log
 
 WARM_UP, MEASURED = 3, 5  # steps
-# Curves, export, verification, two evaluations and what is drawn of them take as long as drawing so many images: the
-# one, like the other, is mostly work of one core that needs no wide vectors.
+# Curves, export, verification, two evaluations and their drawings take as long as drawing this number of images. Both
+# are mostly work of one core without wide vectors.
 REST_IN_IMAGES = 9000
 
 
 class Measured(NamedTuple):
-    """Seconds that this machine takes."""
+    """Seconds that this machine needs."""
 
     image: float  # to draw one
     step: float  # of training
 
 
 class Forecast(NamedTuple):
-    """Seconds of the parts, and of all together with what was spent before."""
+    """Seconds of each part, and of the whole with the time that was already spent."""
 
     drawing: float
     training: float
@@ -45,7 +45,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(measured: Measured, images: int, steps: int, spent: float) -> Forecast:
-    """How long a quickstart takes that has so many images to draw and steps to train; `spent` seconds are over."""
+    """Seconds of a quickstart that has to draw `images` and to train `steps`; `spent` seconds are over already."""
     drawing, training = images * measured.image, steps * measured.step
     rest = REST_IN_IMAGES * measured.image
     return Forecast(drawing, training, rest, spent + drawing + training + rest)
@@ -59,7 +59,7 @@ def said(found: Forecast) -> str:
 
 
 def measure(config: Config, folder: Path) -> Measured:
-    """Draw and train in a folder of its own, by the functions that the quickstart uses."""
+    """Draw and train in `folder`, with the functions that the quickstart uses."""
     batch, data = config.schedule.batch, folder / "shapes"
     drawn = Settings(train=2 * batch, val=1)
     started = time.perf_counter()
@@ -77,23 +77,24 @@ def measure(config: Config, folder: Path) -> Measured:
 
 
 def seconds_per_step(lines: list[dict[str, Any]], batch: int) -> float:
-    """Seconds of a step after the warm-up, of a log whose speeds are means from the first step on."""
+    """Seconds of a step after the warm-up, from a log whose speeds are means since the first step."""
     ended = {line["step"]: line["step"] * batch / line["images_per_second"] for line in lines}
     return (ended[WARM_UP + MEASURED] - ended[WARM_UP]) / MEASURED
 
 
 def steps_left(config: Config, run: Path) -> int:
-    """Steps that a run in this folder still has to take."""
+    """The number of steps that the run in this folder has left."""
     taken = max((line["step"] for line in read_log(run / LOG)), default=0) if (run / LAST).exists() else 0
     return max(0, config.schedule.steps - taken)
 
 
 def main() -> None:
+    """Measure this machine and print the forecast."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--num-images", type=int, required=True, help="to draw; 0 where they are there")
+    parser.add_argument("--num-images", type=int, required=True, help="images to draw; 0 if they exist")
     parser.add_argument("--run", type=Path, required=True, help="the training's folder")
-    parser.add_argument("--spent", type=float, default=0.0, help="seconds that are over already")
+    parser.add_argument("--spent", type=float, default=0.0, help="seconds that were already spent")
     options = parser.parse_args()
     started = time.perf_counter()
     config = RECIPES[options.recipe]()

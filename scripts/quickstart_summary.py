@@ -1,4 +1,4 @@
-"""The quickstart's last lines: what was reached, as a table and as summary.json."""
+"""The quickstart's last lines: its results as a table and as summary.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.files import atomic_write
 
 
 def summarize(torch_figures: dict[str, float], onnx_figures: dict[str, float], seconds: int) -> dict[str, float]:
-    """What summary.json holds: APs as fractions of 1, the deployed model's speed, the seconds of this call."""
+    """The content of summary.json: AP as fractions of 1, the deployed model's speed, the seconds of this run."""
     return {
         "ap_torch": torch_figures["AP"],
         "ap_onnx": onnx_figures["AP"],
@@ -21,7 +21,7 @@ def summarize(torch_figures: dict[str, float], onnx_figures: dict[str, float], s
 
 
 def table(summary: dict[str, float], run: Path) -> str:
-    """The summary and where everything lies, a line each."""
+    """The summary and the paths of the results, one per line."""
     seconds = int(summary["seconds_total"])
     rows = [
         ("AP, torch model", f"{100 * summary['ap_torch']:.2f}"),
@@ -40,6 +40,7 @@ def table(summary: dict[str, float], run: Path) -> str:
 
 
 def main() -> None:
+    """Write summary.json and print the table, from the folder and the seconds on the command line."""
     run, seconds = Path(sys.argv[1]), int(sys.argv[2])
     torch_figures, onnx_figures = (json.loads((run / f"{name}.json").read_text()) for name in ("torch", "onnx"))
     summary = summarize(torch_figures, onnx_figures, seconds)

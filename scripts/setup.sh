@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make .venv and install the toolkit into it:  scripts/setup.sh [EXTRA …]   (edge, dev, rtx, pycuda, …)
-# Says which hardware it installs for and why: `gpu` (CUDA 13) or `cuda12` by what nvidia-smi says of the driver, else
-# `cpu`. An EXTRA of these three names decides it instead. Says one line where all that is there already.
+# Make .venv and install the toolkit into it:  scripts/setup.sh [EXTRA …]   (edge, dev, docs, rtx, pycuda, …)
+# Prints which hardware it installs for and why: `gpu` (CUDA 13) or `cuda12`, by the driver that nvidia-smi reports,
+# otherwise `cpu`. An EXTRA cpu, gpu, cuda12 or cuda13 decides instead. If everything is installed, it prints one line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.venv/atss-toolkit-extras
 have="" kept=""
 
-# Sets hardware and why. The drivers are those that CUDA's majors need at least (runtime/cuda_libraries.py).
+# Sets hardware and why. 580 and 525 are the oldest drivers for CUDA 13 and 12 (runtime/machine/cuda_libraries.py).
 choose_hardware() {
   local driver major
   hardware=cpu
@@ -38,7 +38,7 @@ choose_hardware() {
 
 is_hardware() { case $1 in cpu | gpu | cuda12 | cuda13) true ;; *) false ;; esac; }
 
-# Sets python: the newest name that starts a Python 3.10 or newer.
+# Sets python: the first of these names that starts a Python 3.10 or newer.
 choose_python() {
   local candidate
   for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
@@ -52,7 +52,7 @@ choose_python() {
 }
 
 install_toolkit() { # hardware, other extras
-  # The two builds of ONNX Runtime share a module: with both there, removing one breaks the other, so both go.
+  # The two builds of ONNX Runtime share a module. Removing one of them breaks the other, so both are removed.
   local other=onnxruntime-gpu
   if [ "$1" != cpu ]; then other=onnxruntime; fi
   if .venv/bin/python -m pip show --quiet "$other" >/dev/null 2>&1; then
@@ -61,7 +61,7 @@ install_toolkit() { # hardware, other extras
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1${2:+,$2}]"
 }
 
-# What is installed stays installed: extras add up. The stamp's second line says why the hardware isn't to be chosen.
+# Extras add up: installed extras stay. The stamp's second line is the reason for keeping the hardware, if there is one.
 { read -r have && read -r kept; } 2>/dev/null <"$stamp" || true
 sum=$(cksum <pyproject.toml)
 had_hardware="" others="" asked=""

@@ -1,1 +1,1 @@
-"""The names of TensorRT's real bindings, and the check that the code uses no other."""
+"""The names of TensorRT's real bindings, and the check that the code uses no other name."""

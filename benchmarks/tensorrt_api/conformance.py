@@ -1,11 +1,11 @@
-"""Which TensorRT names a module uses that some version of TensorRT doesn't have: found in its source, without running.
+"""Finds TensorRT names in a module's source that some version of TensorRT doesn't have, without running it.
 
-What the check relies on, and itself holds, in every module that uses the name `trt`:
-- the library bears the name `trt` (`import tensorrt as trt`, or a parameter);
-- a variable, parameter or attribute that holds one of its objects bears the name that VARIABLES gives to its class;
+The check relies on these rules, and enforces them in every module that uses the name `trt`:
+- the library is named `trt` (`import tensorrt as trt`, or a parameter);
+- a variable, parameter or attribute that holds one of its objects has the name that VARIABLES gives to its class;
 - nothing is looked up with getattr, hasattr or setattr.
-A name that only one flavor has stands in ONLY_IN with its reason, and where it is used in an `if` on `flavor` or in a
-function whose name ends in `_rtx` or `_tensorrt`.
+A name that only one flavor has is listed in ONLY_IN with its reason, and is used only inside an `if` on `flavor` or in
+a function whose name ends in `_rtx` or `_tensorrt`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ONLY_IN: dict[tuple[str, str | None], tuple[str, str]] = {
 
 
 class Names(NamedTuple):
-    """One library's names."""
+    """The names of one library."""
 
     label: str  # "rtx 1.7.1.116"
     flavor: str
@@ -76,10 +76,12 @@ class Names(NamedTuple):
     others: set[str]  # functions and constants of the module
 
     def has(self, owner: str, member: str | None) -> bool:
+        """Whether the library has this class, or this member of it."""
         return owner in self.members and (member is None or member in self.members[owner])
 
 
 def load(path: Path) -> Names:
+    """Read a list that read_names.py wrote; the file's name begins with the flavor."""
     found = json.loads(path.read_text(encoding="utf-8"))
     flavor = path.name.split("-")[0]
     members = {name: set(names) | {"name", "value"} for name, names in found["enums"].items()}
@@ -88,7 +90,7 @@ def load(path: Path) -> Names:
 
 
 def problems(source: str, libraries: list[Names]) -> list[str]:
-    """One line for each use of a name that a library lacks, or that the check couldn't follow."""
+    """A line for each use of a name that a library lacks, or that the check can't follow."""
     tree = ast.parse(source)
     if not any(
         isinstance(node, ast.Name | ast.arg | ast.alias) and _own_name(node) == "trt" for node in ast.walk(tree)
@@ -106,7 +108,7 @@ def _own_name(node: ast.AST) -> str | None:
 
 
 def _imports(tree: ast.Module) -> list[str]:
-    """The library under another name would be out of sight."""
+    """Imports of the library under another name, which the check could not see."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -132,7 +134,7 @@ def _lookups(tree: ast.Module) -> Iterator[str]:
 
 
 def _misnamed(tree: ast.Module) -> Iterator[str]:
-    """An object under a name that VARIABLES doesn't know would be out of sight."""
+    """Objects under a name that VARIABLES doesn't have, which the check could not see."""
     for node in ast.walk(tree):
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
@@ -214,7 +216,7 @@ def _class_of(node: ast.AST) -> str | None:
 
 
 def _guarded(tree: ast.Module) -> set[int]:
-    """Nodes in a branch on the flavor, or in a function that is for one of them."""
+    """Nodes in a branch on the flavor, or in a function for one flavor."""
     found: set[int] = set()
     for node in ast.walk(tree):
         branch = isinstance(node, ast.If | ast.IfExp) and any(

@@ -1,10 +1,10 @@
-"""List every name of an importable TensorRT library: its classes with their members, enumerations, functions.
+"""Lists every name of an importable TensorRT library: classes with their members, enumerations, functions.
 
     python benchmarks/tensorrt_api/read_names.py tensorrt_rtx -o benchmarks/tensorrt_api/rtx-1.7.1.json
 
-tests/test_tensorrt_names.py holds the toolkit's code to the committed lists, so that a name that one version lacks is
-found without that version. TensorRT for RTX installs anywhere. The standard library's Python wheels import without the
-library itself, and without a GPU, once the nine functions exist that they link to:
+tests/test_tensorrt_names.py checks the toolkit's code against the committed lists, so a name that one version lacks is
+found without that version. TensorRT for RTX installs anywhere. The Python wheels of standard TensorRT import without
+the library and without a GPU, once the nine functions that they link to exist:
 
     pip download --no-deps -d wheels tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
     python -m zipfile -e wheels/tensorrt_cu13_bindings-*.whl bindings
@@ -25,7 +25,7 @@ library itself, and without a GPU, once the nine functions exist that they link 
     LD_LIBRARY_PATH=. PYTHONPATH=bindings python benchmarks/tensorrt_api/read_names.py tensorrt_bindings \\
         -o benchmarks/tensorrt_api/tensorrt-11.4.0.json
 
-For 10.16 the same with its wheel and .so.10.
+For 10.16, use its wheel and .so.10.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from typing import Any
 
 
 def main() -> int:
+    """Import the module and write its names as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("module", help="module to import: tensorrt, tensorrt_rtx or tensorrt_bindings")
-    parser.add_argument("-o", "--output", metavar="NAMES.json", help="file to write; default: to the terminal")
+    parser.add_argument("-o", "--output", metavar="NAMES.json", help="file to write; default: print")
     options = parser.parse_args()
     text = to_json(names_of(importlib.import_module(options.module)))
     if options.output:
