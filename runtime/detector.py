@@ -105,14 +105,15 @@ class Detector:
         """The canvas for an image of this size: as small as it and the graph's range allow. Raises BackendError."""
         pre, shapes = self.manifest.preprocess, self.manifest.inputs
         needed = plan(image_hw, pre).canvas_hw
-        height, width = max(needed[0], shapes.height_min), max(needed[1], shapes.width_min)
-        if height > shapes.height_max or width > shapes.width_max:
+        canvas_hw = shapes.canvas_for(needed)
+        if canvas_hw is None:
+            (height, width), (most_h, most_w) = needed, shapes.largest_canvas
             raise BackendError(
                 f"an image of {image_hw[1]}×{image_hw[0]} needs a canvas of {width}×{height} (sides {pre.short_side}/"
-                f"{pre.long_side}), the graph was exported for at most {shapes.width_max}×{shapes.height_max}; export "
+                f"{pre.long_side}), the graph was exported for at most {most_w}×{most_h}; export "
                 "it for larger canvases or smaller sides"
             )
-        return height, width
+        return canvas_hw
 
     @overload
     def __call__(self, images: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
