@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 
 from .backends import Backend, BackendError, BatchTooLarge, Times, open_backend
+from .batching import batches_by, cut
 from .detections import (
     Detections,
     RawOutputs,
@@ -180,9 +181,8 @@ class Detector:
         `times` gets the backend's stages, "network" (all of them: the call as a whole) and "postprocess".
         """
         found: list[Detections] = []
-        most = self.manifest.inputs.batch_max
-        for first in range(0, len(images), most):
-            batch = join_batches(images[first : first + most])
+        for piece in cut(images, self.manifest.inputs.batch_max):
+            batch = join_batches(piece)
             raw = self._infer(batch, all_candidates=False, times=times)
             started = time.perf_counter()
             found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
@@ -201,19 +201,16 @@ class Detector:
         read: Callable[[RawOutputs], list[Detections]],
         all_candidates: bool,
     ) -> list[Detections]:
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            check_image(image, index)
-            groups.setdefault(self.canvas_hw(as_decoded(image).size_hw), []).append(index)
+        def canvas_hw(index: int) -> tuple[int, int]:
+            check_image(images[index], index)
+            return self.canvas_hw(as_decoded(images[index]).size_hw)
+
         found = [empty_detections()] * len(images)
-        most = self.manifest.inputs.batch_max
-        for canvas_hw, members in groups.items():
-            for first in range(0, len(members), most):
-                rows = members[first : first + most]
-                batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas_hw)
-                raw = self._infer(batch, all_candidates)
-                for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
-                    found[row] = detections
+        for canvas, rows in batches_by(range(len(images)), canvas_hw, self.manifest.inputs.batch_max):
+            batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas)
+            raw = self._infer(batch, all_candidates)
+            for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
+                found[row] = detections
         return found
 
     def _infer(self, batch: Batch, all_candidates: bool, times: Times | None = None) -> RawOutputs:
