@@ -27,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from runtime.batching import batches_by, cut
 from runtime.detector import WINDOW, Detector, pipeline_settings
 from runtime.files import atomic_write
 from runtime.images.preprocess import make_batch, plan
@@ -69,16 +70,9 @@ def batches_of(sizes: list[Size], pre: Preprocess, limits: PipelineSettings) -> 
     for _ in run_pipeline(sizes, lambda size: size, lambda size: plan(size, pre).canvas_hw, run, limits):
         pass
     square = -(-pre.long_side // pre.size_divisor) * pre.size_divisor
-    chunks = [sizes[first : first + limits.batch] for first in range(0, len(sizes), limits.batch)]
+    chunks = cut(sizes, limits.batch)
     largest = [(_largest([plan(size, pre).canvas_hw for size in chunk]), chunk) for chunk in chunks]
-    groups: dict[Size, list[Size]] = {}
-    for size in sizes:
-        groups.setdefault(plan(size, pre).canvas_hw, []).append(size)
-    planned = [
-        (canvas_hw, members[first : first + limits.batch])
-        for canvas_hw, members in groups.items()
-        for first in range(0, len(members), limits.batch)
-    ]
+    planned = batches_by(sizes, lambda size: plan(size, pre).canvas_hw, limits.batch)
     squares = [((square, square), chunk) for chunk in chunks]
     return dict(zip(WAYS, (formed, planned, largest, squares), strict=True))
 

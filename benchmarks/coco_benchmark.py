@@ -1,9 +1,12 @@
-"""COCO's figures by `runtime.coco` and by pycocotools' COCOeval, on the same made-up results: time, and equality.
+"""COCO's twelve metrics of the same made-up results by `runtime.coco`, pycocotools and faster-coco-eval.
 
-    python benchmarks/coco_benchmark.py --json runs/coco.json
+    python benchmarks/coco_benchmark.py --num-images 500 5000 --json runs/coco.json
 
-Two data sets of --num-images images with 100 detections each: 14 objects of 3 categories, and 7 of 80. The two score in
-turn; the ratio is the median of rounds. All twelve figures must be equal, or the exit code is 1.
+Compared are time, peak memory and the numbers. There are two data sets of each size, with 100 detections per image: 14
+objects of 3 categories, and 7 of 80. All scorers begin with the parsed JSON of annotations and results, and take turns.
+A ratio is the median over rounds. Memory is the peak above the parsed JSON, each scorer in a process of its own.
+faster-coco-eval is left out where it is not installed. The exit code is 1 unless every metric of ours equals that of
+pycocotools bit for bit.
 """
 
 from __future__ import annotations
@@ -11,29 +14,34 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib.util
 import io
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtime.coco import parse_ground_truth, parse_results, score
 from runtime.files import atomic_write
+from runtime.machine.conditions import memory_mb, peak_memory_mb, reset_peak_memory
 
 DETECTIONS = 100
+SETS = ((14, 3), (7, 80))  # objects of an image, categories
+OURS, REFERENCE = "runtime.coco", "pycocotools"
+
+Scorer = Callable[[dict[str, Any], list[dict[str, Any]]], list[float]]
 
 
 def make(images: int, objects: int, categories: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations, and results of which two hits a object and the rest anything."""
+    """Annotations, and results of which two hit each object and the rest anything."""
     rng = np.random.default_rng(0)
     content: dict[str, Any] = {
         "images": [{"id": n + 1, "height": 480, "width": 640} for n in range(images)],
@@ -63,52 +71,116 @@ def make(images: int, objects: int, categories: int) -> tuple[dict[str, Any], li
     return content, results
 
 
+def by_ours(content: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    """The twelve metrics, by this toolkit."""
+    from runtime.coco import parse_ground_truth, parse_results, score
+
+    return list(score(parse_ground_truth(content), parse_results(results, "results")).values.values())
+
+
 def by_pycocotools(content: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    """The twelve metrics, by the reference."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = content
         truth.createIndex()
         scorer = COCOeval(truth, truth.loadRes(results), "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return scorer.stats.tolist()
+        return _stats(scorer)
+
+
+def by_faster_coco_eval(content: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    """The twelve metrics, by faster-coco-eval (C++)."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(content)
+    return _stats(COCOeval_faster(truth, truth.loadRes(results), "bbox"))
+
+
+def _stats(scorer: Any) -> list[float]:
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    return [float(value) for value in scorer.stats[:12]]
+
+
+def scorers() -> dict[str, Scorer]:
+    """Those that are installed, by name."""
+    found: dict[str, Scorer] = {OURS: by_ours, REFERENCE: by_pycocotools}
+    if importlib.util.find_spec("faster_coco_eval") is not None:
+        found["faster-coco-eval"] = by_faster_coco_eval
+    return found
 
 
 def compare(images: int, objects: int, categories: int, rounds: int) -> dict[str, Any]:
+    """Time, memory and numbers of every scorer on one data set."""
     content, results = make(images, objects, categories)
-    seconds: dict[str, list[float]] = {"ours": [], "pycocotools": []}
-    for _ in range(rounds):
-        given = copy.deepcopy((content, results))  # pycocotools writes into what it is given
-        started = time.perf_counter()
-        theirs = by_pycocotools(*given)
-        middle = time.perf_counter()
-        ours = score(parse_ground_truth(content), parse_results(results, "results"))
-        ended = time.perf_counter()
-        seconds["pycocotools"].append(middle - started)
-        seconds["ours"].append(ended - middle)
-    ratio = statistics.median(a / b for a, b in zip(seconds["pycocotools"], seconds["ours"], strict=True))
-    is_equal = list(ours.values.values()) == theirs
-    print(
-        f"{images} images, {objects} objects of {categories} categories each: ours "
-        f"{statistics.median(seconds['ours']):.2f} s, pycocotools {statistics.median(seconds['pycocotools']):.2f} s, "
-        f"{ratio:.1f} × as fast; all figures equal: {is_equal}"
-    )
-    return {"objects": objects, "categories": categories, "seconds": seconds, "ratio": ratio, "equal": is_equal}
+    installed = scorers()
+    seconds: dict[str, list[float]] = {name: [] for name in installed}
+    values: dict[str, list[float]] = {}
+    for number in range(rounds):
+        names = list(installed)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            given = copy.deepcopy((content, results))  # the others write into what they are given
+            started = time.perf_counter()
+            values[name] = installed[name](*given)
+            seconds[name].append(time.perf_counter() - started)
+    print(f"{images} images, {objects} objects of {categories} categories each")
+    report = {}
+    for name in installed:
+        differences = np.abs(np.array(values[name]) - np.array(values[REFERENCE]))
+        report[name] = {
+            "seconds": seconds[name],
+            "times_the_seconds_of_ours": statistics.median(
+                theirs / ours for theirs, ours in zip(seconds[name], seconds[OURS], strict=True)
+            ),
+            "peak_mb": peak_of(name, images, objects, categories),
+            "equal": values[name] == values[REFERENCE],
+            "largest_difference": float(differences.max()),
+        }
+        row = report[name]
+        print(
+            f"  {name:<18}{statistics.median(seconds[name]):7.2f} s, {row['times_the_seconds_of_ours']:5.2f} × ours, "
+            f"{row['peak_mb']:6.0f} MB, equal to {REFERENCE}: {row['equal']} (largest difference "
+            f"{row['largest_difference']:.1e})",
+            flush=True,
+        )
+    return {"images": images, "objects": objects, "categories": categories, "scorers": report}
+
+
+def peak_of(name: str, images: int, objects: int, categories: int) -> float:
+    """Peak memory of a scorer above its input, MB, in a process of its own."""
+    command = [sys.executable, __file__, "--measure-memory", name, *map(str, (images, objects, categories))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_memory(name: str, images: str, objects: str, categories: str) -> None:
+    """What `peak_of` starts: print the peak."""
+    scorers()[name](*make(2, 1, 1))  # imports are no part of it
+    given = make(int(images), int(objects), int(categories))
+    before = memory_mb()
+    reset_peak_memory()
+    scorers()[name](*given)
+    print(peak_memory_mb() - before)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-images", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--num-images", type=int, nargs="+", default=[500], metavar="N", help="sizes (500)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which the scorers take turns (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the report here")
+    parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure_memory is not None:
+        measure_memory(*options.measure_memory)
+        return 0
     load = round(os.getloadavg()[0], 2)
-    sets = [compare(options.num_images, *shape, options.rounds) for shape in ((14, 3), (7, 80))]
+    sets = [compare(images, *shape, options.rounds) for images in options.num_images for shape in SETS]
     if options.json is not None:
-        report = {"images": options.num_images, "load_average": load, "sets": sets}
-        atomic_write(options.json, json.dumps(report, indent=2) + "\n")
-    return int(not all(entry["equal"] for entry in sets))
+        atomic_write(options.json, json.dumps({"load_average": load, "sets": sets}, indent=2) + "\n")
+    return int(not all(entry["scorers"][OURS]["equal"] for entry in sets))
 
 
 if __name__ == "__main__":

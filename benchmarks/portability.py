@@ -238,9 +238,7 @@ def _case(manifest: Manifest, images: list[np.ndarray]) -> Case:
     """Two images on the graph's fixed canvas, or on the recipe's canvas."""
     shapes = manifest.inputs
     canvas = plan((3, 4), manifest.preprocess).canvas_hw
-    height = min(max(canvas[0], shapes.height_min), shapes.height_max)
-    width = min(max(canvas[1], shapes.width_min), shapes.width_max)
-    return make_case(min(2, shapes.batch_max), (height, width), images, manifest.preprocess.pad_value)
+    return make_case(shapes.nearest_batch(2), shapes.nearest_canvas(canvas), images, manifest.preprocess.pad_value)
 
 
 def markdown(cells: list[Cell]) -> str:

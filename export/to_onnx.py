@@ -132,10 +132,8 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
     dynamic: dict[int, object] = {}
     if shapes.batch_min < shapes.batch_max:
         dynamic[0] = torch.export.Dim("batch", min=shapes.batch_min, max=shapes.batch_max)
-    for axis, name, low, high in (
-        (1, "height", shapes.height_min, shapes.height_max),
-        (2, "width", shapes.width_min, shapes.width_max),
-    ):
+    for axis, name in ((1, "height"), (2, "width")):
+        low, high = shapes.ranges[name]
         if low < high:
             dynamic[axis] = divisor * torch.export.Dim(f"{name}_{divisor}", min=low // divisor, max=high // divisor)
     sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
@@ -184,20 +182,13 @@ def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, i
 
 def describe(shapes: InputShapes) -> str:
     """One phrase: the canvases and batches that a graph takes."""
-    if shapes.height_min == shapes.height_max and shapes.width_min == shapes.width_max:
-        canvas = f"canvas {shapes.height_min}×{shapes.width_min} (height × width)"
-    else:
-        canvas = f"canvases {shapes.height_min}×{shapes.width_min} to {shapes.height_max}×{shapes.width_max}"
-    return f"{canvas}, batch {shapes.batch_min}-{shapes.batch_max}"
+    return shapes.summary()
 
 
 def _example_sides(shapes: InputShapes, divisor: int) -> tuple[int, int]:
     height, width = (_round_up(side, divisor) for side in EXAMPLE_HW)
     width += divisor * (height == width)
-    return (
-        min(max(height, shapes.height_min), shapes.height_max),
-        min(max(width, shapes.width_min), shapes.width_max),
-    )
+    return shapes.nearest_canvas((height, width))
 
 
 def _round_up(side: int, divisor: int) -> int:

@@ -74,7 +74,10 @@ def _category_id(given: str, categories: Mapping[int, str], source: object) -> i
 
 
 def _score(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
     return value

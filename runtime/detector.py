@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 
 from .backends import Backend, BackendError, BatchTooLarge, open_backend
+from .batching import batches_by, cut
 from .detections import (
     Detections,
     RawOutputs,
@@ -105,14 +106,15 @@ class Detector:
         """The canvas for an image of this size: as small as it and the graph's range allow. Raises BackendError."""
         pre, shapes = self.manifest.preprocess, self.manifest.inputs
         needed = plan(image_hw, pre).canvas_hw
-        height, width = max(needed[0], shapes.height_min), max(needed[1], shapes.width_min)
-        if height > shapes.height_max or width > shapes.width_max:
+        canvas_hw = shapes.canvas_for(needed)
+        if canvas_hw is None:
+            (height, width), (most_h, most_w) = needed, shapes.largest_canvas
             raise BackendError(
                 f"an image of {image_hw[1]}×{image_hw[0]} needs a canvas of {width}×{height} (sides {pre.short_side}/"
-                f"{pre.long_side}), the graph was exported for at most {shapes.width_max}×{shapes.height_max}; export "
+                f"{pre.long_side}), the graph was exported for at most {most_w}×{most_h}; export "
                 "it for larger canvases or smaller sides"
             )
-        return height, width
+        return canvas_hw
 
     @overload
     def __call__(self, images: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
@@ -180,9 +182,8 @@ class Detector:
         """
         stopwatch = stopwatch or Stopwatch()
         found: list[Detections] = []
-        most = self.manifest.inputs.batch_max
-        for first in range(0, len(images), most):
-            batch = join_batches(images[first : first + most])
+        for piece in cut(images, self.manifest.inputs.batch_max):
+            batch = join_batches(piece)
             raw = self._infer(batch, all_candidates=False, stopwatch=stopwatch)
             with stopwatch.measure("postprocess"):
                 found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
@@ -200,19 +201,16 @@ class Detector:
         read: Callable[[RawOutputs], list[Detections]],
         all_candidates: bool,
     ) -> list[Detections]:
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            check_image(image, index)
-            groups.setdefault(self.canvas_hw(as_decoded(image).size_hw), []).append(index)
+        def canvas_hw(index: int) -> tuple[int, int]:
+            check_image(images[index], index)
+            return self.canvas_hw(as_decoded(images[index]).size_hw)
+
         found = [empty_detections()] * len(images)
-        most = self.manifest.inputs.batch_max
-        for canvas_hw, members in groups.items():
-            for first in range(0, len(members), most):
-                rows = members[first : first + most]
-                batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas_hw)
-                raw = self._infer(batch, all_candidates)
-                for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
-                    found[row] = detections
+        for canvas, rows in batches_by(range(len(images)), canvas_hw, self.manifest.inputs.batch_max):
+            batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas)
+            raw = self._infer(batch, all_candidates)
+            for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
+                found[row] = detections
         return found
 
     def _infer(self, batch: Batch, all_candidates: bool, stopwatch: Stopwatch | None = None) -> RawOutputs:

@@ -70,6 +70,50 @@ class InputShapes:
     width_min: int
     width_max: int
 
+    @property
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """Smallest and largest size of the axes "batch", "height" and "width" of `images` [B, H, W, 3], in order."""
+        return {
+            "batch": (self.batch_min, self.batch_max),
+            "height": (self.height_min, self.height_max),
+            "width": (self.width_min, self.width_max),
+        }
+
+    @property
+    def smallest_canvas(self) -> tuple[int, int]:
+        """Height and width, px."""
+        return self.height_min, self.width_min
+
+    @property
+    def largest_canvas(self) -> tuple[int, int]:
+        """Height and width, px."""
+        return self.height_max, self.width_max
+
+    @property
+    def has_one_canvas(self) -> bool:
+        """Whether the graph takes canvases of a single size."""
+        return self.smallest_canvas == self.largest_canvas
+
+    def nearest_canvas(self, canvas_hw: tuple[int, int]) -> tuple[int, int]:
+        """The canvas (height, width) in range whose sides are nearest to these."""
+        (height, width), (low_h, low_w), (high_h, high_w) = canvas_hw, self.smallest_canvas, self.largest_canvas
+        return min(max(height, low_h), high_h), min(max(width, low_w), high_w)
+
+    def canvas_for(self, needed_hw: tuple[int, int]) -> tuple[int, int] | None:
+        """The smallest canvas (height, width) in range that holds `needed_hw`; None if it is larger than all."""
+        height, width = self.nearest_canvas(needed_hw)
+        return (height, width) if height >= needed_hw[0] and width >= needed_hw[1] else None
+
+    def nearest_batch(self, batch: int) -> int:
+        """The batch in range that is nearest to this."""
+        return min(max(batch, self.batch_min), self.batch_max)
+
+    def summary(self) -> str:
+        """One phrase: canvases (height × width) and batches."""
+        least, most = ("×".join(map(str, canvas)) for canvas in (self.smallest_canvas, self.largest_canvas))
+        canvas = f"canvas {least} (height × width)" if self.has_one_canvas else f"canvases {least} to {most}"
+        return f"{canvas}, batch {self.batch_min}-{self.batch_max}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
@@ -136,12 +180,7 @@ _REBUILD = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 def check(manifest: Manifest, source: str) -> None:
     """Raise ManifestError naming the first field whose value makes no sense."""
-    pre, thresholds, shapes = manifest.preprocess, manifest.thresholds, manifest.inputs
-    ranges = (
-        ("batch", shapes.batch_min, shapes.batch_max),
-        ("height", shapes.height_min, shapes.height_max),
-        ("width", shapes.width_min, shapes.width_max),
-    )
+    pre, thresholds, ranges = manifest.preprocess, manifest.thresholds, manifest.inputs.ranges
     rules = [
         ("classes", len(manifest.classes) >= 1, "at least one class"),
         ("category_ids", len(manifest.category_ids) == len(manifest.classes), "as many ids as classes"),
@@ -156,8 +195,8 @@ def check(manifest: Manifest, source: str) -> None:
         ("thresholds.candidates_per_level", thresholds.candidates_per_level >= 1, "at least 1"),
         ("thresholds.detections", thresholds.detections >= 1, "at least 1"),
         ("ap", manifest.ap is None or 0 <= manifest.ap <= 1, "a value in 0–1 or null"),
-        *((f"inputs.{name}_min", low >= 1, "at least 1") for name, low, _ in ranges),
-        *((f"inputs.{name}_max", high >= low, f"at least {name}_min") for name, low, high in ranges),
+        *((f"inputs.{name}_min", low >= 1, "at least 1") for name, (low, _) in ranges.items()),
+        *((f"inputs.{name}_max", high >= low, f"at least {name}_min") for name, (low, high) in ranges.items()),
     ]
     for name, holds, expected in rules:
         if not holds:

@@ -257,13 +257,13 @@ def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
     """An image as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images
-    height, width = max(canvas.shape[1], shapes.height_min), max(canvas.shape[2], shapes.width_min)
-    if height > shapes.height_max or width > shapes.width_max:
+    canvas_hw = shapes.canvas_for((canvas.shape[1], canvas.shape[2]))
+    if canvas_hw is None:
         raise CalibrationError(
-            f"an image needs a canvas of {width}×{height}, the graph was exported for at most "
+            f"an image needs a canvas of {canvas.shape[2]}×{canvas.shape[1]}, the graph was exported for at most "
             f"{shapes.width_max}×{shapes.height_max}; export it for larger canvases"
         )
-    full = np.empty((shapes.batch_min, height, width, 3), np.uint8)
+    full = np.empty((shapes.batch_min, *canvas_hw, 3), np.uint8)
     full[:] = manifest.preprocess.pad_value
     full[:, : canvas.shape[1], : canvas.shape[2]] = canvas
     return full

@@ -48,19 +48,18 @@ def default_canvases(manifest: Manifest) -> list[Canvases]:
     Two narrow ranges need less memory than one up to a square of the longer side, and are tuned for what they take.
     """
     shapes, pre = manifest.inputs, manifest.preprocess
-    if shapes.height_min == shapes.height_max and shapes.width_min == shapes.width_max:
-        canvas = shapes.height_min, shapes.width_min
-        return [Canvases(canvas, canvas, canvas)]
-    least = shapes.height_min, shapes.width_min
+    least = shapes.smallest_canvas
+    if shapes.has_one_canvas:
+        return [Canvases(least, least, least)]
     longest = _round_up(pre.long_side, pre.size_divisor)
     found = []
     for image_hw, most in (
         ((3, 4), (_round_up(pre.short_side, pre.size_divisor), longest)),
         ((4, 3), (longest, _round_up(pre.short_side, pre.size_divisor))),
     ):
-        most = _within(most, shapes)
+        most = shapes.nearest_canvas(most)
         best = plan(image_hw, pre).canvas_hw
-        found.append(Canvases(least, _within((min(best[0], most[0]), min(best[1], most[1])), shapes), most))
+        found.append(Canvases(least, shapes.nearest_canvas((min(best[0], most[0]), min(best[1], most[1]))), most))
     return found
 
 
@@ -105,22 +104,15 @@ def _parse(text: str, manifest: Manifest) -> Canvases:
     for height, width in sides:
         if height % divisor or width % divisor or not height or not width:
             raise ProfileError(f"--shapes {text}: expected sides that are multiples of {divisor}")
-        if (height, width) != _within((height, width), shapes):
+        if (height, width) != shapes.nearest_canvas((height, width)):
             raise ProfileError(
-                f"--shapes {text}: the graph was exported for canvases {shapes.height_min}×{shapes.width_min} to "
-                f"{shapes.height_max}×{shapes.width_max}; {_sides((height, width))} is outside. Export it for that: "
+                f"--shapes {text}: the graph was exported for canvases {_sides(shapes.smallest_canvas)} to "
+                f"{_sides(shapes.largest_canvas)}; {_sides((height, width))} is outside. Export it for that: "
                 f"{TO_ONNX} CHECKPOINT --canvas HEIGHT WIDTH"
             )
     if any(not least[axis] <= best[axis] <= most[axis] for axis in (0, 1)):
         raise ProfileError(f"--shapes {text}: expected MIN ≤ OPT ≤ MAX in height and in width")
     return Canvases(least, best, most)
-
-
-def _within(canvas_hw: tuple[int, int], shapes: InputShapes) -> tuple[int, int]:
-    return (
-        min(max(canvas_hw[0], shapes.height_min), shapes.height_max),
-        min(max(canvas_hw[1], shapes.width_min), shapes.width_max),
-    )
 
 
 def _round_up(side: int, divisor: int) -> int:

@@ -31,7 +31,7 @@ def cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     shapes = manifest.inputs
     usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
     small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), manifest)  # upright, and smaller
-    batches = shapes.batch_min, min(max(shapes.batch_min, 3), shapes.batch_max)
+    batches = shapes.batch_min, shapes.nearest_batch(3)
     return [
         make_case(batch, canvas_hw, sources, manifest.preprocess.pad_value)
         for batch, canvas_hw in zip(batches, (usual, small), strict=True)
@@ -95,9 +95,6 @@ def make_case(batch: int, canvas_hw: tuple[int, int], sources: Sequence[np.ndarr
 
 def _within(canvas_hw: tuple[int, int], manifest: Manifest) -> tuple[int, int]:
     """The nearest canvas that the graph takes, sides multiples of its divisor."""
-    shapes, divisor = manifest.inputs, manifest.preprocess.size_divisor
+    divisor = manifest.preprocess.size_divisor
     height, width = (max(divisor, side // divisor * divisor) for side in canvas_hw)
-    return (
-        min(max(height, shapes.height_min), shapes.height_max),
-        min(max(width, shapes.width_min), shapes.width_max),
-    )
+    return manifest.inputs.nearest_canvas((height, width))

@@ -15,12 +15,8 @@ def check_feed(images: np.ndarray, image_sizes: np.ndarray, manifest: Manifest) 
     batch, height, width, _ = images.shape
     if image_sizes.dtype != np.int32 or image_sizes.shape != (batch, 2):
         raise BackendError(f"image_sizes is {image_sizes.dtype} {list(image_sizes.shape)}, expected int32 [{batch}, 2]")
-    shapes = manifest.inputs
-    for name, value, low, high in (
-        ("batch", batch, shapes.batch_min, shapes.batch_max),
-        ("canvas height", height, shapes.height_min, shapes.height_max),
-        ("canvas width", width, shapes.width_min, shapes.width_max),
-    ):
+    names, given = ("batch", "canvas height", "canvas width"), (batch, height, width)
+    for name, value, (low, high) in zip(names, given, manifest.inputs.ranges.values(), strict=True):
         if not low <= value <= high:
             expected = f"{low}" if low == high else f"{low} to {high}"
             raise BackendError(f"{name} {value}, but the graph was exported for {expected}; export it for other shapes")

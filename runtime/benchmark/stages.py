@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
+from ..batching import cut, group_by
 from ..detections import postprocess
 from ..detector import Detector, join_batches, resolve_batch
 from ..images.preprocess import boxes_to_image, load
@@ -45,13 +47,11 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
     or an image that the graph doesn't take.
     """
     resolve_batch([detector.manifest.inputs], batch)
-    groups: dict[tuple[int, int], list[Path]] = {}
-    for path, size_hw in sizes_hw.items():
-        groups.setdefault(detector.canvas_hw(size_hw), []).append(path)
+    groups = group_by(sizes_hw, lambda path: detector.canvas_hw(sizes_hw[path]))
     return [
-        Work(tuple(members[index % len(members)] for index in range(first, first + batch)), canvas_hw)
+        Work(tuple(islice(cycle([*piece, *members]), batch)), canvas_hw)
         for canvas_hw, members in groups.items()
-        for first in range(0, len(members), batch)
+        for piece in cut(members, batch)
     ]
 
 

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..batching import cut
 from ..detector import Detector
 from ..errors import UserError
 from ..names import unknown_name
@@ -89,8 +90,7 @@ def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
     """Answers a query whole, in batches of at most so many images."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
-        for first in range(0, len(queries), batch):
-            some = queries[first : first + batch]
+        for some in cut(queries, batch):
             responses.complete(some, detector.detect([samples[query.index] for query in some]))
 
     return answer

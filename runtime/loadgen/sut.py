@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import group_by
 from ..detections import Detections, empty_detections
 from ..images import Decoded
 from ..images.preprocess import load
@@ -175,9 +176,7 @@ class BatchingSystem:
         """The batch that may go now; empty where the oldest can still wait."""
         if not self._waiting:
             return []
-        groups: dict[Hashable, list[Query]] = {}
-        for _, query in self._waiting:
-            groups.setdefault(self._key(query), []).append(query)
+        groups = group_by((query for _, query in self._waiting), self._key)
         oldest = next(iter(groups.values()))
         is_due = self._is_flushed or self._is_closed or now - self._waiting[0][0] >= self._wait_s
         chosen = oldest if is_due else next((group for group in groups.values() if len(group) >= self._batch), [])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from runtime import detect as command
-from runtime.detect import main, results_file
+from runtime.detect import main
+from runtime.detection_files import json_file, json_lines_file
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
@@ -98,6 +99,85 @@ def test_the_score_is_a_threshold(model: Path, tmp_path: Path) -> None:
     for score, count in (("0.85", 1), ("0.95", 0)):
         main([str(model), str(path), "-o", str(tmp_path / "out"), "--score", score])
         assert len(found(tmp_path / "out")["images"][0]["detections"]) == count
+
+
+def test_only_the_chosen_classes(model: Path, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
+    for chosen, count in ((["7"], 1), (["red"], 1), (["9"], 0), (["other", "7"], 1)):
+        main([str(model), str(path), "-o", str(tmp_path / "out"), "--classes", *chosen])
+        content = found(tmp_path / "out")
+        assert len(content["images"][0]["detections"]) == count
+        assert content["kept_category_ids"] == [{"7": 7, "red": 7, "9": 9, "other": 9}[name] for name in chosen]
+    with pytest.raises(UserError, match=r"class 'cat': no such category in .*; known: 7 red, 9 other$"):
+        main([str(model), str(path), "-o", str(tmp_path / "out"), "--classes", "cat"])
+
+
+def test_a_video_has_the_same_filter(model: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "film.mp4")
+    for chosen, count in (("7", 1), ("9", 0)):
+        main([str(model), str(video), "-o", str(tmp_path / "out"), "--json-only", "--classes", chosen])
+        assert {len(row["detections"]) for row in found(tmp_path / "out")["images"]} == {count}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_json_lines_say_what_the_json_file_says(model: Path, tmp_path: Path) -> None:
+    folder, out, jsonl = tmp_path / "in", tmp_path / "out", tmp_path / "new" / "found.jsonl"
+    for number in range(3):
+        write_image(folder / f"größe{number}.png", 60 + 30 * number)
+    (folder / "bad.jpg").write_bytes(b"")
+    write_video(folder / "film.mp4", frames=3)
+    main([str(model), str(folder), "-o", str(out), "--json-only", "--jsonl", str(jsonl)])
+    rows, content = lines(jsonl), found(out)
+    assert [row for row in rows if "detections" in row] == content["images"]
+    assert [row for row in rows if "detections" not in row] == content["skipped"]
+    assert Path(rows[0]["file"]).name == "bad.jpg", "lines come in the order of the inputs"
+    assert len(rows) == 3 + 1 + 3
+
+
+def test_json_lines_are_there_as_soon_as_they_are_done(tmp_path: Path) -> None:
+    path = tmp_path / "found.jsonl"
+    path.write_text("of a run before")
+    with json_lines_file(path) as writer:
+        for number in range(3):
+            writer.add({"row": number})
+            assert [row["row"] for row in lines(path)] == list(range(number + 1))
+        writer.skip({"file": "x", "reason": "y"})
+        assert lines(path)[-1] == {"file": "x", "reason": "y"}
+
+
+def test_json_lines_survive_an_interruption(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with json_lines_file(tmp_path / "found.jsonl") as writer:
+            writer.add({"row": 0})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert lines(tmp_path / "found.jsonl") == [{"row": 0}]
+
+
+def test_a_full_disk_names_the_json_lines_file() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with (
+        pytest.raises(WriteError, match="cannot write /dev/full: No space left"),
+        json_lines_file(Path("/dev/full")) as writer,
+    ):
+        writer.add({"row": 0})
+
+
+def test_json_lines_replace_nothing_that_the_run_needs(model: Path, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
+    out = tmp_path / "out"
+    for target in (path, model, out / "detections.json"):
+        with pytest.raises(UserError, match="this run reads or writes that file already; choose another name"):
+            main([str(model), str(path), "-o", str(out), "--jsonl", str(target)])
+    with pytest.raises(WriteError, match="cannot write"):
+        main([str(model), str(path), "-o", str(out), "--jsonl", str(tmp_path)])
+    assert decode(path).shape == (60, 80, 3)
 
 
 def test_a_second_run_does_not_detect_on_the_drawn_images(model: Path, tmp_path: Path) -> None:
@@ -204,7 +284,7 @@ def test_an_image_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> Non
 
 
 def fail_after(path: Path, rows: int, error: BaseException) -> None:
-    with results_file(path, {"classes": []}) as results:
+    with json_file(path, {"classes": []}) as results:
         for row in range(rows):
             results.add({"row": row})
         raise error

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.manifest import (
     MANIFEST_VERSION,
+    InputShapes,
     ManifestError,
     Preprocess,
     Thresholds,
@@ -120,3 +121,36 @@ def test_every_field_is_required_on_reading() -> None:
 
 def test_toolkit_version_is_a_text() -> None:
     assert toolkit_version()
+
+
+SHAPES = InputShapes(2, 8, 64, 512, 96, 768)
+
+
+def test_input_shapes_name_their_ranges() -> None:
+    assert SHAPES.ranges == {"batch": (2, 8), "height": (64, 512), "width": (96, 768)}
+    assert (SHAPES.smallest_canvas, SHAPES.largest_canvas) == ((64, 96), (512, 768))
+    assert not SHAPES.has_one_canvas
+    assert dataclasses.replace(SHAPES, height_min=512, width_min=768).has_one_canvas
+    assert not dataclasses.replace(SHAPES, height_min=512).has_one_canvas
+
+
+def test_what_is_in_range_is_left_as_it_is_and_the_rest_moved_to_the_nearest() -> None:
+    """Against the definition: among all sizes in range, the nearest."""
+    for side in (1, 64, 95, 96, 300, 512, 513, 768, 5000):
+        height, width = SHAPES.nearest_canvas((side, side))
+        assert height == min(range(64, 513), key=lambda one: abs(one - side))
+        assert width == min(range(96, 769), key=lambda one: abs(one - side))
+        assert SHAPES.nearest_batch(side) == min(range(2, 9), key=lambda one: abs(one - side))
+
+
+@pytest.mark.parametrize(
+    ("needed", "canvas"),
+    [((32, 32), (64, 96)), ((64, 128), (64, 128)), ((512, 768), (512, 768)), ((513, 96), None), ((64, 800), None)],
+)
+def test_the_canvas_for_an_image(needed: tuple[int, int], canvas: tuple[int, int] | None) -> None:
+    assert SHAPES.canvas_for(needed) == canvas
+
+
+def test_the_summary_of_input_shapes() -> None:
+    assert SHAPES.summary() == "canvases 64×96 to 512×768, batch 2-8"
+    assert InputShapes(1, 16, 64, 64, 96, 96).summary() == "canvas 64×96 (height × width), batch 1-16"

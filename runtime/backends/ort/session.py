@@ -222,14 +222,10 @@ def profile_shapes(manifest: Manifest) -> tuple[str, str, str]:
     Best is a batch of up to 8 landscape images of 4:3.
     """
     shapes = manifest.inputs
-    height, width = plan((480, 640), manifest.preprocess).canvas_hw
-    best = (
-        min(8, shapes.batch_max),
-        min(max(height, shapes.height_min), shapes.height_max),
-        min(max(width, shapes.width_min), shapes.width_max),
-    )
-    least = (shapes.batch_min, shapes.height_min, shapes.width_min)
-    most = (shapes.batch_max, shapes.height_max, shapes.width_max)
+    landscape_hw = plan((480, 640), manifest.preprocess).canvas_hw
+    best = (shapes.nearest_batch(8), *shapes.nearest_canvas(landscape_hw))
+    least = (shapes.batch_min, *shapes.smallest_canvas)
+    most = (shapes.batch_max, *shapes.largest_canvas)
     texts = [f"images:{b}x{h}x{w}x3,image_sizes:{b}x2" for b, h, w in (least, best, most)]
     return texts[0], texts[1], texts[2]
 

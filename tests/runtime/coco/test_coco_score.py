@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from runtime.coco import CocoMetrics, metrics, parse_ground_truth, parse_results, scoring
 from runtime.coco.results import Results, join_results, take
+from runtime.detection_filter import DetectionFilter
 
 AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
 
@@ -66,7 +67,9 @@ def score(content: dict, results: list[dict], image_ids: list[int] | None = None
     return metrics.score(parse_ground_truth(content), parse_results(results, "results"), image_ids)
 
 
-def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | None = None) -> COCOeval:
+def by_pycocotools(
+    content: dict, results: list[dict], image_ids: list[int] | None = None, category_ids: tuple[int, ...] | None = None
+) -> COCOeval:
     content = copy.deepcopy(content)
     rows = [
         {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
@@ -80,6 +83,8 @@ def by_pycocotools(content: dict, results: list[dict], image_ids: list[int] | No
         scorer = COCOeval(truth, found, "bbox")
         if image_ids is not None:
             scorer.params.imgIds = image_ids
+        if category_ids is not None:
+            scorer.params.catIds = list(category_ids)
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
@@ -122,6 +127,29 @@ def test_on_some_of_the_images(count: int) -> None:
     found = score(content, results, ids)
     assert list(found.values.values()) == reference.stats.tolist()
     assert found.images == count
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("chosen", [slice(0, 1), slice(1, None), slice(None, None, -1)])
+def test_only_some_of_the_classes(kind: str, chosen: slice) -> None:
+    content, results = make(kind, 5)
+    category_ids = tuple(category["id"] for category in content["categories"])[chosen]
+    reference = by_pycocotools(content, results, category_ids=tuple(sorted(category_ids)))
+    truth, found = parse_ground_truth(content), parse_results(results, "results")
+    scored = metrics.score(truth, found, kept=DetectionFilter(category_ids=category_ids))
+    assert list(scored.values.values()) == reference.stats.tolist()
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert list(scored.per_class) == [names[category_id] for category_id in sorted(category_ids)]
+    assert scored.problems == ()
+
+
+def test_results_below_the_least_score_do_not_count() -> None:
+    content, results = make("plain", 5)
+    reference = by_pycocotools(content, [result for result in results if result["score"] >= 0.5])
+    found = parse_results(results, "results")
+    scored = metrics.score(parse_ground_truth(content), found, kept=DetectionFilter(min_score=0.5))
+    assert list(scored.values.values()) == reference.stats.tolist()
+    assert scored.values != score(content, results).values
 
 
 def test_the_order_of_images_does_not_matter() -> None:

@@ -250,6 +250,29 @@ def test_command_limit_with_results(dataset: CocoDataset, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "f.json").read_text())["images"] == 2
 
 
+def test_command_with_some_classes(
+    dataset: CocoDataset, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, results = tmp_path / "f.json", tmp_path / "r.json"
+    options = ["--images", dataset.root, "--json", out, "--results-out", results, "--threads", 1]
+    assert main([str(model), *arguments(dataset, *options)]) == 0
+    whole, everything = json.loads(out.read_text()), json.loads(results.read_text())
+    assert main([str(model), *arguments(dataset, *options, "--classes", "red")]) == 0
+    red = json.loads(out.read_text())
+    assert red["per_class"] == {"red": whole["AP"]}
+    assert json.loads(results.read_text()) == everything
+    assert main([str(model), *arguments(dataset, *options, "--classes", 9)]) == 0
+    other = json.loads(out.read_text())
+    assert (other["AP"], other["per_class"]) == (-1, {"other": -1})
+    assert json.loads(results.read_text()) == []
+    results.write_text(json.dumps(everything))
+    assert main(arguments(dataset, "--results", results, "--classes", 7, "--json", out)) == 0
+    assert json.loads(out.read_text())["per_class"] == red["per_class"]
+    assert "left out" not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"class '8': no such category in .*set\.json; known: 7 red, 9 other"):
+        main([str(model), *arguments(dataset, *options, "--classes", 8)])
+
+
 def test_a_bad_output_folder_is_found_before_the_work(
     dataset: CocoDataset, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,17 @@ def test_merged_parts_are_the_whole_bit_for_bit(
         assert min(len(part.run.image_ids) for part in read) > 1
 
 
+def test_classes_are_chosen_when_parts_are_merged_or_models_compared(
+    dataset: CocoDataset, models: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "f.json"
+    assert merged(dataset, parts(dataset, models["fp32"], tmp_path, 2), "--json", out, "--classes", 7) == 0
+    alone = run(dataset, tmp_path / "alone.json", models["fp32"], "--classes", "red")
+    assert json.loads(out.read_text())["per_class"] == alone["per_class"]
+    together = run(dataset, tmp_path / "all.json", models["fp32"], models["fp16"], "--classes", 7)["artifacts"]
+    assert together[0]["per_class"] == alone["per_class"]
+
+
 def change(path: Path, **fields: object) -> None:
     """Alter a part's head; a name with a dot goes into the origin."""
     content = json.loads(path.read_text())
@@ -301,6 +312,7 @@ def test_parse_shard() -> None:
         ["a.onnx", "b.onnx", "--shard", "0/2", "--results-out", "r.json"],
         ["a.onnx", "--shard", "0/2"],
         ["a.onnx", "--shard", "0/2", "--results-out", "r.json", "--json", "f.json"],
+        ["a.onnx", "--shard", "0/2", "--results-out", "r.json", "--classes", "7"],
         ["--shard", "0/2", "--results-out", "r.json", "--results", "x.json"],
     ],
 )

@@ -1,0 +1,144 @@
+"""The files that `runtime.detect` writes. A format is a context manager that yields a DetectionWriter.
+
+A row describes one image or frame: file, height, width, detections (a list of class, category_id, score, box_xyxy), and
+of a frame its number and time_s. An input that could not be read is an entry of file and reason.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from .detections import Detections
+from .errors import UserError
+from .files import atomic_path, write_error
+from .manifest import Manifest
+
+
+def detection_row(image_hw: tuple[int, int], detections: Detections, manifest: Manifest) -> dict[str, Any]:
+    """The fields that every row has beside "file"."""
+    return {
+        "height": image_hw[0],
+        "width": image_hw[1],
+        "detections": [
+            {
+                "class": manifest.classes[label],
+                "category_id": manifest.category_ids[label],
+                "score": round(score, 6),
+                "box_xyxy": [round(value, 3) for value in box],
+            }
+            for label, score, box in zip(
+                detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
+            )
+        ],
+    }
+
+
+class DetectionWriter(Protocol):
+    """Takes detections as they come, so that memory does not grow with the number of images."""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write one image or frame."""
+        ...
+
+    def skip(self, entry: dict[str, str]) -> None:
+        """Note an input that could not be read."""
+        ...
+
+
+class DetectionFiles:
+    """Hands every row to all writers, and counts."""
+
+    def __init__(self, writers: Sequence[DetectionWriter]) -> None:
+        self._writers = writers
+        self.images, self.skipped = 0, list[dict[str, str]]()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write one image or frame to every file."""
+        for writer in self._writers:
+            writer.add(row)
+        self.images += 1
+
+    def skip(self, path: Path, error: UserError) -> None:
+        """Warn of an input that could not be read, and note it in every file."""
+        tqdm.write(f"warning: skipped {error}", file=sys.stderr)
+        self.skipped.append({"file": str(path), "reason": str(error)})
+        for writer in self._writers:
+            writer.skip(self.skipped[-1])
+
+
+@contextmanager
+def json_file(path: Path, head: dict[str, Any]) -> Iterator[DetectionWriter]:
+    """One JSON object: the fields of `head`, "images", "skipped" and "complete".
+
+    The file appears when the block ends. If the block fails or is interrupted, the file is written with "complete":
+    false, unless it has no row. Raises WriteError.
+    """
+    failure: BaseException | None = None
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        writer = _JsonWriter(file, head)
+        try:
+            yield writer
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            if not writer.has_rows:
+                raise
+            failure = error
+        writer.end(failure is None)
+    if failure is not None:
+        raise failure
+
+
+class _JsonWriter:
+    def __init__(self, file: TextIO, head: dict[str, Any]) -> None:
+        self._file, self.has_rows, self._skipped = file, False, list[dict[str, str]]()
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._file.write((",\n" if self.has_rows else "\n") + json.dumps(row, ensure_ascii=False))
+        self.has_rows = True
+
+    def skip(self, entry: dict[str, str]) -> None:
+        self._skipped.append(entry)
+
+    def end(self, is_complete: bool) -> None:
+        tail = {"skipped": self._skipped, "complete": is_complete}
+        self._file.write("\n], " + json.dumps(tail, ensure_ascii=False)[1:] + "\n")
+
+
+@contextmanager
+def json_lines_file(path: Path) -> Iterator[DetectionWriter]:
+    """A line of JSON per image or frame, flushed as soon as it is done; so is a line per skipped input.
+
+    An existing file is replaced when the block begins. Raises WriteError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield _JsonLinesWriter(file, path)
+    finally:
+        with suppress(OSError):  # every line was flushed: what cannot be written has been reported
+            file.close()
+
+
+class _JsonLinesWriter:
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def add(self, row: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def skip(self, entry: dict[str, str]) -> None:
+        self.add(entry)
