@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.onnx_model.emulation import emulated
+from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import METHODS, calibrate, spread
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.calibration import METHODS, calibrate, evenly_spaced
+from export.quantization.convert import Scheme, convert_model
 from runtime.coco import evaluate, load_coco_and_truth
 from runtime.coco.results import join
 from runtime.coco.run import detect_with_all, plan_batches
@@ -53,11 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
             detectors = [stack.enter_context(Detector(options.model, backend="cpu"))]
             batches = plan_batches(detectors, dataset, BATCH, options.limit)
             others = [index for i, batch in enumerate(batches) if i % options.parts != part for index in batch]
-            images = spread([dataset.path(index) for index in sorted(others)], options.calibration_images)
+            images = evenly_spaced([dataset.path(index) for index in sorted(others)], options.calibration_images)
             calibration = calibrate(model, manifest, images, sys.stderr.isatty())
             for number, scheme in enumerate(schemes):
                 path = Path(folder) / f"{number}.onnx"
-                converted = emulated(converted_model(model, manifest, scheme, calibration))
+                converted = emulate(convert_model(model, manifest, scheme, calibration))
                 path.write_bytes(converted.SerializeToString())
                 detectors.append(stack.enter_context(Detector(path, backend="cpu", allow_saturation=True)))
             settings = BATCH, sys.stderr.isatty()

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.convert import Scheme, convert_model
 from export.to_onnx import export_model, input_shapes
 from export.trt.build import build
 from export.trt.library import Library
@@ -115,7 +115,7 @@ def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[P
         calibration = calibrate(model, manifest, images, progress=False)
     for precision, path in files.items():
         if precision != "fp32":
-            path.write_bytes(converted_model(model, manifest, Scheme(precision), calibration).SerializeToString())
+            path.write_bytes(convert_model(model, manifest, Scheme(precision), calibration).SerializeToString())
     return files
 
 

@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.tensorrt_api.conformance import LISTS, load, problems
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, find_images
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.calibration import calibrate, list_images
+from export.quantization.convert import Scheme, convert_model
 from export.to_onnx import export_model, input_shapes
 from export.trt.build import build
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import Settings
-from export.verify.compare import without_partner
-from export.verify.images import Case, comparison_images, make_case
+from export.verify.images import Case, load_comparison_images, make_case
+from export.verify.matching import count_unmatched
 from export.verify.tolerance import tolerance_of
 from runtime.backends import BackendError
 from runtime.backends.openvino_backend import shared_core
@@ -104,7 +104,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(loaded, Path(folder), Path(images), options.variants)
         cells = []
-        for cell in matrix(files, options.consumers, comparison_images(images)):
+        for cell in matrix(files, options.consumers, load_comparison_images(images)):
             mark = "" if cell.as_expected else "  NOT AS EXPECTED"
             print(
                 f"{cell.variant:12}{cell.consumer:14}{'ok     ' if cell.works else 'refused'} {cell.detail[:90]}{mark}"
@@ -140,9 +140,9 @@ def make_files(
         model, manifest = load_deployed(bases[key])
         if precision != "fp32":
             needs = precision in ("int8", "fp8")
-            ranges = calibrate(model, manifest, find_images(images, 32), progress=False) if needs else None
+            ranges = calibrate(model, manifest, list_images(images, 32), progress=False) if needs else None
             scheme = Scheme(precision, "cpu" if "cpu" in variant else "tensorrt")  # type: ignore[arg-type]
-            model = converted_model(model, manifest, scheme, ranges)
+            model = convert_model(model, manifest, scheme, ranges)
         files[variant].write_bytes(model.SerializeToString())
     return files
 
@@ -195,7 +195,7 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
     total = sum(map(len, expected)) + sum(map(len, found))
     same = tolerance_of(manifest.precision, None).same
     pairs = list(zip(expected, found, strict=True))
-    alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in pairs)
+    alone = sum(count_unmatched(a, b, same) + count_unmatched(b, a, same) for a, b in pairs)
     return f"{1 - alone / max(total, 1):.1%} of {total} rows as the float32 file's in ONNX Runtime"
 
 

@@ -43,37 +43,36 @@ from runtime.images import ImageError, decode
 from runtime.manifest import Manifest, Precision
 
 from .onnx_model.network import cut_network, load_deployed
-from .onnx_model.precision import convolutions, summary
+from .onnx_model.precision import count_convolutions, format_counts
 from .onnx_model.saturation import check_sums
 from .quantization.calibration import (
-    IMAGES,
+    CALIBRATION_IMAGES,
     METHODS,
     Calibration,
     CalibrationError,
     Method,
     calibrate_cached,
-    canvas_of,
-    find_images,
+    calibration_batch,
+    evenly_spaced,
+    list_images,
     shows_progress,
-    spread,
 )
-from .quantization.convert import Scheme, converted_model, require_fp32
-from .quantization.mixed import IMAGES as RANKED_ON
+from .quantization.convert import Scheme, convert_model, require_fp32
 from .quantization.mixed import (
+    RANKING_IMAGES,
     Block,
-    Step,
+    Measurement,
     average_precision,
-    blocks,
     fewest_in_float,
     measure_model,
-    ranked_blocks,
+    quantizable_blocks,
+    rank_blocks,
     trade_table,
 )
 from .quantization.qdq import Target
 from .verify.conversion import verify_conversion
-from .verify.images import IMAGES as COMPARED_ON
-from .verify.images import unseen
-from .verify.publish import write_verified
+from .verify.images import COMPARISON_IMAGES, unseen
+from .verify.publish import publish
 
 SKIPPED_NAMED = 5
 
@@ -89,7 +88,7 @@ class Accuracy(NamedTuple):
     dataset: CocoDataset
 
 
-def convert(
+def convert_file(
     model_path: Path,
     out: Path,
     precision: Precision,
@@ -107,7 +106,7 @@ def convert(
     model, manifest = load_deployed(model_path)
     require_fp32(manifest, model_path)
     scheme = Scheme(precision, target, method)
-    converted = converted_model(model, manifest, scheme, calibration, in_float)
+    converted = convert_model(model, manifest, scheme, calibration, in_float)
     with atomic_path(out) as temporary:
         temporary.write_bytes(converted.SerializeToString(deterministic=True))
 
@@ -140,9 +139,9 @@ def quantize(
     in_float: list[str] = []
     if accuracy is not None and calibration is not None:
         in_float = _within_loss(source, model, manifest, scheme, calibration, images, accuracy)
-    converted = converted_model(model, manifest, scheme, calibration, in_float)
-    compared_on = compare_on or _readable(images, COMPARED_ON)
-    if not write_verified(
+    converted = convert_model(model, manifest, scheme, calibration, in_float)
+    compared_on = compare_on or _readable(images, COMPARISON_IMAGES)
+    if not publish(
         out,
         lambda: converted.SerializeToString(deterministic=True),
         lambda path: verify_conversion(source, path, compared_on),
@@ -151,7 +150,7 @@ def quantize(
     size, before = out.stat().st_size, source.stat().st_size
     print(
         f"{out}  {size / 1e6:.1f} MB ({size / before:.2f} of {source.name}), convolutions: "
-        f"{summary(convolutions(converted))}"
+        f"{format_counts(count_convolutions(converted))}"
     )
     if scheme.is_quantized and scheme.target == "tensorrt":
         print("for TensorRT; on a CPU take --target cpu, which is faster there and exact on every processor")
@@ -175,21 +174,21 @@ def _within_loss(
     require_same_classes(manifest, accuracy.dataset)
     reference, runtime = average_precision(source, accuracy.dataset, shows_progress())
     print(f"float32: AP {100 * reference:.2f} ({runtime})", flush=True)
-    canvases = [canvas_of(image, manifest) for image in _readable(images, RANKED_ON)]
+    canvases = [calibration_batch(image, manifest) for image in _readable(images, RANKING_IMAGES)]
     least = reference - accuracy.max_ap_loss / 100
 
-    def measure(in_float: Collection[str]) -> Step:
-        converted = converted_model(model, manifest, scheme, calibration, in_float)
+    def measure(in_float: Collection[str]) -> Measurement:
+        converted = convert_model(model, manifest, scheme, calibration, in_float)
         step = measure_model(converted, source, accuracy.dataset, canvases, shows_progress())
         print(f"{len(in_float)} convolutions more in float: AP {100 * step.ap:.2f}", flush=True)
         return step
 
     steps, kept = [measure([])], list[Block]()
     if steps[0].ap < least:
-        ranking = ranked_blocks(model, scheme, calibration, canvases, shows_progress())
+        ranking = rank_blocks(model, scheme, calibration, canvases, shows_progress())
         count, steps = fewest_in_float(ranking, measure, least, steps[0])
         kept = ranking[:count]
-    of = len(blocks(cut_network(model), scheme.weights))
+    of = len(quantizable_blocks(cut_network(model), scheme.weights))
     print(trade_table(reference, source.stat().st_size / 1e6, steps, kept, of), flush=True)
     return [name for block in kept for name in block.convolutions]
 
@@ -223,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     require_fp32(load_deployed(source)[1], source)  # before images are looked for
     scheme = Scheme(options.precision, options.target, options.method)
     images = calibration_images(options.images, options.annotations, options.calibration_images, scheme)
-    others = unseen(find_images(Path(options.images), sys.maxsize), images) if options.images else []
+    others = unseen(list_images(Path(options.images), sys.maxsize), images) if options.images else []
     return quantize(
         source,
         out,
@@ -231,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         images,
         Path(options.calibration) if options.calibration else None,
         _accuracy(options, scheme),
-        _readable(others, COMPARED_ON),
+        _readable(others, COMPARISON_IMAGES),
     )
 
 
@@ -248,9 +247,9 @@ def calibration_images(folder: str | None, annotations: str | None, count: int, 
             "trained on"
         )
     if annotations is None:
-        return find_images(Path(folder), count)
+        return list_images(Path(folder), count)
     dataset = load_coco(annotations, folder)
-    return spread([dataset.path(i) for i in range(len(dataset))], count)
+    return evenly_spaced([dataset.path(i) for i in range(len(dataset))], count)
 
 
 def _accuracy(options: argparse.Namespace, scheme: Scheme) -> Accuracy | None:
@@ -276,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", metavar="DIR", help="images to calibrate on, others of them to compare on")
     parser.add_argument("--annotations", metavar="JSON", help="calibrate on the images that it lists")
     parser.add_argument(
-        "--calibration-images", type=int, default=IMAGES, metavar="N", help="how many of them (%(default)s)"
+        "--calibration-images", type=int, default=CALIBRATION_IMAGES, metavar="N", help="how many of them (%(default)s)"
     )
     parser.add_argument(
         "--calibration",

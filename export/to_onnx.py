@@ -44,14 +44,14 @@ from train.trainer.checkpoint import LoadedDetector, load_detector
 from train.validate import describe as describe_detector
 
 from .graph.deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
-from .onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip
-from .quantization.calibration import IMAGES
+from .onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
+from .quantization.calibration import CALIBRATION_IMAGES
 from .quantization.convert import Scheme
 from .quantization.qdq import Target
 from .quantize import calibration_images, quantize
-from .verify.checkpoint import verify
-from .verify.images import comparison_images
-from .verify.publish import write_verified
+from .verify.checkpoint import verify_export
+from .verify.images import load_comparison_images
+from .verify.publish import publish
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 MIN_SIDE, MAX_SIDE = 64, 1344  # px, of a dynamic canvas, rounded up to what its sides are multiples of
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     shapes = input_shapes(loaded.config.preprocess, options.batch_max, canvas_hw)
     scheme = Scheme(options.precision, options.target)
     images = _calibration_images(options.calibrate_on, loaded, scheme)  # before the export: they may be missing
-    compare_on = comparison_images(options.images, loaded.config.data.val_images, images)
+    compare_on = load_comparison_images(options.images, loaded.config.data.val_images, images)
     code = export_verified(loaded, out, shapes, compare_on)
     if code or scheme.precision == "fp32":
         return code
@@ -82,10 +82,12 @@ def export_verified(loaded: LoadedDetector, out: Path, shapes: InputShapes, comp
 
     An existing file is replaced only by one that passed. Raises UserError for what the user can mend.
     """
-    print(f"exporting {describe(shapes)} …", flush=True)
-    written = write_verified(out, lambda: export_model(loaded, shapes), lambda path: verify(loaded, path, compare_on))
+    print(f"exporting {describe_shapes(shapes)} …", flush=True)
+    written = publish(out, lambda: export_model(loaded, shapes), lambda path: verify_export(loaded, path, compare_on))
     if written:
-        print(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe(shapes)}")
+        print(
+            f"{out}  {out.stat().st_size / 1e6:.1f} MB, {len(loaded.classes.names)} classes, {describe_shapes(shapes)}"
+        )
     return 0 if written else 1
 
 
@@ -93,13 +95,13 @@ def _calibration_images(folder: str | None, loaded: LoadedDetector, scheme: Sche
     """The images of the folder; those that the checkpoint was trained on; none for a precision without ranges."""
     data = loaded.config.data
     if folder is not None or not scheme.is_quantized:
-        return calibration_images(folder, None, IMAGES, scheme)
+        return calibration_images(folder, None, CALIBRATION_IMAGES, scheme)
     if not Path(data.train_images).is_dir() or not Path(data.train_json).is_file():
         raise ExportError(
             f"--precision {scheme.precision} is calibrated on images, and those that this checkpoint was trained on "
             f"are not here ({data.train_json or 'none are named'}): give --calibrate-on DIR"
         )
-    return calibration_images(data.train_images, data.train_json, IMAGES, scheme)
+    return calibration_images(data.train_images, data.train_json, CALIBRATION_IMAGES, scheme)
 
 
 def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
@@ -153,7 +155,7 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
     assert program is not None
     model = program.model_proto
     keep_outputs(model, GraphOutputs._fields)
-    strip(model)
+    strip_debug_info(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -182,7 +184,7 @@ def input_shapes(preprocess: Preprocess, batch_max: int, canvas_hw: tuple[int, i
     return InputShapes(1, batch_max, height, height, width, width)
 
 
-def describe(shapes: InputShapes) -> str:
+def describe_shapes(shapes: InputShapes) -> str:
     """One phrase: the canvases and batches that a graph takes."""
     if shapes.height_min == shapes.height_max and shapes.width_min == shapes.width_max:
         canvas = f"canvas {shapes.height_min}×{shapes.width_min} (height × width)"

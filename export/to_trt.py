@@ -34,7 +34,7 @@ from runtime.command_names import QUANTIZE, TO_ONNX, TO_TRT
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_main
 from runtime.manifest import Precision
 
-from .trt.library import choose
+from .trt.library import choose_library
 from .trt.profiles import make_profiles
 from .trt.settings import RTX_CAPABILITIES, HardwareCompatibility, Settings, check_settings, default_capabilities
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     precision: Precision = options.precision or "fp16"
     named = path.with_suffix(f".{precision}") if from_checkpoint else path.with_suffix("")
     outputs = output_paths(named, options.output, capabilities if options.separate else ())
-    library = choose(options.flavor, capabilities)
+    library = choose_library(options.flavor, capabilities)
     settings = Settings(
         profiles=(),
         compute_capabilities=capabilities,

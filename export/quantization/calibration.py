@@ -28,12 +28,12 @@ from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
 from runtime.records import RecordError, record_from_dict
 
-from ..onnx_model.file import INPUT_NAMES, with_outputs
+from ..onnx_model.file import INPUT_NAMES, expose_values
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
 from .qdq import values_to_calibrate
 
-IMAGES = 500  # as many as MLPerf's rules allow
+CALIBRATION_IMAGES = 500  # as many as MLPerf's rules allow
 CALIBRATION_VERSION = 2
 Method = Literal["max", "mse", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -61,17 +61,17 @@ class Calibration:
     version: int = CALIBRATION_VERSION
 
 
-def find_images(folder: Path, count: int = IMAGES) -> list[Path]:
+def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
     """Up to `count` images of a folder, evenly spread over their sorted names. Raises CalibrationError."""
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise CalibrationError(f"{folder}: no images there; looked for {' '.join(SUFFIXES)}")
-    return spread(found, count)
+    return evenly_spaced(found, count)
 
 
-def spread(paths: Sequence[Path], count: int) -> list[Path]:
+def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     """`count` of the paths at equal distances, all of them where there are fewer."""
     if count < 1:
         raise CalibrationError(f"{count} images to calibrate on, expected at least 1")
@@ -87,7 +87,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     """
     network = cut_network(model)
     names = values_to_calibrate(network)
-    visible = with_outputs(network, names)
+    visible = expose_values(network, names)
     assert visible is not None
     session = open_session(visible)
     seen = {name: Histogram() for name in names}
@@ -98,7 +98,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
         except ImageError as error:
             skipped.append(str(error))
             continue
-        found = session.run(names, {INPUT_NAMES[0]: canvas_of(image, manifest)})
+        found = session.run(names, {INPUT_NAMES[0]: calibration_batch(image, manifest)})
         for name, values in zip(names, found, strict=True):
             seen[name].add(values)
     if len(skipped) == len(images):
@@ -253,7 +253,7 @@ class Histogram:
         return min(best, self._largest())
 
 
-def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
+def calibration_batch(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
     """An image as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images

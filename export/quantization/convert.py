@@ -14,12 +14,12 @@ from runtime.errors import UserError
 from runtime.manifest import METADATA_KEY, Manifest, Precision, to_json
 
 from ..onnx_model.file import graph_sha256
-from ..onnx_model.network import ModelError, cut_network, with_network
-from ..onnx_model.precision import QUANTIZATION_KEY, Quantization
+from ..onnx_model.network import ModelError, cut_network, replace_network
+from ..onnx_model.precision import QUANTIZATION_KEY, QuantizationNote
 from ..onnx_model.saturation import check_sums
 from .calibration import Calibration, Method, check_calibration
 from .half import to_half
-from .qdq import FP8, INT8, Format, Target, layout_of, quantize_network
+from .qdq import FP8, INT8, NumberFormat, Target, layout_of, quantize_network
 
 
 class ConvertError(UserError):
@@ -39,7 +39,7 @@ class Scheme:
         return self.precision in ("int8", "fp8")
 
     @property
-    def weights(self) -> Format:
+    def weights(self) -> NumberFormat:
         return FP8 if self.precision == "fp8" else INT8
 
 
@@ -51,7 +51,7 @@ def require_fp32(manifest: Manifest, path: Path) -> None:
         )
 
 
-def converted_model(
+def convert_model(
     model: onnx.ModelProto,
     manifest: Manifest,
     scheme: Scheme,
@@ -67,17 +67,17 @@ def converted_model(
         if calibration is None:
             raise ConvertError(f"{scheme.precision} needs a calibration: measure one on images")
         check_calibration(calibration, manifest, None, "the calibration")
-        network = quantized_network(cut_network(model), scheme, calibration, in_float)
+        network = quantize_by_scheme(cut_network(model), scheme, calibration, in_float)
         if layout_of(scheme.target).symmetric:
             network = to_half(network, "fp16")
-        note = Quantization(
+        note = QuantizationNote(
             scheme.target, scheme.method, calibration.images, calibration.images_sha256, tuple(sorted(in_float))
         )
     elif scheme.precision == "fp16" or scheme.precision == "bf16":
         network = to_half(cut_network(model), scheme.precision)
     else:
         raise ConvertError(f"precision {scheme.precision}: the exported file is that already")
-    converted = with_network(model, network)
+    converted = replace_network(model, network)
     stated = dataclasses.replace(
         manifest,
         precision=scheme.precision,
@@ -92,7 +92,7 @@ def converted_model(
     return converted
 
 
-def quantized_network(
+def quantize_by_scheme(
     network: onnx.ModelProto, scheme: Scheme, calibration: Calibration, in_float: Collection[str]
 ) -> onnx.ModelProto:
     """The network with 8 bits where the scheme has them, float32 elsewhere."""

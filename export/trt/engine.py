@@ -15,11 +15,11 @@ from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 
 from ..onnx_model.network import parse_deployed, read_deployed
-from ..onnx_model.precision import convolutions, summary, wrong_convolutions
-from .build import Built, ParseError, build
-from .inspector import wrong_precision
+from ..onnx_model.precision import count_convolutions, count_wrong_convolutions, format_counts
+from .build import BuildResult, ParseError, build
+from .inspector import precision_problem
 from .library import Library
-from .profiles import as_options, describe
+from .profiles import describe_profile, profile_options
 from .settings import BuildError, Settings, check_settings
 
 _ROOM = 256 << 20  # bytes: an engine holds compiled kernels besides the weights
@@ -41,14 +41,15 @@ def load_source(path: Path) -> Source:
     """
     content = read_deployed(path)
     model, manifest = parse_deployed(content, path)
-    if convolutions(model)["uint8"]:
+    if count_convolutions(model)["uint8"]:
         raise BuildError(
             f"{path}: its int8 is for CPUs (asymmetric activations), which TensorRT lacks; convert the float32 "
             f"file for it: {QUANTIZE} MODEL.onnx --precision int8 --target tensorrt --images DIR"
         )
-    if wrong_convolutions(model, manifest.precision):
+    if count_wrong_convolutions(model, manifest.precision):
+        counts = format_counts(count_convolutions(model))
         raise BuildError(
-            f"{path} says that it is {manifest.precision}, but its convolutions are: {summary(convolutions(model))}; "
+            f"{path} says that it is {manifest.precision}, but its convolutions are: {counts}; "
             f"make it again: {QUANTIZE} MODEL.onnx --precision {manifest.precision}"
         )
     return Source(path, content, manifest)
@@ -63,13 +64,13 @@ def build_engine(
     """
     precision = source.manifest.precision
     check_settings(library, settings, precision)
-    check_room(out, len(source.content))
+    require_free_space(out, len(source.content))
     if settings.timing_cache is not None:
         require_writable(settings.timing_cache)
     gpus = ", ".join(settings.compute_capabilities) or (library.device.name if library.device else "this machine")
     print(f"building {source.path.name} ({precision}) with {library.name} {library.version} for {gpus}", flush=True)
     for number, profile in enumerate(settings.profiles):
-        print(f"  profile {number}: {describe(profile)}", flush=True)
+        print(f"  profile {number}: {describe_profile(profile)}", flush=True)
     try:
         built = build(library, source.path, source.content, settings, show_progress)
     except ParseError as error:
@@ -78,7 +79,7 @@ def build_engine(
         raise
     for line in built.warnings:
         print(f"TensorRT warns: {line}", file=sys.stderr)
-    if problem := wrong_precision(built.layers, precision):
+    if problem := precision_problem(built.layers, precision):
         raise BuildError(
             f"{out}: NOT written, it isn't the {precision} engine that was asked for: {problem}; "
             f"please report it with the version, {library.name} {library.version}"
@@ -93,7 +94,7 @@ def build_engine(
     write_engine(out, built.data, described)
     if settings.timing_cache is not None:
         atomic_write(settings.timing_cache, built.timing_cache)
-    layers = f"convolutions: {summary(built.layers)}" if built.layers else _UNREAD
+    layers = f"convolutions: {format_counts(built.layers)}" if built.layers else _UNREAD
     print(
         f"{out}  {len(built.data) / 1e6:.1f} MB in {built.seconds:.1f} s, for compute capability "
         f"{', '.join(built.compute_capabilities)}; {layers}"
@@ -104,7 +105,9 @@ def build_engine(
 _UNREAD = "its layers' precisions could not be read (that needs the GPU that it is for)"
 
 
-def describe_engine(library: Library, source: Source, settings: Settings, built: Built, out: Path) -> EngineManifest:
+def describe_engine(
+    library: Library, source: Source, settings: Settings, built: BuildResult, out: Path
+) -> EngineManifest:
     """What lies beside the engine."""
     return EngineManifest(
         manifest=source.manifest,
@@ -127,7 +130,7 @@ def rebuild_command(library: Library, source: Path, settings: Settings, out: Pat
     words = [f"{TO_TRT} {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
     if settings.compute_capabilities:
         words.append(f"--compute-capability {' '.join(settings.compute_capabilities)}")
-    words.append(as_options(settings.profiles))
+    words.append(profile_options(settings.profiles))
     if settings.workspace_bytes is not None:
         words.append(f"--workspace {settings.workspace_bytes / (1 << 30):g}")
     if settings.optimization_level is not None:
@@ -139,7 +142,7 @@ def rebuild_command(library: Library, source: Path, settings: Settings, out: Pat
     return " ".join(words)
 
 
-def check_room(out: Path, onnx_bytes: int) -> None:
+def require_free_space(out: Path, onnx_bytes: int) -> None:
     """Raise UserError before a build of minutes where its result couldn't be written."""
     require_writable(out)
     needed = onnx_bytes * 2 + _ROOM

@@ -30,7 +30,7 @@ from runtime.errors import run_main
 
 from .checks import print_report
 from .conversion import verify_conversion
-from .images import comparison_images
+from .images import load_comparison_images
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,20 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     model_path = Path(options.model)
     if options.reference.endswith(".onnx"):
-        checks = verify_conversion(Path(options.reference), model_path, comparison_images(options.images))
+        checks = verify_conversion(Path(options.reference), model_path, load_comparison_images(options.images))
     else:  # which needs torch
         from train.trainer.checkpoint import load_detector
 
         loaded = load_detector(options.reference)
-        images = comparison_images(options.images, loaded.config.data.val_images)
+        images = load_comparison_images(options.images, loaded.config.data.val_images)
         if model_path.suffix in ENGINE_SUFFIXES:
             from .engine import report_engine, verify_engine
 
             source = Path(options.onnx) if options.onnx else None
             return report_engine(verify_engine(loaded, model_path, images, source))
-        from .checkpoint import verify
+        from .checkpoint import verify_export
 
-        checks = verify(loaded, model_path, images)
+        checks = verify_export(loaded, model_path, images)
     print_report(checks)
     return 0 if all(check.passed for check in checks) else 1
 

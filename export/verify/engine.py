@@ -23,16 +23,16 @@ from train.trainer.checkpoint import LoadedDetector
 from train.validate import describe
 
 from ..onnx_model.network import load_deployed
-from ..onnx_model.precision import summary
-from ..trt.inspector import convolutions_of, wrong_precision
-from ..trt.library import find_device
-from .checkpoint import open_pair, verify
+from ..onnx_model.precision import format_counts
+from ..trt.inspector import inspect_convolutions, precision_problem
+from ..trt.library import detect_gpu
+from .checkpoint import open_export, verify_export
 from .checks import Check, print_report
-from .compare import without_partner
+from .comparison import VerifyError, compare_case, require_images
 from .engine_header import header_problems
 from .images import Case, make_case
 from .manifests import check_export
-from .pair import VerifyError, compare, fitting_images
+from .matching import count_unmatched
 from .tolerance import Tolerance
 
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
@@ -69,7 +69,7 @@ def verify_engine(
     report = Report(["the engine's SHA-256 is the one in its description"], [], [], [])
     _check_manifest(described, loaded, report)
     _check_header(data, described, report)
-    source = onnx_path if onnx_path is not None else find_source(path, described)
+    source = onnx_path if onnx_path is not None else find_onnx_source(path, described)
     if source is not None:
         _check_source(source, described, report)
     else:
@@ -100,15 +100,15 @@ def compare_engine(
 
     On two batches for each profile.
     """
-    pair = open_pair(loaded, source)
-    images = fitting_images(images, described.manifest, source)
+    comparison = open_export(loaded, source)
+    images = require_images(images, described.manifest, source)
     checks = []
     for case in engine_cases(described, images):
-        checks += compare(pair._replace(file=pair.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # any backend will do
+        checks += compare_case(comparison._replace(file=comparison.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # any backend will do
         theirs, ours = (
-            b.infer(case.images, case.image_sizes, all_candidates=True) for b in (pair.file.backend, backend)
+            b.infer(case.images, case.image_sizes, all_candidates=True) for b in (comparison.file.backend, backend)
         )
-        checks.append(_compare_candidates(case, theirs, ours, pair.tolerance))
+        checks.append(_compare_candidates(case, theirs, ours, comparison.tolerance))
     return checks
 
 
@@ -118,7 +118,7 @@ def _compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, tolera
     for a, b in ((theirs, ours), (ours, theirs)):
         for rows, others in zip(_candidates(a, tolerance.score), _candidates(b, 0), strict=True):
             total += len(rows)
-            alone += without_partner(rows, others, tolerance.same)
+            alone += count_unmatched(rows, others, tolerance.same)
     return Check(case.name, ENGINE_CANDIDATES, total, max(alone - 1, 0) / max(total, 1), tolerance.unmatched)
 
 
@@ -132,7 +132,7 @@ def engine_cases(described: EngineManifest, images: Sequence[np.ndarray]) -> lis
     return [make_case(batch, (canvas[0], canvas[1]), images, pad) for batch, canvas in shapes]
 
 
-def find_source(path: Path, described: EngineManifest) -> Path | None:
+def find_onnx_source(path: Path, described: EngineManifest) -> Path | None:
     """The ONNX file beside an engine that it was built of, known by its hash."""
     likely = sorted(path.parent.glob("*.onnx"), key=lambda other: other.stem != path.stem)
     return next((other for other in likely if sha256_file(other) == described.onnx_sha256), None)
@@ -144,7 +144,7 @@ def reason_not_to_run(described: EngineManifest) -> str | None:
         import_tensorrt(described.flavor)
     except BackendError as error:
         return str(error).split(";")[0]
-    device, reason = find_device()
+    device, reason = detect_gpu()
     return None if device is not None else reason
 
 
@@ -204,7 +204,7 @@ def _check_numbers_of_source(
     loaded: LoadedDetector, source: Path, described: EngineManifest, images: Sequence[np.ndarray], report: Report
 ) -> None:
     try:
-        report.checks.extend(verify(loaded, source, images))
+        report.checks.extend(verify_export(loaded, source, images))
     except BackendError as error:
         report.unchecked.append(f"the numbers of {source.name} ({described.manifest.precision}): {error}")
     else:
@@ -212,13 +212,13 @@ def _check_numbers_of_source(
 
 
 def _check_precision(data: bytes, described: EngineManifest, report: Report) -> None:
-    layers = convolutions_of(described, data)
+    layers = inspect_convolutions(described, data)
     if not layers:
         report.unchecked.append("the precision of its layers: its inspector names no types")
-    elif problem := wrong_precision(layers, described.manifest.precision):
+    elif problem := precision_problem(layers, described.manifest.precision):
         report.problems.append(f"{problem}; build it again: {described.rebuild}")
     else:
-        report.checked.append(f"its convolutions, as the inspector counts them: {summary(layers)}")
+        report.checked.append(f"its convolutions, as the inspector counts them: {format_counts(layers)}")
 
 
 def _candidates(raw: RawOutputs, least: float) -> list[Detections]:

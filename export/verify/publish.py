@@ -15,7 +15,7 @@ class _Differs(Exception):
     """The file's numbers are not those that it was made of: it must not take its name."""
 
 
-def write_verified(out: Path, make: Callable[[], bytes], compare: Callable[[Path], Sequence[Check]]) -> bool:
+def publish(out: Path, make: Callable[[], bytes], compare: Callable[[Path], Sequence[Check]]) -> bool:
     """Write what `make` returns to `out` if all of `compare`'s checks pass; print them, and return whether they did.
 
     A file that fails is kept as NAME.failed.onnx; one that stood there is replaced only by one that passed.

@@ -16,9 +16,9 @@ import torch
 
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import Calibration, calibrate, find_images
+from export.quantization.calibration import Calibration, calibrate, list_images
 from export.quantization.convert import Scheme
-from export.quantize import convert
+from export.quantize import convert_file
 from export.to_onnx import export_model, input_shapes
 from export.verify.images import synthetic_images
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
@@ -147,7 +147,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def calibration(exported: Exported, images: Path) -> Calibration:
     model, manifest = load_deployed(exported.model)
-    return calibrate(model, manifest, find_images(images), progress=False)
+    return calibrate(model, manifest, list_images(images), progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +155,7 @@ def converted(exported: Exported, calibration: Calibration, images: Path) -> dic
     """The exported file by every scheme, named model.SCHEME.onnx, beside the images."""
     files = {name: images / f"model.{name}.onnx" for name in SCHEMES}
     for name, scheme in SCHEMES.items():
-        convert(exported.model, files[name], scheme.precision, calibration, target=scheme.target)
+        convert_file(exported.model, files[name], scheme.precision, calibration, target=scheme.target)
     return files
 
 
@@ -163,7 +163,7 @@ def converted(exported: Exported, calibration: Calibration, images: Path) -> dic
 def full_bits(exported: Exported, calibration: Calibration, images: Path) -> Path:
     """The exported file in int8 whose sums are for processors with VNNI."""
     path = images / "model.int8-cpu-vnni.onnx"
-    convert(exported.model, path, "int8", calibration, target="cpu-vnni")
+    convert_file(exported.model, path, "int8", calibration, target="cpu-vnni")
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from export.to_onnx import export_model, input_shapes
-from export.verify.checkpoint import verify
+from export.verify.checkpoint import verify_export
 from export.verify.checks import DETECTIONS
 from export.verify.images import synthetic_images
 from runtime.manifest import Preprocess, Thresholds
@@ -25,7 +25,7 @@ def check_export(loaded: LoadedDetector, path: Path) -> None:
 
 
 def check(loaded: LoadedDetector, path: Path) -> None:
-    checks = verify(loaded, path, synthetic_images())
+    checks = verify_export(loaded, path, synthetic_images())
     assert [c for c in checks if not c.passed] == []
     assert sum(c.compared for c in checks if c.quantity == DETECTIONS) > 50
     assert any("centerness" in c.quantity for c in checks) == (loaded.config.model.head.centerness != "none")

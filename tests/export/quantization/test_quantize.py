@@ -19,10 +19,10 @@ from onnx import TensorProto, numpy_helper
 from export import quantize as quantize_module
 from export import to_onnx
 from export.onnx_model.network import load_deployed
-from export.onnx_model.precision import convolutions_by_output, quantization
+from export.onnx_model.precision import convolution_precisions, read_quantization_note
 from export.quantization.calibration import CalibrationError, load_calibration
-from export.quantization.convert import converted_model
-from export.quantize import convert, main
+from export.quantization.convert import convert_model
+from export.quantize import convert_file, main
 from export.verify.checks import Check
 from runtime.coco.results import of_image
 from runtime.detector import Detector
@@ -92,7 +92,7 @@ def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_a
 def test_a_file_that_differs_is_not_written(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = converted_model
+    real = convert_model
 
     def broken(*arguments: object) -> onnx.ModelProto:
         model = real(*arguments)  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def test_blocks_stay_in_float_until_the_loss_is_met(
     assert trade[2].endswith("← chosen")
     loss = float(trade[2].split()[4])
     assert loss > 1  # an untrained network's detections are upset by little
-    note = quantization(onnx.load(out))
+    note = read_quantization_note(onnx.load(out))
     assert note is not None
     assert note.in_float == ()
 
@@ -216,10 +216,10 @@ def test_blocks_stay_in_float_until_the_loss_is_met(
     chosen = next(line for line in said.splitlines() if line.endswith("← chosen"))
     assert int(chosen.split()[0]) > 0
     assert float(chosen.split()[4]) <= loss / 2
-    note = quantization(onnx.load(out))
+    note = read_quantization_note(onnx.load(out))
     assert note is not None
     assert len(note.in_float) >= int(chosen.split()[0])
-    kinds = convolutions_by_output(onnx.load(out))
+    kinds = convolution_precisions(onnx.load(out))
     assert {kinds[name] for name in note.in_float} == {"fp32"}
     assert "in float: " in said
 
@@ -308,5 +308,5 @@ def test_a_full_disk_leaves_nothing(exported: Exported, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(WriteError, match="No space left on device; free some space"):
-        convert(exported.model, tmp_path / "out.onnx", "fp16")
+        convert_file(exported.model, tmp_path / "out.onnx", "fp16")
     assert list(tmp_path.iterdir()) == []

@@ -17,12 +17,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.onnx_model.network import load_deployed
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.convert import Scheme, convert_model
 from export.to_onnx import export_model, input_shapes
 from export.to_trt import _parser, main
 from export.trt import build as trt_build
 from export.trt import engine
-from export.trt.build import Built, ParseError
+from export.trt.build import BuildResult, ParseError
 from export.trt.engine import build_engine, load_source, rebuild_command
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
@@ -100,7 +100,7 @@ def test_a_deformable_detector_builds(deformable: tuple[object, Path], tmp_path:
     graph, manifest = load_deployed(deformable[1])
     assert "GridSample" in {node.op_type for node in graph.graph.node}
     half = tmp_path / "model.fp16.onnx"
-    half.write_bytes(converted_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
+    half.write_bytes(convert_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
     for path in (deformable[1], half):
         header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (3, 256, 256))))
         assert header is not None
@@ -272,7 +272,7 @@ def test_no_engine_is_written_whose_layers_are_wide(
     deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def built(*_: object) -> object:
-        return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
+        return BuildResult(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
 
     monkeypatch.setattr(engine, "build", built)
     source = load_source(deployed["fp16"])

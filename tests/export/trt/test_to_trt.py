@@ -17,7 +17,7 @@ from onnx import TensorProto
 from export import to_onnx, to_trt
 from export.to_trt import OptionError, main
 from export.trt import engine
-from export.trt.build import Built
+from export.trt.build import BuildResult
 from export.trt.engine import Source
 from export.trt.library import Library
 from export.trt.settings import BuildError, Settings
@@ -94,9 +94,9 @@ def test_a_file_that_is_replaced_meanwhile(
         shutil.copy(deployed["fp32"], path)
         return real(*arguments)
 
-    def built(library: Library, source: Path, model: bytes, *_: object) -> Built:
+    def built(library: Library, source: Path, model: bytes, *_: object) -> BuildResult:
         given.append(model)
-        return Built(b"vtrt", (), ("8.6",), {"fp16": 60}, b"", (), 1.0)
+        return BuildResult(b"vtrt", (), ("8.6",), {"fp16": 60}, b"", (), 1.0)
 
     monkeypatch.setattr(to_trt, "make_profiles", replacing)
     monkeypatch.setattr(engine, "build", built)

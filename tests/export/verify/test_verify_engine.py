@@ -13,14 +13,14 @@ import onnx
 import pytest
 
 from export.onnx_model.network import load_deployed
-from export.trt.inspector import convolutions_by_precision, convolutions_of, wrong_precision
+from export.trt.inspector import convolutions_by_precision, inspect_convolutions, precision_problem
 from export.trt.settings import BuildError
 from export.verify import __main__ as verify
 from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
+from export.verify.comparison import VerifyError, open_model_file
 from export.verify.engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
 from export.verify.engine_header import Header, header_problems, read_header
 from export.verify.images import make_case, synthetic_images
-from export.verify.pair import VerifyError, open_file
 from export.verify.tolerance import TOLERANCES
 from runtime.backends.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
 from runtime.backends.ort.backend import OrtBackend
@@ -146,7 +146,7 @@ def test_images_must_be_given_for_the_ranges_of_an_engine(
                 exported.loaded,
                 path,
                 [],
-                open_engine=lambda _: open_file(int8.model).backend,
+                open_engine=lambda _: open_model_file(int8.model).backend,
                 why_not=lambda _, reason=reason: reason,  # type: ignore[misc]
             )
 
@@ -304,9 +304,9 @@ def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
     for compatible in (True, False):
         data = engine_bytes([], host_code=compatible, layers=[layer("conv", "Half"), layer("conv", "Float")])
         described = describe(exported, exported.model, data, flavor="tensorrt", version_compatible=compatible)
-        assert convolutions_of(described, data) == {"fp16": 1, "fp32": 1}
+        assert inspect_convolutions(described, data) == {"fp16": 1, "fp32": 1}
     with pytest.raises(BuildError, match=r"cannot deserialize the engine .*: Error Code 3: engine_host_code_allowed"):
-        convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")]))
+        inspect_convolutions(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")]))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
     ],
 )
 def test_wide_engines_are_told(layers: dict[str, int], precision: Precision, wrong: bool) -> None:
-    assert (wrong_precision(layers, precision) is not None) == wrong
+    assert (precision_problem(layers, precision) is not None) == wrong
 
 
 def test_the_description_beside_a_real_engine_reads(exported: Exported, tmp_path: Path) -> None:
