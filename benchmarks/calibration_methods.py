@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import METHODS, calibrate, evenly_spaced
-from export.quantization.convert import Scheme, convert_model
+from export.quantization.calibration import calibrate, evenly_spaced
+from export.quantization.convert import convert_model
+from export.quantization.scheme import METHODS, Scheme
 from runtime.coco import evaluate, load_coco_and_truth
 from runtime.coco.results import join
 from runtime.coco.run import detect_with_all, plan_batches

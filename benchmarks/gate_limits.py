@@ -22,13 +22,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import CALIBRATION_IMAGES, calibrate, list_images, shows_progress
-from export.quantization.convert import Scheme, convert_model
-from export.quantize import calibration_images
-from export.verify.checks import DETECTIONS, NETWORK, RANGES
-from export.verify.comparison import compare_case
-from export.verify.conversion import open_conversion
-from export.verify.images import make_cases, synthetic_images, unseen
+from export.quantization.calibration import calibrate, calibration_images, list_images
+from export.quantization.convert import convert_model
+from export.quantization.scheme import CALIBRATION_IMAGES, Scheme
+from export.verification.checks import DETECTIONS, NETWORK, RANGES
+from export.verification.comparison import compare_case
+from export.verification.conversion import open_conversion
+from export.verification.images import make_cases, synthetic_images, unseen
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     batches = [others[i : i + 3] for i in range(0, len(others), 3)]
     model, manifest = load_deployed(options.model)
-    calibration = calibrate(model, manifest, images, shows_progress())
+    calibration = calibrate(model, manifest, images())
     found = {}
     print(f"{'':16}" + "".join(f"{kind:>12}" for kind in KINDS))
     with tempfile.TemporaryDirectory() as folder:

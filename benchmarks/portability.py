@@ -24,17 +24,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.tensorrt_api.conformance import LISTS, load, problems
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate, list_images
-from export.quantization.convert import Scheme, convert_model
-from export.to_onnx import export_model, input_shapes
+from export.quantization.convert import convert_model
+from export.quantization.scheme import Scheme
 from export.trt.build import build
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import Settings
-from export.verify.images import Case, load_comparison_images, make_case
-from export.verify.matching import count_unmatched
-from export.verify.tolerance import tolerance_of
+from export.verification.images import Case, load_comparison_images, make_case
+from export.verification.matching import count_unmatched
+from export.verification.tolerance import tolerance_of
 from runtime.backends import BackendError
 from runtime.backends.openvino_backend import shared_core
 from runtime.backends.options import BackendOptions
@@ -135,7 +137,7 @@ def make_files(
             detector = small_deformable(loaded, folder / "dcn.pt") if deformable else loaded
             bases[key] = folder / f"{key}.onnx"
             shapes = input_shapes(detector.config.preprocess, 16, (side, side) if fixed else None)
-            bases[key].write_bytes(export_model(detector, shapes))
+            bases[key].write_bytes(checkpoint_to_graph(detector, shapes))
         files[variant] = folder / f"{variant}.onnx"
         model, manifest = load_deployed(bases[key])
         if precision != "fp32":

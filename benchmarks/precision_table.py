@@ -28,13 +28,14 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import CALIBRATION_IMAGES, METHODS, calibrate, shows_progress
-from export.quantization.convert import Scheme, convert_model
-from export.quantize import calibration_images
-from export.to_onnx import export_model, input_shapes
-from export.verify.matching import MatchTolerance, count_unmatched
+from export.quantization.calibration import calibrate, calibration_images
+from export.quantization.convert import convert_model
+from export.quantization.scheme import CALIBRATION_IMAGES, METHODS, Scheme
+from export.verification.matching import MatchTolerance, count_unmatched
 from runtime.backends import BackendError
 from runtime.benchmark.images import ImageFiles, find_images
 from runtime.benchmark.measuring import Distribution, speed_ratios
@@ -84,9 +85,9 @@ def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) 
     if source.suffix != ".onnx":
         loaded = load_detector(source)
         source = folder / "fp32.onnx"
-        source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 16)))
+        source.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 16)))
     model, manifest = load_deployed(source)
-    calibration = calibrate(model, manifest, images, shows_progress())
+    calibration = calibrate(model, manifest, images())
     files = {"fp32": source}
     for name, scheme in schemes(method).items():
         files[name] = folder / f"{name}.onnx"
@@ -109,7 +110,7 @@ def score(rows: dict[str, Row], files: dict[str, Path], runtimes: Sequence[str],
                     detectors[name, runtime] = stack.enter_context(
                         Detector(path, backend=runtime, allow_saturation=True)
                     )
-        found = detect_with_all(list(detectors.values()), dataset, progress=shows_progress(), limit=options.limit)
+        found = detect_with_all(list(detectors.values()), dataset, progress=sys.stderr.isatty(), limit=options.limit)
     results = dict(zip(detectors, found, strict=True))
     for (name, runtime), detected in results.items():
         ap = evaluate(truth, detected.results, detected.image_ids).figures["AP"]

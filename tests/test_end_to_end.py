@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.verify.matching import count_unmatched
+from export.verification.matching import count_unmatched
 from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector

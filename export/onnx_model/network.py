@@ -92,7 +92,7 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
             "network",
             [value for value in model.graph.input if value.name == INPUT_NAMES[0]],
             [inner[name] for name in names],
-            _used(model.graph.initializer, nodes),
+            _constants_read_by(model.graph.initializer, nodes),
             value_info=[value for name, value in inner.items() if name in made and name not in names],
         ),
         opset_imports=model.opset_import,
@@ -114,7 +114,7 @@ def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
             "postprocessing",
             [value for value in inputs if value.name in read],
             outputs,
-            _used(model.graph.initializer, nodes),
+            _constants_read_by(model.graph.initializer, nodes),
         ),
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
@@ -136,7 +136,9 @@ def replace_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Mo
     rest = postprocessing_nodes(model)
     made = {name for node in (*network.graph.node, *rest) for name in node.output}
     # A limit of a Clip, say, may serve both; a new network leaves a constant as it was or names it anew.
-    constants = {value.name: value for value in (*_used(model.graph.initializer, rest), *network.graph.initializer)}
+    constants = {
+        value.name: value for value in (*_constants_read_by(model.graph.initializer, rest), *network.graph.initializer)
+    }
     given = made | constants.keys() | {value.name for value in model.graph.input}
     if missing := [name for node in rest for name in node.input if name and name not in given]:
         raise ValueError(f"the new network lacks {missing[0]}, which the postprocessing reads")
@@ -179,23 +181,6 @@ def ancestors(nodes: Iterable[NodeProto], names: Iterable[str], until: Collectio
     return [node for node in nodes if node.output[0] in found]
 
 
-def must_stay_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
-    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
-    place the samples of deformable ones, and what follows them."""
-    nodes = list(nodes)
-    positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
-    return {name for node in ancestors(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
-
-
-def grouped_convolutions(nodes: Iterable[NodeProto]) -> set[str]:
-    """Outputs of depthwise and other grouped convolutions."""
-    return {
-        node.output[0]
-        for node in nodes
-        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
-    }
-
-
-def _used(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:
+def _constants_read_by(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:
     wanted = {name for node in nodes for name in node.input}
     return [value for value in constants if value.name in wanted]

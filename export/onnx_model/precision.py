@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from runtime.manifest import Precision
 from runtime.records import RecordError, record_from_dict
 
-from .network import dense_map_names, grouped_convolutions, must_stay_float
+from .network import ancestors, dense_map_names
 
 QUANTIZATION_KEY = "atss_toolkit.quantization"  # in an ONNX file's metadata
 _NAMES = {
@@ -116,3 +116,20 @@ def count_wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> in
         excused = whole | odd.intersection(noted.in_float)
     wrong = [kind not in ("fp32", "fp16") if name in excused else name in odd for name, kind in found.items()]
     return sum(wrong) + len(rounded)
+
+
+def must_stay_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
+    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
+    place the samples of deformable ones, and what follows them."""
+    nodes = list(nodes)
+    positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
+    return {name for node in ancestors(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
+
+
+def grouped_convolutions(nodes: Iterable[NodeProto]) -> set[str]:
+    """Outputs of depthwise and other grouped convolutions."""
+    return {
+        node.output[0]
+        for node in nodes
+        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
+    }

@@ -7,6 +7,7 @@ met, and between the last two of these numbers by bisection: about 2·log₂(blo
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 import time
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from runtime.backends import open_backend
 from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
-from runtime.coco.command import evaluate_detector
+from runtime.coco.command import evaluate_detector, require_same_classes
 from runtime.detector import Detector
 from runtime.errors import UserError
 
@@ -31,16 +32,20 @@ from ..onnx_model.emulation import emulate, emulate_network, needs_emulation
 from ..onnx_model.file import INPUT_NAMES
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
-from .calibration import Calibration
-from .convert import Scheme, quantize_by_scheme
-from .qdq import INT8, NumberFormat, quantizable
+from .calibration import Calibration, calibration_batch
+from .convert import Float32Model, convert_model, quantize_by_scheme
+from .goal import AccuracyGoal
+from .qdq import INT8, NumberFormat, quantizable, weight_format
+from .scheme import Scheme
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
 RANKING_IMAGES = 8  # that blocks are ranked on
 
+logger = logging.getLogger(__name__)
+
 
 class MixedError(UserError):
-    """A loss that can't be met, or a validation set without objects."""
+    """A loss of AP that can't be met, or a validation set without objects."""
 
 
 class Block(NamedTuple):
@@ -52,10 +57,46 @@ class Block(NamedTuple):
 class Measurement(NamedTuple):
     """One measurement: so many of the worst blocks in float."""
 
-    in_float: int
+    in_float: int  # blocks
     ap: float  # 0–1
     megabytes: float
     speedup: float  # as the float32 file, here
+
+
+def convolutions_in_float(
+    source: Float32Model,
+    scheme: Scheme,
+    calibration: Calibration,
+    images: Sequence[np.ndarray],
+    goal: AccuracyGoal,
+    progress: bool = True,
+) -> list[str]:
+    """Outputs of the convolutions to keep in float, the fewest blocks of them with which the AP meets the goal.
+
+    Blocks are ranked, and speed is measured, on `images` (uint8 [h, w, 3] RGB). Logs each measurement and the table of
+    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has other classes.
+    """
+    path, model, manifest = source
+    require_same_classes(manifest, goal.dataset)
+    reference, runtime = average_precision(path, goal.dataset, progress)
+    logger.info(f"float32: AP {100 * reference:.2f} ({runtime})")
+    canvases = [calibration_batch(image, manifest) for image in images]
+    least = reference - goal.max_ap_loss / 100
+
+    def measure(in_float: Collection[str]) -> Measurement:
+        converted = convert_model(model, manifest, scheme, calibration, in_float)
+        measured = measure_model(converted, path, goal.dataset, canvases, progress)
+        logger.info(f"{len(in_float)} convolutions more in float: AP {100 * measured.ap:.2f}")
+        return measured
+
+    measurements, kept = [measure([])], list[Block]()
+    if measurements[0].ap < least:
+        ranking = rank_blocks(model, scheme, calibration, canvases, progress)
+        count, measurements = fewest_in_float(ranking, measure, least, measurements[0])
+        kept = ranking[:count]
+    block_count = len(quantizable_blocks(cut_network(model), weight_format(scheme.precision)))
+    logger.info(trade_table(reference, path.stat().st_size / 1e6, measurements, kept, block_count))
+    return [name for block in kept for name in block.convolutions]
 
 
 def quantizable_blocks(network: onnx.ModelProto, weights: NumberFormat = INT8) -> dict[str, list[str]]:
@@ -78,7 +119,7 @@ def rank_blocks(
 ) -> list[Block]:
     """The blocks, the one that loses most first; `canvases` uint8 [B, H, W, 3]."""
     network = cut_network(model)
-    named = quantizable_blocks(network, scheme.weights)
+    named = quantizable_blocks(network, weight_format(scheme.precision))
     everything = {name for outputs in named.values() for name in outputs}
     expected = [open_session(network).run(None, {INPUT_NAMES[0]: canvas}) for canvas in canvases]
     variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]

@@ -25,20 +25,20 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from runtime.manifest import Precision
 from runtime.names import unknown_name
 
 from ..onnx_model.file import shielded_bias
-from ..onnx_model.network import grouped_convolutions, must_stay_float
+from ..onnx_model.precision import grouped_convolutions, must_stay_float
 from ..onnx_model.saturation import saturation_free_scales
-
-Target = Literal["tensorrt", "cpu", "cpu-vnni"]
+from .scheme import Target
 
 _ACTIVATIONS = ("Relu", "Clip")  # what a runtime fuses into the convolution or sum before it
 _SAME_VALUES = ("MaxPool", "Resize")  # outputs are a choice of the inputs: one scale serves both
@@ -78,6 +78,13 @@ class NumberFormat:
 
 INT8 = NumberFormat(TensorProto.INT8, np.dtype(np.int8), 127)
 FP8 = NumberFormat(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448)
+
+
+def weight_format(precision: Precision) -> NumberFormat:
+    """The number format of quantized weights in an int8 or fp8 file."""
+    return FP8 if precision == "fp8" else INT8
+
+
 Ranges = Mapping[str, tuple[float, float]]  # value → its least and largest number while calibrating
 Means = Mapping[str, Sequence[float]]  # value → the mean of each of its channels while calibrating
 

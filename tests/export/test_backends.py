@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.verify.images import make_cases, synthetic_images
-from export.verify.matching import count_unmatched
+from export.verification.images import make_cases, synthetic_images
+from export.verification.matching import count_unmatched
 from runtime.backends import Backend, BackendError, open_backend
 from runtime.detections import Detections, candidates, finish
 

@@ -13,13 +13,15 @@ import onnx
 import pytest
 import torch
 
-from export import to_onnx
+from export import export_step
+from export.arguments import ArgumentError
 from export.graph.deployable import GraphOutputs, candidate_limits, fold
+from export.graph.shapes import ExportError, describe_shapes, input_shapes
 from export.onnx_model.file import graph_sha256
-from export.to_onnx import ExportError, describe_shapes, input_shapes, main
-from export.verify.checkpoint import open_export
-from export.verify.comparison import compare_case
-from export.verify.images import make_case, synthetic_images
+from export.to_onnx import main
+from export.verification.checkpoint import open_export
+from export.verification.comparison import compare_case
+from export.verification.images import make_case, synthetic_images
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -180,7 +182,7 @@ def test_a_file_that_differs_is_not_exported(
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     fields = json.loads(entry.value)
     entry.value = json.dumps({**fields, "graph_sha256": graph_sha256(model)})
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: model.SerializeToString())
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: model.SerializeToString())
     out = tmp_path / "model.onnx"
     out.write_text("what stood there before")
     arguments = [str(exported.checkpoint), "-o", str(out)]
@@ -191,7 +193,7 @@ def test_a_file_that_differs_is_not_exported(
     assert "TOO LARGE" in said
     assert "NOT written" in said
 
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: exported.model.read_bytes())
     assert main(arguments) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert out.read_bytes() == exported.model.read_bytes()
@@ -240,7 +242,7 @@ def test_bad_input_gets_one_line(checkpoint: Path, tmp_path: Path) -> None:
         assert len(str(caught.value).splitlines()) == 1
     folder = tmp_path / "folder.onnx"
     folder.mkdir()
-    with pytest.raises(ExportError, match="that is a folder"):
+    with pytest.raises(ArgumentError, match="that is a folder"):
         main([str(checkpoint), "-o", str(folder)])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.verify.matching import count_unmatched
+from export.verification.matching import count_unmatched
 from runtime.backends import open_backend
 from runtime.detections import finish
 

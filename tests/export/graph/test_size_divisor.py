@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from export.graph.shapes import ExportError, input_shapes
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
-from export.to_onnx import ExportError, input_shapes, main
+from export.to_onnx import main
 from export.trt.profiles import ProfileError, make_profiles
-from export.verify.images import make_cases, synthetic_images
+from export.verification.images import make_cases, synthetic_images
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections

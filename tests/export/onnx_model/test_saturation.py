@@ -17,20 +17,21 @@ from export.onnx_model.network import cut_network, load_deployed
 from export.onnx_model.saturation import (
     LARGEST_SUM,
     PAIR_LIMIT,
-    check_sums,
     largest_sums,
     largest_sums_of_network,
     saturation_free_scales,
+    sums_fit_16_bits,
 )
 from export.onnx_model.session import open_session
 from export.quantization.calibration import Calibration
-from export.quantization.convert import Scheme, convert_model
+from export.quantization.convert import convert_model
 from export.quantization.qdq import quantize_network
-from export.verify.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
-from export.verify.comparison import Comparison, Dense, compare_case, open_model_file
-from export.verify.conversion import open_conversion
-from export.verify.equivalence import network_differences
-from export.verify.images import Case, make_case, synthetic_images
+from export.quantization.scheme import Scheme
+from export.verification.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, Verification
+from export.verification.comparison import Comparison, Dense, check_sums, compare_case, open_model_file
+from export.verification.conversion import open_conversion
+from export.verification.equivalence import network_differences
+from export.verification.images import Case, make_case, synthetic_images
 from runtime.detections import Detections, RawOutputs
 from runtime.machine.processor import Processor, read_processor
 
@@ -99,7 +100,7 @@ def test_one_weight_too_large_is_found(
 ) -> None:
     """A single step more on the largest of one channel."""
     model = onnx.load(converted["int8-cpu"])
-    assert check_sums(model).passed
+    assert sums_fit_16_bits(model)
     name = next(v.name for v in model.graph.initializer if v.name.endswith("_quantized") and "layer2" in v.name)
     weight = next(v for v in model.graph.initializer if v.name == name)
     steps = numpy_helper.to_array(weight).copy()
@@ -109,12 +110,13 @@ def test_one_weight_too_large_is_found(
     channel = int(pairs.argmax())
     flat[channel, largest[channel, 0]] += PAIR_LIMIT + 1 - int(pairs[channel])
     weight.CopyFrom(numpy_helper.from_array(steps, name))
+    assert not sums_fit_16_bits(model)
     found = check_sums(model)
     assert not found.passed
     assert found.worst == 255 * (PAIR_LIMIT + 1)
     comparison = open_conversion(exported.model, restamp(model, tmp_path / "large.onnx"))
     assert SUMS in [check.quantity for check in comparison.file_checks if not check.passed]
-    print_report(comparison.file_checks)
+    print(Verification(tuple(comparison.file_checks)).table)
     assert SATURATES in capsys.readouterr().out
 
 
@@ -286,7 +288,7 @@ def test_what_saturates_here_is_compared_in_emulation(
 OPENVINO = """
 import sys
 import numpy as np
-from export.verify.images import make_case, synthetic_images
+from export.verification.images import make_case, synthetic_images
 from runtime.backends import open_backend
 
 case = make_case(2, (192, 224), synthetic_images(), (124, 116, 104))

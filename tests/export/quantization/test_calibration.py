@@ -23,7 +23,7 @@ from export.quantization.calibration import (
     list_images,
     load_calibration,
 )
-from export.verify.images import synthetic_images
+from export.verification.images import synthetic_images
 
 from ..conftest import Exported
 

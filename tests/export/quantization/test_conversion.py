@@ -22,14 +22,14 @@ from export.onnx_model.network import (
 )
 from export.onnx_model.precision import count_convolutions, read_quantization_note
 from export.quantization.calibration import Calibration, CalibrationError
-from export.quantization.convert import ConvertError
-from export.quantize import convert_file
-from export.verify.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
-from export.verify.comparison import compare_case, open_model_file
-from export.verify.conversion import open_conversion
-from export.verify.images import Case, make_case, synthetic_images
-from export.verify.matching import count_unmatched
-from export.verify.tolerance import TOLERANCES
+from export.quantization.convert import ConvertError, convert_file
+from export.quantization.scheme import Scheme
+from export.verification.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
+from export.verification.comparison import compare_case, open_model_file
+from export.verification.conversion import open_conversion
+from export.verification.images import Case, make_case, synthetic_images
+from export.verification.matching import count_unmatched
+from export.verification.tolerance import TOLERANCES
 from runtime.backends import open_backend
 from runtime.detections import Detections, finish
 
@@ -179,11 +179,11 @@ def test_the_note_of_a_quantization(converted: dict[str, Path], calibration: Cal
 
 def test_conversions_that_make_no_sense(exported: Exported, calibration: Calibration, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="int8 needs a calibration"):
-        convert_file(exported.model, tmp_path / "out.onnx", "int8")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("int8"))
     with pytest.raises(ConvertError, match="that already"):
-        convert_file(exported.model, tmp_path / "out.onnx", "fp32")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("fp32"))
     with pytest.raises(CalibrationError, match="made of another graph"):
-        convert_file(exported.model, tmp_path / "out.onnx", "int8", replace(calibration, graph_sha256="0" * 64))
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("int8"), replace(calibration, graph_sha256="0" * 64))
 
 
 def test_a_weight_beyond_float16_is_named(exported: Exported, tmp_path: Path) -> None:
@@ -194,5 +194,5 @@ def test_a_weight_beyond_float16_is_named(exported: Exported, tmp_path: Path) ->
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     path = restamp(model, tmp_path / "large.onnx")
     with pytest.raises(ModelError, match=rf"{weight.name} holds 1e\+05, beyond the range of fp16; use bf16"):
-        convert_file(path, tmp_path / "out.onnx", "fp16")
-    convert_file(path, tmp_path / "out.onnx", "bf16")
+        convert_file(path, tmp_path / "out.onnx", Scheme("fp16"))
+    convert_file(path, tmp_path / "out.onnx", Scheme("bf16"))

@@ -18,7 +18,7 @@ from export.onnx_model.session import open_session
 from export.quantization.half import to_half
 from export.quantization.mixed import Block, Measurement, MixedError, fewest_in_float, quantizable_blocks, trade_table
 from export.quantization.qdq import FP8, INT8, Target, quantize_network
-from export.verify.ranges import Range
+from export.verification.ranges import Range
 
 from ..conftest import Exported
 
@@ -310,7 +310,7 @@ def test_float8_leaves_depthwise_convolutions_in_float() -> None:
     [(TensorProto.INT8, 0), (TensorProto.UINT8, 0), (TensorProto.UINT8, 77), (TensorProto.FLOAT8E4M3FN, 0)],
 )
 def test_values_in_8_bits_are_those_of_onnx_runtime(kind: int, zero: int) -> None:
-    """`export.verify.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
+    """`export.verification.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
     scale = np.array(0.01 if kind == TensorProto.FLOAT8E4M3FN else 0.03, np.float32)
     constants = [numpy_helper.from_array(scale, "scale"), helper.make_tensor("zero", kind, [], [zero])]
     names = ["x", "scale", "zero"], ["quantized", "scale", "zero"]

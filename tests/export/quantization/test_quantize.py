@@ -16,14 +16,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export import quantize as quantize_module
-from export import to_onnx
+from export import export_step, quantize_step, to_onnx
 from export.onnx_model.network import load_deployed
 from export.onnx_model.precision import convolution_precisions, read_quantization_note
 from export.quantization.calibration import CalibrationError, load_calibration
-from export.quantization.convert import convert_model
-from export.quantize import convert_file, main
-from export.verify.checks import Check
+from export.quantization.convert import convert_file, convert_model
+from export.quantization.scheme import Scheme
+from export.quantize import main
+from export.verification.checks import Check
 from runtime.coco.results import of_image
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -101,7 +101,7 @@ def test_a_file_that_differs_is_not_written(
         path = restamp(model, tmp_path / "scratch.onnx")
         return onnx.load(path)
 
-    monkeypatch.setattr(quantize_module, "converted_model", broken)
+    monkeypatch.setattr(quantize_step, "convert_model", broken)
     out = tmp_path / "out.onnx"
     out.write_text("what stood there before")
     assert main([str(exported.model), "--precision", "fp16", "-o", str(out)]) == 1
@@ -119,7 +119,7 @@ def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         greys[:] = [int(image[0, 0, 0]) for image in photos]
         return []
 
-    monkeypatch.setattr(quantize_module, "verify_conversion", note)
+    monkeypatch.setattr(quantize_step, "verify_conversion", note)
     return greys
 
 
@@ -159,9 +159,9 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     shown, trained = greys(tmp_path / "shown", (20, 21)), greys(tmp_path / "trained", (30, 31))
     data = replace(exported.loaded.config.data, val_images=str(greys(tmp_path / "val", (40,))))
     loaded = exported.loaded._replace(config=replace(exported.loaded.config, data=data))
-    monkeypatch.setattr(to_onnx, "load_detector", lambda _: loaded)
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
-    monkeypatch.setattr(to_onnx, "verify", lambda *_: [])
+    monkeypatch.setattr("train.trainer.checkpoint.load_detector", lambda _: loaded)
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: exported.model.read_bytes())
+    monkeypatch.setattr(export_step, "verify_export", lambda *_: [])
     arguments = [str(exported.checkpoint), "-o", str(tmp_path / "model.onnx")]
     for precision in ("fp16", "bf16"):
         assert to_onnx.main([*arguments, "--precision", precision, "--images", str(shown)]) == 0
@@ -308,5 +308,5 @@ def test_a_full_disk_leaves_nothing(exported: Exported, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(WriteError, match="No space left on device; free some space"):
-        convert_file(exported.model, tmp_path / "out.onnx", "fp16")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("fp16"))
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.to_trt import main
-from export.verify.matching import count_unmatched
+from export.verification.matching import count_unmatched
 from runtime.backends.engine_file import Flavor, read_description
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.backend import TrtBackend

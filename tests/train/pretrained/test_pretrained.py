@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from export.verify.matching import EXACT
+from export.verification.matching import EXACT
 from runtime.detections import Detections, finish
 from train.__main__ import parse
 from train.config import Pyramid

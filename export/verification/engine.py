@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from ..onnx_model.precision import format_counts
 from ..trt.inspector import inspect_convolutions, precision_problem
 from ..trt.library import detect_gpu
 from .checkpoint import open_export, verify_export
-from .checks import Check, print_report
+from .checks import Check, Verification
 from .comparison import VerifyError, compare_case, require_images
 from .engine_header import header_problems
 from .images import Case, make_case
@@ -38,19 +37,6 @@ from .tolerance import Tolerance
 ENGINE_CANDIDATES = "engine: candidates unlike ONNX Runtime's"
 
 
-class Report(NamedTuple):
-    """What a verification found, one line each."""
-
-    checked: list[str]
-    problems: list[str]
-    unchecked: list[str]
-    checks: list[Check]
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems and all(check.passed for check in self.checks)
-
-
 def verify_engine(
     loaded: LoadedDetector,
     path: Path,
@@ -58,39 +44,41 @@ def verify_engine(
     onnx_path: Path | None = None,
     open_engine: Callable[[Path], Backend] = TrtBackend,
     why_not: Callable[[EngineManifest], str | None] | None = None,
-) -> Report:
-    """Verify an engine that was built of this checkpoint. `onnx_path` is looked for beside it unless given.
+) -> Verification:
+    """Verify an engine that was built of this checkpoint, on images (uint8 [h, w, 3] RGB, any sizes).
 
-    `why_not` says why an engine can't be run here, or None. Raises UserError for an engine that was altered, that is of
-    another checkpoint, or that doesn't fit the library and GPU here: before a byte of it is deserialized.
+    `onnx_path` is the ONNX file that the engine was built of; without it the file is looked for beside the engine.
+    `open_engine` opens the engine, and `why_not` says why it can't run here (None: it can). Raises UserError for an
+    engine that was altered, that is another checkpoint's, or that doesn't fit the library and GPU here, before a byte
+    of it is deserialized.
     """
     data, described = read_engine(path)
-    _check_origin(described, loaded, path)
-    report = Report(["the engine's SHA-256 is the one in its description"], [], [], [])
-    _check_manifest(described, loaded, report)
-    _check_header(data, described, report)
+    _require_checkpoint(described, loaded, path)
+    found = Verification(confirmed=("the engine's SHA-256 is the one in its description",))
+    found += _check_manifest(described, loaded)
+    found += _check_header(data, described)
     source = onnx_path if onnx_path is not None else find_onnx_source(path, described)
     if source is not None:
-        _check_source(source, described, report)
+        found += _check_source(source, described)
     else:
-        report.unchecked.append(f"the ONNX file that it was built of: not beside it ({described.onnx_sha256[:12]}…)")
+        found += _unchecked(f"the ONNX file that it was built of: not beside it ({described.onnx_sha256[:12]}…)")
     reason = (why_not or reason_not_to_run)(described)
     if reason is not None:
-        report.unchecked.append(f"its detections, and the precision of its layers: {reason}")
+        found += _unchecked(f"its detections, and the precision of its layers: {reason}")
         if source is not None:
-            _check_numbers_of_source(loaded, source, described, images, report)
-        return report
+            found += _check_numbers_of_source(loaded, source, described, images)
+        return found
     backend = open_engine(path)
     try:
-        report.checked.append(f"it runs: {backend.description}")
-        _check_precision(data, described, report)
+        found += _confirmed(f"it runs: {backend.description}")
+        found += _check_precision(data, described)
         if source is None:
-            report.unchecked.append("its detections: the ONNX file is needed to compare with; give --onnx FILE")
+            found += _unchecked("its detections: the ONNX file is needed to compare with; give --onnx FILE")
         else:
-            report.checks.extend(compare_engine(loaded, source, backend, described, images))
+            found += Verification(tuple(compare_engine(loaded, source, backend, described, images)))
     finally:
         backend.close()
-    return report
+    return found
 
 
 def compare_engine(
@@ -108,12 +96,15 @@ def compare_engine(
         theirs, ours = (
             b.infer(case.images, case.image_sizes, all_candidates=True) for b in (comparison.file.backend, backend)
         )
-        checks.append(_compare_candidates(case, theirs, ours, comparison.tolerance))
+        checks.append(compare_candidates(case, theirs, ours, comparison.tolerance))
     return checks
 
 
-def _compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, tolerance: Tolerance) -> Check:
-    """Fraction of those that the precision is sure of and that have no partner of any score; one is forgiven."""
+def compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, tolerance: Tolerance) -> Check:
+    """Fraction of candidates without a match on the other side, of those with at least the tolerance's score.
+
+    `theirs` are ONNX Runtime's, `ours` the engine's. One candidate without a match is forgiven.
+    """
     alone = total = 0
     for a, b in ((theirs, ours), (ours, theirs)):
         for rows, others in zip(_candidates(a, tolerance.score), _candidates(b, 0), strict=True):
@@ -148,20 +139,19 @@ def reason_not_to_run(described: EngineManifest) -> str | None:
     return None if device is not None else reason
 
 
-def report_engine(report: Report) -> int:
-    """Print what was found; the exit code."""
-    for line in report.checked:
-        print(f"ok           {line}")
-    for line in report.problems:
-        print(f"WRONG        {line}")
-    for line in report.unchecked:
-        print(f"not checked  {line}")
-    if report.checks:
-        print_report(report.checks)
-    return 0 if report.passed else 1
+def _confirmed(line: str) -> Verification:
+    return Verification(confirmed=(line,))
 
 
-def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path) -> None:
+def _problem(*lines: str) -> Verification:
+    return Verification(problems=lines)
+
+
+def _unchecked(line: str) -> Verification:
+    return Verification(unchecked=(line,))
+
+
+def _require_checkpoint(described: EngineManifest, loaded: LoadedDetector, path: Path) -> None:
     if described.manifest.checkpoint_sha256 != loaded.sha256:
         raise VerifyError(
             f"{path} was built from another checkpoint (SHA-256 {described.manifest.checkpoint_sha256[:12]}…, recipe "
@@ -169,56 +159,50 @@ def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path)
         )
 
 
-def _check_manifest(described: EngineManifest, loaded: LoadedDetector, report: Report) -> None:
+def _check_manifest(described: EngineManifest, loaded: LoadedDetector) -> Verification:
     stated = check_export(described.manifest, describe(loaded.config, loaded.classes, described.manifest.inputs))
     if stated.passed:
-        report.checked.append("its classes, preprocessing and thresholds are the checkpoint's")
-    else:
-        report.problems.append(f"its {stated.detail} unlike the checkpoint's; build it again: {described.rebuild}")
+        return _confirmed("its classes, preprocessing and thresholds are the checkpoint's")
+    return _problem(f"its {stated.detail} unlike the checkpoint's; build it again: {described.rebuild}")
 
 
-def _check_header(data: bytes, described: EngineManifest, report: Report) -> None:
+def _check_header(data: bytes, described: EngineManifest) -> Verification:
     if described.flavor != "rtx":
-        report.unchecked.append("the header of its file: that of standard engines is not known")
-    elif problems := header_problems(data, described):
-        report.problems.extend(f"{problem}; build it again: {described.rebuild}" for problem in problems)
-    else:
-        report.checked.append(
-            f"its header: TensorRT for RTX {described.library_version}, {len(data):,} bytes, compute capability "
-            f"{', '.join(described.compute_capabilities)}"
-        )
+        return _unchecked("the header of its file: that of standard engines is not known")
+    if problems := header_problems(data, described):
+        return _problem(*(f"{problem}; build it again: {described.rebuild}" for problem in problems))
+    return _confirmed(
+        f"its header: TensorRT for RTX {described.library_version}, {len(data):,} bytes, compute capability "
+        f"{', '.join(described.compute_capabilities)}"
+    )
 
 
-def _check_source(source: Path, described: EngineManifest, report: Report) -> None:
+def _check_source(source: Path, described: EngineManifest) -> Verification:
     if sha256_file(source) != described.onnx_sha256:
-        report.problems.append(f"{source.name} is not the file that it was built of (another SHA-256)")
-        return
+        return _problem(f"{source.name} is not the file that it was built of (another SHA-256)")
     _, manifest = load_deployed(source)
     if manifest == described.manifest:
-        report.checked.append(f"{source.name} is the file that it was built of, and its manifest the engine's")
-    else:
-        report.problems.append(f"{source.name} has another manifest than the engine")
+        return _confirmed(f"{source.name} is the file that it was built of, and its manifest the engine's")
+    return _problem(f"{source.name} has another manifest than the engine")
 
 
 def _check_numbers_of_source(
-    loaded: LoadedDetector, source: Path, described: EngineManifest, images: Sequence[np.ndarray], report: Report
-) -> None:
+    loaded: LoadedDetector, source: Path, described: EngineManifest, images: Sequence[np.ndarray]
+) -> Verification:
     try:
-        report.checks.extend(verify_export(loaded, source, images))
+        checks = verify_export(loaded, source, images)
     except BackendError as error:
-        report.unchecked.append(f"the numbers of {source.name} ({described.manifest.precision}): {error}")
-    else:
-        report.checked.append(f"{source.name} was compared with the checkpoint in its place:")
+        return _unchecked(f"the numbers of {source.name} ({described.manifest.precision}): {error}")
+    return Verification(tuple(checks), (f"{source.name} was compared with the checkpoint in its place:",))
 
 
-def _check_precision(data: bytes, described: EngineManifest, report: Report) -> None:
+def _check_precision(data: bytes, described: EngineManifest) -> Verification:
     layers = inspect_convolutions(described, data)
     if not layers:
-        report.unchecked.append("the precision of its layers: its inspector names no types")
-    elif problem := precision_problem(layers, described.manifest.precision):
-        report.problems.append(f"{problem}; build it again: {described.rebuild}")
-    else:
-        report.checked.append(f"its convolutions, as the inspector counts them: {format_counts(layers)}")
+        return _unchecked("the precision of its layers: its inspector names no types")
+    if problem := precision_problem(layers, described.manifest.precision):
+        return _problem(f"{problem}; build it again: {described.rebuild}")
+    return _confirmed(f"its convolutions, as the inspector counts them: {format_counts(layers)}")
 
 
 def _candidates(raw: RawOutputs, least: float) -> list[Detections]:

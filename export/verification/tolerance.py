@@ -24,7 +24,7 @@ class Tolerance(NamedTuple):
 # `reason` has the largest figures, dense and unmatched; the limits are 1.5 times the former and twice the latter (of
 # int8 the largest of its layouts), which are shares of some hundred detections. Where objects touch, NMS keeps one or
 # another of two boxes by the smallest change of score: hence an IoU that is no higher. What is structural (other
-# weights, other wiring) `export.verify.equivalence` refuses exactly.
+# weights, other wiring) `export.verification.equivalence` refuses exactly.
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(1e-3, EXACT, 0.0, 0.01, "sums in another order"),
     "fp16": Tolerance(0.038, MatchTolerance(0.9, 2.0, 0.02), 0.1, 0.063, "11 bits of mantissa: 0.025 and 0.031"),

@@ -8,10 +8,10 @@ import pytest
 
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate, list_images
-from export.quantize import convert_file
-from export.verify.comparison import open_model_file
-from export.verify.conversion import verify_conversion
-from export.verify.matching import MatchTolerance, count_unmatched
+from export.quantization.convert import convert_file
+from export.verification.comparison import open_model_file
+from export.verification.conversion import verify_conversion
+from export.verification.matching import MatchTolerance, count_unmatched
 from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
 from runtime.coco.command import evaluate_detector
@@ -51,7 +51,7 @@ def files(source: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) 
     calibration = calibrate(model, manifest, list_images(shapes / "train", 100), progress=False)
     paths = {"fp32": source} | {name: folder / f"{name}.onnx" for name in SCHEMES}
     for name, scheme in SCHEMES.items():
-        convert_file(source, paths[name], scheme.precision, calibration, target=scheme.target)
+        convert_file(source, paths[name], scheme, calibration)
     return paths
 
 

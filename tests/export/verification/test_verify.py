@@ -11,11 +11,11 @@ import pytest
 from onnx import numpy_helper
 
 from export.onnx_model.file import expose_values, keep_outputs
-from export.verify.__main__ import main
-from export.verify.checkpoint import open_export
-from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
-from export.verify.comparison import VerifyError, compare_case
-from export.verify.images import load_comparison_images, make_case, make_cases, synthetic_images
+from export.verification.checkpoint import open_export
+from export.verification.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, Verification
+from export.verification.comparison import VerifyError, compare_case
+from export.verification.images import load_comparison_images, make_case, make_cases, synthetic_images
+from export.verify import main
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.errors import UserError
@@ -127,9 +127,9 @@ def test_foreign_and_truncated_files(exported: Exported, tmp_path: Path) -> None
 
 
 def test_report_says_when_nothing_was_detected(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report([Check("1 × 64 × 64", DETECTIONS, 0, 0.0, 0.01)])
+    print(Verification((Check("1 × 64 × 64", DETECTIONS, 0, 0.0, 0.01),)).table)
     assert "no detections on these images" in capsys.readouterr().out
-    print_report([Check("1 × 64 × 64", DETECTIONS, 5, 0.5, 0.01)])
+    print(Verification((Check("1 × 64 × 64", DETECTIONS, 5, 0.5, 0.01),)).table)
     said = capsys.readouterr().out
     assert "TOO LARGE" in said
     assert "1 comparisons, 1 beyond the limit" in said

@@ -19,15 +19,24 @@ from export.onnx_model.precision import (
     read_quantization_note,
 )
 from export.quantization.calibration import Calibration, calibrate, list_images
-from export.quantization.convert import Scheme, convert_model
-from export.quantize import convert_file
-from export.verify.__main__ import main
-from export.verify.checkpoint import open_export
-from export.verify.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, UNFIT, print_report
-from export.verify.comparison import VerifyError, compare_case
-from export.verify.conversion import open_conversion
-from export.verify.equivalence import network_differences
-from export.verify.images import make_case, synthetic_images
+from export.quantization.convert import convert_file, convert_model
+from export.quantization.scheme import Scheme
+from export.verification.checkpoint import open_export
+from export.verification.checks import (
+    DETECTIONS,
+    MANIFEST,
+    NETWORK,
+    PRECISION,
+    RANGES,
+    SAME_NETWORK,
+    UNFIT,
+    Verification,
+)
+from export.verification.comparison import VerifyError, compare_case
+from export.verification.conversion import open_conversion
+from export.verification.equivalence import network_differences
+from export.verification.images import make_case, synthetic_images
+from export.verify import main
 from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
 from ..conftest import SCHEMES, Exported, restamp
@@ -129,7 +138,7 @@ def test_swapped_levels_of_one_size(
     smallest = compare_case(comparison, make_case(2, (64, 64), synthetic_images(), PAD))
     assert {check.quantity for check in smallest if not check.passed} <= {*NETWORK.values(), DETECTIONS}
     assert [check.quantity for check in comparison.file_checks if not check.passed] == [SAME_NETWORK]
-    print_report(comparison.file_checks)
+    print(Verification(tuple(comparison.file_checks)).table)
     said = capsys.readouterr().out.splitlines()
     assert said[3].endswith("TOO LARGE")
     assert said[4].strip() == comparison.file_checks[-1].detail != ""  # where it differs
@@ -237,7 +246,7 @@ def test_ranges_that_do_not_fit(
     if name == "fp8" and factor > 1:
         pytest.skip("float8 has the same bits for small numbers as for large ones")
     scheme, path = SCHEMES[name], tmp_path / "out.onnx"
-    convert_file(exported.model, path, scheme.precision, narrowed(calibration, factor), target=scheme.target)
+    convert_file(exported.model, path, scheme, narrowed(calibration, factor))
     failed = failing(exported, path)
     assert RANGES in failed
     assert failed & set(NETWORK.values())
@@ -247,7 +256,7 @@ def test_ranges_that_do_not_fit(
 def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, exported: Exported, tmp_path: Path) -> None:
     """Of a single value, a quarter of its range: too little for the maps to show it."""
     scheme, path = SCHEMES[name], tmp_path / "out.onnx"
-    convert_file(exported.model, path, scheme.precision, narrowed(calibration, 1 / 4, "relu_5"), target=scheme.target)
+    convert_file(exported.model, path, scheme, narrowed(calibration, 1 / 4, "relu_5"))
     comparison = open_conversion(exported.model, path)
     checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))
     found = next(check for check in checks if check.quantity == RANGES)
@@ -272,7 +281,7 @@ def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
     source = restamp(model, tmp_path / "large.onnx")
     exported = exported._replace(model=source)
     for precision in ("fp16", "bf16"):
-        convert_file(source, tmp_path / f"{precision}.onnx", precision)  # type: ignore[arg-type]
+        convert_file(source, tmp_path / f"{precision}.onnx", Scheme(precision))  # type: ignore[arg-type]
     failed = failing(exported, tmp_path / "fp16.onnx")
     assert failed >= set(NETWORK.values())
     assert not failed & {PRECISION, SAME_NETWORK}
@@ -330,7 +339,7 @@ def test_maps_made_in_8_bits(exported: Exported, images: Path, tmp_path: Path, m
     calibration = calibrate(*load_deployed(exported.model), list_images(images), progress=False)
     for name in QUANTIZED:
         scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
-        convert_file(exported.model, path, scheme.precision, calibration, target=scheme.target)
+        convert_file(exported.model, path, scheme, calibration)
         model = onnx.load(path)
         assert set(count_convolutions(model)) == {"uint8" if scheme.target != "tensorrt" else scheme.precision}
         assert count_wrong_convolutions(model, scheme.precision) == 3 * 5  # of three kinds, on five levels

@@ -1,7 +1,6 @@
 """Both sides of a comparison, the reference and a file, and everything that is compared on a batch.
 
-Free of torch: whoever has only files compares two of them (`export.verify.conversion`); `export.verify.checkpoint`
-puts a checkpoint in the reference's place.
+Free of torch. The reference is a float32 file in `conversion.py`, and a checkpoint in `checkpoint.py`.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from ..onnx_model.emulation import emulate, needs_emulation
 from ..onnx_model.file import INPUT_NAMES, expose_values, graph_sha256
 from ..onnx_model.network import dense_map_names
 from ..onnx_model.precision import count_convolutions, count_wrong_convolutions, read_quantization_note
-from ..onnx_model.saturation import check_sums
+from ..onnx_model.saturation import LARGEST_SUM, largest_sums
 from ..onnx_model.session import open_session
-from .checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, PRECISION, RERUN, ROWS, SATURATES, UNTRAINED, Check
+from .checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, PRECISION, RERUN, ROWS, SATURATES, SUMS, UNTRAINED, Check
 from .images import Case, make_cases, synthetic_images
 from .matching import (
     EXACT,
@@ -133,6 +132,13 @@ def make_comparison(
         checks.append(check_sums(model))
     tolerance = tolerance_of(manifest.precision, file.target)
     return Comparison(reference, postprocess, file, open_session(visible), names, checks, None, tolerance)
+
+
+def check_sums(model: onnx.ModelProto) -> Check:
+    """Passes where no sum of two 8-bit products can saturate; the detail names the worst convolution."""
+    sums = largest_sums(model)
+    worst = max(sums, key=lambda name: sums[name], default="")
+    return Check("file", SUMS, len(sums), sums.get(worst, 0), LARGEST_SUM, f"{worst}: {SATURATES}")
 
 
 def compare_images(comparison: Comparison, images: Sequence[np.ndarray]) -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.verify.matching import (
+from export.verification.matching import (
     count_differing_rows,
     count_unmatched,
     greedy_nms,
