@@ -35,10 +35,10 @@ from ..trt.test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
-def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images to calibrate on, one of them unreadable."""
     path = tmp_path_factory.mktemp("some broken")
-    for image in photos.glob("*.png"):
+    for image in images.glob("*.png"):
         shutil.copy(image, path)
     (path / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     return path
@@ -64,12 +64,12 @@ def test_the_command(exported: Exported, folder: Path, tmp_path: Path, capsys: p
 
 
 def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_anew_where_not(
-    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after more training, or an export for other canvases: to a file of the same name."""
     source, cache = tmp_path / "mine.onnx", tmp_path / "mine.calibration.json"
     source.write_bytes(exported.model.read_bytes())
-    arguments = [str(source), "--precision", "int8", "--images", str(photos)]
+    arguments = [str(source), "--precision", "int8", "--images", str(images)]
     assert main([*arguments, "--calibration-images", "1"]) == 0
     assert main([*arguments, "--calibration-images", "2"]) == 0
     capsys.readouterr()
@@ -115,8 +115,8 @@ def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The greys of the images of the last comparison of a conversion, which always passes."""
     greys: list[int] = []
 
-    def note(source: Path, path: Path, photos: Sequence[np.ndarray]) -> list[Check]:
-        greys[:] = [int(image[0, 0, 0]) for image in photos]
+    def note(source: Path, path: Path, images: Sequence[np.ndarray]) -> list[Check]:
+        greys[:] = [int(image[0, 0, 0]) for image in images]
         return []
 
     monkeypatch.setattr(quantize_step, "verify_conversion", note)
@@ -175,29 +175,29 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     assert compared_on == [40]
 
 
-def own_detections(model: Path, photos: Path, path: Path) -> Path:
+def own_detections(model: Path, images: Path, path: Path) -> Path:
     """A COCO file in which a model's best detections are the truth, so that its own AP is about 1."""
-    images, annotations = [], []
+    listed, annotations = [], []
     with Detector(model, backend="cpu") as detector:
         manifest = detector.manifest
-        for number, file in enumerate(sorted(photos.glob("*.png")), 1):
+        for number, file in enumerate(sorted(images.glob("*.png")), 1):
             height, width = decode(file).shape[:2]
-            images.append({"id": number, "file_name": file.name, "height": height, "width": width})
+            listed.append({"id": number, "file_name": file.name, "height": height, "width": width})
             found = of_image(number, detector(file), manifest.category_ids)
             for row in found[:20]:
                 area = row["bbox"][2] * row["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, "iscrowd": 0, "area": area, **row})
     categories = [{"id": i, "name": n} for i, n in zip(manifest.category_ids, manifest.classes, strict=True)]
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(json.dumps({"images": listed, "annotations": annotations, "categories": categories}))
     return path
 
 
 def test_blocks_stay_in_float_until_the_loss_is_met(
-    exported: Exported, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A loss that any file meets, then one that needs blocks in float; the trade is printed, the file says which."""
-    truth, out = own_detections(exported.model, photos, tmp_path / "val.json"), tmp_path / "out.onnx"
-    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(photos)]
+    truth, out = own_detections(exported.model, images, tmp_path / "val.json"), tmp_path / "out.onnx"
+    arguments = [str(exported.model), "--precision", "int8", "--target", "cpu", "--images", str(images)]
     arguments += ["--annotations", str(truth), "--calibration", str(tmp_path / "ranges.json"), "-o", str(out)]
     assert main([*arguments, "--max-ap-loss", "100"]) == 0
     said = capsys.readouterr().out
@@ -279,14 +279,14 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_conversion_needs_no_torch(exported: Exported, photos: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_conversion_needs_no_torch(exported: Exported, images: Path, repository: Path, tmp_path: Path) -> None:
     """A deployment machine makes its own int8 of the float32 file, and compares the two."""
     training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
-    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(photos), "-o", out]
+    arguments = ["--precision", "int8", "--target", "cpu", "--images", str(images), "-o", out]
     arguments += ["--calibration", str(tmp_path / "ranges.json")]
     made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")
     assert (made.returncode, made.stderr) == (0, "")
-    again = [str(exported.model), out, "--images", str(photos)]
+    again = [str(exported.model), out, "--images", str(images)]
     compared = run_without(training, repository, *again, module="export.verify")
     assert (compared.returncode, compared.stderr) == (0, "")
     assert compared.stdout.splitlines()[-1].endswith("none beyond the limit")

@@ -335,7 +335,7 @@ def test_a_note_excuses_only_what_was_kept_in_float(
 
 def test_maps_made_in_8_bits(exported: Exported, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
-    monkeypatch.setattr("export.quantization.qdq.always_float", lambda *_: set())
+    monkeypatch.setattr("export.quantization.qdq.must_stay_float", lambda *_: set())
     calibration = calibrate(*load_deployed(exported.model), list_images(images), progress=False)
     for name in QUANTIZED:
         scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
