@@ -30,8 +30,8 @@ from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
 
+from ...support.blocked import run_without
 from ..conftest import Exported, restamp
-from ..trt.test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
@@ -281,7 +281,7 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
 
 def test_a_conversion_needs_no_torch(exported: Exported, images: Path, repository: Path, tmp_path: Path) -> None:
     """A deployment machine makes its own int8 of the float32 file, and compares the two."""
-    training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
+    training, out = "torch torchvision onnxscript openvino timm tyro tensorboard matplotlib", str(tmp_path / "out.onnx")
     arguments = ["--precision", "int8", "--target", "cpu", "--images", str(images), "-o", out]
     arguments += ["--calibration", str(tmp_path / "ranges.json")]
     made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")

@@ -33,6 +33,7 @@ from runtime.files import sha256_file
 from runtime.manifest import InputShapes, Precision
 from train.trainer.checkpoint import LoadedDetector
 
+from ...support.blocked import TRAINING, run_without
 from ...support.rtx import LIBRARY, SMALL, one_line
 from ..conftest import Exported, restamp
 
@@ -294,36 +295,6 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
 
 
 # What is installed on a machine that only builds and runs.
-
-BLOCKED = """
-import importlib.abc, runpy, sys
-
-module, blocked = sys.argv[1], sys.argv[2].split()
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Block())
-sys.argv = sys.argv[:1] + sys.argv[3:]
-runpy.run_module(module, run_name="__main__", alter_sys=True)
-"""
-TRAINING = "torch torchvision onnxscript onnxruntime openvino timm"
-
-
-def run_without(
-    libraries: str, repository: Path, *arguments: str, module: str = "export.to_trt"
-) -> subprocess.CompletedProcess[str]:
-    """A command in a process that cannot import these."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED, module, libraries, *arguments],
-        cwd=repository,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 def test_an_engine_is_built_where_torch_is_not_installed(
