@@ -19,10 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.onnx_model.emulation import emulated
+from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import METHODS, calibrate, spread
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.calibration import calibrate, evenly_spaced
+from export.quantization.convert import convert_model
+from export.quantization.scheme import METHODS, Scheme
 from runtime.coco import load_coco_with_truth, score
 from runtime.coco.results import join_results
 from runtime.coco.run import RunSettings, detect_with_all, plan_batches
@@ -56,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
             detectors = [stack.enter_context(Detector(options.model, backend="cpu"))]
             batches = plan_batches(detectors, dataset, BATCH, options.limit)
             others = [index for i, batch in enumerate(batches) if i % options.parts != part for index in batch]
-            images = spread([dataset.path(index) for index in sorted(others)], options.calibration_images)
+            images = evenly_spaced([dataset.path(index) for index in sorted(others)], options.calibration_images)
             calibration = calibrate(model, manifest, images, sys.stderr.isatty())
             for number, scheme in enumerate(schemes):
                 path = Path(folder) / f"{number}.onnx"
-                converted = emulated(converted_model(model, manifest, scheme, calibration))
+                converted = emulate(convert_model(model, manifest, scheme, calibration))
                 path.write_bytes(converted.SerializeToString())
                 detectors.append(stack.enter_context(Detector(path, backend="cpu", allow_saturation=True)))
             part_of_data = (part, options.parts)

@@ -24,15 +24,17 @@ import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
-from export.quantization.convert import Scheme, converted_model
-from export.to_onnx import export_model, input_shapes
+from export.quantization.convert import convert_model
+from export.quantization.scheme import Scheme
 from export.trt.build import build
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import RTX_CAPABILITIES, Settings, default_capabilities
-from export.verify.images import synthetic_images
+from export.verification.images import synthetic_images
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
@@ -108,7 +110,7 @@ def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[P
     checkpoint = folder / f"{recipe}.pt"
     save_checkpoint(checkpoint, Checkpoint(config, classes, 1, detector.state_dict(), None, {}, {}, None, -1.0))
     exported = folder / f"{recipe}.fp32.onnx"
-    exported.write_bytes(export_model(load_detector(checkpoint), input_shapes(config.preprocess, 16)))
+    exported.write_bytes(checkpoint_to_graph(load_detector(checkpoint), input_shapes(config.preprocess, 16)))
     model, manifest = load_deployed(exported)
     calibration = None
     if {"int8", "fp8"} & set(precisions):
@@ -118,7 +120,7 @@ def make_files(recipe: str, folder: Path, precisions: list[Precision]) -> dict[P
         calibration = calibrate(model, manifest, images, progress=False)
     for precision, path in files.items():
         if precision != "fp32":
-            path.write_bytes(converted_model(model, manifest, Scheme(precision), calibration).SerializeToString())
+            path.write_bytes(convert_model(model, manifest, Scheme(precision), calibration).SerializeToString())
     return files
 
 

@@ -22,13 +22,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import IMAGES, calibrate, find_images, shows_progress
-from export.quantization.convert import Scheme, converted_model
-from export.quantize import calibration_images
-from export.verify.checks import DETECTIONS, NETWORK, RANGES
-from export.verify.conversion import open_conversion
-from export.verify.images import cases, synthetic_images, unseen
-from export.verify.pair import compare
+from export.quantization.calibration import calibrate, calibration_images, list_images
+from export.quantization.convert import convert_model
+from export.quantization.scheme import CALIBRATION_IMAGES, Scheme
+from export.verification.checks import DETECTIONS, NETWORK, RANGES
+from export.verification.comparison import compare_case
+from export.verification.conversion import open_conversion
+from export.verification.images import make_cases, synthetic_images, unseen
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode
@@ -48,9 +48,12 @@ KINDS = {"dense": tuple(NETWORK.values()), "unmatched": (DETECTIONS,), "ranges":
 
 def largest_errors(source: Path, converted: Path, batches: list[list[np.ndarray]]) -> dict[str, float]:
     """Of all comparisons on these batches of images, by kind."""
-    pair = open_conversion(source, converted)
+    comparison = open_conversion(source, converted)
     checks = [
-        check for images in batches for case in cases(pair.file.manifest, images) for check in compare(pair, case)
+        check
+        for images in batches
+        for case in make_cases(comparison.file.manifest, images)
+        for check in compare_case(comparison, case)
     ]
     return {
         kind: max((check.worst for check in checks if check.quantity in quantities), default=0.0)
@@ -69,19 +72,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="images to compare on, not those of --calibrate")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    images = calibration_images(options.calibrate, options.calibrate_annotations, IMAGES, Scheme("int8"))
+    images = calibration_images(options.calibrate, options.calibrate_annotations, CALIBRATION_IMAGES, Scheme("int8"))
     others = [
-        decode(path) for path in islice(unseen(find_images(options.images, sys.maxsize), images), IMAGES_COMPARED)
+        decode(path) for path in islice(unseen(list_images(options.images, sys.maxsize), images), IMAGES_COMPARED)
     ]
     batches = [others[i : i + 3] for i in range(0, len(others), 3)]
     model, manifest = load_deployed(options.model)
-    calibration = calibrate(model, manifest, images, shows_progress())
+    calibration = calibrate(model, manifest, images())
     found = {}
     print(f"{'':16}" + "".join(f"{kind:>12}" for kind in KINDS))
     with tempfile.TemporaryDirectory() as folder:
         for name, scheme in SCHEMES.items():
             path = Path(folder) / "converted.onnx"
-            path.write_bytes(converted_model(model, manifest, scheme, calibration).SerializeToString())
+            path.write_bytes(convert_model(model, manifest, scheme, calibration).SerializeToString())
             synthetic = [] if scheme.is_quantized else [synthetic_images()]
             found[name] = largest_errors(options.model, path, [*batches, *synthetic])
             print(f"{name:16}" + "".join(f"{worst:12.4f}" for worst in found[name].values()), flush=True)

@@ -24,17 +24,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.tensorrt_api.conformance import LISTS, load, problems
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, find_images
-from export.quantization.convert import Scheme, converted_model
-from export.to_onnx import export_model, input_shapes
+from export.quantization.calibration import calibrate, list_images
+from export.quantization.convert import convert_model
+from export.quantization.scheme import Scheme
 from export.trt.build import build
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import Settings
-from export.verify.compare import without_partner
-from export.verify.images import Case, comparison_images, make_case
-from export.verify.tolerance import tolerance_of
+from export.verification.images import Case, load_comparison_images, make_case
+from export.verification.matching import count_unmatched
+from export.verification.tolerance import tolerance_of
 from runtime.backends import BackendError
 from runtime.backends.openvino_backend import shared_core
 from runtime.backends.options import BackendOptions
@@ -106,7 +108,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(loaded, Path(folder), Path(images), options.variants)
         cells = []
-        for cell in matrix(files, options.consumers, comparison_images(images)):
+        for cell in matrix(files, options.consumers, load_comparison_images(images)):
             mark = "" if cell.as_expected else "  NOT AS EXPECTED"
             print(
                 f"{cell.variant:12}{cell.consumer:14}{'ok     ' if cell.works else 'refused'} {cell.detail[:90]}{mark}"
@@ -137,14 +139,14 @@ def make_files(
             detector = small_deformable(loaded, folder / "dcn.pt") if deformable else loaded
             bases[key] = folder / f"{key}.onnx"
             shapes = input_shapes(detector.config.preprocess, 16, (side, side) if fixed else None)
-            bases[key].write_bytes(export_model(detector, shapes))
+            bases[key].write_bytes(checkpoint_to_graph(detector, shapes))
         files[variant] = folder / f"{variant}.onnx"
         model, manifest = load_deployed(bases[key])
         if precision != "fp32":
             needs = precision in ("int8", "fp8")
-            ranges = calibrate(model, manifest, find_images(images, 32), progress=False) if needs else None
+            ranges = calibrate(model, manifest, list_images(images, 32), progress=False) if needs else None
             scheme = Scheme(precision, "cpu" if "cpu" in variant else "tensorrt")  # type: ignore[arg-type]
-            model = converted_model(model, manifest, scheme, ranges)
+            model = convert_model(model, manifest, scheme, ranges)
         files[variant].write_bytes(model.SerializeToString())
     return files
 
@@ -197,7 +199,7 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
     total = sum(map(len, expected)) + sum(map(len, found))
     same = tolerance_of(manifest.precision, None).same
     pairs = list(zip(expected, found, strict=True))
-    alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in pairs)
+    alone = sum(count_unmatched(a, b, same) + count_unmatched(b, a, same) for a, b in pairs)
     return f"{1 - alone / max(total, 1):.1%} of {total} rows as the float32 file's in ONNX Runtime"
 
 

@@ -28,13 +28,14 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.onnx_model.emulation import emulated
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
+from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import IMAGES, METHODS, calibrate, shows_progress
-from export.quantization.convert import Scheme, converted_model
-from export.quantize import calibration_images
-from export.to_onnx import export_model, input_shapes
-from export.verify.compare import Same, without_partner
+from export.quantization.calibration import calibrate, calibration_images
+from export.quantization.convert import convert_model
+from export.quantization.scheme import CALIBRATION_IMAGES, METHODS, Scheme
+from export.verification.matching import MatchTolerance, count_unmatched
 from runtime.backends import BackendError
 from runtime.benchmark.images import ImageFiles, find_images
 from runtime.benchmark.measuring import Distribution, speed_ratios
@@ -50,7 +51,7 @@ from runtime.machine.conditions import describe_machine, describe_run, version_o
 from runtime.machine.processor import read_processor
 from train.trainer.checkpoint import load_detector
 
-ALIKE, LEAST_SCORE = Same(iou=0.9, shift=2.0, score=0.05), 0.1
+ALIKE, LEAST_SCORE = MatchTolerance(iou=0.9, shift=2.0, score=0.05), 0.1
 RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 NOT_RUN = {("bf16", "cpu"), ("bf16", "openvino"), ("fp8", "openvino")}  # no kernels on a CPU, or none in 8 bits
 
@@ -85,13 +86,13 @@ def make_files(source: Path, images: Sequence[Path], method: str, folder: Path) 
     if source.suffix != ".onnx":
         loaded = load_detector(source)
         source = folder / "fp32.onnx"
-        source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 16)))
+        source.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 16)))
     model, manifest = load_deployed(source)
-    calibration = calibrate(model, manifest, images, shows_progress())
+    calibration = calibrate(model, manifest, images())
     files = {"fp32": source}
     for name, scheme in schemes(method).items():
         files[name] = folder / f"{name}.onnx"
-        files[name].write_bytes(converted_model(model, manifest, scheme, calibration).SerializeToString())
+        files[name].write_bytes(convert_model(model, manifest, scheme, calibration).SerializeToString())
     return files
 
 
@@ -105,7 +106,7 @@ def score_files(
         detectors: dict[tuple[str, str], Detector] = {}
         for name, path in files.items():
             stand_in = folder / path.name
-            stand_in.write_bytes(emulated(onnx.load(path)).SerializeToString())
+            stand_in.write_bytes(emulate(onnx.load(path)).SerializeToString())
             detectors[name, "emulated"] = stack.enter_context(Detector(stand_in, backend="cpu", allow_saturation=True))
             for runtime in runtimes:
                 if (name, runtime) not in NOT_RUN:
@@ -113,7 +114,7 @@ def score_files(
                         Detector(path, backend=runtime, allow_saturation=True)
                     )
         found = detect_with_all(
-            list(detectors.values()), dataset, RunSettings(limit=options.limit, progress=shows_progress())
+            list(detectors.values()), dataset, RunSettings(limit=options.limit, progress=sys.stderr.isatty())
         )
     results = dict(zip(detectors, found, strict=True))
     for (name, runtime), detected in results.items():
@@ -135,7 +136,7 @@ def share_alike(a: Results, b: Results) -> float:
         for ours, theirs in (sides, sides[::-1]):
             kept = ours.scores >= LEAST_SCORE
             total += int(kept.sum())
-            alone += without_partner(Detections(ours.boxes[kept], ours.scores[kept], ours.classes[kept]), theirs, ALIKE)
+            alone += count_unmatched(Detections(ours.boxes[kept], ours.scores[kept], ours.classes[kept]), theirs, ALIKE)
     return 1 - alone / max(total, 1)
 
 
@@ -198,7 +199,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="checkpoint, or float32 file that export/to_onnx.py wrote")
     parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
     parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
-    parser.add_argument("--calibration-images", type=int, default=IMAGES, help="at most so many (%(default)s)")
+    parser.add_argument(
+        "--calibration-images", type=int, default=CALIBRATION_IMAGES, help="at most so many (%(default)s)"
+    )
     parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
     parser.add_argument("--images", type=Path, required=True, help="images to score and to measure speed on")
     parser.add_argument("--annotations", type=Path, help="COCO json to score against")

@@ -17,7 +17,8 @@ import torch
 import torchvision.models.detection as zoo
 from torch import Tensor, nn
 
-from export.to_onnx import export_model, input_shapes
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from runtime.files import atomic_path
 from runtime.images import decode
 from runtime.images.preprocess import resize
@@ -60,7 +61,7 @@ def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False
             loaded = loaded._replace(config=dataclasses.replace(loaded.config, preprocess=preprocess))
         shapes = input_shapes(preprocess, 16, (height, width) if fixed else None)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(export_model(loaded, shapes))
+            temporary.write_bytes(checkpoint_to_graph(loaded, shapes))
     return path
 
 

@@ -18,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.to_onnx import export_model, input_shapes
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from runtime.coco import load_coco
 from runtime.files import atomic_write
 from train.config.recipes import RECIPES
@@ -55,7 +56,7 @@ def main() -> None:
         path = Path(folder) / "random.pt"
         save_checkpoint(path, Checkpoint(config, classes, 1, detector.state_dict(), None, {}, {}, None, -1.0))
         loaded = load_detector(path)
-    atomic_write(options.output, export_model(loaded, input_shapes(config.preprocess, options.batch_max)))
+    atomic_write(options.output, checkpoint_to_graph(loaded, input_shapes(config.preprocess, options.batch_max)))
     print(f"{options.output}: {options.recipe}, sides {config.preprocess.short_side}/{config.preprocess.long_side}")
 
 

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
-from export.quantize import convert
+from export.quantization.convert import convert_file
+from export.quantization.scheme import Scheme
 from runtime.backends import Backend, open_backend
 from runtime.detections import postprocess
 from runtime.files import atomic_write
@@ -89,7 +90,7 @@ def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> 
     if not quantized.exists():
         model, manifest = load_deployed(path)
         shown = sorted(p for p in photographs_in.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:4]
-        convert(path, quantized, "int8", calibrate(model, manifest, shown), target="cpu")
+        convert_file(path, quantized, Scheme("int8", "cpu"), calibrate(model, manifest, shown))
     return files | {"int8": quantized}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.verify.compare import without_partner
+from export.verification.matching import count_unmatched
 from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector
@@ -88,7 +88,7 @@ def unlike(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:
         # A class of an image is a class of its own here, so that all images are compared at once.
         labels = np.array([100 * r["image_id"] + r["category_id"] for r in results], np.int32)
         sides.append(Detections(boxes, scores, labels))
-    return (without_partner(*sides) + without_partner(*sides[::-1])) / (len(a) + len(b))
+    return (count_unmatched(*sides) + count_unmatched(*sides[::-1])) / (len(a) + len(b))
 
 
 def test_deployed_ap_is_the_torch_models_without_torch(made: Path, tmp_path: Path) -> None:

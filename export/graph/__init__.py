@@ -1,1 +1,1 @@
-"""torch to ONNX: the deployable graph with its NMS."""
+"""From torch to ONNX: the deployable module with its postprocessing and NMS, and the tracing of it."""

@@ -19,25 +19,25 @@ from runtime.machine.processor import read_processor
 from runtime.manifest import METADATA_KEY, from_json
 
 from .file import shielded_bias
-from .network import cut_network, with_network
-from .precision import quantization
+from .network import cut_network, replace_network
+from .precision import read_quantization_note
 
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
-def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+def emulate(model: onnx.ModelProto) -> onnx.ModelProto:
     """The deployed model with its network in this form; the model itself where its network is float32 throughout."""
     network = cut_network(model)
-    stand_in = emulated_network(network)
+    stand_in = emulate_network(network)
     if stand_in is network:
         return model
-    made = with_network(model, stand_in)
+    made = replace_network(model, stand_in)
     made.metadata_props.extend(model.metadata_props)
     return made
 
 
-def emulated_network(network: onnx.ModelProto) -> onnx.ModelProto:
+def emulate_network(network: onnx.ModelProto) -> onnx.ModelProto:
     """A network in this form; itself where it is float32 throughout."""
     return _rounded_halves(_with_float_weights(network))
 
@@ -112,7 +112,7 @@ def needs_emulation(model: onnx.ModelProto) -> bool:
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if text is None:
         return False  # a foreign file
-    manifest, note = from_json(text, "the model"), quantization(model)
+    manifest, note = from_json(text, "the model"), read_quantization_note(model)
     if manifest.precision == "int8" and note is not None and note.target == "tensorrt":
         return True
     return may_saturate(manifest, read_processor())

@@ -22,7 +22,7 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     model.graph.value_info.extend(inner)  # their types stay known
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto | None:
+def expose_values(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto | None:
     """A copy that also returns the inner values `names`; None where it doesn't have them all."""
     inner = {value.name: value for value in model.graph.value_info}
     if not inner.keys() >= set(names):
@@ -33,7 +33,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return copy
 
 
-def strip(model: onnx.ModelProto) -> None:
+def strip_debug_info(model: onnx.ModelProto) -> None:
     """Drop, in place, what the exporter notes for its own debugging: stack traces with the paths of this machine."""
     graph = model.graph
     for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

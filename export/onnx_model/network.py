@@ -66,14 +66,14 @@ def parse_deployed(content: bytes, path: Path) -> tuple[onnx.ModelProto, Manifes
         raise ModelError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); {_EXPORT}"
         )
-    if not dense_maps(model):
+    if not dense_map_names(model):
         raise ModelError(
             f"{path}: the dense maps (class_logits_0, …) are not in the graph under their names; {_EXPORT}"
         )
     return model, manifest
 
 
-def dense_maps(model: onnx.ModelProto) -> list[str]:
+def dense_map_names(model: onnx.ModelProto) -> list[str]:
     """Names of the network's outputs inside the graph: class logits by level, box codes, centerness if any."""
     known = [value.name for value in (*model.graph.value_info, *model.graph.output) if DENSE.fullmatch(value.name)]
     kinds = ("class_logits", "box_regression", "centerness")
@@ -82,8 +82,8 @@ def dense_maps(model: onnx.ModelProto) -> list[str]:
 
 def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
     """The network as a model of its own: `images` → the dense maps, in `dense_maps`' order."""
-    names = dense_maps(model)
-    nodes = ahead_of(model.graph.node, names)
+    names = dense_map_names(model)
+    nodes = ancestors(model.graph.node, names)
     inner = {value.name: value for value in model.graph.value_info}
     made = {name for node in nodes for name in node.output}
     network = onnx.helper.make_model(
@@ -92,7 +92,7 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
             "network",
             [value for value in model.graph.input if value.name == INPUT_NAMES[0]],
             [inner[name] for name in names],
-            _used(model.graph.initializer, nodes),
+            _constants_read_by(model.graph.initializer, nodes),
             value_info=[value for name, value in inner.items() if name in made and name not in names],
         ),
         opset_imports=model.opset_import,
@@ -104,9 +104,9 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
 def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
     """What makes candidates of the dense maps: the maps and the graph's own inputs → `candidate_*`."""
     outputs = [value for value in model.graph.output if value.name.startswith("candidate_")]
-    nodes = ahead_of(after_network(model), (value.name for value in outputs))
+    nodes = ancestors(postprocessing_nodes(model), (value.name for value in outputs))
     read = {name for node in nodes for name in node.input}
-    names = (*INPUT_NAMES, *dense_maps(model))
+    names = (*INPUT_NAMES, *dense_map_names(model))
     inputs = [value for value in (*model.graph.input, *model.graph.value_info) if value.name in names]
     return onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -114,29 +114,31 @@ def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
             "postprocessing",
             [value for value in inputs if value.name in read],
             outputs,
-            _used(model.graph.initializer, nodes),
+            _constants_read_by(model.graph.initializer, nodes),
         ),
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
 
 
-def after_network(model: onnx.ModelProto) -> list[NodeProto]:
+def postprocessing_nodes(model: onnx.ModelProto) -> list[NodeProto]:
     """The nodes that the dense maps don't depend on: postprocessing and NMS."""
-    network = {node.output[0] for node in ahead_of(model.graph.node, dense_maps(model))}
+    network = {node.output[0] for node in ancestors(model.graph.node, dense_map_names(model))}
     return [node for node in model.graph.node if node.output[0] not in network]
 
 
-def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
+def replace_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
     """The model with this network in place of its own, without metadata.
 
     Raises onnx's errors where the result isn't valid, and ValueError where postprocessing needs what the new network
     doesn't have.
     """
-    rest = after_network(model)
+    rest = postprocessing_nodes(model)
     made = {name for node in (*network.graph.node, *rest) for name in node.output}
     # A limit of a Clip, say, may serve both; a new network leaves a constant as it was or names it anew.
-    constants = {value.name: value for value in (*_used(model.graph.initializer, rest), *network.graph.initializer)}
+    constants = {
+        value.name: value for value in (*_constants_read_by(model.graph.initializer, rest), *network.graph.initializer)
+    }
     given = made | constants.keys() | {value.name for value in model.graph.input}
     if missing := [name for node in rest for name in node.input if name and name not in given]:
         raise ValueError(f"the new network lacks {missing[0]}, which the postprocessing reads")
@@ -164,7 +166,7 @@ def with_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Model
     return joined
 
 
-def ahead_of(nodes: Iterable[NodeProto], names: Iterable[str], until: Collection[str] = ()) -> list[NodeProto]:
+def ancestors(nodes: Iterable[NodeProto], names: Iterable[str], until: Collection[str] = ()) -> list[NodeProto]:
     """The nodes that these values depend on, in their order; what feeds a node of a kind in `until` is left out."""
     nodes = list(nodes)
     producer = {name: node for node in nodes for name in node.output}
@@ -179,23 +181,6 @@ def ahead_of(nodes: Iterable[NodeProto], names: Iterable[str], until: Collection
     return [node for node in nodes if node.output[0] in found]
 
 
-def always_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
-    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
-    place the samples of deformable ones, and what follows them."""
-    nodes = list(nodes)
-    positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
-    return {name for node in ahead_of(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
-
-
-def grouped(nodes: Iterable[NodeProto]) -> set[str]:
-    """Outputs of depthwise and other grouped convolutions."""
-    return {
-        node.output[0]
-        for node in nodes
-        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
-    }
-
-
-def _used(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:
+def _constants_read_by(constants: Iterable[onnx.TensorProto], nodes: Iterable[NodeProto]) -> list[onnx.TensorProto]:
     wanted = {name for node in nodes for name in node.input}
     return [value for value in constants if value.name in wanted]

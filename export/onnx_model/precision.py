@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from runtime.manifest import Precision
 from runtime.records import RecordError, record_from_dict
 
-from .network import always_float, dense_maps, grouped
+from .network import ancestors, dense_map_names
 
 QUANTIZATION_KEY = "atss_toolkit.quantization"  # in an ONNX file's metadata
 _NAMES = {
@@ -27,7 +27,7 @@ _NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantization:
+class QuantizationNote:
     """How a file was quantized, as it notes itself."""
 
     target: str  # "tensorrt" or "cpu"
@@ -37,27 +37,27 @@ class Quantization:
     in_float: tuple[str, ...]  # outputs of convolutions that were kept in float for accuracy
 
 
-def quantization(model: onnx.ModelProto) -> Quantization | None:
+def read_quantization_note(model: onnx.ModelProto) -> QuantizationNote | None:
     """What a file notes of its quantization; None where it has none, or one that can't be read."""
     for entry in model.metadata_props:
         if entry.key == QUANTIZATION_KEY:
             try:
-                return record_from_dict(Quantization, json.loads(entry.value), "the note of the quantization")
+                return record_from_dict(QuantizationNote, json.loads(entry.value), "the note of the quantization")
             except (ValueError, AttributeError, RecordError):
                 return None
     return None
 
 
-def convolutions(model: onnx.ModelProto) -> Counter[str]:
+def count_convolutions(model: onnx.ModelProto) -> Counter[str]:
     """How many convolutions and matrix products with weights compute in which precision.
 
     "int8": int8 weights and activations, "uint8": int8 weights and uint8 activations (which TensorRT refuses), "mixed":
     weights of 8 bits with activations of more, which no kernel multiplies in 8 bits.
     """
-    return Counter(convolutions_by_output(model).values())
+    return Counter(convolution_precisions(model).values())
 
 
-def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
+def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
     """See `convolutions`; by the name of the output."""
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
@@ -88,31 +88,48 @@ def convolutions_by_output(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def summary(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """One phrase, such as "101 int8, 15 fp16"."""
     return ", ".join(f"{count} {name}" for name, count in Counter(counts).most_common())
 
 
-def wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
+def count_wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
     """How many convolutions compute in something else than a file of this precision has, and how many values are 8-bit
     that may not be.
 
     In a quantized file some convolutions are float: those that always are, and must be, and those that its conversion
     kept so and noted. Where that is most of them, none is excused: such a file isn't what it says.
     """
-    found = convolutions_by_output(model)
+    found = convolution_precisions(model)
     quantizers = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     if precision not in ("int8", "fp8"):
         return sum(kind != precision for kind in found.values()) + len(quantizers)
-    whole = always_float(model.graph.node, dense_maps(model))
+    whole = must_stay_float(model.graph.node, dense_map_names(model))
     rounded = quantizers & whole
     if precision == "fp8":
-        whole |= grouped(model.graph.node)
+        whole |= grouped_convolutions(model.graph.node)
     expected = ("int8", "uint8") if precision == "int8" else (precision,)
     odd = {name for name, kind in found.items() if kind not in expected}
-    noted = quantization(model)
+    noted = read_quantization_note(model)
     excused = whole
     if noted is not None and 2 * len(odd - whole) <= len(found.keys() - whole):
         excused = whole | odd.intersection(noted.in_float)
     wrong = [kind not in ("fp32", "fp16") if name in excused else name in odd for name, kind in found.items()]
     return sum(wrong) + len(rounded)
+
+
+def must_stay_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
+    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
+    place the samples of deformable ones, and what follows them."""
+    nodes = list(nodes)
+    positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
+    return {name for node in ancestors(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
+
+
+def grouped_convolutions(nodes: Iterable[NodeProto]) -> set[str]:
+    """Outputs of depthwise and other grouped convolutions."""
+    return {
+        node.output[0]
+        for node in nodes
+        if node.op_type == "Conv" and any(x.name == "group" and x.i > 1 for x in node.attribute)
+    }

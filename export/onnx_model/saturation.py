@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..verify.checks import SATURATES, SUMS, Check
 from .network import cut_network
 
 LARGEST_BYTE = 255
@@ -23,7 +22,7 @@ LARGEST_SUM = 2**15 - 1
 PAIR_LIMIT = LARGEST_SUM // LARGEST_BYTE  # steps of two weights of one sign: 128, since 255 · 128 = 32640
 
 
-def pair_scales(weights: np.ndarray, most: float) -> np.ndarray:
+def saturation_free_scales(weights: np.ndarray, most: float) -> np.ndarray:
     """The least scales [O] with which no two weights of an output channel exceed PAIR_LIMIT steps, nor one `most`.
 
     weights float [O, …]. The two largest weights of one sign decide: a channel with one outlier keeps nearly all of
@@ -44,10 +43,10 @@ def pair_scales(weights: np.ndarray, most: float) -> np.ndarray:
 
 def largest_sums(model: onnx.ModelProto) -> dict[str, int]:
     """The largest sum of two products of every 8-bit integer convolution, by magnitude; by the name of its output."""
-    return sums_of_network(cut_network(model))
+    return largest_sums_of_network(cut_network(model))
 
 
-def sums_of_network(network: onnx.ModelProto) -> dict[str, int]:
+def largest_sums_of_network(network: onnx.ModelProto) -> dict[str, int]:
     """`largest_sums` of a network that was cut out already."""
     constants = {value.name: value for value in network.graph.initializer}
     weights = {
@@ -65,11 +64,9 @@ def sums_of_network(network: onnx.ModelProto) -> dict[str, int]:
     return found
 
 
-def check_sums(model: onnx.ModelProto) -> Check:
-    """Passes where no two products can saturate; the detail names the worst convolution."""
-    sums = largest_sums(model)
-    worst = max(sums, key=lambda name: sums[name], default="")
-    return Check("file", SUMS, len(sums), sums.get(worst, 0), LARGEST_SUM, f"{worst}: {SATURATES}")
+def sums_fit_16_bits(model: onnx.ModelProto) -> bool:
+    """Whether no sum of two products in the model's 8-bit convolutions can saturate."""
+    return max(largest_sums(model).values(), default=0) <= LARGEST_SUM
 
 
 def _two_largest(weights: np.ndarray) -> np.ndarray:

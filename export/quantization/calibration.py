@@ -11,41 +11,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
 from tqdm import tqdm
 
-from runtime.errors import UserError
+from runtime.coco import load_coco
 from runtime.files import atomic_write
 from runtime.images import SUFFIXES, Decoded, ImageError
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
 from runtime.records import RecordError, record_from_dict
 
-from ..onnx_model.file import INPUT_NAMES, with_outputs
+from ..onnx_model.file import INPUT_NAMES, expose_values
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
+from .histogram import CalibrationError, Histogram
 from .qdq import values_to_calibrate
+from .scheme import CALIBRATION_IMAGES, METHODS, Scheme
 
-IMAGES = 500  # as many as MLPerf's rules allow
 CALIBRATION_VERSION = 2
-Method = Literal["max", "mse", "percentile"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
-_BINS = 2048
-_SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per image; the extremes are taken of all
-_PERCENTILE = 99.99
-_STEPS = 255  # what the error of a range is counted for
-
-
-class CalibrationError(UserError):
-    """Images or a calibration file that can't be used."""
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +51,17 @@ class Calibration:
     version: int = CALIBRATION_VERSION
 
 
-def find_images(folder: Path, count: int = IMAGES) -> list[Path]:
+def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
     """Up to `count` images of a folder, evenly spread over their sorted names. Raises CalibrationError."""
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise CalibrationError(f"{folder}: no images there; looked for {' '.join(SUFFIXES)}")
-    return spread(found, count)
+    return evenly_spaced(found, count)
 
 
-def spread(paths: Sequence[Path], count: int) -> list[Path]:
+def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     """`count` of the paths at equal distances, all of them where there are fewer."""
     if count < 1:
         raise CalibrationError(f"{count} images to calibrate on, expected at least 1")
@@ -87,7 +77,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     """
     network = cut_network(model)
     names = values_to_calibrate(network)
-    visible = with_outputs(network, names)
+    visible = expose_values(network, names)
     assert visible is not None
     session = open_session(visible)
     seen = {name: Histogram() for name in names}
@@ -98,7 +88,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
         except ImageError as error:
             skipped.append(str(error))
             continue
-        found = session.run(names, {INPUT_NAMES[0]: canvas_of(image, manifest)})
+        found = session.run(names, {INPUT_NAMES[0]: calibration_batch(image, manifest)})
         for name, values in zip(names, found, strict=True):
             seen[name].add(values)
     if len(skipped) == len(images):
@@ -130,7 +120,7 @@ def calibrate_cached(
             return known
         if not may_replace:
             raise CalibrationError(f"{cache}: {problem}; delete it to calibrate anew")
-        print(f"{cache}: {problem}; calibrating anew", flush=True)
+        logger.info(f"{cache}: {problem}; calibrating anew")
     made = calibrate(model, manifest, images, progress)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
@@ -185,75 +175,7 @@ def images_sha256(images: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-class Histogram:
-    """One value's numbers [B, C, …]: magnitudes in 2048 equal bins from 0, doubled in width whenever a larger number
-    comes, and the mean of each channel."""
-
-    def __init__(self) -> None:
-        self._sums: np.ndarray | float = 0.0  # of each channel
-        self._count = 0  # of each channel's numbers
-        self._counts = np.zeros(_BINS)
-        self._top = 0.0  # the upper end of the last bin
-        self._low, self._high = 0.0, 0.0
-
-    def add(self, values: np.ndarray) -> None:
-        flat = values.reshape(-1)
-        low, high = float(flat.min()), float(flat.max())
-        if not np.isfinite([low, high]).all():  # before min() and max() of Python, which pass over NaN
-            raise CalibrationError("the network's values are not finite on these images; is the checkpoint sound?")
-        self._low, self._high = min(self._low, low), max(self._high, high)
-        channels = values.reshape(*values.shape[:2], -1)
-        self._sums = self._sums + channels.sum(axis=(0, 2), dtype=np.float64)
-        self._count += channels.shape[0] * channels.shape[2]
-        largest = max(-self._low, self._high)
-        if largest == 0:
-            return
-        if self._top == 0:
-            self._top = largest
-        while self._top < largest:
-            self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
-            self._top *= 2
-        stride = max(1, flat.size // _SAMPLE)
-        while math.gcd(stride, values.shape[-1]) > 1:  # it would pick the same columns of every row
-            stride += 1
-        bins = (np.abs(flat[::stride]) * np.float32(_BINS / self._top)).astype(np.int32)
-        self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
-
-    def means(self) -> tuple[float, ...]:
-        """Of each channel, over all images and places; none before the first."""
-        return tuple((np.atleast_1d(self._sums) / self._count).tolist()) if self._count else ()
-
-    def range(self, method: Method) -> tuple[float, float]:
-        """Least and largest number to represent; what lies outside is clipped."""
-        bound = {"max": self._largest, "mse": self._least_error, "percentile": self._percentile}[method]()
-        return max(self._low, -bound), min(self._high, bound)
-
-    def _largest(self) -> float:
-        return max(-self._low, self._high)
-
-    def _percentile(self) -> float:
-        covered = np.cumsum(self._counts)
-        last = int(np.searchsorted(covered, covered[-1] * _PERCENTILE / 100))
-        return self._top * (last + 1) / _BINS if covered[-1] else 0.0
-
-    def _least_error(self) -> float:
-        """The bound at which rounding inside plus clipping outside has the least mean square error."""
-        if not self._counts.any():
-            return self._largest()
-        width = self._top / _BINS
-        centres = (np.arange(_BINS) + 0.5) * width
-        spans = 2 if self._low < 0 else 1  # the numbers of 8 bits are shared by both signs
-        best, least = self._largest(), np.inf
-        for last in range(_BINS // 16, _BINS + 1, _BINS // 128):
-            bound = last * width
-            inside = self._counts[:last].sum() * (spans * bound / _STEPS) ** 2 / 12
-            outside = (self._counts[last:] * (centres[last:] - bound) ** 2).sum()
-            if inside + outside < least:
-                best, least = bound, inside + outside
-        return min(best, self._largest())
-
-
-def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
+def calibration_batch(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
     """An image as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images
@@ -269,5 +191,19 @@ def canvas_of(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
     return full
 
 
-def shows_progress() -> bool:
-    return sys.stderr.isatty()
+def calibration_images(folder: str | None, annotations: str | None, count: int, scheme: Scheme) -> list[Path]:
+    """Up to `count` images of a folder, or of those in it that an annotation file lists, evenly spread.
+
+    None for a precision that needs none, unless a folder is given: its images serve the comparison. Raises UserError.
+    """
+    if folder is None:
+        if not scheme.is_quantized:
+            return []
+        raise CalibrationError(
+            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, those that it was "
+            "trained on"
+        )
+    if annotations is None:
+        return list_images(Path(folder), count)
+    dataset = load_coco(annotations, folder)
+    return evenly_spaced([dataset.path(i) for i in range(len(dataset))], count)

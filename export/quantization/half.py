@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from runtime.names import unknown_name
 
-from ..onnx_model.network import ModelError, ahead_of
+from ..onnx_model.network import ModelError, ancestors
 
 Half = Literal["fp16", "bf16"]
 
@@ -84,7 +84,7 @@ def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:
     ONNX Runtime 1.32 makes wrong biases of scales in float16.
     """
     samplers = [node for node in nodes if node.op_type == "GridSample"]
-    positions = ahead_of(nodes, (node.input[1] for node in samplers), until=("Conv",))
+    positions = ancestors(nodes, (node.input[1] for node in samplers), until=("Conv",))
     sampling = {node.output[0] for node in (*samplers, *positions) if node.op_type != "Conv"}
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     kept: set[str] = set()

@@ -7,6 +7,7 @@ met, and between the last two of these numbers by bisection: about 2·log₂(blo
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 import time
@@ -24,24 +25,28 @@ from runtime.backends import open_backend
 from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
 from runtime.coco.evaluation import score_detector
-from runtime.coco.run import RunSettings
+from runtime.coco.run import RunSettings, require_same_classes
 from runtime.detector import Detector
 from runtime.errors import UserError
 
-from ..onnx_model.emulation import emulated, emulated_network, needs_emulation
+from ..onnx_model.emulation import emulate, emulate_network, needs_emulation
 from ..onnx_model.file import INPUT_NAMES
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
-from .calibration import Calibration
-from .convert import Scheme, quantized_network
-from .qdq import INT8, Format, quantizable
+from .calibration import Calibration, calibration_batch
+from .convert import Float32Model, convert_model, quantize_by_scheme
+from .goal import AccuracyGoal
+from .qdq import INT8, NumberFormat, quantizable, weight_format
+from .scheme import Scheme
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
-IMAGES = 8  # that blocks are ranked on
+RANKING_IMAGES = 8  # that blocks are ranked on
+
+logger = logging.getLogger(__name__)
 
 
 class MixedError(UserError):
-    """A loss that can't be met, or a validation set without objects."""
+    """A loss of AP that can't be met, or a validation set without objects."""
 
 
 class Block(NamedTuple):
@@ -50,16 +55,52 @@ class Block(NamedTuple):
     noise: float  # what quantizing this block alone adds to the dense maps, by their variance
 
 
-class Step(NamedTuple):
+class Measurement(NamedTuple):
     """One measurement: so many of the worst blocks in float."""
 
-    in_float: int
+    in_float: int  # blocks
     ap: float  # 0–1
     megabytes: float
-    times_as_fast: float  # as the float32 file, here
+    speedup: float  # as the float32 file, here
 
 
-def blocks(network: onnx.ModelProto, weights: Format = INT8) -> dict[str, list[str]]:
+def convolutions_in_float(
+    source: Float32Model,
+    scheme: Scheme,
+    calibration: Calibration,
+    images: Sequence[np.ndarray],
+    goal: AccuracyGoal,
+    progress: bool = True,
+) -> list[str]:
+    """Outputs of the convolutions to keep in float, the fewest blocks of them with which the AP meets the goal.
+
+    Blocks are ranked, and speed is measured, on `images` (uint8 [h, w, 3] RGB). Logs each measurement and the table of
+    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has other classes.
+    """
+    path, model, manifest = source
+    require_same_classes(manifest, goal.dataset)
+    reference, runtime = average_precision(path, goal.dataset, progress)
+    logger.info(f"float32: AP {100 * reference:.2f} ({runtime})")
+    canvases = [calibration_batch(image, manifest) for image in images]
+    least = reference - goal.max_ap_loss / 100
+
+    def measure(in_float: Collection[str]) -> Measurement:
+        converted = convert_model(model, manifest, scheme, calibration, in_float)
+        measured = measure_model(converted, path, goal.dataset, canvases, progress)
+        logger.info(f"{len(in_float)} convolutions more in float: AP {100 * measured.ap:.2f}")
+        return measured
+
+    measurements, kept = [measure([])], list[Block]()
+    if measurements[0].ap < least:
+        ranking = rank_blocks(model, scheme, calibration, canvases, progress)
+        count, measurements = fewest_in_float(ranking, measure, least, measurements[0])
+        kept = ranking[:count]
+    block_count = len(quantizable_blocks(cut_network(model), weight_format(scheme.precision)))
+    logger.info(trade_table(reference, path.stat().st_size / 1e6, measurements, kept, block_count))
+    return [name for block in kept for name in block.convolutions]
+
+
+def quantizable_blocks(network: onnx.ModelProto, weights: NumberFormat = INT8) -> dict[str, list[str]]:
     """Outputs of the quantizable convolutions of each residual block, pyramid or tower layer, named as in training."""
     found: dict[str, list[str]] = defaultdict(list)
     for node in quantizable(network, weights):
@@ -70,7 +111,7 @@ def blocks(network: onnx.ModelProto, weights: Format = INT8) -> dict[str, list[s
     return dict(found)
 
 
-def ranked_blocks(
+def rank_blocks(
     model: onnx.ModelProto,
     scheme: Scheme,
     calibration: Calibration,
@@ -79,14 +120,14 @@ def ranked_blocks(
 ) -> list[Block]:
     """The blocks, the one that loses most first; `canvases` uint8 [B, H, W, 3]."""
     network = cut_network(model)
-    named = blocks(network, scheme.weights)
+    named = quantizable_blocks(network, weight_format(scheme.precision))
     everything = {name for outputs in named.values() for name in outputs}
     expected = [open_session(network).run(None, {INPUT_NAMES[0]: canvas}) for canvas in canvases]
     variance = [np.var(np.concatenate([maps[i].ravel() for maps in expected])) for i in range(len(expected[0]))]
     found = []
     for name, outputs in tqdm(named.items(), desc="rank blocks", unit="block", disable=not progress, leave=False):
-        quantized = quantized_network(network, scheme, calibration, everything - set(outputs))
-        alone = open_session(emulated_network(quantized))  # on every processor the same ranking
+        quantized = quantize_by_scheme(network, scheme, calibration, everything - set(outputs))
+        alone = open_session(emulate_network(quantized))  # on every processor the same ranking
         noise = 0.0
         for canvas, maps in zip(canvases, expected, strict=True):
             given = alone.run(None, {INPUT_NAMES[0]: canvas})
@@ -98,8 +139,8 @@ def ranked_blocks(
 
 
 def fewest_in_float(
-    ranking: Sequence[Block], measure: Callable[[Collection[str]], Step], least_ap: float, none: Step
-) -> tuple[int, list[Step]]:
+    ranking: Sequence[Block], measure: Callable[[Collection[str]], Measurement], least_ap: float, none: Measurement
+) -> tuple[int, list[Measurement]]:
     """How many of the worst blocks must stay in float for an AP of `least_ap`, and the measurements on the way.
 
     `measure` gets the outputs of the convolutions in float; `none` is what it gave without any. Raises MixedError where
@@ -141,7 +182,7 @@ def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, *
 
 def measure_model(
     model: onnx.ModelProto, source: Path, dataset: CocoDataset, canvases: Sequence[np.ndarray], progress: bool = True
-) -> Step:
+) -> Measurement:
     """AP and size of a model in memory, and its speed beside the file that it was made of.
 
     The AP is that of its emulation where no kernel here computes what the model says.
@@ -151,12 +192,12 @@ def measure_model(
         path.write_bytes(model.SerializeToString())
         if needs_emulation(model):
             scored = path.with_name("emulated.onnx")
-            scored.write_bytes(emulated(model).SerializeToString())
+            scored.write_bytes(emulate(model).SerializeToString())
         ap, _ = average_precision(scored, dataset, progress, allow_saturation=True)
-        return Step(0, ap, path.stat().st_size / 1e6, times_as_fast(source, path, canvases))
+        return Measurement(0, ap, path.stat().st_size / 1e6, speedup(source, path, canvases))
 
 
-def times_as_fast(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> float:
+def speedup(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> float:
     """Median over canvases (uint8 [B, H, W, 3]) of the source's time by the other file's, which take turns."""
     seconds: dict[Path, list[float]] = {source: [], path: []}
     with closing(open_backend(source)) as first, closing(open_backend(path, allow_saturation=True)) as second:
@@ -170,7 +211,11 @@ def times_as_fast(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> f
 
 
 def trade_table(
-    reference_ap: float, reference_megabytes: float, steps: Sequence[Step], in_float: Sequence[Block], blocks: int
+    reference_ap: float,
+    reference_megabytes: float,
+    steps: Sequence[Measurement],
+    in_float: Sequence[Block],
+    block_count: int,
 ) -> str:
     """The measurements as text, and which blocks of how many stayed in float."""
     lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'× fp32':>9}"]
@@ -178,8 +223,8 @@ def trade_table(
     for step in steps:
         mark = "  ← chosen" if step.in_float == len(in_float) else ""
         lines.append(
-            f"{f'{step.in_float} of {blocks}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
-            f"{step.megabytes:>9.1f}{step.times_as_fast:>9.2f}{mark}"
+            f"{f'{step.in_float} of {block_count}':>15}{100 * step.ap:>9.2f}{100 * (reference_ap - step.ap):>+8.2f}"
+            f"{step.megabytes:>9.1f}{step.speedup:>9.2f}{mark}"
         )
     if in_float:
         lines.append("in float: " + ", ".join(f"{block.name} (noise {block.noise:.2g})" for block in in_float))

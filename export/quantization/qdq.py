@@ -25,20 +25,20 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from runtime.manifest import Precision
 from runtime.names import unknown_name
 
 from ..onnx_model.file import shielded_bias
-from ..onnx_model.network import always_float, grouped
-from ..onnx_model.saturation import pair_scales
-
-Target = Literal["tensorrt", "cpu", "cpu-vnni"]
+from ..onnx_model.precision import grouped_convolutions, must_stay_float
+from ..onnx_model.saturation import saturation_free_scales
+from .scheme import Target
 
 _ACTIVATIONS = ("Relu", "Clip")  # what a runtime fuses into the convolution or sum before it
 _SAME_VALUES = ("MaxPool", "Resize")  # outputs are a choice of the inputs: one scale serves both
@@ -68,7 +68,7 @@ def layout_of(target: Target) -> Layout:
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class NumberFormat:
     """A number format of 8 bits. `steps` of the scale reach the largest value of a range that is symmetric."""
 
     elem_type: int
@@ -76,19 +76,26 @@ class Format:
     steps: float
 
 
-INT8 = Format(TensorProto.INT8, np.dtype(np.int8), 127)
-FP8 = Format(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448)
+INT8 = NumberFormat(TensorProto.INT8, np.dtype(np.int8), 127)
+FP8 = NumberFormat(TensorProto.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448)
+
+
+def weight_format(precision: Precision) -> NumberFormat:
+    """The number format of quantized weights in an int8 or fp8 file."""
+    return FP8 if precision == "fp8" else INT8
+
+
 Ranges = Mapping[str, tuple[float, float]]  # value → its least and largest number while calibrating
 Means = Mapping[str, Sequence[float]]  # value → the mean of each of its channels while calibrating
 
 
-def quantizable(network: onnx.ModelProto, weights: Format = INT8) -> list[NodeProto]:
+def quantizable(network: onnx.ModelProto, weights: NumberFormat = INT8) -> list[NodeProto]:
     """The nodes that may run in 8 bits."""
     nodes = list(network.graph.node)
     constants = {value.name for value in network.graph.initializer}
-    in_float = always_float(nodes, (value.name for value in network.graph.output))
+    in_float = must_stay_float(nodes, (value.name for value in network.graph.output))
     if weights is FP8:
-        in_float |= grouped(nodes)
+        in_float |= grouped_convolutions(nodes)
     return [
         node
         for node in nodes
@@ -109,7 +116,7 @@ def quantize_network(
     network: onnx.ModelProto,
     ranges: Ranges,
     target: Target,
-    weights: Format = INT8,
+    weights: NumberFormat = INT8,
     in_float: Collection[str] = (),
     means: Means | None = None,
 ) -> onnx.ModelProto:
@@ -176,7 +183,9 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], layout: Layout) -
 class _Writer:
     """The new network's nodes and constants so far."""
 
-    def __init__(self, network: onnx.ModelProto, ranges: Ranges, layout: Layout, weights: Format, means: Means) -> None:
+    def __init__(
+        self, network: onnx.ModelProto, ranges: Ranges, layout: Layout, weights: NumberFormat, means: Means
+    ) -> None:
         self._originals = {value.name: value for value in network.graph.initializer}
         self._ranges, self._layout, self._weights, self._means = ranges, layout, weights, means
         self._like: dict[str, str] = {}  # value → the one whose scale it has
@@ -234,7 +243,7 @@ class _Writer:
         if f"{name}_quantized" not in self.constants:
             array, most = numpy_helper.to_array(self._originals[name]), self._weights.steps
             largest = np.abs(array).reshape(len(array), -1).max(axis=1)
-            scale = pair_scales(array, most) if self._layout.fits_16_bits else largest / most
+            scale = saturation_free_scales(array, most) if self._layout.fits_16_bits else largest / most
             scale = _as_float16(scale) if self._layout.symmetric else np.maximum(scale, _LEAST_SCALE)
             scale = scale.astype(np.float32)
             steps = np.clip(array / scale.reshape(-1, *[1] * (array.ndim - 1)), -most, most)

@@ -31,7 +31,7 @@ class ParseError(BuildError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuildResult:
     data: bytes
     tensors: tuple[Tensor, ...]
     compute_capabilities: tuple[str, ...]
@@ -41,7 +41,7 @@ class Built:
     seconds: float
 
 
-def build(library: Library, source: Path, model: bytes, settings: Settings, show_progress: bool = False) -> Built:
+def build(library: Library, source: Path, model: bytes, settings: Settings, show_progress: bool = False) -> BuildResult:
     """Build an engine of the ONNX bytes `model`; `source` is their file's name in messages. Ctrl-C stops it.
 
     Of settings that `check_settings` has passed. Raises BuildError; ParseError where nodes can't be parsed.
@@ -60,7 +60,7 @@ def build(library: Library, source: Path, model: bytes, settings: Settings, show
     return built
 
 
-def _build(library: Library, source: Path, model: bytes, settings: Settings, phases: Phases) -> Built | None:
+def _build(library: Library, source: Path, model: bytes, settings: Settings, phases: Phases) -> BuildResult | None:
     """None where it was stopped: an exception would keep the library's objects alive, in no order."""
     trt, started = library.trt, time.perf_counter()
     errors: list[str] = []
@@ -104,7 +104,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     layers = {}
     if library.device is not None and library.device.compute_capability in capabilities:
         layers = count_precisions(trt, logger, errors, data, settings.version_compatible)
-    return Built(data, tensors, capabilities, layers, measured, tuple(warnings), time.perf_counter() - started)
+    return BuildResult(data, tensors, capabilities, layers, measured, tuple(warnings), time.perf_counter() - started)
 
 
 def _parse(library: Library, logger: Any, network: Any, source: Path, model: bytes, errors: list[str]) -> None:

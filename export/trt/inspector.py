@@ -15,7 +15,7 @@ from runtime.backends.engine_file import EngineManifest
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.manifest import Precision
 
-from ..onnx_model.precision import summary
+from ..onnx_model.precision import format_counts
 from .progress import make_logger
 from .settings import BuildError
 
@@ -52,7 +52,7 @@ def count_precisions(trt: Any, logger: Any, errors: list[str], data: bytes, vers
     return convolutions_by_precision(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def convolutions_of(described: EngineManifest, data: bytes) -> dict[str, int]:
+def inspect_convolutions(described: EngineManifest, data: bytes) -> dict[str, int]:
     """`count_precisions` of an engine whose hash was checked, and that fits the GPU here."""
     trt = import_tensorrt(described.flavor)
     errors: list[str] = []
@@ -81,11 +81,11 @@ def _precisions(layer: dict[str, Any]) -> Iterator[str]:
                     return
 
 
-def wrong_precision(layers: dict[str, int], precision: Precision) -> str | None:
+def precision_problem(layers: dict[str, int], precision: Precision) -> str | None:
     """What is wrong with an engine of this precision with these convolutions; None where nothing is known to be."""
     total = sum(layers.values())
     if not total or precision == "fp32":  # TensorRT never makes a layer narrower than the graph's types
         return None
     if layers.get(precision, 0) / total >= MOST:
         return None
-    return f"only {layers.get(precision, 0)} of {total} convolutions are {precision} ({summary(layers)})"
+    return f"only {layers.get(precision, 0)} of {total} convolutions are {precision} ({format_counts(layers)})"

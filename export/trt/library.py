@@ -36,12 +36,12 @@ class Library:
         return library_name(self.flavor)
 
 
-def choose(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple[str, ...] = ()) -> Library:
+def choose_library(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple[str, ...] = ()) -> Library:
     """The library to build with. `auto` is the standard one where there is a GPU and no other was named.
 
     Raises LibraryError: one line on what is missing and what to do instead.
     """
-    device, reason = find_device()
+    device, reason = detect_gpu()
     missing = ""
     match flavor:
         case "auto":
@@ -75,7 +75,7 @@ def choose(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple[str, ..
         raise LibraryError(f"{missing}{error}; it builds engines on any machine, for RTX GPUs: {_AHEAD}") from error
 
 
-def find_device() -> tuple[Device | None, str]:
+def detect_gpu() -> tuple[Device | None, str]:
     """The first GPU of this machine; or None, and why."""
     try:
         cuda = open_cuda()

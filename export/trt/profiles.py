@@ -63,7 +63,7 @@ def default_canvases(manifest: Manifest) -> list[Canvases]:
     return found
 
 
-def describe(profile: Profile) -> str:
+def describe_profile(profile: Profile) -> str:
     """ "batch 1–16 (8), 64×64 to 800×1344 (800×1088), height × width": in brackets what it is tuned for."""
     (batch0, *least), (batch, *best), (batch1, *most) = profile.least, profile.best, profile.most
     batches = f"batch {batch0}" if batch0 == batch1 else f"batch {batch0}–{batch1} (tuned for {batch})"
@@ -72,7 +72,7 @@ def describe(profile: Profile) -> str:
     return f"{batches}, canvases {_sides(least)} to {_sides(most)} (tuned for {_sides(best)})"
 
 
-def as_options(profiles: Sequence[Profile]) -> str:
+def profile_options(profiles: Sequence[Profile]) -> str:
     """The command-line options that ask for these profiles."""
     batches = " ".join(str(shape[0]) for shape in (profiles[0].least, profiles[0].best, profiles[0].most))
     shapes = []

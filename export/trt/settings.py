@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from runtime.backends.engine_file import Profile
+from runtime.backends.engine_file import SUFFIXES, Profile
 from runtime.errors import UserError
 from runtime.manifest import Precision
 
@@ -75,3 +76,19 @@ def default_capabilities(library: Library, precision: Precision) -> tuple[str, .
 
 def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
+
+
+def engine_paths(default: Path, out: Path | None, separate: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
+    """The engines to write, each with the compute capabilities that it alone is for (empty: all that were named).
+
+    One engine at `out`, or at `default` with the suffix .engine; with `separate` one for each of these compute
+    capabilities: OUT.sm86.engine, …. Raises BuildError for a name that no runtime takes for an engine's.
+    """
+    out = out or default.with_name(default.name + SUFFIXES[0])
+    if out.suffix not in SUFFIXES:
+        raise BuildError(f"-o {out}: expected a name that ends in {', '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise BuildError(f"-o {out}: that is a folder; give the file's name as well")
+    if not separate:
+        return [(out, ())]
+    return [(out.with_name(f"{out.stem}.sm{c.replace('.', '')}{out.suffix}"), (c,)) for c in separate]

@@ -14,13 +14,14 @@ import onnx
 import pytest
 import torch
 
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import Calibration, calibrate, find_images
-from export.quantization.convert import Scheme
-from export.quantize import convert
-from export.to_onnx import export_model, input_shapes
-from export.verify.images import synthetic_images
+from export.quantization.calibration import Calibration, calibrate, list_images
+from export.quantization.convert import convert_file
+from export.quantization.scheme import Scheme
+from export.verification.images import synthetic_images
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.model.detector import build_detector
@@ -114,7 +115,7 @@ def fixed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[L
     )
 
     def make(folder: Path) -> None:
-        content = export_model(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224)))
+        content = checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 1, (192, 224)))
         (folder / "fixed.onnx").write_bytes(content)
 
     return loaded, made_once(tmp_path_factory, "fixed", make) / "fixed.onnx"
@@ -129,7 +130,7 @@ def deformable(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedDetector
 
     def make(folder: Path) -> None:
         loaded = saved(model, dialects.AUTHORS_ATSS.thresholds, pre, folder / NAME)
-        (folder / "model.onnx").write_bytes(export_model(loaded, input_shapes(pre, 3)))
+        (folder / "model.onnx").write_bytes(checkpoint_to_graph(loaded, input_shapes(pre, 3)))
 
     folder = made_once(tmp_path_factory, "deformable", make)
     return load_detector(folder / NAME), folder / "model.onnx"
@@ -147,7 +148,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def calibration(exported: Exported, images: Path) -> Calibration:
     model, manifest = load_deployed(exported.model)
-    return calibrate(model, manifest, find_images(images), progress=False)
+    return calibrate(model, manifest, list_images(images), progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +156,7 @@ def converted(exported: Exported, calibration: Calibration, images: Path) -> dic
     """The exported file by every scheme, named model.SCHEME.onnx, beside the images."""
     files = {name: images / f"model.{name}.onnx" for name in SCHEMES}
     for name, scheme in SCHEMES.items():
-        convert(exported.model, files[name], scheme.precision, calibration, target=scheme.target)
+        convert_file(exported.model, files[name], scheme, calibration)
     return files
 
 
@@ -163,7 +164,7 @@ def converted(exported: Exported, calibration: Calibration, images: Path) -> dic
 def full_bits(exported: Exported, calibration: Calibration, images: Path) -> Path:
     """The exported file in int8 whose sums are for processors with VNNI."""
     path = images / "model.int8-cpu-vnni.onnx"
-    convert(exported.model, path, "int8", calibration, target="cpu-vnni")
+    convert_file(exported.model, path, Scheme("int8", "cpu-vnni"), calibration)
     return path
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.verify.compare import without_partner
-from export.verify.images import cases, synthetic_images
+from export.verification.images import make_cases, synthetic_images
+from export.verification.matching import count_unmatched
 from runtime.backends import Backend, BackendError, open_backend
 from runtime.detections import Detections, nms_candidates, postprocess
 
@@ -32,14 +32,14 @@ def unlike(expected: list[Detections], given: list[Detections]) -> float:
     total = sum(map(len, expected)) + sum(map(len, given))
     assert total > 0
     pairs = list(zip(expected, given, strict=True))
-    return sum(without_partner(a, b) + without_partner(b, a) for a, b in pairs) / total
+    return sum(count_unmatched(a, b) + count_unmatched(b, a) for a, b in pairs) / total
 
 
 def test_openvino_finds_what_onnx_runtime_finds(reference: Backend, openvino: Backend) -> None:
     """At two batches and two canvases, as sets: near-ties may change places."""
     limits = reference.manifest.thresholds
     shapes = set()
-    for case in cases(reference.manifest, synthetic_images()):
+    for case in make_cases(reference.manifest, synthetic_images()):
         shapes.add(case.images.shape)
         raw = openvino.infer(case.images, case.image_sizes, all_candidates=True)
         expected = reference.infer(case.images, case.image_sizes)
@@ -55,7 +55,7 @@ def test_openvino_finds_what_onnx_runtime_finds(reference: Backend, openvino: Ba
 
 def test_a_batch_equals_its_singles(reference: Backend, openvino: Backend) -> None:
     limits = reference.manifest.thresholds
-    case = max(cases(reference.manifest, synthetic_images()), key=lambda case: len(case.images))
+    case = max(make_cases(reference.manifest, synthetic_images()), key=lambda case: len(case.images))
     together = postprocess(openvino.infer(case.images, case.image_sizes), limits)
     singles = [
         postprocess(openvino.infer(case.images[i : i + 1], case.image_sizes[i : i + 1]), limits)[0]
@@ -66,7 +66,7 @@ def test_a_batch_equals_its_singles(reference: Backend, openvino: Backend) -> No
 
 def test_the_comparison_notices_another_precision(exported: Exported, reference: Backend) -> None:
     """bfloat16 is a choice because it changes the numbers; were it the default, the tests above would fail."""
-    case = cases(reference.manifest, synthetic_images())[0]
+    case = make_cases(reference.manifest, synthetic_images())[0]
     limits = reference.manifest.thresholds
     expected = postprocess(reference.infer(case.images, case.image_sizes), limits)
     try:
@@ -80,7 +80,7 @@ def test_the_comparison_notices_another_precision(exported: Exported, reference:
 
 def test_the_comparison_notices_8_bits(converted: dict[str, Path], reference: Backend) -> None:
     """On a processor without bfloat16 too."""
-    case = cases(reference.manifest, synthetic_images())[0]
+    case = make_cases(reference.manifest, synthetic_images())[0]
     limits = reference.manifest.thresholds
     eight = open_backend(converted["int8"], backend="openvino", threads=1, allow_saturation=True)
     raw = eight.infer(case.images, case.image_sizes)

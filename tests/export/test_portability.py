@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from export.verify.images import synthetic_images
+from export.verification.images import synthetic_images
 from runtime.manifest import Precision
 
 from .conftest import Exported

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from export.to_onnx import export_model, input_shapes
-from export.verify.checkpoint import verify
-from export.verify.checks import DETECTIONS
-from export.verify.images import synthetic_images
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
+from export.verification.checkpoint import verify_export
+from export.verification.checks import DETECTIONS
+from export.verification.images import synthetic_images
 from runtime.manifest import Preprocess, Thresholds
 from train.config.paper_recipes import SYSTEMS
 from train.pretrained import dialects
@@ -20,12 +21,12 @@ from ..support.systems import narrowed, saved
 
 
 def check_export(loaded: LoadedDetector, path: Path) -> None:
-    path.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 3)))
+    path.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 3)))
     check(loaded, path)
 
 
 def check(loaded: LoadedDetector, path: Path) -> None:
-    checks = verify(loaded, path, synthetic_images())
+    checks = verify_export(loaded, path, synthetic_images())
     assert [c for c in checks if not c.passed] == []
     assert sum(c.compared for c in checks if c.quantity == DETECTIONS) > 50
     assert any("centerness" in c.quantity for c in checks) == (loaded.config.model.head.centerness != "none")

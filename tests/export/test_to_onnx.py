@@ -13,13 +13,15 @@ import onnx
 import pytest
 import torch
 
-from export import to_onnx
+from export import export_step
+from export.arguments import ArgumentError
 from export.graph.deployable import GraphOutputs, candidate_limits, fold
+from export.graph.shapes import ExportError, describe_shapes, input_shapes
 from export.onnx_model.file import graph_sha256
-from export.to_onnx import ExportError, describe, input_shapes, main
-from export.verify.checkpoint import open_pair
-from export.verify.images import make_case, synthetic_images
-from export.verify.pair import compare
+from export.to_onnx import main
+from export.verification.checkpoint import open_export
+from export.verification.comparison import compare_case
+from export.verification.images import make_case, synthetic_images
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -107,8 +109,8 @@ def test_one_file_serves_every_side(exported: Exported) -> None:
 
 
 def check_shape(batch: int, canvas_hw: tuple[int, int], exported: Exported) -> None:
-    pair = open_pair(exported.loaded, exported.model)
-    checks = compare(pair, make_case(batch, canvas_hw, synthetic_images(), PAD))
+    comparison = open_export(exported.loaded, exported.model)
+    checks = compare_case(comparison, make_case(batch, canvas_hw, synthetic_images(), PAD))
     assert [check for check in checks if not check.passed] == []
     assert all(check.compared for check in checks)
 
@@ -139,13 +141,13 @@ def test_the_runtime_detects_with_it(exported: Exported) -> None:
 
 def test_a_fixed_canvas(fixed: tuple[LoadedDetector, Path]) -> None:
     loaded, path = fixed
-    pair = open_pair(loaded, path)
-    assert pair.file.backend.manifest.inputs == InputShapes(1, 1, 192, 192, 224, 224)
+    comparison = open_export(loaded, path)
+    assert comparison.file.backend.manifest.inputs == InputShapes(1, 1, 192, 192, 224, 224)
     images = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_value for axis in images] == [1, 192, 224, 3]
-    checks = compare(pair, make_case(1, (192, 224), synthetic_images(), PAD))
+    checks = compare_case(comparison, make_case(1, (192, 224), synthetic_images(), PAD))
     assert [check for check in checks if not check.passed] == []
-    raw = pair.file.backend.infer(np.zeros((1, 192, 224, 3), np.uint8), np.array([[192, 224]], np.int32))
+    raw = comparison.file.backend.infer(np.zeros((1, 192, 224, 3), np.uint8), np.array([[192, 224]], np.int32))
     # Levels of 24 × 28, 12 × 14, 6 × 7 and 3 × 4 cells, 3 classes, at most 1000 of each.
     assert raw.candidate_scores.shape == (1, 1000 + 504 + 126 + 36)
 
@@ -180,7 +182,7 @@ def test_a_file_that_differs_is_not_exported(
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     fields = json.loads(entry.value)
     entry.value = json.dumps({**fields, "graph_sha256": graph_sha256(model)})
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: model.SerializeToString())
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: model.SerializeToString())
     out = tmp_path / "model.onnx"
     out.write_text("what stood there before")
     arguments = [str(exported.checkpoint), "-o", str(out)]
@@ -191,7 +193,7 @@ def test_a_file_that_differs_is_not_exported(
     assert "TOO LARGE" in said
     assert "NOT written" in said
 
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: exported.model.read_bytes())
     assert main(arguments) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert out.read_bytes() == exported.model.read_bytes()
@@ -218,7 +220,7 @@ def test_shapes() -> None:
     assert input_shapes(PRE, 16) == InputShapes(1, 16, 64, 1344, 64, 1344)
     assert input_shapes(replace(PRE, short_side=1000, long_side=1666), 2).height_max == 1696
     assert input_shapes(PRE, 1, (192, 256)) == InputShapes(1, 1, 192, 192, 256, 256)
-    assert describe(input_shapes(PRE, 4, (192, 256))) == "canvas 192×256 (height × width), batch 1-4"
+    assert describe_shapes(input_shapes(PRE, 4, (192, 256))) == "canvas 192×256 (height × width), batch 1-4"
 
 
 def test_bad_input_gets_one_line(checkpoint: Path, tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_bad_input_gets_one_line(checkpoint: Path, tmp_path: Path) -> None:
         assert len(str(caught.value).splitlines()) == 1
     folder = tmp_path / "folder.onnx"
     folder.mkdir()
-    with pytest.raises(ExportError, match="that is a folder"):
+    with pytest.raises(ArgumentError, match="that is a folder"):
         main([str(checkpoint), "-o", str(folder)])
 
 

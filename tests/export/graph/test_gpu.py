@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.verify.compare import without_partner
+from export.verification.matching import count_unmatched
 from runtime.backends import open_backend
 from runtime.detections import postprocess
 
@@ -24,4 +24,4 @@ def test_cuda_provider_gives_the_cpus_detections(exported: Exported) -> None:
     expected, given = postprocess(cpu.infer(images, sizes), limits), postprocess(gpu.infer(images, sizes), limits)
     assert sum(map(len, expected)) > 0
     for a, b in zip(expected, given, strict=True):
-        assert without_partner(a, b) + without_partner(b, a) <= 2
+        assert count_unmatched(a, b) + count_unmatched(b, a) <= 2

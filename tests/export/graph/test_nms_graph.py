@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 import torch
 
+from export.graph.checkpoint import OPSET, quiet_exporter
 from export.graph.nms import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
-from export.to_onnx import OPSET, quiet
 from runtime.detections import RawOutputs, postprocess
 from runtime.manifest import Thresholds
 
@@ -34,7 +34,7 @@ def in_torch(scene: Scene) -> NmsOutputs:
 @pytest.fixture(scope="session")
 def model() -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1, max=16)
-    with quiet():
+    with quiet_exporter():
         program = torch.onnx.export(
             Module().eval(),
             tuple(map(torch.from_numpy, crowd(2))),

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from export.graph.shapes import ExportError, input_shapes
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
-from export.to_onnx import ExportError, input_shapes, main
+from export.to_onnx import main
 from export.trt.profiles import ProfileError, make_profiles
-from export.verify.images import cases, synthetic_images
+from export.verification.images import make_cases, synthetic_images
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections
@@ -136,7 +137,7 @@ def test_shapes_and_canvases_of_other_divisors(divisor: int, short_side: int) ->
     assert shapes_.height_min == max(64, divisor)
     assert 1344 <= shapes_.height_max < max(1344, pre.long_side) + divisor
     manifest = manifest_of(pre, shapes_)
-    for case in cases(manifest, synthetic_images()[:1]):
+    for case in make_cases(manifest, synthetic_images()[:1]):
         height, width = case.images.shape[1:3]
         assert height % divisor == width % divisor == 0
         assert shapes_.height_min <= min(height, width) <= max(height, width) <= shapes_.height_max

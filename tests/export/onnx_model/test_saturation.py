@@ -14,16 +14,24 @@ import pytest
 from onnx import numpy_helper
 
 from export.onnx_model.network import cut_network, load_deployed
-from export.onnx_model.saturation import LARGEST_SUM, PAIR_LIMIT, check_sums, largest_sums, pair_scales, sums_of_network
+from export.onnx_model.saturation import (
+    LARGEST_SUM,
+    PAIR_LIMIT,
+    largest_sums,
+    largest_sums_of_network,
+    saturation_free_scales,
+    sums_fit_16_bits,
+)
 from export.onnx_model.session import open_session
 from export.quantization.calibration import Calibration
-from export.quantization.convert import Scheme, converted_model
+from export.quantization.convert import convert_model
 from export.quantization.qdq import quantize_network
-from export.verify.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, print_report
-from export.verify.conversion import open_conversion
-from export.verify.equivalence import differences
-from export.verify.images import Case, make_case, synthetic_images
-from export.verify.pair import Dense, Pair, compare, open_file
+from export.quantization.scheme import Scheme
+from export.verification.checks import KERNELS, NETWORK, SATURATES, SUMS, UNTRAINED, Verification
+from export.verification.comparison import Comparison, Dense, check_sums, compare_case, open_model_file
+from export.verification.conversion import open_conversion
+from export.verification.equivalence import network_differences
+from export.verification.images import Case, make_case, synthetic_images
 from runtime.detections import Detections, RawOutputs
 from runtime.machine.processor import Processor, read_processor
 
@@ -43,16 +51,16 @@ def worst_pair(weights: np.ndarray, scales: np.ndarray) -> int:
 
 
 def test_nothing_and_zeros() -> None:
-    assert pair_scales(np.zeros((2, 3)), 127).tolist() == [0, 0]
-    assert pair_scales(np.zeros((0, 3)), 127).shape == (0,)
-    assert pair_scales(np.array([[254.0]]), 127).tolist() == [2]  # no other weight to share the 16 bits with
+    assert saturation_free_scales(np.zeros((2, 3)), 127).tolist() == [0, 0]
+    assert saturation_free_scales(np.zeros((0, 3)), 127).shape == (0,)
+    assert saturation_free_scales(np.array([[254.0]]), 127).tolist() == [2]  # no other weight to share the 16 bits with
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 3, 3), (8, 4, 1, 1), (5, 6, 3, 3)])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_two_weights_saturate(shape: tuple[int, ...], seed: int) -> None:
     weights = np.random.default_rng(seed).standard_t(2, shape)
-    scales = pair_scales(weights, 127)
+    scales = saturation_free_scales(weights, 127)
     assert worst_pair(weights, scales) <= LARGEST_SUM
     # Nor is a step wasted: with scales 2 % smaller, every channel of more than one weight's outlier would saturate.
     flat = np.abs(weights).reshape(len(weights), -1)
@@ -65,8 +73,8 @@ def test_no_two_weights_saturate(shape: tuple[int, ...], seed: int) -> None:
 def test_an_outlier_keeps_eight_bits() -> None:
     """Alone of its sign, a weight has all of them; two equal ones share them."""
     lonely, twins = np.array([[10.0, 0.05, -3.0]]), np.array([[10.0, 10.0, -3.0]])
-    assert 10 / pair_scales(lonely, 127)[0] == pytest.approx(127, abs=0.5)
-    assert 10 / pair_scales(twins, 127)[0] == PAIR_LIMIT / 2
+    assert 10 / saturation_free_scales(lonely, 127)[0] == pytest.approx(127, abs=0.5)
+    assert 10 / saturation_free_scales(twins, 127)[0] == PAIR_LIMIT / 2
 
 
 def test_the_limit_is_that_of_16_bits() -> None:
@@ -92,7 +100,7 @@ def test_one_weight_too_large_is_found(
 ) -> None:
     """A single step more on the largest of one channel."""
     model = onnx.load(converted["int8-cpu"])
-    assert check_sums(model).passed
+    assert sums_fit_16_bits(model)
     name = next(v.name for v in model.graph.initializer if v.name.endswith("_quantized") and "layer2" in v.name)
     weight = next(v for v in model.graph.initializer if v.name == name)
     steps = numpy_helper.to_array(weight).copy()
@@ -102,12 +110,13 @@ def test_one_weight_too_large_is_found(
     channel = int(pairs.argmax())
     flat[channel, largest[channel, 0]] += PAIR_LIMIT + 1 - int(pairs[channel])
     weight.CopyFrom(numpy_helper.from_array(steps, name))
+    assert not sums_fit_16_bits(model)
     found = check_sums(model)
     assert not found.passed
     assert found.worst == 255 * (PAIR_LIMIT + 1)
-    pair = open_conversion(exported.model, restamp(model, tmp_path / "large.onnx"))
-    assert SUMS in [check.quantity for check in pair.of_the_file if not check.passed]
-    print_report(pair.of_the_file)
+    comparison = open_conversion(exported.model, restamp(model, tmp_path / "large.onnx"))
+    assert SUMS in [check.quantity for check in comparison.file_checks if not check.passed]
+    print(Verification(tuple(comparison.file_checks)).table)
     assert SATURATES in capsys.readouterr().out
 
 
@@ -119,7 +128,7 @@ def test_the_most_negative_sum_counts_too() -> None:
     for value, expected in ((-64, 255 * 128), (-65, 255 * 129)):
         steps[0, 0, 0, 0] = value
         weight.CopyFrom(numpy_helper.from_array(steps, weight.name))
-        assert max(sums_of_network(quantized).values()) == expected
+        assert max(largest_sums_of_network(quantized).values()) == expected
 
 
 def test_saturating_sums_would_be_wrong_and_ours_are_not(exported: Exported, converted: dict[str, Path]) -> None:
@@ -187,31 +196,31 @@ def test_grouped_convolutions_are_corrected_by_their_own_inputs() -> None:
 def test_a_bias_that_is_no_correction_is_found(exported: Exported, calibration: Calibration, tmp_path: Path) -> None:
     """Moved by more than any means of its input could ask for."""
     source, manifest = load_deployed(exported.model)
-    model = converted_model(source, manifest, Scheme("int8", "cpu"), calibration)
-    assert differences(source, model) == []
+    model = convert_model(source, manifest, Scheme("int8", "cpu"), calibration)
+    assert network_differences(source, model) == []
     name = next(v.name for v in model.graph.initializer if v.name.endswith("_bias"))
     bias = next(v for v in model.graph.initializer if v.name == name)
     moved = numpy_helper.to_array(bias).copy()
     moved[0] += 3
     bias.CopyFrom(numpy_helper.from_array(moved, name))
-    (found,) = differences(source, model)
+    (found,) = network_differences(source, model)
     assert "1 of" in found
 
 
 # What a failure points to.
 
 
-def failed(pair: Pair) -> dict[str, str]:
+def failed(comparison: Comparison) -> dict[str, str]:
     """What it says of each failed comparison of one batch."""
-    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), (124, 116, 104)))
+    checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), (124, 116, 104)))
     return {check.quantity: check.detail for check in checks if not check.passed}
 
 
 def test_kernels_that_compute_otherwise_are_told(exported: Exported, converted: dict[str, Path]) -> None:
     """A processor whose 8-bit sums are not those that the file asks for: every score is another."""
-    pair = open_conversion(exported.model, converted["int8-cpu"])
-    assert not pair.file.is_emulated
-    backend, visible = pair.file.backend, pair.visible
+    comparison = open_conversion(exported.model, converted["int8-cpu"])
+    assert not comparison.file.is_emulated
+    backend, visible = comparison.file.backend, comparison.emulation
 
     def sure(scores: np.ndarray, factor: float) -> np.ndarray:
         """Ten sure detections: a hundred of an untrained detector are too much alike to be compared."""
@@ -240,18 +249,20 @@ def test_kernels_that_compute_otherwise_are_told(exported: Exported, converted: 
             return [getattr(ours, name) if name in same else found[name] for name in names]
 
     for factor, told in ((1.0, None), (0.7, SATURATES)):
-        file = pair.file._replace(backend=Kernels(factor))  # type: ignore[arg-type]
-        said = failed(pair._replace(file=file, visible=Exact()))  # type: ignore[arg-type]
+        file = comparison.file._replace(backend=Kernels(factor))  # type: ignore[arg-type]
+        said = failed(comparison._replace(file=file, emulation=Exact()))  # type: ignore[arg-type]
         assert said.get(KERNELS) == told
 
 
 def test_an_untrained_network_is_told(exported: Exported, converted: dict[str, Path]) -> None:
     """Where the float32 file's own scores are all but one number, 8 bits upset their order."""
-    pair = open_conversion(exported.model, converted["int8-cpu"])
-    doubled = pair._replace(reference=lambda case: [2 * dense for dense in pair.reference(case)])
+    comparison = open_conversion(exported.model, converted["int8-cpu"])
+    doubled = comparison._replace(reference=lambda case: [2 * dense for dense in comparison.reference(case)])
 
     def alike(case: Case, dense: Dense) -> list[Detections]:
-        return pair.postprocess(case, [0.01 * m if "class" in n else m for n, m in zip(pair.dense, dense, strict=True)])
+        return comparison.postprocess(
+            case, [0.01 * m if "class" in n else m for n, m in zip(comparison.dense_names, dense, strict=True)]
+        )
 
     told = failed(doubled._replace(postprocess=alike))
     assert {told[quantity] for quantity in NETWORK.values()} == {UNTRAINED}
@@ -261,14 +272,14 @@ def test_what_saturates_here_is_compared_in_emulation(
     exported: Exported, converted: dict[str, Path], full_bits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same verdict on a processor without VNNI; int8 for TensorRT is emulated everywhere."""
-    assert open_file(converted["int8"]).is_emulated
+    assert open_model_file(converted["int8"]).is_emulated
     verdicts = []
     for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
         processor = Processor("x86_64", "a processor", frozenset(features))
         monkeypatch.setattr("export.onnx_model.emulation.read_processor", lambda processor=processor: processor)
         monkeypatch.setattr("runtime.backends.saturation.read_processor", lambda processor=processor: processor)
-        assert open_file(full_bits).is_emulated == ("avx512_vnni" not in features)
-        assert not open_file(converted["int8-cpu"]).is_emulated
+        assert open_model_file(full_bits).is_emulated == ("avx512_vnni" not in features)
+        assert not open_model_file(converted["int8-cpu"]).is_emulated
         if "avx512_vnni" not in features or read_processor().sums_8_bit_products_exactly:
             verdicts.append(failed(open_conversion(exported.model, full_bits)))
     assert verdicts == [{}] * len(verdicts)
@@ -277,7 +288,7 @@ def test_what_saturates_here_is_compared_in_emulation(
 OPENVINO = """
 import sys
 import numpy as np
-from export.verify.images import make_case, synthetic_images
+from export.verification.images import make_case, synthetic_images
 from runtime.backends import open_backend
 
 case = make_case(2, (192, 224), synthetic_images(), (124, 116, 104))

@@ -18,12 +18,12 @@ from export.quantization.calibration import (
     Histogram,
     calibrate,
     calibrate_cached,
-    canvas_of,
-    find_images,
+    calibration_batch,
+    evenly_spaced,
+    list_images,
     load_calibration,
-    spread,
 )
-from export.verify.images import synthetic_images
+from export.verification.images import synthetic_images
 
 from ..conftest import Exported
 
@@ -108,10 +108,10 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
 
 def test_spread() -> None:
     paths = [Path(str(i)) for i in range(10)]
-    assert spread(paths, 20) == paths
-    assert [int(str(p)) for p in spread(paths, 4)] == [0, 2, 5, 7]
+    assert evenly_spaced(paths, 20) == paths
+    assert [int(str(p)) for p in evenly_spaced(paths, 4)] == [0, 2, 5, 7]
     with pytest.raises(CalibrationError, match="0 images"):
-        spread(paths, 0)
+        evenly_spaced(paths, 0)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ranges_are_those_of_the_deployed_preprocessing(exported: Exported, folder: Path) -> None:
     """The least and largest number of the normalised image follow from its bytes."""
     model, manifest = load_deployed(exported.model)
-    made = calibrate(model, manifest, find_images(folder), progress=False)
+    made = calibrate(model, manifest, list_images(folder), progress=False)
     pre = manifest.preprocess
-    canvases = [canvas_of(image, manifest) for image in synthetic_images()[:2]]
+    canvases = [calibration_batch(image, manifest) for image in synthetic_images()[:2]]
     expected = [(canvas - np.array(pre.mean)) / np.array(pre.std) for canvas in canvases]
     first = next(node for node in cut_network(model).graph.node if node.op_type == "Conv").input[0]
     low, high = made.ranges["max"][first]
@@ -139,14 +139,14 @@ def test_ranges_are_those_of_the_deployed_preprocessing(exported: Exported, fold
 
 def test_ranges_are_those_of_all_numbers(exported: Exported, folder: Path) -> None:
     model, manifest = load_deployed(exported.model)
-    made = calibrate(model, manifest, find_images(folder), progress=False)
+    made = calibrate(model, manifest, list_images(folder), progress=False)
     network = cut_network(model)
     name = "relu_1"
     visible = onnx.ModelProto()
     visible.CopyFrom(network)
     visible.graph.output.extend(value for value in network.graph.value_info if value.name == name)
     session = open_session(visible)
-    seen = [session.run([name], {"images": canvas_of(p, manifest)})[0] for p in synthetic_images()[:2]]
+    seen = [session.run([name], {"images": calibration_batch(p, manifest)})[0] for p in synthetic_images()[:2]]
     assert made.ranges["max"][name] == (0, max(float(values.max()) for values in seen))
     assert made.ranges.keys() == {"max", "mse", "percentile"}
     assert made.images == 2
@@ -156,7 +156,7 @@ def test_an_unreadable_image_is_skipped_and_named(exported: Exported, folder: Pa
     model, manifest = load_deployed(exported.model)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    made = calibrate(model, manifest, [*find_images(folder), broken], progress=False)
+    made = calibrate(model, manifest, [*list_images(folder), broken], progress=False)
     assert made.images == 2
     assert len(made.skipped) == 1
     assert "broken.png" in made.skipped[0]
@@ -166,7 +166,7 @@ def test_an_unreadable_image_is_skipped_and_named(exported: Exported, folder: Pa
 
 def test_a_cache_serves_only_what_it_was_made_of(exported: Exported, folder: Path, tmp_path: Path) -> None:
     model, manifest = load_deployed(exported.model)
-    images, cache = find_images(folder), tmp_path / "ranges.json"
+    images, cache = list_images(folder), tmp_path / "ranges.json"
     made = calibrate_cached(model, manifest, images, cache, progress=False)
     assert load_calibration(cache) == made
     changed = json.loads(cache.read_text())

@@ -12,17 +12,24 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from export.onnx_model.file import graph_sha256
-from export.onnx_model.network import ModelError, after_network, cut_network, dense_maps, load_deployed, with_network
-from export.onnx_model.precision import convolutions, quantization
+from export.onnx_model.network import (
+    ModelError,
+    cut_network,
+    dense_map_names,
+    load_deployed,
+    postprocessing_nodes,
+    replace_network,
+)
+from export.onnx_model.precision import count_convolutions, read_quantization_note
 from export.quantization.calibration import Calibration, CalibrationError
-from export.quantization.convert import ConvertError
-from export.quantize import convert
-from export.verify.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
-from export.verify.compare import without_partner
-from export.verify.conversion import open_conversion
-from export.verify.images import Case, make_case, synthetic_images
-from export.verify.pair import compare, open_file
-from export.verify.tolerance import TOLERANCES
+from export.quantization.convert import ConvertError, convert_file
+from export.quantization.scheme import Scheme
+from export.verification.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check
+from export.verification.comparison import compare_case, open_model_file
+from export.verification.conversion import open_conversion
+from export.verification.images import Case, make_case, synthetic_images
+from export.verification.matching import count_unmatched
+from export.verification.tolerance import TOLERANCES
 from runtime.backends import open_backend
 from runtime.detections import Detections, postprocess
 
@@ -32,8 +39,8 @@ PAD = (124, 116, 104)
 
 
 def checks_of(exported: Exported, path: Path) -> list[Check]:
-    pair = open_conversion(exported.model, path)
-    return [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))]
+    comparison = open_conversion(exported.model, path)
+    return [*comparison.file_checks, *compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))]
 
 
 def test_the_network_is_cut_out_and_put_back(exported: Exported) -> None:
@@ -42,8 +49,8 @@ def test_the_network_is_cut_out_and_put_back(exported: Exported) -> None:
     network = cut_network(model)
     onnx.checker.check_model(network, full_check=True)
     assert [value.name for value in network.graph.input] == ["images"]
-    assert [value.name for value in network.graph.output] == dense_maps(model)
-    joined = with_network(model, network)
+    assert [value.name for value in network.graph.output] == dense_map_names(model)
+    joined = replace_network(model, network)
     assert sorted(n.SerializeToString() for n in joined.graph.node) == sorted(
         n.SerializeToString() for n in model.graph.node
     )
@@ -58,7 +65,7 @@ def test_a_network_that_lacks_an_output_is_not_put_back(exported: Exported) -> N
             if name == "class_logits_1":
                 node.output[i] = "renamed"
     with pytest.raises(ValueError, match="lacks class_logits_1, which the postprocessing reads"):
-        with_network(model, network)
+        replace_network(model, network)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -76,7 +83,7 @@ def test_a_file_is_what_it_says(name: str, converted: dict[str, Path], exported:
     assert before.ap == 0.25  # which was measured on the float32 file
     assert manifest.libraries.keys() >= {"torch", "onnx", "ml_dtypes"}
     last = 3 * 5  # of three kinds, on five levels
-    everything = convolutions(onnx.load(exported.model)).total()
+    everything = count_convolutions(onnx.load(exported.model)).total()
     expected = {
         "fp16": {"fp16": everything},
         "bf16": {"bf16": everything},
@@ -84,7 +91,7 @@ def test_a_file_is_what_it_says(name: str, converted: dict[str, Path], exported:
         "int8-cpu": {"uint8": everything - last, "fp32": last},
         "fp8": {"fp8": everything - last, "fp16": last},
     }
-    assert convolutions(model) == expected[name]
+    assert count_convolutions(model) == expected[name]
     assert [entry.version for entry in model.opset_import] == [22 if name == "bf16" else 21]
 
 
@@ -94,13 +101,13 @@ def test_postprocessing_is_untouched(name: str, converted: dict[str, Path], expo
     before, after = onnx.load(exported.model), onnx.load(converted[name])
     sides = []
     for model in (before, after):
-        rest = after_network(model)
+        rest = postprocessing_nodes(model)
         read = {name for node in rest for name in node.input}
         constants = {v.name: v.SerializeToString() for v in model.graph.initializer if v.name in read}
         sides.append(([node.SerializeToString() for node in rest], constants))
     assert sides[0] == sides[1]
     types = {value.name: value.type.tensor_type.elem_type for value in after.graph.value_info}
-    assert {types[name] for name in dense_maps(after)} == {TensorProto.FLOAT}
+    assert {types[name] for name in dense_map_names(after)} == {TensorProto.FLOAT}
     assert list(after.graph.output) == list(before.graph.output)
 
 
@@ -125,16 +132,16 @@ def test_more_bits_err_less(converted: dict[str, Path], full_bits: Path, exporte
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "int8-cpu"])
 def test_one_file_serves_all_batches_and_canvases(name: str, converted: dict[str, Path], exported: Exported) -> None:
-    pair = open_conversion(exported.model, converted[name])
+    comparison = open_conversion(exported.model, converted[name])
     for batch, canvas_hw in ((1, (64, 96)), (5, (192, 160)), (1, (320, 64))):
-        checks = compare(pair, make_case(batch, canvas_hw, synthetic_images(), PAD))
+        checks = compare_case(comparison, make_case(batch, canvas_hw, synthetic_images(), PAD))
         assert [c for c in checks if not c.passed and c.quantity in (CANDIDATES, ROWS, RERUN)] == []
         assert all(np.isfinite(check.worst) for check in checks)
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "int8-cpu"])
 def test_batch_equals_singles(name: str, converted: dict[str, Path]) -> None:
-    backend = open_file(converted[name]).backend
+    backend = open_model_file(converted[name]).backend
     case = make_case(3, (192, 256), synthetic_images(), PAD)
     together = backend.infer(case.images, case.image_sizes)
     for i in range(3):
@@ -151,7 +158,7 @@ def test_openvino_detects_the_same(name: str, converted: dict[str, Path], export
     ours, theirs = (detections_by(runtime, path, case) for runtime in ("cpu", "openvino"))
     assert sum(map(len, ours)) > 100
     for a, b in zip(ours, theirs, strict=True):
-        assert without_partner(a, b, TOLERANCES[name].same) + without_partner(b, a, TOLERANCES[name].same) <= 1
+        assert count_unmatched(a, b, TOLERANCES[name].same) + count_unmatched(b, a, TOLERANCES[name].same) <= 1
 
 
 def detections_by(runtime: str, path: Path, case: Case) -> list[Detections]:
@@ -160,23 +167,23 @@ def detections_by(runtime: str, path: Path, case: Case) -> list[Detections]:
 
 
 def test_the_note_of_a_quantization(converted: dict[str, Path], calibration: Calibration) -> None:
-    note = quantization(onnx.load(converted["int8-cpu"]))
+    note = read_quantization_note(onnx.load(converted["int8-cpu"]))
     assert note is not None
     assert (note.target, note.method, note.images, note.in_float) == ("cpu", "max", 3, ())
     assert note.images_sha256 == calibration.images_sha256
-    assert quantization(onnx.load(converted["fp16"])) is None
+    assert read_quantization_note(onnx.load(converted["fp16"])) is None
     model = onnx.load(converted["int8"])
     model.metadata_props[1].value = json.dumps({"target": "cpu"})
-    assert quantization(model) is None
+    assert read_quantization_note(model) is None
 
 
 def test_conversions_that_make_no_sense(exported: Exported, calibration: Calibration, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="int8 needs a calibration"):
-        convert(exported.model, tmp_path / "out.onnx", "int8")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("int8"))
     with pytest.raises(ConvertError, match="that already"):
-        convert(exported.model, tmp_path / "out.onnx", "fp32")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("fp32"))
     with pytest.raises(CalibrationError, match="made of another graph"):
-        convert(exported.model, tmp_path / "out.onnx", "int8", replace(calibration, graph_sha256="0" * 64))
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("int8"), replace(calibration, graph_sha256="0" * 64))
 
 
 def test_a_weight_beyond_float16_is_named(exported: Exported, tmp_path: Path) -> None:
@@ -187,5 +194,5 @@ def test_a_weight_beyond_float16_is_named(exported: Exported, tmp_path: Path) ->
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     path = restamp(model, tmp_path / "large.onnx")
     with pytest.raises(ModelError, match=rf"{weight.name} holds 1e\+05, beyond the range of fp16; use bf16"):
-        convert(path, tmp_path / "out.onnx", "fp16")
-    convert(path, tmp_path / "out.onnx", "bf16")
+        convert_file(path, tmp_path / "out.onnx", Scheme("fp16"))
+    convert_file(path, tmp_path / "out.onnx", Scheme("bf16"))

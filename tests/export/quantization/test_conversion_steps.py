@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_model.emulation import emulated_network
+from export.onnx_model.emulation import emulate_network
 from export.onnx_model.file import shielded_bias
 from export.onnx_model.network import cut_network, load_deployed
 from export.onnx_model.session import open_session
 from export.quantization.half import to_half
-from export.quantization.mixed import Block, MixedError, Step, blocks, fewest_in_float, trade_table
+from export.quantization.mixed import Block, Measurement, MixedError, fewest_in_float, quantizable_blocks, trade_table
 from export.quantization.qdq import FP8, INT8, Target, quantize_network
-from export.verify.ranges import Range
+from export.verification.ranges import Range
 
 from ..conftest import Exported
 
@@ -88,7 +88,7 @@ def test_half_precision_rounds_as_numpy_does() -> None:
     weights = np.ones((1, 4, 1, 1), np.float32)
     model = graph([helper.make_node("Conv", ["x", "w"], ["y"], "y")], {"w": weights}, y=[1, 1, 8, 8])
     for half, dtype in (("fp16", np.float16), ("bf16", ml_dtypes.bfloat16)):
-        converted = emulated_network(to_half(model, half))  # type: ignore[arg-type]
+        converted = emulate_network(to_half(model, half))  # type: ignore[arg-type]
         x = X.astype(dtype).astype(np.float32)
         expected = x.sum(axis=1, keepdims=True).astype(dtype).astype(np.float32)
         given = run(converted)
@@ -99,12 +99,12 @@ def test_half_precision_rounds_as_numpy_does() -> None:
 
 def test_emulated_bfloat16_is_rounded() -> None:
     """Every value of the emulation is one of bfloat16's: its lower 16 bits are zero."""
-    model = emulated_network(to_half(convolutions(3), "bf16"))
+    model = emulate_network(to_half(convolutions(3), "bf16"))
     y = run(model)
     assert (y.view(np.uint32) & 0xFFFF == 0).all()
     assert 0.001 < relative(y, run(convolutions(3))) < 0.03
     same = convolutions(1)
-    assert emulated_network(same) is same
+    assert emulate_network(same) is same
 
 
 def test_emulated_float16_overflows() -> None:
@@ -113,7 +113,7 @@ def test_emulated_float16_overflows() -> None:
     nodes = [helper.make_node("Conv", ["x", "w0"], ["c"], "c"), helper.make_node("Conv", ["c", "w1"], ["y"], "y")]
     model = to_half(graph(nodes, weights, c=[1, 4, 8, 8], y=[1, 4, 8, 8]), "fp16")
     assert np.isfinite(run(model)).all()
-    assert not np.isfinite(run(emulated_network(model))).all()
+    assert not np.isfinite(run(emulate_network(model))).all()
 
 
 def test_sampling_positions_stay_in_float32() -> None:
@@ -220,7 +220,7 @@ def test_a_convolution_that_stays_in_float_is_computed_in_float(target: Target) 
     model.graph.value_info.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, [1, 4, 8, 8]))
     quantized = quantize_network(model, ranges_of(model), target, in_float=["c1"])
     if target == "tensorrt":
-        quantized = emulated_network(quantized)
+        quantized = emulate_network(quantized)
     onnx.checker.check_model(quantized, full_check=True)
     off = onnxruntime.SessionOptions()
     off.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -256,7 +256,7 @@ def test_what_is_kept_in_float_has_no_pair() -> None:
 
 
 def test_blocks_are_named_as_in_training(exported: Exported) -> None:
-    named = blocks(cut_network(load_deployed(exported.model)[0]))
+    named = quantizable_blocks(cut_network(load_deployed(exported.model)[0]))
     assert {"backbone.conv1", "backbone.layer1.0", "pyramid.lateral.0", "head.class_tower.0"} <= named.keys()
     assert len(named["head.class_tower.0"]) == 5  # once a level
     assert not any("logits" in name for name in named)
@@ -268,10 +268,10 @@ def test_the_fewest_blocks_are_found(needed: int) -> None:
     ranking = [Block(f"b{i}", (f"c{i}",), 1 / (i + 1)) for i in range(11)]
     asked = []
 
-    def measure(in_float: Collection[str]) -> Step:
+    def measure(in_float: Collection[str]) -> Measurement:
         asked.append(len(in_float))
         assert list(in_float) == [f"c{i}" for i in range(len(in_float))]  # the worst ones
-        return Step(0, 0.5 if len(in_float) >= needed else 0.4, 1.0, 1.0)
+        return Measurement(0, 0.5 if len(in_float) >= needed else 0.4, 1.0, 1.0)
 
     chosen, steps = fewest_in_float(ranking, measure, 0.5, measure([]))
     assert chosen == needed
@@ -284,7 +284,7 @@ def test_the_fewest_blocks_are_found(needed: int) -> None:
 def test_a_loss_that_cannot_be_met() -> None:
     ranking = [Block("a", ("c",), 1.0)]
     with pytest.raises(MixedError, match=r"even with all 1 blocks in float AP is 40\.00, less than 50\.00"):
-        fewest_in_float(ranking, lambda _: Step(0, 0.4, 1, 1), 0.5, Step(0, 0.4, 1, 1))
+        fewest_in_float(ranking, lambda _: Measurement(0, 0.4, 1, 1), 0.5, Measurement(0, 0.4, 1, 1))
 
 
 def test_float8_leaves_depthwise_convolutions_in_float() -> None:
@@ -310,7 +310,7 @@ def test_float8_leaves_depthwise_convolutions_in_float() -> None:
     [(TensorProto.INT8, 0), (TensorProto.UINT8, 0), (TensorProto.UINT8, 77), (TensorProto.FLOAT8E4M3FN, 0)],
 )
 def test_values_in_8_bits_are_those_of_onnx_runtime(kind: int, zero: int) -> None:
-    """`export.verify.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
+    """`export.verification.ranges` computes them in NumPy; a part of the numbers lies outside of the range."""
     scale = np.array(0.01 if kind == TensorProto.FLOAT8E4M3FN else 0.03, np.float32)
     constants = [numpy_helper.from_array(scale, "scale"), helper.make_tensor("zero", kind, [], [zero])]
     names = ["x", "scale", "zero"], ["quantized", "scale", "zero"]

@@ -16,22 +16,22 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export import quantize as quantize_module
-from export import to_onnx
+from export import export_step, quantize_step, to_onnx
 from export.onnx_model.network import load_deployed
-from export.onnx_model.precision import convolutions_by_output, quantization
+from export.onnx_model.precision import convolution_precisions, read_quantization_note
 from export.quantization.calibration import CalibrationError, load_calibration
-from export.quantization.convert import converted_model
-from export.quantize import convert, main
-from export.verify.checks import Check
+from export.quantization.convert import convert_file, convert_model
+from export.quantization.scheme import Scheme
+from export.quantize import main
+from export.verification.checks import Check
 from runtime.coco.results import results_of_image
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
 
+from ...support.blocked import run_without
 from ..conftest import Exported, restamp
-from ..trt.test_to_trt import run_without
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_a
 def test_a_file_that_differs_is_not_written(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = converted_model
+    real = convert_model
 
     def broken(*arguments: object) -> onnx.ModelProto:
         model = real(*arguments)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_a_file_that_differs_is_not_written(
         path = restamp(model, tmp_path / "scratch.onnx")
         return onnx.load(path)
 
-    monkeypatch.setattr(quantize_module, "converted_model", broken)
+    monkeypatch.setattr(quantize_step, "convert_model", broken)
     out = tmp_path / "out.onnx"
     out.write_text("what stood there before")
     assert main([str(exported.model), "--precision", "fp16", "-o", str(out)]) == 1
@@ -115,11 +115,11 @@ def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The greys of the images of the last comparison of a conversion, which always passes."""
     greys: list[int] = []
 
-    def note(source: Path, path: Path, photos: Sequence[np.ndarray]) -> list[Check]:
-        greys[:] = [int(image[0, 0, 0]) for image in photos]
+    def note(source: Path, path: Path, images: Sequence[np.ndarray]) -> list[Check]:
+        greys[:] = [int(image[0, 0, 0]) for image in images]
         return []
 
-    monkeypatch.setattr(quantize_module, "verify_conversion", note)
+    monkeypatch.setattr(quantize_step, "verify_conversion", note)
     return greys
 
 
@@ -159,9 +159,9 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     shown, trained = greys(tmp_path / "shown", (20, 21)), greys(tmp_path / "trained", (30, 31))
     data = replace(exported.loaded.config.data, val_images=str(greys(tmp_path / "val", (40,))))
     loaded = exported.loaded._replace(config=replace(exported.loaded.config, data=data))
-    monkeypatch.setattr(to_onnx, "load_detector", lambda _: loaded)
-    monkeypatch.setattr(to_onnx, "export_model", lambda *_: exported.model.read_bytes())
-    monkeypatch.setattr(to_onnx, "verify", lambda *_: [])
+    monkeypatch.setattr("train.trainer.checkpoint.load_detector", lambda _: loaded)
+    monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: exported.model.read_bytes())
+    monkeypatch.setattr(export_step, "verify_export", lambda *_: [])
     arguments = [str(exported.checkpoint), "-o", str(tmp_path / "model.onnx")]
     for precision in ("fp16", "bf16"):
         assert to_onnx.main([*arguments, "--precision", precision, "--images", str(shown)]) == 0
@@ -175,20 +175,20 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     assert compared_on == [40]
 
 
-def own_detections(model: Path, photos: Path, path: Path) -> Path:
+def own_detections(model: Path, images: Path, path: Path) -> Path:
     """A COCO file in which a model's best detections are the truth, so that its own AP is about 1."""
-    images, annotations = [], []
+    listed, annotations = [], []
     with Detector(model, backend="cpu") as detector:
         manifest = detector.manifest
-        for number, file in enumerate(sorted(photos.glob("*.png")), 1):
+        for number, file in enumerate(sorted(images.glob("*.png")), 1):
             height, width = decode(file).shape[:2]
-            images.append({"id": number, "file_name": file.name, "height": height, "width": width})
+            listed.append({"id": number, "file_name": file.name, "height": height, "width": width})
             found = results_of_image(number, detector(file), manifest.category_ids)
             for row in found[:20]:
                 area = row["bbox"][2] * row["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, "iscrowd": 0, "area": area, **row})
     categories = [{"id": i, "name": n} for i, n in zip(manifest.category_ids, manifest.classes, strict=True)]
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(json.dumps({"images": listed, "annotations": annotations, "categories": categories}))
     return path
 
 
@@ -207,7 +207,7 @@ def test_blocks_stay_in_float_until_the_loss_is_met(
     assert trade[2].endswith("← chosen")
     loss = float(trade[2].split()[4])
     assert loss > 1  # an untrained network's detections are upset by little
-    note = quantization(onnx.load(out))
+    note = read_quantization_note(onnx.load(out))
     assert note is not None
     assert note.in_float == ()
 
@@ -216,10 +216,10 @@ def test_blocks_stay_in_float_until_the_loss_is_met(
     chosen = next(line for line in said.splitlines() if line.endswith("← chosen"))
     assert int(chosen.split()[0]) > 0
     assert float(chosen.split()[4]) <= loss / 2
-    note = quantization(onnx.load(out))
+    note = read_quantization_note(onnx.load(out))
     assert note is not None
     assert len(note.in_float) >= int(chosen.split()[0])
-    kinds = convolutions_by_output(onnx.load(out))
+    kinds = convolution_precisions(onnx.load(out))
     assert {kinds[name] for name in note.in_float} == {"fp32"}
     assert "in float: " in said
 
@@ -281,7 +281,7 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
 
 def test_a_conversion_needs_no_torch(exported: Exported, images: Path, repository: Path, tmp_path: Path) -> None:
     """A deployment machine makes its own int8 of the float32 file, and compares the two."""
-    training, out = "torch torchvision onnxscript openvino timm", str(tmp_path / "out.onnx")
+    training, out = "torch torchvision onnxscript openvino timm tyro tensorboard matplotlib", str(tmp_path / "out.onnx")
     arguments = ["--precision", "int8", "--target", "cpu", "--images", str(images), "-o", out]
     arguments += ["--calibration", str(tmp_path / "ranges.json")]
     made = run_without(training, repository, str(exported.model), *arguments, module="export.quantize")
@@ -308,5 +308,5 @@ def test_a_full_disk_leaves_nothing(exported: Exported, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(WriteError, match="No space left on device; free some space"):
-        convert(exported.model, tmp_path / "out.onnx", "fp16")
+        convert_file(exported.model, tmp_path / "out.onnx", Scheme("fp16"))
     assert list(tmp_path.iterdir()) == []

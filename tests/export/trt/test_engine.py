@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from export.console import log_to_console
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
-from export.quantization.convert import Scheme, converted_model
-from export.to_onnx import export_model, input_shapes
-from export.to_trt import _parser, main
+from export.quantization.convert import convert_model
+from export.quantization.scheme import Scheme
+from export.to_trt import main, make_parser
 from export.trt import build as trt_build
 from export.trt import engine
-from export.trt.build import Built, ParseError
-from export.trt.engine import build_engine, load_source, rebuild_command
+from export.trt.build import BuildResult, ParseError
+from export.trt.engine import build_engine_file, load_source, rebuild_command
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import BuildError, Settings, check_settings
-from export.verify.engine_header import header_problems, read_header
+from export.verification.engine_header import header_problems, read_header
 from runtime.backends.engine_file import Profile, read_engine, this_platform
 from runtime.cuda import Device
 from runtime.files import sha256_file
@@ -53,7 +57,7 @@ def test_every_precision_builds_with_nms_for_many_batches_and_canvases(
     precision: Precision, capabilities: tuple[str, ...], deployed: dict[Precision, Path], tmp_path: Path
 ) -> None:
     source, out = deployed[precision], tmp_path / f"model.{precision}.engine"
-    described = build_engine(LIBRARY, load_source(source), Settings((WHOLE,), capabilities), out)
+    described = build_engine_file(LIBRARY, load_source(source), Settings((WHOLE,), capabilities), out)
     data, again = read_engine(out)
     assert again == described
     assert again.manifest.precision == precision
@@ -100,7 +104,7 @@ def test_a_deformable_detector_builds(deformable: tuple[object, Path], tmp_path:
     graph, manifest = load_deployed(deformable[1])
     assert "GridSample" in {node.op_type for node in graph.graph.node}
     half = tmp_path / "model.fp16.onnx"
-    half.write_bytes(converted_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
+    half.write_bytes(convert_model(graph, manifest, Scheme("fp16"), None).SerializeToString())
     for path in (deformable[1], half):
         header = read_header(build_for(path, "7.5", "12.0", profile=Profile((1, 64, 64), (2, 192, 256), (3, 256, 256))))
         assert header is not None
@@ -113,7 +117,7 @@ def test_the_papers_deformable_recipe_builds(tmp_path: Path) -> None:
     model = dataclasses.replace(recipe.model, backbone=dataclasses.replace(recipe.model.backbone, weights="none"))
     loaded = saved(model, recipe.thresholds, recipe.preprocess, tmp_path / "dcn" / "best.pt")
     source = tmp_path / "dcn.onnx"
-    source.write_bytes(export_model(loaded, input_shapes(loaded.config.preprocess, 4)))
+    source.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 4)))
     assert len(build_for(source, "8.6", profile=Profile((1, 320, 320), (1, 800, 1088), (4, 800, 1344)))) > 1e8
 
 
@@ -133,7 +137,8 @@ def test_settings_of_the_standard_flavor(
         timing_cache=tmp_path / "timing.cache",
         hardware_compatibility="ampere-plus",
     )
-    described = build_engine(standard, load_source(fixed[1]), settings, tmp_path / "model.engine")
+    with log_to_console():
+        described = build_engine_file(standard, load_source(fixed[1]), settings, tmp_path / "model.engine")
     assert "8.6" in described.compute_capabilities
     assert "7.5" not in described.compute_capabilities
     assert described.layers == {}
@@ -157,20 +162,29 @@ def test_settings_that_rtx_lacks(settings: dict[str, object], message: str) -> N
         check_settings(LIBRARY, asked, "fp32")
 
 
-def test_float32_is_not_tf32(fixed: tuple[object, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_not_tf32(fixed: tuple[object, Path]) -> None:
     """Which keeps 10 bits of mantissa, and which TensorRT takes for float32 unless told otherwise."""
-    seen = []
+    asked = []
 
-    def stop(trt: Any, builder_config: Any, *_: object) -> None:
-        seen.append((trt.Builder(trt.Logger()).create_builder_config(), builder_config))
-        raise BuildError("enough")
+    class Builder:
+        """The library's, but it builds nothing and notes what it was asked for."""
 
-    monkeypatch.setattr(trt_build, "_name_gpus_rtx", stop)
-    with pytest.raises(BuildError, match="enough"):
-        build_for(fixed[1], "8.6")
-    default, ours = (config.get_flag(rtx.BuilderFlag.TF32) for config in seen[0])
-    assert default
-    assert not ours
+        def __init__(self, logger: Any) -> None:
+            self._builder = rtx.Builder(logger)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._builder, name)
+
+        def build_serialized_network(self, network: Any, builder_config: Any) -> None:
+            asked.append(builder_config.get_flag(rtx.BuilderFlag.TF32))
+
+    recording = SimpleNamespace(**{**vars(rtx), "Builder": Builder})
+    shape = (1, 192, 224)
+    settings = Settings((Profile(shape, shape, shape),), ("8.6",))
+    with pytest.raises(BuildError, match="it gives no reason"):
+        trt_build.build(Library("rtx", recording, None), fixed[1], fixed[1].read_bytes(), settings)
+    assert asked == [False]
+    assert rtx.Builder(rtx.Logger()).create_builder_config().get_flag(rtx.BuilderFlag.TF32)
 
 
 def test_an_engine_that_its_own_gpu_refuses_is_an_error(fixed: tuple[object, Path]) -> None:
@@ -202,7 +216,7 @@ def test_the_rebuild_command_repeats_the_settings(deployed: dict[Precision, Path
     words = rebuild_command(Library("tensorrt", rtx, None), Path("a b/my model.onnx"), asked, tmp_path / "x y.engine")
     assert words.startswith("python -m export.to_trt 'my model.onnx' -o 'x y.engine' --flavor tensorrt --batch 1 2 4")
     _, manifest = load_deployed(deployed["fp32"])
-    options = _parser().parse_args(shlex.split(words)[3:])
+    options = make_parser().parse_args(shlex.split(words)[3:])
     assert make_profiles(manifest, options.batch, options.shapes)[0] == asked.profiles[0]
     assert int(options.workspace * (1 << 30)) == asked.workspace_bytes
     assert (options.optimization_level, options.version_compatible) == (3, True)
@@ -272,18 +286,17 @@ def test_no_engine_is_written_whose_layers_are_wide(
     deployed: dict[Precision, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def built(*_: object) -> object:
-        return Built(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
+        return BuildResult(b"vtrt", (), ("8.6",), {"fp32": 60, "fp16": 2}, b"", (), 1.0)
 
     monkeypatch.setattr(engine, "build", built)
     source = load_source(deployed["fp16"])
     with pytest.raises(BuildError, match=r"NOT written.*only 2 of 62 convolutions are fp16 \(60 fp32, 2 fp16\)"):
-        build_engine(LIBRARY, source, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
+        build_engine_file(LIBRARY, source, Settings((WHOLE,), ("8.6",)), tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_disk(exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    usage = shutil._ntuple_diskusage(100, 90, 10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(BuildError, match=r"0 MB are free there, the engine may need \d+; free some space") as caught:
         main([str(exported.model), "-o", str(tmp_path / "m.engine"), "--compute-capability", "8.6"])
     one_line(caught.value)

@@ -14,18 +14,25 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from export import to_onnx, to_trt
-from export.to_trt import OptionError, main
+from export import api, export_step
+from export.arguments import ArgumentError
+from export.onnx_model.network import load_deployed
+from export.quantization.scheme import Scheme
+from export.results import ExportedModel
+from export.to_trt import main
 from export.trt import engine
-from export.trt.build import Built
-from export.trt.engine import Source
+from export.trt.build import BuildResult
+from export.trt.engine import EngineSource
 from export.trt.library import Library
 from export.trt.settings import BuildError, Settings
-from runtime.backends.engine_file import Profile, read_engine
+from export.verification.checks import Verification
+from runtime.backends.engine_file import EngineManifest, Profile, read_engine
 from runtime.errors import UserError
 from runtime.files import sha256_file
-from runtime.manifest import Precision
+from runtime.manifest import InputShapes, Precision
+from train.trainer.checkpoint import LoadedDetector
 
+from ...support.blocked import TRAINING, run_without
 from ...support.rtx import LIBRARY, SMALL, one_line
 from ..conftest import Exported, restamp
 
@@ -69,17 +76,20 @@ def test_one_engine_per_gpu_and_two_profiles(
 
     def fake(library: Library, source: object, settings: Settings, out: Path, **_: object) -> None:
         asked.append((settings.compute_capabilities, settings.profiles, out.name))
+        out.touch()
 
-    monkeypatch.setattr(engine, "build_engine", fake)
-    monkeypatch.setattr(to_trt, "choose", lambda *_: LIBRARY)
-    model = str(deployed["bf16"])
-    assert main([model, "-o", str(tmp_path / "m.engine"), "--compute-capability", "8.6", "12.0", "--separate"]) == 0
+    monkeypatch.setattr(engine, "build_engine_file", fake)
+    monkeypatch.setattr(api, "choose_library", lambda *_: LIBRARY)
+    model = shutil.copy(deployed["bf16"], tmp_path / "model.bf16.onnx")
+    assert (
+        main([str(model), "-o", str(tmp_path / "m.engine"), "--compute-capability", "8.6", "12.0", "--separate"]) == 0
+    )
     landscape = Profile((1, 64, 64), (16, 192, 256), (16, 192, 256))
     upright = Profile((1, 64, 64), (16, 256, 192), (16, 256, 192))
     profiles = (landscape, upright)
     assert asked == [(("8.6",), profiles, "m.sm86.engine"), (("12.0",), profiles, "m.sm120.engine")]
     asked.clear()
-    assert main([model]) == 0
+    assert main([str(model)]) == 0
     assert asked == [(("8.0", "8.6", "8.9", "12.0", "12.1"), profiles, "model.bf16.engine")]
 
 
@@ -88,17 +98,17 @@ def test_a_file_that_is_replaced_meanwhile(
 ) -> None:
     """The engine and its description are of the file that was read first, both."""
     path = Path(shutil.copy(deployed["fp16"], tmp_path / "model.onnx"))
-    real, given = to_trt.make_profiles, []
+    real, given = api.make_profiles, []
 
     def replacing(*arguments: Any) -> object:
         shutil.copy(deployed["fp32"], path)
         return real(*arguments)
 
-    def built(library: Library, source: Path, model: bytes, *_: object) -> Built:
+    def built(library: Library, source: Path, model: bytes, *_: object) -> BuildResult:
         given.append(model)
-        return Built(b"vtrt", (), ("8.6",), {"fp16": 60}, b"", (), 1.0)
+        return BuildResult(b"vtrt", (), ("8.6",), {"fp16": 60}, b"", (), 1.0)
 
-    monkeypatch.setattr(to_trt, "make_profiles", replacing)
+    monkeypatch.setattr(api, "make_profiles", replacing)
     monkeypatch.setattr(engine, "build", built)
     assert main([str(path), "--compute-capability", "8.6"]) == 0
     assert given == [deployed["fp16"].read_bytes()]
@@ -132,21 +142,37 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The steps between, with the export that other tests made and without the build."""
+    """The steps between, with the export that other tests made and without the build. The checkpoint is loaded once."""
     asked: list[object] = []
+    real_load = export_step.load_detector
 
-    def fake_export(words: list[str]) -> int:
-        asked.append(" ".join(words).replace(str(tmp_path), ""))
-        shutil.copy(exported.model, words[2])
-        if words[4] != "fp32":
-            shutil.copy(deployed[words[4]], Path(words[2]).with_suffix(f".{words[4]}.onnx"))  # type: ignore[index]
-        return int("7" in words)  # as if it differed
+    def load(path: Path) -> LoadedDetector:
+        asked.append(f"load {path.name}")
+        return real_load(path)
 
-    def fake_build(library: Library, source: Source, settings: Settings, out: Path, **_: Any) -> None:
+    def export(
+        loaded: LoadedDetector,
+        out: Path,
+        shapes: InputShapes,
+        scheme: Scheme,
+        images: str | None,
+        calibrate_on: str | None,
+        show_progress: bool,
+    ) -> ExportedModel:
+        asked.append((out.name, shapes.summary(), scheme.precision, images, calibrate_on))
+        path = out if scheme.precision == "fp32" else out.with_suffix(f".{scheme.precision}.onnx")
+        shutil.copy(deployed[scheme.precision], path)
+        problems = ("it differs",) if shapes.batch_max == 7 else ()
+        return ExportedModel(path, 1, load_deployed(path)[1], Verification(problems=problems))
+
+    def build(library: Library, source: EngineSource, settings: Settings, out: Path, **_: Any) -> EngineManifest:
         asked.append((source.path.name, source.manifest.precision, out.name))
+        out.touch()
+        return None  # type: ignore[return-value]
 
-    monkeypatch.setattr(to_onnx, "main", fake_export)
-    monkeypatch.setattr(engine, "build_engine", fake_build)
+    monkeypatch.setattr(export_step, "load_detector", load)
+    monkeypatch.setattr(export_step, "publish_export", export)
+    monkeypatch.setattr(engine, "build_engine_file", build)
     model = str(shutil.copy(exported.checkpoint, tmp_path / "best.pt"))
     gpu = ["--compute-capability", "8.9"]
     assert main([model, *gpu]) == 0
@@ -154,11 +180,14 @@ def test_from_a_checkpoint_by_way_of_the_exported_file(
     images = ["--images", "seen", "--calibrate-on", "trained"]
     assert main([model, *gpu, "--precision", "int8", *images, "-o", str(tmp_path / "my.engine")]) == 0
     assert asked == [
-        "/best.pt -o /best.onnx --precision fp16",
+        "load best.pt",
+        ("best.onnx", "canvases 64×64 to 1344×1344, batch 1-16", "fp16", None, None),
         ("best.fp16.onnx", "fp16", "best.fp16.engine"),
-        "/best.pt -o /best.onnx --precision fp32 --batch-max 4 --canvas 192 256",
+        "load best.pt",
+        ("best.onnx", "canvas 192×256 (height × width), batch 1-4", "fp32", None, None),
         ("best.onnx", "fp32", "best.fp32.engine"),
-        "/best.pt -o /best.onnx --precision int8 --images seen --calibrate-on trained",
+        "load best.pt",
+        ("best.onnx", "canvases 64×64 to 1344×1344, batch 1-16", "int8", "seen", "trained"),
         ("best.int8.onnx", "int8", "my.engine"),
     ]
     assert capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines() == [
@@ -223,7 +252,7 @@ def test_bad_files_get_one_line(exported: Exported, tmp_path: Path) -> None:
         (["--workspace", "0"], "--workspace 0: expected GiB, more than 0"),
         (["--workspace", "nan"], "--workspace nan: expected GiB, more than 0"),
         (["--compute-capability", "sm86"], "--compute-capability sm86: TensorRT for RTX builds for 7.5, 8.0, 8.6"),
-        (["--separate"], "--separate: one engine for each of which GPUs? Name them"),
+        (["--separate"], "--separate requires --compute-capability"),
         (
             ["--precision", "fp16", "--calibrate-on", "x"],
             "--precision, --calibrate-on: model.onnx was exported already",
@@ -238,7 +267,7 @@ def test_bad_options_get_one_line(arguments: list[str], message: str, exported: 
 
 
 def test_another_kind_of_file(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"model\.txt: expected an exported file \(\.onnx\) or a checkpoint"):
+    with pytest.raises(ArgumentError, match=r"model\.txt: expected an exported file \(\.onnx\) or a checkpoint"):
         main([str(tmp_path / "model.txt")])
     with pytest.raises(UserError, match="no checkpoint at"):
         main([str(tmp_path / "missing.pt")])
@@ -247,10 +276,10 @@ def test_another_kind_of_file(tmp_path: Path) -> None:
 def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(_: object) -> int:
+    def never(*_: object) -> ExportedModel:
         raise AssertionError("exported")
 
-    monkeypatch.setattr(to_onnx, "main", never)
+    monkeypatch.setattr(export_step, "publish_export", never)
     for arguments, message in (
         (["--batch", "4", "2", "8"], "--batch 4 2 8: expected MIN ≤ OPT ≤ MAX"),
         (["--batch", "1", "2", "0"], "--batch 1 2 0: expected MIN ≤ OPT ≤ MAX"),
@@ -265,36 +294,6 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
 
 
 # What is installed on a machine that only builds and runs.
-
-BLOCKED = """
-import importlib.abc, runpy, sys
-
-module, blocked = sys.argv[1], sys.argv[2].split()
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Block())
-sys.argv = sys.argv[:1] + sys.argv[3:]
-runpy.run_module(module, run_name="__main__", alter_sys=True)
-"""
-TRAINING = "torch torchvision onnxscript onnxruntime openvino timm"
-
-
-def run_without(
-    libraries: str, repository: Path, *arguments: str, module: str = "export.to_trt"
-) -> subprocess.CompletedProcess[str]:
-    """A command in a process that cannot import these."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED, module, libraries, *arguments],
-        cwd=repository,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 def test_an_engine_is_built_where_torch_is_not_installed(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.to_trt import main
-from export.verify.compare import without_partner
+from export.verification.matching import count_unmatched
 from runtime.backends.engine_file import Flavor, read_description
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.backend import TrtBackend
@@ -69,7 +69,7 @@ def test_an_engine_gives_the_cpus_detections(
             given = postprocess(backend.infer(images, sizes, times=times), limits)
             assert sum(map(len, expected)) > 0
             for a, b in zip(expected, given, strict=True):
-                assert without_partner(a, b) + without_partner(b, a) <= 2
+                assert count_unmatched(a, b) + count_unmatched(b, a) <= 2
     assert all(seconds > 0 for seconds in times.values())
     assert set(times) == {"copy_in", "infer", "copy_out"}
 
@@ -85,7 +85,7 @@ def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
     most = 2 if engine.name.startswith("rtx") else 0
     for one, other in zip(alone, together, strict=True):
         for a, b in zip(one, other, strict=True):
-            assert without_partner(a, b) + without_partner(b, a) <= most
+            assert count_unmatched(a, b) + count_unmatched(b, a) <= most
 
 
 @pytest.mark.parametrize("extra", [[], ["--version-compatible"]])

@@ -6,7 +6,7 @@ import pytest
 
 from export.to_trt import main
 from export.trt import library as trt_library
-from export.trt.library import LibraryError, choose
+from export.trt.library import LibraryError, choose_library
 from runtime.backends import BackendError
 from runtime.cuda import Device
 
@@ -17,7 +17,7 @@ GPU = Device(0, "NVIDIA Test", "8.6", 1 << 34, 1500.0)
 
 
 def test_a_standard_engine_without_a_gpu(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
-    if trt_library.find_device()[0] is not None:
+    if trt_library.detect_gpu()[0] is not None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(LibraryError) as caught:
         main([str(exported.model), "--flavor", "tensorrt"])
@@ -60,7 +60,7 @@ def test_which_library_is_chosen(
     monkeypatch.setattr(trt_library, "find_device", lambda: (device, "no driver"))
     monkeypatch.setattr(trt_library, "import_tensorrt", fake)
     if expected in ("rtx", "tensorrt"):
-        assert choose(flavor, capabilities).flavor == expected  # type: ignore[arg-type]
+        assert choose_library(flavor, capabilities).flavor == expected  # type: ignore[arg-type]
     else:
         with pytest.raises(LibraryError, match=expected):
-            choose(flavor, capabilities)  # type: ignore[arg-type]
+            choose_library(flavor, capabilities)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from export.verify.compare import EXACT
+from export.verification.matching import EXACT
 from runtime.detections import Detections, postprocess
 from train.__main__ import parse
 from train.config import Pyramid

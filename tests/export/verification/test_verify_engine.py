@@ -13,15 +13,15 @@ import onnx
 import pytest
 
 from export.onnx_model.network import load_deployed
-from export.trt.inspector import convolutions_by_precision, convolutions_of, wrong_precision
+from export.trt.inspector import convolutions_by_precision, inspect_convolutions, precision_problem
 from export.trt.settings import BuildError
-from export.verify import __main__ as verify
-from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
-from export.verify.engine import ENGINE_CANDIDATES, _compare_candidates, engine_cases, report_engine, verify_engine
-from export.verify.engine_header import Header, header_problems, read_header
-from export.verify.images import make_case, synthetic_images
-from export.verify.pair import VerifyError, open_file
-from export.verify.tolerance import TOLERANCES
+from export.verification.checks import CANDIDATES, DETECTIONS, NETWORK, ROWS
+from export.verification.comparison import VerifyError, open_model_file
+from export.verification.engine import ENGINE_CANDIDATES, compare_candidates, engine_cases, verify_engine
+from export.verification.engine_header import Header, header_problems, read_header
+from export.verification.images import make_case, synthetic_images
+from export.verification.tolerance import TOLERANCES
+from export.verify import main
 from runtime.backends.engine_file import EngineError, EngineManifest, Profile, read_description, write_engine
 from runtime.backends.ort.backend import OrtBackend
 from runtime.files import sha256_file
@@ -100,8 +100,8 @@ def test_without_a_gpu_what_can_be_is_checked_and_the_rest_said(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_engine(tmp_path, exported)
-    monkeypatch.setattr("export.verify.engine.reason_not_to_run", no_gpu)
-    assert verify.main([str(exported.checkpoint), str(path)]) == 0
+    monkeypatch.setattr("export.verification.engine.reason_not_to_run", no_gpu)
+    assert main([str(exported.checkpoint), str(path)]) == 0
     said = capsys.readouterr().out
     assert "ok           the engine's SHA-256 is the one in its description" in said
     assert "ok           its classes, preprocessing and thresholds are the checkpoint's" in said
@@ -120,7 +120,7 @@ def test_a_wrong_header_and_a_wrong_source_fail(exported: Exported, tmp_path: Pa
     other = tmp_path / "other.onnx"
     other.write_bytes((tmp_path / "model.onnx").read_bytes() + b"\x00")
     report = verify_engine(exported.loaded, make_engine(tmp_path, exported), synthetic_images(), other, why_not=no_gpu)
-    assert report.problems == ["other.onnx is not the file that it was built of (another SHA-256)"]
+    assert report.problems == ("other.onnx is not the file that it was built of (another SHA-256)",)
 
 
 def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: Exported, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_images_must_be_given_for_the_ranges_of_an_engine(
                 exported.loaded,
                 path,
                 [],
-                open_engine=lambda _: open_file(int8.model).backend,
+                open_engine=lambda _: open_model_file(int8.model).backend,
                 why_not=lambda _, reason=reason: reason,  # type: ignore[misc]
             )
 
@@ -156,7 +156,7 @@ def test_a_missing_source_is_said(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"replaced")
     report = verify_engine(exported.loaded, path, [], why_not=no_gpu)
     assert report.passed
-    assert report.checks == []
+    assert report.checks == ()
     assert len(report.unchecked) == 3
     assert report.unchecked[0] == "the header of its file: that of standard engines is not known"
     assert report.unchecked[1].startswith("the ONNX file that it was built of: not beside it")
@@ -177,7 +177,7 @@ def test_an_altered_engine_and_another_checkpoints_are_refused(exported: Exporte
 
 @pytest.fixture
 def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.verify.engine.convolutions_of", lambda *_: {"fp32": 40})
+    monkeypatch.setattr("export.verification.engine.inspect_convolutions", lambda *_: {"fp32": 40})
 
 
 @pytest.mark.usefixtures("_counted")
@@ -192,7 +192,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
         why_not=lambda _: None,
     )
     assert report.passed
-    assert report.unchecked == []
+    assert report.unchecked == ()
     assert {check.quantity for check in report.checks} >= {
         *NETWORK.values(),
         CANDIDATES,
@@ -201,7 +201,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
         ENGINE_CANDIDATES,
     }
     assert {check.case for check in report.checks} == {"1 × 96 × 128", "3 × 128 × 128"}
-    assert "its convolutions, as the inspector counts them: 40 fp32" in report.checked
+    assert "its convolutions, as the inspector counts them: 40 fp32" in report.confirmed
 
     model = onnx.load(exported.model)
     change_constants(model, 0.05, 0.2)
@@ -212,7 +212,7 @@ def test_an_engine_that_runs_is_compared(exported: Exported, tmp_path: Path) -> 
     failed = {check.quantity for check in report.checks if not check.passed}
     assert ENGINE_CANDIDATES in failed
     assert not failed & {*NETWORK.values(), CANDIDATES}
-    assert report_engine(report) == 1
+    assert not report.passed
 
 
 def test_what_a_gpu_rounds_otherwise_is_within_the_precisions_tolerance(exported: Exported) -> None:
@@ -226,7 +226,7 @@ def test_what_a_gpu_rounds_otherwise_is_within_the_precisions_tolerance(exported
         scores = raw.candidate_scores + random.uniform(-0.01, 0.01, raw.candidate_scores.shape) * scale
         scores = np.where(raw.candidate_scores > 0, scores, 0).astype(np.float32)
         ours = dataclasses.replace(raw, candidate_boxes=boxes, candidate_scores=scores)
-        check = _compare_candidates(case, raw, ours, TOLERANCES[precision])
+        check = compare_candidates(case, raw, ours, TOLERANCES[precision])
         assert check.compared > 100
         return check.passed
 
@@ -304,9 +304,9 @@ def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
     for compatible in (True, False):
         data = engine_bytes([], host_code=compatible, layers=[layer("conv", "Half"), layer("conv", "Float")])
         described = describe(exported, exported.model, data, flavor="tensorrt", version_compatible=compatible)
-        assert convolutions_of(described, data) == {"fp16": 1, "fp32": 1}
+        assert inspect_convolutions(described, data) == {"fp16": 1, "fp32": 1}
     with pytest.raises(BuildError, match=r"cannot deserialize the engine .*: Error Code 3: engine_host_code_allowed"):
-        convolutions_of(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")]))
+        inspect_convolutions(described, engine_bytes([], host_code=True, layers=[layer("conv", "Half")]))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_version_compatible_engine_is_inspected_with_the_code_that_it_brings(
     ],
 )
 def test_wide_engines_are_told(layers: dict[str, int], precision: Precision, wrong: bool) -> None:
-    assert (wrong_precision(layers, precision) is not None) == wrong
+    assert (precision_problem(layers, precision) is not None) == wrong
 
 
 def test_the_description_beside_a_real_engine_reads(exported: Exported, tmp_path: Path) -> None:

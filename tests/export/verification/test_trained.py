@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, find_images
-from export.quantize import convert
-from export.verify.compare import Same, without_partner
-from export.verify.conversion import verify_conversion
-from export.verify.pair import open_file
+from export.quantization.calibration import calibrate, list_images
+from export.quantization.convert import convert_file
+from export.verification.comparison import open_model_file
+from export.verification.conversion import verify_conversion
+from export.verification.matching import MatchTolerance, count_unmatched
 from runtime.backends import open_backend
 from runtime.coco import CocoDataset, load_coco
 from runtime.coco.evaluation import score_detector
@@ -48,10 +48,10 @@ def dataset(shapes: Path) -> CocoDataset:
 def files(source: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("trained")
     model, manifest = load_deployed(source)
-    calibration = calibrate(model, manifest, find_images(shapes / "train", 100), progress=False)
+    calibration = calibrate(model, manifest, list_images(shapes / "train", 100), progress=False)
     paths = {"fp32": source} | {name: folder / f"{name}.onnx" for name in SCHEMES}
     for name, scheme in SCHEMES.items():
-        convert(source, paths[name], scheme.precision, calibration, target=scheme.target)
+        convert_file(source, paths[name], scheme, calibration)
     return paths
 
 
@@ -68,7 +68,7 @@ def test_a_trained_detector_passes(name: str, files: dict[str, Path], dataset: C
 def test_little_ap_is_lost(name: str, points: float, files: dict[str, Path], dataset: CocoDataset) -> None:
     ap = []
     for path in (files["fp32"], files[name]):
-        with Detector(open_file(path).backend) as detector:
+        with Detector(open_model_file(path).backend) as detector:
             ap.append(score_detector(detector, dataset).metrics.values["AP"])
     assert ap[0] - ap[1] < points / 100
 
@@ -77,14 +77,14 @@ def test_little_ap_is_lost(name: str, points: float, files: dict[str, Path], dat
 @pytest.mark.parametrize(
     ("name", "same", "share"),
     [
-        ("fp32", Same(0.98, 0.1, 1e-3), 0.999),
-        ("fp16", Same(0.98, 0.1, 1e-3), 0.99),
-        ("int8", Same(0.9, 2.0, 0.05), 0.9),
-        ("int8-cpu", Same(0.9, 2.0, 0.05), 0.9),
+        ("fp32", MatchTolerance(0.98, 0.1, 1e-3), 0.999),
+        ("fp16", MatchTolerance(0.98, 0.1, 1e-3), 0.99),
+        ("int8", MatchTolerance(0.9, 2.0, 0.05), 0.9),
+        ("int8-cpu", MatchTolerance(0.9, 2.0, 0.05), 0.9),
     ],
 )
 def test_openvino_detects_the_same(
-    name: str, same: Same, share: float, files: dict[str, Path], dataset: CocoDataset
+    name: str, same: MatchTolerance, share: float, files: dict[str, Path], dataset: CocoDataset
 ) -> None:
     """8-bit kernels of the two round sums at other places of the graph."""
     pytest.importorskip("openvino")
@@ -93,13 +93,13 @@ def test_openvino_detects_the_same(
     for backend in ("cpu", "openvino"):
         # In ONNX Runtime with exact sums, which not every processor's kernels have for the layout of TensorRT.
         opened = (
-            open_file(files[name]).backend
+            open_model_file(files[name]).backend
             if backend == "cpu"
             else open_backend(files[name], backend=backend, allow_saturation=True)
         )
         with Detector(opened) as detector:
             found.append(list(detector(images)))
     total = sum(len(rows) for side in found for rows in side)
-    alone = sum(without_partner(a, b, same) + without_partner(b, a, same) for a, b in zip(*found, strict=True))
+    alone = sum(count_unmatched(a, b, same) + count_unmatched(b, a, same) for a, b in zip(*found, strict=True))
     assert total > 10 * IMAGES
     assert 1 - alone / total >= share

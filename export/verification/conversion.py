@@ -10,14 +10,14 @@ import numpy as np
 from runtime.detections import Detections
 
 from ..onnx_model.file import INPUT_NAMES
-from ..onnx_model.network import cut_network, cut_postprocessing, dense_maps, load_deployed
+from ..onnx_model.network import cut_network, cut_postprocessing, dense_map_names, load_deployed
 from ..onnx_model.session import open_session
 from .checks import SAME_NETWORK, Check
-from .equivalence import differences
+from .comparison import Comparison, Dense, VerifyError, compare_images, drop_padding, make_comparison, open_model_file
+from .equivalence import network_differences
 from .images import Case
 from .manifests import check_conversion
-from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
-from .ranges import RangeErrors, ranges_of
+from .ranges import RangeErrors, quantization_ranges
 
 _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
@@ -28,14 +28,14 @@ def verify_conversion(source: Path, model_path: Path, images: Sequence[np.ndarra
     Raises UserError for a file that can't be read, that was made of something else, or whose precision needs images
     where there are none.
     """
-    return compare_pair(open_conversion(source, model_path), images)
+    return compare_images(open_conversion(source, model_path), images)
 
 
-def open_conversion(source: Path, model_path: Path) -> Pair:
+def open_conversion(source: Path, model_path: Path) -> Comparison:
     """Open a converted file beside the float32 file that it was made of. Raises UserError."""
     original, original_manifest = load_deployed(source)
     network, postprocessing = open_session(cut_network(original)), open_session(cut_postprocessing(original))
-    names = dense_maps(original)
+    names = dense_map_names(original)
 
     def reference(case: Case) -> Dense:
         return network.run(names, {INPUT_NAMES[0]: case.images})
@@ -43,15 +43,19 @@ def open_conversion(source: Path, model_path: Path) -> Pair:
     def postprocess(case: Case, dense: Dense) -> list[Detections]:
         known = {**dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True)), **dict(zip(names, dense))}  # noqa: B905
         wanted = [value.name for value in postprocessing.get_inputs()]
-        return used(*postprocessing.run(_CANDIDATES, {name: known[name] for name in wanted}))
+        return drop_padding(*postprocessing.run(_CANDIDATES, {name: known[name] for name in wanted}))
 
-    file = open_file(model_path)
+    file = open_model_file(model_path)
     if file.manifest.checkpoint_sha256 != original_manifest.checkpoint_sha256:
         raise VerifyError(f"{model_path} and {source} were exported from different checkpoints: give the two of one")
-    unlike = differences(original, file.model) if dense_maps(file.model) == names else ["the dense maps are others"]
+    unlike = (
+        network_differences(original, file.model)
+        if dense_map_names(file.model) == names
+        else ["the dense maps are others"]
+    )
     compared = Check("file", SAME_NETWORK, len(original.graph.node), len(unlike), 0, "; ".join(unlike[:3]))
-    pair = make_pair(reference, postprocess, file)
-    ranges = ranges_of(file.model)
+    comparison = make_comparison(reference, postprocess, file)
+    ranges = quantization_ranges(file.model)
     errors = RangeErrors(original, ranges) if ranges and not unlike else None
     stated = check_conversion(file.manifest, original_manifest)
-    return pair._replace(of_the_file=[*pair.of_the_file, stated, compared], ranges=errors)
+    return comparison._replace(file_checks=[*comparison.file_checks, stated, compared], ranges=errors)

@@ -15,21 +15,21 @@ from train.trainer.checkpoint import LoadedDetector
 from train.validate import describe
 
 from .checks import Check
+from .comparison import Comparison, Dense, VerifyError, compare_images, drop_padding, make_comparison, open_model_file
 from .images import Case
 from .manifests import check_export
-from .pair import Dense, Pair, VerifyError, compare_pair, make_pair, open_file, used
 
 
-def verify(loaded: LoadedDetector, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
+def verify_export(loaded: LoadedDetector, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
     """Compare a checkpoint's detector with a model file on these images (uint8 [h, w, 3] RGB, any sizes).
 
     Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
     whose precision needs images.
     """
-    return compare_pair(open_pair(loaded, model_path), images)
+    return compare_images(open_export(loaded, model_path), images)
 
 
-def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
+def open_export(loaded: LoadedDetector, model_path: Path) -> Comparison:
     """Open a model file beside the checkpoint that it was made of. Raises UserError."""
     settings = loaded.config
 
@@ -44,15 +44,15 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
         outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
         with torch.inference_mode():
             found = candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
-        return used(*(part.numpy() for part in found))
+        return drop_padding(*(part.numpy() for part in found))
 
-    file = open_file(model_path)
+    file = open_model_file(model_path)
     manifest = file.manifest
     if manifest.checkpoint_sha256 != loaded.sha256:
         raise VerifyError(
             f"{model_path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
             f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
         )
-    pair = make_pair(reference, postprocess, file)
+    comparison = make_comparison(reference, postprocess, file)
     stated = check_export(manifest, describe(loaded.config, loaded.classes, manifest.inputs))
-    return pair._replace(of_the_file=[*pair.of_the_file, stated])
+    return comparison._replace(file_checks=[*comparison.file_checks, stated])

@@ -13,7 +13,7 @@ import numpy as np
 from runtime.detections import Detections
 
 
-class Same(NamedTuple):
+class MatchTolerance(NamedTuple):
     """What counts as one and the same detection, of the same class."""
 
     iou: float  # boxes that overlap so much …
@@ -21,10 +21,10 @@ class Same(NamedTuple):
     score: float  # scores that differ by at most this
 
 
-EXACT = Same(iou=0.98, shift=0.1, score=1e-3)  # but for sums in another order
+EXACT = MatchTolerance(iou=0.98, shift=0.1, score=1e-3)  # but for sums in another order
 
 
-def without_partner(a: Detections, b: Detections, same: Same = EXACT) -> int:
+def count_unmatched(a: Detections, b: Detections, same: MatchTolerance = EXACT) -> int:
     """How many rows of a have no row in b of the same class, nearly the same box and nearly the same score."""
     n = min(len(a), len(b))
     alone = np.ones(len(a), bool)
@@ -35,7 +35,7 @@ def without_partner(a: Detections, b: Detections, same: Same = EXACT) -> int:
     return int(alone.sum())
 
 
-def rows_that_differ(a: Detections, b: Detections) -> int:
+def count_differing_rows(a: Detections, b: Detections) -> int:
     """How many rows differ in box, score or class, in order and to the last bit; missing rows count."""
     n = min(len(a), len(b))
     same = (a.classes[:n] == b.classes[:n]) & (a.scores[:n] == b.scores[:n])
@@ -63,14 +63,14 @@ def greedy_nms(
     return Detections(candidates.boxes[kept], candidates.scores[kept], candidates.classes[kept])
 
 
-def largest_relative(expected: np.ndarray, given: np.ndarray) -> float:
+def max_relative_error(expected: np.ndarray, given: np.ndarray) -> float:
     """The largest |expected − given| / (1 + |expected|) of two maps."""
     if expected.shape != given.shape:
         return float("inf")
     return float((np.abs(expected - given) / (1 + np.abs(expected))).max())
 
 
-def relative_rms(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+def relative_rms_error(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Root mean square error of the worst level, by the standard deviation of what is expected over all levels."""
     if any(expected.shape != given.shape for expected, given in maps):
         return float("inf")
@@ -86,7 +86,7 @@ def _same(
     other_boxes: np.ndarray,
     other_scores: np.ndarray,
     other_classes: np.ndarray,
-    same: Same,
+    same: MatchTolerance,
 ) -> np.ndarray:
     """Which broadcast rows are the same but for rounding."""
     shift = np.abs(boxes - other_boxes).max(axis=-1, initial=0)

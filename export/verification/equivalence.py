@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from ..onnx_model.network import after_network, cut_network, dense_maps
+from ..onnx_model.network import cut_network, dense_map_names, postprocessing_nodes
 
 # Half of the last bit, by the number and around 0: how far a format's nearest number may be.
 _ROUNDING = {
@@ -30,12 +30,12 @@ _LEAST_SCALE = 2.0**-24
 _NONE = (np.zeros(()), np.zeros(()))  # no correction
 
 
-def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
+def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
     """One line for each place where the converted network isn't the source's; none where it is."""
     if _exact(source) != _exact(converted):
         return ["the postprocessing is another"]
     ours, theirs = _Graph(cut_network(source)), _Graph(cut_network(converted))
-    pending = [(name, name) for name in dense_maps(source)]
+    pending = [(name, name) for name in dense_map_names(source)]
     partner: dict[str, str] = {}
     found: list[str] = []
     corrections: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of biases: the least and the largest
@@ -65,7 +65,7 @@ def differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str
 
 def _exact(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:
     """Nodes and constants of the postprocessing, in which nothing may change."""
-    nodes = after_network(model)
+    nodes = postprocessing_nodes(model)
     read = {name for node in nodes for name in node.input}
     constants = [value for value in model.graph.initializer if value.name in read]
     return [node.SerializeToString() for node in nodes], sorted(value.SerializeToString() for value in constants)

@@ -15,7 +15,7 @@ from runtime.images import SUFFIXES, decode
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
-IMAGES = 3  # that a comparison takes
+COMPARISON_IMAGES = 3  # that a comparison takes
 
 
 class Case(NamedTuple):
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     image_sizes: np.ndarray  # int32 [B, 2]
 
 
-def cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
+def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     """One image on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
     shapes = manifest.inputs
     usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
@@ -38,7 +38,7 @@ def cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     ]
 
 
-def comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
+def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
     """The first images of a folder, or of the fallback folder; none where that is out of reach.
 
     Those that aren't among the `seen`, on which ranges were measured, where there are others. Raises UserError for a
@@ -48,7 +48,7 @@ def comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Pat
     found = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES) if directory.name else []
     if folder is not None and not found:
         raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
-    paths = list(islice(unseen(found, seen), IMAGES)) or found[:IMAGES]
+    paths = list(islice(unseen(found, seen), COMPARISON_IMAGES)) or found[:COMPARISON_IMAGES]
     try:
         return [decode(path) for path in paths]
     except UserError:

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.onnx_model.file import keep_outputs, with_outputs
-from export.verify.__main__ import main
-from export.verify.checkpoint import open_pair
-from export.verify.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, print_report
-from export.verify.images import cases, comparison_images, make_case, synthetic_images
-from export.verify.pair import VerifyError, compare
+from export.onnx_model.file import expose_values, keep_outputs
+from export.verification.checkpoint import open_export
+from export.verification.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, Verification
+from export.verification.comparison import VerifyError, compare_case
+from export.verification.images import load_comparison_images, make_case, make_cases, synthetic_images
+from export.verify import main
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
 from runtime.errors import UserError
@@ -28,8 +28,8 @@ PAD = (124, 116, 104)
 
 def failing(exported: Exported, model: Path) -> set[str]:
     """Quantities beyond their limit, on one small batch."""
-    pair = open_pair(exported.loaded, model)
-    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
+    comparison = open_export(exported.loaded, model)
+    checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))
     return {check.quantity for check in checks if not check.passed}
 
 
@@ -100,19 +100,19 @@ def test_a_changed_graph_is_refused(exported: Exported, tmp_path: Path) -> None:
     path = tmp_path / "changed.onnx"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(VerifyError, match="changed after its export"):
-        open_pair(exported.loaded, path)
+        open_export(exported.loaded, path)
 
 
 def test_another_checkpoint_is_refused(exported: Exported) -> None:
     with pytest.raises(VerifyError, match="exported from another checkpoint"):
-        open_pair(exported.loaded._replace(sha256="0" * 64), exported.model)
+        open_export(exported.loaded._replace(sha256="0" * 64), exported.model)
 
 
 def test_a_rewritten_graph_is_refused(exported: Exported, tmp_path: Path) -> None:
     model = onnx.load(exported.model)
     del model.graph.value_info[:]
     with pytest.raises(VerifyError, match=r"class_logits_0.*another tool has rewritten it"):
-        open_pair(exported.loaded, restamp(model, tmp_path / "rewritten.onnx"))
+        open_export(exported.loaded, restamp(model, tmp_path / "rewritten.onnx"))
 
 
 def test_foreign_and_truncated_files(exported: Exported, tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_foreign_and_truncated_files(exported: Exported, tmp_path: Path) -> None
 
 
 def test_report_says_when_nothing_was_detected(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report([Check("1 × 64 × 64", DETECTIONS, 0, 0.0, 0.01)])
+    print(Verification((Check("1 × 64 × 64", DETECTIONS, 0, 0.0, 0.01),)).table)
     assert "no detections on these images" in capsys.readouterr().out
-    print_report([Check("1 × 64 × 64", DETECTIONS, 5, 0.5, 0.01)])
+    print(Verification((Check("1 × 64 × 64", DETECTIONS, 5, 0.5, 0.01),)).table)
     said = capsys.readouterr().out
     assert "TOO LARGE" in said
     assert "1 comparisons, 1 beyond the limit" in said
@@ -137,21 +137,21 @@ def test_report_says_when_nothing_was_detected(capsys: pytest.CaptureFixture[str
 
 def test_cases_use_a_second_batch_and_canvas(exported: Exported) -> None:
     manifest = OrtBackend(exported.model).manifest
-    first, second = cases(manifest, synthetic_images())
+    first, second = make_cases(manifest, synthetic_images())
     assert (first.images.shape, second.images.shape) == ((1, 192, 256, 3), (3, 192, 128, 3))
     assert (second.image_sizes <= (192, 128)).all()
     assert (second.image_sizes != (192, 128)).any(axis=1).all()  # a part of the canvas is padding
 
 
 def test_images(tmp_path: Path) -> None:
-    assert comparison_images(None, "") == []
-    assert comparison_images(None, str(tmp_path / "absent")) == []
+    assert load_comparison_images(None, "") == []
+    assert load_comparison_images(None, str(tmp_path / "absent")) == []
     with pytest.raises(UserError, match="no images there"):
-        comparison_images(str(tmp_path))
+        load_comparison_images(str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"a\.png"):
-        comparison_images(str(tmp_path))
-    assert comparison_images(None, str(tmp_path)) == []
+        load_comparison_images(str(tmp_path))
+    assert load_comparison_images(None, str(tmp_path)) == []
 
 
 def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:
         cv2.imwrite(str(path), np.full((8, 8, 3), number, np.uint8))
 
     def found(seen: list[Path]) -> list[int]:
-        return [int(image[0, 0, 0]) for image in comparison_images(None, str(tmp_path), seen)]
+        return [int(image[0, 0, 0]) for image in load_comparison_images(None, str(tmp_path), seen)]
 
     assert found([]) == [0, 1, 2]
     assert found([tmp_path / ".." / tmp_path.name / "0.png", paths[2]]) == [1, 3, 4]
@@ -172,10 +172,10 @@ def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:
 def test_inner_values_become_outputs_and_back(exported: Exported) -> None:
     model = onnx.load(exported.model)
     names = [value.name for value in model.graph.output]
-    visible = with_outputs(model, ["centerness_4"])
+    visible = expose_values(model, ["centerness_4"])
     assert visible is not None
     assert [value.name for value in visible.graph.output] == [*names, "centerness_4"]
     keep_outputs(visible, names)
     assert [value.name for value in visible.graph.output] == names
-    assert with_outputs(model, ["no_such_value"]) is None
+    assert expose_values(model, ["no_such_value"]) is None
     assert METADATA_KEY in {entry.key for entry in model.metadata_props}

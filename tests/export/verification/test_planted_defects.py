@@ -1,4 +1,4 @@
-"""Defects planted into converted files: each must be refused, and for the right reason."""
+"""Defects planted into the graphs and ranges of converted files: each must be refused, and for the right reason."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.onnx_model.network import cut_network, load_deployed
-from export.onnx_model.precision import convolutions, convolutions_by_output, quantization, wrong_convolutions
-from export.quantization.calibration import Calibration, calibrate, find_images
-from export.quantization.convert import Scheme, converted_model
-from export.quantize import convert
-from export.verify.__main__ import main
-from export.verify.checkpoint import open_pair
-from export.verify.checks import DETECTIONS, MANIFEST, NETWORK, PRECISION, RANGES, SAME_NETWORK, UNFIT, print_report
-from export.verify.conversion import open_conversion
-from export.verify.equivalence import differences
-from export.verify.images import make_case, synthetic_images
-from export.verify.pair import VerifyError, compare
-from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
+from export.onnx_model.network import cut_network
+from export.quantization.calibration import Calibration
+from export.quantization.convert import convert_file
+from export.quantization.scheme import Scheme
+from export.verification.checkpoint import open_export
+from export.verification.checks import (
+    DETECTIONS,
+    NETWORK,
+    PRECISION,
+    RANGES,
+    SAME_NETWORK,
+    UNFIT,
+    Verification,
+)
+from export.verification.comparison import VerifyError, compare_case
+from export.verification.conversion import open_conversion
+from export.verification.equivalence import network_differences
+from export.verification.images import make_case, synthetic_images
+from export.verify import main
 
 from ..conftest import SCHEMES, Exported, restamp
 
@@ -33,8 +39,8 @@ QUANTIZED = [name for name, scheme in SCHEMES.items() if scheme.is_quantized]
 
 def failing(exported: Exported, path: Path) -> set[str]:
     """What doesn't pass, on one small batch."""
-    pair = open_conversion(exported.model, path)
-    checks = [*pair.of_the_file, *compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))]
+    comparison = open_conversion(exported.model, path)
+    checks = [*comparison.file_checks, *compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))]
     return {check.quantity for check in checks if not check.passed}
 
 
@@ -70,7 +76,7 @@ def swap_outputs(model: onnx.ModelProto, one: str, other: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_nothing_is_found_where_nothing_is_wrong(name: str, converted: dict[str, Path], exported: Exported) -> None:
-    assert differences(onnx.load(exported.model), onnx.load(converted[name])) == []
+    assert network_differences(onnx.load(exported.model), onnx.load(converted[name])) == []
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -79,7 +85,7 @@ def test_doubled_weights(name: str, converted: dict[str, Path], exported: Export
     model = onnx.load(converted[name])
     _, scale = weight_of(model, some_convolution(model))
     changed(model, scale, lambda array: 2 * array)
-    (found,) = differences(onnx.load(exported.model), model)
+    (found,) = network_differences(onnx.load(exported.model), model)
     assert found.startswith(scale.removesuffix("_scale").removesuffix(f"_{name}"))
 
 
@@ -88,7 +94,7 @@ def test_zeroed_weights(name: str, converted: dict[str, Path], exported: Exporte
     model = onnx.load(converted[name])
     numbers, _ = weight_of(model, some_convolution(model))
     changed(model, numbers, np.zeros_like)
-    (found,) = differences(onnx.load(exported.model), model)
+    (found,) = network_differences(onnx.load(exported.model), model)
     assert "numbers are not its own, rounded" in found
 
 
@@ -99,7 +105,7 @@ def test_weights_that_were_cut_and_not_rounded(converted: dict[str, Path], expor
     exact = next(v for v in source.graph.initializer if v.name == name.removesuffix("_bf16"))
     words = numpy_helper.to_array(exact).view(np.uint32) & 0xFFFF0000
     next(v for v in model.graph.initializer if v.name == name).raw_data = (words >> 16).astype(np.uint16).tobytes()
-    assert len(differences(source, model)) == 1
+    assert len(network_differences(source, model)) == 1
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -109,7 +115,7 @@ def test_swapped_levels(name: str, converted: dict[str, Path], exported: Exporte
         for one, other in ((0, 2), (3, 4)):
             model = onnx.load(converted[name])
             swap_outputs(model, f"{kind}_{one}", f"{kind}_{other}")
-            assert differences(source, model)
+            assert network_differences(source, model)
 
 
 @pytest.mark.parametrize("name", ["bf16", "int8"])
@@ -120,14 +126,14 @@ def test_swapped_levels_of_one_size(
     model = onnx.load(converted[name])
     swap_outputs(model, "class_logits_3", "class_logits_4")
     sort_nodes(model)
-    pair = open_conversion(exported.model, restamp(model, tmp_path / "swapped.onnx"))
-    smallest = compare(pair, make_case(2, (64, 64), synthetic_images(), PAD))
+    comparison = open_conversion(exported.model, restamp(model, tmp_path / "swapped.onnx"))
+    smallest = compare_case(comparison, make_case(2, (64, 64), synthetic_images(), PAD))
     assert {check.quantity for check in smallest if not check.passed} <= {*NETWORK.values(), DETECTIONS}
-    assert [check.quantity for check in pair.of_the_file if not check.passed] == [SAME_NETWORK]
-    print_report(pair.of_the_file)
+    assert [check.quantity for check in comparison.file_checks if not check.passed] == [SAME_NETWORK]
+    print(Verification(tuple(comparison.file_checks)).table)
     said = capsys.readouterr().out.splitlines()
     assert said[3].endswith("TOO LARGE")
-    assert said[4].strip() == pair.of_the_file[-1].detail != ""  # where it differs
+    assert said[4].strip() == comparison.file_checks[-1].detail != ""  # where it differs
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -140,7 +146,7 @@ def test_swapped_weights(name: str, converted: dict[str, Path], exported: Export
     second = next(node for node in nodes if "box_tower" in node.input[1])
     assert shapes[weight_of(model, first)[0]] == shapes[weight_of(model, second)[0]]
     first.input[1], second.input[1] = second.input[1], first.input[1]
-    assert differences(onnx.load(exported.model), model)
+    assert network_differences(onnx.load(exported.model), model)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -152,7 +158,7 @@ def test_a_scale_undone_by_another(name: str, converted: dict[str, Path], export
     scale = numpy_helper.to_array(next(v for v in model.graph.initializer if v.name == node.input[1]))
     model.graph.initializer.append(numpy_helper.from_array(2 * scale, "another"))
     node.input[1] = "another"
-    assert differences(onnx.load(exported.model), model)
+    assert network_differences(onnx.load(exported.model), model)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -173,7 +179,7 @@ def test_scales_along_another_axis(
     del node.attribute[:]
     if axis is not None:
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
-    (found,) = differences(onnx.load(exported.model), model)
+    (found,) = network_differences(onnx.load(exported.model), model)
     assert "along axis 1, not one for each output channel" in found
     assert SAME_NETWORK in failing(exported, restamp(model, tmp_path / "axis.onnx"))  # which does run
 
@@ -185,7 +191,7 @@ def test_too_few_scales(name: str, converted: dict[str, Path], exported: Exporte
     _, scale = weight_of(model, some_convolution(model))
     value = next(value for value in model.graph.initializer if value.name == scale)
     value.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value)[:-1], scale))
-    (found,) = differences(onnx.load(exported.model), model)
+    (found,) = network_differences(onnx.load(exported.model), model)
     assert "not one for each output channel" in found
 
 
@@ -195,7 +201,7 @@ def test_another_postprocessing(name: str, converted: dict[str, Path], exported:
     for value in model.graph.initializer:
         if value.data_type == TensorProto.FLOAT and not value.dims and numpy_helper.to_array(value) == np.float32(0.6):
             value.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), value.name))
-    assert differences(onnx.load(exported.model), model) == ["the postprocessing is another"]
+    assert network_differences(onnx.load(exported.model), model) == ["the postprocessing is another"]
 
 
 @pytest.mark.parametrize("attribute", ["strides", "group"])
@@ -206,7 +212,7 @@ def test_another_attribute(attribute: str, converted: dict[str, Path], exported:
     kept = [x for x in theirs.attribute if x.name != attribute]
     del theirs.attribute[:]
     theirs.attribute.extend(kept)
-    assert differences(onnx.load(exported.model), model) == [f"{node.output[0]}: its Conv became another Conv"]
+    assert network_differences(onnx.load(exported.model), model) == [f"{node.output[0]}: its Conv became another Conv"]
 
 
 # What only images show.
@@ -232,7 +238,7 @@ def test_ranges_that_do_not_fit(
     if name == "fp8" and factor > 1:
         pytest.skip("float8 has the same bits for small numbers as for large ones")
     scheme, path = SCHEMES[name], tmp_path / "out.onnx"
-    convert(exported.model, path, scheme.precision, narrowed(calibration, factor), target=scheme.target)
+    convert_file(exported.model, path, scheme, narrowed(calibration, factor))
     failed = failing(exported, path)
     assert RANGES in failed
     assert failed & set(NETWORK.values())
@@ -241,13 +247,14 @@ def test_ranges_that_do_not_fit(
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_one_range_that_is_too_narrow(name: str, calibration: Calibration, exported: Exported, tmp_path: Path) -> None:
     """Of a single value, a quarter of its range: too little for the maps to show it."""
-    scheme, path = SCHEMES[name], tmp_path / "out.onnx"
-    convert(exported.model, path, scheme.precision, narrowed(calibration, 1 / 4, "relu_5"), target=scheme.target)
-    pair = open_conversion(exported.model, path)
-    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
+    path = tmp_path / "out.onnx"
+    value = [node.output[0] for node in onnx.load(exported.model).graph.node if node.op_type == "Relu"][5]
+    convert_file(exported.model, path, SCHEMES[name], narrowed(calibration, 1 / 4, value))
+    comparison = open_conversion(exported.model, path)
+    checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))
     found = next(check for check in checks if check.quantity == RANGES)
     assert not found.passed
-    assert found.detail == f"relu_5: {UNFIT}"
+    assert found.detail == f"{value}: {UNFIT}"
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -267,7 +274,7 @@ def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
     source = restamp(model, tmp_path / "large.onnx")
     exported = exported._replace(model=source)
     for precision in ("fp16", "bf16"):
-        convert(source, tmp_path / f"{precision}.onnx", precision)  # type: ignore[arg-type]
+        convert_file(source, tmp_path / f"{precision}.onnx", Scheme(precision))  # type: ignore[arg-type]
     failed = failing(exported, tmp_path / "fp16.onnx")
     assert failed >= set(NETWORK.values())
     assert not failed & {PRECISION, SAME_NETWORK}
@@ -282,147 +289,9 @@ def test_a_dead_convolution_beside_the_checkpoint(
     model = onnx.load(converted[name])
     numbers, _ = weight_of(model, some_convolution(model))
     changed(model, numbers, np.zeros_like)
-    pair = open_pair(exported.loaded, restamp(model, tmp_path / "dead.onnx"))
-    checks = compare(pair, make_case(2, (192, 224), synthetic_images(), PAD))
+    comparison = open_export(exported.loaded, restamp(model, tmp_path / "dead.onnx"))
+    checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))
     assert {check.quantity for check in checks if not check.passed} & set(NETWORK.values())
-
-
-# What a file claims.
-
-
-def test_an_unquantized_file_that_claims_int8(exported: Exported, tmp_path: Path) -> None:
-    assert PRECISION in failing(exported, claiming("int8", exported.model, tmp_path))
-
-
-def test_an_int8_file_that_claims_fp16(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
-    assert PRECISION in failing(exported, claiming("fp16", converted["int8"], tmp_path))
-
-
-def test_an_fp16_file_that_claims_fp32(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
-    assert PRECISION in failing(exported, claiming("fp32", converted["fp16"], tmp_path))
-
-
-def test_a_note_excuses_only_what_was_kept_in_float(
-    converted: dict[str, Path], calibration: Calibration, exported: Exported
-) -> None:
-    model, manifest = load_deployed(exported.model)
-    kept = sorted(n for n, kind in convolutions_by_output(onnx.load(converted["int8"])).items() if kind == "int8")
-    some = converted_model(model, manifest, Scheme("int8"), calibration, kept[:3])
-    assert wrong_convolutions(some, "int8") == 0
-    assert convolutions(some)["int8"] == len(kept) - 3
-    note = quantization(some)
-    assert note is not None
-    assert note.in_float == tuple(kept[:3])
-    del some.metadata_props[1:]
-    assert wrong_convolutions(some, "int8") == 3
-    nothing = converted_model(model, manifest, Scheme("int8"), calibration, kept)
-    assert wrong_convolutions(nothing, "int8") == len(kept)  # quantized in name only
-
-
-def test_maps_made_in_8_bits(exported: Exported, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A converter that forgets that the output convolutions stay in float; their graph and constants are in order."""
-    monkeypatch.setattr("export.quantization.qdq.always_float", lambda *_: set())
-    calibration = calibrate(*load_deployed(exported.model), find_images(images), progress=False)
-    for name in QUANTIZED:
-        scheme, path = SCHEMES[name], tmp_path / f"{name}.onnx"
-        convert(exported.model, path, scheme.precision, calibration, target=scheme.target)
-        model = onnx.load(path)
-        assert set(convolutions(model)) == {"uint8" if scheme.target != "tensorrt" else scheme.precision}
-        assert wrong_convolutions(model, scheme.precision) == 3 * 5  # of three kinds, on five levels
-        opened = open_conversion(exported.model, path)
-        assert [check.quantity for check in opened.of_the_file if not check.passed] == [PRECISION]
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_maps_rounded_to_8_bits(name: str, converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
-    """A pair before a map, which the comparison of graphs looks through and a checkpoint knows nothing of."""
-    model = onnx.load(converted[name])
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0.25, np.float32), "map_scale"))
-    model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "map_zero"))
-    place, node = next((i, node) for i, node in enumerate(model.graph.node) if node.output[0] == "class_logits_1")
-    node.output[0] = "whole"
-    for kind, before, after in (("Dequantize", "rounded", "class_logits_1"), ("Quantize", "whole", "rounded")):
-        inserted = onnx.helper.make_node(f"{kind}Linear", [before, "map_scale", "map_zero"], [after])
-        model.graph.node.insert(place + 1, inserted)
-    assert differences(onnx.load(exported.model), model) == []
-    assert wrong_convolutions(model, SCHEMES[name].precision) == 1
-    pair = open_pair(exported.loaded, restamp(model, tmp_path / "rounded.onnx"))
-    assert [check.quantity for check in pair.of_the_file if not check.passed] == [PRECISION]
-
-
-def test_a_grouped_convolution_in_float8(converted: dict[str, Path]) -> None:
-    """Counted wherever it stands: none of these is grouped until it says so."""
-    model = onnx.load(converted["fp8"])
-    kinds = convolutions_by_output(model)
-    node = next(node for node in model.graph.node if kinds.get(node.output[0]) == "fp8")
-    kept = [x for x in node.attribute if x.name != "group"]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute("group", 4)])
-    assert wrong_convolutions(model, "fp8") == 1
-    assert wrong_convolutions(onnx.load(converted["fp8"]), "fp8") == 0
-
-
-OTHER_CLAIMS: dict[str, Callable[[Manifest], Manifest]] = {
-    "classes": lambda m: replace(m, classes=m.classes[::-1]),
-    "category_ids": lambda m: replace(m, category_ids=m.category_ids[::-1]),
-    "preprocess.short_side": lambda m: replace(m, preprocess=replace(m.preprocess, short_side=96)),
-    "preprocess.divide_large": lambda m: replace(m, preprocess=replace(m.preprocess, divide_large=False)),
-    "thresholds.nms_iou": lambda m: replace(m, thresholds=replace(m.thresholds, nms_iou=0.7)),
-    "recipe": lambda m: replace(m, recipe="another"),
-}
-OTHER_EXPORTS: dict[str, Callable[[Manifest], Manifest]] = {
-    "inputs.batch_max": lambda m: replace(m, inputs=replace(m.inputs, batch_max=8)),
-    "toolkit_version": lambda m: replace(m, toolkit_version="0.0"),
-}
-
-
-@pytest.mark.parametrize("field", [*OTHER_CLAIMS, *OTHER_EXPORTS])
-def test_a_conversion_that_says_something_else(
-    field: str, converted: dict[str, Path], exported: Exported, tmp_path: Path
-) -> None:
-    """The graph is in order, and its hash leaves the manifest out."""
-    path = restating(converted["int8"], {**OTHER_CLAIMS, **OTHER_EXPORTS}[field], tmp_path)
-    wrong = [check for check in open_conversion(exported.model, path).of_the_file if not check.passed]
-    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
-
-
-@pytest.mark.parametrize("field", OTHER_CLAIMS)
-def test_an_export_that_says_something_else_than_its_checkpoint(field: str, exported: Exported, tmp_path: Path) -> None:
-    path = restating(exported.model, OTHER_CLAIMS[field], tmp_path)
-    wrong = [check for check in open_pair(exported.loaded, path).of_the_file if not check.passed]
-    assert [(check.quantity, check.detail) for check in wrong] == [(MANIFEST, field)]
-
-
-def test_every_wrong_field_is_named(converted: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
-    path = converted["int8"]
-    for field in ("classes", "preprocess.short_side"):
-        path = restating(path, OTHER_CLAIMS[field], tmp_path)
-    assert open_conversion(exported.model, path).of_the_file[1].detail == "classes, preprocess.short_side"
-
-
-def test_a_conversion_that_was_changed_since_is_refused(
-    converted: dict[str, Path], exported: Exported, tmp_path: Path
-) -> None:
-    model = onnx.load(converted["int8"])
-    model.graph.node[0].name += "x"
-    onnx.save(model, tmp_path / "changed.onnx")
-    with pytest.raises(VerifyError, match="changed after its export"):
-        open_conversion(exported.model, tmp_path / "changed.onnx")
-
-
-def claiming(precision: Precision, path: Path, folder: Path) -> Path:
-    """The file under the name of another precision."""
-    return restating(path, lambda manifest: replace(manifest, precision=precision), folder)
-
-
-def restating(path: Path, change: Callable[[Manifest], Manifest], folder: Path) -> Path:
-    """The file with a changed manifest, its hash in order."""
-    model = onnx.load(path)
-    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = to_json(change(from_json(entry.value, "test")))
-    out = folder / "claim.onnx"
-    out.write_bytes(model.SerializeToString())
-    return out
 
 
 def sort_nodes(model: onnx.ModelProto) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ..onnx_model.file import INPUT_NAMES, with_outputs
+from ..onnx_model.file import INPUT_NAMES, expose_values
 from ..onnx_model.network import ModelError, cut_network
 from ..onnx_model.session import open_session
 from .checks import RANGES, UNFIT, Check
@@ -35,7 +35,7 @@ class Range(NamedTuple):
         return (np.clip(np.rint(steps) + zero, bounds.min, bounds.max) - zero) * self.scale
 
 
-def ranges_of(model: onnx.ModelProto) -> list[Range]:
+def quantization_ranges(model: onnx.ModelProto) -> list[Range]:
     """Of every QuantizeLinear in the network."""
     network = cut_network(model)
     constants = {value.name: value for value in network.graph.initializer}
@@ -54,7 +54,7 @@ class RangeErrors:
     """The float32 network, opened with these values as outputs. Raises ModelError where it doesn't have them."""
 
     def __init__(self, source: onnx.ModelProto, ranges: list[Range]) -> None:
-        visible = with_outputs(cut_network(source), [found.value for found in ranges])
+        visible = expose_values(cut_network(source), [found.value for found in ranges])
         if visible is None:
             raise ModelError("values are quantized that the float32 file doesn't have: convert it again")
         self._ranges = ranges

@@ -1,0 +1,109 @@
+"""Checks and defaults of the arguments of `export.api`, made before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+
+from runtime.coco import load_coco
+from runtime.command_names import QUANTIZE
+from runtime.errors import UserError
+
+from .quantization.goal import AccuracyGoal
+from .quantization.scheme import Scheme
+
+AnyPath = str | PathLike[str]
+BATCH_MAX = 16  # largest batch of an exported file, unless another one is asked for
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
+
+
+class ArgumentError(UserError):
+    """Arguments that contradict each other or the file."""
+
+
+class MissingLibraryError(UserError):
+    """A library that a function needs and that is not installed."""
+
+
+def require_libraries(names: Sequence[str], advice: str) -> None:
+    """Raise MissingLibraryError where one of these modules can't be found; `{name}` in `advice` is that module."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error.name or name
+            raise MissingLibraryError(f"{missing} is not installed; {advice.format(name=missing)}") from error
+
+
+def optional_path(path: AnyPath | None) -> Path | None:
+    """The path as such, where there is one."""
+    return None if path is None else Path(path)
+
+
+def folder_name(folder: AnyPath | None) -> str | None:
+    """A folder as messages name it: as it was given."""
+    return None if folder is None else fspath(folder)
+
+
+def exported_path(checkpoint: Path, out: AnyPath | None) -> Path:
+    """Where a checkpoint is exported to, by default beside it. Raises ArgumentError for a name that can't be meant."""
+    path = Path(out) if out is not None else checkpoint.with_suffix(".onnx")
+    if path.suffix != ".onnx":
+        raise ArgumentError(f"-o {path}: expected a name that ends in .onnx, by which every runtime knows the format")
+    if path.resolve() == checkpoint.resolve():
+        raise ArgumentError(f"{path} is the checkpoint itself: name another file with -o")
+    if path.is_dir():
+        raise ArgumentError(f"-o {path}: that is a folder; give the file's name as well")
+    return path
+
+
+def converted_path(source: Path, out: AnyPath | None, scheme: Scheme) -> Path:
+    """Where a conversion is written, by default SOURCE.PRECISION.onnx. Raises ArgumentError."""
+    path = Path(out) if out is not None else source.with_suffix(f".{scheme.precision}.onnx")
+    if path.suffix != ".onnx" or path.is_dir() or path.resolve() == source.resolve():
+        raise ArgumentError(f"-o {path}: expected another file than the model, with a name that ends in .onnx")
+    return path
+
+
+def accuracy_goal(
+    scheme: Scheme, max_ap_loss: float | None, annotations: AnyPath | None, images: AnyPath | None
+) -> AccuracyGoal | None:
+    """The loss of AP to keep to, with its data set; None where no loss is named. Raises UserError."""
+    if max_ap_loss is None:
+        return None
+    if not scheme.is_quantized or max_ap_loss < 0:
+        raise ArgumentError(
+            f"--max-ap-loss {max_ap_loss} with --precision {scheme.precision}: expected points of AP, 0 or more, and "
+            "int8 or fp8"
+        )
+    if annotations is None or images is None:
+        raise ArgumentError("--max-ap-loss is measured on annotated images: give --val-annotations JSON")
+    return AccuracyGoal(max_ap_loss, load_coco(annotations, images))
+
+
+def is_checkpoint(model: Path) -> bool:
+    """Whether an engine's source is a checkpoint and not an exported file. Raises ArgumentError for another file."""
+    if model.suffix not in (".onnx", *CHECKPOINT_SUFFIXES):
+        raise ArgumentError(f"{model}: expected an exported file (.onnx) or a checkpoint (.pt)")
+    return model.suffix != ".onnx"
+
+
+def refuse_for_exported_file(model: Path, options: dict[str, object]) -> None:
+    """Raise ArgumentError where one of these options, which only a checkpoint takes, is given (not None)."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise ArgumentError(
+            f"{', '.join(given)}: {model.name} was exported already, with its precision and canvas; leave that out, "
+            "or give the checkpoint (.pt); another precision of this file: " + QUANTIZE
+        )
+
+
+def workspace_bytes(gib: float | None) -> int | None:
+    """GiB in bytes. Raises ArgumentError for a number that is not above 0."""
+    if gib is None:
+        return None
+    if not 0 < gib < math.inf:
+        raise ArgumentError(f"--workspace {gib:g}: expected GiB, more than 0")
+    return int(gib * (1 << 30))

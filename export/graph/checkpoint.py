@@ -1,0 +1,106 @@
+"""From a checkpoint to the ONNX graph that is deployed: assemble the module, trace it, add the manifest.
+
+The module is `DeployableGraph` (`deployable.py`); the batches and canvases come from `shapes.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+
+import onnx
+import torch
+
+from runtime.manifest import METADATA_KEY, InputShapes, to_json
+from train.geometry.anchors import anchors_per_cell
+from train.trainer.checkpoint import LoadedDetector
+from train.validate import describe as describe_detector
+
+from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
+from .deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
+from .shapes import round_up
+
+OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
+EXAMPLE_HW = (192, 256)  # px, the canvas that is traced; its sides differ, or the exporter would take one for the other
+
+
+def checkpoint_to_graph(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
+    """A detector as the bytes of an ONNX file, with its manifest in the metadata; the same bytes each time.
+
+    Inputs and outputs are the deployable graph's (`DeployableGraph`) for the batches and canvases of `shapes`
+    (`graph.shapes.input_shapes`). Raises UserError where TensorRT couldn't rank `candidates_per_level`.
+    """
+    settings = loaded.config
+    scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
+    limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
+    graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
+    model = trace(graph, shapes, dense_names(settings.model), settings.preprocess.size_divisor)
+    manifest = dataclasses.replace(
+        describe_detector(settings, loaded.classes, shapes),
+        checkpoint_sha256=loaded.sha256,
+        graph_sha256=graph_sha256(model),
+        libraries={name: metadata.version(name) for name in ("torch", "onnx", "onnxscript")},
+        ap=loaded.ap if loaded.ap is not None and loaded.ap >= 0 else None,  # −1: nothing to be found
+    )
+    model.metadata_props.add(key=METADATA_KEY, value=to_json(manifest))
+    return model.SerializeToString(deterministic=True)
+
+
+def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor: int) -> onnx.ModelProto:
+    """The graph as ONNX. Its outputs are the contract's; the dense maps are inner values with the names `dense`.
+
+    Dynamic sides are multiples of `divisor`, and so are the bounds of `shapes`.
+    """
+    height, width = _example_sides(shapes, divisor)
+    batch = min(2, shapes.batch_max)
+    images = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    image_sizes = torch.tensor([[height, width]] * batch, dtype=torch.int32)
+    dynamic: dict[int, object] = {}
+    if shapes.batch_min < shapes.batch_max:
+        dynamic[0] = torch.export.Dim("batch", min=shapes.batch_min, max=shapes.batch_max)
+    for axis, name in ((1, "height"), (2, "width")):
+        low, high = shapes.ranges[name]
+        if low < high:
+            dynamic[axis] = divisor * torch.export.Dim(f"{name}_{divisor}", min=low // divisor, max=high // divisor)
+    sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
+    with quiet_exporter():
+        program = torch.onnx.export(
+            graph.eval(),
+            (images, image_sizes),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUT_NAMES),
+            output_names=[*GraphOutputs._fields, *dense],
+            dynamic_shapes=(dynamic, sizes_dynamic),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    keep_outputs(model, GraphOutputs._fields)
+    strip_debug_info(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _example_sides(shapes: InputShapes, divisor: int) -> tuple[int, int]:
+    height, width = (round_up(side, divisor) for side in EXAMPLE_HW)
+    width += divisor * (height == width)
+    return shapes.nearest_canvas((height, width))
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Silence the exporter, which prints its progress and warns about its own internals. Errors are still raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,88 @@
+"""Histogram of one value while a network is calibrated, and the range that each method chooses from it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from runtime.errors import UserError
+
+from .scheme import Method
+
+_BINS = 2048
+_SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per image; the extremes are taken of all
+_PERCENTILE = 99.99
+_STEPS = 255  # of the 8-bit range whose rounding error `mse` estimates
+
+
+class CalibrationError(UserError):
+    """Images or a calibration file that can't be used."""
+
+
+class Histogram:
+    """One value's numbers [B, C, …]: magnitudes in 2048 equal bins from 0, doubled in width whenever a larger number
+    comes, and the mean of each channel."""
+
+    def __init__(self) -> None:
+        self._sums: np.ndarray | float = 0.0  # of each channel
+        self._count = 0  # of each channel's numbers
+        self._counts = np.zeros(_BINS)
+        self._top = 0.0  # the upper end of the last bin
+        self._low, self._high = 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        flat = values.reshape(-1)
+        low, high = float(flat.min()), float(flat.max())
+        if not np.isfinite([low, high]).all():  # before min() and max() of Python, which pass over NaN
+            raise CalibrationError("the network's values are not finite on these images; is the checkpoint sound?")
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        channels = values.reshape(*values.shape[:2], -1)
+        self._sums = self._sums + channels.sum(axis=(0, 2), dtype=np.float64)
+        self._count += channels.shape[0] * channels.shape[2]
+        largest = max(-self._low, self._high)
+        if largest == 0:
+            return
+        if self._top == 0:
+            self._top = largest
+        while self._top < largest:
+            self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
+            self._top *= 2
+        stride = max(1, flat.size // _SAMPLE)
+        while math.gcd(stride, values.shape[-1]) > 1:  # it would pick the same columns of every row
+            stride += 1
+        bins = (np.abs(flat[::stride]) * np.float32(_BINS / self._top)).astype(np.int32)
+        self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+
+    def means(self) -> tuple[float, ...]:
+        """Of each channel, over all images and places; none before the first."""
+        return tuple((np.atleast_1d(self._sums) / self._count).tolist()) if self._count else ()
+
+    def range(self, method: Method) -> tuple[float, float]:
+        """Least and largest number to represent; what lies outside is clipped."""
+        bound = {"max": self._largest, "mse": self._least_error, "percentile": self._percentile}[method]()
+        return max(self._low, -bound), min(self._high, bound)
+
+    def _largest(self) -> float:
+        return max(-self._low, self._high)
+
+    def _percentile(self) -> float:
+        covered = np.cumsum(self._counts)
+        last = int(np.searchsorted(covered, covered[-1] * _PERCENTILE / 100))
+        return self._top * (last + 1) / _BINS if covered[-1] else 0.0
+
+    def _least_error(self) -> float:
+        """The bound at which rounding inside plus clipping outside has the least mean square error."""
+        if not self._counts.any():
+            return self._largest()
+        width = self._top / _BINS
+        centres = (np.arange(_BINS) + 0.5) * width
+        spans = 2 if self._low < 0 else 1  # the numbers of 8 bits are shared by both signs
+        best, least = self._largest(), np.inf
+        for last in range(_BINS // 16, _BINS + 1, _BINS // 128):
+            bound = last * width
+            inside = self._counts[:last].sum() * (spans * bound / _STEPS) ** 2 / 12
+            outside = (self._counts[last:] * (centres[last:] - bound) ** 2).sum()
+            if inside + outside < least:
+                best, least = bound, inside + outside
+        return min(best, self._largest())

@@ -1,0 +1,30 @@
+"""What a conversion makes of a float32 file: the precision, and how an 8-bit file is laid out and calibrated.
+
+Free of onnx, so that a command can describe its options where onnx isn't installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+from runtime.manifest import Precision
+
+CALIBRATION_IMAGES = 500  # as many as MLPerf's rules allow
+Target = Literal["tensorrt", "cpu", "cpu-vnni"]  # what an int8 file is for; see `qdq.py`
+Method = Literal["max", "mse", "percentile"]  # how a range is chosen from a histogram; see `histogram.py`
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A conversion of a float32 file. `target` matters for int8 alone, `method` for int8 and fp8."""
+
+    precision: Precision
+    target: Target = "tensorrt"
+    method: Method = "max"  # benchmarks/calibration_methods.py compares the methods
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether activations are quantized, so that their ranges must be calibrated on images."""
+        return self.precision in ("int8", "fp8")

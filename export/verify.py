@@ -1,0 +1,50 @@
+"""Is the deployed file the detector that was trained? Compares their numbers. An export always ends with this.
+
+    python -m export.verify runs/mine/best.pt mine.onnx
+    python -m export.verify runs/mine/best.pt mine.engine    # see export/verification/engine.py
+    python -m export.verify mine.onnx mine.int8.onnx --images photos
+
+The reference is the checkpoint, or the float32 file of a conversion. Compared are
+- the precision: the types of the file's convolutions, against its manifest;
+- the manifest: classes, preprocessing and thresholds, against the reference's;
+- a conversion: every node and constant, against the float32 file (export/verification/equivalence.py);
+and for two batch sizes and, where the canvas isn't fixed, two canvases
+- the network: its dense maps, elementwise, or by their root mean square error where the file isn't float32;
+- postprocessing: the candidates that the reference and the file make of the same dense maps, as sets;
+- NMS: the rows that the runtime returns, against plain greedy NMS of the file's candidates, row by row: once as the
+  file flags its images, once with every image sent through the rerun on the host;
+- the whole: the reference's detections after greedy NMS, against the runtime's, as sets.
+The network's limits depend on the precision (export/verification/tolerance.py); the limits of what follows don't.
+Half precision and int8 for TensorRT are emulated, because no CPU kernel computes them (export/onnx_model/emulation.py).
+int8 for CPUs runs in this CPU's kernels and is also compared with its emulation, which tells saturating kernels from
+unfit ranges. The exit code is 1 where a difference exceeds its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from runtime.errors import run_main
+
+from .api import verify
+from .console import log_to_console
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns 0, or 1 where the file differs too much; raises UserError."""
+    parser = argparse.ArgumentParser(prog="python -m export.verify", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("reference", metavar="CKPT", help="checkpoint that training wrote (.pt), or the float32 file")
+    parser.add_argument("model", metavar="MODEL", help="file or engine that was made of it")
+    parser.add_argument("--images", metavar="DIR", help="compare on images of this folder")
+    parser.add_argument(
+        "--onnx", metavar="FILE", help="ONNX file that the engine was built of; default: looked for beside the engine"
+    )
+    options = parser.parse_args(arguments)
+    with log_to_console():
+        verification = verify(options.reference, options.model, images=options.images, onnx_file=options.onnx)
+    print(verification.table)
+    return 0 if verification.passed else 1
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,1 +1,0 @@
-"""Is a file the detector that it was made of? Both sides run, and their numbers are compared."""
