@@ -32,7 +32,7 @@ from runtime.files import atomic_write
 from train.config import Config
 from train.config.recipes import RECIPES
 from train.loss.criterion import Targets, criterion
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.trainer.optim import build_optimizer
 
 CLASSES = 80

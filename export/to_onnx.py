@@ -41,7 +41,7 @@ from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, t
 from train.geometry.anchors import anchors_per_cell
 from train.model.backbones import COARSEST
 from train.trainer.checkpoint import LoadedDetector, load_detector
-from train.validate import describe as describe_detector
+from train.trainer.evaluation import detector_manifest
 
 from .graph.deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
 from .onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip
@@ -110,7 +110,7 @@ def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
     model = trace(graph, shapes, dense_names(settings.model), settings.preprocess.size_divisor)
     manifest = dataclasses.replace(
-        describe_detector(settings, loaded.classes, shapes),
+        detector_manifest(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,
         graph_sha256=graph_sha256(model),
         libraries={name: metadata.version(name) for name in ("torch", "onnx", "onnxscript")},

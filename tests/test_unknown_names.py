@@ -31,10 +31,10 @@ from train.geometry.box_coder import decode, encode
 from train.loss.criterion import Targets, criterion
 from train.model.backbone_settings import kind_of
 from train.model.backbones import build_backbone
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head as HeadModule
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 from train.trainer.device import pick_device, pick_precision
 from train.trainer.optim import build_optimizer, learning_rate_factor
 
@@ -58,7 +58,7 @@ def losses_with(**changes: Any) -> Any:
 
 def candidates_with(scoring: Scoring) -> Any:
     sizes, model = torch.tensor([list(CANVAS)] * 3), replace(Model(), scoring=scoring)
-    return candidates(random_outputs(3, seed=0), sizes, model, manifest.Thresholds())
+    return select_candidates(random_outputs(3, seed=0), sizes, model, manifest.Thresholds())
 
 
 def detector_with(**changes: Any) -> Any:

@@ -22,14 +22,14 @@ import tyro
 from runtime.errors import UserError, run_main
 
 from .config import Config, Data
+from .config.check import check_config
 from .config.recipes import RECIPES
 from .model.backbone_settings import follow_backbone
-from .model.backbones import without_weights
+from .model.build import without_weights
 from .trainer.checkpoint import read_checkpoint
 from .trainer.device import pick_device
-from .trainer.distributed import joined
-from .trainer.loop import train
-from .trainer.validation import check_config
+from .trainer.distributed import process_group
+from .trainer.loop import train_detector
 
 USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
 
@@ -93,8 +93,8 @@ def main() -> None:
         print(USAGE)
         return
     config, options = parse(sys.argv[1:])
-    with joined(pick_device(config.run.device).type == "cuda") as world:
-        checkpoint = train(config, options.out, options.resume, world)
+    with process_group(pick_device(config.run.device).type == "cuda") as world:
+        checkpoint = train_detector(config, options.out, options.resume, world)
     if world.is_main:
         print(f"done: {checkpoint}")
 

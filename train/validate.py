@@ -8,132 +8,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from runtime.backends import Times
-from runtime.coco import CocoDataset, evaluate, load_coco
-from runtime.coco.command import Evaluation
+from runtime.coco import load_coco
 from runtime.coco.report import figures_as_json, figures_as_table
-from runtime.coco.run import detect_dataset
-from runtime.coco.shards import join_parts
-from runtime.detections import RawOutputs
-from runtime.detector import Detector as RuntimeDetector
-from runtime.detector import Detects
+from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
-from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.tta import add_arguments, as_asked
 
-from .config import Config
-from .model.backbones import COARSEST
-from .model.detector import Detector
-from .model.postprocess import candidates
-from .trainer.checkpoint import Classes, load_detector
-from .trainer.distributed import ALONE, World, gather, gather_on_main, joined
-
-ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # batch, height, width
-
-
-class TorchBackend:
-    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime."""
-
-    def __init__(self, detector: Detector, config: Config, classes: Classes) -> None:
-        self.detector = detector
-        self.config = config
-        self.manifest = describe(config, classes, ANY_SIZE)
-        self.device = detector.mean.device
-        self.description = f"torch {torch.__version__} on {self.device}"
-
-    @property
-    def concurrency(self) -> int:
-        return 1  # the detector is one module, switched to inference and back
-
-    @torch.inference_mode()
-    def infer(
-        self,
-        images: np.ndarray,
-        image_sizes: np.ndarray,
-        *,
-        all_candidates: bool = False,
-        times: Times | None = None,
-    ) -> RawOutputs:
-        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, all flagged for host NMS."""
-        started = time.perf_counter()
-        was_training = self.detector.training
-        self.detector.eval()
-        outputs = self.detector(torch.from_numpy(images).to(self.device))
-        boxes, scores, classes = candidates(
-            outputs,
-            torch.from_numpy(image_sizes).to(self.device),
-            self.config.model,
-            self.config.thresholds,
-        )
-        self.detector.train(was_training)
-        batch, rows = len(images), self.config.thresholds.detections
-        raw = RawOutputs(
-            num_detections=np.zeros((batch, 1), np.int32),
-            detection_boxes=np.zeros((batch, rows, 4), np.float32),
-            detection_scores=np.zeros((batch, rows), np.float32),
-            detection_classes=np.full((batch, rows), -1, np.int32),
-            nms_exact=np.zeros((batch, 1), np.int32),
-            candidate_boxes=boxes.cpu().numpy(),
-            candidate_scores=scores.cpu().numpy(),
-            candidate_classes=classes.cpu().numpy(),
-        )
-        if times is not None:
-            times["infer"] = times.get("infer", 0.0) + time.perf_counter() - started
-        return raw
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def evaluate_together(
-    detector: Detects[Any],
-    dataset: CocoDataset,
-    world: World = ALONE,
-    batch: int = 8,
-    limit: int | None = None,
-    progress: bool = True,
-) -> Evaluation:
-    """As the runtime's `evaluate_detector`, each process of `world` detecting on its part of the batches.
-
-    Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
-    receive the figures without the results.
-    """
-    mine = detect_dataset(
-        detector, dataset, batch, progress and world.is_main, limit=limit, part=(world.rank, world.size)
-    )
-    parts = gather_on_main(mine, world)
-    evaluation = None
-    if world.is_main:
-        found = join_parts(parts, dataset)
-        figures = evaluate(dataset.json_path, found.results, found.image_ids)
-        evaluation = Evaluation(figures, found.results, found.speed)
-    figures, speed = gather(evaluation and (evaluation.figures, evaluation.speed), world)[0]
-    return evaluation or Evaluation(figures, [], speed)
-
-
-def describe(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
-    """The manifest of a float32 detector; an exporter adds where the file comes from."""
-    return Manifest(
-        classes=classes.names,
-        category_ids=classes.category_ids,
-        preprocess=config.preprocess,
-        thresholds=config.thresholds,
-        precision="fp32",
-        inputs=inputs,
-        recipe=config.recipe,
-        checkpoint_sha256="",
-        graph_sha256="",
-        toolkit_version=toolkit_version(),
-        libraries={"torch": torch.__version__},
-    )
+from .trainer.checkpoint import load_detector
+from .trainer.distributed import process_group
+from .trainer.evaluation import TorchBackend, evaluate_distributed
 
 
 def main() -> int:
@@ -145,13 +33,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     add_arguments(parser)
     options = parser.parse_args()
-    with joined(torch.cuda.is_available()) as world:
+    with process_group(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images)
-        detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
+        detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         bar = sys.stderr.isatty()
-        evaluation = evaluate_together(as_asked(detector, options), dataset, world, options.batch, progress=bar)
+        evaluation = evaluate_distributed(as_asked(detector, options), dataset, world, options.batch, progress=bar)
         if world.is_main:
             print(figures_as_table(evaluation.figures))
             if options.json is not None:

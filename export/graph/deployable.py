@@ -17,8 +17,8 @@ from train import config
 from train.geometry.anchors import strides
 from train.model.backbones import fold_batch_norms
 from train.model.deform import for_export
-from train.model.detector import DenseOutputs, Detector
-from train.model.postprocess import Limit, candidates
+from train.model.detector import DenseOutputs, DetectorNetwork
+from train.model.postprocess import CandidateLimit, select_candidates
 
 from .nms import fixpoint_nms
 
@@ -41,7 +41,9 @@ class GraphOutputs(NamedTuple):
 class DeployableGraph(nn.Module):
     """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
 
-    def __init__(self, detector: Detector, model: config.Model, thresholds: Thresholds, limits: list[Limit]) -> None:
+    def __init__(
+        self, detector: DetectorNetwork, model: config.Model, thresholds: Thresholds, limits: list[CandidateLimit]
+    ) -> None:
         super().__init__()
         self.detector = fold(detector)
         self._model, self._thresholds, self._limits = model, thresholds, limits
@@ -49,7 +51,7 @@ class DeployableGraph(nn.Module):
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
         """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
         dense = self.detector(images)
-        boxes, scores, classes = candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
+        boxes, scores, classes = select_candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
         limits = self._thresholds
         found = fixpoint_nms(boxes, scores, classes, limits.nms_iou, limits.detections, limits.box_growth)
         return GraphOutputs(*found, boxes, scores, classes), dense
@@ -61,7 +63,7 @@ def dense_names(model: config.Model) -> list[str]:
     return [f"{kind}_{level}" for kind in kinds for level in range(model.pyramid.levels)]
 
 
-def fold(detector: Detector) -> Detector:
+def fold(detector: DetectorNetwork) -> DetectorNetwork:
     """A copy for inference, its batch norms merged into the convolutions before them, deformable ones portable.
 
     The exporter's own folding makes an invalid graph of a BF16 network.
@@ -74,7 +76,9 @@ def fold(detector: Detector) -> Detector:
     return folded
 
 
-def candidate_limits(shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds) -> list[Limit]:
+def candidate_limits(
+    shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds
+) -> list[CandidateLimit]:
     """How many candidates each level yields: a constant that serves all canvases of the range.
 
     A level smaller than that on some canvas is filled up. TensorRT's TopK wants a constant, at most 3840.
@@ -89,7 +93,7 @@ def candidate_limits(shapes: InputShapes, levels: int, scores_per_cell: int, thr
         least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * scores_per_cell
         most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * scores_per_cell
         count = min(thresholds.candidates_per_level, most)
-        limits.append(Limit(count, padded=least < count))
+        limits.append(CandidateLimit(count, padded=least < count))
     return limits
 
 

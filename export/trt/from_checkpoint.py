@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.manifest import Precision
 from train.trainer.checkpoint import load_detector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from .. import to_onnx
 from ..quantization.convert import Scheme
@@ -33,7 +33,7 @@ def export_checkpoint(
     loaded = load_detector(checkpoint)
     height_width = (canvas_hw[0], canvas_hw[1]) if canvas_hw else None
     inputs = to_onnx.input_shapes(loaded.config.preprocess, max(*batch, 1) if batch else 1, height_width)
-    make_profiles(describe(loaded.config, loaded.classes, inputs), batch, shapes)
+    make_profiles(detector_manifest(loaded.config, loaded.classes, inputs), batch, shapes)
     exported = folder / f"{checkpoint.stem}.onnx"
     converted = exported.with_suffix(f".{precision}.onnx")
     files = [exported] if precision == "fp32" else [exported, converted]

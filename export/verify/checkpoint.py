@@ -10,9 +10,9 @@ import torch
 
 from runtime.detections import Detections
 from train.model.detector import DenseOutputs
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 from train.trainer.checkpoint import LoadedDetector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from .checks import Check
 from .images import Case
@@ -43,7 +43,7 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
         maps = [torch.from_numpy(level) for level in dense]
         outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
         with torch.inference_mode():
-            found = candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
+            found = select_candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
         return used(*(part.numpy() for part in found))
 
     file = open_file(model_path)
@@ -54,5 +54,5 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
             f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
         )
     pair = make_pair(reference, postprocess, file)
-    stated = check_export(manifest, describe(loaded.config, loaded.classes, manifest.inputs))
+    stated = check_export(manifest, detector_manifest(loaded.config, loaded.classes, manifest.inputs))
     return pair._replace(of_the_file=[*pair.of_the_file, stated])

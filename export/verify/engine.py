@@ -20,7 +20,7 @@ from runtime.backends.trt.engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs
 from runtime.files import sha256_file
 from train.trainer.checkpoint import LoadedDetector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.network import load_deployed
 from ..onnx_model.precision import summary
@@ -170,7 +170,9 @@ def _check_origin(described: EngineManifest, loaded: LoadedDetector, path: Path)
 
 
 def _check_manifest(described: EngineManifest, loaded: LoadedDetector, report: Report) -> None:
-    stated = check_export(described.manifest, describe(loaded.config, loaded.classes, described.manifest.inputs))
+    stated = check_export(
+        described.manifest, detector_manifest(loaded.config, loaded.classes, described.manifest.inputs)
+    )
     if stated.passed:
         report.checked.append("its classes, preprocessing and thresholds are the checkpoint's")
     else:

@@ -26,15 +26,15 @@ from train.data.loader import training_batches
 from train.loss.criterion import Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector
-from train.trainer.distributed import World, add_up, gather, joined, require_agreement
-from train.trainer.loop import LAST, train
-from train.validate import TorchBackend, evaluate_together
+from train.trainer.distributed import World, all_gather, all_reduce, process_group, require_agreement
+from train.trainer.evaluation import TorchBackend, evaluate_distributed
+from train.trainer.loop import LAST, train_detector
 
 
 def main() -> None:
     torch.set_num_threads(1)
     config, out = record_from_dict(Config, json.loads(Path(sys.argv[1]).read_text()), "test"), Path(sys.argv[2])
-    with joined(use_cuda=False) as world:
+    with process_group(use_cuda=False) as world:
         answers = work(config, out, world)
         if world.is_main:
             (out / "answers.json").write_text(json.dumps(answers))
@@ -42,25 +42,25 @@ def main() -> None:
 
 def work(config: Config, out: Path, world: World) -> dict[str, Any]:
     """Everything that goes well, or fails in all processes alike, in one go: starting a process takes seconds."""
-    train(config, out / "two", world=world)
+    train_detector(config, out / "two", world=world)
     with patched(interrupted_at(config.schedule.steps * 3 // 5)):
-        message(lambda: train(config, out / "cut", world=world))
-    train(config, out / "cut", resume=True, world=world)
-    train(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
+        message(lambda: train_detector(config, out / "cut", world=world))
+    train_detector(config, out / "cut", resume=True, world=world)
+    train_detector(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
     for name, defect in DEFECTS.items():
         with defect(world):
-            train(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
+            train_detector(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
     with patched(nan_at(1, rank=1, world=world)):
-        bad_loss = message(lambda: train(config, out / "nan", world=world))
+        bad_loss = message(lambda: train_detector(config, out / "nan", world=world))
     loaded = load_detector(out / "two" / LAST)
     dataset = load_coco(config.data.val_json, config.data.val_images)
     detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-    evaluation = evaluate_together(detector, dataset, world, batch=2, progress=False)
+    evaluation = evaluate_distributed(detector, dataset, world, batch=2, progress=False)
     return {
-        "bad loss": gather(bad_loss, world),
-        "disagree": gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
+        "bad loss": all_gather(bad_loss, world),
+        "disagree": all_gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
         "figures": evaluation.figures.figures,
-        "everyone's figures": gather(evaluation.figures.figures, world),
+        "everyone's figures": all_gather(evaluation.figures.figures, world),
         "results": list(evaluation.results),
         "images": evaluation.speed.images,
     }
@@ -108,7 +108,9 @@ def replaced(name: str, change: Callable[..., Any]) -> Iterator[None]:
 
 def _own_counts(world: World) -> AbstractContextManager[None]:
     """Each process divides by its own counts, as if they were everyone's."""
-    return replaced("add_up", lambda values, world: values * world.size if values.ndim == 1 else add_up(values, world))
+    return replaced(
+        "all_reduce", lambda values, world: values * world.size if values.ndim == 1 else all_reduce(values, world)
+    )
 
 
 def _counts_of_one(world: World) -> AbstractContextManager[None]:
@@ -116,10 +118,12 @@ def _counts_of_one(world: World) -> AbstractContextManager[None]:
 
     def wrong(values: Tensor, world: World) -> Tensor:
         return (
-            add_up(values * (world.size if world.is_main else 0), world) if values.ndim == 1 else add_up(values, world)
+            all_reduce(values * (world.size if world.is_main else 0), world)
+            if values.ndim == 1
+            else all_reduce(values, world)
         )
 
-    return replaced("add_up", wrong)
+    return replaced("all_reduce", wrong)
 
 
 def _own_gradients(world: World) -> AbstractContextManager[None]:

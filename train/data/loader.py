@@ -22,9 +22,9 @@ from runtime.manifest import Preprocess
 
 from .. import config
 from ..loss.criterion import Targets
-from ..trainer.distributed import ALONE, World, share_of_batch
+from ..trainer.distributed import ALONE, World, local_batch_size
 from .augment import Sample, augment, draw, training_hw
-from .sampler import grouped, shuffled
+from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
 
@@ -96,7 +96,7 @@ class TrainingStream(Dataset[Any]):
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
             if self._group:
-                order = grouped(self._is_portrait, self.seed, epoch, self._group)
+                order = grouped_by_aspect(self._is_portrait, self.seed, epoch, self._group)
             else:
                 order = shuffled(len(self.indices), self.seed, epoch)
             self._order = (epoch, order)
@@ -195,7 +195,7 @@ def training_batches(
             first_step,
             settings.schedule.steps,
             batch,
-            share_of_batch(batch, settings.run.accumulate, world),
+            local_batch_size(batch, settings.run.accumulate, world),
             world.rank,
         ),
         num_workers=settings.data.workers,

@@ -5,7 +5,6 @@ Parameter names are torchvision's and timm's own, so that their ImageNet weights
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +192,6 @@ def _refuse_bottleneck_settings(backbone: config.Backbone) -> None:
             f"{backbone.name} has no bottlenecks: deformable_stages and bottleneck_stride are for resnet50, resnet101 "
             "and the resnext101s"
         )
-
-
-def without_weights(model: config.Model) -> config.Model:
-    """The same model, built with random weights: for a checkpoint that brings its own."""
-    return replace(model, backbone=replace(model.backbone, weights="none"))
 
 
 def norms_to_freeze(network: Network, backbone: config.Backbone) -> list[nn.Module]:

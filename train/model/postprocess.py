@@ -23,19 +23,19 @@ from ..geometry.boxes import Sides
 from .detector import DenseOutputs
 
 
-class Limit(NamedTuple):
+class CandidateLimit(NamedTuple):
     """How many candidates a level yields where its size isn't known beforehand."""
 
-    candidates: int
+    rows: int
     padded: bool  # the level may have fewer scores than that on some canvas; unused rows fill up
 
 
-def candidates(
+def select_candidates(
     outputs: DenseOutputs,
     image_sizes: Tensor,
     model: config.Model,
     thresholds: Thresholds,
-    limits: list[Limit] | None = None,
+    limits: list[CandidateLimit] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best boxes of each level, joined: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
 
@@ -88,7 +88,7 @@ def _level_candidates(
     grid: _LevelAnchors,
     model: config.Model,
     thresholds: Thresholds,
-    limit: Limit | None,
+    limit: CandidateLimit | None,
 ) -> tuple[Tensor, ...]:
     """A level's candidates: centre, size and stride of their anchors, codes, scores, classes."""
     per_cell = anchors_per_cell(model.anchors)
@@ -102,7 +102,7 @@ def _level_candidates(
     if limit is None:
         count = min(thresholds.candidates_per_level, rank.shape[1])
     else:
-        count = limit.candidates
+        count = limit.rows
         if limit.padded:
             rank = F.pad(rank, (0, count))
     best, index = rank.topk(count, dim=1)

@@ -23,7 +23,7 @@ from runtime.errors import UserError, run_main
 
 from ..config import Config, Model
 from ..geometry.anchors import anchors_per_cell
-from ..model.detector import build_detector
+from ..model.build import build_detector
 from ..trainer.checkpoint import Checkpoint, Classes, save_checkpoint
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 

@@ -17,6 +17,7 @@ from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError
 
 from ..config import Config
+from ..config.check import check_config
 from ..data.loader import images_to_train_on, training_batches
 from ..loss.criterion import (
     Losses,
@@ -28,20 +29,29 @@ from ..loss.criterion import (
     normalizers_of,
     rows_of,
 )
-from ..model.detector import Detector, build_detector
-from ..validate import TorchBackend, evaluate_together
-from .checkpoint import Checkpoint, CheckpointError, Classes, begin_with, load_weights, read_checkpoint, save_checkpoint
+from ..model.build import build_detector
+from ..model.detector import DetectorNetwork
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Classes,
+    initialize_from,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
     World,
-    add_up,
+    all_gather,
+    all_reduce,
     data_parallel,
-    gather,
+    local_batch_size,
+    no_sync,
     require_agreement,
-    share_of_batch,
-    without_averaging,
 )
+from .evaluation import TorchBackend, evaluate_distributed
 from .optim import (
     AveragedWeights,
     build_optimizer,
@@ -52,8 +62,7 @@ from .optim import (
     set_learning_rate,
 )
 from .progress import Progress, say
-from .run_log import Journal
-from .validation import check_config
+from .run_log import RunLog
 
 LAST = "last.pt"  # goes on with --resume
 BEST = "best.pt"  # of highest AP among the run's evaluations on all images
@@ -63,7 +72,7 @@ class TrainingError(UserError):
     """A run that can't go on."""
 
 
-def train(config: Config, out: Path, resume: bool = False, world: World = ALONE) -> Path:
+def train_detector(config: Config, out: Path, resume: bool = False, world: World = ALONE) -> Path:
     """Train a recipe and return the path of its last checkpoint.
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
@@ -72,7 +81,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
     """
     check_config(config)
     train_set, val_set = _datasets(config, report=world.is_main)
-    share = share_of_batch(config.schedule.batch, config.run.accumulate, world)
+    share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
     classes = Classes(train_set.classes, train_set.category_ids)
@@ -103,8 +112,8 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             ),
         )
 
-    with Journal(out, first_step=state.step, writes=world.is_main) as journal:
-        journal.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
+    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
+        run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
         batches = training_batches(train_set, config, state.step, world)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
@@ -123,7 +132,7 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
             if average is not None:
                 average.update(model, step)
             image_count += share * world.size
-            journal.problems(batch.problems)
+            run_log.problems(batch.problems)
 
             done = step + 1
             # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
@@ -137,14 +146,14 @@ def train(config: Config, out: Path, resume: bool = False, world: World = ALONE)
                 losses = unchecked.check()
             if log:
                 rate = image_count / (time.perf_counter() - started)
-                journal.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
+                run_log.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
                 progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
                 evaluated = average.model if average is not None else model
-                figures = validate(evaluated, config, classes, val_set, limit, world)
-                journal.evaluation(done, figures, limit)
+                figures = evaluate_model(evaluated, config, classes, val_set, limit, world)
+                run_log.evaluation(done, figures, limit)
                 ap = figures["AP"] if limit == 0 else None
                 # A lucky part of the images must not beat the AP on all of them.
                 if ap is not None and ap > best_ap:
@@ -175,13 +184,13 @@ def backward(
     assigned = assign_targets(targets, canvas_hw, config.model)
     normalizers = None
     if pieces > 1 or world.size > 1:
-        counts = add_up(torch.stack(normalizers_of(targets, canvas_hw, config.model, assigned)), world)
+        counts = all_reduce(torch.stack(normalizers_of(targets, canvas_hw, config.model, assigned)), world)
         # The sum over the processes of what each divides by its part of the counts is divided by their number again.
         normalizers = Normalizers(*(count / world.size for count in at_least_one(Normalizers(*counts))))
     parts = []
     for piece in range(pieces):
         rows = slice(piece * len(images) // pieces, (piece + 1) * len(images) // pieces)
-        with contextlib.nullcontext() if piece == pieces - 1 else without_averaging(network):
+        with contextlib.nullcontext() if piece == pieces - 1 else no_sync(network):
             with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
                 outputs = network(images[rows])
             part, its_own = Targets(*(t[rows] for t in targets)), rows_of(assigned, rows)
@@ -191,18 +200,18 @@ def backward(
     return Losses(*torch.stack(parts).sum(dim=0))
 
 
-def validate(
-    model: Detector, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0, world: World = ALONE
+def evaluate_model(
+    model: DetectorNetwork, config: Config, classes: Classes, dataset: CocoDataset, limit: int = 0, world: World = ALONE
 ) -> dict[str, float]:
     """COCO figures (0–1) of a torch detector, by the runtime's evaluator; `limit` images, 0 all."""
     detector = RuntimeDetector(TorchBackend(model, config, classes))
-    return evaluate_together(detector, dataset, world, limit=limit or None, progress=False).figures.figures
+    return evaluate_distributed(detector, dataset, world, limit=limit or None, progress=False).figures.figures
 
 
 class _State(NamedTuple):
     """What a run starts from."""
 
-    model: Detector
+    model: DetectorNetwork
     average: AveragedWeights | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -225,7 +234,7 @@ class _Unchecked:
     def check(self) -> Losses:
         """The last step's losses, over all processes. Raises TrainingError at the first that isn't finite."""
         local = torch.stack([torch.stack(losses) for _, losses, _, _ in self.entries])  # [steps, 4]
-        means = add_up(local, self.world) / self.world.size
+        means = all_reduce(local, self.world) / self.world.size
         norms = [losses.total.new_zeros(()) if norm is None else norm for _, losses, _, norm in self.entries]
         good = (means[:, 0] + 0 * torch.stack(norms)).isfinite().tolist()
         if not all(good):
@@ -236,7 +245,7 @@ class _Unchecked:
 
     def _raise(self, entry: int, loss: float) -> None:
         step, _, image_ids, _ = self.entries[entry]
-        found = gather((loss, image_ids), self.world)
+        found = all_gather((loss, image_ids), self.world)
         # Where no loss is at fault but the gradient, which is everyone's, any image may be.
         bad = [(value, ids) for value, ids in found if not math.isfinite(value)]
         image_ids = [image_id for _, ids in bad or found for image_id in ids]
@@ -259,7 +268,7 @@ def _start(config: Config, classes: Classes, out: Path, resume: bool) -> _State:
     torch.manual_seed(config.run.seed)
     model = build_detector(config.model, len(classes.names), config.preprocess)
     if config.run.init and checkpoint is None:
-        begin_with(model, Path(config.run.init))
+        initialize_from(model, Path(config.run.init))
     model = model.to(device)
     if config.run.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from runtime.names import unknown_name
 
 from .. import config
-from ..model.detector import Detector
+from ..model.detector import DetectorNetwork
 
 
 def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
@@ -29,7 +29,7 @@ def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
     )
 
 
-def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.Optimizer:
+def build_optimizer(model: DetectorNetwork, schedule: config.Schedule) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters; biases, norms and scales have no weight decay.
 
     Each group's `base_lr` is what `set_learning_rate` scales.
@@ -86,12 +86,12 @@ class AveragedWeights:
     The decay grows from 0 as (1 + t) / (10 + t), so that a short run isn't dragged down by its random start.
     """
 
-    def __init__(self, model: Detector, decay: float) -> None:
+    def __init__(self, model: DetectorNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: Detector, step: int) -> None:
+    def update(self, model: DetectorNetwork, step: int) -> None:
         """Move the average towards the model's weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, values = [], []

@@ -15,7 +15,7 @@ from train.config import Assignment, Config
 from train.data.loader import TrainBatch, training_batches
 from train.loss import criterion as criterion_module
 from train.loss.criterion import Losses, Targets, assign_targets, criterion, normalizers_of, rows_of
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.trainer import loop
 from train.trainer.distributed import World
 
@@ -68,7 +68,7 @@ def test_a_batch_is_assigned_once(
     assert assigned_images == [4]
     assigned_images.clear()
     # Another process with the very same share: the counts are twice these, and the losses stay what they are.
-    monkeypatch.setattr(loop, "add_up", lambda values, world: values * world.size)
+    monkeypatch.setattr(loop, "all_reduce", lambda values, world: values * world.size)
     losses, found = step(config, classes, batch, pieces, World(0, processes))
     assert assigned_images == [4]
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)

@@ -14,12 +14,11 @@ import torch
 
 from runtime.errors import UserError
 from train.__main__ import parse
+from train.config.check import check_config
 from train.config.recipes import RECIPES, atss_tiny
 from train.loss.criterion import Targets, criterion
-from train.model.backbones import without_weights
-from train.model.detector import build_detector
+from train.model.build import build_detector, without_weights
 from train.trainer.optim import build_optimizer
-from train.trainer.validation import check_config
 
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

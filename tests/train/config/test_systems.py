@@ -22,7 +22,7 @@ from train.geometry.anchors import anchors_per_cell, grid_anchors, pyramid_level
 from train.geometry.box_coder import decode, encode
 from train.loss.criterion import Targets, criterion
 from train.model.detector import DenseOutputs
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 
 CANVAS = (64, 96)
 CLASSES = 3
@@ -175,7 +175,7 @@ def test_candidates_equal_loops(name: str, scoring: config.Scoring) -> None:
     outputs = DenseOutputs(*([m.detach() for m in maps] for maps in random_outputs(model, 1, seed=5)))
     thresholds = Thresholds(score=0.3, candidates_per_level=40)
     with torch.no_grad():
-        boxes, scores, classes = candidates(outputs, torch.tensor([[60, 90]]), model, thresholds)
+        boxes, scores, classes = select_candidates(outputs, torch.tensor([[60, 90]]), model, thresholds)
     levels = pyramid_levels(CANVAS, 5, model.anchors)
     per_cell, first, found = len(levels[0].sides), 0, 0
     anchors = grid_anchors(levels).double()

@@ -14,14 +14,14 @@ from runtime.errors import UserError
 from runtime.manifest import Preprocess
 from train.__main__ import parse
 from train.config import Backbone, BackboneName, Config
+from train.config.check import check_config
 from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
 from train.model.backbone_settings import check_backbone, follow_backbone, kind_of
 from train.model.backbones import Network, build_backbone
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
-from train.trainer.loop import train
-from train.trainer.validation import check_config
+from train.trainer.loop import train_detector
 
 Make = Callable[..., Config]
 IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "pad_value": (124, 116, 104)}
@@ -159,13 +159,13 @@ def test_from_code_the_wrong_normalisation_is_refused_when_training_starts(small
     lite = atss_lite0()
     wrong = replace(lite, model=replace(lite.model, backbone=Backbone("resnet18")))
     with pytest.raises(UserError, match="ImageNet weights of resnet18 were trained with"):
-        train(wrong, tmp_path / "run")
+        train_detector(wrong, tmp_path / "run")
     scratch = replace(wrong, model=replace(lite.model, backbone=Backbone("resnet18", weights="none")))
     check_config(scratch)  # which learns whatever it is given
     own = replace(atss_r18_fpn(), preprocess=replace(atss_r18_fpn().preprocess, mean=(0.0, 0.0, 0.0)))
     check_config(own)
     with pytest.raises(UserError, match="size-divisor 20 can't work"):
-        train(replace(small_config(), preprocess=Preprocess(64, 96, size_divisor=20)), tmp_path / "run")
+        train_detector(replace(small_config(), preprocess=Preprocess(64, 96, size_divisor=20)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

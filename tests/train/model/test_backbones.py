@@ -18,7 +18,8 @@ from train.config import Backbone
 from train.config.recipes import atss_tiny
 from train.loss.criterion import Targets, criterion
 from train.model.backbones import WeightsError, build_backbone, fold_batch_norms, norms_to_freeze
-from train.model.detector import Detector, build_detector
+from train.model.build import build_detector
+from train.model.detector import DetectorNetwork
 from train.trainer.optim import build_optimizer
 
 
@@ -81,7 +82,7 @@ def test_a_norm_that_does_not_follow_a_convolution_is_not_folded() -> None:
         fold_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)))
 
 
-def one_step(detector: Detector) -> None:
+def one_step(detector: DetectorNetwork) -> None:
     """A training step with a learning rate that no trainable weight survives unchanged."""
     recipe = atss_tiny()
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))

@@ -20,7 +20,8 @@ from runtime.detections import Detections, finish
 from train.__main__ import parse
 from train.config import Pyramid
 from train.loss.criterion import Losses, Targets, criterion
-from train.model.detector import DenseOutputs, build_detector
+from train.model.build import build_detector
+from train.model.detector import DenseOutputs
 from train.pretrained import __main__ as pretrained
 from train.pretrained.__main__ import ForeignError, convert
 from train.pretrained.dialects import State
@@ -28,11 +29,11 @@ from train.trainer.checkpoint import (
     Checkpoint,
     CheckpointError,
     LoadedDetector,
-    begin_with,
+    initialize_from,
     load_detector,
     save_checkpoint,
 )
-from train.validate import TorchBackend
+from train.trainer.evaluation import TorchBackend
 
 GOLDENS = {
     "mm_atss_r50": "mm_atss",
@@ -300,13 +301,13 @@ def test_fine_tuning_with_other_classes_begins_with_the_weights(
     start = load_detector(out).detector.state_dict()
     for classes in (2, 5):
         detector = build_detector(config.model, classes, config.preprocess)
-        begin_with(detector, out)
+        initialize_from(detector, out)
         for key, value in detector.state_dict().items():
             if not key.startswith("head.class_logits.") or classes == 2:
                 assert torch.equal(value, start[key]), key
     other = build_detector(replace(config.model, pyramid=Pyramid(channels=64)), 2, config.preprocess)
     with pytest.raises(CheckpointError, match="don't fit"):
-        begin_with(other, out)
+        initialize_from(other, out)
 
 
 def test_a_network_with_deformable_layers_is_recognised(tmp_path: Path, shared_dir: Path) -> None:

@@ -20,13 +20,13 @@ import torch
 from runtime.errors import UserError
 from runtime.files import atomic_write
 from train.config import Config, Model
+from train.config.check import check_config
 from train.geometry.anchors import anchor_sides
 from train.reproduce import report
 from train.reproduce import run as reproduce_run
 from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run
 from train.reproduce.systems import SIDE, Job, jobs, systems
 from train.trainer.checkpoint import read_checkpoint
-from train.trainer.validation import check_config
 
 Make = Callable[..., Config]
 

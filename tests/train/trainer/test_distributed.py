@@ -23,13 +23,14 @@ from train import validate
 from train.config import Config
 from train.data.loader import training_batches
 from train.loss.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
-from train.model.detector import DenseOutputs, build_detector
+from train.model.build import build_detector
+from train.model.detector import DenseOutputs
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector, read_checkpoint
-from train.trainer.distributed import ALONE, World, add_up, gather, require_agreement, share_of_batch
-from train.trainer.loop import LAST, train
+from train.trainer.distributed import ALONE, World, all_gather, all_reduce, local_batch_size, require_agreement
+from train.trainer.evaluation import TorchBackend, evaluate_distributed
+from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
-from train.validate import TorchBackend, evaluate_together
 
 Make = Callable[..., Config]
 ROOT = Path(__file__).parents[3]
@@ -113,7 +114,7 @@ def runs(small_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    train(config, out / "one")
+    train_detector(config, out / "one")
     return Runs(config, out, json.loads((out / "answers.json").read_text()))
 
 
@@ -174,7 +175,7 @@ def test_the_comparison_is_of_what_rounding_hardly_changes(
         return real(parameters, maximum)
 
     monkeypatch.setattr(loop, "clip_gradients", rounded)
-    train(runs.config, tmp_path / "rounded")
+    train_detector(runs.config, tmp_path / "rounded")
     assert worst_difference(runs.out / "one", tmp_path / "rounded") > 0, "else this shows nothing"
     assert_same_run(runs.config, runs.out / "one", tmp_path / "rounded")
 
@@ -187,7 +188,7 @@ def test_evaluation_by_two_processes_is_that_of_one(runs: Runs) -> None:
     loaded = load_detector(runs.out / "two" / LAST)
     dataset = load_coco(runs.config.data.val_json, runs.config.data.val_images)
     detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-    alone = evaluate_together(detector, dataset, batch=2, progress=False)
+    alone = evaluate_distributed(detector, dataset, batch=2, progress=False)
 
     def key(result: dict[str, Any]) -> tuple[Any, ...]:
         return result["image_id"], -result["score"], result["category_id"], result["bbox"]
@@ -245,19 +246,19 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
 
 def test_alone_nothing_is_exchanged() -> None:
     values = torch.tensor([1.0, 2.0])
-    assert add_up(values, ALONE) is values
-    assert gather("x", ALONE) == ["x"]
+    assert all_reduce(values, ALONE) is values
+    assert all_gather("x", ALONE) == ["x"]
     require_agreement({"anything": 1}, ALONE)
     assert ALONE.is_main
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(small_config: Make, tmp_path: Path) -> None:
-    assert share_of_batch(16, 2, World(3, 4)) == 4
+    assert local_batch_size(16, 2, World(3, 4)) == 4
     with pytest.raises(UserError, match="multiple of 6"):
-        share_of_batch(16, 2, World(0, 3))
+        local_batch_size(16, 2, World(0, 3))
     config = small_config(batch=2)
     with pytest.raises(UserError, match=r"--schedule\.batch must be a multiple of 3"):
-        train(replace(config, run=replace(config.run, accumulate=3)), tmp_path / "run")
+        train_detector(replace(config, run=replace(config.run, accumulate=3)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -288,7 +289,7 @@ def test_parts_with_the_counts_of_the_whole_add_up_to_it(scene: list[list[list[f
 
 def test_accumulated_pieces_have_the_losses_of_the_batch(runs: Runs, tmp_path: Path) -> None:
     for pieces in (2, 4):
-        train(replace(runs.config, run=replace(runs.config.run, accumulate=pieces)), tmp_path / f"{pieces}")
+        train_detector(replace(runs.config, run=replace(runs.config.run, accumulate=pieces)), tmp_path / f"{pieces}")
         assert_same_run(runs.config, runs.out / "one", tmp_path / f"{pieces}")
 
 
@@ -297,7 +298,7 @@ def test_a_piece_of_another_weight_is_noticed(weight: float, runs: Runs, tmp_pat
     """One of four that is left out, that counts too little, or twice."""
     config = replace(runs.config, run=replace(runs.config.run, accumulate=4))
     with patched(lambda call, losses: Losses(*(weight * loss for loss in losses)) if call % 4 == 3 else losses):
-        train(config, tmp_path / "pieces")
+        train_detector(config, tmp_path / "pieces")
     assert worst_difference(runs.out / "one", tmp_path / "pieces") > 100 * TOLERANCE
 
 
@@ -305,6 +306,6 @@ def test_batch_statistics_are_noticed(small_config: Make, tmp_path: Path) -> Non
     """Batch norm that learns its statistics sees smaller batches in pieces: the comparison is no rubber stamp."""
     config = settings_for(small_config, batch_norm="train")
     config = replace(config, data=replace(config.data, val_json=""))
-    train(config, tmp_path / "whole")
-    train(replace(config, run=replace(config.run, accumulate=2)), tmp_path / "pieces")
+    train_detector(config, tmp_path / "whole")
+    train_detector(replace(config, run=replace(config.run, accumulate=2)), tmp_path / "pieces")
     assert worst_difference(tmp_path / "whole", tmp_path / "pieces") > 100 * TOLERANCE

@@ -14,7 +14,7 @@ from train import config
 from train.config import Config
 from train.loss.criterion import Losses, Targets, criterion
 from train.model.detector import DenseOutputs
-from train.trainer.loop import train
+from train.trainer.loop import train_detector
 from train.trainer.run_log import LOG, read_log
 
 pytestmark = pytest.mark.gpu
@@ -69,7 +69,7 @@ def test_a_short_training_goes_as_on_the_cpu(
     losses = {}
     for device, name in (("cpu", "fp32"), ("cuda", precision)):
         settings = replace(plain, run=replace(plain.run, device=device, precision=name))  # type: ignore[arg-type]
-        train(settings, tmp_path / device)
+        train_detector(settings, tmp_path / device)
         log = read_log(tmp_path / device / LOG)
         losses[device] = [line["total"] for line in log if line["kind"] == "train"]
     first = 1e-4 if precision == "fp32" else 2e-2

@@ -7,9 +7,9 @@ from typing import Any
 
 from runtime.errors import UserError
 
-from ..config import Config
 from ..model.backbone_settings import check_backbone
 from ..model.backbones import COARSEST
+from .schema import Config
 
 _AT_LEAST: dict[str, int] = {
     "preprocess.short_side": 1,
