@@ -40,6 +40,7 @@ from runtime.errors import UserError, run_main
 from runtime.manifest import METADATA_KEY, InputShapes, Precision, Preprocess, to_json
 from train.geometry.anchors import anchors_per_cell
 from train.model.backbones import COARSEST
+from train.model.build import build_postprocess
 from train.trainer.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
@@ -107,8 +108,9 @@ def export_model(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     settings = loaded.config
     scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
     limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
-    graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
-    model = trace(graph, shapes, dense_names(settings.model), settings.preprocess.size_divisor)
+    graph = DeployableGraph(loaded.detector, build_postprocess(settings.model, settings.thresholds), limits)
+    dense = dense_names(settings.model.pyramid.levels, settings.model.head.has_centerness)
+    model = trace(graph, shapes, dense, settings.preprocess.size_divisor)
     manifest = dataclasses.replace(
         detector_manifest(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,

@@ -22,7 +22,7 @@ from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.preprocess import boxes_to_canvas, make_batch
 
-from .assign import assign
+from .assign import build_assigner
 from .assign.atss import candidate_anchors
 from .config import Config
 from .config.recipes import RECIPES
@@ -52,7 +52,7 @@ def assign_image(dataset: CocoDataset, index: int, config: Config) -> Scene:
     gt = torch.from_numpy(on_canvas).unsqueeze(0)
     mask = torch.ones(gt.shape[:2], dtype=torch.bool)
     rule = config.model.assignment
-    matched = assign(gt, mask, levels, rule).matched[0].numpy()
+    matched = build_assigner(rule)(gt, mask, levels).matched[0].numpy()
     names = [dataset.classes[label] for label in labels[~crowd]]
     if rule.method != "atss":
         chosen = [np.flatnonzero(matched == g) for g in range(len(on_canvas))]

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from runtime.errors import UserError
 from runtime.manifest import InputShapes, Thresholds
-from train import config
 from train.geometry.anchors import strides
-from train.model.backbones import fold_batch_norms
+from train.model.batch_norm import fold_batch_norms
 from train.model.deform import for_export
 from train.model.detector import DenseOutputs, DetectorNetwork
-from train.model.postprocess import CandidateLimit, select_candidates
+from train.model.postprocess import CandidateLimit, Postprocess, select_candidates
 
 from .nms import fixpoint_nms
 
@@ -41,26 +40,24 @@ class GraphOutputs(NamedTuple):
 class DeployableGraph(nn.Module):
     """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
 
-    def __init__(
-        self, detector: DetectorNetwork, model: config.Model, thresholds: Thresholds, limits: list[CandidateLimit]
-    ) -> None:
+    def __init__(self, detector: DetectorNetwork, postprocess: Postprocess, limits: list[CandidateLimit]) -> None:
         super().__init__()
         self.detector = fold(detector)
-        self._model, self._thresholds, self._limits = model, thresholds, limits
+        self._postprocess, self._limits = postprocess, limits
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
         """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
         dense = self.detector(images)
-        boxes, scores, classes = select_candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
-        limits = self._thresholds
+        boxes, scores, classes = select_candidates(dense, image_sizes, self._postprocess, self._limits)
+        limits = self._postprocess.thresholds
         found = fixpoint_nms(boxes, scores, classes, limits.nms_iou, limits.detections, limits.box_growth)
         return GraphOutputs(*found, boxes, scores, classes), dense
 
 
-def dense_names(model: config.Model) -> list[str]:
+def dense_names(levels: int, has_centerness: bool) -> list[str]:
     """Names of the dense maps inside the exported graph, in DenseOutputs' order."""
-    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or model.head.has_centerness]
-    return [f"{kind}_{level}" for kind in kinds for level in range(model.pyramid.levels)]
+    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or has_centerness]
+    return [f"{kind}_{level}" for kind in kinds for level in range(levels)]
 
 
 def fold(detector: DetectorNetwork) -> DetectorNetwork:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from runtime.detections import Detections
+from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
 from train.model.postprocess import select_candidates
 from train.trainer.checkpoint import LoadedDetector
@@ -38,12 +39,14 @@ def open_pair(loaded: LoadedDetector, model_path: Path) -> Pair:
             maps = loaded.detector(torch.from_numpy(case.images))
         return [level.numpy() for kind in maps for level in kind]
 
+    rule = build_postprocess(settings.model, settings.thresholds)
+
     def postprocess(case: Case, dense: Dense) -> list[Detections]:
         levels = settings.model.pyramid.levels
         maps = [torch.from_numpy(level) for level in dense]
         outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
         with torch.inference_mode():
-            found = select_candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
+            found = select_candidates(outputs, torch.from_numpy(case.image_sizes), rule)
         return used(*(part.numpy() for part in found))
 
     file = open_file(model_path)

@@ -23,7 +23,7 @@ from runtime.errors import UserError, run_main
 from runtime.records import record_from_dict
 from train.config import Config
 from train.data.loader import training_batches
-from train.loss.criterion import Losses
+from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector
 from train.trainer.distributed import World, all_gather, all_reduce, process_group, require_agreement
@@ -75,17 +75,17 @@ def message(function: Callable[[], Any]) -> str:
 
 
 class patched:
-    """The loop's criterion replaced while a block runs."""
+    """The losses of every call of a criterion changed while a block runs."""
 
     def __init__(self, change: Callable[[int, Losses], Losses]) -> None:
         self.change = change
 
     def __enter__(self) -> None:
-        self.real, calls = loop.criterion, iter(range(10_000))
-        loop.criterion = lambda *args: self.change(next(calls), self.real(*args))
+        self.real, calls = Criterion.__call__, iter(range(10_000))
+        Criterion.__call__ = lambda *args: self.change(next(calls), self.real(*args))
 
     def __exit__(self, *_: object) -> None:
-        loop.criterion = self.real
+        Criterion.__call__ = self.real
 
 
 def interrupted_at(step: int) -> Callable[[int, Losses], Losses]:
@@ -138,7 +138,7 @@ def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
 
 def _same_images(world: World) -> AbstractContextManager[None]:
     """All processes read the first one's share: its images count twice, the others' not at all."""
-    return replaced("training_batches", lambda *args: training_batches(*args[:-1], World(0, world.size)))
+    return replaced("training_batches", lambda *args: training_batches(*args[:-1], 0))
 
 
 DEFECTS = {

@@ -10,18 +10,18 @@ K = Σ_l min(k, cells of l) · A candidates (Σ_l min(k, cells · A) where k cou
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from runtime.names import unknown_name
 
-from ..config import KCounts
 from ..geometry.anchors import Level, around, half_sides
 from ..geometry.boxes import centers, iou
 from .types import NEGATIVE, Assigned
 
+KCounts = Literal["cells", "anchors"]
 # "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
 INSIDE_MARGIN = 0.01
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from runtime.manifest import Preprocess
 
+from ..model.backbones import BackboneName
 from .schema import (
     Anchors,
     Assignment,
     Augment,
     Backbone,
-    BackboneName,
     Config,
     Data,
     Head,

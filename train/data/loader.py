@@ -1,8 +1,8 @@
 """Training batches from a data set in COCO format.
 
-The n-th image of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
-therefore goes on with exactly the images it would have had, whatever the number of loader processes, and several
-training processes together see the images that one would.
+The n-th image of a run and its augmentation follow from the seed and n alone. A run that is resumed therefore sees the
+identical image sequence, whatever the number of loader processes, and several training processes together see the
+images that a single process would.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from runtime.coco import CocoDataset
 from runtime.images import ImageError
 from runtime.manifest import Preprocess
 
-from .. import config
+from ..config import Config
 from ..loss.criterion import Targets
-from ..trainer.distributed import ALONE, World, local_batch_size
-from .augment import Sample, augment, draw, training_hw
+from .augment import Augment, Sample, augment, draw, training_hw
 from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
@@ -52,7 +51,7 @@ class TrainingStream(Dataset[Any]):
     def __init__(
         self,
         dataset: CocoDataset,
-        settings: config.Augment,
+        settings: Augment,
         pre: Preprocess,
         keep_empty: bool,
         seed: int,
@@ -173,11 +172,12 @@ class _Collate:
 
 
 def training_batches(
-    dataset: CocoDataset, settings: config.Config, first_step: int, world: World = ALONE
+    dataset: CocoDataset, settings: Config, first_step: int, share: int | None = None, rank: int = 0
 ) -> Iterator[TrainBatch]:
-    """A process's share of the batches of steps `first_step` … of a run.
+    """The batches of a run from step `first_step` on: the one function of this room that reads the configuration.
 
-    Raises ImageError where the images can't be read, DistributedError where the batch can't be shared.
+    Of several processes each takes `share` images of every batch, process `rank` those from `rank` · `share` on; a
+    single process takes all. Raises ImageError where the images can't be read.
     """
     batch = settings.schedule.batch
     crop = settings.augment.crop
@@ -195,8 +195,8 @@ def training_batches(
             first_step,
             settings.schedule.steps,
             batch,
-            local_batch_size(batch, settings.run.accumulate, world),
-            world.rank,
+            batch if share is None else share,
+            rank,
         ),
         num_workers=settings.data.workers,
         collate_fn=_Collate(crop if crop != (0, 0) else None, settings.preprocess),

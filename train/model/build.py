@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runtime.manifest import Preprocess
+from runtime.manifest import Preprocess, Thresholds
 
 from .. import config
 from ..geometry.anchors import anchors_per_cell
-from .backbones import build_backbone, norms_to_freeze
+from .backbones import build_backbone, entry_of, missing_settings, norms_to_freeze
 from .detector import DetectorNetwork
 from .fpn import FeaturePyramid
 from .head import Head
+from .postprocess import Postprocess
 
 
 def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> DetectorNetwork:
@@ -41,5 +42,15 @@ def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> De
 
 
 def without_weights(model: config.Model) -> config.Model:
-    """The same model, built with random weights: for a checkpoint that brings its own."""
-    return replace(model, backbone=replace(model.backbone, weights="none"))
+    """The same model with a randomly initialised backbone: for a checkpoint, which brings its own weights.
+
+    Settings that the backbone doesn't have become neutral: earlier versions ignored them, and wrote them down.
+    """
+    backbone = replace(model.backbone, weights="none", **missing_settings(model.backbone))
+    stages = min(backbone.frozen_stages, entry_of(backbone).stages)
+    return replace(model, backbone=replace(backbone, frozen_stages=stages))
+
+
+def build_postprocess(model: config.Model, thresholds: Thresholds) -> Postprocess:
+    """The parameters of a model's postprocessing."""
+    return Postprocess(model.anchors, model.regression, model.scoring, thresholds)

@@ -19,6 +19,7 @@ from runtime.manifest import InputShapes, Manifest, toolkit_version
 
 from ..config import Config
 from ..model.backbones import COARSEST
+from ..model.build import build_postprocess
 from ..model.detector import DetectorNetwork
 from ..model.postprocess import select_candidates
 from .checkpoint import Classes
@@ -32,7 +33,7 @@ class TorchBackend:
 
     def __init__(self, detector: DetectorNetwork, config: Config, classes: Classes) -> None:
         self.detector = detector
-        self.config = config
+        self._postprocess = build_postprocess(config.model, config.thresholds)
         self.manifest = detector_manifest(config, classes, ANY_SIZE)
         self.device = detector.mean.device
         self.description = f"torch {torch.__version__} on {self.device}"
@@ -58,11 +59,10 @@ class TorchBackend:
         boxes, scores, classes = select_candidates(
             outputs,
             torch.from_numpy(image_sizes).to(self.device),
-            self.config.model,
-            self.config.thresholds,
+            self._postprocess,
         )
         self.detector.train(was_training)
-        batch, rows = len(images), self.config.thresholds.detections
+        batch, rows = len(images), self._postprocess.thresholds.detections
         raw = RawOutputs(
             num_detections=np.zeros((batch, 1), np.int32),
             detection_boxes=np.zeros((batch, rows, 4), np.float32),

@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         schedule=Schedule(steps=2, batch=2, warmup_steps=1, clip_norm=1.0),
         run=replace(atss_tiny().run, device="cpu", precision="fp32"),
     )
-    return train_detector(config, folder / "run")
+    return train_detector(config, folder / "run").last
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from train.config import Config, Schedule
 from train.data.augment import draw_short_side
 from train.data.loader import TrainingStream, training_batches
 from train.data.sampler import grouped_by_aspect, shuffled
-from train.trainer.distributed import World
 from train.trainer.optim import in_steps
 
 Make = Callable[..., Config]
@@ -88,14 +87,14 @@ def test_the_stream_groups_whole_images_and_not_crops(dataset: CocoDataset, smal
     assert [stream._index(n, 0) for n in reversed(range(3 * len(dataset)))] == in_order[::-1]
 
 
-def image_ids(settings: Config, first: int = 0, world: World | None = None) -> list[list[int]]:
+def image_ids(settings: Config, first: int = 0, share: int | None = None, rank: int = 0) -> list[list[int]]:
     dataset = load_coco(settings.data.train_json, settings.data.train_images)
     sizes, on_paper = dataset.sizes_hw, dataset.sizes_hw.copy()
     on_paper[::3, 0] += 1
     # The images are square; as their sizes are only compared, a portrait on paper will do, but reading would refuse.
     object.__setattr__(dataset, "sizes_hw", on_paper)
     object.__setattr__(dataset, "image", lambda index: np.zeros((*sizes[index], 3), np.uint8))
-    batches = training_batches(dataset, settings, first, world or World())
+    batches = training_batches(dataset, settings, first, share, rank)
     return [batch.image_ids for batch in batches]
 
 
@@ -107,7 +106,7 @@ def test_grouping_is_an_option_that_several_processes_and_resuming_keep(small_co
     assert grouped_ids != image_ids(plain)
     assert image_ids(settings) == image_ids(plain), "crops have one size: no groups"
     assert image_ids(whole, first=5) == grouped_ids[5:]
-    parts = [image_ids(whole, world=World(rank, 2)) for rank in range(2)]
+    parts = [image_ids(whole, share=2, rank=rank) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == grouped_ids
 
 

@@ -13,13 +13,17 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
+from runtime.errors import UserError
 from tests.train.trainer.test_checkpoint import Malicious
 from train.config import Backbone
 from train.config.recipes import atss_tiny
-from train.loss.criterion import Targets, criterion
-from train.model.backbones import WeightsError, build_backbone, fold_batch_norms, norms_to_freeze
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
+from train.model.backbones import build_backbone, norms_to_freeze
+from train.model.batch_norm import fold_batch_norms
 from train.model.build import build_detector
 from train.model.detector import DetectorNetwork
+from train.model.weights import WeightsError
 from train.trainer.optim import build_optimizer
 
 
@@ -90,7 +94,7 @@ def one_step(detector: DetectorNetwork) -> None:
     targets = Targets(boxes, torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1, dtype=torch.bool))
     optimizer = build_optimizer(detector, recipe.schedule)
     detector.train()
-    criterion(detector(images), targets, (64, 64), recipe.model).total.backward()
+    build_criterion(recipe.model)(detector(images), targets, (64, 64)).total.backward()
     optimizer.step()
 
 
@@ -134,7 +138,7 @@ def test_norms_to_freeze_are_those_of_the_configuration() -> None:
 
 
 def refusal(backbone: Backbone) -> str:
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(UserError) as caught:
         build_backbone(backbone)
     message = str(caught.value)
     assert "\n" not in message
@@ -167,7 +171,8 @@ def test_a_malicious_weights_file_runs_nothing(tmp_path: Path) -> None:
 
 def test_other_widths_have_no_imagenet_weights() -> None:
     assert "--model.backbone.weights none" in refusal(Backbone("resnet18", stem_channels=32))
-    assert "64 stem channels" in refusal(Backbone("resnet50", weights="none", stem_channels=32))
+    message = "--model.backbone.stem-channels 32: resnet50 has no such setting"
+    assert message in refusal(Backbone("resnet50", weights="none", stem_channels=32))
 
 
 def test_without_a_network_the_message_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,7 +208,7 @@ def test_bottleneck_settings() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 def test_deformable_stages_need_bottlenecks(name: str) -> None:
-    with pytest.raises(WeightsError, match="has no bottlenecks"):
+    with pytest.raises(UserError, match=r"deformable-stages 5: .* has no such setting"):
         build_backbone(Backbone(name, weights="none", deformable_stages=(5,)))
     with pytest.raises(WeightsError, match="no stage 1"):
         build_backbone(Backbone("resnet50", weights="none", deformable_stages=(1,)))

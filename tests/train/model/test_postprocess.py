@@ -11,6 +11,7 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from tests.support import reference
 from train import config
+from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
 from train.model.postprocess import CandidateLimit, select_candidates
 
@@ -26,6 +27,12 @@ def outputs_of(canvas_hw: tuple[int, int], classes: int, batch: int = 2, bias: f
         for found, channels, shift in zip(maps, (classes, 4, 1), (bias, 0.0, 0.0), strict=True):
             found.append(torch.randn(batch, channels, h, w, generator=generator) * 2 + shift)
     return DenseOutputs(*maps)
+
+
+def select(
+    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return select_candidates(outputs, sizes, build_postprocess(MODEL, thresholds), limits)
 
 
 def sigmoid(x: float) -> float:
@@ -59,7 +66,7 @@ def slow(outputs: DenseOutputs, image: int, size_hw: tuple[int, int], thresholds
 def check(
     outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
 ) -> None:
-    boxes, scores, classes = select_candidates(outputs, sizes, MODEL, thresholds, limits)
+    boxes, scores, classes = select(outputs, sizes, thresholds, limits)
     assert (boxes.dtype, scores.dtype, classes.dtype) == (torch.float32, torch.float32, torch.int32)
     for image, size in enumerate(sizes.tolist()):
         expected = slow(outputs, image, tuple(size), thresholds)
@@ -94,7 +101,10 @@ def test_more_than_the_limit_per_level_keeps_the_best() -> None:
 def test_a_thousand_of_a_level_are_kept() -> None:
     outputs = outputs_of((128, 160), 5, batch=1, bias=2.0)
     check(outputs, torch.tensor([[128, 160]], dtype=torch.int32), Thresholds())
-    assert select_candidates(outputs, torch.tensor([[128, 160]]), MODEL, Thresholds())[1].shape == (1, 1000 + 400 + 100)
+    assert select(outputs, torch.tensor([[128, 160]]), Thresholds())[1].shape == (
+        1,
+        1000 + 400 + 100,
+    )
 
 
 def test_padded_and_unpadded_limits() -> None:
@@ -113,15 +123,15 @@ def test_nothing_above_the_threshold() -> None:
     outputs = outputs_of((64, 64), 3, bias=-50.0)
     sizes = torch.tensor([[64, 64], [64, 64]])
     for limits in (None, [CandidateLimit(300, True)] * 3):
-        boxes, scores, classes = select_candidates(outputs, sizes, MODEL, Thresholds(), limits)
+        boxes, scores, classes = select(outputs, sizes, Thresholds(), limits)
         assert (boxes == 0).all()
         assert (scores == 0).all()
         assert (classes == -1).all()
 
 
 def test_an_empty_batch() -> None:
-    boxes, scores, classes = select_candidates(
-        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), MODEL, Thresholds()
+    boxes, scores, classes = select(
+        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), Thresholds()
     )
     assert (boxes.shape, scores.shape, classes.shape) == ((0, 42, 4), (0, 42), (0, 42))
 
@@ -132,15 +142,15 @@ def test_a_score_must_exceed_the_threshold() -> None:
         for m in maps:
             m.zero_()
     sizes = torch.tensor([[32, 32]])
-    assert (select_candidates(outputs, sizes, MODEL, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
-    assert (select_candidates(outputs, sizes, MODEL, Thresholds(score=0.49))[1] == 0.5).all()
+    assert (select(outputs, sizes, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
+    assert (select(outputs, sizes, Thresholds(score=0.49))[1] == 0.5).all()
 
 
 def test_ties_are_all_kept_once_where_there_is_room() -> None:
     outputs = outputs_of((32, 32), 2, batch=1)
     for m in (*outputs.class_logits, *outputs.box_regression, *outputs.centerness):
         m.zero_()
-    boxes, scores, classes = select_candidates(outputs, torch.tensor([[32, 32]]), MODEL, Thresholds(score=0.4))
+    boxes, scores, classes = select(outputs, torch.tensor([[32, 32]]), Thresholds(score=0.4))
     assert (scores == 0.5).all()
     rows = {(c, *b) for c, b in zip(classes[0].tolist(), boxes[0].tolist(), strict=True)}
     finest = {(c, *b) for c, b in zip(classes[0, :32].tolist(), boxes[0, :32].tolist(), strict=True)}
@@ -150,17 +160,17 @@ def test_ties_are_all_kept_once_where_there_is_room() -> None:
 
 def test_a_batch_equals_its_images_one_by_one() -> None:
     outputs, sizes = outputs_of((64, 96), 4, batch=3), torch.tensor([[64, 96], [30, 40], [64, 1]])
-    together = select_candidates(outputs, sizes, MODEL, Thresholds())
+    together = select(outputs, sizes, Thresholds())
     for i in range(3):
         single = DenseOutputs(*([m[i : i + 1] for m in maps] for maps in outputs))
-        for a, b in zip(together, select_candidates(single, sizes[i : i + 1], MODEL, Thresholds()), strict=True):
+        for a, b in zip(together, select(single, sizes[i : i + 1], Thresholds()), strict=True):
             torch.testing.assert_close(a[i : i + 1], b)
 
 
 def test_wild_deltas_stay_finite_and_on_the_image() -> None:
     outputs = outputs_of((64, 64), 1, batch=1, bias=5.0)
     wild = DenseOutputs(outputs.class_logits, [m * 1e6 for m in outputs.box_regression], outputs.centerness)
-    boxes = select_candidates(wild, torch.tensor([[50, 60]]), MODEL, Thresholds())[0]
+    boxes = select(wild, torch.tensor([[50, 60]]), Thresholds())[0]
     assert boxes.isfinite().all()
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([60.0, 50.0, 60.0, 50.0])).all()

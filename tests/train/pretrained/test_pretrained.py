@@ -19,7 +19,8 @@ from export.verify.compare import EXACT
 from runtime.detections import Detections, finish
 from train.__main__ import parse
 from train.config import Pyramid
-from train.loss.criterion import Losses, Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Targets
 from train.model.build import build_detector
 from train.model.detector import DenseOutputs
 from train.pretrained import __main__ as pretrained
@@ -148,7 +149,7 @@ def losses_of(golden: Golden) -> Losses:
     targets = Targets(boxes, labels, torch.ones(labels.shape, dtype=torch.bool))
     height, width = golden.image.shape[:2]
     with torch.no_grad():
-        return criterion(golden.dense, targets, (height, width), golden.loaded.config.model)
+        return build_criterion(golden.loaded.config.model)(golden.dense, targets, (height, width))
 
 
 def test_losses(golden: Golden) -> None:

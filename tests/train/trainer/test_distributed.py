@@ -22,7 +22,8 @@ from tests.train.loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs
 from train import validate
 from train.config import Config
 from train.data.loader import training_batches
-from train.loss.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Normalizers, Targets, at_least_one
 from train.model.build import build_detector
 from train.model.detector import DenseOutputs
 from train.trainer import loop
@@ -217,7 +218,7 @@ def test_validate_scores_several_sizes_from_the_command_line(
 
 def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) -> None:
     dataset = load_coco(runs.config.data.train_json, runs.config.data.train_images)
-    mine = list(training_batches(dataset, runs.config, 0, World(1, 2)))[1].image_ids
+    mine = list(training_batches(dataset, runs.config, 0, runs.config.schedule.batch // 2, 1))[1].image_ids
     first, second = runs.answers["bad loss"]
     assert first == second
     assert f"nan at step 2, on the images with ids {mine}" in first
@@ -267,7 +268,7 @@ def test_processes_together_see_the_images_of_one(size: int, small_config: Make)
     config = small_config(batch=4)
     dataset = load_coco(config.data.train_json, config.data.train_images)
     alone = list(training_batches(dataset, config, 1))
-    parts = [list(training_batches(dataset, config, 1, World(rank, size))) for rank in range(size)]
+    parts = [list(training_batches(dataset, config, 1, 4 // size, rank)) for rank in range(size)]
     for step, whole in enumerate(alone):
         assert [i for part in parts for i in part[step].image_ids] == whole.image_ids
         assert torch.equal(torch.cat([part[step].images for part in parts]), whole.images)
@@ -276,14 +277,14 @@ def test_processes_together_see_the_images_of_one(size: int, small_config: Make)
 @pytest.mark.parametrize("scene", [SCENE, [[], []], [[], [[4.0, 4.0, 60.0, 50.0]]]], ids=["mixed", "empty", "half"])
 def test_parts_with_the_counts_of_the_whole_add_up_to_it(scene: list[list[list[float]]]) -> None:
     targets, outputs = targets_of(scene), random_outputs(len(scene), seed=1)
-    whole = criterion(outputs, targets, CANVAS, MODEL)
+    whole = build_criterion(MODEL)(outputs, targets, CANVAS)
     parts = [(slice(i, i + 1), Targets(*(t[i : i + 1] for t in targets))) for i in range(len(scene))]
-    counts = [normalizers_of(part, CANVAS, MODEL) for _, part in parts]
+    counts = [build_criterion(MODEL).normalizers(part, CANVAS) for _, part in parts]
     total = at_least_one(Normalizers(*(torch.stack(values).sum() for values in zip(*counts, strict=True))))
     sums = torch.zeros(4)
     for rows_, part in parts:
         piece = DenseOutputs(*([m[rows_] for m in maps] for maps in outputs))
-        sums += torch.stack(criterion(piece, part, CANVAS, MODEL, total)).detach()
+        sums += torch.stack(build_criterion(MODEL)(piece, part, CANVAS, total)).detach()
     torch.testing.assert_close(sums, torch.stack(whole).detach(), rtol=1e-5, atol=1e-6)
 
 

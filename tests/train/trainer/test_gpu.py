@@ -12,7 +12,8 @@ import torch
 from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
 from train.config import Config
-from train.loss.criterion import Losses, Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
 from train.trainer.loop import train_detector
 from train.trainer.run_log import LOG, read_log
@@ -43,7 +44,7 @@ def on_gpu(outputs: DenseOutputs, targets: Targets) -> tuple[DenseOutputs, Targe
 
 
 def losses_and_gradients(outputs: DenseOutputs, targets: Targets) -> tuple[Losses, list[torch.Tensor]]:
-    losses = criterion(outputs, targets, CANVAS, config.Model())
+    losses = build_criterion(config.Model())(outputs, targets, CANVAS)
     return losses, list(torch.autograd.grad(losses.total, [m for maps in outputs for m in maps]))
 
 

@@ -17,7 +17,7 @@ import torch
 from runtime.coco import load_coco
 from runtime.errors import UserError
 from train.config import Config
-from train.loss.criterion import Losses
+from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector, read_checkpoint
 from train.trainer.device import pick_device, pick_precision
@@ -105,7 +105,7 @@ def test_other_precisions_and_layouts_run(small_config: Make, tmp_path: Path) ->
     settings = replace(settings, augment=replace(settings.augment, crop=(96, 96)))
     for changes in ({"precision": "bf16"}, {"channels_last": False}, {"precision": "auto", "device": "auto"}):
         out = tmp_path / "-".join(map(str, changes.values()))
-        state = read_checkpoint(train_detector(with_run(settings, **changes), out)).model
+        state = read_checkpoint(train_detector(with_run(settings, **changes), out).last).model
         assert all(v.dtype == torch.float32 for v in state.values() if v.is_floating_point())
 
 
@@ -115,13 +115,13 @@ def finite(state: dict[str, torch.Tensor]) -> bool:
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int, change: Callable[[Losses], Losses]) -> None:
     """From call `step` on (from 0) the criterion's losses are changed."""
-    real, calls = loop.criterion, iter(range(1000))
+    real, calls = Criterion.__call__, iter(range(1000))
 
     def poisoned(*args: Any) -> Losses:
         losses = real(*args)
         return change(losses) if next(calls) >= step else losses
 
-    monkeypatch.setattr(loop, "criterion", poisoned)
+    monkeypatch.setattr(Criterion, "__call__", poisoned)
 
 
 def last_ids(settings: Config, step: int) -> list[int]:
@@ -285,9 +285,9 @@ def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
         return real(model, backend="eager")
 
     monkeypatch.setattr(torch, "compile", front_end)
-    plain = read_checkpoint(train_detector(settings, tmp_path / "plain"))
+    plain = read_checkpoint(train_detector(settings, tmp_path / "plain").last)
     assert compiled == []
-    other = read_checkpoint(train_detector(with_run(settings, compile=True), tmp_path / "compiled"))
+    other = read_checkpoint(train_detector(with_run(settings, compile=True), tmp_path / "compiled").last)
     assert len(compiled) == 1
     for ours, theirs in ((plain.model, other.model), (plain.averaged or {}, other.averaged or {})):
         assert ours.keys() == theirs.keys()

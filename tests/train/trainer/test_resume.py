@@ -19,7 +19,7 @@ import torch
 
 from runtime.errors import UserError
 from train.config import Config
-from train.trainer import loop
+from train.loss.criterion import Criterion
 from train.trainer.checkpoint import read_checkpoint
 from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
@@ -57,14 +57,14 @@ def same_weights(a: Path, b: Path) -> bool:
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The criterion's call number `step`, from 0, is interrupted."""
     calls = iter(range(10_000))
-    real = loop.criterion
+    real = Criterion.__call__
 
     def interrupted(*args: Any) -> Any:
         if next(calls) == step:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "criterion", interrupted)
+    monkeypatch.setattr(Criterion, "__call__", interrupted)
 
 
 def run_interrupted(settings: Config, out: Path, step: int) -> None:
@@ -92,7 +92,7 @@ def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Pat
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed in the middle"
     assert len(read_log(killed / LOG)) < 60
-    assert train_detector(settings, killed, resume=True) == killed / LAST
+    assert train_detector(settings, killed, resume=True).last == killed / LAST
     assert losses(killed) == losses(through), f"killed at step {moment}"
     assert same_weights(killed / LAST, through / LAST)
 
@@ -178,7 +178,7 @@ def test_an_existing_run_is_not_overwritten_by_mistake(cut: Path, small_config: 
 
 
 def test_resume_without_a_run_starts_one(small_config: Make, tmp_path: Path) -> None:
-    assert train_detector(small_config(), tmp_path / "new", resume=True).exists()
+    assert train_detector(small_config(), tmp_path / "new", resume=True).last.exists()
 
 
 def test_a_damaged_checkpoint_is_not_resumed_and_stays(cut: Path, small_config: Make) -> None:
