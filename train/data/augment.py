@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     labels: np.ndarray  # int64 [n]
 
 
-class Draw(NamedTuple):
+class Choices(NamedTuple):
     """What is drawn before an image is read, because it says how many of its pixels are needed."""
 
     horizontal_flip: bool
@@ -51,8 +51,8 @@ class Draw(NamedTuple):
     short_side: int
 
 
-def draw(settings: Augment, rng: np.random.Generator) -> Draw:
-    return Draw(
+def choose(settings: Augment, rng: np.random.Generator) -> Choices:
+    return Choices(
         horizontal_flip=rng.random() < settings.horizontal_flip,
         vertical_flip=rng.random() < settings.vertical_flip,
         transpose=rng.random() < settings.transpose,
@@ -69,18 +69,18 @@ def training_hw(image_hw: tuple[int, int], short_side: int, pre: Preprocess) -> 
 
 def augment(
     sample: Sample,
-    drawn: Draw,
+    choices: Choices,
     size_hw: tuple[int, int],
     settings: Augment,
     pre: Preprocess,
     rng: np.random.Generator,
 ) -> Sample:
-    """The variant of a sample that was drawn, resized to `size_hw` (before transposing); `rng` draws the rest."""
-    if drawn.horizontal_flip:
+    """The variant of a sample that was chosen, resized to `size_hw` (before transposing); `rng` draws the rest."""
+    if choices.horizontal_flip:
         sample = flip_horizontal(sample)
-    if drawn.vertical_flip:
+    if choices.vertical_flip:
         sample = flip_vertical(sample)
-    if drawn.transpose:
+    if choices.transpose:
         sample, size_hw = transpose(sample), (size_hw[1], size_hw[0])
     sample = rescale(sample, size_hw, pre.divide_large)
     if settings.crop != (0, 0):

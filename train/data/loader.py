@@ -22,7 +22,7 @@ from runtime.manifest import Preprocess
 
 from ..config import Config
 from ..loss.criterion import Targets
-from .augment import Augment, Sample, augment, draw, training_hw
+from .augment import Augment, Sample, augment, choose, training_hw
 from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
@@ -71,16 +71,16 @@ class TrainingStream(Dataset[Any]):
         """The n-th sample of the run. An image that can't be read is replaced by the next one and reported."""
         problems: list[str] = []
         for attempt in range(MAX_RETRIES):
-            index = self._index(n, attempt)
+            index = self.index_of(n, attempt)
             rng = np.random.default_rng((self.seed, 1, n))
-            drawn = draw(self.settings, rng)
+            choices = choose(self.settings, rng)
             try:
-                sample = self._read(index, drawn.short_side)
+                sample = self.read(index, choices.short_side)
             except ImageError as error:
                 problems.append(str(error))
                 continue
-            size_hw = training_hw(self.dataset.size_hw(index), drawn.short_side, self.pre)
-            changed = augment(sample, drawn, size_hw, self.settings, self.pre, rng)
+            size_hw = training_hw(self.dataset.size_hw(index), choices.short_side, self.pre)
+            changed = augment(sample, choices, size_hw, self.settings, self.pre, rng)
             return Item(changed, int(self.dataset.image_ids[index]), problems)
         raise ImageError(f"{MAX_RETRIES} images in a row can't be read, the last: {problems[-1]}")
 
@@ -91,7 +91,7 @@ class TrainingStream(Dataset[Any]):
         except ImageError as error:
             return error
 
-    def _index(self, n: int, attempt: int) -> int:
+    def index_of(self, n: int, attempt: int) -> int:
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
             if self._group:
@@ -101,7 +101,7 @@ class TrainingStream(Dataset[Any]):
             self._order = (epoch, order)
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
-    def _read(self, index: int, short_side: int) -> Sample:
+    def read(self, index: int, short_side: int) -> Sample:
         """An image with the pixels that its resize needs, and its boxes in them."""
         boxes, labels, crowd = self.dataset.annotations(index)
         image = self.dataset.load(

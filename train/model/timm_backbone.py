@@ -40,10 +40,14 @@ class TimmBackbone(nn.Module):
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """The parts that can be frozen, from the input on: the stem, then the stages; else the network's children."""
+        """The parts that can be frozen, from the input on.
+
+        An EfficientNet or MobileNet has a stem and then its groups of blocks; of any other network these are the
+        children that have parameters.
+        """
         if hasattr(self.net, "blocks"):
             return [[self.net.conv_stem, self.net.bn1], *[[block] for block in self.net.blocks]]
-        return [[child] for child in self.net.children()]
+        return [[child] for child in self.net.children() if any(True for _ in child.parameters())]
 
     @property
     def published(self) -> nn.Module:

@@ -138,7 +138,7 @@ def test_atss_and_topk_equal_the_full_matrix(method: str, canvas_hw: tuple[int, 
     every = grid_anchors(pyramid_levels(canvas_hw, 5, anchors))
     owner, best = [NEGATIVE] * len(every), [-1.0] * len(every)
     for g, chosen in enumerate(plain_nearest(boxes, canvas_hw, anchors, rule)):
-        overlap = torch.stack([reference._iou32(every[i], boxes[g]) for i in chosen])
+        overlap = torch.stack([reference.iou32(every[i], boxes[g]) for i in chosen])
         if rule.method == "atss":
             wanted = (overlap >= overlap.mean() + overlap.std()).tolist()
         else:

@@ -107,7 +107,7 @@ def plain_losses(outputs: DenseOutputs, targets: Targets, model: config.Model) -
                 loss = torch.where(size < beta, size**2 / (2 * beta), size - beta / 2).sum()
             else:
                 predicted = plain_box(anchor, codes[b, n], strides[n], model.regression)
-                giou = reference._giou64(predicted, box)
+                giou = reference.giou64(predicted, box)
                 loss = 1 - giou
                 if model.loss.box == "iou":
                     overlap = reference.iou([float(v.detach()) for v in predicted], box.tolist())

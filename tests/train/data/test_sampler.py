@@ -82,9 +82,9 @@ def test_the_stream_groups_whole_images_and_not_crops(dataset: CocoDataset, smal
     stream = TrainingStream(dataset, settings.augment, settings.preprocess, True, 0, group=4)
     is_portrait = dataset.sizes_hw[:, 0] > dataset.sizes_hw[:, 1]
     expected = np.concatenate([grouped_by_aspect(is_portrait, 0, epoch, 4) for epoch in range(3)])
-    in_order = [stream._index(n, 0) for n in range(3 * len(dataset))]
+    in_order = [stream.index_of(n, 0) for n in range(3 * len(dataset))]
     assert in_order == expected.tolist()
-    assert [stream._index(n, 0) for n in reversed(range(3 * len(dataset)))] == in_order[::-1]
+    assert [stream.index_of(n, 0) for n in reversed(range(3 * len(dataset)))] == in_order[::-1]
 
 
 def image_ids(settings: Config, first: int = 0, share: int | None = None, rank: int = 0) -> list[list[int]]:

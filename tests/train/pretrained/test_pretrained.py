@@ -24,7 +24,7 @@ from train.loss.criterion import Losses, Targets
 from train.model.build import build_detector
 from train.model.detector import DenseOutputs
 from train.pretrained import __main__ as pretrained
-from train.pretrained.__main__ import ForeignError, convert
+from train.pretrained.convert import ForeignError, convert
 from train.pretrained.dialects import State
 from train.trainer.checkpoint import (
     Checkpoint,
