@@ -158,7 +158,8 @@ def main() -> int:
         height, width = options.canvas
         images = photographs(options.images, max(options.batches), height, width)
         path = our_model(folder, RECIPE, images[:2])
-        parts = open_parts(path, dense_names(load_detector(path.with_suffix(".pt")).config.model), options.threads)
+        model = load_detector(path.with_suffix(".pt")).config.model
+        parts = open_parts(path, dense_names(model.pyramid.levels, model.head.has_centerness), options.threads)
         results = []
         for batch in options.batches:
             sizes = np.full((batch, 2), (height, width), np.int32)

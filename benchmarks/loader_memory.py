@@ -55,7 +55,7 @@ def private_mb() -> float:
 def walk(stream: TrainingStream, numbers: range) -> None:
     """Read the index as a loader process reads it."""
     for n in numbers:
-        index = stream._index(n, 0)
+        index = stream.index_of(n, 0)
         boxes, labels, crowd = stream.dataset.annotations(index)
         _ = boxes[~crowd].copy(), labels[~crowd].copy(), stream.dataset.path(index), stream.dataset.size_hw(index)
 
@@ -63,7 +63,7 @@ def walk(stream: TrainingStream, numbers: range) -> None:
 def measure(dataset: CocoDataset, workers: int, reads: int) -> list[float]:
     """The growth of private memory in MB of each of `workers` forked processes while it reads."""
     stream = TrainingStream(dataset, Augment(), Preprocess(800, 1333), False, 0, group=16)
-    stream._index(0, 0)
+    stream.index_of(0, 0)
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
 

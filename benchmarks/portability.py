@@ -48,7 +48,7 @@ from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
 from train.config import Backbone
 from train.config.paper_recipes import SYSTEMS
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")

@@ -31,8 +31,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from runtime.files import atomic_write
 from train.config import Config
 from train.config.recipes import RECIPES
-from train.loss.criterion import Targets, criterion
-from train.model.detector import build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
+from train.model.build import build_detector
 from train.trainer.optim import build_optimizer
 
 CLASSES = 80
@@ -56,7 +57,7 @@ def our_step(images: torch.Tensor, targets: Targets) -> tuple[Step, dict[str, li
         # The losses' own backward pass belongs to their cost: it ends at the network's outputs.
         leaves = type(outputs)(*(maps and [m.detach().requires_grad_() for m in maps] for maps in outputs))
         begun = time.perf_counter()
-        criterion(leaves, targets, canvas_hw, model_config).total.backward()
+        build_criterion(model_config)(leaves, targets, canvas_hw).total.backward()
         spent = time.perf_counter() - begun
         optimizer.zero_grad(set_to_none=True)
         pairs = [(m, leaf.grad) for a, b in zip(outputs, leaves, strict=True) for m, leaf in zip(a, b, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.manifest import InputShapes, Precision
 from train.trainer.checkpoint import LoadedDetector, load_detector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from .arguments import BATCH_MAX
 from .graph.checkpoint import checkpoint_to_graph
@@ -85,7 +85,7 @@ def publish_export_for_engine(
     """
     loaded = load_detector(checkpoint)
     inputs = input_shapes(loaded.config.preprocess, max(*batch, 1) if batch else BATCH_MAX, canvas_hw)
-    make_profiles(describe(loaded.config, loaded.classes, inputs), batch, shapes)
+    make_profiles(detector_manifest(loaded.config, loaded.classes, inputs), batch, shapes)
     exported, scheme = folder / f"{checkpoint.stem}.onnx", Scheme(precision)
     files = [exported] if precision == "fp32" else [exported, exported.with_suffix(f".{precision}.onnx")]
     if scheme.is_quantized:

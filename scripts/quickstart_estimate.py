@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from runtime.errors import run_main
 from train.config import Config
 from train.config.recipes import RECIPES
-from train.shapes.__main__ import Settings, generate
-from train.trainer.loop import LAST, train
+from train.shapes import Settings, generate
+from train.trainer.loop import LAST, train_detector
 from train.trainer.progress import duration
 from train.trainer.run_log import LOG, read_log
 
@@ -72,7 +72,7 @@ def measure(config: Config, folder: Path) -> Measured:
         run=dataclasses.replace(config.run, log_every=1),
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        train(few, folder / "run")
+        train_detector(few, folder / "run")
     return Measured(image, seconds_per_step(read_log(folder / "run" / LOG), batch))
 
 

@@ -17,7 +17,7 @@ from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector
 from train.trainer.checkpoint import load_detector
-from train.validate import TorchBackend, evaluate_together
+from train.trainer.evaluation import TorchBackend, evaluate_distributed
 
 ROOT = Path(__file__).parent.parent
 STEPS = 120  # enough to know some of the training images by heart
@@ -107,12 +107,12 @@ def test_deployed_ap_is_the_torch_models_without_torch(made: Path, tmp_path: Pat
     loaded = load_detector(made / "run/last.pt")
     dataset = load_coco(made / "shapes/train.json", made / "shapes/train")
     detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-    expected = list(evaluate_together(detector, dataset, progress=False).results)
+    expected = list(evaluate_distributed(detector, dataset, progress=False).results)
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(expected) > 100
     assert unlike(expected, found) < 0.01
     loaded.detector.mean += 3
-    darker = list(evaluate_together(detector, dataset, progress=False).results)
+    darker = list(evaluate_distributed(detector, dataset, progress=False).results)
     assert unlike(expected, darker) > 0.1, "three grey levels of 255"
 
     summary = run("scripts/quickstart_summary.py", made, 754, PYTHONPATH=str(ROOT))

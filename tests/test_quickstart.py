@@ -16,7 +16,7 @@ import pytest
 
 from runtime.errors import UserError
 from train.config.recipes import RECIPES
-from train.shapes.__main__ import Settings
+from train.shapes import Settings
 
 
 def script(repository: Path, name: str) -> ModuleType:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -23,18 +23,18 @@ from runtime.loadgen.run import _system
 from runtime.loadgen.settings import Estimate, Target, settings_for
 from runtime.names import unknown_name
 from train import config
-from train.assign import assign
+from train.assign import build_assigner
 from train.config import Assignment, Head, Loss, Model, Regression, Schedule, Scoring
 from train.config.recipes import atss_tiny
 from train.geometry.anchors import anchor_sides, pyramid_levels
 from train.geometry.box_coder import decode, encode
-from train.loss.criterion import Targets, criterion
-from train.model.backbone_settings import kind_of
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
 from train.model.backbones import build_backbone
-from train.model.detector import build_detector
+from train.model.build import build_detector, build_postprocess
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head as HeadModule
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 from train.trainer.device import pick_device, pick_precision
 from train.trainer.optim import build_optimizer, learning_rate_factor
 
@@ -49,16 +49,16 @@ CODES = torch.zeros(1, 4)
 
 def assigned_by(rule: Assignment) -> Any:
     targets = targets_of(SCENE)
-    return assign(targets.boxes, targets.mask, pyramid_levels(CANVAS, 5, config.Anchors()), rule)
+    return build_assigner(rule)(targets.boxes, targets.mask, pyramid_levels(CANVAS, 5, config.Anchors()))
 
 
 def losses_with(**changes: Any) -> Any:
-    return criterion(random_outputs(3, seed=0), targets_of(SCENE), CANVAS, replace(Model(), **changes))
+    return build_criterion(replace(Model(), **changes))(random_outputs(3, seed=0), targets_of(SCENE), CANVAS)
 
 
 def candidates_with(scoring: Scoring) -> Any:
     sizes, model = torch.tensor([list(CANVAS)] * 3), replace(Model(), scoring=scoring)
-    return candidates(random_outputs(3, seed=0), sizes, model, manifest.Thresholds())
+    return select_candidates(random_outputs(3, seed=0), sizes, build_postprocess(model, manifest.Thresholds()))
 
 
 def detector_with(**changes: Any) -> Any:
@@ -93,7 +93,6 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "scoring.rank_by": lambda: candidates_with(Scoring(rank_by=X)),
     "preprocess.channel_order": lambda: detector_with(channel_order=X),
     "backbone.name": lambda: small_backbone(name=X),
-    "backbone.name, its kind": lambda: kind_of(X),
     "backbone.batch_norm": lambda: small_backbone(batch_norm=X),
     "backbone.bottleneck_stride": lambda: small_backbone(name="resnet50", stem_channels=64, bottleneck_stride=X),
     "schedule.optimizer": lambda: build_optimizer(detector_with(), Schedule(optimizer=X)),
@@ -134,15 +133,13 @@ def test_every_name_of_every_setting_is_acted_on() -> None:
     empty = Targets(torch.zeros(1, 0, 4), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.bool))
     for box in get_args(config.BoxLoss):
         model = replace(Model(), loss=Loss(box=box))
-        assert criterion(random_outputs(1, seed=0), empty, CANVAS, model).box.item() == 0
+        assert build_criterion(model)(random_outputs(1, seed=0), empty, CANVAS).box.item() == 0
         assert losses_with(loss=Loss(box=box)).box.isfinite()
     for combine in get_args(config.Combine):
         for score in get_args(config.Score):
             candidates_with(Scoring(combine=combine, threshold_on=score, rank_by=score))
     for decay in get_args(config.Decay):
         assert 0 <= learning_rate_factor(1000, Schedule(decay=decay)) <= 1
-    for name in get_args(config.BackboneName):
-        assert kind_of(name).stages in (5, 8)
 
 
 def matches(source: str) -> list[ast.Match]:
@@ -185,8 +182,11 @@ def test_every_match_over_names_ends_in_a_refusal() -> None:
 def test_a_configuration_has_no_name_without_a_literal() -> None:
     """`weights` and `init` are files, the data's texts paths; any other text of the configuration is one of a set."""
     free = {"weights", "init", "train_json", "train_images", "val_json", "val_images", "recipe"}
-    tree = ast.parse((ROOT / "train/config/schema.py").read_text(encoding="utf-8"))
-    annotated = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
-    texts = {ast.unparse(node.target) for node in annotated if ast.unparse(node.annotation) == "str"}
-    assert texts == free
+
+    def texts(record: type) -> set[str]:
+        hints = get_type_hints(record)
+        nested = [texts(hint) for hint in hints.values() if is_dataclass(hint) and isinstance(hint, type)]
+        return {name for name, hint in hints.items() if hint is str}.union(*nested)
+
+    assert texts(config.Config) == free
     assert get_origin(config.BackboneName) is Literal

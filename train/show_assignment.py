@@ -22,8 +22,8 @@ from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.preprocess import boxes_to_canvas, make_batch
 
-from .assign import assign
-from .assign.atss import candidates
+from .assign import build_assigner
+from .assign.atss import candidate_anchors
 from .config import Config
 from .config.recipes import RECIPES
 from .geometry.anchors import Level, grid_anchors, pyramid_levels
@@ -38,7 +38,7 @@ class Scene(NamedTuple):
     names: list[str]
     levels: list[Level]
     matched: np.ndarray  # int64 [N]: the box of each anchor, negative for none
-    candidates: list[np.ndarray]  # of each box: anchor indices; ATSS's candidates, else the positives themselves
+    shown: list[np.ndarray]  # of each box: anchor indices; ATSS's candidates, else the positives themselves
     thresholds: list[float] | None  # of each box, where the rule is ATSS
 
 
@@ -52,12 +52,12 @@ def assign_image(dataset: CocoDataset, index: int, config: Config) -> Scene:
     gt = torch.from_numpy(on_canvas).unsqueeze(0)
     mask = torch.ones(gt.shape[:2], dtype=torch.bool)
     rule = config.model.assignment
-    matched = assign(gt, mask, levels, rule).matched[0].numpy()
+    matched = build_assigner(rule)(gt, mask, levels).matched[0].numpy()
     names = [dataset.classes[label] for label in labels[~crowd]]
     if rule.method != "atss":
         chosen = [np.flatnonzero(matched == g) for g in range(len(on_canvas))]
         return Scene(batch.images[0], on_canvas, names, levels, matched, chosen, None)
-    found = candidates(gt, levels, rule.k, rule.k_counts, rule.center_in_box)
+    found = candidate_anchors(gt, levels, rule.k, rule.k_counts, rule.center_in_box)
     chosen, thresholds = list(found.anchor[0].numpy()), found.threshold[0, :, 0].tolist()
     return Scene(batch.images[0], on_canvas, names, levels, matched, chosen, thresholds)
 
@@ -81,7 +81,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
         positives = 0
         for g, (x1, y1, x2, y2) in enumerate(scene.boxes):
             panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colours[g], linewidth=1.5))
-            index = scene.candidates[g]
+            index = scene.shown[g]
             index = index[(index >= first) & (index < last)]
             got = scene.matched[index] == g
             positives += int(got.sum())

@@ -18,8 +18,9 @@ import torch
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
 from train.geometry.anchors import anchors_per_cell
+from train.model.build import build_postprocess
 from train.trainer.checkpoint import LoadedDetector
-from train.validate import describe as describe_detector
+from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
 from .deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
@@ -38,10 +39,11 @@ def checkpoint_to_graph(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
     settings = loaded.config
     scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
     limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
-    graph = DeployableGraph(loaded.detector, settings.model, settings.thresholds, limits)
-    model = trace(graph, shapes, dense_names(settings.model), settings.preprocess.size_divisor)
+    graph = DeployableGraph(loaded.detector, build_postprocess(settings.model, settings.thresholds), limits)
+    dense = dense_names(settings.model.pyramid.levels, settings.model.head.has_centerness)
+    model = trace(graph, shapes, dense, settings.preprocess.size_divisor)
     manifest = dataclasses.replace(
-        describe_detector(settings, loaded.classes, shapes),
+        detector_manifest(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,
         graph_sha256=graph_sha256(model),
         libraries={name: metadata.version(name) for name in ("torch", "onnx", "onnxscript")},

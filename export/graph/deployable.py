@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from runtime.errors import UserError
 from runtime.manifest import InputShapes, Thresholds
-from train import config
 from train.geometry.anchors import strides
-from train.model.backbones import fold_batch_norms
+from train.model.batch_norm import fold_batch_norms
 from train.model.deform import for_export
-from train.model.detector import DenseOutputs, Detector
-from train.model.postprocess import Limit, candidates
+from train.model.detector import DenseOutputs, DetectorNetwork
+from train.model.postprocess import CandidateLimit, Postprocess, select_candidates
 
 from .nms import fixpoint_nms
 
@@ -41,27 +40,27 @@ class GraphOutputs(NamedTuple):
 class DeployableGraph(nn.Module):
     """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
 
-    def __init__(self, detector: Detector, model: config.Model, thresholds: Thresholds, limits: list[Limit]) -> None:
+    def __init__(self, detector: DetectorNetwork, postprocess: Postprocess, limits: list[CandidateLimit]) -> None:
         super().__init__()
         self.detector = fold(detector)
-        self._model, self._thresholds, self._limits = model, thresholds, limits
+        self._postprocess, self._limits = postprocess, limits
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
         """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
         dense = self.detector(images)
-        boxes, scores, classes = candidates(dense, image_sizes, self._model, self._thresholds, self._limits)
-        limits = self._thresholds
+        boxes, scores, classes = select_candidates(dense, image_sizes, self._postprocess, self._limits)
+        limits = self._postprocess.thresholds
         found = fixpoint_nms(boxes, scores, classes, limits.nms_iou, limits.detections, limits.box_growth)
         return GraphOutputs(*found, boxes, scores, classes), dense
 
 
-def dense_names(model: config.Model) -> list[str]:
+def dense_names(levels: int, has_centerness: bool) -> list[str]:
     """Names of the dense maps inside the exported graph, in DenseOutputs' order."""
-    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or model.head.has_centerness]
-    return [f"{kind}_{level}" for kind in kinds for level in range(model.pyramid.levels)]
+    kinds = [kind for kind in DenseOutputs._fields if kind != "centerness" or has_centerness]
+    return [f"{kind}_{level}" for kind in kinds for level in range(levels)]
 
 
-def fold(detector: Detector) -> Detector:
+def fold(detector: DetectorNetwork) -> DetectorNetwork:
     """A copy for inference, its batch norms merged into the convolutions before them, deformable ones portable.
 
     The exporter's own folding makes an invalid graph of a BF16 network.
@@ -74,7 +73,9 @@ def fold(detector: Detector) -> Detector:
     return folded
 
 
-def candidate_limits(shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds) -> list[Limit]:
+def candidate_limits(
+    shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds
+) -> list[CandidateLimit]:
     """How many candidates each level yields: a constant that serves all canvases of the range.
 
     A level smaller than that on some canvas is filled up. TensorRT's TopK wants a constant, at most 3840.
@@ -89,7 +90,7 @@ def candidate_limits(shapes: InputShapes, levels: int, scores_per_cell: int, thr
         least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * scores_per_cell
         most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * scores_per_cell
         count = min(thresholds.candidates_per_level, most)
-        limits.append(Limit(count, padded=least < count))
+        limits.append(CandidateLimit(count, padded=least < count))
     return limits
 
 

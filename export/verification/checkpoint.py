@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from runtime.detections import Detections
+from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 from train.trainer.checkpoint import LoadedDetector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from .checks import Check
 from .comparison import Comparison, Dense, VerifyError, compare_images, drop_padding, make_comparison, open_model_file
@@ -38,12 +39,14 @@ def open_export(loaded: LoadedDetector, model_path: Path) -> Comparison:
             maps = loaded.detector(torch.from_numpy(case.images))
         return [level.numpy() for kind in maps for level in kind]
 
+    rule = build_postprocess(settings.model, settings.thresholds)
+
     def postprocess(case: Case, dense: Dense) -> list[Detections]:
         levels = settings.model.pyramid.levels
         maps = [torch.from_numpy(level) for level in dense]
         outputs = DenseOutputs(*(maps[i : i + levels] for i in range(0, 3 * levels, levels)))
         with torch.inference_mode():
-            found = candidates(outputs, torch.from_numpy(case.image_sizes), settings.model, settings.thresholds)
+            found = select_candidates(outputs, torch.from_numpy(case.image_sizes), rule)
         return drop_padding(*(part.numpy() for part in found))
 
     file = open_model_file(model_path)
@@ -54,5 +57,5 @@ def open_export(loaded: LoadedDetector, model_path: Path) -> Comparison:
             f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
         )
     comparison = make_comparison(reference, postprocess, file)
-    stated = check_export(manifest, describe(loaded.config, loaded.classes, manifest.inputs))
+    stated = check_export(manifest, detector_manifest(loaded.config, loaded.classes, manifest.inputs))
     return comparison._replace(file_checks=[*comparison.file_checks, stated])

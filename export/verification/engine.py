@@ -19,7 +19,7 @@ from runtime.backends.trt.engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs
 from runtime.files import sha256_file
 from train.trainer.checkpoint import LoadedDetector
-from train.validate import describe
+from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.network import load_deployed
 from ..onnx_model.precision import format_counts
@@ -160,7 +160,9 @@ def _require_checkpoint(described: EngineManifest, loaded: LoadedDetector, path:
 
 
 def _check_manifest(described: EngineManifest, loaded: LoadedDetector) -> Verification:
-    stated = check_export(described.manifest, describe(loaded.config, loaded.classes, described.manifest.inputs))
+    stated = check_export(
+        described.manifest, detector_manifest(loaded.config, loaded.classes, described.manifest.inputs)
+    )
     if stated.passed:
         return _confirmed("its classes, preprocessing and thresholds are the checkpoint's")
     return _problem(f"its {stated.detail} unlike the checkpoint's; build it again: {described.rebuild}")

@@ -10,12 +10,12 @@ import time
 import torch
 
 from runtime.errors import UserError, run_main
-from train.trainer.distributed import add_up, joined
+from train.trainer.distributed import all_reduce, process_group
 
 
 def main() -> None:
     """Process 1 fails or is killed; 0 waits for it in a collective, 2 is busy on its own."""
-    with joined(use_cuda=False) as world:
+    with process_group(use_cuda=False) as world:
         for step in range(10_000):
             if world.rank == 1 and step == 3:
                 if sys.argv[1] == "kill":
@@ -23,7 +23,7 @@ def main() -> None:
                 raise UserError("the disk is full")
             if world.rank == 2 and step == 3:
                 time.sleep(120)
-            add_up(torch.ones(2), world)
+            all_reduce(torch.ones(2), world)
 
 
 if __name__ == "__main__":

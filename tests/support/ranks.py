@@ -23,18 +23,18 @@ from runtime.errors import UserError, run_main
 from runtime.records import record_from_dict
 from train.config import Config
 from train.data.loader import training_batches
-from train.loss.criterion import Losses
+from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector
-from train.trainer.distributed import World, add_up, gather, joined, require_agreement
-from train.trainer.loop import LAST, train
-from train.validate import TorchBackend, evaluate_together
+from train.trainer.distributed import World, all_gather, all_reduce, process_group, require_agreement
+from train.trainer.evaluation import TorchBackend, evaluate_distributed
+from train.trainer.loop import LAST, train_detector
 
 
 def main() -> None:
     torch.set_num_threads(1)
     config, out = record_from_dict(Config, json.loads(Path(sys.argv[1]).read_text()), "test"), Path(sys.argv[2])
-    with joined(use_cuda=False) as world:
+    with process_group(use_cuda=False) as world:
         answers = work(config, out, world)
         if world.is_main:
             (out / "answers.json").write_text(json.dumps(answers))
@@ -42,25 +42,25 @@ def main() -> None:
 
 def work(config: Config, out: Path, world: World) -> dict[str, Any]:
     """Everything that goes well, or fails in all processes alike, in one go: starting a process takes seconds."""
-    train(config, out / "two", world=world)
+    train_detector(config, out / "two", world=world)
     with patched(interrupted_at(config.schedule.steps * 3 // 5)):
-        message(lambda: train(config, out / "cut", world=world))
-    train(config, out / "cut", resume=True, world=world)
-    train(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
+        message(lambda: train_detector(config, out / "cut", world=world))
+    train_detector(config, out / "cut", resume=True, world=world)
+    train_detector(replace(config, run=replace(config.run, accumulate=2)), out / "pieces", world=world)
     for name, defect in DEFECTS.items():
         with defect(world):
-            train(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
+            train_detector(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
     with patched(nan_at(1, rank=1, world=world)):
-        bad_loss = message(lambda: train(config, out / "nan", world=world))
+        bad_loss = message(lambda: train_detector(config, out / "nan", world=world))
     loaded = load_detector(out / "two" / LAST)
     dataset = load_coco(config.data.val_json, config.data.val_images)
     detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-    evaluation = evaluate_together(detector, dataset, world, batch=2, progress=False)
+    evaluation = evaluate_distributed(detector, dataset, world, batch=2, progress=False)
     return {
-        "bad loss": gather(bad_loss, world),
-        "disagree": gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
+        "bad loss": all_gather(bad_loss, world),
+        "disagree": all_gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
         "figures": evaluation.metrics.values,
-        "everyone's figures": gather(evaluation.metrics.values, world),
+        "everyone's figures": all_gather(evaluation.metrics.values, world),
         "results": list(evaluation.results),
         "images": evaluation.speed.images,
     }
@@ -75,17 +75,17 @@ def message(function: Callable[[], Any]) -> str:
 
 
 class patched:
-    """The loop's criterion replaced while a block runs."""
+    """The losses of every call of a criterion changed while a block runs."""
 
     def __init__(self, change: Callable[[int, Losses], Losses]) -> None:
         self.change = change
 
     def __enter__(self) -> None:
-        self.real, calls = loop.criterion, iter(range(10_000))
-        loop.criterion = lambda *args: self.change(next(calls), self.real(*args))
+        self.real, calls = Criterion.__call__, iter(range(10_000))
+        Criterion.__call__ = lambda *args: self.change(next(calls), self.real(*args))
 
     def __exit__(self, *_: object) -> None:
-        loop.criterion = self.real
+        Criterion.__call__ = self.real
 
 
 def interrupted_at(step: int) -> Callable[[int, Losses], Losses]:
@@ -108,7 +108,9 @@ def replaced(name: str, change: Callable[..., Any]) -> Iterator[None]:
 
 def _own_counts(world: World) -> AbstractContextManager[None]:
     """Each process divides by its own counts, as if they were everyone's."""
-    return replaced("add_up", lambda values, world: values * world.size if values.ndim == 1 else add_up(values, world))
+    return replaced(
+        "all_reduce", lambda values, world: values * world.size if values.ndim == 1 else all_reduce(values, world)
+    )
 
 
 def _counts_of_one(world: World) -> AbstractContextManager[None]:
@@ -116,10 +118,12 @@ def _counts_of_one(world: World) -> AbstractContextManager[None]:
 
     def wrong(values: Tensor, world: World) -> Tensor:
         return (
-            add_up(values * (world.size if world.is_main else 0), world) if values.ndim == 1 else add_up(values, world)
+            all_reduce(values * (world.size if world.is_main else 0), world)
+            if values.ndim == 1
+            else all_reduce(values, world)
         )
 
-    return replaced("add_up", wrong)
+    return replaced("all_reduce", wrong)
 
 
 def _own_gradients(world: World) -> AbstractContextManager[None]:
@@ -134,7 +138,7 @@ def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
 
 def _same_images(world: World) -> AbstractContextManager[None]:
     """All processes read the first one's share: its images count twice, the others' not at all."""
-    return replaced("training_batches", lambda *args: training_batches(*args[:-1], World(0, world.size)))
+    return replaced("training_batches", lambda *args: training_batches(*args[:-1], 0))
 
 
 DEFECTS = {

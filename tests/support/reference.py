@@ -84,7 +84,7 @@ def atss(gt_boxes: Tensor, canvas_hw: tuple[int, int], levels: int, scale: float
             order = sorted(range(len(boxes)), key=(dx * dx + dy * dy).tolist().__getitem__)  # sorted() is stable
             chosen += [first + i for i in order[:k]]
             first += len(boxes)
-        overlap = torch.tensor([_iou32(every[i], box) for i in chosen])
+        overlap = torch.tensor([iou32(every[i], box) for i in chosen])
         threshold = overlap.mean() + (overlap.std() if len(chosen) > 1 else 0.0)
         for i, value in zip(chosen, overlap, strict=True):
             cx, cy = (every[i, 0] + every[i, 2]) / 2, (every[i, 1] + every[i, 3]) / 2
@@ -94,7 +94,7 @@ def atss(gt_boxes: Tensor, canvas_hw: tuple[int, int], levels: int, scale: float
     return owner
 
 
-def _iou32(a: Tensor, b: Tensor) -> Tensor:
+def iou32(a: Tensor, b: Tensor) -> Tensor:
     w = (torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])).clamp(min=0)
     h = (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
@@ -134,7 +134,7 @@ class Losses:
                 anchor, box = self.anchors[n], boxes[b, owner]
                 point = [float(anchor[0] + anchor[2]) / 2, float(anchor[1] + anchor[3]) / 2]
                 quality = centerness(point, box.tolist())
-                box_loss = box_loss + quality * (1 - _giou64(_decode64(anchor, self.deltas[b, n]), box))
+                box_loss = box_loss + quality * (1 - giou64(_decode64(anchor, self.deltas[b, n]), box))
                 x = self.center[b, n]
                 center_loss = center_loss - quality * torch.sigmoid(x).log() - (1 - quality) * torch.sigmoid(-x).log()
                 weight, positives = weight + quality, positives + 1
@@ -156,7 +156,7 @@ def _decode64(anchor: Tensor, delta: Tensor) -> list[Tensor]:
     return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
-def _giou64(a: list[Tensor], b: Tensor) -> Tensor:
+def giou64(a: list[Tensor], b: Tensor) -> Tensor:
     zero = torch.zeros((), dtype=torch.float64)
     w = torch.maximum(torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0]), zero)
     h = torch.maximum(torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1]), zero)

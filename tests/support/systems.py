@@ -10,7 +10,7 @@ from torch import nn
 
 from runtime.manifest import Preprocess, Thresholds
 from train.config import Backbone, Config, Model
-from train.model.detector import build_detector
+from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 THIN = Backbone("resnet18", weights="none", stem_channels=8)

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from runtime.manifest import Preprocess
-from train import config
+from train import config, shapes
 from train.config import Config
 from train.config.recipes import atss_tiny
-from train.shapes import __main__ as shapes
 
 
 @pytest.fixture(autouse=True, scope="session")

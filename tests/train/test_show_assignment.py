@@ -17,10 +17,10 @@ def test_a_scene_shows_the_recipes_own_positives(name: str, shapes_set: Path, tm
     dataset = load_coco(shapes_set / "train.json", shapes_set / "train")
     index = int(np.argmax(np.diff(dataset.offsets)))
     scene = assign_image(dataset, index, RECIPES[name]())
-    assert len(scene.names) == len(scene.boxes) == len(scene.candidates) > 1
+    assert len(scene.names) == len(scene.boxes) == len(scene.shown) > 1
     assert len(scene.matched) == sum(level.anchors for level in scene.levels)
     assert (scene.thresholds is not None) == (name == "atss_tiny")
-    for g, candidates in enumerate(scene.candidates):
+    for g, candidates in enumerate(scene.shown):
         assert set(np.flatnonzero(scene.matched == g)) <= set(candidates.tolist())
     assert (scene.matched >= 0).any()
     draw_scene(scene, tmp_path / "scene.png")

@@ -10,18 +10,18 @@ K = Σ_l min(k, cells of l) · A candidates (Σ_l min(k, cells · A) where k cou
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from runtime.names import unknown_name
 
-from ..config import KCounts
 from ..geometry.anchors import Level, around, half_sides
 from ..geometry.boxes import centers, iou
 from .types import NEGATIVE, Assigned
 
+KCounts = Literal["cells", "anchors"]
 # "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
 INSIDE_MARGIN = 0.01
 
@@ -38,7 +38,7 @@ def atss(
 
     Ties in distance go to the lower anchor index, ties in IoU to the lower box index.
     """
-    found = candidates(gt_boxes, levels, k, k_counts, center_in_box)
+    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box)
     positive = found.positive & gt_mask.unsqueeze(-1)
     return Assigned(best_box(found.anchor, found.overlap, positive, sum(level.anchors for level in levels)))
 
@@ -52,7 +52,7 @@ def topk(
     center_in_box: bool = True,
 ) -> Assigned:
     """As `atss`, but without a threshold: of its candidates each box gets the k of highest IoU."""
-    found = candidates(gt_boxes, levels, k, k_counts, center_in_box)
+    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box)
     count = min(k, found.overlap.shape[-1])
     rank = torch.sort(found.overlap, dim=-1, descending=True, stable=True).indices[..., :count]
     chosen = torch.zeros_like(found.positive).scatter(-1, rank, True)
@@ -60,7 +60,7 @@ def topk(
     return Assigned(best_box(found.anchor, found.overlap, positive, sum(level.anchors for level in levels)))
 
 
-class Candidates(NamedTuple):
+class CandidateAnchors(NamedTuple):
     """The candidate anchors of each box, and which of them are positive for it."""
 
     anchor: Tensor  # int64 [B, G, K], flat over all levels, level by level
@@ -70,15 +70,15 @@ class Candidates(NamedTuple):
     positive: Tensor  # bool [B, G, K]
 
 
-def candidates(
+def candidate_anchors(
     gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells", center_in_box: bool = True
-) -> Candidates:
+) -> CandidateAnchors:
     """Lines 1-12 of the algorithm for boxes [B, G, 4], each box by itself."""
     index, joined = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # lines 3 and 4
     overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
     threshold = _mean_plus_std(overlap)  # lines 6-8
     inside = centers_inside(joined, gt_boxes) if center_in_box else torch.ones_like(overlap, dtype=torch.bool)
-    return Candidates(index, overlap, threshold, inside, (overlap >= threshold) & inside)  # lines 9-12
+    return CandidateAnchors(index, overlap, threshold, inside, (overlap >= threshold) & inside)  # lines 9-12
 
 
 def nearest_on_all_levels(

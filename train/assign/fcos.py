@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import KCounts
 from ..geometry.anchors import Level, grid_points, grid_strides
 from ..geometry.boxes import area, centers
-from .atss import best_box, nearest_on_all_levels
+from .atss import KCounts, best_box, nearest_on_all_levels
 from .types import NEGATIVE, Assigned
 
 

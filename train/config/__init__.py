@@ -1,38 +1,29 @@
-"""Configuration as frozen dataclasses, and the recipes that fill them."""
+"""Configuration as frozen dataclasses, and the recipes that fill them.
 
+The records and literals of single parts are defined with those parts; all of them can be imported from here.
+"""
+
+from ..assign import Assignment, AssignmentMethod, CenterSampling, KCounts
+from ..data.augment import Augment
+from ..geometry.anchors import Anchors, Outermost
+from ..geometry.box_coder import Distance, DistanceUnit, Regression, RegressionStart
+from ..loss.criterion import BoxLoss, Loss
+from ..model.backbones import Backbone, BackboneName, BatchNorm
+from ..model.fpn import ExtraFrom
+from ..model.head import CenternessFrom
+from ..model.postprocess import Combine, Score, Scoring
+from ..model.resnet import BottleneckStride
 from .schema import (
-    Anchors,
-    Assignment,
-    AssignmentMethod,
-    Augment,
-    Backbone,
-    BackboneName,
-    BatchNorm,
-    BottleneckStride,
-    BoxLoss,
-    CenternessFrom,
-    CenterSampling,
-    Combine,
     Config,
     Data,
     Decay,
     DeviceName,
-    Distance,
-    DistanceUnit,
-    ExtraFrom,
     Head,
-    KCounts,
-    Loss,
     Model,
     Optimizer,
-    Outermost,
     Pyramid,
-    Regression,
-    RegressionStart,
     Run,
     Schedule,
-    Score,
-    Scoring,
     TrainingPrecision,
 )
 

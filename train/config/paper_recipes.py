@@ -6,17 +6,17 @@ spells out what is its own: anchors, positives, regression, losses, head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from runtime.manifest import Preprocess
 
+from ..model.backbones import BackboneName
+from .naming import Recipe, by_name, recipe
 from .schema import (
     Anchors,
     Assignment,
     Augment,
     Backbone,
-    BackboneName,
     Config,
     Data,
     Head,
@@ -36,7 +36,7 @@ _SMOOTH_L1 = Loss(box="smooth_l1", box_weight=1.0)
 
 
 def system(
-    recipe: str,
+    name: str,
     *,
     anchors: Anchors | None = None,
     assignment: Assignment | None = None,
@@ -47,7 +47,7 @@ def system(
 ) -> Config:
     """A detector on ResNet-50 at the paper's size and 1x schedule; what isn't given is ATSS's."""
     return Config(
-        recipe=recipe,
+        recipe=name,
         preprocess=Preprocess(short_side=800, long_side=1333),
         model=Model(
             backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen"),
@@ -62,107 +62,126 @@ def system(
     )
 
 
-def retinanet_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_r50_fpn_1x(name: str) -> Config:
     """RetinaNet: 9 anchors, IoU 0.5 / 0.4, deltas, smooth L1 (36.3 AP)."""
-    return system("retinanet_r50_fpn_1x", anchors=_NINE, assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
+    return system(name, anchors=_NINE, assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
 
 
-def retinanet_a9_improved_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a9_improved_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with 9 anchors and all improvements: GroupNorm, GIoU, centre in box, centerness, scales (38.4 AP)."""
-    return system("retinanet_a9_improved_r50_fpn_1x", anchors=_NINE, assignment=_IOU_IN_BOX)
+    return system(name, anchors=_NINE, assignment=_IOU_IN_BOX)
 
 
-def retinanet_a9_atss_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a9_atss_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with 9 anchors, all improvements and ATSS (39.2 AP)."""
-    return system("retinanet_a9_atss_r50_fpn_1x", anchors=_NINE)
+    return system(name, anchors=_NINE)
 
 
-def retinanet_a1_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one square anchor (32.5 AP): where the paper's table of inconsistencies begins."""
-    return system("retinanet_a1_r50_fpn_1x", assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
+    return system(name, assignment=_IOU, loss=_SMOOTH_L1, head=_PLAIN_HEAD)
 
 
-def retinanet_a1_gn_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_gn_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one anchor + GroupNorm."""
-    return system("retinanet_a1_gn_r50_fpn_1x", assignment=_IOU, loss=_SMOOTH_L1, head=_GN_HEAD)
+    return system(name, assignment=_IOU, loss=_SMOOTH_L1, head=_GN_HEAD)
 
 
-def retinanet_a1_giou_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_giou_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one anchor + GroupNorm + GIoU."""
-    return system("retinanet_a1_giou_r50_fpn_1x", assignment=_IOU, head=_GN_HEAD)
+    return system(name, assignment=_IOU, head=_GN_HEAD)
 
 
-def retinanet_a1_inbox_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_inbox_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one anchor + GroupNorm + GIoU + centre in the box."""
-    return system("retinanet_a1_inbox_r50_fpn_1x", assignment=_IOU_IN_BOX, head=_GN_HEAD)
+    return system(name, assignment=_IOU_IN_BOX, head=_GN_HEAD)
 
 
-def retinanet_a1_centerness_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_centerness_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one anchor + GroupNorm + GIoU + centre in the box + centerness."""
     head = Head(level_scales=False)
-    return system("retinanet_a1_centerness_r50_fpn_1x", assignment=_IOU_IN_BOX, head=head)
+    return system(name, assignment=_IOU_IN_BOX, head=head)
 
 
-def retinanet_a1_improved_r50_fpn_1x() -> Config:
+@recipe
+def retinanet_a1_improved_r50_fpn_1x(name: str) -> Config:
     """RetinaNet with one anchor and all improvements, the last one the scale per level: IoU × box (37.0 AP)."""
-    return system("retinanet_a1_improved_r50_fpn_1x", assignment=_IOU_IN_BOX)
+    return system(name, assignment=_IOU_IN_BOX)
 
 
-def spatial_scale_box_r50_fpn_1x() -> Config:
+@recipe
+def spatial_scale_box_r50_fpn_1x(name: str) -> Config:
     """The same detector with FCOS's choice of positives: spatial and scale constraint × box (37.8 AP)."""
-    return system("spatial_scale_box_r50_fpn_1x", assignment=Assignment(method="fcos"))
+    return system(name, assignment=Assignment(method="fcos"))
 
 
-def fcos_r50_fpn_1x() -> Config:
+@recipe
+def fcos_r50_fpn_1x(name: str) -> Config:
     """FCOS: spatial and scale constraint × point (37.8 AP)."""
-    return system("fcos_r50_fpn_1x", assignment=Assignment(method="fcos"), regression=Regression(start="point"))
+    return system(name, assignment=Assignment(method="fcos"), regression=Regression(start="point"))
 
 
-def iou_point_r50_fpn_1x() -> Config:
+@recipe
+def iou_point_r50_fpn_1x(name: str) -> Config:
     """FCOS with RetinaNet's choice of positives: IoU with an 8-stride box per point × point (36.9 AP)."""
-    return system("iou_point_r50_fpn_1x", assignment=_IOU_IN_BOX, regression=Regression(start="point"))
+    return system(name, assignment=_IOU_IN_BOX, regression=Regression(start="point"))
 
 
-def fcos_center_sampling_r50_fpn_1x() -> Config:
+@recipe
+def fcos_center_sampling_r50_fpn_1x(name: str) -> Config:
     """FCOS + center sampling, the "lite" version of ATSS: k nearest per level, then scale ranges (38.6 AP)."""
     rule = Assignment(method="fcos", center_sampling="nearest")
-    return system("fcos_center_sampling_r50_fpn_1x", assignment=rule, regression=Regression(start="point"))
+    return system(name, assignment=rule, regression=Regression(start="point"))
 
 
-def fcos_center_radius_r50_fpn_1x() -> Config:
+@recipe
+def fcos_center_radius_r50_fpn_1x(name: str) -> Config:
     """FCOS + center sampling as FCOS itself has it: points within 1.5 strides of the box's centre."""
     rule = Assignment(method="fcos", center_sampling="radius", radius=1.5)
-    return system("fcos_center_radius_r50_fpn_1x", assignment=rule, regression=Regression(start="point"))
+    return system(name, assignment=rule, regression=Regression(start="point"))
 
 
-def fcos_atss_r50_fpn_1x() -> Config:
+@recipe
+def fcos_atss_r50_fpn_1x(name: str) -> Config:
     """ATSS on FCOS: an 8-stride box per point for the choice, distances from the point (39.2 AP)."""
-    return system("fcos_atss_r50_fpn_1x", regression=Regression(start="point"))
+    return system(name, regression=Regression(start="point"))
 
 
-def atss_s3_r50_fpn_1x() -> Config:
+@recipe
+def atss_s3_r50_fpn_1x(name: str) -> Config:
     """ATSS with 3 scales per octave (39.2 – 39.3 AP: more anchors are useless)."""
-    return system("atss_s3_r50_fpn_1x", anchors=Anchors(scales_per_octave=3))
+    return system(name, anchors=Anchors(scales_per_octave=3))
 
 
-def atss_r3_r50_fpn_1x() -> Config:
+@recipe
+def atss_r3_r50_fpn_1x(name: str) -> Config:
     """ATSS with 3 ratios (39.2 – 39.3 AP)."""
-    return system("atss_r3_r50_fpn_1x", anchors=Anchors(ratios=(0.5, 1.0, 2.0)))
+    return system(name, anchors=Anchors(ratios=(0.5, 1.0, 2.0)))
 
 
-def atss_s3_r3_r50_fpn_1x() -> Config:
+@recipe
+def atss_s3_r3_r50_fpn_1x(name: str) -> Config:
     """ATSS with 3 scales per octave and 3 ratios (39.2 – 39.3 AP)."""
-    return system("atss_s3_r3_r50_fpn_1x", anchors=Anchors(scales_per_octave=3, ratios=(0.5, 1.0, 2.0)))
+    return system(name, anchors=Anchors(scales_per_octave=3, ratios=(0.5, 1.0, 2.0)))
 
 
-def topk_r50_fpn_1x() -> Config:
+@recipe
+def topk_r50_fpn_1x(name: str) -> Config:
     """A control beside the paper's rows: as ATSS, but of its candidates always the 9 of highest IoU."""
-    return system("topk_r50_fpn_1x", assignment=Assignment(method="topk"))
+    return system(name, assignment=Assignment(method="topk"))
 
 
-def larger(recipe: str, backbone: BackboneName, deformable_stages: tuple[int, ...] = (), double: bool = True) -> Config:
+def larger(name: str, backbone: BackboneName, deformable_stages: tuple[int, ...] = (), double: bool = True) -> Config:
     """ATSS on another backbone; `double` is the 2x schedule with its range of sizes."""
-    base = system(recipe, head=Head(deformable=bool(deformable_stages)))
+    base = system(name, head=Head(deformable=bool(deformable_stages)))
     model = replace(
         base.model, backbone=replace(base.model.backbone, name=backbone, deformable_stages=deformable_stages)
     )
@@ -176,66 +195,73 @@ def larger(recipe: str, backbone: BackboneName, deformable_stages: tuple[int, ..
     )
 
 
-def atss_dcn_r50_fpn_1x() -> Config:
+@recipe
+def atss_dcn_r50_fpn_1x(name: str) -> Config:
     """ATSS with DCNv2 in c3-c5 and the towers' last layer (43.0 AP)."""
-    return larger("atss_dcn_r50_fpn_1x", "resnet50", (3, 4, 5), double=False)
+    return larger(name, "resnet50", (3, 4, 5), double=False)
 
 
-def atss_r101_fpn_2x() -> Config:
+@recipe
+def atss_r101_fpn_2x(name: str) -> Config:
     """ATSS on ResNet-101, 2x (43.6 AP)."""
-    return larger("atss_r101_fpn_2x", "resnet101")
+    return larger(name, "resnet101")
 
 
-def atss_dcn_r101_fpn_2x() -> Config:
+@recipe
+def atss_dcn_r101_fpn_2x(name: str) -> Config:
     """ATSS on ResNet-101 with DCNv2, 2x (46.3 AP)."""
-    return larger("atss_dcn_r101_fpn_2x", "resnet101", (3, 4, 5))
+    return larger(name, "resnet101", (3, 4, 5))
 
 
-def atss_x101_32x8d_fpn_2x() -> Config:
+@recipe
+def atss_x101_32x8d_fpn_2x(name: str) -> Config:
     """ATSS on ResNeXt-101-32x8d, 2x (45.1 AP)."""
-    return larger("atss_x101_32x8d_fpn_2x", "resnext101_32x8d")
+    return larger(name, "resnext101_32x8d")
 
 
-def atss_dcn_x101_32x8d_fpn_2x() -> Config:
+@recipe
+def atss_dcn_x101_32x8d_fpn_2x(name: str) -> Config:
     """ATSS on ResNeXt-101-32x8d with DCNv2 in c4-c5, 2x (47.7 AP)."""
-    return larger("atss_dcn_x101_32x8d_fpn_2x", "resnext101_32x8d", (4, 5))
+    return larger(name, "resnext101_32x8d", (4, 5))
 
 
-def atss_x101_64x4d_fpn_2x() -> Config:
+@recipe
+def atss_x101_64x4d_fpn_2x(name: str) -> Config:
     """ATSS on ResNeXt-101-64x4d, 2x (45.6 AP)."""
-    return larger("atss_x101_64x4d_fpn_2x", "resnext101_64x4d")
+    return larger(name, "resnext101_64x4d")
 
 
-def atss_dcn_x101_64x4d_fpn_2x() -> Config:
+@recipe
+def atss_dcn_x101_64x4d_fpn_2x(name: str) -> Config:
     """ATSS on ResNeXt-101-64x4d with DCNv2 in c4-c5, 2x (47.7 AP; 50.7 with multi-scale testing, test-dev)."""
-    return larger("atss_dcn_x101_64x4d_fpn_2x", "resnext101_64x4d", (4, 5))
+    return larger(name, "resnext101_64x4d", (4, 5))
 
 
-SYSTEMS: dict[str, Callable[[], Config]] = {
-    "retinanet_r50_fpn_1x": retinanet_r50_fpn_1x,
-    "retinanet_a9_improved_r50_fpn_1x": retinanet_a9_improved_r50_fpn_1x,
-    "retinanet_a9_atss_r50_fpn_1x": retinanet_a9_atss_r50_fpn_1x,
-    "retinanet_a1_r50_fpn_1x": retinanet_a1_r50_fpn_1x,
-    "retinanet_a1_gn_r50_fpn_1x": retinanet_a1_gn_r50_fpn_1x,
-    "retinanet_a1_giou_r50_fpn_1x": retinanet_a1_giou_r50_fpn_1x,
-    "retinanet_a1_inbox_r50_fpn_1x": retinanet_a1_inbox_r50_fpn_1x,
-    "retinanet_a1_centerness_r50_fpn_1x": retinanet_a1_centerness_r50_fpn_1x,
-    "retinanet_a1_improved_r50_fpn_1x": retinanet_a1_improved_r50_fpn_1x,
-    "spatial_scale_box_r50_fpn_1x": spatial_scale_box_r50_fpn_1x,
-    "fcos_r50_fpn_1x": fcos_r50_fpn_1x,
-    "iou_point_r50_fpn_1x": iou_point_r50_fpn_1x,
-    "fcos_center_sampling_r50_fpn_1x": fcos_center_sampling_r50_fpn_1x,
-    "fcos_center_radius_r50_fpn_1x": fcos_center_radius_r50_fpn_1x,
-    "fcos_atss_r50_fpn_1x": fcos_atss_r50_fpn_1x,
-    "atss_s3_r50_fpn_1x": atss_s3_r50_fpn_1x,
-    "atss_r3_r50_fpn_1x": atss_r3_r50_fpn_1x,
-    "atss_s3_r3_r50_fpn_1x": atss_s3_r3_r50_fpn_1x,
-    "topk_r50_fpn_1x": topk_r50_fpn_1x,
-    "atss_dcn_r50_fpn_1x": atss_dcn_r50_fpn_1x,
-    "atss_r101_fpn_2x": atss_r101_fpn_2x,
-    "atss_dcn_r101_fpn_2x": atss_dcn_r101_fpn_2x,
-    "atss_x101_32x8d_fpn_2x": atss_x101_32x8d_fpn_2x,
-    "atss_dcn_x101_32x8d_fpn_2x": atss_dcn_x101_32x8d_fpn_2x,
-    "atss_x101_64x4d_fpn_2x": atss_x101_64x4d_fpn_2x,
-    "atss_dcn_x101_64x4d_fpn_2x": atss_dcn_x101_64x4d_fpn_2x,
-}
+SYSTEMS: dict[str, Recipe] = by_name(
+    retinanet_r50_fpn_1x,
+    retinanet_a9_improved_r50_fpn_1x,
+    retinanet_a9_atss_r50_fpn_1x,
+    retinanet_a1_r50_fpn_1x,
+    retinanet_a1_gn_r50_fpn_1x,
+    retinanet_a1_giou_r50_fpn_1x,
+    retinanet_a1_inbox_r50_fpn_1x,
+    retinanet_a1_centerness_r50_fpn_1x,
+    retinanet_a1_improved_r50_fpn_1x,
+    spatial_scale_box_r50_fpn_1x,
+    fcos_r50_fpn_1x,
+    iou_point_r50_fpn_1x,
+    fcos_center_sampling_r50_fpn_1x,
+    fcos_center_radius_r50_fpn_1x,
+    fcos_atss_r50_fpn_1x,
+    atss_s3_r50_fpn_1x,
+    atss_r3_r50_fpn_1x,
+    atss_s3_r3_r50_fpn_1x,
+    topk_r50_fpn_1x,
+    atss_dcn_r50_fpn_1x,
+    atss_r101_fpn_2x,
+    atss_dcn_r101_fpn_2x,
+    atss_x101_32x8d_fpn_2x,
+    atss_dcn_x101_32x8d_fpn_2x,
+    atss_x101_64x4d_fpn_2x,
+    atss_dcn_x101_64x4d_fpn_2x,
+)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from runtime.manifest import Preprocess
 
+from .naming import Recipe, by_name, recipe
 from .paper_recipes import SYSTEMS
 from .schema import Anchors, Augment, Backbone, Config, Data, Head, Model, Pyramid, Run, Schedule
 
 
-def atss_r50_fpn_1x() -> Config:
+@recipe
+def atss_r50_fpn_1x(name: str) -> Config:
     """The paper's detector: ResNet-50, one square anchor of 8 strides, 90k steps of 16 images (39.3 AP on COCO)."""
     return Config(
-        recipe="atss_r50_fpn_1x",
+        recipe=name,
         preprocess=Preprocess(short_side=800, long_side=1333),
         # Stem and first stage keep their ImageNet weights, and all batch norms theirs, as in RetinaNet and FCOS.
         model=Model(backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen")),
@@ -22,10 +23,11 @@ def atss_r50_fpn_1x() -> Config:
     )
 
 
-def atss_r18_fpn() -> Config:
+@recipe
+def atss_r18_fpn(name: str) -> Config:
     """A lighter detector for a GPU: ResNet-18, shorter side 640, AdamW and scale jitter."""
     return Config(
-        recipe="atss_r18_fpn",
+        recipe=name,
         preprocess=Preprocess(short_side=640, long_side=1066),
         model=Model(backbone=Backbone("resnet18", frozen_stages=1, batch_norm="frozen"), pyramid=Pyramid(channels=128)),
         augment=Augment(short_side_min=480, short_side_max=800),
@@ -34,10 +36,11 @@ def atss_r18_fpn() -> Config:
     )
 
 
-def atss_lite0() -> Config:
+@recipe
+def atss_lite0(name: str) -> Config:
     """For the edge and for fine-tuning on a CPU: EfficientNet-Lite0, pyramid P3-P6 of 64 channels, 320 × 240."""
     return Config(
-        recipe="atss_lite0",
+        recipe=name,
         preprocess=Preprocess(
             short_side=240,
             long_side=320,
@@ -80,10 +83,11 @@ def atss_lite0() -> Config:
     )
 
 
-def atss_tiny() -> Config:
+@recipe
+def atss_tiny(name: str) -> Config:
     """For a CPU and a first look: a narrow ResNet-18 from scratch at 192 px."""
     return Config(
-        recipe="atss_tiny",
+        recipe=name,
         preprocess=Preprocess(short_side=192, long_side=256),
         model=Model(
             backbone=Backbone("resnet18", weights="none", stem_channels=32),
@@ -114,12 +118,13 @@ def atss_tiny() -> Config:
     )
 
 
-def atss_quick() -> Config:
+@recipe
+def atss_quick(name: str) -> Config:
     """The quickstart's: `atss_lite0` with 48 channels at 160 px, for drawn images and some minutes on two cores."""
     base = atss_lite0()
     return replace(
         base,
-        recipe="atss_quick",
+        recipe=name,
         preprocess=replace(base.preprocess, short_side=160, long_side=224),
         model=replace(
             base.model,
@@ -141,11 +146,12 @@ def atss_quick() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {
-    "atss_r50_fpn_1x": atss_r50_fpn_1x,
-    "atss_r18_fpn": atss_r18_fpn,
-    "atss_lite0": atss_lite0,
-    "atss_tiny": atss_tiny,
-    "atss_quick": atss_quick,
-    **SYSTEMS,
-}
+# A new recipe is a function above and its line here.
+RECIPES: dict[str, Recipe] = by_name(
+    atss_r50_fpn_1x,
+    atss_r18_fpn,
+    atss_lite0,
+    atss_tiny,
+    atss_quick,
+    *SYSTEMS.values(),
+)

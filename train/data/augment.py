@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -10,9 +11,27 @@ import numpy as np
 from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
 
-from .. import config
-
 MIN_SIDE = 1.0  # px on the canvas; a box cropped to less is no training example
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training image, applied in this order."""
+
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0
+    transpose: float = 0.0
+    # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
+    short_side_min: int = 800
+    short_side_max: int = 800
+    short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
+    # Crops of this height and width at a random place, smaller images padded; 0 0 keeps whole images.
+    crop: tuple[int, int] = (0, 0)
+    brightness: float = 0.0  # ± fraction of 255
+    contrast: float = 0.0  # factor in 1 ± this
+    saturation: float = 0.0  # factor in 1 ± this
+    # A cropped box is kept when at least this fraction of it is still on the image.
+    min_visible: float = 0.3
 
 
 class Sample(NamedTuple):
@@ -23,7 +42,7 @@ class Sample(NamedTuple):
     labels: np.ndarray  # int64 [n]
 
 
-class Draw(NamedTuple):
+class Choices(NamedTuple):
     """What is drawn before an image is read, because it says how many of its pixels are needed."""
 
     horizontal_flip: bool
@@ -32,8 +51,8 @@ class Draw(NamedTuple):
     short_side: int
 
 
-def draw(settings: config.Augment, rng: np.random.Generator) -> Draw:
-    return Draw(
+def choose(settings: Augment, rng: np.random.Generator) -> Choices:
+    return Choices(
         horizontal_flip=rng.random() < settings.horizontal_flip,
         vertical_flip=rng.random() < settings.vertical_flip,
         transpose=rng.random() < settings.transpose,
@@ -50,18 +69,18 @@ def training_hw(image_hw: tuple[int, int], short_side: int, pre: Preprocess) -> 
 
 def augment(
     sample: Sample,
-    drawn: Draw,
+    choices: Choices,
     size_hw: tuple[int, int],
-    settings: config.Augment,
+    settings: Augment,
     pre: Preprocess,
     rng: np.random.Generator,
 ) -> Sample:
-    """The variant of a sample that was drawn, resized to `size_hw` (before transposing); `rng` draws the rest."""
-    if drawn.horizontal_flip:
+    """The variant of a sample that was chosen, resized to `size_hw` (before transposing); `rng` draws the rest."""
+    if choices.horizontal_flip:
         sample = flip_horizontal(sample)
-    if drawn.vertical_flip:
+    if choices.vertical_flip:
         sample = flip_vertical(sample)
-    if drawn.transpose:
+    if choices.transpose:
         sample, size_hw = transpose(sample), (size_hw[1], size_hw[0])
     sample = rescale(sample, size_hw, pre.divide_large)
     if settings.crop != (0, 0):
@@ -69,7 +88,7 @@ def augment(
     return sample._replace(image=jitter_colour(sample.image, settings, rng))
 
 
-def draw_short_side(settings: config.Augment, rng: np.random.Generator) -> int:
+def draw_short_side(settings: Augment, rng: np.random.Generator) -> int:
     """The shorter side that an image is resized to, in px."""
     if settings.short_sides:
         return settings.short_sides[int(rng.integers(len(settings.short_sides)))]
@@ -119,7 +138,7 @@ def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rn
     return Sample(sample.image[top : top + h, left : left + w], clipped[keep], sample.labels[keep])
 
 
-def jitter_colour(image: np.ndarray, settings: config.Augment, rng: np.random.Generator) -> np.ndarray:
+def jitter_colour(image: np.ndarray, settings: Augment, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast and saturation, as one colour matrix: uint8 in, uint8 out."""
     if settings.brightness == settings.contrast == settings.saturation == 0:
         return image

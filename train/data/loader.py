@@ -1,8 +1,8 @@
 """Training batches from a data set in COCO format.
 
-The n-th image of a run and its augmentation follow from the seed and n alone. A run that is resumed at step s
-therefore goes on with exactly the images it would have had, whatever the number of loader processes, and several
-training processes together see the images that one would.
+The n-th image of a run and its augmentation follow from the seed and n alone. A run that is resumed therefore sees the
+identical image sequence, whatever the number of loader processes, and several training processes together see the
+images that a single process would.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from runtime.coco import CocoDataset
 from runtime.images import ImageError
 from runtime.manifest import Preprocess
 
-from .. import config
+from ..config import Config
 from ..loss.criterion import Targets
-from ..trainer.distributed import ALONE, World, share_of_batch
-from .augment import Sample, augment, draw, training_hw
-from .sampler import grouped, shuffled
+from .augment import Augment, Sample, augment, choose, training_hw
+from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
 
@@ -52,7 +51,7 @@ class TrainingStream(Dataset[Any]):
     def __init__(
         self,
         dataset: CocoDataset,
-        settings: config.Augment,
+        settings: Augment,
         pre: Preprocess,
         keep_empty: bool,
         seed: int,
@@ -72,16 +71,16 @@ class TrainingStream(Dataset[Any]):
         """The n-th sample of the run. An image that can't be read is replaced by the next one and reported."""
         problems: list[str] = []
         for attempt in range(MAX_RETRIES):
-            index = self._index(n, attempt)
+            index = self.index_of(n, attempt)
             rng = np.random.default_rng((self.seed, 1, n))
-            drawn = draw(self.settings, rng)
+            choices = choose(self.settings, rng)
             try:
-                sample = self._read(index, drawn.short_side)
+                sample = self.read(index, choices.short_side)
             except ImageError as error:
                 problems.append(str(error))
                 continue
-            size_hw = training_hw(self.dataset.size_hw(index), drawn.short_side, self.pre)
-            changed = augment(sample, drawn, size_hw, self.settings, self.pre, rng)
+            size_hw = training_hw(self.dataset.size_hw(index), choices.short_side, self.pre)
+            changed = augment(sample, choices, size_hw, self.settings, self.pre, rng)
             return Item(changed, int(self.dataset.image_ids[index]), problems)
         raise ImageError(f"{MAX_RETRIES} images in a row can't be read, the last: {problems[-1]}")
 
@@ -92,17 +91,17 @@ class TrainingStream(Dataset[Any]):
         except ImageError as error:
             return error
 
-    def _index(self, n: int, attempt: int) -> int:
+    def index_of(self, n: int, attempt: int) -> int:
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
             if self._group:
-                order = grouped(self._is_portrait, self.seed, epoch, self._group)
+                order = grouped_by_aspect(self._is_portrait, self.seed, epoch, self._group)
             else:
                 order = shuffled(len(self.indices), self.seed, epoch)
             self._order = (epoch, order)
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
-    def _read(self, index: int, short_side: int) -> Sample:
+    def read(self, index: int, short_side: int) -> Sample:
         """An image with the pixels that its resize needs, and its boxes in them."""
         boxes, labels, crowd = self.dataset.annotations(index)
         image = self.dataset.load(
@@ -173,11 +172,12 @@ class _Collate:
 
 
 def training_batches(
-    dataset: CocoDataset, settings: config.Config, first_step: int, world: World = ALONE
+    dataset: CocoDataset, settings: Config, first_step: int, share: int | None = None, rank: int = 0
 ) -> Iterator[TrainBatch]:
-    """A process's share of the batches of steps `first_step` … of a run.
+    """The batches of a run from step `first_step` on: the one function of this room that reads the configuration.
 
-    Raises ImageError where the images can't be read, DistributedError where the batch can't be shared.
+    Of several processes each takes `share` images of every batch, process `rank` those from `rank` · `share` on; a
+    single process takes all. Raises ImageError where the images can't be read.
     """
     batch = settings.schedule.batch
     crop = settings.augment.crop
@@ -195,8 +195,8 @@ def training_batches(
             first_step,
             settings.schedule.steps,
             batch,
-            share_of_batch(batch, settings.run.accumulate, world),
-            world.rank,
+            batch if share is None else share,
+            rank,
         ),
         num_workers=settings.data.workers,
         collate_fn=_Collate(crop if crop != (0, 0) else None, settings.preprocess),

@@ -13,7 +13,7 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
-def grouped(is_portrait: np.ndarray, seed: int, epoch: int, batch: int) -> np.ndarray:
+def grouped_by_aspect(is_portrait: np.ndarray, seed: int, epoch: int, batch: int) -> np.ndarray:
     """A permutation in which the batches are all landscape or all portrait as far as the counts allow.
 
     `is_portrait` bool [n]. Sample n of the run belongs to batch n // `batch`, so batches lie across the borders of

@@ -7,16 +7,30 @@ anchor indices run over the levels, in each row by row, and over the anchors of 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from runtime.names import unknown_name
 
-from .. import config
+FIRST_STRIDE = 8  # px
+Outermost = Literal["scales", "ratios"]
 
-FIRST_STRIDE = 8
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of each cell: every scale with every ratio."""
+
+    scale: float = 8.0  # side of the smallest square, in strides
+    scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
+    ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
+    outermost: Outermost = "scales"  # in the order of a cell's anchors
+    center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
+    # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
+    # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
+    whole_pixels: bool = False
 
 
 class Level(NamedTuple):
@@ -43,12 +57,12 @@ def strides(levels: int) -> list[int]:
     return [FIRST_STRIDE << level for level in range(levels)]
 
 
-def anchors_per_cell(anchors: config.Anchors) -> int:
+def anchors_per_cell(anchors: Anchors) -> int:
     """How many anchors each cell carries, A."""
     return anchors.scales_per_octave * len(anchors.ratios)
 
 
-def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, float], ...]:
+def anchor_sides(anchors: Anchors, stride: int) -> tuple[tuple[float, float], ...]:
     """Widths and heights in px of the anchors of a cell (RetinaNet, arXiv 1708.02002)."""
     octave = [anchors.scale * stride * 2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
     match anchors.outermost:
@@ -57,7 +71,7 @@ def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, flo
         case "ratios":
             kinds = [(side, ratio) for ratio in anchors.ratios for side in octave]
         case _:
-            unknown_name(anchors.outermost, "anchors.outermost", config.Outermost)
+            unknown_name(anchors.outermost, "anchors.outermost", Outermost)
     if not anchors.whole_pixels:
         return tuple((side / math.sqrt(ratio), side * math.sqrt(ratio)) for side, ratio in kinds)
     # Python's round() takes a half to the even number, as torch's does.
@@ -65,12 +79,12 @@ def anchor_sides(anchors: config.Anchors, stride: int) -> tuple[tuple[float, flo
     return tuple((2.0 * round(side / root / 2), 2.0 * round(side * root / 2)) for side, root in whole)
 
 
-def pitch(anchors: config.Anchors, stride: int, canvas_side: int, cells: int) -> int:
+def pitch(anchors: Anchors, stride: int, canvas_side: int, cells: int) -> int:
     """Px from one cell's centre to the next along a canvas' side with so many cells."""
     return canvas_side // cells if anchors.whole_pixels else stride
 
 
-def pyramid_levels(canvas_hw: tuple[int, int], levels: int, anchors: config.Anchors) -> list[Level]:
+def pyramid_levels(canvas_hw: tuple[int, int], levels: int, anchors: Anchors) -> list[Level]:
     """The levels of a canvas of height, width px."""
     height, width = canvas_hw
     found = []

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.names import unknown_name
 
-from .. import config
 from .boxes import MAX_LOG_DISTANCE, Sides, centers, decode_deltas, decode_distances, encode_deltas, encode_distances
 
+RegressionStart = Literal["box", "point"]
+Distance = Literal["exp", "relu"]
+DistanceUnit = Literal["stride", "pixel"]
 _SMALLEST = 1e-4  # units; a distance below it has no logarithm worth learning
 
 
-def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: config.Regression) -> Tensor:
+@dataclass(frozen=True)
+class Regression:
+    """How a box is coded: as deltas of an anchor, or as distances of its four sides from a cell's centre."""
+
+    start: RegressionStart = "box"
+    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
+    distance: Distance = "exp"  # "point": what makes a distance of any number
+    distance_unit: DistanceUnit = "stride"
+
+
+def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: Regression) -> Tensor:
     """Boxes [..., 4] xyxy px that codes [..., 4] make of anchors [..., 4] on levels of strides [...] px."""
     left, top, right, bottom = anchors.unbind(-1)
     x, y = (left + right) / 2, (top + bottom) / 2
@@ -28,7 +43,7 @@ def decode_apart(
     height: Tensor,
     strides: Tensor | int,
     codes: Tensor,
-    rule: config.Regression,
+    rule: Regression,
 ) -> Sides:
     """`decode` with anchors given by centre and size, and boxes returned, by coordinates [...]."""
     match rule.start:
@@ -37,10 +52,10 @@ def decode_apart(
         case "point":
             return decode_distances(x, y, _distances(codes, rule) * _unit(strides, rule))
         case _:
-            unknown_name(rule.start, "regression.start", config.RegressionStart)
+            unknown_name(rule.start, "regression.start", RegressionStart)
 
 
-def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: config.Regression) -> Tensor:
+def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: Regression) -> Tensor:
     """The codes [..., 4] that `decode` makes boxes [..., 4] of; finite where there are none (a point outside)."""
     match rule.start:
         case "box":
@@ -48,20 +63,20 @@ def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: config.R
         case "point":
             return _numbers(encode_distances(centers(anchors), boxes) / _unit(strides, rule), rule)
         case _:
-            unknown_name(rule.start, "regression.start", config.RegressionStart)
+            unknown_name(rule.start, "regression.start", RegressionStart)
 
 
-def _distances(numbers: Tensor, rule: config.Regression) -> Tensor:
+def _distances(numbers: Tensor, rule: Regression) -> Tensor:
     match rule.distance:
         case "exp":
             return numbers.clamp(max=MAX_LOG_DISTANCE).exp()
         case "relu":
             return F.relu(numbers)
         case _:
-            unknown_name(rule.distance, "regression.distance", config.Distance)
+            unknown_name(rule.distance, "regression.distance", Distance)
 
 
-def _numbers(distances: Tensor, rule: config.Regression) -> Tensor:
+def _numbers(distances: Tensor, rule: Regression) -> Tensor:
     """What `_distances` makes these distances of."""
     match rule.distance:
         case "exp":
@@ -69,14 +84,14 @@ def _numbers(distances: Tensor, rule: config.Regression) -> Tensor:
         case "relu":
             return distances.clamp(min=0)
         case _:
-            unknown_name(rule.distance, "regression.distance", config.Distance)
+            unknown_name(rule.distance, "regression.distance", Distance)
 
 
-def _unit(strides: Tensor | int, rule: config.Regression) -> Tensor | int:
+def _unit(strides: Tensor | int, rule: Regression) -> Tensor | int:
     match rule.distance_unit:
         case "pixel":
             return 1
         case "stride":
             return strides.unsqueeze(-1) if isinstance(strides, Tensor) else strides
         case _:
-            unknown_name(rule.distance_unit, "regression.distance_unit", config.DistanceUnit)
+            unknown_name(rule.distance_unit, "regression.distance_unit", DistanceUnit)

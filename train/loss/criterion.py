@@ -1,7 +1,7 @@
 """The training loss: focal classification, boxes (weighted by centerness where there is one), centerness.
 
-Sources: arXiv 1708.02002 (RetinaNet), 1904.01355 (FCOS), 1912.02424 (ATSS). Which parts there are, and of what kind, is
-configuration; the detectors differ in nothing else.
+Sources: arXiv 1708.02002 (RetinaNet), 1904.01355 (FCOS), 1912.02424 (ATSS). The detectors differ in the parameters of
+this one criterion and in nothing else.
 
 Dense over all anchors with masks in place of boolean indexing: no shape depends on data and the host never waits.
 B images, N anchors over all levels, C classes, G boxes of an image (padded).
@@ -9,7 +9,8 @@ B images, N anchors over all levels, C classes, G boxes of an image (padded).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,26 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from .. import config
-from ..assign import Assigned, assign
-from ..geometry.anchors import Level, grid_anchors, grid_points, grid_strides, pyramid_levels
-from ..geometry.box_coder import decode, encode
+from ..assign import Assigned, Assigner
+from ..geometry.anchors import Anchors, Level, grid_anchors, grid_points, grid_strides, pyramid_levels
+from ..geometry.box_coder import Regression, decode, encode
 from ..geometry.boxes import centerness, giou, iou
 from ..model.detector import DenseOutputs
-from .losses import focal_loss_sum, smooth_l1
+from .losses import focal_loss_sum
+
+BoxLoss = Literal["giou", "iou", "smooth_l1"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The criterion's kinds and weights."""
+
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
+    smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
+    box_weight: float = 2.0
+    centerness_weight: float = 1.0
 
 
 class Targets(NamedTuple):
@@ -50,58 +64,99 @@ class Normalizers(NamedTuple):
     quality: Tensor  # sum of what their box losses are weighted with
 
 
-def assign_targets(targets: Targets, canvas_hw: tuple[int, int], model: config.Model) -> Assigned:
-    """Which anchors of a canvas are trained on which target."""
-    with torch.no_grad():
-        return assign(targets.boxes, targets.mask, _levels(canvas_hw, model), model.assignment)
+@dataclass(frozen=True)
+class Criterion:
+    """The losses of a detector, with everything that they depend on besides outputs and targets.
 
-
-def normalizers_of(
-    targets: Targets, canvas_hw: tuple[int, int], model: config.Model, assigned: Assigned | None = None
-) -> Normalizers:
-    """What the losses of a batch are divided by; 0 where no anchor has a box. Sums of those of its parts.
-
-    `assigned` is these targets' own assignment, where it was made before.
+    `canvas_hw` is the height and width of the images in px, from which the anchors follow.
     """
-    assigned = assign_targets(targets, canvas_hw, model) if assigned is None else assigned
-    positive = assigned.matched >= 0
-    _, boxes = _matched_targets(assigned, targets)
-    return _normalizers(positive, _quality(positive, boxes, _levels(canvas_hw, model), model))
 
+    levels: int  # of the pyramid
+    anchors: Anchors
+    regression: Regression
+    assigner: Assigner
+    has_centerness: bool
+    loss: Loss
 
-def criterion(
-    outputs: DenseOutputs,
-    targets: Targets,
-    canvas_hw: tuple[int, int],
-    model: config.Model,
-    normalizers: Normalizers | None = None,
-    assigned: Assigned | None = None,
-) -> Losses:
-    """The losses of the network's outputs for the anchors of a canvas, assigned to the targets.
+    def __call__(
+        self,
+        outputs: DenseOutputs,
+        targets: Targets,
+        canvas_hw: tuple[int, int],
+        normalizers: Normalizers | None = None,
+        assigned: Assigned | None = None,
+    ) -> Losses:
+        """The weighted losses of the network's outputs for these targets, scalars in float32.
 
-    `normalizers` are those of these targets unless given, as where they are part of a larger batch; `assigned` is made
-    here unless it was before.
-    """
-    assigned = assign_targets(targets, canvas_hw, model) if assigned is None else assigned
-    levels = _levels(canvas_hw, model)
-    logits, regression, center_logits = flatten(outputs, anchors=len(levels[0].sides))
-    positive = assigned.matched >= 0  # [B, N]
-    labels, boxes = _matched_targets(assigned, targets)
-    quality = _quality(positive, boxes, levels, model)
-    if normalizers is None:
-        normalizers = at_least_one(_normalizers(positive, quality))
-    positives = normalizers.positives
-    alpha, gamma = model.loss.focal_alpha, model.loss.focal_gamma
-    classification = focal_loss_sum(logits, labels, alpha, gamma, assigned.ignored) / positives
+        `normalizers` are given where the targets are a part of a larger batch, and `assigned` where the targets were
+        assigned before; either is computed here otherwise.
+        """
+        assigned = self.assign(targets, canvas_hw) if assigned is None else assigned
+        levels = self._levels(canvas_hw)
+        logits, codes, center_logits = flatten(outputs, anchors=len(levels[0].sides))
+        positive = assigned.matched >= 0  # [B, N]
+        labels, boxes = _matched_targets(assigned, targets)
+        quality = self._quality(positive, boxes, levels)
+        if normalizers is None:
+            normalizers = at_least_one(Normalizers(positive.sum().float(), quality.sum()))
+        alpha, gamma = self.loss.focal_alpha, self.loss.focal_gamma
+        classification = focal_loss_sum(logits, labels, alpha, gamma, assigned.ignored) / normalizers.positives
 
-    box = (_box_losses(regression, boxes, positive, levels, model) * quality).sum()
-    box = model.loss.box_weight * box / normalizers.quality
-    if center_logits is None:
-        return Losses(classification + box, classification, box, torch.zeros_like(box))
+        box = (self._box_losses(codes, boxes, positive, levels) * quality).sum()
+        box = self.loss.box_weight * box / normalizers.quality
+        if center_logits is None:
+            return Losses(classification + box, classification, box, torch.zeros_like(box))
 
-    center = F.binary_cross_entropy_with_logits(center_logits, quality, reduction="none")
-    center = model.loss.centerness_weight * torch.where(positive, center, 0.0).sum() / positives
-    return Losses(classification + box + center, classification, box, center)
+        center = F.binary_cross_entropy_with_logits(center_logits, quality, reduction="none")
+        center = torch.where(positive, center, 0.0).sum()
+        center = self.loss.centerness_weight * center / normalizers.positives
+        return Losses(classification + box + center, classification, box, center)
+
+    def assign(self, targets: Targets, canvas_hw: tuple[int, int]) -> Assigned:
+        """Which anchors of the canvas are trained on which target; without gradients."""
+        with torch.no_grad():
+            return self.assigner(targets.boxes, targets.mask, self._levels(canvas_hw))
+
+    def normalizers(
+        self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned | None = None
+    ) -> Normalizers:
+        """What the losses of a batch are divided by; 0 where no anchor has a box.
+
+        The normalizers of a batch are the sums of those of its parts. `assigned` is given where the targets were
+        assigned before.
+        """
+        assigned = self.assign(targets, canvas_hw) if assigned is None else assigned
+        positive = assigned.matched >= 0
+        _, boxes = _matched_targets(assigned, targets)
+        quality = self._quality(positive, boxes, self._levels(canvas_hw))
+        return Normalizers(positive.sum().float(), quality.sum())
+
+    def _levels(self, canvas_hw: tuple[int, int]) -> list[Level]:
+        return pyramid_levels(canvas_hw, self.levels, self.anchors)
+
+    def _quality(self, positive: Tensor, boxes: Tensor, levels: list[Level]) -> Tensor:
+        """The weight of each anchor's box loss [B, N]: its centerness target, 1 without centerness, 0 if negative."""
+        if not self.has_centerness:
+            return positive.float()
+        return torch.where(positive, centerness(grid_points(levels, device=boxes.device), boxes), 0.0)
+
+    def _box_losses(self, codes: Tensor, boxes: Tensor, positive: Tensor, levels: list[Level]) -> Tensor:
+        """The loss of each anchor's code [B, N, 4] for its box [B, N, 4]: [B, N], finite for negatives too."""
+        anchors = grid_anchors(levels, device=codes.device)
+        strides = grid_strides(levels, device=codes.device)
+        # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
+        boxes = torch.where(positive.unsqueeze(-1), boxes, anchors)
+        match self.loss.box:
+            case "smooth_l1":
+                wanted = encode(anchors, strides, boxes, self.regression)
+                beta = self.loss.smooth_l1_beta
+                return F.smooth_l1_loss(codes, wanted, reduction="none", beta=beta).sum(dim=-1)
+            case "iou":
+                return -iou(decode(anchors, strides, codes, self.regression), boxes).clamp(min=1e-6).log()
+            case "giou":
+                return 1 - giou(decode(anchors, strides, codes, self.regression), boxes)
+            case _:
+                unknown_name(self.loss.box, "loss.box", BoxLoss)
 
 
 def rows_of(assigned: Assigned, rows: slice) -> Assigned:
@@ -109,48 +164,13 @@ def rows_of(assigned: Assigned, rows: slice) -> Assigned:
     return Assigned(assigned.matched[rows], None if assigned.ignored is None else assigned.ignored[rows])
 
 
-def _levels(canvas_hw: tuple[int, int], model: config.Model) -> list[Level]:
-    return pyramid_levels(canvas_hw, model.pyramid.levels, model.anchors)
-
-
 def at_least_one(counts: Normalizers) -> Normalizers:
     """The counts may be 0 in a batch of empty images; this keeps the losses finite."""
     return Normalizers(counts.positives.clamp(min=1), counts.quality.clamp(min=1e-6))
 
 
-def _normalizers(positive: Tensor, quality: Tensor) -> Normalizers:
-    return Normalizers(positive.sum().float(), quality.sum())
-
-
-def _quality(positive: Tensor, boxes: Tensor, levels: list[Level], model: config.Model) -> Tensor:
-    """The weight of each anchor's box loss [B, N]: its centerness target, 1 without centerness, 0 for a negative."""
-    if not model.head.has_centerness:
-        return positive.float()
-    return torch.where(positive, centerness(grid_points(levels, device=boxes.device), boxes), 0.0)
-
-
-def _box_losses(
-    regression: Tensor, boxes: Tensor, positive: Tensor, levels: list[Level], model: config.Model
-) -> Tensor:
-    """The loss of each anchor's code [B, N, 4] for its box [B, N, 4]: [B, N], finite for negatives too."""
-    anchors = grid_anchors(levels, device=regression.device)
-    strides = grid_strides(levels, device=regression.device)
-    # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
-    boxes = torch.where(positive.unsqueeze(-1), boxes, anchors)
-    match model.loss.box:
-        case "smooth_l1":
-            difference = regression - encode(anchors, strides, boxes, model.regression)
-            return smooth_l1(difference, model.loss.smooth_l1_beta).sum(dim=-1)
-        case "iou":
-            return -iou(decode(anchors, strides, regression, model.regression), boxes).clamp(min=1e-6).log()
-        case "giou":
-            return 1 - giou(decode(anchors, strides, regression, model.regression), boxes)
-        case _:
-            unknown_name(model.loss.box, "loss.box", config.BoxLoss)
-
-
 def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Join the levels in anchor order, in float32, for so many anchors per cell.
+    """Join the levels in anchor order, in float32, `anchors` per cell.
 
     Class logits [B, N, C], box codes [B, N, 4], centerness [B, N] or None.
     """

@@ -26,14 +26,6 @@ def focal_loss_sum(
     return as_negative.sum() + torch.where(positive, exchange, 0.0).sum()
 
 
-def smooth_l1(difference: Tensor, beta: float) -> Tensor:
-    """Smooth L1 of differences (arXiv 1504.08083, eq. 3): quadratic below `beta`, linear above; 0 gives L1."""
-    size = difference.abs()
-    if beta == 0:
-        return size
-    return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)
-
-
 def _negative_term(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     """(1 − α) · σ(x)^γ · −log(1 − σ(x))."""
     return (1 - alpha) * torch.sigmoid(logits).pow(gamma) * F.softplus(logits)

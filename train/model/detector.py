@@ -13,12 +13,6 @@ from torch import Tensor, nn
 from runtime.manifest import ChannelOrder, Preprocess
 from runtime.names import unknown_name
 
-from .. import config
-from ..geometry.anchors import anchors_per_cell
-from .backbones import build_backbone, norms_to_freeze
-from .fpn import FeaturePyramid
-from .head import Head
-
 
 class DenseOutputs(NamedTuple):
     """The network's raw outputs, one map per pyramid level, finest first."""
@@ -28,7 +22,7 @@ class DenseOutputs(NamedTuple):
     centerness: list[Tensor]  # [B, A, h, w] logits; empty where the head has none
 
 
-class Detector(nn.Module):
+class DetectorNetwork(nn.Module):
     """Maps uint8 RGB canvases to dense outputs; normalisation happens here, so that a batch travels as bytes."""
 
     def __init__(
@@ -58,7 +52,7 @@ class Detector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def train(self, mode: bool = True) -> Detector:
+    def train(self, mode: bool = True) -> DetectorNetwork:
         """As nn.Module.train; frozen batch norms keep their statistics."""
         super().train(mode)
         for norm in self._frozen_norms:
@@ -73,29 +67,3 @@ class Detector(nn.Module):
         if self._bgr:
             x = x.flip(1)
         return DenseOutputs(*self.head(self.pyramid(self.backbone(x))))
-
-
-def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> Detector:
-    """The detector that a configuration describes, its backbone's weights loaded."""
-    backbone = build_backbone(model.backbone)
-    pyramid = FeaturePyramid(
-        backbone.channels,
-        model.pyramid.channels,
-        model.pyramid.levels,
-        model.pyramid.extra_from,
-        model.pyramid.extra_relu,
-    )
-    head = Head(
-        channels=model.pyramid.channels,
-        num_classes=num_classes,
-        levels=model.pyramid.levels,
-        convolutions=model.head.convolutions,
-        group_norm_groups=model.head.group_norm_groups,
-        prior=model.head.prior_probability,
-        anchors=anchors_per_cell(model.anchors),
-        centerness=model.head.centerness,
-        level_scales=model.head.level_scales,
-        tower_bias=model.head.tower_bias,
-        deformable=model.head.deformable,
-    )
-    return Detector(backbone, pyramid, head, pre, norms_to_freeze(backbone, model.backbone))

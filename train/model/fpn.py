@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.names import unknown_name
 
-from ..config import ExtraFrom
+ExtraFrom = Literal["p5", "c5"]
 
 
 class FeaturePyramid(nn.Module):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from runtime.names import unknown_name
 
-from ..config import CenternessFrom
 from .deform import deformable_like, reset_offsets
+
+CenternessFrom = Literal["none", "box", "class"]
 
 
 class Head(nn.Module):

@@ -7,7 +7,8 @@ B images, C classes, A anchors of a cell, K candidates over all levels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +17,50 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from runtime.names import unknown_name
 
-from .. import config
-from ..geometry.anchors import FIRST_STRIDE, anchor_sides, anchors_per_cell, pitch, strides
-from ..geometry.box_coder import decode_apart
+from ..geometry.anchors import FIRST_STRIDE, Anchors, anchor_sides, anchors_per_cell, pitch, strides
+from ..geometry.box_coder import Regression, decode_apart
 from ..geometry.boxes import Sides
 from .detector import DenseOutputs
 
+Combine = Literal["sqrt", "product"]
+Score = Literal["class", "final"]
 
-class Limit(NamedTuple):
+
+@dataclass(frozen=True)
+class Scoring:
+    """The final score of a detection, where there is centerness, and what it is cut and ranked by."""
+
+    combine: Combine = "sqrt"  # √(class · centerness), or the product itself
+    threshold_on: Score = "class"
+    rank_by: Score = "final"
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """What the postprocessing depends on besides the network's outputs."""
+
+    anchors: Anchors
+    regression: Regression
+    scoring: Scoring
+    thresholds: Thresholds
+
+
+class CandidateLimit(NamedTuple):
     """How many candidates a level yields where its size isn't known beforehand."""
 
-    candidates: int
+    rows: int
     padded: bool  # the level may have fewer scores than that on some canvas; unused rows fill up
 
 
-def candidates(
+def select_candidates(
     outputs: DenseOutputs,
     image_sizes: Tensor,
-    model: config.Model,
-    thresholds: Thresholds,
-    limits: list[Limit] | None = None,
+    rule: Postprocess,
+    limits: list[CandidateLimit] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best boxes of each level, joined: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
 
-    The scores are cut, ranked and made of class and centerness as `model.scoring` says. Boxes are clipped to
+    The scores are cut, ranked and made of class and centerness as `rule.scoring` says. Boxes are clipped to
     `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
     K = Σ_l min(1000, cells · A · C).
     """
@@ -51,7 +72,7 @@ def candidates(
         anchors = _LevelAnchors(
             stride,
             columns,
-            (pitch(model.anchors, stride, canvas_hw[1], columns), pitch(model.anchors, stride, canvas_hw[0], rows)),
+            (pitch(rule.anchors, stride, canvas_hw[1], columns), pitch(rule.anchors, stride, canvas_hw[0], rows)),
         )
         found.append(
             _level_candidates(
@@ -59,8 +80,7 @@ def candidates(
                 outputs.box_regression[level],
                 outputs.centerness[level] if outputs.centerness else None,
                 anchors,
-                model,
-                thresholds,
+                rule,
                 limits[level] if limits is not None else None,
             )
         )
@@ -69,8 +89,8 @@ def candidates(
     )
     # Decoded once, after the levels are joined, and coordinate by coordinate: a compiler that fuses one joining into
     # the next writes out every path through them (TensorRT for RTX made kernels of 35 MB of a fixed canvas).
-    sides = decode_apart(x, y, width, height, pixels, codes, model.regression)
-    return _clip(sides, classes >= 0, image_sizes, thresholds), scores, classes
+    sides = decode_apart(x, y, width, height, pixels, codes, rule.regression)
+    return _clip(sides, classes >= 0, image_sizes, rule.thresholds), scores, classes
 
 
 class _LevelAnchors(NamedTuple):
@@ -86,23 +106,23 @@ def _level_candidates(
     box_regression: Tensor,
     centerness: Tensor | None,
     grid: _LevelAnchors,
-    model: config.Model,
-    thresholds: Thresholds,
-    limit: Limit | None,
+    rule: Postprocess,
+    limit: CandidateLimit | None,
 ) -> tuple[Tensor, ...]:
     """A level's candidates: centre, size and stride of their anchors, codes, scores, classes."""
-    per_cell = anchors_per_cell(model.anchors)
+    per_cell = anchors_per_cell(rule.anchors)
     class_score = _rows(class_logits, per_cell).sigmoid()  # [B, anchors, C]
     num_classes = class_score.shape[2]
     quality = _rows(centerness, per_cell).sigmoid() if centerness is not None else None  # [B, anchors, 1]
-    score = _final_score(class_score, quality, model.scoring)
-    cut = class_score if _is_class(model.scoring.threshold_on, "scoring.threshold_on") else score
-    by_class = _is_class(model.scoring.rank_by, "scoring.rank_by")
-    rank = torch.where(cut > thresholds.score, class_score if by_class else score, 0.0).flatten(1)  # [B, anchors · C]
+    score = _final_score(class_score, quality, rule.scoring)
+    cut = class_score if _is_class(rule.scoring.threshold_on, "scoring.threshold_on") else score
+    by_class = _is_class(rule.scoring.rank_by, "scoring.rank_by")
+    ranked_by = class_score if by_class else score
+    rank = torch.where(cut > rule.thresholds.score, ranked_by, 0.0).flatten(1)  # [B, anchors · C]
     if limit is None:
-        count = min(thresholds.candidates_per_level, rank.shape[1])
+        count = min(rule.thresholds.candidates_per_level, rank.shape[1])
     else:
-        count = limit.candidates
+        count = limit.rows
         if limit.padded:
             rank = F.pad(rank, (0, count))
     best, index = rank.topk(count, dim=1)
@@ -113,13 +133,13 @@ def _level_candidates(
         anchor = anchor.clamp(max=class_score.shape[1] - 1)
     used = best > 0
     if by_class and quality is not None:
-        best = torch.where(used, _final_score(best, quality.squeeze(2).gather(1, anchor), model.scoring), 0.0)
+        best = torch.where(used, _final_score(best, quality.squeeze(2).gather(1, anchor), rule.scoring), 0.0)
     codes = _rows(box_regression, per_cell).gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
     stride = torch.full_like(best, grid.stride)
-    return *_anchors(anchor, grid, model.anchors), stride, codes, best, torch.where(used, label, -1).int()
+    return *_anchors(anchor, grid, rule.anchors), stride, codes, best, torch.where(used, label, -1).int()
 
 
-def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Scoring) -> Tensor:
+def _final_score(class_score: Tensor, quality: Tensor | None, scoring: Scoring) -> Tensor:
     """Class score and centerness, both in 0–1, combined; the class score itself where there is no centerness."""
     if quality is None:
         return class_score
@@ -130,20 +150,20 @@ def _final_score(class_score: Tensor, quality: Tensor | None, scoring: config.Sc
         case "product":
             return product
         case _:
-            unknown_name(scoring.combine, "scoring.combine", config.Combine)
+            unknown_name(scoring.combine, "scoring.combine", Combine)
 
 
-def _is_class(score: config.Score, setting: str) -> bool:
+def _is_class(score: Score, setting: str) -> bool:
     match score:
         case "class":
             return True
         case "final":
             return False
         case _:
-            unknown_name(score, setting, config.Score)
+            unknown_name(score, setting, Score)
 
 
-def _anchors(anchor: Tensor, grid: _LevelAnchors, anchors: config.Anchors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _anchors(anchor: Tensor, grid: _LevelAnchors, anchors: Anchors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centre x, y, width and height [B, K] px of anchors that are given by their index in the level, int64 [B, K]."""
     sides = anchor_sides(anchors, grid.stride)
     cell = anchor // len(sides)

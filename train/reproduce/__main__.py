@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runtime.errors import UserError, run_main
 
-from ..shapes import __main__ as shapes
+from .. import shapes
 from .pretrain import pretrain
 from .report import write_report
 from .run import run

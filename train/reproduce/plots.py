@@ -5,14 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
 from runtime.files import atomic_path
 
-if TYPE_CHECKING:
-    from .report import Row
+from .rows import Row
 
 _COLOURS = {"box": "#4477aa", "point": "#ee9944"}
 

@@ -44,7 +44,7 @@ def pretrain(data: Path, file: Path, epochs: int = EPOCHS) -> None:
     batches = epochs * len(dataset) // _IMAGES
     right, seen, started = 0, 0, time.monotonic()
     for batch in range(batches):
-        images, labels = _crops(dataset, batch)
+        images, labels = crops_of_batch(dataset, batch)
         if len(labels) < 2:  # of a single crop batch norm has no statistics
             continue
         optimizer.param_groups[0]["lr"] = _RATE * min(1.0, (batch + 1) / 50) * _half_cosine(batch / batches)
@@ -67,7 +67,7 @@ def _half_cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _crops(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
+def crops_of_batch(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
     """The objects of a batch of images: crops uint8 [n, CROP, CROP, 3] and classes int64 [n]."""
     images, labels = [], []
     for number in range(batch * _IMAGES, (batch + 1) * _IMAGES):
@@ -77,13 +77,13 @@ def _crops(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
         image = dataset.image(index)
         rng = np.random.default_rng((0, 1, number))
         for box, label in zip(boxes, classes, strict=True):
-            images.append(_crop(image, box, rng))
+            images.append(crop_around(image, box, rng))
             labels.append(int(label))
     stacked = np.stack(images) if images else np.empty((0, CROP, CROP, 3), np.uint8)
     return torch.from_numpy(stacked), torch.tensor(labels, dtype=torch.long)
 
 
-def _crop(image: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def crop_around(image: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A square around a box, one to two times its longer side, not quite in the middle; beyond the image black."""
     longer = float((box[2:] - box[:2]).max())
     side = longer * rng.uniform(1, 2)

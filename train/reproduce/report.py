@@ -10,15 +10,13 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import NamedTuple
 
 from runtime.files import atomic_write
 
 from .plots import draw_crossings, draw_k
-from .run import read_result
-from .systems import Job, K, System
+from .rows import FIGURES, Row, k_rows, mean_and_spread, rows_of, separated
+from .systems import Job, K
 
-FIGURES = ("AP", "AP50", "AP75")
 BEGIN, END = "<!-- begin: written by train.reproduce -->", "<!-- end -->"
 PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
     "reproduction.md",
@@ -26,54 +24,6 @@ PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
     "reproduction_crossings.png",
     "reproduction_k.png",
 )
-
-
-class Row(NamedTuple):
-    """What a system reached; figures in points of 100."""
-
-    system: System
-    seeds: tuple[int, ...]  # those that succeeded
-    figures: dict[str, tuple[float, ...]]  # of each seed
-    failures: dict[int, str]  # seed → why
-    missing: tuple[int, ...]  # seeds that haven't ended
-
-    @property
-    def ap(self) -> tuple[float, ...]:
-        return self.figures["AP"]
-
-
-def rows_of(jobs: list[Job], out: Path) -> list[Row]:
-    """One row for each system, in the order of their first jobs."""
-    by_system: dict[str, list[Job]] = {}
-    for job in jobs:
-        by_system.setdefault(job.system.key, []).append(job)
-    rows = []
-    for group in by_system.values():
-        ended = {job.seed: read_result(out, job) for job in group}
-        good = {seed: result for seed, result in ended.items() if result is not None and not result.error}
-        rows.append(
-            Row(
-                group[0].system,
-                tuple(good),
-                {name: tuple(100 * result.figures[name] for result in good.values()) for name in FIGURES},
-                {seed: result.error for seed, result in ended.items() if result is not None and result.error},
-                tuple(seed for seed, result in ended.items() if result is None),
-            )
-        )
-    return rows
-
-
-def mean_and_spread(values: tuple[float, ...]) -> tuple[float, float]:
-    """Mean and sample standard deviation; NaN where there are too few values."""
-    mean = statistics.fmean(values) if values else math.nan
-    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def separated(a: Row, b: Row) -> int:
-    """1 where every seed of `a` is better than every seed of `b`, −1 the other way round, 0 where neither is so."""
-    if not a.ap or not b.ap:
-        return 0
-    return (min(a.ap) > max(b.ap)) - (max(a.ap) < min(b.ap))
 
 
 def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
@@ -93,12 +43,6 @@ def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
         before, after = text.rstrip("\n") + "\n\n", "\n"
     atomic_write(page, f"{before}{BEGIN}\n{markdown(rows)}{END}{after}")
     return page
-
-
-def k_rows(rows: list[Row]) -> list[Row]:
-    """The rows that differ in k alone, by rising k."""
-    same = [row for row in rows if row.system.part == "k" or row.system.key == "atss-box"]
-    return sorted(same, key=lambda row: row.system.assignment.k)
 
 
 def markdown(rows: list[Row]) -> str:

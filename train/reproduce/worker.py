@@ -14,7 +14,7 @@ from runtime.files import atomic_write
 from runtime.records import record_from_dict
 
 from ..config import Config
-from ..trainer.loop import train
+from ..trainer.loop import train_detector
 from ..trainer.run_log import LOG, read_log
 from .run import CONFIG, RESULT, TRAIN, Result, alone_in
 
@@ -28,7 +28,7 @@ def work(folder: Path) -> None:
         if (folder / RESULT).exists():
             return
         config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
-        train(config, folder / TRAIN, resume=True)
+        train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
         figures = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
         atomic_write(folder / RESULT, json.dumps(Result(figures, "")._asdict()) + "\n")

@@ -19,8 +19,8 @@ from runtime.files import atomic_path, sha256_file
 from runtime.records import record_from_dict
 
 from ..config import Config
-from ..model.backbones import without_weights
-from ..model.detector import Detector, build_detector
+from ..model.build import build_detector, without_weights
+from ..model.detector import DetectorNetwork
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1
@@ -65,7 +65,7 @@ class Checkpoint(NamedTuple):
 class LoadedDetector(NamedTuple):
     """A trained detector, ready to evaluate or export."""
 
-    detector: Detector  # in evaluation mode, averaged weights where there are some
+    detector: DetectorNetwork  # in evaluation mode, averaged weights where there are some
     config: Config
     classes: Classes
     ap: float | None
@@ -130,7 +130,7 @@ def load_detector(path: str | Path) -> LoadedDetector:
     )
 
 
-def begin_with(detector: Detector, path: Path) -> None:
+def initialize_from(detector: DetectorNetwork, path: Path) -> None:
     """Take a checkpoint's weights to fine-tune from; its class convolution only if it has as many classes.
 
     Raises CheckpointError for a checkpoint of another model.
@@ -144,7 +144,7 @@ def begin_with(detector: Detector, path: Path) -> None:
     load_weights(detector, state, path)
 
 
-def load_weights(detector: Detector, state: dict[str, Tensor], path: Path) -> None:
+def load_weights(detector: DetectorNetwork, state: dict[str, Tensor], path: Path) -> None:
     """Load a state dict that must fit exactly. Raises CheckpointError naming what doesn't."""
     try:
         detector.load_state_dict(state)

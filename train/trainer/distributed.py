@@ -49,7 +49,7 @@ ALONE = World()
 
 
 @contextlib.contextmanager
-def joined(use_cuda: bool) -> Iterator[World]:
+def process_group(use_cuda: bool) -> Iterator[World]:
     """The processes that torchrun started, connected while the block runs; `ALONE` without torchrun.
 
     NCCL where `use_cuda`, with one GPU per process of a node, else gloo. When a process fails, the others end soon
@@ -151,12 +151,12 @@ def data_parallel(model: nn.Module, world: World, compiled: bool = False) -> nn.
     return DistributedDataParallel(network) if world.size > 1 else network
 
 
-def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
+def no_sync(model: nn.Module) -> AbstractContextManager[None]:
     """A block in which gradients stay in the process, to be averaged with those of a later pass."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def add_up(values: Tensor, world: World) -> Tensor:
+def all_reduce(values: Tensor, world: World) -> Tensor:
     """The sum of `values` over the processes; the host doesn't wait for it."""
     if world.size > 1:
         values = values.clone()
@@ -164,7 +164,7 @@ def add_up(values: Tensor, world: World) -> Tensor:
     return values
 
 
-def gather(value: Any, world: World) -> list[Any]:
+def all_gather(value: Any, world: World) -> list[Any]:
     """The plain Python value of every process, in order, in every process."""
     if world.size == 1:
         return [value]
@@ -173,8 +173,8 @@ def gather(value: Any, world: World) -> list[Any]:
     return values
 
 
-def gather_on_main(value: Any, world: World) -> list[Any]:
-    """As `gather`, but the other processes receive an empty list."""
+def gather_to_main(value: Any, world: World) -> list[Any]:
+    """As `all_gather`, but the other processes receive an empty list."""
     if world.size == 1:
         return [value]
     values: list[Any] | None = [None] * world.size if world.is_main else None
@@ -184,7 +184,7 @@ def gather_on_main(value: Any, world: World) -> list[Any]:
 
 def require_agreement(values: dict[str, Any], world: World) -> None:
     """Raise DistributedError, naming the entry, unless all processes give the same values."""
-    everyone = gather(values, world)
+    everyone = all_gather(values, world)
     for name in values:
         for rank, theirs in enumerate(everyone):
             if theirs[name] != everyone[0][name]:
@@ -194,7 +194,7 @@ def require_agreement(values: dict[str, Any], world: World) -> None:
                 )
 
 
-def share_of_batch(batch: int, pieces: int, world: World) -> int:
+def local_batch_size(batch: int, pieces: int, world: World) -> int:
     """How many images of each batch a process takes. Raises DistributedError unless batches divide evenly."""
     if batch % (world.size * pieces):
         raise DistributedError(

@@ -1,19 +1,22 @@
-"""Optimizer, learning-rate schedule and averaged weights."""
+"""Optimizer, learning-rate schedule and averaged weights.
+
+`OPTIMIZERS` and `DECAYS` hold the choices by name.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from runtime.names import unknown_name
-
 from .. import config
-from ..model.detector import Detector
+from ..model.detector import DetectorNetwork
+from ..tables import part_of
 
 
 def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
@@ -29,7 +32,13 @@ def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
     )
 
 
-def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.Optimizer:
+OPTIMIZERS: dict[config.Optimizer, Callable[[list[dict[str, Any]], config.Schedule], torch.optim.Optimizer]] = {
+    "sgd": lambda groups, schedule: torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum),
+    "adamw": lambda groups, schedule: torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas),
+}
+
+
+def build_optimizer(model: DetectorNetwork, schedule: config.Schedule) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters; biases, norms and scales have no weight decay.
 
     Each group's `base_lr` is what `set_learning_rate` scales.
@@ -43,13 +52,7 @@ def build_optimizer(model: Detector, schedule: config.Schedule) -> torch.optim.O
         rate = schedule.learning_rate * (schedule.backbone_factor if in_backbone else 1.0)
         decay = schedule.weight_decay if decays else 0.0
         settings.append({"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay})
-    match schedule.optimizer:
-        case "sgd":
-            return torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
-        case "adamw":
-            return torch.optim.AdamW(settings, lr=schedule.learning_rate, betas=schedule.betas)
-        case _:
-            unknown_name(schedule.optimizer, "schedule.optimizer", config.Optimizer)
+    return part_of(OPTIMIZERS, schedule.optimizer, "schedule.optimizer")(settings, schedule)
 
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -61,17 +64,26 @@ def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
 
 
 def learning_rate_factor(step: int, schedule: config.Schedule) -> float:
-    """What the base learning rate is multiplied with at a step: linear warm-up, then steps of 0.1 or a half cosine."""
+    """The factor of the base learning rate at a step: linear warm-up, then the schedule's decay."""
+    decay = part_of(DECAYS, schedule.decay, "schedule.decay")
     if step < schedule.warmup_steps:
         return schedule.warmup_start + (1 - schedule.warmup_start) * step / schedule.warmup_steps
-    match schedule.decay:
-        case "step":
-            return 0.1 ** sum(step >= milestone for milestone in schedule.milestones)
-        case "cosine":
-            progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        case _:
-            unknown_name(schedule.decay, "schedule.decay", config.Decay)
+    return decay(step, schedule)
+
+
+def step_decay(step: int, schedule: config.Schedule) -> float:
+    """A tenth after each milestone."""
+    return 0.1 ** sum(step >= milestone for milestone in schedule.milestones)
+
+
+def cosine_decay(step: int, schedule: config.Schedule) -> float:
+    """Half a cosine from 1 at the end of the warm-up to 0 after the last step."""
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# A new one is a name in the configuration's `Decay` (or `Optimizer`), a function, and an entry here.
+DECAYS: dict[config.Decay, Callable[[int, config.Schedule], float]] = {"step": step_decay, "cosine": cosine_decay}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -86,12 +98,12 @@ class AveragedWeights:
     The decay grows from 0 as (1 + t) / (10 + t), so that a short run isn't dragged down by its random start.
     """
 
-    def __init__(self, model: Detector, decay: float) -> None:
+    def __init__(self, model: DetectorNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: Detector, step: int) -> None:
+    def update(self, model: DetectorNetwork, step: int) -> None:
         """Move the average towards the model's weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, values = [], []

@@ -26,7 +26,7 @@ class LogError(UserError):
     """A log with a line in it that no run wrote."""
 
 
-class Journal:
+class RunLog:
     """Log of a run in a folder; a resumed run goes on with the lines up to its first step.
 
     Without `writes` it leaves no files and says only which images could not be read.
@@ -91,7 +91,7 @@ class Journal:
         for name, value in values.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(

@@ -21,13 +21,13 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.manifest import InputShapes, Manifest, Preprocess, Thresholds
+from train import shapes
 from train.config import Augment, Backbone, Config, Data, Head, Model, Pyramid, Schedule
 from train.config.recipes import atss_tiny
 from train.model.backbones import COARSEST, STRIDES, build_backbone
-from train.shapes import __main__ as shapes
 from train.trainer.checkpoint import Classes, load_detector
-from train.trainer.loop import train
-from train.validate import TorchBackend, describe
+from train.trainer.evaluation import TorchBackend, detector_manifest
+from train.trainer.loop import train_detector
 
 DIVISOR = 64
 # Images of 4:3 come to 96 × 128: multiples of 32, of which canvases must make 128 × 128.
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         schedule=Schedule(steps=2, batch=2, warmup_steps=1, clip_norm=1.0),
         run=replace(atss_tiny().run, device="cpu", precision="fp32"),
     )
-    return train(config, folder / "run")
+    return train_detector(config, folder / "run").last
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_engines_profiles_are_of_its_multiples(exported: Path) -> None:
 
 def manifest_of(pre: Preprocess, inputs: InputShapes) -> Manifest:
     config = Config(recipe="test", preprocess=pre, thresholds=Thresholds())
-    return describe(config, Classes(("a",), (1,)), inputs)
+    return detector_manifest(config, Classes(("a",), (1,)), inputs)
 
 
 @pytest.mark.parametrize("divisor", DIVISORS)

@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from tests.support import reference
 from tests.train.assign.test_assign import random_scene
 from train import config
-from train.assign import NEGATIVE, Assigned, assign
+from train.assign import NEGATIVE, Assigned, build_assigner
 from train.geometry.anchors import Level, grid_anchors, grid_points, pyramid_levels
 
 SQUARE = config.Anchors(8.0)
@@ -46,7 +46,7 @@ def run(
 ) -> Assigned:
     """Assignment of one image without padding."""
     mask = torch.ones(1, len(boxes), dtype=torch.bool)
-    return assign(boxes.unsqueeze(0), mask, pyramid_levels(canvas_hw, levels, anchors), rule)
+    return build_assigner(rule)(boxes.unsqueeze(0), mask, pyramid_levels(canvas_hw, levels, anchors))
 
 
 def half_strides(levels: list[Level]) -> list[Level]:
@@ -70,7 +70,7 @@ def test_equals_mmdet(shared_dir: Path, method: str) -> None:
         if rule.method == "fcos":
             levels = half_strides(levels)
         boxes = torch.from_numpy(golden[f"{case}_gt"]).unsqueeze(0)
-        found = assign(boxes, torch.ones(1, boxes.shape[1], dtype=torch.bool), levels, rule)
+        found = build_assigner(rule)(boxes, torch.ones(1, boxes.shape[1], dtype=torch.bool), levels)
         matched = found.matched[0].numpy()
         positive = np.flatnonzero(matched != NEGATIVE)
         order = np.argsort(golden[f"{case}_{method}_pos"])
@@ -87,7 +87,7 @@ def test_no_boxes_leave_every_anchor_negative(method: str) -> None:
     total = sum(level.anchors for level in levels)
     padded = random_scene((64, 96), 3, 0)[None].repeat(2, 1, 1)
     for boxes in (torch.zeros(2, 0, 4), padded):
-        found = assign(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool), levels, rule)
+        found = build_assigner(rule)(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool), levels)
         assert found.matched.shape == (2, total)
         assert found.matched.dtype == torch.int64
         assert (found.matched == NEGATIVE).all()
@@ -103,7 +103,7 @@ def test_a_batch_equals_its_images_one_by_one(method: str) -> None:
     boxes, mask = random_scene(canvas_hw, 9, 99).repeat(4, 1, 1), torch.zeros(4, 9, dtype=torch.bool)
     for i, scene in enumerate(scenes):
         boxes[i, : len(scene)], mask[i, : len(scene)] = scene, True
-    together = assign(boxes, mask, pyramid_levels(canvas_hw, 5, anchors), rule)
+    together = build_assigner(rule)(boxes, mask, pyramid_levels(canvas_hw, 5, anchors))
     assert (together.matched >= 0).any()
     for i, scene in enumerate(scenes):
         single = run(scene, canvas_hw, anchors, rule)
@@ -138,7 +138,7 @@ def test_atss_and_topk_equal_the_full_matrix(method: str, canvas_hw: tuple[int, 
     every = grid_anchors(pyramid_levels(canvas_hw, 5, anchors))
     owner, best = [NEGATIVE] * len(every), [-1.0] * len(every)
     for g, chosen in enumerate(plain_nearest(boxes, canvas_hw, anchors, rule)):
-        overlap = torch.stack([reference._iou32(every[i], boxes[g]) for i in chosen])
+        overlap = torch.stack([reference.iou32(every[i], boxes[g]) for i in chosen])
         if rule.method == "atss":
             wanted = (overlap >= overlap.mean() + overlap.std()).tolist()
         else:

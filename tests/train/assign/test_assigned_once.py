@@ -13,9 +13,9 @@ from torch import Tensor
 from runtime.coco import load_coco
 from train.config import Assignment, Config
 from train.data.loader import TrainBatch, training_batches
-from train.loss import criterion as criterion_module
-from train.loss.criterion import Losses, Targets, assign_targets, criterion, normalizers_of, rows_of
-from train.model.detector import build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Criterion, Losses, Targets, rows_of
+from train.model.build import build_detector
 from train.trainer import loop
 from train.trainer.distributed import World
 
@@ -30,22 +30,23 @@ IGNORING = Assignment(method="max_iou", positive_iou=0.3, negative_iou=0.1, cent
 def assigned_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each call of the assigner had."""
     counts: list[int] = []
-    real = criterion_module.assign
+    real = Criterion.assign
 
-    def spy(boxes: Tensor, *rest: Any) -> Any:
-        counts.append(len(boxes))
-        return real(boxes, *rest)
+    def spy(self: Criterion, targets: Targets, canvas_hw: tuple[int, int]) -> Any:
+        counts.append(len(targets.boxes))
+        return real(self, targets, canvas_hw)
 
-    monkeypatch.setattr(criterion_module, "assign", spy)
+    monkeypatch.setattr(Criterion, "assign", spy)
     return counts
 
 
 def step(config: Config, classes: int, batch: TrainBatch, pieces: int, world: World) -> tuple[Losses, list[Tensor]]:
-    config = replace(config, run=replace(config.run, accumulate=pieces))
     torch.manual_seed(0)
     model = build_detector(config.model, classes, config.preprocess).train()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    losses = loop.backward(model, batch.images, batch.targets, config, torch.float32, scaler, world)
+    losses = loop.backward(
+        model, build_criterion(config.model), batch.images, batch.targets, pieces, torch.float32, scaler, world
+    )
     return losses, [p.grad for p in model.parameters() if p.grad is not None]
 
 
@@ -68,7 +69,7 @@ def test_a_batch_is_assigned_once(
     assert assigned_images == [4]
     assigned_images.clear()
     # Another process with the very same share: the counts are twice these, and the losses stay what they are.
-    monkeypatch.setattr(loop, "add_up", lambda values, world: values * world.size)
+    monkeypatch.setattr(loop, "all_reduce", lambda values, world: values * world.size)
     losses, found = step(config, classes, batch, pieces, World(0, processes))
     assert assigned_images == [4]
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)
@@ -80,18 +81,18 @@ def test_a_batch_is_assigned_once(
 def test_an_assignment_that_is_given_is_what_would_be_made(
     scene: list[list[list[float]]], rule: Assignment, assigned_images: list[int]
 ) -> None:
-    model = replace(MODEL, assignment=rule)
+    criterion = build_criterion(replace(MODEL, assignment=rule))
     targets, outputs = targets_of(scene), random_outputs(len(scene), seed=2)
-    assigned = assign_targets(targets, CANVAS, model)
+    assigned = criterion.assign(targets, CANVAS)
     assert (assigned.ignored is not None) == (rule is IGNORING)
     assert torch.equal(
-        torch.stack(criterion(outputs, targets, CANVAS, model, None, assigned)),
-        torch.stack(criterion(outputs, targets, CANVAS, model)),
+        torch.stack(criterion(outputs, targets, CANVAS, None, assigned)),
+        torch.stack(criterion(outputs, targets, CANVAS)),
     )
-    assert normalizers_of(targets, CANVAS, model, assigned) == normalizers_of(targets, CANVAS, model)
+    assert criterion.normalizers(targets, CANVAS, assigned) == criterion.normalizers(targets, CANVAS)
     assert assigned_images == [len(scene)] * 3
     for i in range(len(scene)):
-        alone = assign_targets(Targets(*(t[i : i + 1] for t in targets)), CANVAS, model)
+        alone = criterion.assign(Targets(*(t[i : i + 1] for t in targets)), CANVAS)
         part = rows_of(assigned, slice(i, i + 1))
         assert torch.equal(part.matched, alone.matched)
         assert part.ignored is alone.ignored is None or torch.equal(part.ignored, alone.ignored)

@@ -20,9 +20,10 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tests.train.assign.test_assign import random_scene
 from train import config
-from train.assign import assign
+from train.assign import build_assigner
 from train.geometry.anchors import Level, pyramid_levels
-from train.loss.criterion import Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
 from train.model.detector import DenseOutputs
 
 CANVAS = (96, 128)
@@ -77,7 +78,7 @@ def levels_of(model: config.Model) -> list[Level]:
 
 
 def assignment(boxes: Tensor, mask: Tensor, model: config.Model) -> Tensor:
-    return assign(boxes, mask, levels_of(model), model.assignment).matched
+    return build_assigner(model.assignment)(boxes, mask, levels_of(model)).matched
 
 
 def loss(
@@ -92,7 +93,7 @@ def loss(
         return [p.unflatten(2, (v.rows, v.columns)) for p, v in zip(parts, levels, strict=True)]
 
     outputs = DenseOutputs(maps(logits), maps(codes), [] if model.head.centerness == "none" else maps(center))
-    return criterion(outputs, Targets(boxes, labels, mask), CANVAS, model).total
+    return build_criterion(model)(outputs, Targets(boxes, labels, mask), CANVAS).total
 
 
 def example(model: config.Model) -> tuple[Tensor, ...]:

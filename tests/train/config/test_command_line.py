@@ -14,12 +14,12 @@ import torch
 
 from runtime.errors import UserError
 from train.__main__ import parse
+from train.config.check import check_config
 from train.config.recipes import RECIPES, atss_tiny
-from train.loss.criterion import Targets, criterion
-from train.model.backbones import without_weights
-from train.model.detector import build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
+from train.model.build import build_detector, without_weights
 from train.trainer.optim import build_optimizer
-from train.trainer.validation import check_config
 
 
 def rejected(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -191,7 +191,7 @@ def test_every_recipe_is_possible_and_trains_a_step(name: str) -> None:
         torch.tensor([[[10.0, 10.0, 60.0, 50.0]]]), torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool)
     )
     before = {k: v.clone() for k, v in detector.named_parameters()}
-    losses = criterion(detector(images), targets, (64, 96), recipe.model)
+    losses = build_criterion(recipe.model)(detector(images), targets, (64, 96))
     losses.total.backward()
     optimizer.step()
     assert losses.total.isfinite()

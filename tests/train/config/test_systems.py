@@ -15,14 +15,16 @@ from tests.support import reference
 from tests.train.loss.test_criterion import SCENE, targets_of
 from train import config
 from train.__main__ import parse
-from train.assign import assign
+from train.assign import build_assigner
 from train.config.paper_recipes import SYSTEMS
 from train.config.recipes import RECIPES
 from train.geometry.anchors import anchors_per_cell, grid_anchors, pyramid_levels
 from train.geometry.box_coder import decode, encode
-from train.loss.criterion import Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
+from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
-from train.model.postprocess import candidates
+from train.model.postprocess import select_candidates
 
 CANVAS = (64, 96)
 CLASSES = 3
@@ -85,7 +87,7 @@ def plain_losses(outputs: DenseOutputs, targets: Targets, model: config.Model) -
     per_cell = len(levels[0].sides)
     anchors = grid_anchors(levels).double()
     strides = [float(v.stride) for v in levels for _ in range(v.anchors)]
-    assigned = assign(targets.boxes, targets.mask, levels, model.assignment)
+    assigned = build_assigner(model.assignment)(targets.boxes, targets.mask, levels)
     logits, codes = rows_of(outputs.class_logits, per_cell), rows_of(outputs.box_regression, per_cell)
     center = rows_of(outputs.centerness, per_cell)[..., 0] if outputs.centerness else None
     zero = torch.zeros((), dtype=torch.float64)
@@ -105,7 +107,7 @@ def plain_losses(outputs: DenseOutputs, targets: Targets, model: config.Model) -
                 loss = torch.where(size < beta, size**2 / (2 * beta), size - beta / 2).sum()
             else:
                 predicted = plain_box(anchor, codes[b, n], strides[n], model.regression)
-                giou = reference._giou64(predicted, box)
+                giou = reference.giou64(predicted, box)
                 loss = 1 - giou
                 if model.loss.box == "iou":
                     overlap = reference.iou([float(v.detach()) for v in predicted], box.tolist())
@@ -130,7 +132,7 @@ def plain_losses(outputs: DenseOutputs, targets: Targets, model: config.Model) -
 def test_losses_and_gradients_equal_loops(name: str, boxes: list[list[list[float]]]) -> None:
     model = SYSTEMS[name]().model
     targets, outputs = targets_of(boxes), random_outputs(model, len(boxes), seed=3)
-    losses = criterion(outputs, targets, CANVAS, model)
+    losses = build_criterion(model)(outputs, targets, CANVAS)
     expected = plain_losses(outputs, targets, model)
     for found, slow in zip(losses[1:], expected, strict=True):
         assert found.item() == pytest.approx(slow.item(), rel=1e-4, abs=1e-6)
@@ -144,7 +146,7 @@ def test_losses_and_gradients_equal_loops(name: str, boxes: list[list[list[float
 def test_iou_loss_is_the_negative_logarithm() -> None:
     model = replace(config.Model(), loss=config.Loss(box="iou"))
     targets, outputs = targets_of(SCENE), random_outputs(model, 3, seed=4)
-    assert criterion(outputs, targets, CANVAS, model).box.item() == pytest.approx(
+    assert build_criterion(model)(outputs, targets, CANVAS).box.item() == pytest.approx(
         plain_losses(outputs, targets, model)[1].item(), rel=1e-4
     )
 
@@ -175,7 +177,9 @@ def test_candidates_equal_loops(name: str, scoring: config.Scoring) -> None:
     outputs = DenseOutputs(*([m.detach() for m in maps] for maps in random_outputs(model, 1, seed=5)))
     thresholds = Thresholds(score=0.3, candidates_per_level=40)
     with torch.no_grad():
-        boxes, scores, classes = candidates(outputs, torch.tensor([[60, 90]]), model, thresholds)
+        boxes, scores, classes = select_candidates(
+            outputs, torch.tensor([[60, 90]]), build_postprocess(model, thresholds)
+        )
     levels = pyramid_levels(CANVAS, 5, model.anchors)
     per_cell, first, found = len(levels[0].sides), 0, 0
     anchors = grid_anchors(levels).double()

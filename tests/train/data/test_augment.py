@@ -10,7 +10,7 @@ from train import config
 from train.data.augment import (
     Sample,
     augment,
-    draw,
+    choose,
     flip_horizontal,
     flip_vertical,
     jitter_colour,
@@ -37,9 +37,9 @@ def painted(rng: np.random.Generator, height: int = 90, width: int = 140, boxes:
 
 def augmented(sample: Sample, settings: config.Augment, pre: Preprocess, rng: np.random.Generator) -> Sample:
     """A random variant, as training takes it."""
-    drawn = draw(settings, rng)
-    size_hw = training_hw((sample.image.shape[0], sample.image.shape[1]), drawn.short_side, pre)
-    return augment(sample, drawn, size_hw, settings, pre, rng)
+    choices = choose(settings, rng)
+    size_hw = training_hw((sample.image.shape[0], sample.image.shape[1]), choices.short_side, pre)
+    return augment(sample, choices, size_hw, settings, pre, rng)
 
 
 def extent(image: np.ndarray, channel: int) -> list[float] | None:

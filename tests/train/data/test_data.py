@@ -139,7 +139,7 @@ def test_crowd_boxes_are_no_targets(own_copy: Path, small_config: Make) -> None:
     stream = TrainingStream(dataset, Augment(horizontal_flip=0), PRE, True, 0)
     for index in range(len(dataset)):
         boxes, labels, crowd = dataset.annotations(index)
-        sample = stream._read(index, PRE.short_side)
+        sample = stream.read(index, PRE.short_side)
         assert np.array_equal(sample.boxes, boxes[~crowd])
         assert np.array_equal(sample.labels, labels[~crowd])
     assert dataset.crowd.any()

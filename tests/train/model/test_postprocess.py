@@ -11,8 +11,9 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from tests.support import reference
 from train import config
+from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
-from train.model.postprocess import Limit, candidates
+from train.model.postprocess import CandidateLimit, select_candidates
 
 MODEL = config.Model(anchors=config.Anchors(scale=4.0))
 Row = tuple[float, int, list[float]]
@@ -26,6 +27,12 @@ def outputs_of(canvas_hw: tuple[int, int], classes: int, batch: int = 2, bias: f
         for found, channels, shift in zip(maps, (classes, 4, 1), (bias, 0.0, 0.0), strict=True):
             found.append(torch.randn(batch, channels, h, w, generator=generator) * 2 + shift)
     return DenseOutputs(*maps)
+
+
+def select(
+    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return select_candidates(outputs, sizes, build_postprocess(MODEL, thresholds), limits)
 
 
 def sigmoid(x: float) -> float:
@@ -56,15 +63,17 @@ def slow(outputs: DenseOutputs, image: int, size_hw: tuple[int, int], thresholds
     return levels
 
 
-def check(outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[Limit] | None = None) -> None:
-    boxes, scores, classes = candidates(outputs, sizes, MODEL, thresholds, limits)
+def check(
+    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
+) -> None:
+    boxes, scores, classes = select(outputs, sizes, thresholds, limits)
     assert (boxes.dtype, scores.dtype, classes.dtype) == (torch.float32, torch.float32, torch.int32)
     for image, size in enumerate(sizes.tolist()):
         expected = slow(outputs, image, tuple(size), thresholds)
         first = 0
         for level, rows in enumerate(expected):
             possible = outputs.class_logits[level][0].numel()
-            count = limits[level].candidates if limits else min(thresholds.candidates_per_level, possible)
+            count = limits[level].rows if limits else min(thresholds.candidates_per_level, possible)
             part = slice(first, first + count)
             first += count
             found = scores[image, part]
@@ -92,7 +101,10 @@ def test_more_than_the_limit_per_level_keeps_the_best() -> None:
 def test_a_thousand_of_a_level_are_kept() -> None:
     outputs = outputs_of((128, 160), 5, batch=1, bias=2.0)
     check(outputs, torch.tensor([[128, 160]], dtype=torch.int32), Thresholds())
-    assert candidates(outputs, torch.tensor([[128, 160]]), MODEL, Thresholds())[1].shape == (1, 1000 + 400 + 100)
+    assert select(outputs, torch.tensor([[128, 160]]), Thresholds())[1].shape == (
+        1,
+        1000 + 400 + 100,
+    )
 
 
 def test_padded_and_unpadded_limits() -> None:
@@ -100,24 +112,26 @@ def test_padded_and_unpadded_limits() -> None:
     outputs, sizes = outputs_of((64, 96), 2), torch.tensor([[64, 96], [40, 60]], dtype=torch.int32)
     cells = [m.shape[2] * m.shape[3] * 2 for m in outputs.class_logits]
     thresholds = Thresholds(candidates_per_level=100)
-    check(outputs, sizes, thresholds, [Limit(100, False), Limit(48, False), Limit(12, False)])
-    check(outputs, sizes, thresholds, [Limit(100, True), Limit(100, True), Limit(100, True)])
+    check(
+        outputs, sizes, thresholds, [CandidateLimit(100, False), CandidateLimit(48, False), CandidateLimit(12, False)]
+    )
+    check(outputs, sizes, thresholds, [CandidateLimit(100, True), CandidateLimit(100, True), CandidateLimit(100, True)])
     assert cells == [192, 48, 12]
 
 
 def test_nothing_above_the_threshold() -> None:
     outputs = outputs_of((64, 64), 3, bias=-50.0)
     sizes = torch.tensor([[64, 64], [64, 64]])
-    for limits in (None, [Limit(300, True)] * 3):
-        boxes, scores, classes = candidates(outputs, sizes, MODEL, Thresholds(), limits)
+    for limits in (None, [CandidateLimit(300, True)] * 3):
+        boxes, scores, classes = select(outputs, sizes, Thresholds(), limits)
         assert (boxes == 0).all()
         assert (scores == 0).all()
         assert (classes == -1).all()
 
 
 def test_an_empty_batch() -> None:
-    boxes, scores, classes = candidates(
-        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), MODEL, Thresholds()
+    boxes, scores, classes = select(
+        outputs_of((32, 32), 2, batch=0), torch.zeros(0, 2, dtype=torch.int32), Thresholds()
     )
     assert (boxes.shape, scores.shape, classes.shape) == ((0, 42, 4), (0, 42), (0, 42))
 
@@ -128,15 +142,15 @@ def test_a_score_must_exceed_the_threshold() -> None:
         for m in maps:
             m.zero_()
     sizes = torch.tensor([[32, 32]])
-    assert (candidates(outputs, sizes, MODEL, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
-    assert (candidates(outputs, sizes, MODEL, Thresholds(score=0.49))[1] == 0.5).all()
+    assert (select(outputs, sizes, Thresholds(score=0.5))[1] == 0).all(), "σ(0) is not above 0.5"
+    assert (select(outputs, sizes, Thresholds(score=0.49))[1] == 0.5).all()
 
 
 def test_ties_are_all_kept_once_where_there_is_room() -> None:
     outputs = outputs_of((32, 32), 2, batch=1)
     for m in (*outputs.class_logits, *outputs.box_regression, *outputs.centerness):
         m.zero_()
-    boxes, scores, classes = candidates(outputs, torch.tensor([[32, 32]]), MODEL, Thresholds(score=0.4))
+    boxes, scores, classes = select(outputs, torch.tensor([[32, 32]]), Thresholds(score=0.4))
     assert (scores == 0.5).all()
     rows = {(c, *b) for c, b in zip(classes[0].tolist(), boxes[0].tolist(), strict=True)}
     finest = {(c, *b) for c, b in zip(classes[0, :32].tolist(), boxes[0, :32].tolist(), strict=True)}
@@ -146,17 +160,17 @@ def test_ties_are_all_kept_once_where_there_is_room() -> None:
 
 def test_a_batch_equals_its_images_one_by_one() -> None:
     outputs, sizes = outputs_of((64, 96), 4, batch=3), torch.tensor([[64, 96], [30, 40], [64, 1]])
-    together = candidates(outputs, sizes, MODEL, Thresholds())
+    together = select(outputs, sizes, Thresholds())
     for i in range(3):
         single = DenseOutputs(*([m[i : i + 1] for m in maps] for maps in outputs))
-        for a, b in zip(together, candidates(single, sizes[i : i + 1], MODEL, Thresholds()), strict=True):
+        for a, b in zip(together, select(single, sizes[i : i + 1], Thresholds()), strict=True):
             torch.testing.assert_close(a[i : i + 1], b)
 
 
 def test_wild_deltas_stay_finite_and_on_the_image() -> None:
     outputs = outputs_of((64, 64), 1, batch=1, bias=5.0)
     wild = DenseOutputs(outputs.class_logits, [m * 1e6 for m in outputs.box_regression], outputs.centerness)
-    boxes = candidates(wild, torch.tensor([[50, 60]]), MODEL, Thresholds())[0]
+    boxes = select(wild, torch.tensor([[50, 60]]), Thresholds())[0]
     assert boxes.isfinite().all()
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([60.0, 50.0, 60.0, 50.0])).all()

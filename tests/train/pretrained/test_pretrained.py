@@ -19,20 +19,22 @@ from export.verification.matching import EXACT
 from runtime.detections import Detections, postprocess
 from train.__main__ import parse
 from train.config import Pyramid
-from train.loss.criterion import Losses, Targets, criterion
-from train.model.detector import DenseOutputs, build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Targets
+from train.model.build import build_detector
+from train.model.detector import DenseOutputs
 from train.pretrained import __main__ as pretrained
-from train.pretrained.__main__ import ForeignError, convert
+from train.pretrained.convert import ForeignError, convert
 from train.pretrained.dialects import State
 from train.trainer.checkpoint import (
     Checkpoint,
     CheckpointError,
     LoadedDetector,
-    begin_with,
+    initialize_from,
     load_detector,
     save_checkpoint,
 )
-from train.validate import TorchBackend
+from train.trainer.evaluation import TorchBackend
 
 GOLDENS = {
     "mm_atss_r50": "mm_atss",
@@ -147,7 +149,7 @@ def losses_of(golden: Golden) -> Losses:
     targets = Targets(boxes, labels, torch.ones(labels.shape, dtype=torch.bool))
     height, width = golden.image.shape[:2]
     with torch.no_grad():
-        return criterion(golden.dense, targets, (height, width), golden.loaded.config.model)
+        return build_criterion(golden.loaded.config.model)(golden.dense, targets, (height, width))
 
 
 def test_losses(golden: Golden) -> None:
@@ -300,13 +302,13 @@ def test_fine_tuning_with_other_classes_begins_with_the_weights(
     start = load_detector(out).detector.state_dict()
     for classes in (2, 5):
         detector = build_detector(config.model, classes, config.preprocess)
-        begin_with(detector, out)
+        initialize_from(detector, out)
         for key, value in detector.state_dict().items():
             if not key.startswith("head.class_logits.") or classes == 2:
                 assert torch.equal(value, start[key]), key
     other = build_detector(replace(config.model, pyramid=Pyramid(channels=64)), 2, config.preprocess)
     with pytest.raises(CheckpointError, match="don't fit"):
-        begin_with(other, out)
+        initialize_from(other, out)
 
 
 def test_a_network_with_deformable_layers_is_recognised(tmp_path: Path, shared_dir: Path) -> None:

@@ -20,13 +20,14 @@ import torch
 from runtime.errors import UserError
 from runtime.files import atomic_write
 from train.config import Config, Model
+from train.config.check import check_config
 from train.geometry.anchors import anchor_sides
 from train.reproduce import report
 from train.reproduce import run as reproduce_run
+from train.reproduce.rows import mean_and_spread
 from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run
 from train.reproduce.systems import SIDE, Job, jobs, systems
 from train.trainer.checkpoint import read_checkpoint
-from train.trainer.validation import check_config
 
 Make = Callable[..., Config]
 
@@ -243,7 +244,7 @@ def test_mean_and_spread_by_hand(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_no_spread() -> None:
-    mean, spread = report.mean_and_spread((41.0,))
+    mean, spread = mean_and_spread((41.0,))
     assert (mean, math.isnan(spread)) == (41.0, True)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from runtime.coco import load_coco
 from train.model.backbones import build_backbone
-from train.reproduce.pretrain import CROP, _crop, _crops, pretrain
+from train.reproduce.pretrain import CROP, crop_around, crops_of_batch, pretrain
 from train.reproduce.systems import BACKBONE
 
 
@@ -23,7 +23,7 @@ def test_a_crop_shows_its_object_at_half_to_all_of_its_size(box: tuple[int, int,
     image = np.zeros((100, 100, 3), np.uint8)
     image[top:bottom, left:right] = 255
     longer, shorter = max(right - left, bottom - top), min(right - left, bottom - top)
-    seen = [_crop(image, np.array(box, np.float32), np.random.default_rng(seed)) > 127 for seed in range(40)]
+    seen = [crop_around(image, np.array(box, np.float32), np.random.default_rng(seed)) > 127 for seed in range(40)]
     sides = [max(int(crop[..., 0].any(axis=axis).sum()) for axis in (0, 1)) for crop in seen]
     assert min(sides) >= CROP / 2 - 2
     assert max(sides) > 0.85 * CROP
@@ -35,7 +35,7 @@ def test_a_crop_shows_its_object_at_half_to_all_of_its_size(box: tuple[int, int,
 
 def test_an_epoch_has_every_object_once(shapes_set: Path) -> None:
     dataset = load_coco(shapes_set / "train.json", shapes_set / "train")
-    images, labels = zip(*(_crops(dataset, batch) for batch in range(len(dataset) // 12)), strict=True)
+    images, labels = zip(*(crops_of_batch(dataset, batch) for batch in range(len(dataset) // 12)), strict=True)
     truth = np.concatenate([dataset.annotations(index)[1] for index in range(len(dataset))])
     assert sorted(torch.cat(labels).tolist()) == sorted(truth.tolist())
     assert sum(map(len, images)) == len(truth)

@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from runtime.errors import UserError
-from train.shapes import __main__ as shapes
-from train.shapes.__main__ import Settings, generate, make_image
+from train.shapes import Settings, generate, make_image
+from train.shapes import dataset as shapes
 from train.shapes.draw import DrawnObject, cut_to_mask, draw_image
 from train.shapes.outlines import CATEGORIES, Outline, place, random_outline
 

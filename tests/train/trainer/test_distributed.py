@@ -22,14 +22,16 @@ from tests.train.loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs
 from train import validate
 from train.config import Config
 from train.data.loader import training_batches
-from train.loss.criterion import Losses, Normalizers, Targets, at_least_one, criterion, normalizers_of
-from train.model.detector import DenseOutputs, build_detector
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Normalizers, Targets, at_least_one
+from train.model.build import build_detector
+from train.model.detector import DenseOutputs
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector, read_checkpoint
-from train.trainer.distributed import ALONE, World, add_up, gather, require_agreement, share_of_batch
-from train.trainer.loop import LAST, train
+from train.trainer.distributed import ALONE, World, all_gather, all_reduce, local_batch_size, require_agreement
+from train.trainer.evaluation import TorchBackend, evaluate_distributed
+from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
-from train.validate import TorchBackend, evaluate_together
 
 Make = Callable[..., Config]
 ROOT = Path(__file__).parents[3]
@@ -113,7 +115,7 @@ def runs(small_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    train(config, out / "one")
+    train_detector(config, out / "one")
     return Runs(config, out, json.loads((out / "answers.json").read_text()))
 
 
@@ -174,7 +176,7 @@ def test_the_comparison_is_of_what_rounding_hardly_changes(
         return real(parameters, maximum)
 
     monkeypatch.setattr(loop, "clip_gradients", rounded)
-    train(runs.config, tmp_path / "rounded")
+    train_detector(runs.config, tmp_path / "rounded")
     assert worst_difference(runs.out / "one", tmp_path / "rounded") > 0, "else this shows nothing"
     assert_same_run(runs.config, runs.out / "one", tmp_path / "rounded")
 
@@ -187,7 +189,7 @@ def test_evaluation_by_two_processes_is_that_of_one(runs: Runs) -> None:
     loaded = load_detector(runs.out / "two" / LAST)
     dataset = load_coco(runs.config.data.val_json, runs.config.data.val_images)
     detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
-    alone = evaluate_together(detector, dataset, batch=2, progress=False)
+    alone = evaluate_distributed(detector, dataset, batch=2, progress=False)
 
     def key(result: dict[str, Any]) -> tuple[Any, ...]:
         return result["image_id"], -result["score"], result["category_id"], result["bbox"]
@@ -216,7 +218,7 @@ def test_validate_scores_several_sizes_from_the_command_line(
 
 def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) -> None:
     dataset = load_coco(runs.config.data.train_json, runs.config.data.train_images)
-    mine = list(training_batches(dataset, runs.config, 0, World(1, 2)))[1].image_ids
+    mine = list(training_batches(dataset, runs.config, 0, runs.config.schedule.batch // 2, 1))[1].image_ids
     first, second = runs.answers["bad loss"]
     assert first == second
     assert f"nan at step 2, on the images with ids {mine}" in first
@@ -245,19 +247,19 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
 
 def test_alone_nothing_is_exchanged() -> None:
     values = torch.tensor([1.0, 2.0])
-    assert add_up(values, ALONE) is values
-    assert gather("x", ALONE) == ["x"]
+    assert all_reduce(values, ALONE) is values
+    assert all_gather("x", ALONE) == ["x"]
     require_agreement({"anything": 1}, ALONE)
     assert ALONE.is_main
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(small_config: Make, tmp_path: Path) -> None:
-    assert share_of_batch(16, 2, World(3, 4)) == 4
+    assert local_batch_size(16, 2, World(3, 4)) == 4
     with pytest.raises(UserError, match="multiple of 6"):
-        share_of_batch(16, 2, World(0, 3))
+        local_batch_size(16, 2, World(0, 3))
     config = small_config(batch=2)
     with pytest.raises(UserError, match=r"--schedule\.batch must be a multiple of 3"):
-        train(replace(config, run=replace(config.run, accumulate=3)), tmp_path / "run")
+        train_detector(replace(config, run=replace(config.run, accumulate=3)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -266,7 +268,7 @@ def test_processes_together_see_the_images_of_one(size: int, small_config: Make)
     config = small_config(batch=4)
     dataset = load_coco(config.data.train_json, config.data.train_images)
     alone = list(training_batches(dataset, config, 1))
-    parts = [list(training_batches(dataset, config, 1, World(rank, size))) for rank in range(size)]
+    parts = [list(training_batches(dataset, config, 1, 4 // size, rank)) for rank in range(size)]
     for step, whole in enumerate(alone):
         assert [i for part in parts for i in part[step].image_ids] == whole.image_ids
         assert torch.equal(torch.cat([part[step].images for part in parts]), whole.images)
@@ -275,20 +277,20 @@ def test_processes_together_see_the_images_of_one(size: int, small_config: Make)
 @pytest.mark.parametrize("scene", [SCENE, [[], []], [[], [[4.0, 4.0, 60.0, 50.0]]]], ids=["mixed", "empty", "half"])
 def test_parts_with_the_counts_of_the_whole_add_up_to_it(scene: list[list[list[float]]]) -> None:
     targets, outputs = targets_of(scene), random_outputs(len(scene), seed=1)
-    whole = criterion(outputs, targets, CANVAS, MODEL)
+    whole = build_criterion(MODEL)(outputs, targets, CANVAS)
     parts = [(slice(i, i + 1), Targets(*(t[i : i + 1] for t in targets))) for i in range(len(scene))]
-    counts = [normalizers_of(part, CANVAS, MODEL) for _, part in parts]
+    counts = [build_criterion(MODEL).normalizers(part, CANVAS) for _, part in parts]
     total = at_least_one(Normalizers(*(torch.stack(values).sum() for values in zip(*counts, strict=True))))
     sums = torch.zeros(4)
     for rows_, part in parts:
         piece = DenseOutputs(*([m[rows_] for m in maps] for maps in outputs))
-        sums += torch.stack(criterion(piece, part, CANVAS, MODEL, total)).detach()
+        sums += torch.stack(build_criterion(MODEL)(piece, part, CANVAS, total)).detach()
     torch.testing.assert_close(sums, torch.stack(whole).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_accumulated_pieces_have_the_losses_of_the_batch(runs: Runs, tmp_path: Path) -> None:
     for pieces in (2, 4):
-        train(replace(runs.config, run=replace(runs.config.run, accumulate=pieces)), tmp_path / f"{pieces}")
+        train_detector(replace(runs.config, run=replace(runs.config.run, accumulate=pieces)), tmp_path / f"{pieces}")
         assert_same_run(runs.config, runs.out / "one", tmp_path / f"{pieces}")
 
 
@@ -297,7 +299,7 @@ def test_a_piece_of_another_weight_is_noticed(weight: float, runs: Runs, tmp_pat
     """One of four that is left out, that counts too little, or twice."""
     config = replace(runs.config, run=replace(runs.config.run, accumulate=4))
     with patched(lambda call, losses: Losses(*(weight * loss for loss in losses)) if call % 4 == 3 else losses):
-        train(config, tmp_path / "pieces")
+        train_detector(config, tmp_path / "pieces")
     assert worst_difference(runs.out / "one", tmp_path / "pieces") > 100 * TOLERANCE
 
 
@@ -305,6 +307,6 @@ def test_batch_statistics_are_noticed(small_config: Make, tmp_path: Path) -> Non
     """Batch norm that learns its statistics sees smaller batches in pieces: the comparison is no rubber stamp."""
     config = settings_for(small_config, batch_norm="train")
     config = replace(config, data=replace(config.data, val_json=""))
-    train(config, tmp_path / "whole")
-    train(replace(config, run=replace(config.run, accumulate=2)), tmp_path / "pieces")
+    train_detector(config, tmp_path / "whole")
+    train_detector(replace(config, run=replace(config.run, accumulate=2)), tmp_path / "pieces")
     assert worst_difference(tmp_path / "whole", tmp_path / "pieces") > 100 * TOLERANCE

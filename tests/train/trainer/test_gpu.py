@@ -12,9 +12,10 @@ import torch
 from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
 from train.config import Config
-from train.loss.criterion import Losses, Targets, criterion
+from train.loss.build import build_criterion
+from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
-from train.trainer.loop import train
+from train.trainer.loop import train_detector
 from train.trainer.run_log import LOG, read_log
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +44,7 @@ def on_gpu(outputs: DenseOutputs, targets: Targets) -> tuple[DenseOutputs, Targe
 
 
 def losses_and_gradients(outputs: DenseOutputs, targets: Targets) -> tuple[Losses, list[torch.Tensor]]:
-    losses = criterion(outputs, targets, CANVAS, config.Model())
+    losses = build_criterion(config.Model())(outputs, targets, CANVAS)
     return losses, list(torch.autograd.grad(losses.total, [m for maps in outputs for m in maps]))
 
 
@@ -69,7 +70,7 @@ def test_a_short_training_goes_as_on_the_cpu(
     losses = {}
     for device, name in (("cpu", "fp32"), ("cuda", precision)):
         settings = replace(plain, run=replace(plain.run, device=device, precision=name))  # type: ignore[arg-type]
-        train(settings, tmp_path / device)
+        train_detector(settings, tmp_path / device)
         log = read_log(tmp_path / device / LOG)
         losses[device] = [line["total"] for line in log if line["kind"] == "train"]
     first = 1e-4 if precision == "fp32" else 2e-2

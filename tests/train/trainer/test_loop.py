@@ -17,11 +17,11 @@ import torch
 from runtime.coco import load_coco
 from runtime.errors import UserError
 from train.config import Config
-from train.loss.criterion import Losses
+from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector, read_checkpoint
 from train.trainer.device import pick_device, pick_precision
-from train.trainer.loop import BEST, LAST, train, validate
+from train.trainer.loop import BEST, LAST, evaluate_model, train_detector
 from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
@@ -40,7 +40,7 @@ def with_validation(settings: Config) -> Config:
 
 def refusal(settings: Config, out: Path) -> str:
     with pytest.raises(UserError) as caught:
-        train(settings, out)
+        train_detector(settings, out)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -57,7 +57,7 @@ def test_some_dozen_steps_on_few_images_reduce_the_loss(small_config: Make, tmp_
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
     (tmp_path / "eight.json").write_text(json.dumps(content))
     settings = replace(settings, data=replace(settings.data, train_json=str(tmp_path / "eight.json")))
-    train(settings, tmp_path / "run")
+    train_detector(settings, tmp_path / "run")
     for name in ("total", "classification", "box"):
         values = [line[name] for line in lines(tmp_path / "run", "train")]
         first, last = sum(values[:8]) / 8, sum(values[-8:]) / 8
@@ -66,7 +66,7 @@ def test_some_dozen_steps_on_few_images_reduce_the_loss(small_config: Make, tmp_
 
 def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) -> None:
     settings = with_run(with_validation(small_config(ema=0.5)), evaluate_every=2, evaluate_limit=2, checkpoint_every=4)
-    train(settings, tmp_path / "run")
+    train_detector(settings, tmp_path / "run")
     evaluations = lines(tmp_path / "run", "val")
     assert [line["step"] for line in evaluations] == [2, 4, 6]
     last, best = read_checkpoint(tmp_path / "run" / LAST), read_checkpoint(tmp_path / "run" / BEST)
@@ -76,13 +76,13 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     assert (best.step, best.best_ap, last.best_ap) == (6, evaluations[-1]["AP"], evaluations[-1]["AP"])
     loaded = load_detector(tmp_path / "run" / LAST)
     val_set = load_coco(settings.data.val_json, settings.data.val_images)
-    assert validate(loaded.detector, loaded.config, loaded.classes, val_set)["AP"] == last.ap
+    assert evaluate_model(loaded.detector, loaded.config, loaded.classes, val_set)["AP"] == last.ap
     assert any((tmp_path / "run" / "tensorboard").iterdir())
 
 
 def test_the_best_is_of_all_evaluations_on_the_whole_set(small_config: Make, tmp_path: Path) -> None:
     settings = with_run(with_validation(small_config(ema=0.5)), evaluate_every=2, checkpoint_every=4)
-    train(settings, tmp_path / "run")
+    train_detector(settings, tmp_path / "run")
     by_step = {line["step"]: line["AP"] for line in lines(tmp_path / "run", "val")}
     best = read_checkpoint(tmp_path / "run" / BEST)
     assert best.best_ap == max(by_step.values()) == by_step[best.step]
@@ -92,8 +92,8 @@ def test_the_best_is_of_all_evaluations_on_the_whole_set(small_config: Make, tmp
 def test_evaluating_leaves_the_training_as_it_was(small_config: Make, tmp_path: Path) -> None:
     for ema in (0.0, 0.5):
         plain = small_config(ema=ema)
-        train(plain, tmp_path / f"plain{ema}")
-        train(with_run(with_validation(plain), evaluate_every=2), tmp_path / f"val{ema}")
+        train_detector(plain, tmp_path / f"plain{ema}")
+        train_detector(with_run(with_validation(plain), evaluate_every=2), tmp_path / f"val{ema}")
         ours, theirs = (read_checkpoint(tmp_path / f"{name}{ema}" / LAST).model for name in ("plain", "val"))
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
@@ -105,7 +105,7 @@ def test_other_precisions_and_layouts_run(small_config: Make, tmp_path: Path) ->
     settings = replace(settings, augment=replace(settings.augment, crop=(96, 96)))
     for changes in ({"precision": "bf16"}, {"channels_last": False}, {"precision": "auto", "device": "auto"}):
         out = tmp_path / "-".join(map(str, changes.values()))
-        state = read_checkpoint(train(with_run(settings, **changes), out)).model
+        state = read_checkpoint(train_detector(with_run(settings, **changes), out).last).model
         assert all(v.dtype == torch.float32 for v in state.values() if v.is_floating_point())
 
 
@@ -115,13 +115,13 @@ def finite(state: dict[str, torch.Tensor]) -> bool:
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int, change: Callable[[Losses], Losses]) -> None:
     """From call `step` on (from 0) the criterion's losses are changed."""
-    real, calls = loop.criterion, iter(range(1000))
+    real, calls = Criterion.__call__, iter(range(1000))
 
     def poisoned(*args: Any) -> Losses:
         losses = real(*args)
         return change(losses) if next(calls) >= step else losses
 
-    monkeypatch.setattr(loop, "criterion", poisoned)
+    monkeypatch.setattr(Criterion, "__call__", poisoned)
 
 
 def last_ids(settings: Config, step: int) -> list[int]:
@@ -235,7 +235,7 @@ def test_an_unreadable_image_is_reported_and_training_goes_on(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     bad = sorted(tmp_path.iterdir())[0]
     bad.write_bytes(b"")
-    train(replace(settings, data=replace(settings.data, train_images=str(tmp_path))), tmp_path / "run")
+    train_detector(replace(settings, data=replace(settings.data, train_images=str(tmp_path))), tmp_path / "run")
     out = capsys.readouterr().out
     assert "warning: skipped an image" in out
     assert bad.name in out
@@ -285,20 +285,20 @@ def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
         return real(model, backend="eager")
 
     monkeypatch.setattr(torch, "compile", front_end)
-    plain = read_checkpoint(train(settings, tmp_path / "plain"))
+    plain = read_checkpoint(train_detector(settings, tmp_path / "plain").last)
     assert compiled == []
-    other = read_checkpoint(train(with_run(settings, compile=True), tmp_path / "compiled"))
+    other = read_checkpoint(train_detector(with_run(settings, compile=True), tmp_path / "compiled").last)
     assert len(compiled) == 1
     for ours, theirs in ((plain.model, other.model), (plain.averaged or {}, other.averaged or {})):
         assert ours.keys() == theirs.keys()
         assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours)
-    train(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "compiled", resume=True)
+    train_detector(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "compiled", resume=True)
 
 
 @pytest.mark.slow
 def test_a_network_compiled_to_machine_code_trains(small_config: Make, tmp_path: Path) -> None:
     settings = small_config(steps=3)
-    train(settings, tmp_path / "plain")
-    train(with_run(settings, compile=True), tmp_path / "compiled")
+    train_detector(settings, tmp_path / "plain")
+    train_detector(with_run(settings, compile=True), tmp_path / "compiled")
     for ours, theirs in zip(lines(tmp_path / "plain", "train"), lines(tmp_path / "compiled", "train"), strict=True):
         assert theirs["total"] == pytest.approx(ours["total"], rel=1e-3)

@@ -12,7 +12,8 @@ import torch
 
 from train.config import Config, Schedule
 from train.config.recipes import atss_r50_fpn_1x
-from train.model.detector import Detector, build_detector
+from train.model.build import build_detector
+from train.model.detector import DetectorNetwork
 from train.trainer.optim import (
     AveragedWeights,
     build_optimizer,
@@ -24,7 +25,7 @@ from train.trainer.optim import (
 Make = Callable[..., Config]
 
 
-def build(settings: Config) -> Detector:
+def build(settings: Config) -> DetectorNetwork:
     torch.manual_seed(0)
     return build_detector(settings.model, 3, settings.preprocess)
 

@@ -19,9 +19,9 @@ import torch
 
 from runtime.errors import UserError
 from train.config import Config
-from train.trainer import loop
+from train.loss.criterion import Criterion
 from train.trainer.checkpoint import read_checkpoint
-from train.trainer.loop import LAST, train
+from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
@@ -31,9 +31,9 @@ import json, sys, torch
 from pathlib import Path
 from runtime.records import record_from_dict
 from train.config.schema import Config
-from train.trainer.loop import train
+from train.trainer.loop import train_detector
 torch.set_num_threads(1)
-train(record_from_dict(Config, json.loads(sys.argv[1]), "test"), Path(sys.argv[2]))
+train_detector(record_from_dict(Config, json.loads(sys.argv[1]), "test"), Path(sys.argv[2]))
 """
 
 
@@ -57,21 +57,21 @@ def same_weights(a: Path, b: Path) -> bool:
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The criterion's call number `step`, from 0, is interrupted."""
     calls = iter(range(10_000))
-    real = loop.criterion
+    real = Criterion.__call__
 
     def interrupted(*args: Any) -> Any:
         if next(calls) == step:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "criterion", interrupted)
+    monkeypatch.setattr(Criterion, "__call__", interrupted)
 
 
 def run_interrupted(settings: Config, out: Path, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(step, patch)
         with pytest.raises(KeyboardInterrupt):
-            train(settings, out)
+            train_detector(settings, out)
 
 
 def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Pat
         stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    train(settings, through)
+    train_detector(settings, through)
     moment = random.randint(4, 25)
     give_up = time.monotonic() + 120
     while len(read_log(killed / LOG)) < moment and process.poll() is None:
@@ -92,7 +92,7 @@ def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Pat
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was killed in the middle"
     assert len(read_log(killed / LOG)) < 60
-    assert train(settings, killed, resume=True) == killed / LAST
+    assert train_detector(settings, killed, resume=True).last == killed / LAST
     assert losses(killed) == losses(through), f"killed at step {moment}"
     assert same_weights(killed / LAST, through / LAST)
 
@@ -109,28 +109,28 @@ def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Pat
 def test_interrupted_and_resumed(schedule: dict[str, Any], step: int, small_config: Make, tmp_path: Path) -> None:
     """Before the first checkpoint, right after it, and between it and the second."""
     settings = small_config(**schedule)
-    train(settings, tmp_path / "through")
+    train_detector(settings, tmp_path / "through")
     run_interrupted(settings, tmp_path / "cut", step)
-    train(settings, tmp_path / "cut", resume=True)
+    train_detector(settings, tmp_path / "cut", resume=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "through")
     assert same_weights(tmp_path / "cut" / LAST, tmp_path / "through" / LAST)
 
 
 def test_the_comparison_notices_another_seed(small_config: Make, tmp_path: Path) -> None:
     settings = small_config()
-    train(settings, tmp_path / "a")
-    train(replace(settings, run=replace(settings.run, seed=1)), tmp_path / "b")
+    train_detector(settings, tmp_path / "a")
+    train_detector(replace(settings, run=replace(settings.run, seed=1)), tmp_path / "b")
     assert losses(tmp_path / "a") != losses(tmp_path / "b")
     assert not same_weights(tmp_path / "a" / LAST, tmp_path / "b" / LAST)
 
 
 def test_resuming_a_finished_run_changes_nothing(small_config: Make, tmp_path: Path) -> None:
     settings = small_config()
-    train(settings, tmp_path / "a")
+    train_detector(settings, tmp_path / "a")
     before = losses(tmp_path / "a"), (tmp_path / "a" / LAST).read_bytes()
-    train(settings, tmp_path / "a", resume=True)
+    train_detector(settings, tmp_path / "a", resume=True)
     assert (losses(tmp_path / "a"), (tmp_path / "a" / LAST).read_bytes()) == before
-    train(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "a", resume=True)
+    train_detector(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "a", resume=True)
 
 
 def test_a_lower_learning_rate_on_resuming_is_used(small_config: Make, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_lower_learning_rate_on_resuming_is_used(small_config: Make, tmp_path:
     settings = small_config(learning_rate=1e-3, decay="step", milestones=(), warmup_steps=0)
     run_interrupted(settings, tmp_path / "a", 4)
     lower = replace(settings, schedule=replace(settings.schedule, learning_rate=1e-5, weight_decay=0.01))
-    train(lower, tmp_path / "a", resume=True)
+    train_detector(lower, tmp_path / "a", resume=True)
     assert [row[-1] for row in losses(tmp_path / "a")] == pytest.approx([1e-3] * 3 + [1e-5] * 3)
     groups = read_checkpoint(tmp_path / "a" / LAST).optimizer["param_groups"]
     assert {g["weight_decay"] for g in groups} == {0.0, 0.01}
@@ -150,7 +150,7 @@ def test_an_average_switched_on_later_starts_at_the_trained_weights(small_config
     trained = read_checkpoint(tmp_path / "a" / LAST).model
     # So slow a learning rate that neither the model nor its average moves from there.
     still = replace(settings.schedule, ema=0.99, learning_rate=1e-12)
-    train(replace(settings, schedule=still), tmp_path / "a", resume=True)
+    train_detector(replace(settings, schedule=still), tmp_path / "a", resume=True)
     averaged = read_checkpoint(tmp_path / "a" / LAST).averaged
     assert averaged is not None
     for name in ("head.class_logits.weight", "backbone.conv1.weight"):
@@ -159,7 +159,7 @@ def test_an_average_switched_on_later_starts_at_the_trained_weights(small_config
 
 def refusal(settings: Config, out: Path, resume: bool = True) -> str:
     with pytest.raises(UserError) as caught:
-        train(settings, out, resume)
+        train_detector(settings, out, resume)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -178,7 +178,7 @@ def test_an_existing_run_is_not_overwritten_by_mistake(cut: Path, small_config: 
 
 
 def test_resume_without_a_run_starts_one(small_config: Make, tmp_path: Path) -> None:
-    assert train(small_config(), tmp_path / "new", resume=True).exists()
+    assert train_detector(small_config(), tmp_path / "new", resume=True).last.exists()
 
 
 def test_a_damaged_checkpoint_is_not_resumed_and_stays(cut: Path, small_config: Make) -> None:

@@ -13,8 +13,7 @@ from train import config
 from train.config import Config, Schedule
 from train.data.augment import draw_short_side
 from train.data.loader import TrainingStream, training_batches
-from train.data.sampler import grouped, shuffled
-from train.trainer.distributed import World
+from train.data.sampler import grouped_by_aspect, shuffled
 from train.trainer.optim import in_steps
 
 Make = Callable[..., Config]
@@ -27,7 +26,7 @@ def portraits(landscape: int, portrait: int) -> np.ndarray:
 
 def batches_of(is_portrait: np.ndarray, batch: int, epochs: int) -> list[np.ndarray]:
     """All complete batches of some epochs, as kinds of images."""
-    run = np.concatenate([is_portrait[grouped(is_portrait, 3, epoch, batch)] for epoch in range(epochs)])
+    run = np.concatenate([is_portrait[grouped_by_aspect(is_portrait, 3, epoch, batch)] for epoch in range(epochs)])
     return [run[first : first + batch] for first in range(0, len(run) - batch + 1, batch)]
 
 
@@ -38,9 +37,9 @@ CASES = [(1, 0, 4), (3, 2, 16), (70, 30, 8), (64, 64, 16), (5, 90, 7), (100, 0, 
 def test_every_epoch_has_every_image_once(landscape: int, portrait: int, batch: int) -> None:
     is_portrait = portraits(landscape, portrait)
     for epoch in range(5):
-        order = grouped(is_portrait, 0, epoch, batch)
+        order = grouped_by_aspect(is_portrait, 0, epoch, batch)
         assert sorted(order.tolist()) == list(range(landscape + portrait))
-        assert np.array_equal(order, grouped(is_portrait, 0, epoch, batch))
+        assert np.array_equal(order, grouped_by_aspect(is_portrait, 0, epoch, batch))
 
 
 @pytest.mark.parametrize(("landscape", "portrait", "batch"), CASES)
@@ -60,9 +59,9 @@ def test_without_groups_most_batches_are_mixed() -> None:
 
 def test_epochs_and_seeds_differ_and_kinds_alternate() -> None:
     is_portrait = portraits(80, 80)
-    first = grouped(is_portrait, 0, 0, 8)
-    assert not np.array_equal(first, grouped(is_portrait, 0, 1, 8))
-    assert not np.array_equal(first, grouped(is_portrait, 1, 0, 8))
+    first = grouped_by_aspect(is_portrait, 0, 0, 8)
+    assert not np.array_equal(first, grouped_by_aspect(is_portrait, 0, 1, 8))
+    assert not np.array_equal(first, grouped_by_aspect(is_portrait, 1, 0, 8))
     kinds = is_portrait[first].reshape(-1, 8)[:, 0]
     assert 3 < (kinds[1:] != kinds[:-1]).sum() < 17, "one kind after the other would teach them one after the other"
 
@@ -82,20 +81,20 @@ def test_the_stream_groups_whole_images_and_not_crops(dataset: CocoDataset, smal
     settings = small_config(batch=4)
     stream = TrainingStream(dataset, settings.augment, settings.preprocess, True, 0, group=4)
     is_portrait = dataset.sizes_hw[:, 0] > dataset.sizes_hw[:, 1]
-    expected = np.concatenate([grouped(is_portrait, 0, epoch, 4) for epoch in range(3)])
-    in_order = [stream._index(n, 0) for n in range(3 * len(dataset))]
+    expected = np.concatenate([grouped_by_aspect(is_portrait, 0, epoch, 4) for epoch in range(3)])
+    in_order = [stream.index_of(n, 0) for n in range(3 * len(dataset))]
     assert in_order == expected.tolist()
-    assert [stream._index(n, 0) for n in reversed(range(3 * len(dataset)))] == in_order[::-1]
+    assert [stream.index_of(n, 0) for n in reversed(range(3 * len(dataset)))] == in_order[::-1]
 
 
-def image_ids(settings: Config, first: int = 0, world: World | None = None) -> list[list[int]]:
+def image_ids(settings: Config, first: int = 0, share: int | None = None, rank: int = 0) -> list[list[int]]:
     dataset = load_coco(settings.data.train_json, settings.data.train_images)
     sizes, on_paper = dataset.sizes_hw, dataset.sizes_hw.copy()
     on_paper[::3, 0] += 1
     # The images are square; as their sizes are only compared, a portrait on paper will do, but reading would refuse.
     object.__setattr__(dataset, "sizes_hw", on_paper)
     object.__setattr__(dataset, "image", lambda index: np.zeros((*sizes[index], 3), np.uint8))
-    batches = training_batches(dataset, settings, first, world or World())
+    batches = training_batches(dataset, settings, first, share, rank)
     return [batch.image_ids for batch in batches]
 
 
@@ -107,7 +106,7 @@ def test_grouping_is_an_option_that_several_processes_and_resuming_keep(small_co
     assert grouped_ids != image_ids(plain)
     assert image_ids(settings) == image_ids(plain), "crops have one size: no groups"
     assert image_ids(whole, first=5) == grouped_ids[5:]
-    parts = [image_ids(whole, world=World(rank, 2)) for rank in range(2)]
+    parts = [image_ids(whole, share=2, rank=rank) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == grouped_ids
 
 

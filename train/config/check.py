@@ -1,4 +1,4 @@
-"""Settings that can't work are refused by name, before anything is loaded."""
+"""Settings that can't work are refused by the name of their option, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 from runtime.errors import UserError
 
-from ..config import Config
-from ..model.backbone_settings import check_backbone
-from ..model.backbones import COARSEST
+from ..model.backbones import BACKBONES, COARSEST, Normalization, check_settings, entry_of
+from .schema import Config
 
 _AT_LEAST: dict[str, int] = {
     "preprocess.short_side": 1,
@@ -65,7 +64,7 @@ def check_config(config: Config) -> None:
         config,
         "augment.crop",
         not single_cell or config.run.precision == "fp32",
-        "more px for so many pyramid levels, or --run.precision fp32",
+        f"a larger crop for {config.model.pyramid.levels} pyramid levels, or --run.precision fp32",
     )
     divisible = config.preprocess.size_divisor % COARSEST == 0
     _require(config, "preprocess.size_divisor", divisible, f"a multiple of {COARSEST}, the backbone's coarsest stride")
@@ -81,7 +80,26 @@ def check_config(config: Config) -> None:
     _require(config, "model.assignment.level_limits", enough, "one less than pyramid levels, or more")
     coded = config.model.loss.box != "smooth_l1" or config.model.regression.start == "box"
     _require(config, "model.loss.box", coded, "giou or iou, where boxes are regressed from points")
-    check_backbone(config)
+    check_settings(config.model.backbone)
+    _check_normalization(config)
+
+
+def _check_normalization(config: Config) -> None:
+    """Refuse ImageNet weights with the normalisation that belongs to the weights of other backbones."""
+    backbone, own = config.model.backbone, entry_of(config.model.backbone).normalization
+    pre = config.preprocess
+    given = Normalization(pre.mean, pre.std, pre.pad_value)
+    foreign = {entry.normalization[:2] for entry in BACKBONES.values()} - {own[:2]}
+    if backbone.weights == "imagenet" and given[:2] in foreign:
+        raise UserError(
+            f"--preprocess.mean {_numbers(pre.mean)} --preprocess.std {_numbers(pre.std)}: that is what other "
+            f"backbones' weights need; the ImageNet weights of {backbone.name} were trained with "
+            f"{_numbers(own.mean)} and {_numbers(own.std)}"
+        )
+
+
+def _numbers(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _value(config: Config, name: str) -> Any:

@@ -1,0 +1,81 @@
+"""Every way to choose positives, by name: `ASSIGNERS`.
+
+A new one is a function of boxes [B, G, 4], their mask [B, G] and the levels, a name in `AssignmentMethod` and an entry
+in the table, which takes the function's other arguments from `Assignment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from runtime.names import unknown_name
+
+from ..geometry.anchors import Level
+from ..tables import part_of
+from .atss import KCounts, atss, topk
+from .fcos import fcos, fcos_nearest, fcos_radius
+from .max_iou import max_iou
+from .types import Assigned
+
+AssignmentMethod = Literal["atss", "topk", "max_iou", "fcos"]
+CenterSampling = Literal["none", "radius", "nearest"]
+# Boxes float32 [B, G, 4] xyxy px; bool [B, G], which of them are real; the levels whose anchors are assigned.
+Assigner = Callable[[Tensor, Tensor, list[Level]], Assigned]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which anchors are positive for an object. Settings of the other methods have no effect."""
+
+    method: AssignmentMethod = "atss"
+    # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …
+    k: int = 9
+    k_counts: KCounts = "cells"  # … cells with all their anchors, or single anchors
+    # A positive's centre lies inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
+    center_in_box: bool = True
+    # "max_iou": positive from one IoU on, negative below the other, ignored in between …
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    low_quality: bool = True  # … and each object's best anchors positive whatever their IoU
+    # "fcos": largest distance from the point to a side, in px, up to which each level is responsible; the last has
+    # no end.
+    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
+    # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
+    center_sampling: CenterSampling = "none"
+    radius: float = 1.5
+
+
+def _by_center_sampling(rule: Assignment) -> Assigner:
+    match rule.center_sampling:
+        case "none":
+            return partial(fcos, level_limits=rule.level_limits)
+        case "radius":
+            return partial(fcos_radius, level_limits=rule.level_limits, radius=rule.radius)
+        case "nearest":
+            return partial(fcos_nearest, level_limits=rule.level_limits, k=rule.k, k_counts=rule.k_counts)
+        case _:
+            unknown_name(rule.center_sampling, "assignment.center_sampling", CenterSampling)
+
+
+ASSIGNERS: dict[AssignmentMethod, Callable[[Assignment], Assigner]] = {
+    "atss": lambda rule: partial(atss, k=rule.k, k_counts=rule.k_counts, center_in_box=rule.center_in_box),
+    "topk": lambda rule: partial(topk, k=rule.k, k_counts=rule.k_counts, center_in_box=rule.center_in_box),
+    "max_iou": lambda rule: partial(
+        max_iou,
+        positive_iou=rule.positive_iou,
+        negative_iou=rule.negative_iou,
+        low_quality=rule.low_quality,
+        center_in_box=rule.center_in_box,
+    ),
+    "fcos": _by_center_sampling,
+}
+
+
+def build_assigner(rule: Assignment) -> Assigner:
+    """The assigner that a rule asks for, with its settings. Raises UserError for an unknown name."""
+    return part_of(ASSIGNERS, rule.method, "assignment.method")(rule)

@@ -1,0 +1,185 @@
+"""The data set `shapes` as files: which images there are, and how they are written so that a folder is never half done.
+
+Boxes span the whole object inside the image, also where another object hides part of it; `area` counts the mask.
+With the same NumPy and OpenCV versions the same settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.errors import UserError
+
+from ..trainer.progress import Progress
+from .draw import DrawnObject, draw_image
+from .outlines import CATEGORIES
+
+SPLITS = ("train", "val")
+JPEG_QUALITY = 92
+PNG_EVERY = 16  # one image in so many is a PNG, so that both formats are exercised
+SETTINGS_NAME = "shapes.json"
+_GENERATOR_VERSION = 1  # raise it when the same settings come to give other images
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a data set is made of: images per split, the seed, the longer side of an image in pixels."""
+
+    train: int = 2000
+    val: int = 300
+    seed: int = 0
+    size: int = 256
+    version: int = _GENERATOR_VERSION
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("train", 1, 999_999),
+            ("val", 1, 999_999),
+            ("seed", 0, 2**32 - 1),
+            ("size", 64, 2048),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise UserError(f"shapes: {name} is {value}; expected a whole number from {least} to {most}")
+
+
+def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw image `index` of a split; it depends on these four arguments only.
+
+    Returns RGB uint8 [H, W, 3], boxes xyxy float32 [n, 4] in pixels, class indices int64 [n] (into CATEGORIES).
+    """
+    image, objects = _draw(seed, split, index, size)
+    boxes = np.array([drawn.box_xyxy for drawn in objects], np.float32).reshape(-1, 4)
+    return image, boxes, np.array([drawn.label for drawn in objects], np.int64)
+
+
+def generate(out: str | Path, settings: Settings, *, force: bool = False, progress: bool = True) -> bool:
+    """Write the data set to the folder `out`; False where it already stands there, complete and of these settings.
+
+    The folder appears under its name only when everything is in it. `force` replaces another `shapes` data set (and
+    only such a one). UserError where something else is in the way.
+    """
+    out = Path(out).absolute()
+    if not _may_write(out, settings, force):
+        return False
+    partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the images are so small that handing parts to threads costs a third more
+    try:
+        partial.mkdir(parents=True)
+        for split in SPLITS:
+            _write_split(partial, split, settings, progress)
+        (partial / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+        _move_into_place(partial, out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot write the data set ({error.strerror}); free some space or choose another folder"
+        ) from error
+    finally:
+        cv2.setNumThreads(threads)
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def _draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[DrawnObject]]:
+    if split not in SPLITS:
+        raise UserError(f"shapes: no split {split!r}; expected one of {', '.join(SPLITS)}")
+    return draw_image(np.random.default_rng([seed, SPLITS.index(split), index, size]), size)
+
+
+def _may_write(out: Path, settings: Settings, force: bool) -> bool:
+    """True: write; False: already there. UserError where `out` holds something that is not to be replaced."""
+    if not out.exists() and not out.is_symlink():
+        return True
+    if not out.is_dir() or out.is_symlink():
+        raise UserError(f"{out}: not a folder; choose another place for the data set")
+    if not any(out.iterdir()):
+        return True
+    if not (out / SETTINGS_NAME).is_file():
+        raise UserError(f"{out}: holds something other than a shapes data set; choose a new or an empty folder")
+    if force:
+        return True
+    if not _has_settings(out, settings):
+        raise UserError(
+            f"{out}: holds a shapes data set of other settings; choose another folder, or replace it: --force"
+        )
+    if not _is_complete(out):
+        raise UserError(f"{out}: files are missing from this shapes data set; make it anew with --force")
+    return False
+
+
+def _has_settings(out: Path, settings: Settings) -> bool:
+    try:
+        return json.loads((out / SETTINGS_NAME).read_text(encoding="utf-8")) == asdict(settings)
+    except ValueError:
+        return False
+
+
+def _is_complete(out: Path) -> bool:
+    """Whether every image that the annotations name is there."""
+    try:
+        for split in SPLITS:
+            named = {image["file_name"] for image in json.loads((out / f"{split}.json").read_bytes())["images"]}
+            if not named <= set(os.listdir(out / split)):
+                return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    """Rename, so that at no moment a half-written data set has the name; what stood there goes last."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    aside = partial.with_name(partial.name + "-old")
+    out.rename(aside)
+    try:
+        partial.rename(out)
+    except OSError:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -> None:
+    (folder / split).mkdir()
+    images: list[dict] = []
+    annotations: list[dict] = []
+    count = getattr(settings, split)
+    for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} image"):
+        image, objects = _draw(settings.seed, split, index, settings.size)
+        name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
+        (folder / split / name).write_bytes(_encode(image, Path(name).suffix))
+        height, width = image.shape[:2]
+        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+        annotations += [_annotation(len(annotations) + k, index + 1, drawn) for k, drawn in enumerate(objects, 1)]
+    categories = [{"id": number, "name": name, "supercategory": "shape"} for name, number in CATEGORIES]
+    info = {"description": f"shapes: drawn images, split {split}", **asdict(settings)}
+    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _annotation(number: int, image_id: int, drawn: DrawnObject) -> dict:
+    x0, y0, x1, y1 = drawn.box_xyxy
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": CATEGORIES[drawn.label][1],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": drawn.area,
+        "iscrowd": 0,
+    }
+
+
+def _encode(image_hwc_u8: np.ndarray, suffix: str) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    return cv2.imencode(suffix, cv2.cvtColor(image_hwc_u8, cv2.COLOR_RGB2BGR), options)[1].tobytes()

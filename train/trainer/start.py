@@ -1,0 +1,112 @@
+"""What a run starts from: its data sets, and a fresh or a resumed state."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from runtime.coco import CocoDataset, load_coco
+from runtime.errors import UserError
+
+from ..config import Config
+from ..model.build import build_detector
+from ..model.detector import DetectorNetwork
+from .checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
+from .device import pick_device, pick_precision
+from .optim import AveragedWeights, build_optimizer, resume_optimizer
+from .progress import say
+
+LAST = "last.pt"  # written every `run.checkpoint_every` steps; --resume continues from it
+BEST = "best.pt"  # of highest AP among the run's evaluations on the whole validation set
+
+
+class TrainingError(UserError):
+    """A run that can't be started or continued."""
+
+
+class State(NamedTuple):
+    """What a run starts from."""
+
+    model: DetectorNetwork
+    average: AveragedWeights | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int
+    best_ap: float
+
+
+def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -> State:
+    """A fresh start, or the state of `last.pt`."""
+    device = pick_device(config.run.device)
+    last = out / LAST
+    if not resume and last.exists():
+        raise TrainingError(f"{last} exists already: add --resume to go on with it, or choose another --out")
+    checkpoint = read_checkpoint(last) if resume and last.exists() else None
+    torch.manual_seed(config.run.seed)
+    model = build_detector(config.model, len(classes.names), config.preprocess)
+    if config.run.init and checkpoint is None:
+        initialize_from(model, Path(config.run.init))
+    model = model.to(device)
+    if config.run.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    average = AveragedWeights(model, config.schedule.ema) if config.schedule.ema > 0 else None
+    optimizer = build_optimizer(model, config.schedule)
+    scaler = torch.amp.GradScaler(device.type, enabled=pick_precision(config) == torch.float16)
+    if checkpoint is None:
+        return State(model, average, optimizer, scaler, 0, -1.0)
+    _check_same_run(checkpoint, config, classes, last)
+    load_weights(model, checkpoint.model, last)
+    if average is not None:  # one that is switched on only now starts at the trained weights
+        load_weights(average.model, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, last)
+    resume_optimizer(optimizer, checkpoint.optimizer)
+    scaler.load_state_dict(checkpoint.scaler)
+    return State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
+
+
+def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, last: Path) -> None:
+    """A resumed run may log, save and schedule otherwise, but must be about the same model and classes."""
+    if checkpoint.classes != classes:
+        raise CheckpointError(
+            f"{last} was trained on the classes {', '.join(checkpoint.classes.names)}; the data now has "
+            f"{', '.join(classes.names)}: resume with the same data, or choose another --out"
+        )
+    before = checkpoint.config.schedule.optimizer
+    if before != config.schedule.optimizer:
+        raise CheckpointError(
+            f"{last} holds the state of {before}, not of {config.schedule.optimizer}: "
+            f"resume with --schedule.optimizer {before}, or choose another --out"
+        )
+    then, now = ((c.preprocess.mean, c.preprocess.std, c.preprocess.channel_order) for c in (checkpoint.config, config))
+    if then != now:
+        raise CheckpointError(
+            f"{last} was trained on images normalised by {then}, not by {now}: resume with the same --preprocess "
+            "options, or choose another --out"
+        )
+    if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:
+        raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
+
+
+def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:
+    """The training set and, where one is named, the validation set; their problems are reported where asked for."""
+    data = config.data
+    if not data.train_json or not data.train_images:
+        raise TrainingError(
+            "no training data: give --data.train-json and --data.train-images (COCO format), "
+            "or make some with: python -m train.shapes data/shapes"
+        )
+    train_set = load_coco(data.train_json, data.train_images)
+    val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
+    for dataset in ([train_set] if val_set is None else [train_set, val_set]) if report else []:
+        for problem in dataset.problems:
+            say(f"warning: {dataset.json_path}: {problem}")
+    if val_set is not None:
+        found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
+        if found != expected:
+            raise TrainingError(
+                f"{data.val_json} has the categories {found}, {data.train_json} has {expected}: "
+                "both must list the same categories"
+            )
+    return train_set, val_set
