@@ -16,7 +16,7 @@ import torch
 from export import export_step
 from export.arguments import ArgumentError
 from export.graph.deployable import GraphOutputs, candidate_limits, fold
-from export.graph.shapes import ExportError, describe_shapes, input_shapes
+from export.graph.shapes import ExportError, input_shapes
 from export.onnx_model.file import graph_sha256
 from export.to_onnx import main
 from export.verification.checkpoint import open_export
@@ -220,7 +220,7 @@ def test_shapes() -> None:
     assert input_shapes(PRE, 16) == InputShapes(1, 16, 64, 1344, 64, 1344)
     assert input_shapes(replace(PRE, short_side=1000, long_side=1666), 2).height_max == 1696
     assert input_shapes(PRE, 1, (192, 256)) == InputShapes(1, 1, 192, 192, 256, 256)
-    assert describe_shapes(input_shapes(PRE, 4, (192, 256))) == "canvas 192×256 (height × width), batch 1-4"
+    assert input_shapes(PRE, 4, (192, 256)).summary() == "canvas 192×256 (height × width), batch 1-4"
 
 
 def test_bad_input_gets_one_line(checkpoint: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.manifest import InputShapes
-from runtime.model_spec import parse_given
+from runtime.model_spec import ModelSpec
 from runtime.stopwatch import STAGES, Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_images
@@ -214,7 +214,7 @@ def test_two_backends_of_one_model(folder: Path, model: Path, tmp_path: Path) ->
 
 def test_a_benchmark_without_the_command(images: ImageFiles, model: Path) -> None:
     settings = Settings((2,), rounds=1, warmup_rounds=0, alternating=False)
-    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    report = run_benchmark([ModelSpec.parse(str(model))], images, settings, BackendOptions("cpu", threads=1))
     assert report.settings == settings
     assert report.run.command == ""
     assert report.artifacts[0].backend.startswith("ONNX Runtime ")
@@ -233,7 +233,7 @@ def test_a_gpu_that_is_not_watched_is_told_of_where_there_is_a_driver(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(benchmark_run, "kernel_driver", lambda: driver)
     settings = Settings((1,), rounds=1, warmup_rounds=0, alternating=False)
-    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    report = run_benchmark([ModelSpec.parse(str(model))], images, settings, BackendOptions("cpu", threads=1))
     assert report.gpu is None
     assert len(caplog.messages) == (driver is not None)
     assert all("the GPU was not watched: nvidia-ml-py cannot be imported" in line for line in caplog.messages)
@@ -244,7 +244,7 @@ def test_the_gpu_s_readings_are_in_the_report(images: ImageFiles, model: Path, m
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([FakeGpu(reasons=(0x04,))]))
     settings = Settings((1,), rounds=1, warmup_rounds=0, alternating=False)
-    report = run_benchmark([parse_given(str(model))], images, settings, BackendOptions("cpu", threads=1))
+    report = run_benchmark([ModelSpec.parse(str(model))], images, settings, BackendOptions("cpu", threads=1))
     assert report.gpu is not None
     assert (report.gpu.name, report.gpu.throttling) == ("NVIDIA L4", {"power cap": 1})
     assert "the GPU was throttled: power cap in 100% of the samples" in caveats(report)
