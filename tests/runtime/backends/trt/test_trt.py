@@ -349,7 +349,7 @@ def test_out_of_pinned_memory(engine: Path, stand_in: StandIn) -> None:
     stand_in.driver.pinned_memory = 20_000
     with TrtBackend(engine) as backend:
         with pytest.raises(
-            CudaError, match=r"0\.1 MiB of pinned host memory cannot be had; use a smaller batch or fewer"
+            CudaError, match=r"cannot allocate 0\.1 MiB of pinned host memory; use a smaller batch or fewer"
         ):
             backend.infer(*feed(8, 64, 64))
         assert_same(backend.infer(*feed(1, 32, 32)), expected(*feed(1, 32, 32)))
