@@ -84,7 +84,7 @@ def _wait(backend: Backend, process: subprocess.Popen[bytes], until: float) -> T
 def attempt(backend: Backend) -> Trial:
     """Try one backend, in this process."""
     try:
-        said = start(backend)
+        said = start_backend(backend)
     except UserError as error:
         # What a command would offer beside mending it is no answer here.
         return Trial(backend, False, re.sub(r"; or (allow it|choose another) .*$", "", str(error)))
@@ -93,7 +93,7 @@ def attempt(backend: Backend) -> Trial:
     return Trial(backend, True, said)
 
 
-def start(backend: Backend) -> str:
+def start_backend(backend: Backend) -> str:
     """What runs, and where. Raises whatever the library does."""
     match backend:
         case "cpu" | "cuda":

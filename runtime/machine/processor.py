@@ -49,8 +49,8 @@ class Processor:
         return tuple(shown for shown, features in _SHOWN.items() if features & self.features)
 
     def __str__(self) -> str:
-        known = ", ".join(self.abilities) if self.features else "abilities unknown"
-        return f"{self.name or self.architecture} ({known or 'none of the abilities that matter here'})"
+        known = ", ".join(self.abilities) if self.features else "features unknown"
+        return f"{self.name or self.architecture} ({known or 'none of the features that matter here'})"
 
 
 def read_processor() -> Processor:

@@ -188,6 +188,6 @@ def test_a_backend_that_does_not_exist(capsys: pytest.CaptureFixture) -> None:
 
 def test_the_process_answers_in_json(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_trials.os, "_exit", lambda code: code)
-    monkeypatch.setattr(doctor_trials, "start", lambda backend: "fine")
+    monkeypatch.setattr(doctor_trials, "start_backend", lambda backend: "fine")
     doctor_trials.main(["cpu"])
     assert json.loads(capsys.readouterr().out) == {"runs": True, "said": "fine"}
