@@ -17,7 +17,7 @@ import torch
 from runtime import manifest
 from runtime.backends.engine_file import library_name
 from runtime.backends.trt.engine import import_tensorrt
-from runtime.doctor.trials import start
+from runtime.doctor.trials import start_backend
 from runtime.errors import UserError
 from runtime.loadgen.run import _system
 from runtime.loadgen.settings import Estimate, Target, settings_for
@@ -99,7 +99,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "schedule.decay": lambda: learning_rate_factor(1000, Schedule(decay=X)),
     "run.device": lambda: pick_device(X),
     "run.precision": lambda: pick_precision(run_with(precision=X)),
-    "backend": lambda: start(X),
+    "backend": lambda: start_backend(X),
     "flavor": lambda: import_tensorrt(X),
     "flavor, its name": lambda: library_name(X),
     "scenario": lambda: settings_for(Target(**TARGET), Estimate({1: 0.1}, 1.0), None),

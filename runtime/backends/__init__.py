@@ -1,4 +1,4 @@
-"""What runs a deployed graph. A backend's library is imported when that backend is opened."""
+"""Backends run a deployed graph; each one's library is imported only when that backend is opened."""
 
 from .contract import Backend, BackendError, BatchTooLarge, open_backend
 

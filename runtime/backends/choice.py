@@ -1,4 +1,4 @@
-"""Which backend runs a file: the one that was named, or the best that starts."""
+"""Chooses the backend that runs a file: the one that was named, or the best one that starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .openvino_backend import OpenVinoBackend
 from .options import BACKENDS, BackendOptions, as_flag, backends_taking, ignored_options
 from .ort.backend import OrtBackend
 
-# Best first. TensorRT's providers are not among them: they build an engine for minutes, which is to be asked for.
+# Best first. TensorRT's providers are left out: they build an engine for minutes, which users must ask for.
 AUTO = ("cuda", "openvino", "cpu")
 
 
 def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
-    """Open an ONNX file. Raises BackendError, ManifestError."""
+    """Open an ONNX file in the backend that `options` name. Raises BackendError, ManifestError."""
     check_file(Path(path))
     return _open_best(path, options) if options.backend == "auto" else _open_named(path, options)
 
@@ -36,11 +36,11 @@ def _open_named(path: str | os.PathLike[str], options: BackendOptions) -> OrtBac
 
 
 def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backend:
-    """Open a TensorRT engine. Raises BackendError, EngineError."""
+    """Open a TensorRT engine. Raises BackendError, EngineError, CudaError."""
     if options.backend not in ("auto", "tensorrt"):
         raise BackendError(
-            f"{path}: an engine runs in TensorRT only, --backend {options.backend} does not take it; leave the option "
-            "out, or give the .onnx file that it was built from"
+            f"{path}: an engine runs in TensorRT only, not in --backend {options.backend}; leave the option out, or "
+            "give the .onnx file that the engine was built from"
         )
     _refuse_ignored(replace(options, backend="tensorrt"))
     from .trt.backend import TrtBackend
@@ -49,7 +49,7 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
 
 
 def _refuse_ignored(options: BackendOptions) -> None:
-    """Raise BackendError for an option that the backend would drop."""
+    """Raise BackendError for an option that the backend would ignore."""
     for name in ignored_options(options, options.backend):
         raise BackendError(
             f"{as_flag(options, name)} is for --backend {backends_taking(name)}, not {options.backend}; leave it out, "
@@ -61,25 +61,25 @@ _INSTEAD = {"precision_hint": f"; for half precision elsewhere export another fi
 
 
 def _eligible(options: BackendOptions) -> list[str]:
-    """Those of AUTO that read every option that is given. Raises BackendError where there is none."""
+    """The backends of AUTO that read every given option. Raises BackendError where there is none."""
     if options.allow_fallback:
         raise BackendError(
-            "--allow-fallback: auto takes the best that really starts, and nothing in its place; name the backend that "
-            f"may fall back, with --backend {backends_taking('allow_fallback')}"
+            "--allow-fallback: auto only takes backends that really start, so nothing falls back; name the backend "
+            f"that may fall back, with --backend {backends_taking('allow_fallback')}"
         )
     dropped = {name: ignored_options(options, name) for name in AUTO}
     fitting = [name for name, unused in dropped.items() if not unused]
     if not fitting:
         given = dict.fromkeys(option for unused in dropped.values() for option in unused)
         told = "; ".join(f"{as_flag(options, option)} is for --backend {backends_taking(option)}" for option in given)
-        raise BackendError(f"auto has no backend that takes all that is given: {told}; name one of them, or leave out")
+        raise BackendError(f"no backend of auto takes all options: {told}; name a backend, or leave an option out")
     return fitting
 
 
 def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
-    """The first of AUTO that starts; its description says why not those before it.
+    """The first backend of AUTO that starts. Its description says why better ones didn't.
 
-    Only those that read all options count: a GPU is required where one is named, and bf16 is not replaced by float32.
+    Backends that would ignore a given option are skipped: a named GPU is required, and bf16 never becomes float32.
     """
     reasons: list[str] = []
     failures: list[BackendError] = []
@@ -96,5 +96,5 @@ def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBack
 
 
 def _reason(error: BackendError, path: str | os.PathLike[str]) -> str:
-    """The error's first clause, without the file's name."""
+    """The first clause of the error, without the file's name."""
     return str(error).removeprefix(f"{Path(path)}: ").split("; ")[0]

@@ -1,4 +1,4 @@
-"""What runs a deployed graph. A backend's library is imported when that backend is opened."""
+"""What a backend is: the interface that ONNX Runtime, OpenVINO and TensorRT share, its errors, and opening one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 
 
 class BackendError(UserError):
-    """A file that no backend can open, a backend that is not installed, or a feed that the graph doesn't take."""
+    """A file that no backend can open, a backend that isn't installed, or inputs that the graph doesn't take."""
 
 
 class BatchTooLarge(BackendError):
-    """Memory ran out; `fits` is the largest halved batch of that canvas that fits, None where none does."""
+    """Memory ran out. `fits` is the largest of batch/2, batch/4, … that fits on that canvas, None where none does."""
 
     def __init__(self, message: str, fits: int | None) -> None:
         super().__init__(message)
@@ -29,19 +29,21 @@ class BatchTooLarge(BackendError):
 
 
 class Backend(Protocol):
-    """An opened graph. `infer` may be called from several threads; the arrays that it returns belong to the caller."""
+    """An opened graph. Several threads may call `infer` at once. The arrays that it returns belong to the caller."""
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Manifest:
+        """What the graph was exported with: classes, preprocessing, thresholds, input shapes."""
+        ...
 
     @property
     def description(self) -> str:
-        """One line: library, version, device."""
+        """One line for people: library, version, device."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """How many calls of `infer` gain from running at once: 2 where copies of one hide behind another's work."""
+        """How many concurrent calls of `infer` are worthwhile: 2 where one call copies while another computes."""
         ...
 
     def infer(
@@ -52,22 +54,24 @@ class Backend(Protocol):
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """Run on images uint8 [B, H, W, 3] (RGB canvases) and image_sizes int32 [B, 2] (height, width on them).
+        """Run the graph on images uint8 [B, H, W, 3] (RGB canvases) and image_sizes int32 [B, 2] (height, width).
 
         Candidates of images whose `nms_exact` is 1 may be left out (scores 0) unless `all_candidates`: nothing reads
-        them, and they are a hundred times the detections' bytes. `stopwatch` gets the stages "copy_in",
+        them, and they take a hundred times the bytes of the detections. `stopwatch` gets the stages "copy_in",
         "infer" and "copy_out". Raises BatchTooLarge where memory runs out; the backend stays usable.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the backend holds; later calls of `infer` raise BackendError."""
+        ...
 
 
 def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
-    """Open an artifact; `options` are fields of `options.BackendOptions`, by default the best backend that starts.
+    """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
 
-    Raises BackendError for a file that no backend runs, or one that the chosen backend doesn't; ManifestError,
-    EngineError.
+    Without options the best backend that starts is taken. Raises BackendError for a file that the chosen backend, or
+    every backend, can't run; ManifestError, EngineError.
     """
     from .choice import open_engine, open_onnx
     from .options import BackendOptions

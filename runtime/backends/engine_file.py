@@ -1,8 +1,8 @@
-"""A TensorRT engine and what lies beside it: `NAME.engine` and `NAME.engine.json`.
+"""A TensorRT engine and the description beside it: `NAME.engine` and `NAME.engine.json`.
 
-An engine is executable code, bound to a library version and to kinds of GPU. Nothing about it can be asked before it is
-deserialized, and deserializing a foreign one may run anything: so all that one needs to know, and the hash of its
-bytes, stands in the JSON.
+An engine is executable code for one library version and some kinds of GPU. It can be inspected only after it was
+deserialized, and deserializing a foreign engine may run anything. Therefore the description holds everything that must
+be known before, and the SHA-256 of the engine's bytes.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ Flavor = Literal["tensorrt", "rtx"]
 
 
 class EngineError(UserError):
-    """An engine that is missing, altered, or without the description that belongs to it."""
+    """An engine that is missing, was altered, or lacks its description."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """An optimization profile: the range of `images`, as (batch, height, width), and what it was tuned for."""
+    """An optimization profile: the range of `images` as (batch, height, width), and the shape it was tuned for."""
 
     least: tuple[int, int, int]
     best: tuple[int, int, int]
     most: tuple[int, int, int]
 
     def takes(self, batch: int, height: int, width: int) -> bool:
+        """Whether images of this shape are within the profile's range."""
         shape = (batch, height, width)
         return all(low <= n <= high for low, n, high in zip(self.least, shape, self.most, strict=True))
 
@@ -54,40 +55,42 @@ class Tensor:
     name: str
     kind: Literal["input", "output"]
     dtype: str  # NumPy's name
-    shape: tuple[int, ...]  # −1: depends on the batch or the canvas
+    shape: tuple[int, ...]  # −1: depends on the batch or canvas
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineManifest:
-    manifest: Manifest  # of the graph that it was built from
+    """The description beside an engine, as it stands in the JSON."""
+
+    manifest: Manifest  # of the graph that the engine was built from
     flavor: Flavor
     library_version: str  # of TensorRT or TensorRT for RTX, in full
-    compute_capabilities: tuple[str, ...]  # such as "8.6"; the GPUs that it runs on
+    compute_capabilities: tuple[str, ...]  # of the GPUs that run it, such as "8.6"
     platform: str  # such as "linux-x86_64"
     engine_sha256: str
     onnx_sha256: str  # of the ONNX file's bytes
     profiles: tuple[Profile, ...]
     tensors: tuple[Tensor, ...]
-    rebuild: str  # the command that builds it again, but for folders
-    layers: dict[str, int]  # convolutions by precision, as its inspector counts them; empty where it couldn't be asked
-    version_compatible: bool = False  # later versions of the library run it too: of the same major, and the next
+    rebuild: str  # the command that builds it again, without folders
+    layers: dict[str, int]  # convolutions by precision, counted by TensorRT's inspector; empty: unknown
+    version_compatible: bool = False  # later library versions run it, up to the next major
     version: int = ENGINE_MANIFEST_VERSION
 
 
 def this_platform() -> str:
-    """The operating system and processor that this runs on, as descriptions name them: "linux-x86_64"."""
+    """This operating system and processor as descriptions name them, such as "linux-x86_64"."""
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
 def json_path(engine: str | os.PathLike[str]) -> Path:
-    """Where the description of an engine file lies: its whole name with .json behind."""
+    """The path of an engine's description: the engine's whole name followed by .json."""
     return Path(f"{os.fspath(engine)}.json")
 
 
 def write_engine(path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> None:
-    """Write an engine and its description, both or neither. Raises WriteError, and an older engine stays loadable.
+    """Write an engine and its description, both or neither. On WriteError an older engine stays loadable.
 
-    A reader that comes between the two renames sees a hash that doesn't fit and refuses.
+    A reader between the two renames finds a hash that doesn't match and refuses the engine.
     """
     if hashlib.sha256(data).hexdigest() != described.engine_sha256:
         raise ValueError("the description is of another engine")
@@ -95,7 +98,7 @@ def write_engine(path: str | os.PathLike[str], data: bytes, described: EngineMan
 
 
 def read_engine(path: str | os.PathLike[str]) -> tuple[bytes, EngineManifest]:
-    """The engine's bytes, once their hash is known to be that of the description beside it. Raises EngineError."""
+    """An engine's bytes, verified against the hash in its description, and the description. Raises EngineError."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -103,14 +106,14 @@ def read_engine(path: str | os.PathLike[str]) -> tuple[bytes, EngineManifest]:
     described = read_description(path)
     if hashlib.sha256(data).hexdigest() != described.engine_sha256:
         raise EngineError(
-            f"{path}: its SHA-256 is not the one in {json_path(path).name}: it was altered, cut short or replaced. An "
-            f"engine is executable code, so it is not loaded; build it again: {described.rebuild}"
+            f"{path}: its SHA-256 is not the one in {json_path(path).name}: the file was altered, truncated or "
+            f"replaced. An engine is executable code, so it is not loaded; build it again: {described.rebuild}"
         )
     return data, described
 
 
 def read_description(path: str | os.PathLike[str]) -> EngineManifest:
-    """What the JSON beside an engine says. Raises EngineError where there is none, or one that isn't ours."""
+    """The description beside an engine. Raises EngineError where it is missing or not one of this toolkit."""
     beside = json_path(path)
     try:
         text = beside.read_text(encoding="utf-8")
@@ -125,7 +128,7 @@ def read_description(path: str | os.PathLike[str]) -> EngineManifest:
 
 
 def library_name(flavor: Flavor) -> str:
-    """What the library of a flavor is called."""
+    """The name of a flavor's library for messages."""
     match flavor:
         case "tensorrt":
             return "TensorRT"
@@ -136,12 +139,13 @@ def library_name(flavor: Flavor) -> str:
 
 
 def to_json(described: EngineManifest) -> str:
+    """A description as JSON text. Raises ManifestError for a graph manifest with invalid values."""
     check_manifest(described.manifest, "this engine's manifest")
     return json.dumps(dataclasses.asdict(described), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str) -> EngineManifest:
-    """The description in `text`; `source` names the file in messages. Raises EngineError naming the field."""
+    """The description in JSON text; `source` names the file in messages. Raises EngineError that names the field."""
     try:
         fields: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -159,8 +163,8 @@ def from_json(text: str, source: str) -> EngineManifest:
     except (RecordError, ManifestError) as error:
         raise EngineError(f"{error}; {_BUILD}") from error
     if not described.profiles:
-        raise EngineError(f"{source}: it names no profile, expected at least one; {_BUILD}")
-    # Descriptions of before name the script, which only a clone has.
+        raise EngineError(f"{source}: no profile is named, expected at least one; {_BUILD}")
+    # Older descriptions name the script, which only a clone of the repository has.
     return dataclasses.replace(described, rebuild=re.sub(r"^python export/to_trt\.py\b", TO_TRT, described.rebuild))
 
 

@@ -1,4 +1,4 @@
-"""What is said when a run fails. Where memory ran out, that is which batch fits."""
+"""Errors of failed inference; where memory ran out, the error names a batch that fits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from .contract import BackendError, BatchTooLarge
 from .onnx_file import first_line
 
-# Parts of the messages of ONNX Runtime (CPU, CUDA), OpenVINO, cuDNN and the C++ library.
+# How ONNX Runtime (CPU, CUDA), OpenVINO, cuDNN and the C++ library say that memory ran out.
 _SIGNS = (
     "allocate memory",
     "out of memory",
@@ -24,6 +24,7 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that memory ran out; decided by its text, since the classes don't tell."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
@@ -36,7 +37,10 @@ def inference_error(
     image_sizes: np.ndarray,
     batch_min: int,
 ) -> BackendError:
-    """The error to raise where `run(images, image_sizes)` failed with `error`; tries smaller batches to name one."""
+    """The error to raise after `run(images, image_sizes)` failed with `error`.
+
+    Where memory ran out, smaller batches are run until one fits, and the error is a BatchTooLarge that names it.
+    """
     what = f"{path}: {library} failed on images {list(images.shape)}: {first_line(error)}"
     if not is_out_of_memory(error):
         return BackendError(what)
@@ -49,7 +53,7 @@ def inference_error(
 def largest_fitting_batch(
     run: Callable[[np.ndarray, np.ndarray], object], images: np.ndarray, image_sizes: np.ndarray, least: int
 ) -> int | None:
-    """The largest of B/2, B/4, … ≥ `least` that runs; None where none does, or where one fails for another reason."""
+    """The largest of B/2, B/4, … ≥ `least` that runs; None where none runs, or one fails for another reason."""
     batch = len(images) // 2
     while batch >= max(1, least):
         try:

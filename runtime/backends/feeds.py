@@ -1,4 +1,4 @@
-"""Checks of what a graph is fed, the same for every backend."""
+"""Checks of a graph's inputs, the same for every backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .contract import BackendError
 
 
 def check_feed(images: np.ndarray, image_sizes: np.ndarray, manifest: Manifest) -> None:
-    """Raise BackendError unless images and image_sizes are what the graph of this manifest takes."""
+    """Raise BackendError unless images and image_sizes have the types, shapes and values that the graph takes."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise BackendError(f"images is {images.dtype} {list(images.shape)}, expected uint8 [B, H, W, 3]")
     batch, height, width, _ = images.shape

@@ -1,4 +1,4 @@
-"""What every backend asks of an ONNX file before it runs it: that it is there, is ours, and keeps the contract."""
+"""Checks of an ONNX file before a backend runs it: it exists, has a manifest, and keeps the graph's contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .contract import BackendError
 
 EXPORT = f"export a checkpoint with: {TO_ONNX} CHECKPOINT"
 
-# NumPy's name of the type, rank.
+# Name → (NumPy's name of the type, rank).
 INPUTS = {"images": ("uint8", 4), "image_sizes": ("int32", 2)}
 OUTPUTS = {
     "num_detections": ("int32", 2),
@@ -32,7 +32,7 @@ Tensors = Mapping[str, tuple[str, int]]  # name → (type, rank)
 
 
 def check_file(path: Path) -> None:
-    """Raise BackendError unless `path` is a file with content."""
+    """Raise BackendError unless `path` is a non-empty file."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -44,14 +44,14 @@ def check_file(path: Path) -> None:
 
 
 def manifest_from(text: str | None, path: Path) -> Manifest:
-    """The manifest that the file's metadata hold as `text`. Raises BackendError where there is none, ManifestError."""
+    """The manifest from the file's metadata. Raises BackendError where it is missing, ManifestError where invalid."""
     if text is None:
         raise BackendError(f"{path}: an ONNX file, but not one that this toolkit exported (no manifest); {EXPORT}")
     return from_json(text, str(path))
 
 
 def check_contract(path: Path, inputs: Tensors, outputs: Tensors) -> None:
-    """Raise BackendError unless the graph has the inputs and outputs that other runtimes rely on: name, type, rank."""
+    """Raise BackendError unless the inputs and outputs have the names, types and ranks of the graph's contract."""
     for what, expected, given in (("input", INPUTS, inputs), ("output", OUTPUTS, outputs)):
         for name, (kind, rank) in expected.items():
             if given.get(name) != (kind, rank):
@@ -60,14 +60,14 @@ def check_contract(path: Path, inputs: Tensors, outputs: Tensors) -> None:
 
 
 def unreadable(path: Path, library: str, error: Exception) -> BackendError:
-    """The error of a file that a library can't open."""
+    """The error for a file that a library can't open."""
     return BackendError(
-        f"{path}: {library} cannot open it ({first_line(error)}); if it is cut short or not an ONNX file, {EXPORT}"
+        f"{path}: {library} cannot open it ({first_line(error)}); if it is truncated or not an ONNX file, {EXPORT}"
     )
 
 
 def first_line(error: Exception) -> str:
-    """A library's message as one short line: the first that says more than where in the library it arose."""
+    """A library's message as one short line: the first line that isn't just a place in the library's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from ", "Check '", "FrontEnd API failed"))]
     return (telling or lines or [type(error).__name__])[0][:300]

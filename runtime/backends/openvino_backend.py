@@ -1,4 +1,4 @@
-"""OpenVINO: a backend for CPUs, from the same ONNX file; int8 and bfloat16 gain most by it."""
+"""OpenVINO: a backend that runs the same ONNX files on CPUs; int8 and bfloat16 gain most from it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _core_lock = threading.Lock()
 class OpenVinoBackend:
     """A deployed ONNX file compiled by OpenVINO for the CPU. Raises BackendError, ManifestError.
 
-    Float32 layers compute in float32 unless `options.precision_hint` is "bf16": by itself OpenVINO would take bfloat16
-    wherever the CPU has it. What a QDQ file says in int8 runs in int8 either way.
+    Float32 layers compute in float32 unless `options.precision_hint` is "bf16"; OpenVINO's own default is bfloat16
+    wherever the CPU supports it. The int8 layers of a QDQ file run in int8 either way.
     """
 
     def __init__(self, path: str | os.PathLike[str], options: BackendOptions = OPENVINO) -> None:
@@ -54,7 +54,7 @@ class OpenVinoBackend:
             # Core.read_model would also try the readers of six other formats on a file that isn't ONNX.
             reader = library.frontend.FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(os.fspath(self._path)))
-        except Exception as error:  # the library's classes share no base but this
+        except Exception as error:  # the library's errors share no narrower base
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
         check_saturation(self._path, self._manifest, options.allow_saturation)
@@ -76,6 +76,7 @@ class OpenVinoBackend:
 
     @property
     def manifest(self) -> Manifest:
+        """The manifest in the file's metadata."""
         return self._manifest
 
     def infer(
@@ -86,7 +87,7 @@ class OpenVinoBackend:
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
+        """See `Backend`. Raises BackendError for inputs that don't fit the graph, and where the run fails."""
         requests = self._requests
         if requests is None:
             raise BackendError(f"{self._path}: the backend was closed; open it again")
@@ -112,10 +113,11 @@ class OpenVinoBackend:
             requests.put(request)
 
     def close(self) -> None:
+        """Drop the compiled model; calls that are running finish."""
         self._requests = None
 
     def _read(self, request: Any, all_candidates: bool) -> RawOutputs:
-        """Copies of the outputs, whose memory is the request's; candidates where they may be needed."""
+        """Copies of the outputs, since the request owns their memory; candidates only where they may be needed."""
         outputs = {name: request.get_tensor(port).data for name, port in self._outputs.items()}
         if all_candidates or not outputs["nms_exact"].all():
             return RawOutputs(**{name: array.copy() for name, array in outputs.items()})
@@ -128,11 +130,11 @@ class OpenVinoBackend:
 
 
 def shared_core() -> Any:
-    """The process's one `openvino.Core`, kept until it ends. Raises BackendError where the library is missing.
+    """The process's only `openvino.Core`, kept until the process ends. Raises BackendError without the library.
 
-    A core of its own for each model ends processes: the CPU plugin gives its thread another stack for signals, and puts
-    back what it found when its core goes. Two cores that don't go in the reverse order of their coming leave a stack
-    that no longer exists, and the next signal with a handler is the end (seen with OpenVINO 2026.4).
+    A core per model can crash the process: the CPU plugin gives its thread another signal stack, and restores the
+    previous one when its core is destroyed. Unless cores are destroyed in reverse order of creation, the thread is left
+    with a signal stack that no longer exists, and the next handled signal crashes (seen with OpenVINO 2026.4).
     """
     global _core
     library = _import_library()
@@ -143,11 +145,11 @@ def shared_core() -> Any:
 
 
 def read_capabilities(core: Any) -> Any:
-    """The core, once it has read what the processor can do; it does so once in a process.
+    """Make the core read the processor's capabilities, which it does once per process; returns the core.
 
-    ONEDNN_MAX_CPU_ISA limits the copy of oneDNN in OpenVINO, but not OpenVINO's own kernels beside it: on a processor
-    with AVX-512 a limit below it ends the process at the first inference (seen with OpenVINO 2026.4). Such a limit is
-    for other libraries, and hidden from this one.
+    ONEDNN_MAX_CPU_ISA limits the oneDNN inside OpenVINO, but not OpenVINO's own kernels. On a processor with AVX-512 a
+    lower limit crashes the first inference (seen with OpenVINO 2026.4). Such a limit is meant for other libraries, so
+    it is hidden from this one.
     """
     limit = os.environ.get(_ISA_LIMIT, "")
     hidden = limit.upper() in _BELOW_AVX512
@@ -191,7 +193,7 @@ def _properties(options: BackendOptions) -> dict[str, Any]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """The ONNX file's metadata, which OpenVINO keeps under "framework"."""
+    """The metadata of the ONNX file, which OpenVINO stores under "framework"."""
     info = model.get_rt_info()
     return {key: value.astype(str) for key, value in info["framework"].items()} if "framework" in info else {}
 

@@ -1,4 +1,4 @@
-"""How a model is to be run, as data and as command-line options that every command shares."""
+"""How to run a model, as a record and as the command-line options that all commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from ..cuda import Binding
 
-# What may run a model, and what each is; "auto" stands for the first of `choice.AUTO` that starts.
+# The backends by name. "auto" stands for the first of `choice.AUTO` that starts.
 BACKENDS = {
     "cpu": "ONNX Runtime on the CPU",
     "openvino": "OpenVINO on the CPU",
@@ -20,7 +20,7 @@ BACKENDS = {
 }
 
 
-# The options that each reads; any other that is given is refused rather than dropped.
+# The options that each backend reads. Any other option that is given raises an error instead of being ignored.
 OPTIONS_BY_BACKEND = {
     "cpu": {"threads", "allow_saturation"},
     "openvino": {"threads", "allow_saturation", "precision_hint", "hint"},
@@ -37,33 +37,32 @@ class BackendOptions:
 
     backend: str = "auto"  # a name of BACKENDS, or "auto"
     device: int = 0  # index of the GPU
-    threads: int = 0  # of the CPU, for whatever runs there; 0: the library's own choice
-    allow_fallback: bool = False  # run, rather than fail, where ONNX Runtime took another provider than asked for
-    allow_saturation: bool = False  # where the CPU computes: run int8 whose sums saturate on this processor
-    # What float32 layers compute in; bf16 is OpenVINO's, on CPUs that have it, and changes the numbers.
+    threads: int = 0  # on the CPU; 0: the library decides
+    allow_fallback: bool = False  # accept another execution provider than the one asked for
+    allow_saturation: bool = False  # accept int8 sums that saturate on this processor, which costs AP
+    # What float32 layers compute in. bf16 is for OpenVINO on CPUs that support it, and changes the numbers.
     precision_hint: Literal["f32", "bf16"] = "f32"
-    hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: all threads on one batch, or several batches at once
-    # Where ort-tensorrt and ort-rtx keep engines between runs; an engine is executable code, so: a folder of one's own.
+    hint: Literal["latency", "throughput"] = "latency"  # OpenVINO: one batch on all threads, or several at once
+    # Where ort-tensorrt and ort-rtx keep engines between runs. Engines are executable code: use a private folder.
     engine_cache: Path | None = None
-    binding: Binding | None = None  # tensorrt: what speaks to the driver; None: cuda-python, else pycuda
+    binding: Binding | None = None  # tensorrt: the binding to CUDA; None: cuda-python, or else pycuda
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Command-line options that `backend_options` reads."""
-    group = parser.add_argument_group("what runs the model")
+    """Add the command-line options that `backend_options` reads."""
+    group = parser.add_argument_group("backend")
     group.add_argument(
         "--backend",
         choices=["auto", *BACKENDS],
         default="auto",
-        help="auto: the best that is installed and starts; " + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
+        help="auto: the best backend that is installed and starts; "
+        + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
     )
     group.add_argument("--device", type=_index, default=0, metavar="N", help="index of the GPU (%(default)s)")
+    group.add_argument("--threads", type=_index, default=0, metavar="N", help="CPU threads (0: the library decides)")
+    group.add_argument("--allow-fallback", action="store_true", help="accept another execution provider than asked for")
     group.add_argument(
-        "--threads", type=_index, default=0, metavar="N", help="of the CPU (0: the library's own choice)"
-    )
-    group.add_argument("--allow-fallback", action="store_true", help="run where ONNX Runtime took another provider")
-    group.add_argument(
-        "--allow-saturation", action="store_true", help="run int8 on a CPU whose 8-bit sums saturate on it; costs AP"
+        "--allow-saturation", action="store_true", help="accept int8 sums that saturate on this CPU; costs AP"
     )
     group.add_argument(
         "--precision-hint",
@@ -75,34 +74,34 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         "--hint",
         choices=["latency", "throughput"],
         default="latency",
-        help="openvino: all threads on one batch, or several batches at once (%(default)s)",
+        help="openvino: all threads on one batch, or several batches in parallel (%(default)s)",
     )
-    group.add_argument("--binding", choices=get_args(Binding), help="tensorrt: what speaks to the GPU's driver")
+    group.add_argument("--binding", choices=get_args(Binding), help="tensorrt: the Python binding to CUDA")
     group.add_argument(
-        "--engine-cache", type=Path, metavar="DIR", help="ort-tensorrt, ort-rtx: keep engines here, your own folder"
+        "--engine-cache", type=Path, metavar="DIR", help="ort-tensorrt, ort-rtx: keep engines in this private folder"
     )
 
 
 def backend_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Keywords for `open_backend` (and `Detector`) from a command line that has `add_backend_arguments`."""
+    """Keyword arguments for `open_backend` and `Detector` from a command line with `add_backend_arguments`."""
     return {field.name: getattr(options, field.name) for field in fields(BackendOptions)}
 
 
 def ignored_options(options: BackendOptions, backend: str) -> list[str]:
-    """Names of the options that are given, which is to say not the default, and that a backend doesn't read."""
+    """Names of the options that differ from the default and that a backend doesn't read."""
     names = [field.name for field in fields(BackendOptions) if field.name != "backend"]
     given = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
     return [name for name in given if name not in OPTIONS_BY_BACKEND[backend]]
 
 
 def as_flag(options: BackendOptions, name: str) -> str:
-    """An option as the command line has it, with its value."""
+    """An option and its value as on the command line."""
     value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
     return flag if value is True else f"{flag} {value}"
 
 
 def backends_taking(name: str) -> str:
-    """The backends that read an option, for a message."""
+    """The names of the backends that read an option, for messages."""
     return ", ".join(backend for backend, names in OPTIONS_BY_BACKEND.items() if name in names)
 
 

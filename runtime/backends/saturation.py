@@ -1,4 +1,4 @@
-"""May this processor's kernels saturate on a file of 8-bit integers? Then it is refused: its AP would be another."""
+"""Refuses int8 files on whose sums this processor's kernels may saturate, which would change the AP."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _ANEW = "python -m export.quantize MODEL.onnx --precision int8 --target cpu --im
 
 
 def may_saturate(manifest: Manifest, processor: Processor) -> bool:
-    """Whether sums of two 8-bit products of this file may exceed the 16 bits in which this processor adds them.
+    """Whether sums of two 8-bit products may exceed the 16 bits in which this processor adds them.
 
-    A file that doesn't say that its sums fit may, and so may a processor whose abilities can't be read.
+    True also for a file that doesn't say that its sums fit, and for a processor whose features are unknown.
     """
     return manifest.precision == "int8" and not manifest.sums_fit_16_bits and not processor.sums_8_bit_products_exactly
 
 
 def check_saturation(path: Path, manifest: Manifest, allowed: bool) -> None:
-    """Raise BackendError where this processor's kernels may saturate on the file, unless that is `allowed`."""
+    """Raise BackendError where this processor's kernels may saturate on the file, unless `allowed`."""
     if allowed or manifest.precision != "int8" or manifest.sums_fit_16_bits:
         return
     processor = read_processor()
     if not may_saturate(manifest, processor):
         return
     if processor.sums_8_bit_products_exactly is None:
-        why = f"it can't be read whether {processor} adds them in 32"
+        why = f"it is unknown whether {processor} adds them in 32"
     else:
         why = f"{processor} adds them in 16 (no VNNI, no dot product)"
     raise BackendError(
-        f"{path}: int8 whose sums of two products need more than 16 bits, and {why}, which costs AP; make an int8 file "
-        f"for every processor of the float32 one ({_ANEW}), or take the loss with --allow-saturation"
+        f"{path}: an int8 file whose sums of two products need more than 16 bits, and {why}, which costs AP; make an "
+        f"int8 file for every processor from the float32 file ({_ANEW}), or accept the loss with --allow-saturation"
     )

@@ -1,1 +1,1 @@
-"""How fast a deployed model runs, stage by stage and as a pipeline."""
+"""The benchmark: measures how fast deployed models run, stage by stage and through the pipeline."""

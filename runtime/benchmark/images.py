@@ -1,4 +1,4 @@
-"""The images that a benchmark runs on: a folder's, or generated ones that say that they are."""
+"""The images that a benchmark runs on: from files and folders, or generated and marked as such."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from ..files import atomic_write
 from ..images import ImageError, decode
 from ..images.sources import find_sources
 
-# Sizes (height, width) in about the proportion that COCO's photographs have them.
+# Sizes (height, width), about as frequent as in COCO.
 GENERATED_SIZES = ((480, 640),) * 5 + ((640, 480),) * 2 + ((427, 640),) * 2 + ((640, 427),)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is told of them."""
+    """What a report says about the images."""
 
     source: str  # folders or files, or how they were generated
     is_generated: bool
     count: int
-    sizes: dict[str, int]  # how many there are of each
-    mean_bytes: float  # of a file
+    sizes: dict[str, int]  # number of images by size, such as "640×480"
+    mean_bytes: float  # per file
     skipped: int
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Files that can be decoded, by size."""
+    """Readable image files with their sizes."""
 
-    source: str  # the folder, or that they were generated
+    source: str  # files and folders, or how they were generated
     is_generated: bool
     sizes_hw: dict[Path, tuple[int, int]]
-    bytes: int  # of the files together
+    bytes: int  # of all files together
     skipped: tuple[str, ...]  # one line per image that could not be read
 
     def summary(self) -> ImageSet:
+        """Counts and mean file size, for a report."""
         counts = Counter(f"{width}×{height}" for height, width in self.sizes_hw.values())
         count = len(self.sizes_hw)
         sizes = dict(counts.most_common())
@@ -50,7 +51,7 @@ class ImageFiles:
 
 
 def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
-    """The first `count` readable images of files and folders. Raises UserError where there is none."""
+    """The first `count` readable images in files and folders. Raises UserError where none is readable."""
     files = [source.path for source in find_sources(inputs, Path(os.devnull)) if not source.is_video]
     sizes, skipped = dict[Path, tuple[int, int]](), list[str]()
     for path in files:
@@ -73,14 +74,14 @@ def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
 
 
 def generate_images(folder: Path, count: int) -> ImageFiles:
-    """Write JPEG files of smooth noise in COCO's usual sizes: to measure without a data set, not to detect on."""
+    """Write `count` JPEG files of smooth noise in COCO's usual sizes, to measure without a data set."""
     rng = np.random.default_rng(0)
     sizes = {}
     for index in range(count):
         height, width = GENERATED_SIZES[index % len(GENERATED_SIZES)]
         coarse = rng.integers(0, 256, (height // 40, width // 40, 3), np.uint8)
         smooth = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
-        image = smooth + rng.normal(0, 12, smooth.shape)  # grain, for about the file size of a photograph
+        image = smooth + rng.normal(0, 12, smooth.shape)  # grain, which gives files about the size of photographs
         path = folder / f"{index:04}.jpg"
         _, data = cv2.imencode(".jpg", np.clip(image, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 85])
         atomic_write(path, data.tobytes())

@@ -1,4 +1,4 @@
-"""Figures of repeated measurements: quantiles, spread, ratios of alternating runs."""
+"""Statistics of repeated measurements: quantiles, spread, ratios of alternating runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of `count` values, in their unit. Quantiles lie linearly between neighbours, as NumPy's."""
+    """Statistics of `count` values, in the values' unit. Quantiles interpolate linearly, as NumPy's do."""
 
     count: int
     mean: float
@@ -24,12 +24,12 @@ class Distribution:
 
     @property
     def spread(self) -> float:
-        """(most − least) / median: 0.1 says that repeating it moved the figure by a tenth."""
+        """(most − least) / median. 0.1 means that the figure varied by a tenth between repetitions."""
         return (self.most - self.least) / self.p50 if self.p50 else 0.0
 
 
 def distribution(values: Sequence[float]) -> Distribution:
-    """Raises ValueError where there is no value."""
+    """Statistics of values. Raises ValueError where there are none."""
     if not len(values):
         raise ValueError("no value to take quantiles of")
     array = np.asarray(values, np.float64)
@@ -39,7 +39,7 @@ def distribution(values: Sequence[float]) -> Distribution:
 
 
 def speed_ratios(base: Sequence[float], other: Sequence[float]) -> Distribution:
-    """How many times as fast `other` is as `base`, by seconds of runs that alternated: a ratio per neighbouring pair.
+    """How many times as fast `other` is as `base`, from the seconds of alternating runs: one ratio per adjacent pair.
 
     What slows the machine for longer than a pair slows both, and drops out of their ratio.
     """

@@ -1,4 +1,4 @@
-"""Draws a benchmark: where the time of an image goes, and images/s of the pipeline."""
+"""Draws a benchmark: milliseconds per image by stage, and images/s of the pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import Report
 
 
 def require_matplotlib() -> Any:
-    """matplotlib, or UserError where it isn't installed: detecting does not need it."""
+    """Import matplotlib, which only the plot needs. Raises UserError where it isn't installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -24,7 +24,7 @@ def require_matplotlib() -> Any:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Write an image of the report, its kind by the suffix (.png, .svg, .pdf)."""
+    """Draw the report into a file; the suffix chooses the format (.png, .svg, .pdf). Raises UserError, WriteError."""
     matplotlib = require_matplotlib()
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

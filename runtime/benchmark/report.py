@@ -1,4 +1,7 @@
-"""What a benchmark found, as data: per artifact and batch size, per pair, and the conditions of it all."""
+"""The results of a benchmark as records, and as JSON: figures per model and batch size, ratios, and conditions.
+
+In the JSON, and so in the records, a model is called an artifact.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,24 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one artifact at one batch size."""
+    """The figures of one model at one batch size."""
 
     artifact: str
     batch: int
     canvases: dict[str, int]  # batches per round, by canvas
-    stage_ms: dict[str, Distribution]  # per batch, by stage; "rest" lies between them, "total" is the whole
-    stage_images_per_second: dict[str, float]  # images by that stage's seconds; stages without any time left out
+    stage_ms: dict[str, Distribution]  # per batch; "rest" is the time between stages, "total" the whole
+    stage_images_per_second: dict[str, float]  # without stages that took no time
     detections_per_image: float
     nms_reruns: int  # images whose NMS ran on the host, in all rounds
-    serial_images_per_second: Distribution  # over rounds, one stage after another
+    serial_images_per_second: Distribution  # over rounds, stages one after another
     pipeline_images_per_second: Distribution  # over rounds
-    serial_round_seconds: tuple[float, ...]  # each round, one stage after another
+    serial_round_seconds: tuple[float, ...]  # of each round, stages one after another
     pipeline_round_seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The process' most at once while artifacts were open, and what it held before; megabytes, None: not known."""
+    """The process' memory before the models were opened and at its peak, in MiB; None where it isn't reported."""
 
     artifacts: tuple[str, ...]
     before_mb: float | None
@@ -45,7 +48,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Pair:
-    """How many times as fast `artifact` is as `base`, by neighbouring rounds."""
+    """How many times as fast `artifact` is as `base`, from adjacent rounds."""
 
     base: str
     artifact: str
@@ -57,14 +60,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Settings:
-    batches: tuple[int, ...]
-    rounds: int
-    warmup_rounds: int  # at each batch size, not counted
-    alternating: bool
+    """What to measure, and how often."""
+
+    batches: tuple[int, ...]  # batch sizes
+    rounds: int  # over all images, at each batch size
+    warmup_rounds: int  # before those, not recorded
+    alternating: bool  # between the models, which gives ratios
 
 
 @dataclass(frozen=True)
 class Report:
+    """Everything that a benchmark found, with the conditions under which it did."""
+
     run: Run
     machine: Machine
     artifacts: tuple[ModelInfo, ...]
@@ -77,7 +84,7 @@ class Report:
 
 
 def figures(measured: Measured, image_count: int) -> Figures:
-    """Figures of what was measured on so many images."""
+    """The figures of measured rounds over `image_count` images."""
     runs = [run for rounds in measured.stage_rounds for run in rounds]
     samples: dict[str, list[float]] = {stage: [1e3 * run.seconds[stage] for run in runs] for stage in STAGES}
     samples |= {"rest": [1e3 * run.rest for run in runs], "total": [1e3 * run.wall for run in runs]}
@@ -102,9 +109,9 @@ def figures(measured: Measured, image_count: int) -> Figures:
 
 
 def pairs(measured: Sequence[Measured]) -> list[Pair]:
-    """Ratios of each artifact's rounds to the first one's. The rounds must have alternated."""
+    """Ratios of each model's rounds to those of the first model. The rounds must have alternated."""
 
-    # Per batch: where the artifacts' canvases differ, a round of one may have more batches, filled up, than another's.
+    # Per batch: where canvases differ, a round of one model may have more (padded) batches than a round of another.
     def infer_seconds(found: Measured) -> list[float]:
         return [sum(run.seconds["infer"] for run in runs) / len(runs) for runs in found.stage_rounds]
 
@@ -126,6 +133,7 @@ def pairs(measured: Sequence[Measured]) -> list[Pair]:
 
 
 def to_json(report: Report) -> str:
+    """The report as JSON text."""
     return (
         json.dumps({"format": FORMAT_VERSION, **asdict(report)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )

@@ -1,7 +1,7 @@
-"""One batch through a detector stage by stage, each stage timed: where the time goes.
+"""Takes one batch through a detector and measures each stage.
 
-Every stage begins when the one before has ended, and `Backend.infer` returns arrays in the host's memory: both ends of
-every stage are synchronised, on a GPU too. What the pipeline hides by overlapping stages shows in its own figure.
+Every stage begins when the one before has ended, and `Backend.infer` returns arrays in host memory. So both ends of
+every stage are synchronised, on a GPU too. The pipeline, whose stages overlap, is measured separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..stopwatch import STAGES, Stage, Stopwatch
 
 @dataclass(frozen=True)
 class Work:
-    """A batch: files of images that share a canvas."""
+    """One batch: files of images that share a canvas size."""
 
     files: tuple[Path, ...]
     canvas_hw: tuple[int, int]
@@ -29,22 +29,24 @@ class Work:
 
 @dataclass(frozen=True)
 class BatchRun:
+    """One batch that was taken through all stages."""
+
     seconds: dict[Stage, float]  # by stage; 0 for a stage that the backend lacks
-    wall: float  # seconds from before the first stage to after the last
+    wall: float  # seconds from the start of the first stage to the end of the last
     detections: int
     reruns: int  # images whose NMS ran on the host
 
     @property
     def rest(self) -> float:
-        """Seconds between the stages: checks, and what the backend does not count to a stage."""
+        """Seconds outside the stages: checks, and backend time that no stage includes."""
         return self.wall - sum(self.seconds.values())
 
 
 def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: int) -> list[Work]:
-    """Full batches of images that share a canvas, every image at least once.
+    """Full batches of images that share a canvas size. Every image occurs at least once.
 
-    Where a canvas' images don't fill its last batch, its first ones are taken again. Raises BackendError for a batch
-    or an image that the graph doesn't take.
+    Where the images of a canvas size don't fill the last batch, the first ones are repeated. Raises BackendError for a
+    batch or an image that the graph doesn't take.
     """
     resolve_batch([detector.manifest.inputs], batch)
     groups = group_by(sizes_hw, lambda path: detector.canvas_hw(sizes_hw[path]))
@@ -56,7 +58,7 @@ def plan_work(detector: Detector, sizes_hw: dict[Path, tuple[int, int]], batch: 
 
 
 def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.perf_counter) -> BatchRun:
-    """Decode, lay out, infer and postprocess one batch, as the pipeline does but one stage after the other."""
+    """Decode, preprocess, infer and postprocess one batch as the pipeline does, but one stage after the other."""
     stopwatch = Stopwatch(clock)
     started = clock()
     with stopwatch.measure("decode"):
@@ -77,4 +79,5 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
 def run_round(
     detector: Detector, works: Sequence[Work], clock: Callable[[], float] = time.perf_counter
 ) -> list[BatchRun]:
+    """Run all batches of a round, one after the other."""
     return [run_batch(detector, work, clock) for work in works]

@@ -1,4 +1,4 @@
-"""A benchmark's report as text: conditions first, then the figures, then what casts doubt on them."""
+"""A benchmark's report as text: first the conditions, then the figures; and caveats about the figures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from .images import ImageSet
 from .measuring import Distribution
 from .report import Figures, Memory, Pair, Report
 
-NOISY = 0.1  # spread of a figure over rounds from which on it is called noisy
-FEW = 100  # batches below which the 99th percentile is little more than the slowest one
+NOISY = 0.1  # spread over rounds above which a figure counts as noisy
+FEW = 100  # with fewer batches the 99th percentile is about the slowest batch
 
 
 def report_as_text(report: Report) -> str:
+    """The conditions and all figures, for a terminal."""
     blocks = [_conditions(report)]
     for artifact in report.artifacts:
         blocks.append(_artifact(artifact))
@@ -31,7 +32,7 @@ def report_as_text(report: Report) -> str:
 
 
 def caveats(report: Report) -> list[str]:
-    """What casts doubt on the figures, one line each."""
+    """Reasons to doubt the figures, one line each: a busy machine, noisy rounds, generated images, throttling."""
     lines = []
     machine = report.machine
     if machine.is_busy:
@@ -136,7 +137,7 @@ def _figures(figures: Figures) -> str:
 def _memory(memory: Memory) -> str:
     names = " and ".join(memory.artifacts)
     if memory.peak_mb is None or memory.before_mb is None:
-        return f"memory: {names}: this system doesn't tell"
+        return f"memory: {names}: unknown on this system"
     return f"memory: {names}: {memory.peak_mb:.0f} MB at most, {memory.before_mb:.0f} MB before it was opened"
 
 
@@ -150,7 +151,7 @@ def _gpu(gpu: GpuReport) -> str:
     if gpu.power_w is not None:
         parts.append(f"{gpu.power_w:.0f} W")
     if gpu.memory_used_mb is not None:
-        parts.append(f"{gpu.memory_used_mb:.0f} MB of its memory in use, by all processes")
+        parts.append(f"{gpu.memory_used_mb:.0f} MB of its memory in use by all processes")
     parts.append(f"throttled by {', '.join(gpu.throttling)}" if gpu.throttling else "not throttled")
     return f"GPU: {'; '.join(parts)} ({gpu.samples} samples)"
 

@@ -1,8 +1,8 @@
-"""CUDA, as much of it as a backend needs: the one seam over cuda-python and pycuda.
+"""CUDA as far as a backend needs it: one interface over two bindings, cuda-python and pycuda.
 
-Handles (memory, streams, events, graphs) are whatever the binding makes; they go back into the functions here, and
-`address` gives TensorRT the number. Every function but `current` wants the device current in the calling thread. All
-work goes to streams that were made here, which don't synchronize with the default stream.
+Handles (memory, streams, events, graphs) are opaque objects of the binding. They are passed back into the methods here;
+`address` turns one into the number that TensorRT takes. Every method except `current` requires the device to be current
+in the calling thread. All work goes to streams that were created here, which don't synchronise with the default stream.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class CudaError(UserError):
 
 
 class OutOfMemory(CudaError):
-    """An allocation that didn't fit on the device."""
+    """Device memory ran out."""
 
 
 @dataclass(frozen=True)
 class Device:
-    index: int
+    """A GPU as CUDA describes it."""
+
+    index: int  # CUDA's
     name: str
     compute_capability: str  # such as "8.6"
     memory_bytes: int
@@ -37,96 +39,122 @@ class Device:
 
 
 class Graphs(Protocol):
-    """What CUDA graphs need; of one device, as `Cuda`."""
+    """CUDA graphs of one device: work that is recorded once and launched as a whole."""
 
     def begin_capture(self, stream: Any) -> None:
-        """From now on work put into the stream is recorded, not run; other threads may go on calling CUDA."""
+        """Start recording: work put into the stream is recorded, not run. Other threads may go on calling CUDA."""
         ...
 
     def end_capture(self, stream: Any) -> Any:
-        """The graph of what was recorded, ready to launch."""
+        """Stop recording and return the graph, ready to launch. Raises CudaError where the capture was invalidated."""
         ...
 
-    def launch(self, graph: Any, stream: Any) -> None: ...
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Queue the recorded work on a stream."""
+        ...
 
-    def destroy_graph(self, graph: Any) -> None: ...
+    def destroy_graph(self, graph: Any) -> None:
+        """Free a graph. No launch of it may be in flight."""
+        ...
 
 
 class Cuda(Protocol):
-    """One device, through one binding."""
+    """One device through one binding. Methods raise CudaError where the CUDA call fails."""
 
     @property
-    def binding(self) -> Binding: ...
+    def binding(self) -> Binding:
+        """The library that calls CUDA."""
+        ...
 
     @property
-    def device(self) -> Device: ...
+    def device(self) -> Device:
+        """The device that everything here belongs to."""
+        ...
 
     @property
     def graphs(self) -> Graphs | None:
-        """None where the binding knows no CUDA graphs."""
+        """CUDA graphs; None where the binding doesn't support them."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
-        """Within it, the device is the calling thread's current one."""
+        """A context manager that makes the device current in the calling thread."""
         ...
 
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int:
+        """Device memory that nobody uses now, in bytes."""
+        ...
 
     def address(self, handle: Any) -> int:
-        """The number that TensorRT takes for device memory or a stream."""
+        """The number by which TensorRT knows device memory or a stream."""
         ...
 
     def alloc(self, size: int) -> Any:
-        """Device memory of `size` bytes. Raises OutOfMemory."""
+        """Allocate `size` bytes of device memory. Raises OutOfMemory."""
         ...
 
-    def free(self, memory: Any) -> None: ...
+    def free(self, memory: Any) -> None:
+        """Free device memory. No queued work may use it."""
+        ...
 
     def alloc_pinned(self, size: int) -> np.ndarray:
-        """Page-locked host memory as uint8 [size]; asynchronous copies need it."""
+        """Allocate page-locked host memory, uint8 [size], which asynchronous copies require."""
         ...
 
     def free_pinned(self, array: np.ndarray) -> None:
-        """Free what alloc_pinned returned; neither it nor a view of it may be touched again."""
+        """Free an array of `alloc_pinned`. Neither the array nor a view of it may be touched afterwards."""
         ...
 
-    def create_stream(self) -> Any: ...
+    def create_stream(self) -> Any:
+        """Create a stream that doesn't synchronise with the default stream."""
+        ...
 
-    def destroy_stream(self, stream: Any) -> None: ...
+    def destroy_stream(self, stream: Any) -> None:
+        """Destroy a stream whose work has been waited for."""
+        ...
 
-    def synchronize_stream(self, stream: Any) -> None: ...
+    def synchronize_stream(self, stream: Any) -> None:
+        """Block until all work in the stream has ended."""
+        ...
 
     def create_event(self) -> Any:
-        """An event that takes times, and that a thread waits for asleep: the processor is needed for decoding."""
+        """Create an event that records times. Threads sleep while they wait for it: decoding needs the processor."""
         ...
 
-    def destroy_event(self, event: Any) -> None: ...
+    def destroy_event(self, event: Any) -> None:
+        """Destroy an event that nothing waits for."""
+        ...
 
-    def record(self, event: Any, stream: Any) -> None: ...
+    def record(self, event: Any, stream: Any) -> None:
+        """Put the event behind the work that the stream holds now."""
+        ...
 
     def wait(self, stream: Any, event: Any) -> None:
-        """What is put into the stream from now on starts after the event."""
+        """Hold back whatever is put into the stream from now on until the event has happened. Doesn't block."""
         ...
 
-    def synchronize_event(self, event: Any) -> None: ...
+    def synchronize_event(self, event: Any) -> None:
+        """Block until the event has happened."""
+        ...
 
     def seconds_between(self, start: Any, end: Any) -> float:
-        """Between two recorded events; both must have been waited for."""
+        """Seconds between two recorded events. Both must have been waited for."""
         ...
 
     def copy_to_device(self, target: int, source: np.ndarray, stream: Any) -> None:
-        """Start copying contiguous pinned memory to a device address; the source is in use until waited for."""
+        """Start a copy of contiguous pinned memory to a device address. `source` stays in use until waited for."""
         ...
 
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
-        """Start filling contiguous pinned memory from a device address; the target is in use until waited for."""
+        """Start a copy from a device address to contiguous pinned memory. `target` stays in use until waited for."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the device. Everything created here must have been freed before."""
+        ...
 
 
 def open_cuda(device: int = 0, binding: Binding | None = None) -> Cuda:
-    """The device of that index, through `binding`, or else through what is installed: cuda-python, then pycuda.
+    """Open the device of that index through `binding`; None takes cuda-python, or pycuda where that isn't installed.
 
     Raises CudaError where there is no binding, no driver or no such device.
     """
@@ -150,9 +178,9 @@ def open_cuda(device: int = 0, binding: Binding | None = None) -> Cuda:
 
 
 def pci_bus_id(device: int) -> str | None:
-    """Where the device of that index lies on the PCI bus, such as "0000:01:00.0": its name in NVIDIA's other tools.
+    """The PCI bus id of the device of that index, such as "0000:01:00.0", by which NVIDIA's other tools know it.
 
-    None where there is no binding, no driver or no such device. No context is made, which would take device memory.
+    None where there is no binding, no driver or no such device. No CUDA context is created: that would take memory.
     """
     from . import cuda_python, pycuda_driver
 
@@ -165,19 +193,20 @@ def pci_bus_id(device: int) -> str | None:
 
 
 def no_pinned_memory(size: int) -> CudaError:
-    """The error where the host can't lock that many bytes."""
-    return CudaError(f"{size / 2**20:.1f} MiB of pinned host memory cannot be had; use a smaller batch or fewer slots")
+    """The error for page-locked host memory that the system refuses."""
+    mib = f"{size / 2**20:.1f} MiB"
+    return CudaError(f"cannot allocate {mib} of pinned host memory; use a smaller batch or fewer slots")
 
 
 def check_index(index: int, count: int) -> None:
-    """Raise CudaError unless there is a device of that index."""
+    """Raise CudaError unless the index is one of `count` devices."""
     if not 0 <= index < count:
         devices = f"devices 0 to {count - 1}" if count > 1 else "one device, number 0" if count else "no CUDA device"
         raise CudaError(f"CUDA device {index} does not exist; this machine has {devices}")
 
 
 def old_driver(cuda: int, library: str, driver_cuda: str) -> CudaError:
-    """The error where the driver is for an older CUDA than `library`, which is for the major `cuda`."""
+    """The error for a driver (of CUDA `driver_cuda`) that is too old for `library`, which needs the major `cuda`."""
     least = MIN_DRIVER.get(cuda)
     older = int(driver_cuda.split(".")[0])
     instead = f", or take the libraries of CUDA {older}: {install_command(older)}" if older in EXTRAS else ""
@@ -188,7 +217,7 @@ def old_driver(cuda: int, library: str, driver_cuda: str) -> CudaError:
 
 
 def no_driver(reason: object) -> CudaError:
-    """The error where CUDA itself doesn't start."""
+    """The error for CUDA that doesn't start."""
     return CudaError(
         f"CUDA finds no usable device ({reason}); install NVIDIA's driver, or run the .onnx file on the CPU"
     )

@@ -1,4 +1,4 @@
-"""CUDA through cuda-python: the runtime API. Its functions return (error, result …)."""
+"""CUDA through cuda-python, which wraps the runtime API: every function returns (error, result …)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _BUS_ID_BYTES = 32  # "0000:01:00.0" and its end take 13
 
 
 def import_library() -> Any:
+    """`cuda.bindings.runtime`. Raises CudaError where cuda-python is not installed."""
     try:
         import cuda.bindings.runtime as cudart
     except ImportError as error:
@@ -34,7 +35,7 @@ def pci_bus_id(cudart: Any, index: int) -> str:
 
 
 class CudaPython:
-    """See `Cuda`."""
+    """One device through cuda-python; see `Cuda`."""
 
     binding: Binding = "cuda-python"
 
@@ -62,7 +63,7 @@ class CudaPython:
         return f"{text.decode()}, {error.name}"
 
     def _call(self, function: Any, *arguments: Any) -> Any:
-        """What a function returns behind its error code. Raises CudaError for any code but success."""
+        """Call a function and return its result without the error code. Raises CudaError, OutOfMemory."""
         error, *results = function(*arguments)
         if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:
             raise OutOfMemory(f"CUDA device {self._index} is out of memory")
@@ -72,6 +73,7 @@ class CudaPython:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        """See `Cuda`; restores the device that was current before."""
         before = self._call(self._cudart.cudaGetDevice)
         self._call(self._cudart.cudaSetDevice, self._index)
         try:
@@ -81,20 +83,25 @@ class CudaPython:
                 self._call(self._cudart.cudaSetDevice, before)
 
     def free_bytes(self) -> int:
+        """See `Cuda`; by cudaMemGetInfo."""
         error, free, _total = self._cudart.cudaMemGetInfo()
         self._call(lambda: (error,))
         return int(free)
 
     def address(self, handle: Any) -> int:
+        """See `Cuda`; handles of cuda-python convert to int."""
         return int(handle)
 
     def alloc(self, size: int) -> Any:
+        """See `Cuda`; by cudaMalloc."""
         return self._call(self._cudart.cudaMalloc, size)
 
     def free(self, memory: Any) -> None:
+        """See `Cuda`; by cudaFree."""
         self._call(self._cudart.cudaFree, memory)
 
     def alloc_pinned(self, size: int) -> np.ndarray:
+        """See `Cuda`; portable, so that every context may copy from it."""
         try:
             pointer = int(self._call(self._cudart.cudaHostAlloc, size, self._cudart.cudaHostAllocPortable))
         except OutOfMemory as error:
@@ -102,53 +109,68 @@ class CudaPython:
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))
 
     def free_pinned(self, array: np.ndarray) -> None:
+        """See `Cuda`; by cudaFreeHost."""
         self._call(self._cudart.cudaFreeHost, array.ctypes.data)
 
     def create_stream(self) -> Any:
+        """See `Cuda`; with cudaStreamNonBlocking."""
         return self._call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking)
 
     def destroy_stream(self, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaStreamDestroy, stream)
 
     def synchronize_stream(self, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaStreamSynchronize, stream)
 
     def create_event(self) -> Any:
+        """See `Cuda`; with cudaEventBlockingSync."""
         return self._call(self._cudart.cudaEventCreateWithFlags, self._cudart.cudaEventBlockingSync)
 
     def destroy_event(self, event: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaEventDestroy, event)
 
     def record(self, event: Any, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaEventRecord, event, stream)
 
     def wait(self, stream: Any, event: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaStreamWaitEvent, stream, event, 0)
 
     def synchronize_event(self, event: Any) -> None:
+        """See `Cuda`."""
         self._call(self._cudart.cudaEventSynchronize, event)
 
     def seconds_between(self, start: Any, end: Any) -> float:
+        """See `Cuda`; CUDA gives milliseconds."""
         return float(self._call(self._cudart.cudaEventElapsedTime, start, end)) / 1000
 
     def copy_to_device(self, target: int, source: np.ndarray, stream: Any) -> None:
+        """See `Cuda`; by cudaMemcpyAsync."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._cudart.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
 
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
+        """See `Cuda`; by cudaMemcpyAsync."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
 
     @property
     def graphs(self) -> CudaPython:
+        """See `Cuda`; this object has the methods of `Graphs` too."""
         return self
 
     def begin_capture(self, stream: Any) -> None:
-        # Thread-local: another slot's thread may allocate or copy meanwhile, which a global capture would forbid it.
+        """See `Graphs`."""
+        # Thread-local: another slot's thread may allocate or copy meanwhile, which a global capture would forbid.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(self._cudart.cudaStreamBeginCapture, stream, mode)
 
     def end_capture(self, stream: Any) -> Any:
+        """See `Graphs`."""
         recorded = self._call(self._cudart.cudaStreamEndCapture, stream)
         try:
             return self._call(self._cudart.cudaGraphInstantiate, recorded, 0)
@@ -156,17 +178,19 @@ class CudaPython:
             self._call(self._cudart.cudaGraphDestroy, recorded)
 
     def launch(self, graph: Any, stream: Any) -> None:
+        """See `Graphs`."""
         self._call(self._cudart.cudaGraphLaunch, graph, stream)
 
     def destroy_graph(self, graph: Any) -> None:
+        """See `Graphs`."""
         self._call(self._cudart.cudaGraphExecDestroy, graph)
 
     def close(self) -> None:
-        """Nothing: the primary context belongs to the process, TensorRT uses it too."""
+        """Does nothing: the primary context belongs to the process, and TensorRT uses it too."""
 
 
 def _insufficient(cudart: Any) -> CudaError:
-    """CUDA has one code for a driver that is too old and for none; the driver's own CUDA is 0 where there is none."""
+    """The error for cudaErrorInsufficientDriver, which stands for an old driver and for none; none has version 0."""
     (_, driver), (_, ours) = cudart.cudaDriverGetVersion(), cudart.cudaRuntimeGetVersion()  # such as 12040 for 12.4
     if not driver:
         return no_driver("no driver is loaded")

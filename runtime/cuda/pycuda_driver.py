@@ -1,6 +1,6 @@
-"""CUDA through pycuda: the driver's API, on the device's primary context, which is the one that TensorRT uses.
+"""CUDA through pycuda, which wraps the driver API, on the device's primary context: TensorRT uses the same context.
 
-pycuda's objects free themselves when their last reference goes, which they can only while their context is current.
+pycuda's objects free themselves when their last reference is dropped. That works only while their context is current.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
 
 
 def import_library() -> Any:
+    """`pycuda.driver`. Raises CudaError where pycuda is not installed."""
     try:
         import pycuda.driver
     except ImportError as error:
@@ -37,7 +38,7 @@ def pci_bus_id(driver: Any, index: int) -> str:
 
 
 class PyCuda:
-    """See `Cuda`."""
+    """One device through pycuda; see `Cuda`."""
 
     binding: Binding = "pycuda"
     graphs = None  # as of pycuda 2026.1
@@ -67,6 +68,7 @@ class PyCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        """See `Cuda`; pushes the device's primary context."""
         self._call(self._primary.push)
         try:
             yield
@@ -74,18 +76,23 @@ class PyCuda:
             self._call(self._driver.Context.pop)
 
     def free_bytes(self) -> int:
+        """See `Cuda`."""
         return int(self._call(self._driver.mem_get_info)[0])
 
     def address(self, handle: Any) -> int:
+        """See `Cuda`; memory converts to int, a stream has a handle."""
         return int(handle.handle if isinstance(handle, self._driver.Stream) else handle)
 
     def alloc(self, size: int) -> Any:
+        """See `Cuda`."""
         return self._call(self._driver.mem_alloc, size)
 
     def free(self, memory: Any) -> None:
+        """See `Cuda`."""
         self._call(memory.free)
 
     def alloc_pinned(self, size: int) -> np.ndarray:
+        """See `Cuda`; portable, so that every context may copy from it."""
         flags = self._driver.host_alloc_flags.PORTABLE
         try:
             return self._call(self._driver.pagelocked_empty, size, np.uint8, "C", flags)
@@ -93,40 +100,51 @@ class PyCuda:
             raise no_pinned_memory(size) from error
 
     def free_pinned(self, array: np.ndarray) -> None:
+        """See `Cuda`; pycuda keeps the allocation as the base of its array."""
         self._call(array.base.free)  # type: ignore[union-attr]
 
     def create_stream(self) -> Any:
+        """See `Cuda`."""
         return self._call(self._driver.Stream, _STREAM_NON_BLOCKING)
 
     def destroy_stream(self, stream: Any) -> None:
-        """Nothing: the stream goes with its last reference."""
+        """Does nothing: pycuda destroys a stream with its last reference."""
 
     def synchronize_stream(self, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(stream.synchronize)
 
     def create_event(self) -> Any:
+        """See `Cuda`."""
         return self._call(self._driver.Event, self._driver.event_flags.BLOCKING_SYNC)
 
     def destroy_event(self, event: Any) -> None:
-        """Nothing: the event goes with its last reference."""
+        """Does nothing: pycuda destroys an event with its last reference."""
 
     def record(self, event: Any, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(event.record, stream)
 
     def wait(self, stream: Any, event: Any) -> None:
+        """See `Cuda`."""
         self._call(stream.wait_for_event, event)
 
     def synchronize_event(self, event: Any) -> None:
+        """See `Cuda`."""
         self._call(event.synchronize)
 
     def seconds_between(self, start: Any, end: Any) -> float:
+        """See `Cuda`; pycuda gives milliseconds."""
         return float(self._call(start.time_till, end)) / 1000
 
     def copy_to_device(self, target: int, source: np.ndarray, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(self._driver.memcpy_htod_async, target, source, stream)
 
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
+        """See `Cuda`."""
         self._call(self._driver.memcpy_dtoh_async, target, source, stream)
 
     def close(self) -> None:
+        """Let the device's primary context go."""
         self._primary = None

@@ -1,1 +1,1 @@
-"""What this machine can run, and why it cannot run the rest."""
+"""The doctor: finds out which backends run on this machine, and why the others don't."""

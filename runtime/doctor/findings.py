@@ -1,4 +1,4 @@
-"""What of a machine's drivers and libraries does not fit together, each in one line that names what to install."""
+"""Finds drivers and libraries that don't fit together; every finding is one line that names what to install."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ..machine.gpus import Gpu, Gpus
 from ..machine.processor import Processor
 from .trials import Trial
 
-MIN_FREE_MB = 1000  # CUDA and cuDNN take about half of it before a network has anything
+MIN_FREE_MB = 1000  # CUDA and cuDNN alone take about half of it
 MIN_CAPABILITY_13 = (7, 5)  # CUDA 13 dropped Maxwell, Pascal and Volta
 
 
 def int8_advice(processor: Processor) -> str:
-    """Which layouts of `export.quantize` compute right on this processor."""
+    """Which targets of `export.quantize` compute exactly on this processor."""
     match processor.sums_8_bit_products_exactly:
         case True:
-            return "--target cpu or cpu-vnni: it adds products of bytes in 32 bits"
+            return "--target cpu or cpu-vnni: this processor adds 8-bit products in 32 bits"
         case False:
             return "--target cpu, whose sums fit 16 bits: cpu-vnni files would saturate here (no VNNI) and are refused"
         case None:
-            return "--target cpu, exact on every processor: whether this one computes cpu-vnni files so cannot be read"
+            return "--target cpu, exact on every processor: whether cpu-vnni files are exact on this one cannot be read"
 
 
 def find_problems(
@@ -31,19 +31,19 @@ def find_problems(
     processor: Processor,
     trials: Iterable[Trial],
 ) -> list[str]:
-    """Lines of advice, the gravest first; empty where nothing is wrong.
+    """Lines of advice, the most serious first; empty where nothing is wrong.
 
-    `libraries` are those of CUDA, `versions` those of all packages that matter, by name.
+    `libraries` compute on GPUs; `versions` are of all packages that matter, by name.
     """
     lines: list[str | None] = []
     if not any(trial.runs for trial in trials):
         lines.append(
-            "nothing that is installed runs a model: pip install 'atss-toolkit[cpu]' (without training: pip install "
+            "no installed backend runs a model: pip install 'atss-toolkit[cpu]' (without training: pip install "
             "onnxruntime)"
         )
     if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
         lines.append(
-            "onnxruntime and onnxruntime-gpu share a module, and which of the two answers is chance: pip uninstall "
+            "onnxruntime and onnxruntime-gpu share a module, and which one Python imports is chance: pip uninstall "
             f"onnxruntime onnxruntime-gpu, then {_wanted(gpus)}"
         )
     lines += _driver(gpus, libraries)
@@ -51,14 +51,14 @@ def find_problems(
     lines += _missing(gpus, libraries, versions)
     if processor.sums_8_bit_products_exactly is None:
         lines.append(
-            "the processor's abilities cannot be read, so cpu-vnni files count as inexact here: use "
+            "the processor's features cannot be read, so cpu-vnni files count as inexact here: use "
             "export.quantize --target cpu"
         )
     return [line for line in lines if line is not None]
 
 
 def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
-    # Wheels of torch and cuda-python are for CUDA on every machine; these are installed for a GPU.
+    # torch and cuda-python are built for CUDA on every machine. These packages are installed only for a GPU.
     for_gpus = [found for found in libraries if found.distribution.startswith(("onnxruntime-gpu", "tensorrt-cu"))]
     if gpus.driver is not None:
         unlisted = f"NVIDIA's driver is loaded, but its GPUs cannot be listed: {gpus.problem}" if gpus.problem else None
@@ -67,7 +67,7 @@ def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
         return []
     problem = driver_problem(None, for_gpus)
     if problem is None:
-        return [f"{gpus.problem}: install NVIDIA's driver anew, or restart the machine if it was just updated"]
+        return [f"{gpus.problem}: reinstall NVIDIA's driver, or restart the machine if the driver was just updated"]
     return [
         f"{problem} ({gpus.problem}); on a machine without an NVIDIA GPU: pip install 'atss-toolkit[cpu]' in place of "
         "onnxruntime-gpu",
@@ -87,14 +87,14 @@ def _gpu(gpu: Gpu, driver: str | None, libraries: Sequence[Library]) -> list[str
             )
     if gpu.memory_free_mb is not None and gpu.memory_free_mb < MIN_FREE_MB:
         lines.append(
-            f"{named} has {gpu.memory_free_mb:.0f} of {gpu.memory_total_mb or 0:.0f} MiB free, CUDA alone takes some "
-            "500: end what runs there (nvidia-smi lists it), or use another GPU (--device N)"
+            f"{named} has {gpu.memory_free_mb:.0f} of {gpu.memory_total_mb or 0:.0f} MiB free, CUDA alone takes "
+            "about 500: end what runs there (nvidia-smi lists it), or use another GPU (--device N)"
         )
     return lines
 
 
 def _missing(gpus: Gpus, libraries: Sequence[Library], versions: Mapping[str, str]) -> list[str | None]:
-    """What a machine with a GPU lacks to use it."""
+    """Packages that a machine with a GPU lacks."""
     if not gpus.gpus:
         return []
     lines: list[str | None] = []
@@ -109,7 +109,7 @@ def _missing(gpus: Gpus, libraries: Sequence[Library], versions: Mapping[str, st
 
 
 def _wanted(gpus: Gpus) -> str:
-    """The command that installs what this machine's driver fits."""
+    """The command that installs the newest libraries that this machine's driver supports."""
     if not gpus.gpus:
         return "pip install 'atss-toolkit[cpu]'"
     fits = [major for major in EXTRAS if gpus.driver is None or driver_fits(gpus.driver, major)]

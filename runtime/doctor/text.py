@@ -11,7 +11,7 @@ _LABEL, _WIDTH = 16, 120
 
 
 def report_as_text(report: Report) -> str:
-    """All of it, in lines of at most 120 columns but for what has no space to break at."""
+    """The whole report, in lines of at most 120 columns wherever they can be broken at a space."""
     machine, run = report.machine, report.run
     checkout = f" ({run.git[:7]}{'+changes' if run.git.endswith('+changes') else ''})" if run.git else ""
     lines = [
@@ -28,7 +28,7 @@ def report_as_text(report: Report) -> str:
     lines.append("backends")
     for trial in report.trials:
         lines += _row(f"  {trial.backend}", f"{'runs: ' if trial.runs else 'no: '}{trial.said}")
-    lines += ["advice"] if report.advice else _row("advice", "nothing to mend")
+    lines += ["advice"] if report.advice else _row("advice", "nothing to repair")
     for line in report.advice:
         lines += _wrapped(line, "  - ", "    ")
     return "\n".join(lines)
@@ -64,7 +64,7 @@ def _gpus(report: Report) -> str:
 def _cuda(report: Report) -> str:
     built = [f"{library} for {library.cuda or 'no CUDA'}" for library in report.cuda]
     drivers = ", ".join(f"{major} from {least}" for major, least in sorted(MIN_DRIVER.items()) if major >= 12)
-    return f"{', '.join(built) or 'no library of it'} (drivers: {drivers})"
+    return f"{', '.join(built) or 'no libraries'} (drivers: {drivers})"
 
 
 def _row(label: str, text: str) -> list[str]:

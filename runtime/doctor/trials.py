@@ -1,7 +1,7 @@
-"""Every backend really started, on a graph of one convolution, each in a process of its own.
+"""Starts every backend on a graph of one convolution, each in its own process.
 
-A library that doesn't fit the processor or the driver may end the process that loads it, or hang: the doctor's own
-goes on. `python -m runtime.doctor.trials BACKEND` is such a process; it prints one line of JSON.
+A library that doesn't fit the processor or the driver may crash or hang the process that loads it; the doctor's process
+survives. `python -m runtime.doctor.trials BACKEND` is such a trial; it prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ..names import unknown_name
 Backend = Literal["cpu", "openvino", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 LIMIT_S = 90  # a GPU's first start loads a gigabyte of libraries
-# An ONNX file: x [1, 1, 4, 4] convolved with a 3 × 3 kernel of ones and a border of zeros is y; IR 8, opset 17. A
-# convolution, since that is what needs cuDNN. `tests/runtime/doctor/test_doctor_trials.py` makes it anew and compares.
+# An ONNX file: y is x [1, 1, 4, 4] convolved with a 3 × 3 kernel of ones, padded with zeros; IR 8, opset 17. It is a
+# convolution because convolutions need cuDNN. `tests/runtime/doctor/test_doctor_trials.py` rebuilds and compares it.
 PROBE = base64.b64decode(
     "CAg6mgEKIgoBeAoBdxIBeSIEQ29udioRCgRwYWRzQAFAAUABQAGgAQcSBXByb2JlKjMIAQgBCAMIAxABQgF3SiQAAIA/AACAPwAAgD8AAIA/AACAPwAA"
     "gD8AAIA/AACAPwAAgD9aGwoBeBIWChQIARIQCgIIAQoCCAEKAggECgIIBGIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAQKAggEQgQKABAR"
@@ -49,15 +49,17 @@ PROBE_OUTPUT = np.array([[[[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4
 
 @dataclass(frozen=True)
 class Trial:
+    """The result of starting one backend."""
+
     backend: Backend
     runs: bool
     said: str  # one line: what runs and where, or why nothing does
 
 
 def run_trials(backends: Sequence[Backend] = BACKENDS, limit_s: float = LIMIT_S) -> list[Trial]:
-    """Try the backends, all at once. Never raises."""
+    """Start the backends, all at the same time, for at most `limit_s` seconds. Never raises."""
     until = time.monotonic() + limit_s
-    # The package's folder last, so that it is found where it isn't installed, and hides nothing.
+    # The package's folder comes last: it is found where the package isn't installed, and hides nothing.
     paths = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).resolve().parents[2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     started = []
@@ -75,26 +77,26 @@ def _wait(backend: Backend, process: subprocess.Popen[bytes], until: float) -> T
         output, log = process.communicate(timeout=max(until - time.monotonic(), 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver can't even be ended
+        with suppress(subprocess.TimeoutExpired):  # a process that hangs in the driver can't even be killed
             process.communicate(timeout=5)
-        return Trial(backend, False, "its library did not answer in time, and was ended")
+        return Trial(backend, False, "its library did not answer in time and was stopped")
     return _answer(backend, process.returncode, output.decode("utf-8", "replace"), log.decode("utf-8", "replace"))
 
 
 def attempt(backend: Backend) -> Trial:
-    """Try one backend, in this process."""
+    """Start one backend in this process. Never raises, but its library may crash the process."""
     try:
-        said = start(backend)
+        said = start_backend(backend)
     except UserError as error:
-        # What a command would offer beside mending it is no answer here.
+        # Drop the alternatives that commands offer: the question is why this backend doesn't start.
         return Trial(backend, False, re.sub(r"; or (allow it|choose another) .*$", "", str(error)))
-    except Exception as error:  # of libraries of any kind
+    except Exception as error:  # libraries raise anything
         return Trial(backend, False, f"{type(error).__name__}: {first_line(error)}")
     return Trial(backend, True, said)
 
 
-def start(backend: Backend) -> str:
-    """What runs, and where. Raises whatever the library does."""
+def start_backend(backend: Backend) -> str:
+    """Start a backend and say in one line what runs and where. Raises BackendError and whatever its library raises."""
     match backend:
         case "cpu" | "cuda":
             return _onnxruntime(backend)
@@ -126,7 +128,7 @@ def _onnxruntime(backend: Literal["cpu", "cuda"]) -> str:
 def _onnxruntime_tensorrt() -> str:
     library = _quiet_onnxruntime()
     check_available(library, PROVIDERS["ort-tensorrt"])
-    _onnxruntime("cuda")  # it needs all that this one does
+    _onnxruntime("cuda")  # it needs everything that CUDA's provider needs
     if missing := preload_tensorrt(library):
         raise BackendError(missing)
     return f"ONNX Runtime {library.__version__}, its libraries load (not run: it builds an engine when it starts)"
@@ -158,7 +160,7 @@ def _tensorrt() -> str:
     for flavor in ("tensorrt", "rtx"):
         try:
             trt = import_tensorrt(flavor)
-        except Exception as error:  # libraries that don't load raise what they like
+        except Exception as error:  # libraries that don't load raise anything
             missing.append(error)
         else:
             found.append(f"TensorRT{' for RTX' if flavor == 'rtx' else ''} {trt.__version__}")
@@ -181,7 +183,7 @@ def _tensorrt() -> str:
 
 def _quiet_onnxruntime() -> Any:
     library = import_library()
-    library.set_default_logger_severity(4)  # what it logs of providers that don't start is told in our own line
+    library.set_default_logger_severity(4)  # our own line says why a provider doesn't start
     return library
 
 
@@ -191,7 +193,7 @@ def _check(output: np.ndarray) -> None:
 
 
 def _answer(backend: Backend, code: int, output: str, log: str) -> Trial:
-    """What a process of a trial gave as the trial's result."""
+    """The result of a trial from its process' exit code, output and log."""
     lines = output.splitlines()
     if code == 0 and lines:
         try:
@@ -204,12 +206,13 @@ def _answer(backend: Backend, code: int, output: str, log: str) -> Trial:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return Trial(backend, False, f"its library ended the process ({name}): install another version of it")
+        return Trial(backend, False, f"its library crashed the process ({name}): install another version of it")
     told = [line.strip() for line in log.splitlines() if line.strip()]
     return Trial(backend, False, f"exit code {code}: {told[-1][:200] if told else 'no message'}")
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Start the backend that is named and print the result as JSON. Ends the process, or returns 2 for a bad name."""
     name = arguments[0] if arguments else ""
     backend = next((known for known in BACKENDS if known == name), None)
     if backend is None:
@@ -217,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     trial = attempt(backend)
     print(json.dumps({"runs": trial.runs, "said": trial.said}), flush=True)
-    os._exit(0)  # a library's own shutdown can crash, which is no answer to the question
+    os._exit(0)  # a library may crash at shutdown, which must not change the result
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The machine: its processor, its GPUs, its CUDA libraries, and the conditions of a measurement."""
+"""What is known of the machine: processor, GPUs, CUDA libraries, and the conditions of a measurement."""

@@ -1,4 +1,4 @@
-"""Under which conditions a measurement was made: machine, load, libraries, artifact. What is needed to repeat it."""
+"""The conditions of a measurement, which are needed to repeat it: machine, load, libraries, model."""
 
 from __future__ import annotations
 
@@ -34,31 +34,36 @@ LIBRARIES = (
     "mlcommons-loadgen",
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM", "CUDA_VISIBLE_DEVICES")
-BUSY = 0.1  # share of the processors' time above which a run's figures are those of a busy machine
-LOOK_S = 0.3  # how long the processors are watched for that
+BUSY = 0.1  # share of the processors' time; above it the machine counts as busy with other work
+LOOK_S = 0.3  # how long the processors are watched to find that share
 
 
 @dataclass(frozen=True)
 class Machine:
+    """The machine that a measurement ran on, and how busy it was before."""
+
     cpu: str
-    processors: int  # that the system has
-    usable_processors: int  # that this process may run on
-    cpu_quota: float | None  # processors' worth of time that a container's limit allows; None: no limit known
+    processors: int  # of the system
+    usable_processors: int  # by this process
+    cpu_quota: float | None  # a container's limit, in processors' worth of time; None: no limit is known
     memory_gb: float | None
     system: str
     python: str
     libraries: dict[str, str]  # version by distribution
-    environment: dict[str, str]  # variables that set numbers of threads or hide devices
-    load_average: float | None  # over the minute before this run
-    busy_share: float | None  # of all processors' time, just before this run: other work
+    environment: dict[str, str]  # variables that set the number of threads or hide devices
+    load_average: float | None  # over the last minute before the run
+    busy_share: float | None  # of all processors' time just before the run: other work
 
     @property
     def is_busy(self) -> bool:
+        """Whether other work took more than `BUSY` of the processors' time."""
         return self.busy_share is not None and self.busy_share > BUSY
 
 
 @dataclass(frozen=True)
 class ModelInfo:
+    """A deployed model, and what runs it."""
+
     path: str
     sha256: str
     bytes: int
@@ -73,7 +78,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """When and what."""
+    """When a measurement ran, and from which code."""
 
     date: str  # ISO 8601, UTC
     command: str
@@ -82,6 +87,7 @@ class Run:
 
 
 def describe_machine() -> Machine:
+    """This machine now. Call it before the measurement: it watches for `LOOK_S` seconds how busy the processors are."""
     return Machine(
         cpu=read_processor().name or platform.machine() or "unknown",
         processors=os.cpu_count() or 1,
@@ -98,6 +104,7 @@ def describe_machine() -> Machine:
 
 
 def describe_model(path: Path, sha256: str, detector: Detector) -> ModelInfo:
+    """The deployed model that a detector runs; `sha256` is of the file at `path`."""
     manifest = detector.manifest
     return ModelInfo(
         path=str(path),
@@ -114,22 +121,24 @@ def describe_model(path: Path, sha256: str, detector: Detector) -> ModelInfo:
 
 
 def describe_run(command: str) -> Run:
+    """A run of `command` that starts now, with the commit of this toolkit's checkout."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Run(date, command, toolkit_version(), _git_commit(Path(__file__).resolve().parents[2]))
 
 
 def reset_peak_memory() -> None:
-    """Let the process' peak memory start anew, where the system can (Linux)."""
+    """Reset the peak that `peak_memory_mb` reports, where the system allows it (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb() -> float | None:
-    """Most memory that the process held at once since `reset_peak_memory`; None where the system doesn't say."""
+    """The process' peak resident memory since `reset_peak_memory`, in MiB; None where the system doesn't report it."""
     return _status_mb("VmHWM")
 
 
 def memory_mb() -> float | None:
+    """The process' resident memory now, in MiB; None where the system doesn't report it."""
     return _status_mb("VmRSS")
 
 
@@ -152,7 +161,7 @@ def _cpu_quota() -> float | None:
 
 
 def _busy_share() -> float | None:
-    """Watches the processors for a moment; None where the system doesn't tell."""
+    """Watch the processors for `LOOK_S` seconds; None where the system doesn't report their time."""
     before = processor_ticks()
     time.sleep(LOOK_S)
     after = processor_ticks()
@@ -162,12 +171,12 @@ def _busy_share() -> float | None:
 
 
 def processor_ticks() -> tuple[int, int] | None:
-    """Idle and all ticks of all processors since the system's start."""
+    """Idle and total time of all processors since the system started, in ticks; None where it isn't reported."""
     try:
         _, *ticks = Path("/proc/stat").read_text().splitlines()[0].split()
     except (OSError, IndexError, ValueError):
         return None
-    counts = [int(tick) for tick in ticks[:8]]  # the rest are guests', counted in the first ones already
+    counts = [int(tick) for tick in ticks[:8]]  # what follows is guests' time, which the first ones include
     return counts[3] + counts[4], sum(counts)
 
 
@@ -179,7 +188,7 @@ def _memory_gb() -> float | None:
 
 
 def available_memory_gb() -> float | None:
-    """Memory that this process may still get, of the system and within a container's limit; None: not told."""
+    """Memory in GB that this process can still allocate, within a container's limit; None where it isn't reported."""
     available = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -197,6 +206,7 @@ def available_memory_gb() -> float | None:
 
 
 def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution; None where it isn't installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -204,7 +214,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """None where there is no git, or where the folder isn't the top of a checkout but lies inside someone else's."""
+    """The commit of a checkout; None where there is no git or the folder isn't the root of a checkout."""
     if not (folder / ".git").exists():
         return None
     try:
@@ -224,4 +234,5 @@ def _git_commit(folder: Path) -> str | None:
 
 
 def command_line(arguments: Sequence[str] | None, program: str) -> str:
+    """The command as a user would type it; `arguments` None takes those of the process."""
     return " ".join([f"python -m {program}", *(sys.argv[1:] if arguments is None else arguments)])

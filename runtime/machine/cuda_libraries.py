@@ -1,7 +1,7 @@
-"""Which CUDA the installed libraries were built for, read from their packages' metadata: nothing is imported.
+"""The CUDA major that each installed library was built for, read from package metadata without importing anything.
 
-Majors are what must agree: a library of CUDA 13 finds neither the files nor the driver of CUDA 12. The least drivers
-are those of NVIDIA's table "CUDA Toolkit 11.x, 12.x, and 13.x Driver Version Ranges" (CUDA compatibility).
+All majors must agree: a library for CUDA 13 can use neither the libraries nor the driver of CUDA 12. The oldest drivers
+are from NVIDIA's table "CUDA Toolkit 11.x, 12.x, and 13.x Driver Version Ranges" (CUDA compatibility).
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-MIN_DRIVER = {11: 450, 12: 525, 13: 580}
-EXTRAS = {12: "cuda12", 13: "cuda13"}  # of this toolkit, by CUDA's major
-# Libraries whose CUDA is told, in the order in which they are shown; TensorRT's have the major in their names.
+MIN_DRIVER = {11: 450, 12: 525, 13: 580}  # the oldest driver by CUDA major
+EXTRAS = {12: "cuda12", 13: "cuda13"}  # this toolkit's extras by CUDA major
+# The libraries to look for, in the order in which they are shown. TensorRT's names end in the major.
 _NAMES = ("onnxruntime-gpu", "torch", "tensorrt-cuN", "tensorrt-rtx-cuN", "cuda-python", "pycuda")
 _NAMED_BY_MAJOR = {"cuda-python", "cuda-bindings", "cuda-toolkit"}  # their versions are CUDA's
-# Packages whose version starts with CUDA's major, from 13 on; before, the major is in the names (nvidia-cublas-cu12).
+# Packages whose version starts with the CUDA major, from 13 on. For CUDA 12 the name has it (nvidia-cublas-cu12).
 _TELLING = {"cuda-toolkit", "cuda-bindings", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc", "nvidia-cublas"}
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?$")
 
 
 @dataclass(frozen=True)
 class Library:
+    """An installed library that computes on NVIDIA GPUs."""
+
     distribution: str
     version: str
-    cuda: int | None  # major; None: built without CUDA, or it doesn't tell
+    cuda: int | None  # major; None: built without CUDA, or unknown
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -44,17 +46,17 @@ def cuda_libraries() -> list[Library]:
 
 
 def installed_distributions() -> dict[str, metadata.Distribution]:
-    """Every installed distribution by its normalised name; of several of a name, the one that is imported."""
+    """Every installed distribution by its normalised name; of several with one name, the one that Python imports."""
     found: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"] if distribution.metadata is not None else None
-        if name:  # an interrupted installation leaves folders without
+        if name:  # an interrupted installation leaves folders without a name
             found.setdefault(_normalised(name), distribution)
     return found
 
 
 def cuda_major(name: str, distribution: metadata.Distribution) -> int | None:
-    """CUDA's major by a distribution's name, version or requirements; None where none of them tells."""
+    """The CUDA major that a distribution's name, version or requirements imply; None where nothing implies one."""
     version = _version(distribution)
     if named := re.search(r"-cu(\d\d)$", name):
         return int(named[1])
@@ -69,7 +71,7 @@ def cuda_major(name: str, distribution: metadata.Distribution) -> int | None:
         if parts is None:
             continue
         required, versions, marker = _normalised(parts[1]), parts[2], parts[3] or ""
-        # What a wheel requires on Linux alone says nothing about it elsewhere: PyTorch's for Windows have no CUDA.
+        # A requirement for Linux alone says nothing about other systems: PyTorch's wheels for Windows have no CUDA.
         if "Linux" in marker and platform.system() != "Linux":
             continue
         if named := re.search(r"-cu(\d\d)$", required):
@@ -80,7 +82,10 @@ def cuda_major(name: str, distribution: metadata.Distribution) -> int | None:
 
 
 def cuda_mismatch(libraries: Sequence[Library], driver: str | None = None) -> str | None:
-    """One line where libraries of several CUDA majors are installed; None: all are of one."""
+    """One line that says which libraries are built for different CUDA majors; None where all agree.
+
+    The line ends with the command that installs everything for one major: the newest that `driver` supports.
+    """
     majors = sorted({library.cuda for library in libraries if library.cuda is not None}, reverse=True)
     if len(majors) < 2:
         return None
@@ -93,7 +98,7 @@ def cuda_mismatch(libraries: Sequence[Library], driver: str | None = None) -> st
 
 
 def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | None:
-    """One line where the driver is missing or too old for one of the libraries; None: it fits all."""
+    """One line that says that the driver is missing or too old for a library; None where the driver suits all."""
     built = [library for library in libraries if library.cuda is not None]
     if not built:
         return None
@@ -114,7 +119,7 @@ def driver_problem(driver: str | None, libraries: Sequence[Library]) -> str | No
 
 
 def driver_fits(driver: str, cuda: int) -> bool:
-    """Whether libraries of that CUDA major start on a driver; so does a major that is newer than this table."""
+    """Whether the driver is new enough for a CUDA major. A major that MIN_DRIVER lacks counts as supported."""
     number = _leading_number(driver)
     return number is None or number >= MIN_DRIVER.get(cuda, 0)
 

@@ -1,7 +1,7 @@
-"""What this machine's processor can do, as the system tells it: which 8-bit kernels compute exactly here.
+"""What this machine's processor can do, as the system reports it: above all whether its 8-bit kernels are exact.
 
-A byte of activations times a byte of weights is a number of 16 bits. Processors with VNNI (x86) or the dot product
-(ARM) add four such products in 32 bits. Those without add two in 16 bits and saturate at 32767 (`vpmaddubsw`).
+The product of an 8-bit activation and an 8-bit weight has 16 bits. Processors with VNNI (x86) or the dot product (ARM)
+add four such products in 32 bits. Processors without them add two in 16 bits and saturate at 32767 (`vpmaddubsw`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")  # on Linux
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _ARM = ("aarch64", "arm64")
-# How the system spells an ability: on Linux in /proc/cpuinfo, on macOS in the names below hw.optional.
+# Features as the system spells them: on Linux in /proc/cpuinfo, on macOS below hw.optional.
 _EXACT = {"avx512_vnni", "avx_vnni", "asimddp", "arm.feat_dotprod"}
 _SHOWN = {
     "AVX2": {"avx2"},
@@ -30,35 +30,37 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class Processor:
-    architecture: str  # as `platform.machine()` has it
-    name: str | None  # for people; nothing is decided by it
-    features: frozenset[str]  # in the system's own words, lower case; empty: they can't be read
+    """A processor's name and features."""
+
+    architecture: str  # as in `platform.machine()`
+    name: str | None  # shown to people; nothing depends on it
+    features: frozenset[str]  # as the system spells them, in lower case; empty: unknown
 
     @property
     def sums_8_bit_products_exactly(self) -> bool | None:
-        """Whether kernels of 8 bits add products in 32 bits here; None where the abilities can't be read."""
+        """Whether 8-bit kernels add products in 32 bits on this processor; None where its features are unknown."""
         if not self.features or self.architecture.lower() not in (*_X86, *_ARM):
             return None
         return bool(self.features & _EXACT)
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """Those that matter for detectors, by their common names."""
+        """The features that matter for detectors, by their common names."""
         return tuple(shown for shown, features in _SHOWN.items() if features & self.features)
 
     def __str__(self) -> str:
-        known = ", ".join(self.abilities) if self.features else "abilities unknown"
-        return f"{self.name or self.architecture} ({known or 'none of the abilities that matter here'})"
+        known = ", ".join(self.abilities) if self.features else "features unknown"
+        return f"{self.name or self.architecture} ({known or 'none of the features that matter here'})"
 
 
 def read_processor() -> Processor:
-    """This machine's processor; without features where the system doesn't tell them (Windows among them)."""
+    """This machine's processor; without features where the system doesn't report them, as on Windows."""
     name, features = (_from_sysctl if platform.system() == "Darwin" else _from_cpuinfo)()
     return Processor(platform.machine(), name or platform.processor() or None, features)
 
 
 def _from_cpuinfo() -> tuple[str | None, frozenset[str]]:
-    """Name and features of the processors that Linux lists; features are those that all of them have."""
+    """Name and features on Linux; of several processors, the features that all of them have."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -68,7 +70,7 @@ def _from_cpuinfo() -> tuple[str | None, frozenset[str]]:
         key, _, value = (part.strip() for part in line.partition(":"))
         if key in ("model name", "Model"):  # x86, and some ARM boards
             name = name or value
-        elif key in ("flags", "Features"):  # x86, ARM: once for each core, and cores may differ
+        elif key in ("flags", "Features"):  # x86, ARM: one line per core, and cores may differ
             features = frozenset(value.lower().split())
             common = features if common is None else common & features
     return name, common or frozenset()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the portable backend, on CPUs and NVIDIA GPUs."""
+"""The ONNX Runtime backend, which runs ONNX files on CPUs and NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .session import import_library, on_the_cpu, open_session, read_manifest
 Run = Callable[[np.ndarray, np.ndarray, bool, Stopwatch], RawOutputs]
 
 _NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
-_BOUND = {"cuda", "ort-tensorrt"}  # their memory is CUDA's, which inputs and outputs can be bound to
+_BOUND = {"cuda", "ort-tensorrt"}  # inputs and outputs can be bound to CUDA memory
 CPU_BACKEND = BackendOptions(backend="cpu")
 
 
 class OrtBackend:
-    """A deployed ONNX file in an ONNX Runtime session, with the provider that `options.backend` names.
+    """A deployed ONNX file in an ONNX Runtime session of the execution provider that `options.backend` names.
 
-    Raises BackendError, also where another provider started than the one asked for; ManifestError.
+    Raises BackendError, also where another provider started; ManifestError.
     """
 
     def __init__(self, path: str | os.PathLike[str], options: BackendOptions = CPU_BACKEND) -> None:
@@ -41,11 +41,11 @@ class OrtBackend:
         session = open_session(library, self._path, options)
         self._manifest = read_manifest(self._path, session)
         if self._manifest.precision == "fp8":
-            # Up to 1.32 it drops a ReLU before a float8 quantization, and rounds float weights of convolutions between
-            # two to 8 bits, one scale for all channels.
+            # Up to 1.32 these optimizers drop a ReLU before a float8 quantization, and round float weights of a
+            # convolution between two float8 layers to 8 bits with one scale for all channels.
             session = open_session(library, self._path, options, without=("ReluQuantRewrite", "WeightBiasQuantization"))
         provider = session.get_providers()[0]
-        # What a GPU's provider runs is exact; one that fell back to the CPU is not.
+        # GPU providers add exactly; a session that fell back to the CPU may not.
         check_saturation(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         self._run: Run | None
@@ -54,15 +54,17 @@ class OrtBackend:
             self._concurrency = 2  # one copies while the other computes
         else:
             self._run = _plain(session)
-            self._concurrency = 1  # its own threads fill the processor
+            self._concurrency = 1  # a single call fills the processor
         self.description = f"ONNX Runtime {library.__version__}, {provider}, {_details(session, options)}"
 
     @property
     def manifest(self) -> Manifest:
+        """The manifest in the file's metadata."""
         return self._manifest
 
     @property
     def concurrency(self) -> int:
+        """2 where calls copy to and from a GPU, else 1."""
         return self._concurrency
 
     def infer(
@@ -73,7 +75,7 @@ class OrtBackend:
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """See `Backend`. Raises BackendError for a feed that doesn't fit the graph, and where the run fails."""
+        """See `Backend`. Raises BackendError for inputs that don't fit the graph, and where the run fails."""
         run = self._run
         if run is None:
             raise BackendError(f"{self._path}: the backend was closed; open it again")
@@ -82,7 +84,7 @@ class OrtBackend:
         stopwatch = stopwatch or Stopwatch()
         try:
             return run(images, image_sizes, all_candidates, stopwatch)
-        except Exception as error:  # the library's classes share no base but this
+        except Exception as error:  # the library's errors share no narrower base
             raise inference_error(
                 self._path,
                 "ONNX Runtime",
@@ -94,6 +96,7 @@ class OrtBackend:
             ) from error
 
     def close(self) -> None:
+        """Drop the session; calls that are running finish."""
         self._run = None
 
 

@@ -1,7 +1,7 @@
-"""Runs of an ONNX Runtime session whose inputs and candidates stay in the GPU's memory.
+"""Runs an ONNX Runtime session with inputs and candidates bound to GPU memory.
 
-A plain `run` copies every output to the host, candidates included: a hundred times the detections' bytes, which nothing
-reads where `nms_exact` is 1.
+A plain `run` copies every output to the host. Candidates take a hundred times the bytes of the detections, and nothing
+reads them where `nms_exact` is 1.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _EXACT = DETECTION_NAMES.index("nms_exact")
 
 
 class BoundRuns:
-    """`SLOTS` bindings of a session, each used by one call at a time; more calls wait.
+    """`SLOTS` bindings of one session. Each serves one call at a time; further calls wait.
 
-    `device_type` is the memory's name in ONNX Runtime: "cuda" ("cpu" serves for tests).
+    `device_type` is ONNX Runtime's name of the memory: "cuda", or "cpu" in tests.
     """
 
     def __init__(self, library: Any, session: Any, device_type: str, device: int) -> None:
@@ -35,12 +35,12 @@ class BoundRuns:
     def run(
         self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
-        """All outputs of the session; candidates are zeros where every image's NMS is exact, unless asked for."""
+        """All outputs of the session. Candidates are zeros unless `all_candidates` or NMS is inexact for an image."""
         slot = self._slots.get()
         try:
             return self._run(slot, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
-            slot.forget()  # what it holds may be half written, or the very memory that is short
+            slot.forget()  # it may hold half-written memory, or the memory that ran out
             raise
         finally:
             self._slots.put(slot)
@@ -60,8 +60,8 @@ class BoundRuns:
             self._session.run_with_iobinding(slot.binding)
             slot.binding.synchronize_outputs()
         with stopwatch.measure("copy_out"):
-            values = slot.binding.get_outputs()  # in the order of binding
-            # The detections' memory is the binding's, and the next call's.
+            values = slot.binding.get_outputs()  # in the order in which they were bound
+            # The binding owns this memory and reuses it for the next call.
             found = [value.numpy().copy() for value in values[: len(DETECTION_NAMES)]]
             candidates = values[len(DETECTION_NAMES) :]
             if all_candidates or not found[_EXACT].all():
@@ -73,10 +73,10 @@ class BoundRuns:
         return RawOutputs(*found, *rest)
 
     def _filled(self, slot: _Slot, name: str, array: np.ndarray) -> Any:
-        """The slot's device memory of this input with the array's content; allocated anew when the shape changes."""
+        """Device memory with the array's content; reallocated when the shape changes."""
         value = slot.inputs.get(name)
         if value is None or tuple(value.shape()) != array.shape:
-            slot.inputs.pop(name, None)  # freed before the new one is taken
+            slot.inputs.pop(name, None)  # free it before the new allocation
             value = self._library.OrtValue.ortvalue_from_shape_and_type(
                 list(array.shape), array.dtype.type, self._device_type, self._device
             )
@@ -86,7 +86,7 @@ class BoundRuns:
 
 
 class _Slot:
-    """A binding and the device memory of its inputs, by name."""
+    """A binding, and the device memory of its inputs by name."""
 
     def __init__(self, binding: Any) -> None:
         self.binding = binding

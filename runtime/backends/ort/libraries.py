@@ -1,8 +1,8 @@
-"""Where ONNX Runtime finds CUDA, cuDNN and TensorRT, and in one line why it does not.
+"""Loads CUDA, cuDNN and TensorRT for ONNX Runtime, and says in one line which of them is missing.
 
-Its GPU providers are linked to these libraries and look for them where the system does, not in wheels. Its
-`preload_dlls` (1.21 and later) loads those of wheels; TensorRT's come with importing `tensorrt`. What neither found is
-only told on a log, while the session runs on the CPU: so it is asked for here.
+The GPU providers are linked to these libraries and search the system's paths, not Python wheels. ONNX Runtime's
+`preload_dlls` (1.21 and later) loads the libraries of wheels; importing `tensorrt` loads TensorRT's. ONNX Runtime only
+logs a missing library and runs on the CPU, so this module finds it out beforehand.
 """
 
 from __future__ import annotations
@@ -21,74 +21,74 @@ from ...machine.cuda_libraries import cuda_libraries, cuda_mismatch, driver_prob
 from ...machine.gpus import list_gpus
 from ..onnx_file import first_line
 
-CUDNN = "libcudnn.so.9"  # of every onnxruntime-gpu since 1.19; loaded when the first convolution runs
+CUDNN = "libcudnn.so.9"  # for every onnxruntime-gpu since 1.19; loaded by the first convolution
 _INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def preload(library: Any) -> str | None:
-    """Load the CUDA and cuDNN of wheels into this process, for a build of ONNX Runtime that was linked to them.
+    """Load CUDA and cuDNN from wheels into this process, for a build of ONNX Runtime that is linked to them.
 
-    Returns one line with what was found nowhere and the package to install, None where nothing is missing. It is no
-    error by itself: what this system has elsewhere may still serve.
+    Returns one line that names the missing libraries and the package to install, None where nothing is missing. A
+    missing library is no error yet: the system may have it elsewhere.
     """
     cuda = str(getattr(library, "cuda_version", ""))
     if not cuda:
         return None
     named = f"onnxruntime-gpu {library.__version__}, built for CUDA {cuda.split('.')[0]},"
     if not hasattr(library, "preload_dlls"):
-        return f"{named} takes no CUDA from wheels, which 1.21 and later do: {_INSTALL.replace(']', ']>=1.21')}"
-    said = io.StringIO()  # it prints, and our stdout may be somebody's JSON
+        return f"{named} can't load CUDA from wheels, 1.21 and later can: {_INSTALL.replace(']', ']>=1.21')}"
+    said = io.StringIO()  # the function prints, and our stdout may be JSON
     try:
         with redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library.preload_dlls()
-    except Exception as error:  # whatever it is, the session that follows says whether it matters
+    except Exception as error:  # the session that follows shows whether it matters
         return f"{named} could not load CUDA from wheels ({first_line(error)}): {_INSTALL}"
     missing = [re.split(r"[/\\]", name)[-1] for name in re.findall(r"Failed to load (\S+?): ", said.getvalue())]
     if platform.system() == "Linux" and not is_loadable(CUDNN):
-        missing.append(CUDNN)  # it passes over that one without a word
+        missing.append(CUDNN)  # preload_dlls doesn't report it
     if not missing:
         return None
     return _mismatch() or f"{named} does not find {', '.join(dict.fromkeys(missing))}: {_INSTALL}"
 
 
 def preload_tensorrt(library: Any) -> str | None:
-    """Load TensorRT for ONNX Runtime's provider. Returns one line where the provider will not find it, else None."""
+    """Load TensorRT for ONNX Runtime's provider. Returns one line where the provider won't find it, else None."""
     wanted = _tensorrt_wanted(library)
     try:
         import tensorrt as trt
-    except Exception as error:  # its libraries may fail to load in any way
+    except Exception as error:  # loading its libraries may raise anything
         which = f"TensorRT {wanted}" if wanted else "TensorRT"
         return f"ONNX Runtime's provider needs {which}, which cannot be imported ({first_line(error)}): {_pip(wanted)}"
     version = str(trt.__version__)
     if wanted is not None and version.split(".")[0] != str(wanted):
         return (
             f"onnxruntime-gpu {library.__version__} is linked to TensorRT {wanted}, but {version} is installed: "
-            f"{_pip(wanted)} (engines are built anew then)"
+            f"{_pip(wanted)} (its engines are then built again)"
         )
     return None
 
 
 def why_not_started(library: Any, missing: str | None) -> str:
-    """The likeliest reason why a GPU provider did not start, in one line that says what to do.
+    """The most likely reason why a GPU provider didn't start, in one line that says what to do.
 
-    `missing` is what `preload` or `preload_tensorrt` said.
+    `missing` is the line that `preload` or `preload_tensorrt` returned.
     """
     if missing is not None:
         return missing
     ours = [found for found in cuda_libraries() if found.distribution == "onnxruntime-gpu"]
-    unknown = f"mend the driver and CUDA libraries that its log above names ({DOCTOR} tells more)"
+    unknown = f"repair the driver or the CUDA libraries that its log above names ({DOCTOR} tells more)"
     return driver_problem(list_gpus().driver, ours) or unknown
 
 
 def _mismatch() -> str | None:
-    """Whether what is missing is so because the other libraries' wheels are of another CUDA."""
+    """One line where libraries are missing because the installed wheels are for another CUDA major, else None."""
     libraries = [found for found in cuda_libraries() if found.distribution in ("onnxruntime-gpu", "torch")]
     return cuda_mismatch(libraries, list_gpus().driver)
 
 
 def _tensorrt_wanted(library: Any) -> int | None:
-    """TensorRT's major that ONNX Runtime's provider was linked to, as its file says; None where it can't be told."""
+    """The TensorRT major that ONNX Runtime's provider is linked to, read from its file; None where unknown."""
     if not getattr(library, "__file__", None):
         return None
     folder = Path(library.__file__).parent / "capi"
@@ -107,7 +107,7 @@ def _pip(wanted: int | None) -> str:
 
 
 def is_loadable(name: str) -> bool:
-    """Whether the system's loader has a library already, or finds it."""
+    """Whether the system's loader finds a shared library, or has loaded it already."""
     try:
         ctypes.CDLL(name)
     except OSError:

@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions: the library, its execution providers and their options, and which of them really runs.
+"""Opens ONNX Runtime sessions: chooses the execution provider and its options, and checks that it really runs.
 
-Names and options of the providers are those of ONNX Runtime's documentation (execution-providers/CUDA, /TensorRT) and
-of NVIDIA's plugin for TensorRT for RTX (onnxruntime-ep-nv-tensorrt-rtx).
+The providers' names and options are from ONNX Runtime's documentation (execution-providers/CUDA, /TensorRT) and from
+NVIDIA's plugin for TensorRT for RTX (onnxruntime-ep-nv-tensorrt-rtx).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _GPU_INSTALL = (
     "the other first"
 )
 _RTX_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx (beside onnxruntime, not onnxruntime-gpu)"
-# Where one of these lies on the CPU, a GPU session is one in name only; arithmetic on shapes belongs there.
+# A GPU session that leaves one of these operators to the CPU is slow. Arithmetic on shapes belongs on the CPU.
 _HEAVY = {"Conv", "FusedConv", "QLinearConv", "DeformConv", "GridSample", "MatMul", "Gemm", "GroupNormalization"}
 
 
 def import_library() -> Any:
-    """onnxruntime. Raises BackendError where it cannot be imported."""
+    """Import onnxruntime. Raises BackendError where that fails."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -51,15 +51,15 @@ def import_library() -> Any:
 
 
 def open_session(library: Any, path: Path, options: BackendOptions, without: Sequence[str] = ()) -> Any:
-    """A session of the provider that `options.backend` names; `without` names optimizers of ONNX Runtime to leave out.
+    """A session of the execution provider that `options.backend` names, without the optimizers named in `without`.
 
     Raises BackendError, also where another provider started.
     """
     wanted, missing = PROVIDERS[options.backend], None
     session_options = library.SessionOptions()
-    session_options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
+    session_options.log_severity_level = 3  # errors only: nobody can act on warnings about graph rewrites
     session_options.intra_op_num_threads = options.threads
-    # Threads that wait in a loop take the cores from whatever decodes the next images.
+    # Threads that spin while they wait take cores from the threads that decode the next images.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.backend == "ort-rtx":
@@ -82,7 +82,7 @@ def check_available(library: Any, wanted: str) -> None:
 
 
 def load_libraries(library: Any, backend: str) -> str | None:
-    """Load what a backend's provider is linked to; returns one line with what is missing and how to get it."""
+    """Load the libraries of a backend's provider. Returns one line with what is missing and how to install it."""
     if backend not in ("cuda", "ort-tensorrt"):
         return None
     missing = preload(library)
@@ -90,12 +90,12 @@ def load_libraries(library: Any, backend: str) -> str | None:
 
 
 def read_manifest(path: Path, session: Any) -> Manifest:
-    """The manifest in a session's model. Raises BackendError, ManifestError."""
+    """The manifest in the metadata of a session's model. Raises BackendError, ManifestError."""
     return manifest_from(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
 
 
 def on_the_cpu(session: Any) -> Counter[str] | None:
-    """Operators by kind that the session runs on the CPU; None where this ONNX Runtime (before 1.24) cannot tell."""
+    """How many operators of each kind the session runs on the CPU; None before ONNX Runtime 1.24, which can't tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     parts = session.get_provider_graph_assignment_info()
@@ -112,7 +112,7 @@ def _create(
     missing: str | None,
 ) -> Any:
     try:
-        # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a line on stdout.
+        # enable_fallback=1 would replace a provider that fails by the CPU, with only a line on stdout.
         return library.InferenceSession(
             os.fspath(path),
             session_options,
@@ -120,12 +120,12 @@ def _create(
             enable_fallback=int(options.allow_fallback),
             disabled_optimizers=list(without),
         )
-    except Exception as error:  # the library's classes share no base but this
+    except Exception as error:  # the library's errors share no narrower base
         text = str(error).lower()
         if options.backend != "cpu" and ("invalid device" in text or "device_id" in text or "device id" in text):
             raise BackendError(
                 f"--device {options.device}: {PROVIDERS[options.backend]} cannot use that GPU ({first_line(error)}); "
-                "nvidia-smi -L lists those that there are, from 0"
+                "nvidia-smi -L lists the GPUs, numbered from 0"
             ) from error
         if options.backend != "cpu" and is_out_of_memory(error):
             raise BackendError(
@@ -148,9 +148,9 @@ def _create(
 def _check_started(
     path: Path, library: Any, session: Any, wanted: str, allow_fallback: bool, missing: str | None
 ) -> None:
-    """ONNX Runtime only logs that a provider did not start, and runs on the CPU: a benchmark of the wrong thing.
+    """Raise BackendError unless the wanted provider started and runs the network.
 
-    `missing` is what `load_libraries` said. Raises BackendError.
+    ONNX Runtime only logs that a provider didn't start, and runs on the CPU. `missing` is from `load_libraries`.
     """
     started = session.get_providers()
     if wanted not in started and not allow_fallback:
@@ -163,24 +163,24 @@ def _check_started(
     if heavy := {kind: count for kind, count in (on_the_cpu(session) or {}).items() if kind in _HEAVY}:
         named = ", ".join(f"{count} {kind}" for kind, count in sorted(heavy.items()))
         raise BackendError(
-            f"{path}: {wanted} leaves {named} to the CPU, which would be slow without a word; use another backend, or "
-            "allow it with --allow-fallback"
+            f"{path}: {wanted} leaves {named} to the CPU, which would silently be slow; use another backend, or allow "
+            "it with --allow-fallback"
         )
 
 
 def _providers(library: Any, path: Path, options: BackendOptions) -> list[Any]:
-    """Providers in order of preference, with their options."""
+    """Execution providers with their options, in order of preference."""
     if options.backend == "cpu":
         return [CPU]
     cuda = (
         CUDA,
         {
             "device_id": str(options.device),
-            # The default doubles what it takes with each new canvas, and keeps it.
+            # The default doubles the allocation with each new canvas, and keeps it.
             "arena_extend_strategy": "kSameAsRequested",
-            # The default tries every algorithm anew for each shape; canvases have many.
+            # The default tries every algorithm for each new shape, and there are many canvases.
             "cudnn_conv_algo_search": "HEURISTIC",
-            # A float32 graph computes in float32; who wants less exports less.
+            # A float32 graph computes in float32. Lower precision is chosen at export.
             "use_tf32": "0",
         },
     )
@@ -217,9 +217,9 @@ def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict
 
 
 def profile_shapes(manifest: Manifest) -> tuple[str, str, str]:
-    """Least, best and largest shapes of the inputs, as the TensorRT providers spell them.
+    """Smallest, optimal and largest shapes of the inputs, in the spelling of the TensorRT providers.
 
-    Best is a batch of up to 8 landscape images of 4:3.
+    Optimal is a batch of up to 8 landscape images with an aspect ratio of 4:3.
     """
     shapes = manifest.inputs
     landscape_hw = plan((480, 640), manifest.preprocess).canvas_hw
@@ -231,7 +231,7 @@ def profile_shapes(manifest: Manifest) -> tuple[str, str, str]:
 
 
 def own_folder(folder: Path) -> Path:
-    """`folder`, made if missing. Raises BackendError where others may write to it: engines in it are executable."""
+    """Create the folder if it is missing. Raises BackendError where others may write to it: engines are executable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -247,7 +247,7 @@ def own_folder(folder: Path) -> Path:
 
 
 def rtx_devices(library: Any) -> Sequence[Any]:
-    """The GPUs that NVIDIA's plugin sees, a package of its own that is registered here. Raises BackendError."""
+    """The GPUs that NVIDIA's plugin finds; registers the plugin, which is a separate package. Raises BackendError."""
     name = PROVIDERS["ort-rtx"]
     try:
         import onnxruntime_ep_nv_tensorrt_rtx as plugin  # type: ignore[import-not-found]
@@ -258,10 +258,10 @@ def rtx_devices(library: Any) -> Sequence[Any]:
             f"ONNX Runtime {library.__version__} takes no plugins, ort-rtx needs 1.24 or newer: update it"
         )
     devices = _rtx_devices(library, name)
-    if not devices:  # not registered in this process so far
+    if not devices:  # the plugin isn't registered in this process yet
         try:
             library.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # the library's classes share no base but this
+        except Exception as error:  # the library's errors share no narrower base
             raise BackendError(
                 f"NVIDIA's plugin for ort-rtx did not start ({first_line(error)}); it needs an RTX GPU and its driver"
             ) from error
@@ -270,7 +270,7 @@ def rtx_devices(library: Any) -> Sequence[Any]:
 
 
 def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOptions) -> None:
-    """Give the session the GPU that `options.device` names, through NVIDIA's plugin."""
+    """Add the GPU of index `options.device` to the session, through NVIDIA's plugin."""
     devices = rtx_devices(library)
     if options.device >= len(devices):
         raise BackendError(
@@ -289,12 +289,12 @@ def _rtx_devices(library: Any, name: str) -> Sequence[Any]:
 
 
 def _manifest_of_file(library: Any, path: Path) -> Manifest:
-    """The manifest, by way of a CPU session that prepares nothing: the metadata cannot be had for less."""
+    """The manifest of an ONNX file, read through a CPU session without optimizations: the cheapest way to metadata."""
     options = library.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = library.InferenceSession(os.fspath(path), options, providers=[CPU])
-    except Exception as error:  # the library's classes share no base but this
+    except Exception as error:  # the library's errors share no narrower base
         raise unreadable(path, "ONNX Runtime", error) from error
     return read_manifest(path, session)

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT for RTX: opening an engine and running it."""
+"""Opens and runs engines of TensorRT and TensorRT for RTX."""

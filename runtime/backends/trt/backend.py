@@ -1,8 +1,9 @@
-"""TensorRT and TensorRT for RTX: engines on an NVIDIA GPU.
+"""The backend for engines of TensorRT and TensorRT for RTX on an NVIDIA GPU.
 
-A call copies its feed to pinned memory and from there to the device on a copy stream, runs the engine on a compute
-stream, and copies the final detections back; candidates come only of images whose NMS was not exact. Calls overlap by
-slots: while one copies, another computes, so `concurrency` threads that call `infer` keep the GPU busy.
+A call copies its inputs to pinned memory and from there to the device on a copy stream, runs the engine on a compute
+stream, and copies the final detections back. Candidates are copied only for images whose NMS was not exact. Each call
+has a slot with memory of its own, so that one call computes while another copies: `concurrency` threads that call
+`infer` keep the GPU busy.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from .slot import Slot
 
 
 class TrtBackend:
-    """An engine beside its description. A context manager; closing waits for the calls that run.
+    """An opened engine. A context manager; closing waits for running calls.
 
-    `device` is CUDA's index. `slots` calls run at once, each with its own memory. `binding` chooses between cuda-python
-    and pycuda, which can't capture CUDA graphs; None takes what is installed. Each slot keeps `most_shapes` shapes
-    prepared, with graphs from their second call on. The file is read once: replacing it later changes nothing.
-    Raises BackendError, EngineError, CudaError.
+    `device` is CUDA's index. Up to `slots` calls run at once, each with its own memory. `binding` is cuda-python or
+    pycuda, which can't capture CUDA graphs; None takes the one that is installed. Each slot keeps up to `most_shapes`
+    shapes prepared, and replays a CUDA graph from the second call of a shape on. The file is read once: replacing it
+    later has no effect. Raises BackendError, EngineError, CudaError.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class TrtBackend:
         trt = import_tensorrt(self._described.flavor)
         self._cuda = open_cuda(device, binding)
         check_fits(path, self._described, trt.__version__, self._cuda.device)
-        self._changed = threading.Condition()  # of the two below
+        self._changed = threading.Condition()  # guards the two below
         self._is_closed = False
         self._free: list[Slot] = []  # slots that no call uses
         self._slots: list[Slot] = []
         self._concurrency = slots
-        self._runtime_cache = None  # RTX alone has one
+        self._runtime_cache = None  # only RTX has one
         with self._cuda.current():
             try:
                 loaded = load(trt, path, data, self._described)
@@ -87,18 +88,22 @@ class TrtBackend:
 
     @property
     def manifest(self) -> Manifest:
+        """The manifest of the graph that the engine was built from."""
         return self._described.manifest
 
     @property
     def description(self) -> str:
+        """Library and version, device, binding, slots, and whether CUDA graphs are used."""
         return self._description
 
     @property
     def concurrency(self) -> int:
+        """The number of slots."""
         return self._concurrency
 
     @property
     def device(self) -> Device:
+        """The GPU that the engine runs on."""
         return self._cuda.device
 
     def infer(
@@ -117,7 +122,7 @@ class TrtBackend:
             return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch)
 
     def close(self) -> None:
-        """Wait for the calls that run, then free everything, once. Calls that wait for a slot, and later ones, fail."""
+        """Wait for running calls, then free everything. Waiting and later calls of `infer` raise BackendError."""
         with self._changed:
             if self._is_closed:
                 return
@@ -140,8 +145,8 @@ class TrtBackend:
         self.close()
 
     def _release(self) -> None:
-        """Free the slots; the engine goes with the last of them. With the device current."""
-        with ExitStack() as stack:  # the others are freed too where one fails
+        """Free the slots, and with the last one the engine. The device must be current."""
+        with ExitStack() as stack:  # the other slots are freed even if one fails
             for slot in self._slots:
                 stack.callback(slot.close)
         self._free, self._slots = [], []
@@ -149,12 +154,12 @@ class TrtBackend:
 
     @contextmanager
     def _slot(self) -> Iterator[Slot]:
-        """A slot that no other call uses."""
+        """A slot for one call; waits until one is free."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._is_closed)
             if self._is_closed:
                 raise BackendError(f"{self._path}: the backend was closed; open it again")
-            slot = self._free.pop()  # the one used last, whose shapes are prepared
+            slot = self._free.pop()  # the one used last: its shapes are prepared
         try:
             yield slot
         finally:
@@ -163,7 +168,7 @@ class TrtBackend:
                 self._changed.notify_all()
 
     def _choose_profile(self, shape: tuple[int, ...]) -> int:
-        """Index of the profile for images of this shape: the one tuned for it, else the narrowest that takes it."""
+        """Index of the profile for images of this shape: the one tuned for it, or else the narrowest that takes it."""
         batch, height, width = shape[:3]
         profiles = self._described.profiles
         fitting = [index for index, profile in enumerate(profiles) if profile.takes(batch, height, width)]
@@ -171,13 +176,13 @@ class TrtBackend:
             ranges = "; ".join(f"{index}: {_range(profile)}" for index, profile in enumerate(profiles))
             raise BackendError(
                 f"{self._path}: batch {batch} of {width}×{height} is in none of the engine's profiles ({ranges}); "
-                f"build it with a --batch and --shapes that take it: {self._described.rebuild}"
+                f"build it with --batch and --shapes that include it: {self._described.rebuild}"
             )
         return min(fitting, key=lambda i: (profiles[i].best != (batch, height, width), math.prod(profiles[i].most)))
 
 
 def _one_at_a_time(make_context: Callable[[], Any]) -> Callable[[], Any]:
-    """An engine, unlike its contexts, is shared by the slots: it makes a context for one thread at a time."""
+    """`make_context` under a lock: slots share the engine, which makes contexts in one thread at a time."""
     lock = threading.Lock()
 
     def make() -> Any:

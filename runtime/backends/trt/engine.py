@@ -1,6 +1,6 @@
-"""Opening an engine: its library, what must hold before it is deserialized, and the contract after it.
+"""Opens an engine: imports its library, checks that it fits this machine, deserializes it, checks the graph's contract.
 
-Every name of TensorRT's here is in 10.12 and later, in 11 and in TensorRT for RTX.
+Every TensorRT name in this file exists in TensorRT 10.12 and later, 11, and TensorRT for RTX.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "floa
 
 @dataclasses.dataclass(frozen=True)
 class LoadedEngine:
-    """A deserialized engine. TensorRT wants its logger and runtime to outlive it: they are held here."""
+    """A deserialized engine, with the logger and runtime that TensorRT requires to outlive it."""
 
     trt: Any  # the library
     logger: Any
     trt_runtime: Any
     engine: Any
-    errors: deque[str]  # the last ones that were logged
+    errors: deque[str]  # the last error messages that TensorRT logged
 
     def reason(self) -> str:
-        """What TensorRT logged as errors since this was last asked, on one line."""
+        """The errors that TensorRT logged since the last call of this method, on one line."""
         return _reason(self.errors)
 
 
 def import_tensorrt(flavor: Flavor) -> Any:
-    """The library that an engine of this flavor runs in. Raises BackendError."""
+    """Import the library that runs engines of this flavor. Raises BackendError where it isn't installed."""
     try:
         match flavor:
             case "rtx":
@@ -56,9 +56,9 @@ def import_tensorrt(flavor: Flavor) -> Any:
 
 
 def check_fits(path: str | os.PathLike[str], described: EngineManifest, version: str, device: Device) -> None:
-    """Raise BackendError unless this library, system and GPU are among those that the engine was built for.
+    """Raise BackendError unless the engine was built for this library version, system and GPU.
 
-    TensorRT refuses a part of them itself, but only once it reads the bytes, and in terms of its internals.
+    TensorRT itself refuses some of these engines, but only while it deserializes them, and with obscure messages.
     """
     library = library_name(described.flavor)
     if not _runs_version(described, version):
@@ -74,7 +74,7 @@ def check_fits(path: str | os.PathLike[str], described: EngineManifest, version:
 
 
 def _runs_version(described: EngineManifest, version: str) -> bool:
-    """Whether this version runs it: the one that built it, or where compatible a later one up to the next major."""
+    """Whether a library version runs the engine: the same, or if compatible a later one up to the next major."""
     if not described.version_compatible or not version[:1].isdigit():
         return described.library_version == version
     built, installed = (_numbers(text) for text in (described.library_version, version))
@@ -82,18 +82,18 @@ def _runs_version(described: EngineManifest, version: str) -> bool:
 
 
 def _numbers(version: str) -> list[int]:
-    """The numbers that a version starts with: "11.4.0.106" → [11, 4, 0, 106]."""
+    """The leading numbers of a version: "11.4.0.106" → [11, 4, 0, 106]."""
     return [int(part) for part in takewhile(str.isdigit, version.split("."))]
 
 
 def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineManifest) -> LoadedEngine:
-    """Deserialize an engine whose hash was checked, and compare it with its description. Raises BackendError."""
+    """Deserialize an engine whose hash was verified, and compare it with its description. Raises BackendError."""
     logger, errors = _make_logger(trt)
     try:
         trt_runtime = trt.Runtime(logger)
-    except TypeError as error:  # the binding's word for "returned null"
+    except TypeError as error:  # the binding raises this where TensorRT returns null
         raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {_reason(errors)}") from error
-    if described.version_compatible:  # such an engine brings a part of the library of its own; its hash was checked
+    if described.version_compatible:  # such an engine contains library code; its hash was verified
         trt_runtime.engine_host_code_allowed = True
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
@@ -128,13 +128,13 @@ def _reason(errors: deque[str]) -> str:
 
 
 def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
-    """What of the engine's inputs and outputs is not as the deployable graph's contract says; None: nothing."""
+    """The first input or output that breaks the deployable graph's contract, as a clause; None where all keep it."""
     modes = {trt.TensorIOMode.INPUT: "input", trt.TensorIOMode.OUTPUT: "output"}
     found = {}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-            return f"tensor {name!r} is wanted in host memory"
+            return f"tensor {name!r} must lie in host memory, expected device memory"
         kind = engine.get_tensor_dtype(name).name
         dtype = _DTYPES.get(kind, kind)
         found[name] = (modes[engine.get_tensor_mode(name)], dtype, len(engine.get_tensor_shape(name)))
@@ -145,7 +145,7 @@ def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
             given = "missing" if name not in found else "{} {} of rank {}".format(*found[name])
             return f"{kind} {name!r} is {given}, expected {dtype} of rank {rank}"
     extra = sorted(found.keys() - expected.keys())
-    return f"it has tensors that the contract lacks: {', '.join(extra)}" if extra else None
+    return f"it has tensors that the contract doesn't name: {', '.join(extra)}" if extra else None
 
 
 def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str | None:
@@ -158,6 +158,6 @@ def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str |
 
 
 def make_contexts_tensorrt(loaded: LoadedEngine) -> Callable[[], Any]:
-    """Makes execution contexts that get their scratch memory from us."""
+    """A function that makes execution contexts whose scratch memory the caller provides."""
     strategy = loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED
     return lambda: loaded.engine.create_execution_context(strategy)

@@ -1,6 +1,6 @@
-"""What only TensorRT for RTX has: it compiles kernels when a shape first runs, keeps them, and captures graphs itself.
+"""Features of TensorRT for RTX alone: it compiles kernels when a shape first runs, and captures CUDA graphs itself.
 
-The names of TensorRT's here are in `tensorrt_rtx` alone; callers branch on the flavor.
+The TensorRT names in this file exist in `tensorrt_rtx` only; callers check the engine's flavor.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ _HASH_BYTES = 32
 
 
 def make_contexts_rtx(loaded: LoadedEngine, kernels: bytes, cuda_graphs: bool) -> tuple[Callable[[], Any], Any]:
-    """Makes execution contexts that get their scratch memory from us; and the cache of compiled kernels behind them.
+    """A function that makes execution contexts whose scratch memory the caller provides, and their kernel cache.
 
-    `kernels` is what the cache held in an earlier run, empty for none. The cache must outlive the contexts.
+    `kernels` is the content of the cache from an earlier run, empty for none. The cache must outlive the contexts.
     """
     trt, engine = loaded.trt, loaded.engine
     runtime_config = engine.create_runtime_config()
     runtime_config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if cuda_graphs:
-        # Its own capture, not ours: it alone knows when a shape's kernels have replaced the general ones.
+        # RTX captures, not the slot: only RTX knows when specialised kernels have replaced the generic ones.
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     runtime_cache = runtime_config.create_runtime_cache()
     if kernels:
-        runtime_cache.deserialize(kernels)  # False: of another version, driver or GPU; the kernels are compiled again
+        runtime_cache.deserialize(kernels)  # False for another version, driver or GPU: kernels are recompiled
     runtime_config.set_runtime_cache(runtime_cache)
     return lambda: engine.create_execution_context(runtime_config), runtime_cache
 
 
 def kernels_rtx(runtime_cache: Any) -> bytes:
-    """What the cache holds, for the next run."""
+    """The content of a kernel cache as bytes, for the next run."""
     host_memory = runtime_cache.serialize()
     return b"" if host_memory is None else bytes(host_memory)
 
 
 def cache_path(engine: str | os.PathLike[str]) -> Path:
-    """Where an engine's compiled kernels lie: its whole name with .cache behind."""
+    """The path of an engine's compiled kernels: the engine's whole name followed by .cache."""
     return Path(f"{os.fspath(engine)}.cache")
 
 
 def read_kernels(path: Path, engine_sha256: str) -> bytes:
-    """The kernels in a file of write_kernels for this engine; empty where it is absent, damaged or another engine's."""
+    """Kernels from a file of `write_kernels`; empty where the file is missing, damaged or for another engine."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -58,7 +58,7 @@ def read_kernels(path: Path, engine_sha256: str) -> bytes:
 
 
 def write_kernels(path: Path, engine_sha256: str, kernels: bytes) -> None:
-    """Keep kernels for the next run. A folder that can't be written to costs compiling them again, no more."""
+    """Save kernels for the next run. In a folder that isn't writable nothing is saved: the next run recompiles them."""
     with suppress(WriteError):
         atomic_write(path, _digest(engine_sha256, kernels) + kernels)
 

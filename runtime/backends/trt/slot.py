@@ -1,9 +1,9 @@
-"""One slot of the TensorRT backend: the streams, buffers and execution contexts that one call of `infer` has to itself.
+"""One slot of the TensorRT backend: the streams, buffers and execution contexts that one call of `infer` uses alone.
 
-Each shape is prepared when it first comes. It has an execution context of its own, as NVIDIA advises where CUDA graphs
-are captured: another shape on the same context would change what the graph relies on. The contexts of a slot share one
-block of scratch memory, since one of them runs at a time. Buffers grow to what the largest shape so far needs. Several
-contexts may be on one profile (TensorRT allows that since 10.0).
+A shape is prepared when it first occurs. Each shape has its own execution context, as NVIDIA advises for CUDA graphs:
+another shape on the same context would invalidate the graph. The contexts of a slot share one block of scratch memory,
+since only one of them runs at a time. Buffers grow to the size that the largest shape so far needs. Several contexts
+may use one optimization profile (since TensorRT 10.0).
 
 B images, H and W of the canvas.
 """
@@ -29,12 +29,12 @@ from .engine import LoadedEngine
 
 Shape = tuple[int, int, int]  # B, H, W
 _DTYPES = {name: np.dtype(dtype) for name, (dtype, _) in (INPUTS | OUTPUTS).items()}
-_SCRATCH = "scratch"  # beside the tensors' names
+_SCRATCH = "scratch"  # a name beside the tensors' names
 
 
 @dataclass
 class PreparedShape:
-    """An execution context with its profile, shapes and addresses set, and the graph of its launch once captured."""
+    """An execution context with profile, shapes and addresses set, and its CUDA graph once that was captured."""
 
     context: Any
     shapes: dict[str, tuple[int, ...]]
@@ -44,9 +44,9 @@ class PreparedShape:
 
 
 class Slot:
-    """For one call at a time; every method wants the device current.
+    """Serves one call at a time. Every method requires the device to be current.
 
-    `graphs`: what CUDA graphs are captured with, if at all. At most `most_shapes` stay prepared, those used last.
+    CUDA graphs are captured with `graphs`; None: not at all. The `most_shapes` most recently used shapes stay prepared.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Slot:
         self._cuda, self._loaded, self._make_context = cuda, loaded, make_context
         self._graphs, self._most_shapes = graphs, most_shapes
         self._prepared: OrderedDict[Shape, PreparedShape] = OrderedDict()
-        self._sizes: dict[str, int] = {}  # in bytes, of the buffers below
-        self._device: dict[str, Any] = {}  # device memory of each tensor, and the scratch memory
+        self._sizes: dict[str, int] = {}  # of the buffers below, in bytes
+        self._device: dict[str, Any] = {}  # device memory of each tensor, and scratch memory
         self._pinned: dict[str, np.ndarray] = {}  # host memory of each tensor
         with ExitStack() as handles:
             self._copy = _create(handles, cuda.create_stream, cuda.destroy_stream)
@@ -80,23 +80,24 @@ class Slot:
         all_candidates: bool,
         stopwatch: Stopwatch | None,
     ) -> RawOutputs:
-        """Run a checked feed in the profile of that index, which takes its shape and batches down to `min_batch`.
+        """Run checked inputs in an optimization profile, which takes batches from `min_batch` on.
 
-        Raises BackendError, CudaError.
+        Raises BackendError, BatchTooLarge, CudaError; the slot stays usable.
         """
         batch, height, width, _ = images.shape
         prepared = self._prepare((batch, height, width), profile, min_batch)
         try:
             return self._run(prepared, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
-            self._wait()  # the next call must not find this one's buffers in use
+            self._wait()  # the next call must not find buffers in use
             raise
 
     def close(self) -> None:
+        """Wait for queued work and free everything. Call it once."""
         self._wait()
         self._release_buffers()
         self._handles.close()
-        # pycuda's streams and events go with these, while the device is current.
+        # These are the last references, with which pycuda destroys its objects while the device is current.
         del self._copy, self._compute, self._copy_in_starts, self._copied_in, self._infer_starts
         del self._inferred, self._copied_out, self._candidates_start, self._candidates_out
 
@@ -147,7 +148,7 @@ class Slot:
         return RawOutputs(**outputs)
 
     def _candidates(self, shapes: dict[str, tuple[int, ...]], rows: range | list[int]) -> dict[str, np.ndarray]:
-        """The candidates of the images that `rows` names, copied back; those of others are empty."""
+        """Candidates of the images in `rows`, copied from the device; those of other images are empty."""
         outputs = {name: np.zeros(shapes[name], _DTYPES[name]) for name in CANDIDATE_NAMES}
         outputs["candidate_classes"].fill(-1)
         if not rows:
@@ -174,7 +175,7 @@ class Slot:
             )
 
     def _capture(self, graphs: Graphs, prepared: PreparedShape) -> None:
-        """Capture the launch of a context that has run before: what TensorRT does only once isn't in the graph then."""
+        """Capture a run of a context that has run before, so that one-time work of TensorRT isn't in the graph."""
         graph = None
         try:
             graphs.begin_capture(self._compute)
@@ -200,7 +201,7 @@ class Slot:
         if context is None:
             raise BackendError(f"TensorRT could not make an execution context: {self._loaded.reason()}")
         try:
-            # On the stream that the context will run on: what the switch copies is there before the run.
+            # On the stream of the later run, so that what the switch copies has arrived before the run.
             if not context.set_optimization_profile_async(profile, self._cuda.address(self._compute)):
                 raise BackendError(f"TensorRT could not choose profile {profile}: {self._loaded.reason()}")
             shapes, sizes = self._set_shape(context, shape)
@@ -210,14 +211,14 @@ class Slot:
                 if not context.set_tensor_address(name, self._address(name)):
                     raise BackendError(f"TensorRT could not set the address of {name}: {self._loaded.reason()}")
         except BaseException:
-            self._wait()  # for the switch of the profile, which the context must outlive
+            self._wait()  # for the profile switch, which the context must outlive
             del context
             raise
         self._prepared[shape] = PreparedShape(context, shapes)
         return self._prepared[shape]
 
     def _set_shape(self, context: Any, shape: Shape) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-        """Set the inputs' shapes on a context. Returns every tensor's shape, and the bytes of each and of scratch."""
+        """Set the inputs' shapes. Returns all tensors' shapes, and the bytes of each and of the scratch memory."""
         batch, height, width = shape
         for name, dims in (("images", (batch, height, width, 3)), ("image_sizes", (batch, 2))):
             if not context.set_input_shape(name, dims):
@@ -234,7 +235,7 @@ class Slot:
         return shapes, sizes
 
     def _reserve(self, context: Any, shape: Shape, sizes: dict[str, int], min_batch: int) -> None:
-        """See to buffers of at least these sizes. Where they must grow, what was prepared on the old ones goes."""
+        """Ensure buffers of at least these sizes. Where they grow, shapes prepared on the old ones are dropped."""
         if all(size <= self._sizes.get(name, 0) for name, size in sizes.items()):
             return
         both = {name: max(size, self._sizes.get(name, 0)) for name, size in sizes.items()}
@@ -258,21 +259,21 @@ class Slot:
         self._sizes = sizes
 
     def _advice(self, context: Any, shape: Shape, sizes: dict[str, int], min_batch: int) -> tuple[str, int | None]:
-        """What was wanted, and the largest halved batch whose buffers fit into the device memory that is free."""
+        """Advice for a batch that doesn't fit, and the largest of batch/2, batch/4, … that does, else None."""
         batch, height, width = shape
         free, wanted = self._cuda.free_bytes(), sum(sizes.values())
-        advice = "no smaller batch that the engine takes fits; use a smaller canvas, fewer slots, or free the device"
+        advice = "no smaller batch of the engine's range fits; use a smaller canvas, fewer slots, or free device memory"
         fits = None
         while fits is None and batch // 2 >= max(min_batch, 1):
             batch //= 2
             _, sizes = self._set_shape(context, (batch, height, width))
             if sum(sizes.values()) <= free:
                 advice, fits = f"batch {batch} fits", batch
-        asked = f"batch {shape[0]} of {width}×{height} wants {wanted / 2**20:.1f} MiB a slot"
+        asked = f"batch {shape[0]} of {width}×{height} needs {wanted / 2**20:.1f} MiB per slot"
         return f"{asked}, {free / 2**20:.1f} MiB are free; {advice}", fits
 
     def _forget(self, shape: Shape) -> None:
-        """Drop a prepared shape; its work has been waited for."""
+        """Drop a prepared shape, whose work must have been waited for."""
         graph = self._prepared.pop(shape).graph
         if graph is not None and self._graphs is not None:
             self._graphs.destroy_graph(graph)
@@ -294,13 +295,13 @@ class Slot:
         return self._cuda.address(self._device[name])
 
     def _host(self, name: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
-        """The pinned memory of a tensor as an array of its shape; the caller sees to it that no copy is under way."""
+        """The pinned memory of a tensor in the tensor's shape. The caller makes sure that no copy uses it."""
         shape, dtype = shapes[name], _DTYPES[name]
         return self._pinned[name][: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def _create(handles: ExitStack, create: Callable[[], Any], destroy: Callable[[Any], None]) -> Any:
-    """A new handle, which is destroyed when `handles` close."""
+    """Create a handle that is destroyed when `handles` closes."""
     handle = create()
     handles.callback(destroy, handle)
     return handle

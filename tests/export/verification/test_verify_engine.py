@@ -171,7 +171,7 @@ def test_an_altered_engine_and_another_checkpoints_are_refused(exported: Exporte
     with pytest.raises(VerifyError, match="built from another checkpoint"):
         verify_engine(loaded, path, [], open_engine=never, why_not=lambda _: None)
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(EngineError, match=r"altered, cut short or replaced.*build it again: python -m export\.to_trt"):
+    with pytest.raises(EngineError, match=r"altered, truncated or replaced.*build it again: python -m export\.to_trt"):
         verify_engine(exported.loaded, path, [], open_engine=never, why_not=lambda _: None)
 
 

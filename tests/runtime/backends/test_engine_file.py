@@ -80,7 +80,7 @@ def test_an_engine_that_was_altered_is_not_handed_out(engine: Path) -> None:
     for data in (DATA[:-1], DATA + b"x", b"", DATA[:-1] + b"\x00"):
         engine.write_bytes(data)
         with pytest.raises(
-            EngineError, match=r"altered, cut short or replaced.*not loaded; build it again: python -m ex"
+            EngineError, match=r"altered, truncated or replaced.*not loaded; build it again: python -m ex"
         ) as caught:
             read_engine(engine)
         assert len(str(caught.value).splitlines()) == 1
@@ -106,7 +106,7 @@ def change(engine: Path, **fields: Any) -> None:
         ({"version": True}, "version True"),
         ({"flavor": "openvino"}, "flavor"),
         ({"engine_sha256": 5}, "engine_sha256"),
-        ({"profiles": []}, "it names no profile"),
+        ({"profiles": []}, "no profile is named"),
         ({"profiles": [{"least": [1, 64], "best": [1, 64, 64], "most": [1, 64, 64]}]}, "profiles"),
         ({"surprise": 1}, "surprise"),
         ({"tensors": [{"name": "a", "kind": "inner", "dtype": "uint8", "shape": []}]}, "tensors"),

@@ -86,7 +86,7 @@ def test_a_detector_refuses(backend: str, processor: Processor, full: Path, monk
     assert "python -m export.quantize MODEL.onnx --precision int8 --target cpu" in said
     assert "--allow-saturation" in said
     assert ("AMD EPYC 7B12 (AVX2) adds them in 16" in said) == (processor is AVX2)
-    assert ("it can't be read whether AMD64 (abilities unknown)" in said) == (processor is UNKNOWN)
+    assert ("it is unknown whether AMD64 (features unknown)" in said) == (processor is UNKNOWN)
     with Detector(full, backend=backend, allow_saturation=True) as detector:
         assert detector.manifest == FULL
 

@@ -62,7 +62,7 @@ def test_nothing_to_mend() -> None:
 
 def test_nothing_runs() -> None:
     line = one(advice(packages=[], trials=[Trial("cpu", False, "onnxruntime cannot be imported")]))
-    assert line.startswith("nothing that is installed runs a model: pip install 'atss-toolkit[cpu]'")
+    assert line.startswith("no installed backend runs a model: pip install 'atss-toolkit[cpu]'")
 
 
 def test_both_builds_of_onnx_runtime() -> None:
@@ -82,7 +82,7 @@ def test_no_driver() -> None:
     )
     failed = Gpus(None, (), "NVML failed: Driver/library version mismatch")
     assert one(advice(failed)).startswith(
-        "NVML failed: Driver/library version mismatch: install NVIDIA's driver anew, or restart the machine"
+        "NVML failed: Driver/library version mismatch: reinstall NVIDIA's driver, or restart the machine"
     )
     assert "NVML failed: Driver/library version mismatch" in one(advice(failed, [ORT], ["onnxruntime-gpu"]))
     unlisted = Gpus("580.1", (), "nvidia-ml-py cannot be imported (no such module): pip install nvidia-ml-py")
@@ -113,8 +113,8 @@ def test_a_library_of_another_major() -> None:
 def test_a_gpu_without_memory() -> None:
     full = Gpus("580.1", (L4, Gpu(1, "NVIDIA L4", "8.9", 212, 23034)), None)
     assert one(advice(full, [ORT], ["onnxruntime-gpu"])) == (
-        "GPU 1 (NVIDIA L4) has 212 of 23034 MiB free, CUDA alone takes some 500: end what runs there (nvidia-smi lists "
-        "it), or use another GPU (--device N)"
+        "GPU 1 (NVIDIA L4) has 212 of 23034 MiB free, CUDA alone takes about 500: end what runs there (nvidia-smi "
+        "lists it), or use another GPU (--device N)"
     )
 
 
@@ -141,7 +141,7 @@ def test_a_gpu_that_nothing_uses() -> None:
 
 def test_a_processor_that_cannot_be_read() -> None:
     line = one(advice(processor=UNREADABLE))
-    assert line.startswith("the processor's abilities cannot be read, so cpu-vnni files count as inexact here")
+    assert line.startswith("the processor's features cannot be read, so cpu-vnni files count as inexact here")
     assert "cannot be read" in int8_advice(UNREADABLE)
     assert advice(processor=ZEN2) == [], "nothing is wrong with it"
 
@@ -226,7 +226,7 @@ def test_with_no_backend_at_all(repository: Path, tmp_path: Path) -> None:
     content = json.loads(done.stdout)
     assert [trial["runs"] for trial in content["trials"]] == [False] * len(BACKENDS)
     assert all("blocked" in trial["said"] or "plugin" in trial["said"] for trial in content["trials"])
-    assert content["advice"][0].startswith("nothing that is installed runs a model: pip install 'atss-toolkit[cpu]'")
+    assert content["advice"][0].startswith("no installed backend runs a model: pip install 'atss-toolkit[cpu]'")
     assert content["gpus"]["problem"] == "nvidia-ml-py cannot be imported (blocked): pip install nvidia-ml-py"
 
 

@@ -155,8 +155,8 @@ def in_place_of_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sou
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("import os; os.abort()", "its library ended the process (SIGABRT): install another version of it"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "its library ended the process (SIGILL)"),
+        ("import os; os.abort()", "its library crashed the process (SIGABRT): install another version of it"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "its library crashed the process (SIGILL)"),
         ("import sys; sys.exit('no licence')", "exit code 1: no licence"),
         ("import os; os._exit(0)", "exit code 0: no message"),
         ("import os; print('hello', flush=True); os._exit(0)", "exit code 0: no message"),
@@ -177,7 +177,7 @@ def test_a_library_that_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_library_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_place_of_onnxruntime(tmp_path, monkeypatch, "import time; time.sleep(600)")
     started = time.monotonic()
-    assert run_trials(["cpu"], limit_s=3) == [Trial("cpu", False, "its library did not answer in time, and was ended")]
+    assert run_trials(["cpu"], limit_s=3) == [Trial("cpu", False, "its library did not answer in time and was stopped")]
     assert time.monotonic() - started < 60
 
 
@@ -188,6 +188,6 @@ def test_a_backend_that_does_not_exist(capsys: pytest.CaptureFixture) -> None:
 
 def test_the_process_answers_in_json(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_trials.os, "_exit", lambda code: code)
-    monkeypatch.setattr(doctor_trials, "start", lambda backend: "fine")
+    monkeypatch.setattr(doctor_trials, "start_backend", lambda backend: "fine")
     doctor_trials.main(["cpu"])
     assert json.loads(capsys.readouterr().out) == {"runs": True, "said": "fine"}

@@ -34,7 +34,7 @@ def test_abilities_that_cannot_be_read_are_unknown(monkeypatch: pytest.MonkeyPat
     assert read_processor().features == frozenset()
     found = _read(monkeypatch, tmp_path, "", "x86_64")
     assert found.sums_8_bit_products_exactly is None
-    assert str(found) == "x86_64 (abilities unknown)"
+    assert str(found) == "x86_64 (features unknown)"
 
 
 def test_another_architecture_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

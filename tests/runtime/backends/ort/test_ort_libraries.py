@@ -136,7 +136,7 @@ def test_a_driver_that_is_too_old(model: Path, use: Use) -> None:
 def test_nothing_of_that(model: Path, use: Use) -> None:
     use(FakeOrt(broken=(CUDA,), silent=True))
     assert (
-        "mend the driver and CUDA libraries that its log above names (python -m runtime.doctor tells more)"
+        "repair the driver or the CUDA libraries that its log above names (python -m runtime.doctor tells more)"
         in opened(model)
     )
 
@@ -163,7 +163,7 @@ def test_libraries_that_do_not_load(use: Use, monkeypatch: pytest.MonkeyPatch) -
     )
     before = SimpleNamespace(__version__="1.20.2", cuda_version="12.4")  # had no preload_dlls
     assert preload(before) == (
-        "onnxruntime-gpu 1.20.2, built for CUDA 12, takes no CUDA from wheels, which 1.21 and later do: pip install "
+        "onnxruntime-gpu 1.20.2, built for CUDA 12, can't load CUDA from wheels, 1.21 and later can: pip install "
         "'onnxruntime-gpu[cuda,cudnn]>=1.21'"
     )
 
@@ -188,7 +188,7 @@ def with_provider(fake: FakeOrt, folder: Path, content: bytes) -> FakeOrt:
             b"\x7fELF\0libnvinfer.so.10\0",
             "11.4.0",
             "onnxruntime-gpu 1.99 is linked to TensorRT 10, but 11.4.0 is installed: pip install "
-            "'tensorrt-cu13>=10,<11' (engines are built anew then)",
+            "'tensorrt-cu13>=10,<11' (its engines are then built again)",
         ),
     ],
 )

@@ -323,12 +323,12 @@ def test_out_of_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch, tm
     stand_in.driver.memory = 100_000  # batch 8 of 64×64 wants 230 kB, batch 2 58 kB
     with TrtBackend(write_standin_engine(tmp_path, stand_in), slots=1, binding=binding) as backend:
         backend.infer(*feed(1, 64, 64))
-        message = r"out of memory: batch 8 of 64×64 wants 0.2 MiB a slot, 0.1 MiB are free; batch 2 fits$"
+        message = r"out of memory: batch 8 of 64×64 needs 0.2 MiB per slot, 0.1 MiB are free; batch 2 fits$"
         with pytest.raises(BatchTooLarge, match=message) as caught:
             backend.infer(*feed(8, 64, 64))
         assert caught.value.fits == 2
         assert_same(backend.infer(*feed(2, 64, 64)), expected(*feed(2, 64, 64)))
-        with pytest.raises(BatchTooLarge, match="no smaller batch that the engine takes fits; use a smaller") as caught:
+        with pytest.raises(BatchTooLarge, match="no smaller batch of the engine's range fits; use a smaller") as caught:
             backend.infer(*feed(1, 128, 256))
         assert caught.value.fits is None
     del caught  # its traceback holds the engine
@@ -349,7 +349,7 @@ def test_out_of_pinned_memory(engine: Path, stand_in: StandIn) -> None:
     stand_in.driver.pinned_memory = 20_000
     with TrtBackend(engine) as backend:
         with pytest.raises(
-            CudaError, match=r"0\.1 MiB of pinned host memory cannot be had; use a smaller batch or fewer"
+            CudaError, match=r"cannot allocate 0\.1 MiB of pinned host memory; use a smaller batch or fewer"
         ):
             backend.infer(*feed(8, 64, 64))
         assert_same(backend.infer(*feed(1, 32, 32)), expected(*feed(1, 32, 32)))

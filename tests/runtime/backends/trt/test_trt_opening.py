@@ -93,7 +93,7 @@ def test_an_altered_engine_is_not_deserialized(tmp_path: Path, stand_in: StandIn
             engine_bytes(ALL, dtype={"images": "FLOAT"}),
             "input 'images' is input float32 of rank 4, expected uint8 of rank 4",
         ),
-        (engine_bytes(ALL, host="image_sizes"), "tensor 'image_sizes' is wanted in host memory"),
+        (engine_bytes(ALL, host="image_sizes"), "tensor 'image_sizes' must lie in host memory"),
         (engine_bytes(ALL[:1]), r"its profiles are .*, its description says"),
     ],
 )
@@ -124,7 +124,7 @@ def test_shapes_and_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, st
         with pytest.raises(
             BackendError,
             match=r"batch 8 of 192×64 is in none of the engine's profiles \(0: batch 1–8, 32×32 to 96×96; "
-            r"1: batch 1–4, 128×64 to 256×128\); build it with a --batch and --shapes that take it: python -m export",
+            r"1: batch 1–4, 128×64 to 256×128\); build it with --batch and --shapes that include it: python -m export",
         ):
             backend.infer(*feed(8, 64, 192))
         with pytest.raises(BackendError, match="batch 9, but the graph was exported for 1 to 8"):
