@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = detector.manifest
         settings = DetectSettings(
             batch=resolve_batch([manifest.inputs], options.batch, usual=BATCH),
-            kept=parse_filter(options, dict(zip(manifest.category_ids, manifest.classes, strict=True)), options.model),
+            kept=parse_filter(options, manifest.categories, options.model),
             draws=not options.json_only,
             max_pixels=int(options.max_megapixels * 1e6),
         )

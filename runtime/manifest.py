@@ -138,6 +138,11 @@ class Manifest:
     sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
     version: int = MANIFEST_VERSION
 
+    @property
+    def categories(self) -> dict[int, str]:
+        """Class name of each category id."""
+        return dict(zip(self.category_ids, self.classes, strict=True))
+
 
 def to_json(manifest: Manifest) -> str:
     """JSON text of a manifest. Raises ManifestError if a value makes no sense."""
