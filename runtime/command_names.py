@@ -1,4 +1,4 @@
-"""How messages spell the commands that they advise: as modules, which run wherever the packages are installed."""
+"""Commands as messages spell them: as modules, which run wherever the packages are installed."""
 
 TO_ONNX = "python -m export.to_onnx"
 QUANTIZE = "python -m export.quantize"

@@ -1,11 +1,11 @@
-"""Detect on images, folders and videos: writes OUT/detections.json and drawn images.
+"""Detect on images, folders and videos; write OUT/detections.json and drawn copies.
 
     python -m runtime.detect model.onnx photo.jpg
     python -m runtime.detect model.onnx photos/ film.mp4 -o found --score 0.4 --classes 1 3 5
     python -m runtime.detect model.onnx photos/ --jsonl found.jsonl
 
 An image that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
-detections so far are still written, with "complete": false.
+detections so far are written all the same, with "complete": false.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .pipeline import run_pipeline
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
-WINDOW_DRAWN = 2  # batches; images that will be drawn on wait as they were decoded, which can be 192 MB each
+WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = detector.manifest
         settings = DetectSettings(
             batch=resolve_batch([manifest.inputs], options.batch, usual=BATCH),
-            kept=parse_filter(options, dict(zip(manifest.category_ids, manifest.classes, strict=True)), options.model),
+            kept=parse_filter(options, manifest.categories, options.model),
             draws=not options.json_only,
             max_pixels=int(options.max_megapixels * 1e6),
         )

@@ -1,4 +1,4 @@
-"""What the deployed graph returns, and what is made of it.
+"""Outputs of the deployed graph, and the detections read from them.
 
 B images, K candidates, D the graph's number of detection rows (100).
 """
@@ -28,42 +28,43 @@ class Detections:
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """The deployed graph's outputs, under their names. Candidates may be left out where `nms_exact` is 1."""
+    """The deployed graph's outputs, by name. An image with `nms_exact` 1 may have its candidates left out (score 0)."""
 
-    num_detections: np.ndarray  # int32 [B, 1] how many rows are valid
+    num_detections: np.ndarray  # int32 [B, 1] number of valid detection rows
     detection_boxes: np.ndarray  # float32 [B, D, 4] xyxy in canvas pixels, best score first
     detection_scores: np.ndarray  # float32 [B, D]
     detection_classes: np.ndarray  # int32 [B, D]
-    nms_exact: np.ndarray  # int32 [B, 1] 0: the rows are not what greedy NMS gives
+    nms_exact: np.ndarray  # int32 [B, 1] 1: the rows equal greedy NMS; 0: NMS must be rerun on the candidates
     candidate_boxes: np.ndarray  # float32 [B, K, 4]
     candidate_scores: np.ndarray  # float32 [B, K], 0 in unused rows
     candidate_classes: np.ndarray  # int32 [B, K], −1 in unused rows
 
 
 def first_images(raw: RawOutputs, count: int) -> RawOutputs:
-    """Of the first `count` images."""
+    """The outputs of the first `count` images of a batch."""
     return RawOutputs(*(getattr(raw, field.name)[:count] for field in fields(RawOutputs)))
 
 
 def concatenate_outputs(parts: Sequence[RawOutputs]) -> RawOutputs:
-    """Outputs of one graph on one canvas size, image after image."""
+    """One batch of several, which one graph gave for one canvas size."""
     return RawOutputs(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(RawOutputs)))
 
 
 def empty_detections() -> Detections:
+    """No detections."""
     return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
 
 
 def select(detections: Detections, rows: np.ndarray) -> Detections:
-    """The detections that `rows` (indices or a mask) names."""
+    """The detections at `rows` (indices or a mask)."""
     return Detections(detections.boxes[rows], detections.scores[rows], detections.classes[rows])
 
 
 def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
-    """Detections per image, in canvas pixels: the graph's rows, or NMS of the candidates where these are not exact.
+    """Detections per image, in canvas pixels: the graph's rows if they are exact, else NMS of its candidates.
 
-    The graph's score threshold is one on the class probability and has been applied to the candidates already; the
-    scores here are final ones (√(class · centerness)) and may lie below it.
+    The graph has applied the score threshold to class probabilities. Scores here are final, √(class · centerness), and
+    may lie below the threshold.
     """
     return [
         _rows(raw, index) if raw.nms_exact[index, 0] else apply_nms(_candidates(raw, index), thresholds)
@@ -72,7 +73,7 @@ def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
 
 
 def nms_candidates(raw: RawOutputs) -> list[Detections]:
-    """The candidates of each image, in canvas pixels and in no particular order: NMS' input."""
+    """The input of NMS: each image's candidates, in canvas pixels and in no particular order."""
     return [_candidates(raw, index) for index in range(len(raw.num_detections))]
 
 
@@ -96,11 +97,11 @@ def _candidates(raw: RawOutputs, index: int) -> Detections:
 
 
 def apply_nms(found: Detections, thresholds: Thresholds) -> Detections:
-    """What class-wise greedy NMS keeps of one image's candidates, best score first."""
+    """Class-wise greedy NMS of one image's candidates; the detections that remain, best score first."""
     boxes = covered_areas(found.boxes, thresholds)
     return select(found, nms(boxes, found.scores, found.classes, thresholds.nms_iou, thresholds.detections))
 
 
 def covered_areas(boxes: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-    """The areas that boxes [n, 4] cover, as xyxy: the boxes themselves, but for the legacy convention."""
+    """Boxes [n, 4] xyxy whose overlaps NMS compares: grown by a pixel if they are legacy boxes."""
     return boxes if thresholds.box_growth is None else boxes + np.array(thresholds.box_growth, np.float32)

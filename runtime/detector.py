@@ -1,4 +1,4 @@
-"""A detector: images in, detections in their own pixels out, whatever runs the network.
+"""The detector: takes images, returns detections in image pixels, whatever backend runs the network.
 
 with Detector("model.onnx") as detector:
     found = detector("photo.jpg")
@@ -41,29 +41,35 @@ Prepared = TypeVar("Prepared")
 
 _log = logging.getLogger(__name__)
 
-BATCH = 8  # where none is asked for
-WAIT_S = 0.5
-WINDOW = 8  # batches; COCO's images have some twenty canvases, and batches are to fill up
+BATCH = 8  # default
+WAIT_S = 0.5  # default; seconds that an image of a stream waits for its batch to fill
+WINDOW = 8  # batches; COCO's images have some twenty canvases, and their batches should fill up
 
 
 class DetectorProtocol(Protocol[Prepared]):
-    """What evaluation needs of a detector. Both methods may be called from several threads."""
+    """What evaluation needs of a detector. `prepare` and `detect_prepared` may be called from several threads."""
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Manifest:
+        """The deployed model's manifest."""
+        ...
 
     @property
-    def concurrency(self) -> int: ...
+    def concurrency(self) -> int:
+        """How many calls of `detect_prepared` gain from running at once."""
+        ...
 
-    def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]: ...
+    def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the canvas for an image of this size. Raises BackendError if the graph takes none."""
+        ...
 
     @property
     def load_preprocess(self) -> Preprocess | None:
-        """What images are to be loaded for (`preprocess.load`), so that training's very pixels are prepared."""
+        """Preprocessing that files are loaded for (`preprocess.load`), so that pixels equal training's. None: all."""
         ...
 
     def prepare(self, image: np.ndarray | Decoded) -> Prepared:
-        """What can be done with an image alone, before its batch is known."""
+        """Do the work that an image needs before its batch is known."""
         ...
 
     def detect_prepared(self, images: Sequence[Prepared], stopwatch: Stopwatch | None = None) -> list[Detections]:
@@ -72,12 +78,14 @@ class DetectorProtocol(Protocol[Prepared]):
 
 
 class Detector:
-    """Holds a backend. Give one, or the path of a deployed model; `options` (fields of `BackendOptions`) say what is to
-    run it, by default the best backend that is installed and starts (`backend.description` says which, and why).
+    """Runs a deployed model on images. A context manager; closing it closes the backend.
 
-    Any number of threads may use one detector: the backend is called from as many at once as it gains from. Where the
-    backend's memory doesn't hold a batch, it is run in pieces that fit, as are all later ones of that canvas; the log
-    says so. A context manager; closing closes the backend.
+    `source` is the path of a deployed model, or an open backend. With a path, `options` are fields of `BackendOptions`;
+    by default the best backend that is installed and starts is taken (`backend.description` says which, and why).
+    Raises BackendError, ManifestError or EngineError if the model cannot be opened.
+
+    Any number of threads may use one detector; the backend is called from as many threads at once as it gains from. If
+    memory does not hold a batch, the batch and all later batches of that canvas run in smaller pieces, which is logged.
     """
 
     def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
@@ -88,22 +96,26 @@ class Detector:
 
     @property
     def manifest(self) -> Manifest:
+        """Classes, preprocessing, thresholds and shapes of the model."""
         return self.backend.manifest
 
     @property
     def concurrency(self) -> int:
+        """How many batches the backend gains from running at once."""
         return self.backend.concurrency
 
     @property
     def load_preprocess(self) -> Preprocess | None:
+        """The manifest's preprocessing: a large JPEG is decoded at the size that training decoded it at."""
         return self.manifest.preprocess
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names, by class index."""
         return self.manifest.classes
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """The canvas for an image of this size: as small as it and the graph's range allow. Raises BackendError."""
+        """Height and width of the smallest canvas for an image of this size. Raises BackendError if none fits."""
         pre, shapes = self.manifest.preprocess, self.manifest.inputs
         needed = plan(image_hw, pre).canvas_hw
         canvas_hw = shapes.canvas_for(needed)
@@ -129,10 +141,10 @@ class Detector:
     def __call__(self, images: Iterator[Image]) -> Iterator[Detections | UserError]: ...
 
     def __call__(self, images: Any) -> Any:
-        """Detections of one image, a list of them for a sequence of images, or `stream` of an iterator.
+        """Detections of one image, a list of detections for a sequence of images, or a `stream` for an iterator.
 
-        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError for one that cannot be
-        read; of a stream it takes that image's place.
+        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError if an image cannot be read;
+        in a stream the error takes the image's place.
         """
         if isinstance(images, str | os.PathLike):
             return self.detect([load(images, self.load_preprocess)])[0]
@@ -147,11 +159,11 @@ class Detector:
     def stream(
         self, images: Iterable[Image], batch: int | None = None, wait_s: float | None = WAIT_S
     ) -> Generator[Detections | UserError, None, None]:
-        """Detections of each image of a stream, lazily and in order; an error in the place of one that is unusable.
+        """Detections of each image of a stream, lazily and in order; an unusable image gives its UserError instead.
 
-        Decoding, resizing, the network and postprocessing run at once, on few images at a time, however long the
-        stream. Images of a canvas size share batches of `batch` (8, or what the graph allows); where the stream is
-        slow, one waits at most `wait_s` seconds for company (None: as long as it takes). Closing the iterator ends it.
+        Decoding, resizing, network and postprocessing run concurrently, and memory holds few images at a time. Images
+        that share a canvas size run in batches of `batch` (8, or what the graph allows). If the stream is slow, an
+        image waits at most `wait_s` seconds for its batch to fill (None: no limit). Closing the iterator ends the work.
         """
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
         running = run_pipeline(enumerate(images), self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
@@ -161,22 +173,22 @@ class Detector:
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
         """Detections of each image (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
 
-        Images that share a canvas size run together, in batches as large as the graph allows. Each has the canvas
-        that it would have alone, so what is found in an image does not depend on its neighbours.
+        Images that share a canvas size run together, in batches as large as the graph allows. Each image gets the
+        canvas that it would get alone, so its detections do not depend on the other images.
         """
         return self._run(images, lambda raw: postprocess(raw, self.manifest.thresholds), all_candidates=False)
 
     def detect_candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
-        """As `detect`, before NMS: every candidate, in no particular order."""
+        """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
 
     def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
-        """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError, naming it by `number`."""
+        """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError that names it by `number`."""
         check_image(image, number)
         return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
 
     def detect_prepared(self, images: Sequence[Batch], stopwatch: Stopwatch | None = None) -> list[Detections]:
-        """Detections of prepared images that share a canvas size, in each one's own pixels.
+        """Detections of prepared images that share a canvas size, in the pixels of each image.
 
         `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess".
         """
@@ -214,7 +226,7 @@ class Detector:
         return found
 
     def _infer(self, batch: Batch, all_candidates: bool, stopwatch: Stopwatch | None = None) -> RawOutputs:
-        """Run the backend, in pieces where memory has shown to be too small: what is found doesn't depend on it."""
+        """Run the backend; in smaller pieces if memory has proved too small, which changes no result."""
         count, canvas_hw = len(batch.images), batch.canvas_hw
         most = min(count, self._fitting.get(canvas_hw, count))
         taken = Stopwatch()  # of this attempt: one that fails is no part of the network's time
@@ -239,7 +251,7 @@ class Detector:
     def _infer_at_once(
         self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
-        """One call of the backend; a batch below the graph's least is filled up with blank canvases meanwhile."""
+        """One call of the backend; a batch below the graph's minimum is filled up with blank canvases for the call."""
         missing = self.manifest.inputs.batch_min - len(images)
         if missing > 0:
             pad_value = np.array(self.manifest.preprocess.pad_value, np.uint8)
@@ -250,6 +262,7 @@ class Detector:
         return first_images(raw, len(images) - missing) if missing > 0 else raw
 
     def close(self) -> None:
+        """Close the backend; the detector cannot be used any more."""
         self.backend.close()
 
     def __enter__(self) -> Detector:
@@ -262,9 +275,9 @@ class Detector:
 
 
 def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
-    """The batch for graphs of these shapes: `asked`, or as near to `usual` as all of them allow.
+    """The batch for graphs of these shapes: `asked`, or else the batch nearest to `usual` that all of them take.
 
-    Raises BackendError for one that a graph doesn't take.
+    Raises BackendError if a graph does not take `asked`, or no batch suits all graphs.
     """
     low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
     if low > high:
@@ -280,21 +293,21 @@ def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int =
 def pipeline_settings(
     detector: DetectorProtocol[Any], batch: int, wait_s: float | None = None, window: int = WINDOW
 ) -> PipelineSettings:
-    """PipelineSettings that keep this detector busy: batches wait at its door, and images are loaded by all processors.
+    """Settings that keep this detector busy: batches are ready before it needs them, and all processors load images.
 
-    An image waits for company while no more than `window` batches' worth of others overtake it.
+    `window` is in batches: an image waits for its batch to fill until that many batches' images have overtaken it.
     """
     return PipelineSettings(
         batch=batch,
         window=window * batch,
         wait_s=wait_s,
         loaders=min(16, processors()),
-        runners=max(1, detector.concurrency) + 1,  # one more puts its batch together or finishes it meanwhile
+        runners=max(1, detector.concurrency) + 1,  # one more assembles or postprocesses its batch meanwhile
     )
 
 
 def join_batches(parts: Sequence[Batch]) -> Batch:
-    """One batch of several, whose canvases have one size."""
+    """One batch of several that share a canvas size."""
     if len(parts) == 1:
         return parts[0]
     return Batch(
@@ -305,7 +318,7 @@ def join_batches(parts: Sequence[Batch]) -> Batch:
 
 
 def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
-    """From canvas pixels to each image's own."""
+    """Detections in canvas pixels, moved to the pixels of each image."""
     return [
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)
         for detections, geometry in zip(found, batch.geometries, strict=True)

@@ -1,4 +1,4 @@
-"""Errors that the user can mend, and the one place that turns them into an exit code."""
+"""Errors that the user can fix, and the one place that turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was given, what was expected and what to do."""
+    """An error that the user can fix. The message says what was given, what was expected and what to do."""
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line for an OSError: its reason, and the path if it knows one."""
+    """One line for an OSError: the path, if the error has one, and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def require_installed(modules: Sequence[str], why: str) -> None:
-    """End a command with one line where a module that it needs isn't installed; `why` says what for."""
+    """Exit with one line if a required module is not installed; `why` says what the module is needed for."""
     for name in modules:
         try:
             importlib.import_module(name)
@@ -36,7 +36,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's main function and leave the process with its exit code.
 
     A UserError, an OSError (full disk, unwritable folder) and a MemoryError become one line `error: …` on stderr and
-    exit code 2. Anything else is a defect of ours and keeps its traceback.
+    exit code 2. Any other exception is a bug of this toolkit and keeps its traceback.
     """
     try:
         code = main() or 0

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and hashing them."""
+"""Writing files atomically, so that no reader sees an incomplete file, and hashing files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class WriteError(UserError):
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name when the block succeeds and vanishes when it fails.
+    """Yield a temporary path beside `path`; it is renamed to `path` if the block succeeds, and removed if it fails.
 
-    The temporary name keeps the suffix, since writers such as OpenCV's choose the format by it. A missing folder is
-    made. An OSError while writing (disk full, no permission) becomes a WriteError; a file that was already there is
-    left as it was.
+    The temporary name keeps the suffix, because writers such as OpenCV's choose the format by it. A missing folder is
+    created. An OSError while writing (disk full, no permission) becomes a WriteError, and an existing file stays as it
+    was.
 
-    Hand C++ writers (`torch.save`) an open Python file, not the path: they report a full disk as a RuntimeError.
+    Pass C++ writers (`torch.save`) an open Python file, not the path: they report a full disk as a RuntimeError.
     """
     target = Path(path)
     with _temporary(target) as temporary:
@@ -40,9 +40,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def atomic_write_together(contents: Mapping[Path, bytes | str]) -> None:
-    """Write files that belong together. Raises WriteError, and leaves what was there where any can't be written.
+    """Write files that belong together. Raises WriteError, and replaces no file, if one of them cannot be written.
 
-    All are on the disk before the first takes its name; the renames follow one another at once, in the order given.
+    All files are on disk before the first is renamed; then the renames follow one another, in the order given.
     """
     with ExitStack() as stack:
         written = []
@@ -56,7 +56,7 @@ def atomic_write_together(contents: Mapping[Path, bytes | str]) -> None:
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Raise WriteError now, not after an hour's work, if `path` cannot be written. Makes a missing folder."""
+    """Raise WriteError now, not after an hour's work, if `path` cannot be written. Creates a missing folder."""
     target = Path(path)
     probe = target.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -69,7 +69,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _require_replaceable(target: Path) -> None:
-    """The rename at the end would put a file in the place of a device: /dev/null is one that a whole machine needs."""
+    """Raise for a folder or a device: the rename at the end would replace /dev/null, which the whole machine needs."""
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "there is a folder of that name", str(target))
     if target.exists() and not target.is_file():
@@ -77,13 +77,13 @@ def _require_replaceable(target: Path) -> None:
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
-    """The WriteError to raise for an OSError met while writing `path`."""
+    """The WriteError for an OSError that occurred while writing `path`."""
     reason = error.strerror or str(error) or type(error).__name__
     return WriteError(f"cannot write {path}: {reason}; free some space or choose a folder that you may write to")
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits. Reads piecewise; raises OSError."""
+    """SHA-256 of a file as 64 hexadecimal digits. Reads the file in blocks; raises OSError."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -93,7 +93,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """The temporary path beside `target`, gone after the block; an OSError about either becomes a WriteError."""
+    """The temporary path beside `target`, removed after the block; an OSError about either becomes a WriteError."""
     temporary = target.with_name(f".{target.stem[:100]}.{uuid.uuid4().hex[:12]}.tmp{target.suffix}")
     try:
         _require_replaceable(target)
@@ -109,7 +109,7 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Without this a power cut after the rename can leave an empty file under the final name."""
+    """Flush a file to disk: otherwise a power cut after the rename can leave an empty file under the final name."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -118,7 +118,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _concerns(error: OSError, temporary: Path, target: Path) -> bool:
-    """Whether the error is about the file being written or a folder it lies in, not about something read meanwhile."""
+    """Whether the error is about the file being written or one of its folders, not about a file read meanwhile."""
     named = {os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)}
     ours = {os.fspath(temporary), os.fspath(target), *(os.fspath(parent) for parent in target.parents)}
     return bool(named & ours)

@@ -1,4 +1,4 @@
-"""What an artifact says about itself: classes, preprocessing, thresholds, shapes, origin. JSON, strict, versioned."""
+"""The manifest of a deployed model: classes, preprocessing, thresholds, shapes, origin. Strict, versioned JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 
 class ManifestError(UserError):
-    """A manifest that is missing, damaged or of another version."""
+    """The manifest is missing, damaged or of another version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,35 +33,37 @@ class Preprocess:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: ChannelOrder = "rgb"  # what the network eats inside its graph; canvases are always RGB
-    # An image of at least twice the size is divided by 2, 4 or 8 before it is resized: fast, since a JPEG's decoder
-    # does it, and without the aliasing of a bilinear resize that skips pixels. Models of before it know none.
+    # An image of at least twice the wanted size is reduced by 2, 4 or 8 before it is resized. That is fast, because a
+    # JPEG decoder does it, and avoids the aliasing of a bilinear resize that skips pixels. Older models lack the field.
     divide_large: bool = dataclasses.field(default=True, metadata={"absent": False})
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
+    """Limits of postprocessing; graph and host apply the same."""
+
     score: float = 0.05  # class probability, exclusive
     candidates_per_level: int = 1000
     nms_iou: float = 0.6
     detections: int = 100  # per image
-    # Boxes are of the legacy convention: they name their last pixel, so that a side is x2 − x1 + 1. Only foreign
-    # checkpoints say so; the two properties are the one place that knows what it means.
+    # Legacy boxes include their last pixel, so that a side is x2 − x1 + 1. Only foreign checkpoints have them. The two
+    # properties below are the only place that knows what this means.
     legacy_plus_one: bool = False
 
     @property
     def box_growth(self) -> tuple[float, float, float, float] | None:
-        """What is added to a box (x1, y1, x2, y2) for the area that it covers (NMS, COCO's width); None: nothing."""
+        """What NMS and COCO's widths add to a box (x1, y1, x2, y2) for the area that it covers; None: nothing."""
         return (0.0, 0.0, 1.0, 1.0) if self.legacy_plus_one else None
 
     @property
     def decoded_shift(self) -> tuple[float, float, float, float] | None:
-        """What is added to a decoded box: a side of w pixels runs from centre − (w − 1) / 2 to centre + (w − 1) / 2."""
+        """What is added to a decoded box: a legacy side of w pixels spans centre ± (w − 1) / 2. None: nothing."""
         return (0.5, 0.5, -0.5, -0.5) if self.legacy_plus_one else None
 
 
 @dataclasses.dataclass(frozen=True)
 class InputShapes:
-    """Range of the `images` input; equal minimum and maximum mean a fixed size."""
+    """Range of the `images` input; an axis with equal minimum and maximum has a fixed size."""
 
     batch_min: int
     batch_max: int
@@ -117,6 +119,8 @@ class InputShapes:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
+    """All that running a deployed model needs to know beside its graph."""
+
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]  # the data set's own id of each class
     preprocess: Preprocess
@@ -128,15 +132,20 @@ class Manifest:
     graph_sha256: str
     toolkit_version: str
     libraries: dict[str, str]  # name → version
-    ap: float | None = None  # COCO AP in 0–1, where one was measured
-    # Of int8: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without VNNI,
-    # ARM without the dot product) are exact. None: no int8, or a file of before, whose sums may be larger.
+    ap: float | None = None  # COCO AP in 0–1, if it was measured
+    # int8 only: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without
+    # VNNI, ARM without the dot product) are exact. None: not int8, or an older file, whose sums may be larger.
     sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
     version: int = MANIFEST_VERSION
 
+    @property
+    def categories(self) -> dict[int, str]:
+        """Class name of each category id."""
+        return dict(zip(self.category_ids, self.classes, strict=True))
+
 
 def to_json(manifest: Manifest) -> str:
-    """JSON text of a manifest. Raises ManifestError where its values make no sense."""
+    """JSON text of a manifest. Raises ManifestError if a value makes no sense."""
     check(manifest, "this manifest")
     return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -144,8 +153,8 @@ def to_json(manifest: Manifest) -> str:
 def from_json(text: str | bytes, source: str) -> Manifest:
     """The manifest in `text`; `source` names the file in messages.
 
-    Raises ManifestError naming the field that is missing, unknown, of the wrong type or out of range, and for another
-    version the command that writes the file anew.
+    Raises ManifestError that names the field if one is missing, unknown, of the wrong type or out of range. For another
+    version it names the command that exports the model again.
     """
     try:
         fields = json.loads(text)
@@ -168,7 +177,7 @@ def from_json(text: str | bytes, source: str) -> Manifest:
 
 
 def toolkit_version() -> str:
-    """Version of the installed distribution; "0+unknown" where it runs uninstalled."""
+    """Version of the installed distribution; "0+unknown" if the toolkit is not installed."""
     try:
         return metadata.version("atss-toolkit")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Settings that are one of a fixed set of names: what becomes of a name that is none of them."""
+"""The error for a setting that must be one of a fixed set of names and is not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .errors import UserError
 
 
 def unknown_name(given: NoReturn, setting: str, names: Any) -> NoReturn:
-    """Raise UserError: the last case of every `match` over a Literal; `names` is that Literal.
+    """Raise UserError as the last case of a `match` over the Literal `names`.
 
-    A type checker refuses the call where a case is missing, since `given` then still has a value.
+    A type checker rejects the call if the `match` lacks a case, because `given` then still has a value.
     """
     raise UserError(f"{setting} is {given!r}, expected {' or '.join(repr(name) for name in get_args(names))}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-_PIECE = 256  # candidates
+_PIECE = 256  # candidates looked at together
 
 
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes a [n, 4] and b [m, 4], xyxy → float32 [n, m]; 0 where both have no area."""
+    """Intersection over union of boxes a [n, 4] and b [m, 4], xyxy → float32 [n, m]; 0 if both have no area."""
     a, b = np.asarray(a, np.float32).reshape(-1, 4), np.asarray(b, np.float32).reshape(-1, 4)
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])  # [n, m, 2]
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -23,13 +23,13 @@ def nms(
 ) -> np.ndarray:
     """Greedy class-wise non-maximum suppression: indices of the kept boxes, best score first, int64 [≤ max_detections].
 
-    boxes [n, 4] xyxy, scores [n], classes [n]. In order of falling score (equal scores: lower index first) a box is
+    boxes [n, 4] xyxy, scores [n], classes [n]. In order of descending score (equal scores: lower index first), a box is
     kept unless a kept box of its class overlaps it with IoU > `iou_threshold`.
     """
     boxes, classes = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(classes)
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
     kept: list[int] = []
-    # In pieces, best first: enough boxes are usually kept long before the last of thousands of candidates is looked at.
+    # In pieces, best first: usually enough boxes are kept long before the last of thousands of candidates is reached.
     for first in range(0, len(order), _PIECE):
         if len(kept) >= max_detections:
             break
@@ -41,7 +41,7 @@ def nms(
 
 
 def _greedy(boxes: np.ndarray, classes: np.ndarray, order: np.ndarray, iou_threshold: float, most: int) -> list[int]:
-    """NMS among the boxes that `order` names, best first. Only kept ones are looped over: what they suppress leaves."""
+    """NMS among the boxes at `order`, best first. The loop runs over kept boxes only: suppressed boxes are removed."""
     boxes, classes = boxes[order], classes[order]
     areas = _area(boxes)
     kept: list[int] = []

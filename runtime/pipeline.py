@@ -1,10 +1,10 @@
-"""Items of a stream loaded, batched and run in threads; results in the order of the items, memory bounded.
+"""Loads, batches and runs the items of a stream in threads; results keep the items' order, and memory is bounded.
 
     source ──one thread──▶ load ──a pool──▶ batches by key ──▶ run ──a pool──▶ results, in order
 
-It knows nothing of images. The bound is one number, how many items are inside at a time: a slow stage or a consumer
-that is busy stops the source. All bookkeeping happens in the consumer's thread, so that an error, Ctrl-C or a closed
-generator ends it there, and the pools' threads hold nothing but the call they are in.
+The module knows nothing of images. The bound is the number of items inside at a time: a slow stage or a busy consumer
+stops the source. All bookkeeping happens in the consumer's thread, so an error, Ctrl-C or a closed generator ends it
+there. The threads of the pools hold nothing but their current call.
 """
 
 from __future__ import annotations
@@ -29,24 +29,30 @@ SOURCE_PATIENCE_S = 5.0  # how long a stopped pipeline waits for a source that i
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    batch: int = 8  # items that run together, at most
-    window: int = 16  # an item waits for company while no more than so many others overtake it …
-    wait_s: float | None = None  # … and the source has kept it waiting for no more than so many seconds
+    """Batch size, waiting and threads of a pipeline. A batch starts when it is full, or when an item has waited enough.
+
+    An item has waited enough when more than `window` other items have come after it, or when the source has kept it
+    waiting for `wait_s` seconds.
+    """
+
+    batch: int = 8  # most items that run together
+    window: int = 16  # items
+    wait_s: float | None = None  # seconds; None: no limit
     loaders: int = 2  # threads that load
-    runners: int = 2  # batches in the making at a time
+    runners: int = 2  # batches that run at the same time
 
     @property
     def inside(self) -> int:
-        """How many items are between the source and the consumer, at most.
+        """Most items between the source and the consumer.
 
-        More than a batch over the window, so that an item's window always fills up: it never waits for room that it
-        takes itself.
+        It exceeds the window by more than a batch, so that an item's window always fills up and no item waits for room
+        that it takes itself.
         """
         return self.window + (self.runners + 1) * self.batch + self.loaders
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -59,15 +65,15 @@ def run_pipeline(
     run: Callable[[list[Ready]], Sequence[Result]],
     settings: PipelineSettings,
 ) -> Generator[Result | UserError, None, None]:
-    """Yield each item's result, in the source's order. Items are let go of when they are loaded.
+    """Yield each item's result, in the source's order. An item is released once it is loaded.
 
-    `load` and `run` are called from several threads. Items whose `key` is equal run together, oldest first; which ones
-    do depends on the order of the items and the settings, not on any stage's speed, unless the source is slower than
-    `wait_s`. A UserError of `load` takes the place of that item's result. Anything else that is raised, by the source
-    too, ends the pipeline: it is raised here at its turn, after the results of all items before.
+    `load` and `run` are called from several threads. Items with equal `key` run together, oldest first. The batches
+    depend on the order of the items and on the settings, not on the speed of a stage, unless the source is slower than
+    `wait_s`. If `load` raises a UserError, the error takes the place of the item's result. Any other exception, also of
+    the source, ends the pipeline: it is raised here after the results of all earlier items.
 
-    The source is iterated in a thread of its own. A generator that is closed early leaves no thread; only a source that
-    takes over 5 s for its next item is left behind, to end with that item or the process.
+    The source is iterated in its own thread. A generator that is closed early leaves no thread behind, unless the
+    source takes more than 5 s for its next item; that thread ends with the item or with the process.
     """
     wake = threading.Event()
     reader = _Reader(source, settings.inside, wake)
@@ -118,7 +124,7 @@ def run_pipeline(
     try:
         reader.start()
         while True:
-            wake.clear()  # before looking at anything: what happens from here on wakes us
+            wake.clear()  # first, so that anything that happens from here on wakes this thread
             has_ended = reader.has_ended
             start_loading()
             take_loaded()
@@ -153,15 +159,15 @@ class _Failure:
 class _Member(Generic[Ready]):
     number: int
     ready: Ready
-    came_at: float  # by the source's waiting time
+    came_at: float  # seconds waited for the source until then
 
 
 @dataclass
 class _Group(Generic[Ready]):
-    """Items of one key that wait for company."""
+    """Items of one key that wait for their batch."""
 
     members: list[_Member[Ready]] = field(default_factory=list)
-    overtaken: int = 0  # how many others came since the first
+    overtaken: int = 0  # items of other keys since the first member
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ class _Running(Generic[Result]):
 def place(
     groups: dict[Hashable, _Group[Ready]], key: Hashable, member: _Member[Ready] | None, settings: PipelineSettings
 ) -> list[list[_Member[Ready]]]:
-    """Put a member into its key's group (None: an item that failed, but overtakes); returns the batches that go now."""
+    """Put a member into its key's group; return the batches that are due. None is a failed item."""
     batches = []
     for other in [other for other in groups if member is None or other != key]:
         groups[other].overtaken += 1
@@ -190,7 +196,7 @@ def place(
 def _leave(
     groups: dict[Hashable, _Group[Ready]], settings: PipelineSettings, seconds_waited: float, is_last: bool
 ) -> list[list[_Member[Ready]]]:
-    """Take out the groups that wait no longer: nothing else comes, or the source is too slow."""
+    """Take out the groups that wait no longer, because no more items come or the source is too slow."""
 
     def is_due(group: _Group[Ready]) -> bool:
         return is_last or (settings.wait_s is not None and seconds_waited - group.members[0].came_at >= settings.wait_s)
@@ -206,7 +212,7 @@ def _run_batch(run: Callable[[list[Ready]], Sequence[Result]], batch: list[Ready
 
 
 class _Reader:
-    """Iterates a source in a thread, never further ahead than it was let; `wake` is set at each item and the end."""
+    """Iterates a source in a thread, at most `room` items ahead; `wake` is set at each item and at the end."""
 
     def __init__(self, source: Iterable[Any], room: int, wake: threading.Event) -> None:
         self.items: deque[Any] = deque()
@@ -224,7 +230,7 @@ class _Reader:
         self._thread.start()
 
     def seconds_waited(self) -> float:
-        """Seconds that were spent waiting for the source so far."""
+        """Seconds spent waiting for the source so far."""
         asked_at = self._asked_at
         return self._waited + (time.monotonic() - asked_at if asked_at is not None else 0.0)
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from JSON, strictly: what a manifest and a checkpoint's configuration are read with."""
+"""Reads frozen dataclasses from JSON, strictly: manifests and the configurations in checkpoints."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Record = TypeVar("Record")
 
 
 class RecordError(UserError):
-    """A field that is missing, unknown or of the wrong type."""
+    """A field is missing, unknown or of the wrong type."""
 
 
 def record_from_dict(cls: type[Record], fields: dict[str, Any], source: str) -> Record:
-    """An instance of the (nested) dataclass `cls` from a JSON object that must have exactly its fields.
+    """An instance of the (nested) dataclass `cls` from a JSON object, which must have exactly the fields of `cls`.
 
-    A field that files of before lack says in its metadata, under "absent", what its absence means. `source` names the
-    file in messages. Raises RecordError naming the field.
+    A field that older files lack gives the value to assume as "absent" in its metadata. `source` names the file in
+    messages. Raises RecordError that names the field.
     """
     return _build(cls, fields, "", source)
 
 
 def kind_of(value: Any) -> str:
-    """How a JSON value is called in a message."""
+    """The kind of a JSON value as a message names it, with the value if it is short."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number") + (f" ({value!r})" if isinstance(value, str | int | float) else "")
 
@@ -45,7 +45,7 @@ def _build(cls: type, fields: dict[str, Any], prefix: str, source: str) -> Any:
 
 
 def _value(hint: Any, value: Any, name: str, source: str) -> Any:
-    """`value` as the annotated type, converted only where JSON lacks the type (lists to tuples, 1 to 1.0)."""
+    """`value` as the annotated type; converted only if JSON lacks the type (list to tuple, 1 to 1.0)."""
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return _build(hint, value, name + ".", source)  # type: ignore[arg-type]
     origin, arguments = get_origin(hint), get_args(hint)

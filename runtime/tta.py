@@ -1,7 +1,7 @@
-"""Multi-scale testing: an image at several sizes, mirrored too if asked for, and what is found merged.
+"""Test-time augmentation (TTA): detect on an image at several sizes and mirrored, and merge the detections.
 
-It needs a backend only, and one whose graph takes the canvases of these sizes. One size, not mirrored, is the plain
-way itself. The merging: the candidates of all views in the image's own pixels, and class-wise NMS over their union.
+The backend's graph must take the canvases of all sizes. With one size and no mirroring, detection is as usual. To
+merge, the candidates of all views are moved to image pixels, and class-wise NMS runs over their union.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .stopwatch import Stopwatch
 
 
 class _Resized:
-    """A backend whose images are resized otherwise than its manifest says."""
+    """A backend whose images are resized to another size than its manifest says."""
 
     def __init__(self, backend: Backend, short_side: int) -> None:
         pre = backend.manifest.preprocess
@@ -63,9 +63,10 @@ class _View(NamedTuple):
 class MultiScaleDetector:
     """Detects at several sizes with the backend of `detector`, which stays open and usable.
 
-    `short_sides` px, of images whose longer side is limited in proportion; `mirrored` adds each view's mirror image.
-    With `vote`, a detection's box becomes the mean of the boxes that overlap it (IoU above NMS' threshold), weighted by
-    score and overlap. Raises UserError where sizes are missing or not positive.
+    `short_sides` are the shorter sides in px; the limit of the longer side scales in proportion. `mirrored` adds the
+    mirror image of each view. With `vote`, the box of a detection becomes the mean of the boxes that overlap it (IoU
+    above the threshold of NMS), weighted by score and overlap. Raises UserError if no size is given, a size is given
+    twice, or one is below 1.
     """
 
     def __init__(
@@ -82,37 +83,39 @@ class MultiScaleDetector:
         self._largest = sized[int(np.argmax(short_sides))]
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """The largest canvas that an image of this size is laid on. Raises BackendError where the graph takes less."""
+        """The largest canvas among the views. Raises BackendError if the graph does not take it."""
         return self._largest.canvas_hw(image_hw)
 
     @property
     def concurrency(self) -> int:
+        """How many batches the backend gains from running at once."""
         return self._largest.concurrency
 
     @property
     def load_preprocess(self) -> Preprocess | None:
-        return self._views[0].detector.load_preprocess if self._is_plain else None  # the views share all of its pixels
+        """None if there are several views: they share all pixels of the image."""
+        return self._views[0].detector.load_preprocess if self._is_plain else None
 
     def prepare(self, image: np.ndarray | Decoded) -> np.ndarray | Decoded:
-        """The image itself: what is made of it fills more memory than it."""
+        """The image itself: its views would fill more memory."""
         return image
 
     def detect_prepared(
         self, decoded: Sequence[np.ndarray | Decoded], stopwatch: Stopwatch | None = None
     ) -> list[Detections]:
-        """As `detect`; all of it counts as the network's time."""
+        """As `detect`; all time counts as the network's time."""
         stopwatch = stopwatch or Stopwatch()
         with stopwatch.measure("network"):
             return self.detect(decoded)
 
     def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
-        """As `Detector.detect`."""
+        """Merged detections of each image; images are as for `Detector.detect`."""
         if self._is_plain:
             return self._views[0].detector.detect(images)
         decoded = [as_decoded(image) for image in images]
         found: list[list[Detections]] = [[] for _ in decoded]
         for detector, mirrored in self._views:
-            # A mirrored view of the array would do, were it not that some backends want it in one piece.
+            # Some backends need contiguous arrays, so a mirrored NumPy view is not enough.
             seen = [Decoded(np.ascontiguousarray(p.pixels[:, ::-1]), p.size_hw) if mirrored else p for p in decoded]
             for index, candidates in enumerate(detector.detect_candidates(seen)):
                 width = decoded[index].size_hw[1]
@@ -154,7 +157,7 @@ def with_tta(detector: Detector, settings: TtaSettings) -> DetectorProtocol[Any]
 
 
 def merge_views(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:
-    """Class-wise NMS over the union of candidates of one image; of equal scores the earlier part's comes first."""
+    """Class-wise NMS over the union of one image's candidates; among equal scores the earlier part comes first."""
     if not parts:
         return empty_detections()
     union = Detections(
@@ -167,12 +170,12 @@ def merge_views(parts: Sequence[Detections], thresholds: Thresholds, vote: bool 
 
 
 def _voted(kept: Detections, union: Detections, thresholds: Thresholds) -> np.ndarray:
-    """Boxes float32 [n, 4]: for each kept detection the weighted mean of those of its class that overlap it."""
+    """Boxes float32 [n, 4]: for each kept detection, the weighted mean of the boxes of its class that overlap it."""
     overlap = iou_matrix(covered_areas(kept.boxes, thresholds), covered_areas(union.boxes, thresholds))  # [n, m]
     votes = (overlap > thresholds.nms_iou) & (kept.classes[:, None] == union.classes[None])
     weights = np.where(votes, overlap * union.scores, 0.0)
     total = weights.sum(axis=1, keepdims=True)
-    # A box without an area overlaps nothing, not even itself.
+    # A box without area overlaps nothing, not even itself.
     means = np.divide(weights @ union.boxes, total, out=kept.boxes.astype(np.float64), where=total > 0)
     return means.astype(np.float32)
 

@@ -1,7 +1,6 @@
-"""A data set in COCO format as compact arrays, and its scoring (`metrics.py`).
+"""A data set in COCO format as compact arrays; its images are read on demand.
 
-I images, A annotations. COCO's own boxes are x, y, width, height; here they become xyxy, and the reverse is
-`to_results`.
+I images, A annotations. COCO's boxes (x, y, width, height) become xyxy here; `results.py` has the reverse.
 """
 
 from __future__ import annotations
@@ -22,8 +21,11 @@ from .ground_truth import GroundTruth, parse_ground_truth
 
 
 class FileNames(Sequence[str]):
-    """Texts in two arrays. A Python text counts its users in itself, so that each loader process which only reads one
-    gets its own copy of that page of memory, and of a tuple of 120,000 names in time all of it."""
+    """Strings in two arrays, so that loader processes share their memory.
+
+    Reading a Python string changes its reference count, so each forked process copies the page of memory that holds it.
+    With a tuple of 120,000 names, every process ends up with its own copy of all of them.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         encoded = [name.encode("utf-8", "surrogatepass") for name in names]
@@ -54,7 +56,7 @@ class FileNames(Sequence[str]):
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Index of a data set; images are read when asked for."""
+    """Index of a data set."""
 
     json_path: Path
     root: Path  # the folder of the images
@@ -67,7 +69,7 @@ class CocoDataset:
     labels: np.ndarray  # int64 [A], 0-based
     crowd: np.ndarray  # bool [A]
     offsets: np.ndarray  # int64 [I + 1]: the annotations of image i are offsets[i] … offsets[i + 1]
-    problems: tuple[str, ...]  # what was dropped or changed while reading, one line per kind
+    problems: tuple[str, ...]  # what was dropped or changed while reading, a line per kind
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -83,19 +85,21 @@ class CocoDataset:
         return self.boxes[rows], self.labels[rows], self.crowd[rows]
 
     def path(self, index: int) -> Path:
+        """File of image `index`; it may be missing."""
         return self.root / self.file_names[index]
 
     def size_hw(self, index: int) -> tuple[int, int]:
+        """Annotated height and width of image `index`, px."""
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
     def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Image `index`, uint8 [h, w, 3] RGB. Raises ImageError, also where its size is not the annotated one."""
+        """Image `index`, uint8 [h, w, 3] RGB. Raises ImageError, also if its size is not the annotated size."""
         return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels)).pixels
 
     def load(
         self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
     ) -> Decoded:
-        """Image `index` with the pixels that a resize needs (`preprocess.load`). Raises ImageError as `image`."""
+        """Image `index`, decoded at the size its resize needs (`preprocess.load`). Raises ImageError as `image`."""
         return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
 
     def _checked(self, index: int, image: Decoded) -> Decoded:
@@ -109,10 +113,10 @@ class CocoDataset:
 
 
 def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]) -> CocoDataset:
-    """Read a COCO annotation file. Images need not exist yet; those without boxes are kept.
+    """Read a COCO annotation file. The images need not exist yet; images without boxes are kept.
 
-    Annotations that cannot be used (size zero, negative or not finite; outside the image; of an unknown category or
-    image) are dropped and named in `problems`. Raises CocoError for anything that makes the file as a whole doubtful.
+    Unusable annotations (size zero, negative or not finite; outside the image; unknown category or image) are dropped
+    and named in `problems`. Raises CocoError if the file as a whole is not valid COCO (see `format.read_coco_json`).
     """
     return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
 
@@ -120,13 +124,13 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
 def load_coco_with_truth(
     json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]
 ) -> tuple[CocoDataset, GroundTruth]:
-    """The data set, and what scoring needs of its annotations, from one reading."""
+    """The data set and its ground truth, from one reading of the file. Raises as `load_coco`."""
     content = read_coco_json(Path(json_path))
     return parse_dataset(content, Path(json_path), Path(image_dir)), parse_ground_truth(content)
 
 
 def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
-    """As `load_coco`, from the file's parsed content."""
+    """As `load_coco`, from the file's parsed and checked content."""
     images, problems = content["images"], Problems()
     category_ids, classes = categories(content, problems)
     image_index = {image["id"]: index for index, image in enumerate(images)}
@@ -169,7 +173,7 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDatase
 
 
 def _clipped_xyxy(bbox_xywh: list[float], size_hw: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The box clipped to the image, or None where nothing of it lies inside."""
+    """The box clipped to the image, or None if no part of it lies inside."""
     x, y, width, height = bbox_xywh
     x1, x2 = max(x, 0.0), min(x + width, float(size_hw[1]))
     y1, y2 = max(y, 0.0), min(y + height, float(size_hw[0]))

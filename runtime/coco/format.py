@@ -1,4 +1,4 @@
-"""Reading files in COCO's format, distrustfully: structure, ids, paths, and why an annotation cannot be used."""
+"""Reads untrusted files in COCO's format: checks structure, ids and paths, and says why an annotation is unusable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TypeGuard
 
 from ..errors import UserError
 
-PROBLEMS_NAMED = 5  # of each kind, the rest is only counted
+PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
 
 
 class CocoError(UserError):
-    """Annotations or results that are not what COCO's format says."""
+    """Annotations or results do not follow COCO's format."""
 
 
 def read_coco_json(path: Path) -> dict[str, Any]:
-    """The content of an annotation file, its structure checked. Raises CocoError.
+    """The parsed content of an annotation file, without outlines. Raises CocoError if its structure is wrong.
 
-    Checked: `images`, `annotations` and `categories` are lists of objects; images have distinct integer ids, positive
+    Required: `images`, `annotations` and `categories` are lists of objects; images have distinct integer ids, positive
     sizes and a file name that stays inside the image folder; category and annotation ids are distinct.
     """
     content = read_json(path, "annotations", _without_outline)
@@ -44,7 +44,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
-    """Parsed JSON of a file, each object passed through `object_hook`. Raises CocoError."""
+    """Parsed JSON of a file, every object passed through `object_hook`. `what` names it in a CocoError."""
     try:
         return json.loads(path.read_bytes(), object_hook=object_hook)
     except OSError as error:
@@ -54,13 +54,13 @@ def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], dic
 
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """An annotation without its polygon, which nothing here reads and most of a large file's memory would go to."""
+    """Drop an annotation's outline, which nothing here reads and which takes most of a large file's memory."""
     entry.pop("segmentation", None)
     return entry
 
 
 def annotation_problem(annotation: dict[str, Any], image_ids: Any, category_ids: Any) -> str | None:
-    """Why an annotation cannot be used, or None. Anything with `in` serves as the known ids."""
+    """Why an annotation cannot be used, or None. The known ids may be any container."""
     if not _known(annotation.get("image_id"), image_ids):
         return "unknown image"
     if not _known(annotation.get("category_id"), category_ids):
@@ -76,7 +76,7 @@ def annotation_problem(annotation: dict[str, Any], image_ids: Any, category_ids:
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
-    """Whether a JSON value is a number that arithmetic can be done with; JSON's integers may have any length."""
+    """Whether a JSON value is a number that a float can hold; JSON integers may have any length."""
     return _is_number(value) and abs(value) < 1e30
 
 
@@ -88,11 +88,13 @@ class Problems:
         self._named: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
+        """Count a problem of this kind with the thing called `name`."""
         self._counts[kind] += 1
         if self._counts[kind] <= PROBLEMS_NAMED:
             self._named.setdefault(kind, []).append(name)
 
     def lines(self) -> tuple[str, ...]:
+        """A line per kind: how often it occurred, and the first names."""
         return tuple(
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
             for kind, count in self._counts.items()
@@ -100,7 +102,7 @@ class Problems:
 
 
 def categories(content: dict[str, Any], problems: Problems) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Category ids, rising, and their names; a name that several share gets the id appended, so that names are keys."""
+    """Category ids in rising order, and their names. A shared name gets the id appended, so that names are unique."""
     entries = sorted(content["categories"], key=lambda category: category["id"])
     counts = Counter(category["name"] for category in entries)
     names = []
@@ -122,7 +124,7 @@ def _check_image_entry(image: dict[str, Any], path: Path) -> None:
     name = image.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
         raise CocoError(f"{where} has file_name {name!r}, expected a path inside the image folder")
-    # Judged by its text alone, with either system's separators: links that the user put there are the user's wish.
+    # Only the text is judged, with the separators of both systems; links inside the folder are the user's choice.
     windows = PureWindowsPath(name)
     if windows.drive or windows.root or ".." in windows.parts or name.startswith("/"):
         raise CocoError(f"{where} has file_name {name!r}, which leads out of the image folder; use a relative path")

@@ -1,4 +1,4 @@
-"""Scores and speeds as text and JSON, of one model or of several side by side."""
+"""Metrics and speeds as text and JSON, of one model or of several side by side."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .scoring import METRIC_NAMES
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of several models, after a run side by side."""
+    """One of several models that ran side by side."""
 
     artifact: str
     manifest: Manifest
-    description: str  # of what ran it
+    description: str  # of the backend that ran it
     metrics: CocoMetrics
     speed: Speed
 
 
 def metrics_as_json(metrics: CocoMetrics, speed: Speed | None = None) -> str:
-    """The twelve metrics in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and how the run went."""
+    """The twelve metrics in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and the run's speed."""
     content: dict[str, Any] = {**metrics.values, "per_class": metrics.per_class, "images": metrics.images}
     if speed is not None:
         content |= {"images_per_second": round(speed.images_per_second, 3), "skipped": len(speed.skipped)}
@@ -35,10 +35,10 @@ def metrics_as_json(metrics: CocoMetrics, speed: Speed | None = None) -> str:
 
 
 def metrics_as_table(metrics: CocoMetrics) -> str:
-    """The twelve metrics and AP per class, of 100, as text."""
+    """The twelve metrics and AP per class, in percent, as text."""
     width = max(map(len, metrics.per_class), default=0)
     lines = [
-        f"COCO box metrics, of 100, on {metrics.images} images (– nothing to measure)",
+        f"COCO box metrics in percent, on {metrics.images} images (–: nothing to measure)",
         " ".join(f"{name:>6}" for name in METRIC_NAMES),
         " ".join(f"{_of_100(metrics.values[name]):>6}" for name in METRIC_NAMES),
         "",
@@ -49,7 +49,7 @@ def metrics_as_table(metrics: CocoMetrics) -> str:
 
 
 def comparison_as_json(models: Sequence[ComparedModel], conditions: dict[str, Any]) -> str:
-    """Each model's metrics, its differences to the first and its speed, and the conditions of the run."""
+    """Each model's metrics, difference to the first model and speed, and the conditions of the run."""
     first = models[0]
     entries = [
         {
@@ -70,7 +70,7 @@ def comparison_as_json(models: Sequence[ComparedModel], conditions: dict[str, An
 
 
 def comparison_as_table(models: Sequence[ComparedModel]) -> str:
-    """A row per model: metrics of 100, the difference in AP to the first, the network's speed and its ratio."""
+    """A row per model: metrics in percent, AP minus that of the first model, the network's speed and its ratio."""
     first, shown = models[0], METRIC_NAMES[:6]
     head = ["", "precision", *shown, "ΔAP", "img/s", "× first"]
     rows = [head]
@@ -93,16 +93,16 @@ def comparison_as_table(models: Sequence[ComparedModel]) -> str:
     ]
     return "\n".join(
         [
-            f"COCO box metrics, of 100, on {first.metrics.images} images (– nothing to measure)",
+            f"COCO box metrics in percent, on {first.metrics.images} images (–: nothing to measure)",
             *lines,
             "",
-            "img/s: of the network's calls, one model at a time, batch by batch in turn; × first: the batches' median",
+            "img/s: of the network's calls, one model at a time, in turn per batch; × first: median over the batches",
         ]
     )
 
 
 def times_as_fast(model: ComparedModel, first: ComparedModel) -> float | None:
-    """Median over the batches of the first's time by the model's; they ran in turn, so that disturbances cancel."""
+    """Median over batches of the first model's time divided by this model's; taking turns cancels disturbances."""
     pairs = zip(first.speed.seconds_per_image, model.speed.seconds_per_image, strict=True)
     ratios = [theirs / ours for theirs, ours in pairs if ours > 0]
     return statistics.median(ratios) if ratios else None
@@ -116,7 +116,7 @@ def _network(speed: Speed) -> dict[str, Any]:
 
 
 def _difference(model: ComparedModel, first: ComparedModel, name: str) -> float | None:
-    """In 0–1; None where one of them has nothing to measure."""
+    """Difference of a metric, in 0–1; None if either model has nothing to measure."""
     values = model.metrics.values[name], first.metrics.values[name]
     return None if min(values) < 0 else values[0] - values[1]
 

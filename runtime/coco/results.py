@@ -1,4 +1,4 @@
-"""Detections over a data set in COCO's terms, in arrays: a detection takes 56 bytes, as an entry of a list 800."""
+"""COCO results in arrays: a detection takes 56 bytes, against 800 as an entry of a list. Reading, writing, joining."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .format import CocoError, Problems, is_finite, read_json
 
 @dataclass(frozen=True, eq=False)
 class Results(Sequence[dict[str, Any]]):
-    """What a COCO results file holds; as a sequence, its entries."""
+    """The content of a COCO results file; as a sequence, it gives the file's entries."""
 
     image_ids: np.ndarray  # int64 [n]
     category_ids: np.ndarray  # int64 [n], the data set's own
@@ -42,7 +42,7 @@ class Results(Sequence[dict[str, Any]]):
         return next(iter(take(self, slice(row, row + 1))))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        step = 4096  # all at once would be the lists that this class is there to avoid
+        step = 4096  # entries; all at once would be the large lists that this class avoids
         for first in range(0, len(self), step):
             rows = slice(first, first + step)
             for image_id, category_id, box, score in zip(
@@ -61,10 +61,10 @@ def results_of_image(
     category_ids: Sequence[int],
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> Results:
-    """Detections of one image (xyxy, image pixels) in COCO's terms.
+    """Detections of one image (xyxy, image pixels) as COCO results.
 
-    `box_growth` (`Thresholds.box_growth`) is added to boxes for the area that they cover.
-    Rounded (0.001 pixel, 1e-6 score), so that scoring the written file gives the metrics that were printed.
+    `category_ids` are the manifest's, by class; `box_growth` is `Thresholds.box_growth`. Values are rounded (0.001 px,
+    1e-6 score), so that scoring a written file gives the metrics that were printed.
     """
     boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes[:, 2:] -= boxes[:, :2]
@@ -156,7 +156,7 @@ def _problem(entry: Any) -> str | None:
 
 
 def take(results: Results, rows: np.ndarray | slice) -> Results:
-    """Those that `rows` (indices, a mask or a slice) names."""
+    """The results at `rows` (indices, a mask or a slice)."""
     return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
 
 
@@ -167,8 +167,7 @@ def filter_results(results: Results, kept: DetectionFilter) -> Results:
 
 
 def join_results(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
-    """All parts, one after the other; with `image_ids` sorted by each image's place there, those of an image as they
-    were."""
+    """All parts in one. With `image_ids`, results are sorted by their image's place there; the sort is stable."""
     gathered = ResultsBuilder()
     for part in parts:
         gathered.add(part)
@@ -188,10 +187,11 @@ class ResultsBuilder:
         self._columns = _nothing()
 
     def add(self, part: Results) -> None:
+        """Append results."""
         end = self._count + len(part)
         for column, more in zip(self._columns, _columns(part), strict=True):
             if end > len(column):
-                # The system moves the pages of a large array instead of copying it. No view of it was given away.
+                # The system moves the pages of a large array instead of copying it. No view of the array exists.
                 column.resize((max(end, len(column) + len(column) // 8 + 4096), *column.shape[1:]), refcheck=False)
             column[self._count : end] = more
         self._count = end
@@ -222,13 +222,13 @@ def _columns(results: Results) -> tuple[np.ndarray, ...]:
 
 
 def write_results(path: str | os.PathLike[str], results: Sequence[dict[str, Any]]) -> None:
-    """A COCO results file, all or nothing. Raises WriteError."""
+    """Write a COCO results file atomically. Raises WriteError."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         write_rows(file, results)
 
 
 def write_rows(file: TextIO, results: Sequence[dict[str, Any]]) -> None:
-    """A JSON list, an entry at a time."""
+    """Write a JSON list, one entry at a time."""
     file.write("[")
     for number, row in enumerate(results):
         file.write((", " if number else "") + json.dumps(row))

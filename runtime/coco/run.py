@@ -1,4 +1,4 @@
-"""Detecting on a data set's images, with one detector or with several side by side."""
+"""Detects on the images of a data set, with one detector or with several side by side."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from .results import Results, ResultsBuilder, results_of_image
 
 @dataclass(frozen=True)
 class Speed:
-    """How a run over a data set went."""
+    """Time that a run over a data set took, and images that it skipped."""
 
-    images: int  # that were read and detected on
+    images: int  # read and detected on
     seconds: float  # wall time, reading included
-    seconds_network: float  # the sum of the network's calls, copies included; they may overlap
-    skipped: tuple[str, ...]  # one line per image that could not be read
+    seconds_network: float  # sum over the network's calls, copies included; the calls may overlap
+    skipped: tuple[str, ...]  # a line per image that could not be read
     seconds_per_image: tuple[float, ...] = ()  # the network's, batch by batch
 
     @property
     def images_per_second(self) -> float:
+        """Images per second of wall time."""
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def network_images_per_second(self) -> float:
+        """Images per second of the network's calls."""
         return self.images / self.seconds_network if self.seconds_network > 0 else 0.0
 
 
@@ -90,14 +92,14 @@ def detect_with_all(
     runner = _Runner(detectors, dataset, warm_up=several)
 
     def load(item: _Item) -> _Loaded:
-        made: dict[Any, Any] = {}  # detectors that prepare alike share it
+        made: dict[Any, Any] = {}  # detectors that prepare images alike share the prepared image
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
                 made[kind] = detector.prepare(dataset.load(item.image, detector.load_preprocess, settings.max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
     usual = pipeline_settings(detectors[0], batch)
-    # The whole of a batch comes before its window ends, so that an image that can't be read doesn't split it.
+    # A whole batch comes before its window ends, so that an unreadable image does not split it.
     pipeline = PipelineSettings(batch, batch, None, usual.loaders, 1 if several else usual.runners)
     items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
     found = [ResultsBuilder() for _ in detectors]
@@ -131,7 +133,7 @@ def detect_with_all(
 
 
 def _preparing(detector: DetectorProtocol[Any]) -> Any:
-    """What a detector's way to prepare an image depends on."""
+    """What determines how a detector prepares an image."""
     return type(detector), detector.manifest.preprocess, detector.manifest.inputs
 
 
@@ -146,14 +148,14 @@ class _Loaded(NamedTuple):
 
 
 class _Calls(NamedTuple):
-    """Of one detector, by batch."""
+    """The times of one detector, by batch."""
 
     seconds: list[float]
     per_image: list[float]
 
 
 class _Runner:
-    """Runs batches through the detectors and keeps the times; the pipeline calls it from several threads."""
+    """Runs batches through the detectors and records the times; the pipeline calls it from several threads."""
 
     def __init__(self, detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, warm_up: bool) -> None:
         self.calls = [_Calls([], []) for _ in detectors]
@@ -165,7 +167,7 @@ class _Runner:
         self._turn = 0
 
     def run(self, batch: list[_Loaded]) -> list[list[Results]]:
-        """Results of each image by each detector."""
+        """Results of each image, by detector."""
         size_hw = self._dataset.size_hw(batch[0].item.image)
         canvases = tuple(detector.canvas_hw(size_hw) for detector in self._detectors)
         if self._cold and canvases not in self._warm:
@@ -175,7 +177,7 @@ class _Runner:
         with self._lock:
             turn, self._turn = self._turn, self._turn + 1
         results: list[list[Results]] = [[] for _ in self._detectors]
-        for number in _in_turn(len(self._detectors), turn):
+        for number in turn_order(len(self._detectors), turn):
             detector, stopwatch = self._detectors[number], Stopwatch()
             found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], stopwatch)
             ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
@@ -189,21 +191,21 @@ class _Runner:
         return [list(per_image) for per_image in zip(*results, strict=True)]
 
 
-def _in_turn(count: int, turn: int) -> list[int]:
-    """0, 1, …: forwards and backwards in turn, and each time another first, so that none always comes after another."""
+def turn_order(count: int, turn: int) -> list[int]:
+    """The order of `count` detectors at a turn: directions alternate and starts rotate, so that none is always last."""
     order = [(turn // 2 + step) % count for step in range(count)]
     return order if turn % 2 == 0 else order[::-1]
 
 
 def no_image_readable(skipped: Sequence[str]) -> ImageError:
-    """The error of a data set in which no image can be read."""
+    """The error for a data set in which no image can be read."""
     return ImageError(f"none of the {len(skipped)} images could be read; the first: {skipped[0]}")
 
 
 def plan_batches(
     detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, batch: int, limit: int | None = None
 ) -> list[list[int]]:
-    """Indices of the images in batches of one canvas size each, so that none is padded for its neighbours' sake."""
+    """Indices of the images in batches that share a canvas size, so that no image is padded to that of another."""
     if batch < 1:
         raise UserError(f"batch is {batch}, expected at least 1")
 
@@ -216,9 +218,8 @@ def plan_batches(
 
 
 def require_same_classes(manifest: Manifest, dataset: CocoDataset) -> None:
-    """Raise CocoError where a category id means another class to the model than to the data set, or none is shared."""
-    known = dict(zip(dataset.category_ids, dataset.classes, strict=True))
-    ours = dict(zip(manifest.category_ids, manifest.classes, strict=True))
+    """Raise CocoError if a category id names different classes in model and data set, or if they share no category."""
+    known, ours = dataset.categories, manifest.categories
     for category_id, name in ours.items():
         if known.get(category_id, name) != name:
             raise CocoError(

@@ -1,7 +1,8 @@
-"""COCO's definition of AP and AR for boxes, on arrays: the numbers of pycocotools' COCOeval, bit for bit.
+"""COCO's definition of AP and AR for boxes, on arrays: equals pycocotools' COCOeval bit for bit.
 
-Why not COCOeval itself: it keeps every annotation, detection and match as Python objects, so that a run's memory grows
-with the data set, and takes longer for 500 images than a GPU does. What is pycocotools' here: the IoU.
+COCOeval itself keeps every annotation, detection and match as Python objects: its memory grows with the data set, and
+500 images take it longer than a GPU takes to detect on them. faster-coco-eval gives the same numbers, but needs ten
+times the memory and is no faster (benchmarks/coco_benchmark.py). IoU is computed by pycocotools.
 
 I images, A annotations, K categories, N detections; 4 areas (all, small, medium, large), T = 10 IoU thresholds.
 """
@@ -21,19 +22,21 @@ from .results import Results, take
 
 # In the order of pycocotools' `stats`.
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-MOST = (1, 10, 100)  # detections of an image and category that count
+MOST = (1, 10, 100)  # best detections of an image and category that count
 
 _IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
-_IMAGES_AT_A_TIME = 256  # what matching needs beside its outcome is bounded by them
+IMAGES_AT_A_TIME = 256  # matched together; bounds the memory that matching needs beside its result
 _ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
 
 
 @dataclass(frozen=True)
 class _Matches:
-    """Detections of a category that count, sorted by image and falling score; a bit per IoU threshold, a column per
-    area."""
+    """The detections of a category that count, sorted by image and descending score.
+
+    `matched` and `ignored` have a bit per IoU threshold and a column per area.
+    """
 
     scores: np.ndarray  # float64 [N]
     ranks: np.ndarray  # uint8 [N] within the image
@@ -43,20 +46,20 @@ class _Matches:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """−1 where there is no object to measure on."""
+    """Precision and recall; −1 where there is no object to measure on."""
 
     precision: np.ndarray  # [T, 101 recalls, K, 4] with the 100 best detections
-    recall: np.ndarray  # [T, K, 4, 3 of MOST]; of the fewer ones only over all areas
+    recall: np.ndarray  # [T, K, 4, 3 of MOST]; with fewer than 100 detections only over all areas
 
 
 def precision_recall(
     truth: GroundTruth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None
 ) -> PrecisionRecall:
-    """Score results of known images and categories, on all images or those of `image_ids`."""
+    """Precision and recall of results of known images and categories, on all images or those of `image_ids`."""
     wanted = np.isin(truth.image_ids, truth.image_ids if image_ids is None else np.asarray(image_ids, np.int64))
     precision = np.full((len(_IOUS), len(_RECALLS), len(truth.category_ids), len(_AREAS)), -1.0)
     recall = np.full((len(_IOUS), len(truth.category_ids), len(_AREAS), len(MOST)), -1.0)
-    for category in range(len(truth.category_ids)):  # one at a time: memory holds the matches of one
+    for category in range(len(truth.category_ids)):  # one at a time, so that memory holds the matches of one
         objects = truth.select(truth.categories == category)
         to_find = _inside(objects.areas)[wanted[objects.images] & ~objects.crowd].sum(axis=0)  # [4]
         if to_find.any():
@@ -66,7 +69,7 @@ def precision_recall(
 
 
 def metric_values(scores: PrecisionRecall) -> dict[str, float]:
-    """COCO's twelve, under METRIC_NAMES."""
+    """COCO's twelve metrics, by METRIC_NAMES."""
     precision, recall = scores.precision, scores.recall
     values = (
         precision[..., 0],
@@ -80,18 +83,19 @@ def metric_values(scores: PrecisionRecall) -> dict[str, float]:
 
 
 def mean_of_measured(values: np.ndarray) -> float:
+    """Mean of the values that are not −1; −1 if there is none."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
 
 
 def _match_category(objects: GroundTruth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
-    """Which detections of a category are hits among its objects, on the images that are `wanted` (bool [I])."""
+    """Match the detections of a category with its objects, on the images that are `wanted` (bool [I])."""
     rows = np.flatnonzero(results.category_ids == category_id)
     images = np.searchsorted(objects.image_ids, results.image_ids[rows])
     order = np.argsort(images, kind="stable")
     rows, images = rows[order], images[order]
     rows, images = rows[wanted[images]], images[wanted[images]]
-    firsts = np.arange(0, len(wanted) + _IMAGES_AT_A_TIME, _IMAGES_AT_A_TIME)
+    firsts = np.arange(0, len(wanted) + IMAGES_AT_A_TIME, IMAGES_AT_A_TIME)
     found = _Matches(
         np.empty(len(rows)),
         np.empty(len(rows), np.uint8),
@@ -111,7 +115,7 @@ def _match_category(objects: GroundTruth, results: Results, category_id: int, wa
 
 
 def _match(objects: GroundTruth, images: np.ndarray, results: Results) -> _Matches:
-    """Which detections are hits, at each IoU threshold and area: those of one category, `images` their rows, rising."""
+    """Match the detections of one category at each IoU threshold and area. `images` [N] are rising rows of images."""
     order = np.lexsort((-results.scores, images))
     starts = np.flatnonzero(np.diff(images, prepend=-1))
     ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
@@ -135,14 +139,14 @@ def _match_group(
 ) -> None:
     """Match one image's detections of a category (iou [n, G]), best first, into matched and ignored [n, 4].
 
-    Each takes the free object that it overlaps most; of equal ones the last. An ignored object (a crowd, another size)
-    is taken only where no other is to be had; a crowd may be taken again.
+    A detection takes the free object that it overlaps most; among equals, the last. It takes an ignored object (a
+    crowd, or an object of another size) only if there is no other; a crowd may be taken several times.
     """
-    candidates: dict[int, list[tuple[int, float]]] = {}
+    overlaps: dict[int, list[tuple[int, float]]] = {}
     for row, gt in np.argwhere(iou >= _IOUS[0]).tolist():
-        candidates.setdefault(row, []).append((gt, float(iou[row, gt])))
+        overlaps.setdefault(row, []).append((gt, float(iou[row, gt])))
     for area, is_ignored in enumerate(gt_ignored):
-        ranked = [(row, sorted(options, key=lambda o: is_ignored[o[0]])) for row, options in candidates.items()]
+        ranked = [(row, sorted(options, key=lambda o: is_ignored[o[0]])) for row, options in overlaps.items()]
         for bit, threshold in enumerate(_IOUS.tolist()):
             taken: set[int] = set()
             for row, options in ranked:
@@ -160,9 +164,9 @@ def _match_group(
 
 
 def _accumulate(matches: _Matches, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray) -> None:
-    """Write a category's precision [T, 101, 4] at each recall, and the recall [T, 4, 3] that was reached.
+    """Write a category's precision [T, 101, 4] at each recall, and the recall [T, 4, 3] that it reaches.
 
-    `to_find` [4] counts the objects of each area; of an area without any, −1 stays.
+    `to_find` [4] counts the objects of each area; an area without objects keeps its −1.
     """
     rows = np.argsort(-matches.scores, kind="stable")
     for area in np.flatnonzero(to_find):
@@ -179,12 +183,12 @@ def _accumulate(matches: _Matches, to_find: np.ndarray, precision: np.ndarray, r
 
 
 def _curve(matched: np.ndarray, ignored: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Precision at each of the 101 recalls, and the last recall, of detections by falling score."""
+    """Precision at each of the 101 recalls, and the last recall, of detections by descending score."""
     hits = np.cumsum(matched & ~ignored, dtype=np.float64)
     curve = np.zeros(len(_RECALLS))
     if not len(hits):
         return curve, 0.0
-    precisions = np.cumsum(~matched & ~ignored, dtype=np.float64)  # at first the misses
+    precisions = np.cumsum(~matched & ~ignored, dtype=np.float64)  # misses for now
     precisions += hits
     precisions += np.spacing(1)
     np.divide(hits, precisions, out=precisions)
@@ -196,10 +200,10 @@ def _curve(matched: np.ndarray, ignored: np.ndarray, count: int) -> tuple[np.nda
 
 
 def _inside(areas: np.ndarray) -> np.ndarray:
-    """bool [n, 4]: which area ranges an area falls into."""
+    """Which area ranges each area falls into, bool [n, 4]."""
     return (areas[:, None] >= _AREAS[:, 0]) & (areas[:, None] <= _AREAS[:, 1])
 
 
 def _slice(groups: np.ndarray, group: int) -> slice:
-    """Where the rising `groups` have this value."""
+    """The rows where the rising `groups` have this value."""
     return slice(int(np.searchsorted(groups, group)), int(np.searchsorted(groups, group, side="right")))

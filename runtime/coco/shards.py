@@ -1,7 +1,7 @@
-"""A data set's evaluation in parts, on several processes or machines: parts as files, and their merging.
+"""Evaluates a data set in parts, on several processes or machines, and merges the parts.
 
-A part holds the results on every n-th batch, and says of what: a merge takes all n of one model, data set and settings,
-each once, or nothing. Every batch is one that the whole run would have had, so that the merged score is the whole's.
+A part holds the results on every n-th batch, and describes model, data set and settings. A merge requires all n parts
+of one evaluation, each once. Every batch is one of the whole run, so the merged score equals that of the whole run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ VERSION = 1
 
 
 class ShardError(UserError):
-    """Parts that don't make one evaluation."""
+    """The parts do not form one evaluation."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What all parts of one evaluation have in common."""
+    """What all parts of one evaluation share."""
 
     artifact_sha256: str
     annotations_sha256: str
     batch: int
     limit: int | None
-    scales: tuple[int, ...]  # of multi-scale testing; empty: the plain way
+    scales: tuple[int, ...]  # of multi-scale testing; empty: none
     flip: bool
     vote: bool
     max_pixels: int
@@ -48,7 +48,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class PartHead:
-    """How a part begins; the results follow."""
+    """The beginning of a part's file; the results follow."""
 
     version: int
     index: int
@@ -110,7 +110,7 @@ def detect_part(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """ "i/n" as (i, n), 0 ≤ i < n. Raises ShardError."""
+    """ "i/n" as (i, n) with 0 ≤ i < n. Raises ShardError."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ShardError(f"--shard is {text!r}, expected i/n with i from 0 to n − 1: 0/2 and 1/2 are the halves")
@@ -118,7 +118,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def write_part(path: Path, part: Part) -> None:
-    """Raises WriteError."""
+    """Write a part's file. Raises WriteError."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
         file.write(head[:-1] + ', "results": ')
@@ -127,12 +127,12 @@ def write_part(path: Path, part: Part) -> None:
 
 
 def is_part(content: Any) -> bool:
-    """Whether a file's parsed content is a part rather than plain results."""
+    """Whether a file's parsed content is a part, not plain results."""
     return isinstance(content, dict) and isinstance(content.get("shard"), dict)
 
 
 def parse_part(content: Any, path: Path) -> Part:
-    """The part in a file's parsed content. Raises ShardError."""
+    """The part in the parsed content of a file. Raises ShardError."""
     if not is_part(content):
         raise ShardError(f"{path}: not a part of an evaluation; expected a file that --shard i/n --results-out wrote")
     if content["shard"].get("version") != VERSION:
@@ -147,10 +147,10 @@ def parse_part(content: Any, path: Path) -> Part:
 
 
 def merge_parts(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids: np.ndarray) -> DatasetRun:
-    """All parts of one evaluation as the whole run would have given them.
+    """Merge all parts of one evaluation into the result of the whole run.
 
-    `image_ids` are the data set's, in its order. Raises ShardError where parts are missing, doubled, or of another
-    model, data set or setting than the first, or than `annotations`.
+    `image_ids` are those of the data set, in its order. Raises ShardError if a part is missing or given twice, or if
+    parts differ in model, data set or settings, or do not belong to `annotations`.
     """
     first_path, first = parts[0]
     for path, part in parts:
@@ -166,22 +166,20 @@ def merge_parts(parts: Sequence[tuple[Path, Part]], annotations: Path, image_ids
             f"{first_path}: a part with other annotations than {annotations} (SHA-256 {given[:12]}…); give the file "
             "that the parts were made with"
         )
-    of_index: dict[int, Path] = {}
+    by_index: dict[int, Path] = {}
     for path, part in parts:
-        if part.head.index in of_index:
-            raise ShardError(f"{path} and {of_index[part.head.index]} are both part {_name(part)}; give each once")
-        of_index[part.head.index] = path
-    missing = sorted(set(range(first.head.count)) - of_index.keys())
+        if part.head.index in by_index:
+            raise ShardError(f"{path} and {by_index[part.head.index]} are both part {_name(part)}; give each once")
+        by_index[part.head.index] = path
+    missing = sorted(set(range(first.head.count)) - by_index.keys())
     if missing:
         names = ", ".join(f"{index}/{first.head.count}" for index in missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise ShardError(
-            f"{len(missing)} of {first.head.count} parts are missing: {names}; evaluate them, or give them"
-        )
+        raise ShardError(f"{len(missing)} of {first.head.count} parts are missing: {names}; evaluate or add them")
     return _joined([part.run for _, part in parts], image_ids, "the parts")
 
 
 def join_parts(parts: Sequence[DatasetRun], dataset: CocoDataset) -> DatasetRun:
-    """Parts that together are the whole, as one; those of a run by several processes."""
+    """Join the parts of a run that several processes shared."""
     return _joined(parts, dataset.image_ids, str(dataset.json_path))
 
 

@@ -1,4 +1,4 @@
-"""Images in and out: files and videos read, laid on canvases, drawn on."""
+"""Pixels in and out: decodes image and video files, lays images on canvases, draws detections."""
 
 from .decoding import MAX_PIXELS, SUFFIXES, Decoded, ImageError, decode, decode_image, whole
 

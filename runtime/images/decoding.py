@@ -1,9 +1,9 @@
-"""Reading images, distrustfully: their size is known before they are decoded, and a truncated one is refused.
+"""Decodes untrusted image files: the size is checked before decoding, and truncated files are refused.
 
-OpenCV decodes; by itself it would also hand back the upper half of a truncated file, print to stderr, or fill the
-memory for a small file that claims to be huge.
+OpenCV does the decoding. By itself it would also return the upper half of a truncated file, print to stderr, or fill
+the memory for a small file that claims to be huge.
 
-`decode` gives an image's pixels as they are, `decode_image` those that a resize to a smaller size needs.
+`decode` gives all pixels of an image; `decode_image` can decode a JPEG at a fraction of its size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import UserError
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
 MAX_FILE_BYTES = 1 << 30
-SUFFIXES = (".jpg", ".jpeg", ".png")  # by which images are found in a folder; what they are is read from their bytes
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of images in a folder; the format itself is read from the file's bytes
 
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # The next JPEG marker that starts a segment: not a stuffed zero, a fill byte, TEM or a restart marker.
@@ -44,22 +44,22 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image's pixels, perhaps at a half, quarter or eighth of its size."""
+    """An image's pixels, at full size or at a half, quarter or eighth of it."""
 
     pixels: np.ndarray  # uint8 [h, w, 3] RGB
-    size_hw: tuple[int, int]  # of the image itself, which boxes are measured in; a multiple of that of the pixels
+    size_hw: tuple[int, int]  # the full size, in which boxes are measured; a multiple of the pixels' size
 
 
 def whole(pixels: np.ndarray) -> Decoded:
-    """An image of its own size."""
+    """An image whose pixels have its full size."""
     return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A JPEG or PNG image (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
 
-    Grey, palette, 16-bit, CMYK and transparent images are converted; transparency is dropped. Raises ImageError for
-    an image that is missing, empty, of another format, truncated, damaged, or of more than `max_pixels`.
+    Grey, palette, 16-bit, CMYK and transparent images are converted; transparency is dropped. Raises ImageError if the
+    image is missing, empty, of another format, truncated, damaged, or has more than `max_pixels`.
     """
     return decode_image(source, max_pixels=max_pixels).pixels
 
@@ -70,10 +70,10 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
-    """As `decode`. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where `divisor` of its (height, width) says so.
+    """As `decode`, but a JPEG is decoded at 1/N of its size, where N is `divisor` of its (height, width).
 
-    Height and width are those of the stored image, before its orientation is applied; `divisor` returns 1, 2, 4 or 8,
-    a divisor of both, so that no pixel is a part of one. The JPEG's decoder averages, and skips most of its work.
+    Height and width are those of the stored image, before its orientation is applied. `divisor` returns 1, 2, 4 or 8,
+    and must divide both sides. The JPEG decoder averages pixels and skips most of its work.
     """
     name = "image data" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -110,7 +110,7 @@ def _read(path: Path) -> bytes:
 
 
 def _checked_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width as the file's header has them, after a walk to the file's end marker."""
+    """Height and width from the file's header, after checking that the file is complete up to its end marker."""
     if not data:
         raise ImageError(f"{name}: the file is empty; copy or download it again")
     try:
@@ -130,7 +130,7 @@ def _checked_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def _walk_jpeg(data: bytes) -> tuple[int, int]:
-    """Size from the frame header. IndexError or struct.error where data ends before the end-of-image marker."""
+    """Size from the frame header. IndexError or struct.error if the data ends before the end-of-image marker."""
     size_hw = None
     position = 2
     while True:
@@ -140,7 +140,7 @@ def _walk_jpeg(data: bytes) -> tuple[int, int]:
         marker = data[match.end() - 1]
         if marker == _JPEG_EOI:
             break
-        # Compressed data follows its segment's header without a length: the search skips it, stuffed zeros and all.
+        # Compressed data has no length field: the search skips it, including stuffed zeros.
         (length,) = struct.unpack_from(">H", data, match.end())
         if marker in _JPEG_FRAMES and size_hw is None:
             size_hw = struct.unpack_from(">HH", data, match.end() + 3)
@@ -151,7 +151,7 @@ def _walk_jpeg(data: bytes) -> tuple[int, int]:
 
 
 def _walk_png(data: bytes) -> tuple[int, int]:
-    """Size from IHDR. struct.error where data ends before IEND, ValueError for a wrong checksum."""
+    """Size from IHDR. struct.error if the data ends before IEND, ValueError for a wrong checksum."""
     position, size_hw = len(_PNG_MAGIC), None
     while True:
         length, kind = struct.unpack_from(">I4s", data, position)

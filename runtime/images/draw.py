@@ -1,4 +1,4 @@
-"""Detections drawn into images."""
+"""Draws detections and ground truth into images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _GOLDEN_ANGLE = 0.61803398875  # of the colour wheel: neighbouring classes get c
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """RGB colour of a class, the same everywhere."""
+    """RGB colour of a class index, the same everywhere."""
     red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN_ANGLE % 1.0, 0.85, 1.0 if label % 2 else 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw(image: np.ndarray, detections: Detections, classes: Sequence[str], min_score: float = 0.0) -> np.ndarray:
-    """A copy of the image (uint8 [h, w, 3] RGB) with the boxes, classes and scores of at least `min_score`."""
+    """A copy of the image (uint8 [h, w, 3] RGB) with boxes, classes and scores of detections from `min_score` on."""
     canvas = image.copy()
-    for row in np.flatnonzero(detections.scores >= min_score)[::-1]:  # the best on top
+    for row in np.flatnonzero(detections.scores >= min_score)[::-1]:  # best last, on top
         label = int(detections.classes[row])
         _draw_box(canvas, detections.boxes[row], class_color(label), f"{classes[label]} {detections.scores[row]:.2f}")
     return canvas
 
 
 def draw_truth(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """A copy of the image with ground-truth boxes [n, 4] xyxy of classes labels [n]."""
+    """A copy of the image with ground-truth boxes [n, 4] xyxy and their class names; labels [n] are class indices."""
     canvas = image.copy()
     for box, label in zip(boxes, labels, strict=True):
         _draw_box(canvas, box, class_color(int(label)), classes[int(label)])

@@ -1,10 +1,10 @@
-"""From an image to the network's canvas and back. Training, validation and deployment all use this file.
+"""From an image to the network's canvas and back. Training, validation and deployment all use this module.
 
-An image's pixels are decoded (`load`), divided by 2, 4 or 8 where it is that much too large, resized bilinearly. A
-JPEG is divided by its decoder, whose averages are not exactly those of an array: files, not arrays, have the very
-pixels of training.
+An image is decoded (`load`), reduced by 2, 4 or 8 if it is that much too large, and resized bilinearly. A JPEG is
+reduced by its decoder, whose averages differ slightly from those computed on an array. Only files, not arrays, give
+exactly the pixels of training.
 
-B images, H × W a canvas' size; `_hw` is (height, width); boxes are xyxy in continuous pixels.
+B images, H × W the size of a canvas; `_hw` is (height, width); boxes are xyxy in continuous pixels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..errors import UserError
 from ..manifest import Preprocess
 from .decoding import MAX_PIXELS, Decoded, decode_image, whole
 
-WantedHw = Callable[[tuple[int, int]], tuple[int, int]]  # an image's (height, width) → those that it is resized to
+WantedHw = Callable[[tuple[int, int]], tuple[int, int]]  # an image's (height, width) → the size it is resized to
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image lies on its canvas: resized, top-left."""
+    """How an image lies on its canvas: resized, in the top-left corner."""
 
     image_hw: tuple[int, int]
     resized_hw: tuple[int, int]
@@ -40,8 +40,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Batch:
+    """Images laid on canvases of one size."""
+
     images: np.ndarray  # uint8 [B, H, W, 3] RGB canvases
-    image_sizes: np.ndarray  # int32 [B, 2] height, width of the image on its canvas
+    image_sizes: np.ndarray  # int32 [B, 2] height, width of each image on its canvas
     geometries: tuple[Geometry, ...]
 
     @property
@@ -51,9 +53,9 @@ class Batch:
 
 
 def resize_scale(image_hw: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """Size (height, width) that brings the shorter side to `short_side`, or the longer to `long_side` if that is less.
+    """Size (height, width) with the shorter side `short_side`, or smaller if the longer side would exceed `long_side`.
 
-    The aspect is kept but for rounding; a side is at least 1.
+    The aspect ratio is kept up to rounding; a side is at least 1. Raises UserError for an image without pixels.
     """
     height, width = image_hw
     if height < 1 or width < 1:
@@ -63,15 +65,15 @@ def resize_scale(image_hw: tuple[int, int], short_side: int, long_side: int) -> 
 
 
 def plan(image_hw: tuple[int, int], pre: Preprocess) -> Geometry:
-    """Geometry of an image of this size on the smallest canvas that holds it."""
+    """Geometry of an image of this size on the smallest canvas that holds it, before any limit of a graph."""
     resized_hw = resize_scale(image_hw, pre.short_side, pre.long_side)
     return Geometry(image_hw, resized_hw, _round_up(resized_hw, pre.size_divisor))
 
 
-def divisor(image_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> int:
-    """By how much an image is divided before it is resized to `wanted_hw`: 1, 2, 4 or 8.
+def reduction(image_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> int:
+    """The factor by which an image is reduced before it is resized to `wanted_hw`: 1, 2, 4 or 8.
 
-    The most that leaves it at least as large as wanted and divides both sides, so that boxes need no correction.
+    It is the largest that divides both sides, so that boxes need no correction, and leaves at least the wanted size.
     """
     fitting = (
         by
@@ -88,28 +90,29 @@ def load(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
-    """A JPEG or PNG image with the pixels that a resize needs: `make_batch`'s, or that to `wanted_hw` of its size.
+    """A JPEG or PNG image, decoded at the size that its resize needs. Raises ImageError.
 
-    Without `pre` all pixels. Raises ImageError.
+    The resize is that of `make_batch` with `pre`, or to `wanted_hw` of the image's size. If `pre` is None, all pixels
+    are decoded.
     """
     if pre is None:
         return decode_image(source, max_pixels=max_pixels)
     wanted = wanted_hw or (lambda image_hw: plan(image_hw, pre).resized_hw)
-    by = (lambda image_hw: divisor(image_hw, wanted(image_hw))) if pre.divide_large else None
+    by = (lambda image_hw: reduction(image_hw, wanted(image_hw))) if pre.divide_large else None
     return decode_image(source, by, max_pixels=max_pixels)
 
 
 def resize(
     image: np.ndarray, size_hw: tuple[int, int], divide_large: bool = False, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The image at another size: the one resize of training and deployment (bilinear, half-pixel centres).
+    """Resize an image, the same way in training and deployment: bilinear, with half-pixel centres.
 
-    With `divide_large` a larger one is first averaged over 2 × 2, 4 × 4 or 8 × 8 pixels (`divisor`), unless its decoder
-    did. The result is in `out` where that is given; else it may be `image` itself, where the size is already right.
+    With `divide_large`, a much larger image is first averaged over 2 × 2, 4 × 4 or 8 × 8 pixels (`reduction`). The
+    result is written to `out` if given; otherwise it may be `image` itself, if that has the right size.
     """
     size = (size_hw[1], size_hw[0])
-    if divide_large and (by := divisor((image.shape[0], image.shape[1]), size_hw)) > 1:
-        # Which is where INTER_AREA averages; in any other proportion it is slow.
+    if divide_large and (by := reduction((image.shape[0], image.shape[1]), size_hw)) > 1:
+        # By these factors INTER_AREA averages whole pixels; by others it is slow.
         small = (image.shape[1] // by, image.shape[0] // by)
         image = cv2.resize(image, small, dst=out if small == size else None, interpolation=cv2.INTER_AREA)
         if small == size:
@@ -123,12 +126,12 @@ def resize(
 
 
 def as_decoded(image: np.ndarray | Decoded) -> Decoded:
-    """The image itself, or that of an array."""
+    """The image as `Decoded`; an array has its full size."""
     return image if isinstance(image, Decoded) else whole(image)
 
 
 def check_image(image: np.ndarray | Decoded, index: int) -> None:
-    """Raise UserError, naming image `index`, unless its pixels are uint8 [h, w, 3]."""
+    """Raise UserError that names image `index`, unless its pixels are uint8 [h, w, 3]."""
     pixels = image.pixels if isinstance(image, Decoded) else image
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         given = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
@@ -138,10 +141,10 @@ def check_image(image: np.ndarray | Decoded, index: int) -> None:
 def make_batch(
     images: Sequence[np.ndarray | Decoded], pre: Preprocess, canvas_hw: tuple[int, int] | None = None
 ) -> Batch:
-    """Resize images (loaded, or arrays uint8 [h, w, 3] RGB; any sizes) and lay them on one canvas each.
+    """Resize images (loaded, or arrays uint8 [h, w, 3] RGB; any sizes) and lay each on a canvas, all of one size.
 
-    The canvas is `canvas_hw` or else the smallest that holds every image, sides multiples of the divisor; what a
-    image leaves free has the padding colour. Raises UserError where an image has another type or does not fit.
+    The canvas is `canvas_hw`, or the smallest that holds every image, with sides that are multiples of the divisor.
+    The rest of a canvas has the padding colour. Raises UserError if an image has another type or does not fit.
     """
     for index, image in enumerate(images):
         check_image(image, index)
@@ -163,7 +166,7 @@ def make_batch(
         height, width = p.resized_hw
         resize(source.pixels, p.resized_hw, pre.divide_large, out=canvas[:height, :width])
         for top, left, bottom in ((0, width, height), (height, 0, canvas_hw[0])):
-            if left < canvas_hw[1] and top < bottom:  # of a rectangle without area OpenCV would draw the edge
+            if left < canvas_hw[1] and top < bottom:  # OpenCV would draw the edge of an empty rectangle
                 cv2.rectangle(canvas, (left, top), (canvas_hw[1] - 1, bottom - 1), pre.pad_value, cv2.FILLED)
     return Batch(canvases, sizes, tuple(Geometry(p.image_hw, p.resized_hw, canvas_hw) for p in plans))
 

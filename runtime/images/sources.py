@@ -1,4 +1,4 @@
-"""What a user asks to detect on: images, folders, videos."""
+"""Finds the image and video files that a user names, directly or by folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 @dataclass(frozen=True)
 class Source:
-    """An image or a video file, and the name, without suffix, that its drawn copy gets inside the output folder."""
+    """An image or a video file, and the name without suffix of its drawn copy inside the output folder."""
 
     path: Path
     name: str
@@ -22,11 +22,11 @@ class Source:
 
 
 def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
-    """The files that `inputs` name, folders searched through, in the order of the inputs and then of their names.
+    """The files of `inputs`, folders searched recursively, in the order of the inputs and then of the file names.
 
-    What lies in `out` is left out of a folder: a second run must not detect on what the first has drawn. A file given
-    by name is taken as it is, even a missing one, to be reported in its turn. Raises UserError for a folder without
-    images and videos.
+    Files of a folder that lie in `out` are left out, so that a second run does not detect on the drawings of the first.
+    A file given by name is always included, even if it is missing; reading it reports the problem. Raises UserError for
+    a folder without images and videos.
     """
     sources: list[Source] = []
     taken: set[str] = set()
@@ -52,7 +52,7 @@ def _is_wanted(path: Path, out: Path) -> bool:
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    """`name`, or with a number where another input took it: a.jpg and a.png, or x/a.jpg and y/a.jpg."""
+    """`name`, with a number if another input took it: a.jpg and a.png, or x/a.jpg and y/a.jpg."""
     candidate, number = name, 1
     while candidate.lower() in taken:
         number += 1

@@ -1,4 +1,4 @@
-"""Reading and writing video files, with OpenCV."""
+"""Reads and writes video files with OpenCV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VideoError(UserError):
 
 
 class Video:
-    """An opened video file: its size, rate, and its frames once. A context manager."""
+    """An open video file: its rate, announced length, and its frames, once. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class Video:
             raise VideoError(f"{path}: OpenCV cannot open this video; convert it, to MP4 with H.264 for instance")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frames_per_second = float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else 25.0
-        self.frames_announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # the container's claim
+        self.frames_announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # as the container claims
 
     def frames(self) -> Iterator[np.ndarray]:
         """The frames, uint8 [h, w, 3] RGB, until the file ends or can no longer be decoded."""
@@ -50,7 +50,7 @@ class Video:
 def drawn_video(path: Path, frames_per_second: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends a frame (uint8 [h, w, 3] RGB, all of one size) to an MP4 file.
 
-    The file appears under its name when the block succeeds. Raises WriteError.
+    The file appears when the block succeeds. Raises WriteError.
     """
     writer: cv2.VideoWriter | None = None
     count = 0
@@ -72,7 +72,7 @@ def drawn_video(path: Path, frames_per_second: float) -> Iterator[Callable[[np.n
         finally:
             if writer is not None:
                 writer.release()
-        # OpenCV says nothing when the disk is full: a file without its end cannot be read back.
+        # OpenCV does not report a full disk, but a file without its end cannot be read back.
         if _frame_count(temporary) < count:
             raise WriteError(f"cannot write {path}: the video is incomplete; free some space or choose another folder")
 

@@ -1,1 +1,1 @@
-"""MLPerf's scenarios, driven by its own load generator."""
+"""Runs MLPerf's scenarios with its own load generator, LoadGen."""

@@ -1,13 +1,12 @@
-"""MLPerf's four scenarios through its own load generator (LoadGen; extra `loadgen`), and its accuracy mode.
+"""MLPerf's four scenarios and its accuracy mode, run by its own load generator (LoadGen; extra `loadgen`).
 
     python -m runtime.loadgen model.onnx --scenario SingleStream --images val/ -o runs/single
     python -m runtime.loadgen model.onnx --scenario Server --images val/ -o runs/server --latency-ms 50
     python -m runtime.loadgen model.onnx --scenario Offline --images val/ -o runs/ap --accuracy --annotations val.json
 
-Timed is everything from the decoded image to boxes in its own pixels: resizing, network, NMS. LoadGen's own logs lie
-in the output folder, with settings.json (what was asked for, conditions) and result.json (what came out) beside them.
-Exit code 1 where LoadGen's verdict is INVALID. Results are unverified and no MLPerf submission: the rules for one also
-fix the model, the data set and the accuracy.
+LoadGen times everything from the decoded image to boxes in image pixels: resizing, network, NMS. The output folder gets
+LoadGen's logs, settings.json (settings and conditions) and result.json (results). The exit code is 1 if LoadGen's
+verdict is INVALID. Results are unverified and no MLPerf submission; its rules also fix model, data set and accuracy.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, e
 from .sut import Samples
 
 WARMUP_IMAGES = 32
-ATTEMPTS = 3  # at Offline, where a machine that was busy in the warm-up makes the run too short
+ATTEMPTS = 3  # in Offline: a machine that was busy during the warm-up makes the run too short
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
 def check_images(dataset: CocoDataset, limit: int | None, pre: Preprocess | None) -> tuple[list[int], list[str]]:
-    """Indices of the images that can be read, and a line for each that cannot."""
+    """Indices of the readable images, and a line per unreadable image. Raises ImageError if none is readable."""
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     with ThreadPoolExecutor(processors()) as pool:
         found = pool.map(lambda index: _problem(dataset, index, pre), indices)
@@ -66,7 +65,7 @@ def check_images(dataset: CocoDataset, limit: int | None, pre: Preprocess | None
 def score_responses(
     detector: Detector, dataset: CocoDataset, indices: Sequence[int], found: Sequence[Detections]
 ) -> Scored:
-    """COCO's metrics of the responses for those images of the data set, just as `runtime.evaluate` has them."""
+    """COCO metrics of the responses for these images of the data set, computed as `runtime.evaluate` does."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
     results = join_results(
@@ -77,15 +76,17 @@ def score_responses(
 
 
 class Scored(NamedTuple):
+    """Metrics of responses, and the responses as COCO results."""
+
     metrics: CocoMetrics
     results: Results
 
 
 def summary_as_text(summary: Summary, scenario: Scenario) -> str:
-    """LoadGen's verdict and main metrics."""
+    """LoadGen's verdict and main figures as text."""
     lines = [f"{scenario}, performance: {'VALID' if summary.is_valid else 'INVALID'} ({UNVERIFIED})"]
     for name, value in summary.values.items():
-        # The latency of Offline's images is the time since the one query that they all belong to.
+        # Offline has a single query, so an image's latency is only its place in the run.
         if "latency" in name and name.endswith("(ns)") and name != "target_latency (ns)" and scenario != "Offline":
             lines.append(f"  {name.removesuffix('(ns)').strip():<36}{float(value) / 1e6:10.2f} ms")
         elif "per second" in name or name.startswith("QPS"):
@@ -115,18 +116,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=ModelSpec.parse, help="a deployed model")
     parser.add_argument("--scenario", choices=SCENARIOS, required=True)
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="images, or folders of them")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for LoadGen's logs")
-    parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of LoadGen's log of responses")
-    parser.add_argument("--annotations", type=Path, help="COCO json; needed with --accuracy")
-    parser.add_argument("--limit", type=int, help="accuracy mode: only the first so many images")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for logs and results")
+    parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of the logged responses")
+    parser.add_argument("--annotations", type=Path, help="COCO annotation file; required with --accuracy")
+    parser.add_argument("--limit", type=int, metavar="N", help="accuracy mode: only the first N images")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=10.0, help="a run lasts at least so long (%(default)s)")
-    length.add_argument("--official", action="store_true", help="as MLPerf has it: 600 s; Offline 24576 images")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time, at most (%(default)s)")
+    length.add_argument("--seconds", type=float, default=10.0, help="minimum duration of a run (%(default)s)")
+    length.add_argument("--official", action="store_true", help="MLPerf's own minimum: 600 s, in Offline 24576 images")
+    parser.add_argument("--batch", type=int, default=8, help="largest batch (%(default)s)")
     parser.add_argument("--num-images", "--pictures", type=int, default=256, help="images held in memory (%(default)s)")
-    parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound of the 99th percentile (100)")
-    parser.add_argument("--qps", type=float, help="Server: queries per second (else 0.4 of what a warm-up gave)")
-    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: a query waits so long for company (0)")
+    parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound on the 99th percentile (100)")
+    parser.add_argument("--qps", type=float, help="Server: queries per second (0.4 of the warm-up's)")
+    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: time a query waits for its batch (0)")
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.accuracy and (options.annotations is None or len(options.images) != 1):
@@ -156,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wait_s=options.wait_ms / 1000,
         images_in_memory=options.num_images,
     )
-    machine, run = describe_machine(), describe_run(command_line(arguments, "runtime.loadgen"))  # its load before ours
+    machine, run = (
+        describe_machine(),
+        describe_run(command_line(arguments, "runtime.loadgen")),
+    )
     detector, sha256 = open_model_with_sha256(options.model, **backend_options(options))
     with detector:
         resolve_batch([detector.manifest.inputs], options.batch)
@@ -185,11 +189,11 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
             break
         rate = summary.number("Samples per second") or 0.0
         if attempt + 1 < ATTEMPTS:
-            print(f"Offline: too short, for it ran at {rate:.1f} images/s; once more, with more images", flush=True)
+            print(f"Offline: the run was too short at {rate:.1f} images/s; repeating it with more images", flush=True)
             plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
     try:
         atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
-    finally:  # a full disk must not cost the metrics, nor a closed pipe the file
+    finally:  # print the figures even if the disk is full
         print(summary_as_text(summary, target.scenario))
     return 0 if summary.is_valid else 1
 
@@ -216,7 +220,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run, and under which conditions."""
+    """A run of LoadGen that has been prepared, and its conditions."""
 
     detector: Detector
     paths: list[Path]
@@ -227,7 +231,7 @@ class Plan:
 
 
 def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, conditions: dict[str, Any]) -> Plan:
-    """Warm up, and measure meanwhile."""
+    """Warm up, and estimate the speed from it."""
     samples = Samples(paths[:WARMUP_IMAGES], detector.load_preprocess)
     samples.load(range(len(samples)))
     found = estimate(detector, [samples[index] for index in range(len(samples))], target)
@@ -235,7 +239,7 @@ def _plan(detector: Detector, paths: list[Path], target: Target, folder: Path, c
 
 
 def _run(plan: Plan) -> None:
-    """Write down what will be run, then run it."""
+    """Write settings.json, then run LoadGen."""
     settings = settings_for(plan.target, plan.found, import_loadgen())
     content = {"settings": settings, "target": asdict(plan.target), "estimate": asdict(plan.found), **plan.conditions}
     atomic_write(plan.folder / "settings.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")

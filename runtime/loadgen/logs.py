@@ -1,4 +1,4 @@
-"""Reads what LoadGen wrote: its summary and, in accuracy mode, its log of responses."""
+"""Reads LoadGen's logs: the summary and, in accuracy mode, the responses."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
     "mlperf_log_trace.json",
 )
 
-FAILED = f"failed_{SUMMARY}"  # what the summary is renamed to where a query failed
+FAILED = f"failed_{SUMMARY}"  # new name of the summary if a query failed
 
 
 class LoadgenError(UserError):
-    """LoadGen is missing, or left logs that don't say what they should."""
+    """LoadGen is not installed, or its logs are incomplete."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of a performance run, as LoadGen's summary has it."""
+    """LoadGen's summary of a performance run."""
 
     is_valid: bool
     values: dict[str, str]  # by LoadGen's own names
-    advice: tuple[str, ...]  # its recommendations and what it says of early stopping
+    advice: tuple[str, ...]  # recommendations and remarks on early stopping
     errors: tuple[str, ...]
 
     def number(self, name: str) -> float | None:
-        """The value whose name begins so."""
+        """The first value whose name begins with `name`, or None."""
         return next((float(value) for key, value in self.values.items() if key.startswith(name)), None)
 
 
 def read_summary(folder: Path) -> Summary:
-    """Raises LoadgenError where there is no verdict in it: the run was cut short, or the disk is full."""
+    """The summary in a folder of logs. Raises LoadgenError if it has no verdict: a run cut short, or a full disk."""
     path = folder / SUMMARY
     lines = _read(path).splitlines()
     values: dict[str, str] = {}
@@ -57,7 +57,7 @@ def read_summary(folder: Path) -> Summary:
 
 
 def _advice(lines: Sequence[str]) -> tuple[str, ...]:
-    """Bullets; LoadGen breaks long ones over lines that begin with a space."""
+    """The summary's bullets; LoadGen continues a long one on lines that begin with a space."""
     found = list[str]()
     for line in lines:
         if line.startswith(" * "):
@@ -68,9 +68,9 @@ def _advice(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_responses(folder: Path, count: int) -> list[Detections]:
-    """The detections that LoadGen logged, by index of the sample. Raises LoadgenError unless all `count` are there.
+    """The logged detections of `count` samples, by index. Raises LoadgenError if responses are missing.
 
-    A sample that it asked for more than once counts with its first response.
+    If LoadGen asked for a sample several times, its first response counts.
     """
     path = folder / ACCURACY
     found: dict[int, Detections] = {}
@@ -90,7 +90,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
 
 
 def remove_logs(folder: Path) -> None:
-    """So that nothing of an earlier run is taken for this one's."""
+    """Remove the logs of an earlier run, so that they are not taken for those of the next."""
     for name in (SUMMARY, FAILED, DETAIL, ACCURACY, TRACE):
         (folder / name).unlink(missing_ok=True)
 

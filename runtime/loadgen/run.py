@@ -1,4 +1,4 @@
-"""One run of MLPerf's LoadGen on a detector: its four scenarios as systems under test."""
+"""Runs MLPerf's LoadGen on a detector, with a system under test for each of the four scenarios."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sut import Answer, BatchingSystem, Query, Responses, Samples, SystemUnderT
 
 
 def import_loadgen() -> Any:
-    """The module. Raises LoadgenError where it isn't installed."""
+    """LoadGen's module. Raises LoadgenError if it is not installed."""
     try:
         import mlperf_loadgen
     except ImportError as error:
@@ -32,9 +32,9 @@ def import_loadgen() -> Any:
 def run_loadgen(
     detector: Detector, paths: Sequence[Path], target: Target, settings: dict[str, Any], found: Estimate, folder: Path
 ) -> None:
-    """One run of LoadGen on the images; its logs go to `folder`, which exists.
+    """Run LoadGen once on the images; its logs go to `folder`, which must exist.
 
-    Raises the first error that a query met; LoadGen's summary is then renamed, since it counts failures as answers.
+    Raises the first error of a query. LoadGen counts failures as answers, so its summary is then renamed to FAILED.
     """
     library = import_loadgen()
     samples, responses = Samples(paths, detector.load_preprocess), Responses(library)
@@ -65,7 +65,7 @@ def run_loadgen(
 def _system(
     detector: Detector, samples: Samples, responses: Responses, target: Target, found: Estimate
 ) -> Iterator[SystemUnderTest | BatchingSystem]:
-    """The system under test of a scenario."""
+    """The system under test for the target's scenario."""
     match target.scenario:
         case "Offline":
             yield SystemUnderTest(answer_stream(detector, samples, target.batch), responses)
@@ -87,7 +87,7 @@ def _system(
 
 
 def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
-    """Answers a query whole, in batches of at most so many images."""
+    """An Answer that detects on a whole query, in batches of at most `batch` images."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
         for some in cut(queries, batch):
@@ -97,7 +97,7 @@ def answer_query(detector: Detector, samples: Samples, batch: int) -> Answer:
 
 
 def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
-    """Answers a query of many images through the pipeline, images of one canvas after those of another."""
+    """An Answer that sends a query of many images through the pipeline, sorted by canvas."""
 
     def answer(queries: Sequence[Query], responses: Responses) -> None:
         ordered = sorted(queries, key=lambda query: query_canvas_hw(detector, samples, query))
@@ -112,6 +112,7 @@ def answer_stream(detector: Detector, samples: Samples, batch: int) -> Answer:
 
 
 def query_canvas_hw(detector: Detector, samples: Samples, query: Query) -> tuple[int, int]:
+    """Height and width of the canvas of a query's image."""
     return detector.canvas_hw(samples[query.index].size_hw)
 
 
@@ -119,7 +120,7 @@ def _guarded(call: Callable[[Sequence[int]], None], responses: Responses) -> Cal
     def guarded(indices: Sequence[int]) -> None:
         try:
             call(indices)
-        except BaseException as error:  # whatever it is: LoadGen aborts the process where one is raised into it
+        except BaseException as error:  # LoadGen aborts the process if anything is raised into it
             responses.fail([], error)
 
     return guarded
@@ -127,7 +128,7 @@ def _guarded(call: Callable[[Sequence[int]], None], responses: Responses) -> Cal
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once. Python would see it only when LoadGen calls back, in Server after minutes."""
+    """Let Ctrl-C end the process at once: Python would see it only when LoadGen calls back, in Server after minutes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,6 @@
-"""LoadGen's settings for a scenario, from how fast the model was in a warm-up.
+"""LoadGen's settings for a scenario, derived from the model's speed in a warm-up.
 
-What they are named, and the defaults that are not set here, are LoadGen's (`TestSettings`).
+Names, and the defaults of what is not set here, are LoadGen's own (`TestSettings`).
 """
 
 from __future__ import annotations
@@ -25,44 +25,43 @@ SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Off
 # MLPerf Inference: every scenario runs for 600 s at least, Offline on 24576 images at least.
 OFFICIAL_SECONDS, OFFICIAL_OFFLINE_SAMPLES = 600.0, 24576
 QUERY_IMAGES = 8  # of a MultiStream query
-# Below 64 queries LoadGen cannot tell the 90th percentile (SingleStream) with 99 % confidence, below 662 not the 99th
-# (MultiStream), and calls a run invalid. Server needs more, the more of them were late: 1157 allow four.
+# LoadGen needs 64 queries to tell the 90th percentile (SingleStream) with 99 % confidence, and 662 for the 99th
+# (MultiStream); a run with fewer is invalid. Server needs more queries the more of them are late: 1157 allow four.
 LEAST_QUERIES: dict[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "Server": 1157, "Offline": 1}
-# The estimate comes from a short warm-up. SingleStream and MultiStream stop by the clock, so that LoadGen may prepare
-# more queries than are needed. Offline runs whatever was prepared; too little of it makes the run too short, and
-# invalid.
+# Factors on the estimate of a short warm-up. SingleStream and MultiStream stop by the clock, so LoadGen may prepare
+# more queries than needed. Offline runs all prepared queries; too few make the run too short, hence invalid.
 SPARE_QUERIES, SPARE_OFFLINE = 2.0, 1.5
-SERVER_LOAD = 0.4  # of the throughput: queues that form at random stay short
-SERVER_BATCH_SHARE = 0.5  # of the latency bound that one batch may take; the rest is for waiting
+SERVER_LOAD = 0.4  # of the throughput, so that random queues stay short
+SERVER_BATCH_SHARE = 0.5  # of the latency bound, for one batch; the rest is for waiting
 
 WARMUP_SECONDS, WARMUP_CALLS, STREAM_BATCHES = 1.0, 3, 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a warm-up gave."""
+    """Speeds that a warm-up measured."""
 
-    latency_s: dict[int, float]  # median for a query, by how many images it has
-    images_per_second: float  # Offline: of a stream in batches, at its fastest; else 0
+    latency_s: dict[int, float]  # median of a query, by its number of images
+    images_per_second: float  # Offline: of a stream in batches, the fastest; else 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked of a run."""
+    """The run that is asked for."""
 
     scenario: Scenario
     is_accuracy: bool
-    seconds: float  # that it lasts at least
+    seconds: float  # minimum duration
     batch: int
     is_official: bool = False
-    latency_bound_s: float = 0.1  # Server: of the 99th percentile
+    latency_bound_s: float = 0.1  # Server: bound on the 99th percentile
     queries_per_second: float | None = None  # Server; None: SERVER_LOAD of the estimate
-    wait_s: float = 0.0  # Server: how long a query may wait for others to share its batch
-    images_in_memory: int = 256  # at a time; a performance run draws from so many
+    wait_s: float = 0.0  # Server: how long a query may wait for its batch to fill
+    images_in_memory: int = 256  # loaded at a time; a performance run draws from these
 
 
 def estimate(detector: Detector, images: Sequence[Decoded], target: Target) -> Estimate:
-    """Run the model on images for a few seconds. The first call of each kind warms up and isn't counted."""
+    """Run the model on images for a few seconds. The first call of each kind is a warm-up and is not counted."""
     powers = sorted({*(2**n for n in range(target.batch.bit_length())), target.batch})
     sizes = {"SingleStream": [1], "MultiStream": [QUERY_IMAGES], "Server": powers, "Offline": []}[target.scenario]
     latency = {size: statistics.median(_seconds(partial(detector.detect, _cycle(images, size)))) for size in sizes}
@@ -73,13 +72,13 @@ def estimate(detector: Detector, images: Sequence[Decoded], target: Target) -> E
 
 
 def server_batch(found: Estimate, bound_s: float) -> int:
-    """The largest batch that leaves time for waiting within the latency bound; 1 where none does."""
+    """The largest batch that leaves time for waiting within the latency bound; 1 if none does."""
     fitting = [size for size, seconds in found.latency_s.items() if seconds <= SERVER_BATCH_SHARE * bound_s]
     return max(fitting, default=1)
 
 
 def settings_for(target: Target, found: Estimate, library: Any) -> dict[str, Any]:
-    """Fields of LoadGen's TestSettings and their values; `scenario` and `mode` by their names."""
+    """Values for fields of LoadGen's TestSettings; `scenario` and `mode` are given by name."""
     scenario = target.scenario
     settings: dict[str, Any] = {
         "scenario": scenario,
@@ -112,7 +111,7 @@ def settings_for(target: Target, found: Estimate, library: Any) -> dict[str, Any
 
 
 def expected_seconds(settings: dict[str, Any], found: Estimate) -> float:
-    """About how long a performance run takes."""
+    """Approximate duration of a performance run, s."""
     least, queries = settings["min_duration_ms"] / 1000, settings["min_query_count"]
     if settings["scenario"] == "Server":
         return max(least, queries / settings["server_target_qps"])
@@ -124,7 +123,7 @@ def expected_seconds(settings: dict[str, Any], found: Estimate) -> float:
 
 
 def apply(settings: dict[str, Any], library: Any) -> Any:
-    """LoadGen's own object."""
+    """LoadGen's TestSettings with these values. Raises AttributeError for a setting that LoadGen lacks."""
     made = library.TestSettings()
     for name, value in settings.items():
         if not hasattr(made, name):
@@ -138,7 +137,7 @@ def apply(settings: dict[str, Any], library: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def official_seeds(library: Any) -> dict[str, int]:
-    """The seeds of MLPerf's current round, which LoadGen carries. It gives them out once in a process."""
+    """The seeds of MLPerf's current round, as LoadGen contains them; it gives them out once per process."""
     read = library.TestSettings()
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "user.conf"
@@ -148,7 +147,7 @@ def official_seeds(library: Any) -> dict[str, int]:
 
 
 def _seconds(call: Callable[[], object]) -> list[float]:
-    """Of repeated calls, after one that isn't counted."""
+    """Seconds of repeated calls, after a first call that is not counted."""
     call()
     taken: list[float] = []
     while len(taken) < WARMUP_CALLS or sum(taken) < WARMUP_SECONDS:

@@ -1,8 +1,7 @@
-"""The system under test that MLPerf's LoadGen drives: a detector and its images behind LoadGen's callbacks.
+"""The system under test (SUT): a detector and its images behind the callbacks of MLPerf's LoadGen.
 
-LoadGen calls `issue` and `flush` from its own threads, and aborts the process where one raises: so nothing is raised
-into it. The first failure is kept, every query from then on is answered at once with nothing, and whoever started the
-test raises it.
+LoadGen calls `issue` and `flush` from its own threads, and aborts the process if one of them raises. So the first
+failure is kept, all later queries are answered at once with nothing, and the caller that started the test raises it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the image, score, clas
 
 @dataclass(frozen=True)
 class Query:
-    """One image that LoadGen wants to be answered."""
+    """One image of a query of LoadGen."""
 
     id: int  # LoadGen's
     index: int  # of the image
@@ -48,12 +47,14 @@ class Samples:
         return len(self._paths)
 
     def load(self, indices: Iterable[int]) -> None:
+        """Load images into memory, in parallel. Raises ImageError."""
         wanted = sorted({index for index in indices if index not in self._images})
         with ThreadPoolExecutor(processors()) as pool:
             images = pool.map(lambda index: load(self._paths[index], self._pre), wanted)
             self._images.update(zip(wanted, images, strict=True))
 
     def unload(self, indices: Iterable[int]) -> None:
+        """Drop images from memory."""
         for index in indices:
             self._images.pop(index, None)  # LoadGen may name one twice
 
@@ -62,18 +63,18 @@ class Samples:
 
 
 def encode(found: Detections) -> np.ndarray:
-    """A response: float32 [n, COLUMNS], from which `decode_response` makes the same detections."""
+    """Detections as a response, float32 [n, COLUMNS]; `decode_response` is the inverse."""
     return np.concatenate([found.boxes, found.scores[:, None], found.classes[:, None]], axis=1).astype("<f4")
 
 
 def decode_response(data: bytes) -> Detections:
-    """Raises ValueError where the length is not a multiple of a row's."""
+    """The detections in the bytes of a response. Raises ValueError if their length is no multiple of a row's."""
     rows = np.frombuffer(data, "<f4").reshape(-1, COLUMNS)
     return Detections(rows[:, :4].astype(np.float32), rows[:, 4].astype(np.float32), rows[:, 5].astype(np.int32))
 
 
 class Responses:
-    """Hands answers to LoadGen, each query's once, and keeps the first failure."""
+    """Hands answers to LoadGen, one per query, and keeps the first failure."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -82,11 +83,12 @@ class Responses:
         self.failure: BaseException | None = None
 
     def expect(self, queries: Iterable[Query]) -> None:
+        """Register queries that are to be answered."""
         with self._lock:
             self._open.update(query.id for query in queries)
 
     def complete(self, queries: Sequence[Query], found: Sequence[Detections]) -> None:
-        """Answer queries. The arrays live until LoadGen has copied them, which it does before the call returns."""
+        """Answer queries that are not answered yet. LoadGen copies the arrays before its call returns."""
         with self._lock:
             ids = {query.id for query in queries} & self._open
             self._open -= ids
@@ -100,7 +102,7 @@ class Responses:
         )
 
     def fail(self, queries: Sequence[Query], error: BaseException) -> None:
-        """Keep the error if it is the first, and answer with nothing what is unanswered: LoadGen waits for it."""
+        """Keep the error if it is the first, and answer the queries with nothing, since LoadGen waits for them."""
         with self._lock:
             self.failure = self.failure or error
         self.complete(queries, [empty_detections()] * len(queries))
@@ -110,35 +112,38 @@ Answer = Callable[[Sequence[Query], Responses], None]
 
 
 class SystemUnderTest:
-    """`issue` and `flush` as LoadGen calls them. `answer` answers a query's samples before it returns."""
+    """Answers each query at once, in LoadGen's thread."""
 
     def __init__(self, answer: Answer, responses: Responses) -> None:
         self._answer, self.responses = answer, responses
 
     def issue(self, samples: Sequence[Any]) -> None:
+        """LoadGen's callback for the samples of a query."""
         queries = [Query(int(sample.id), int(sample.index)) for sample in samples]
         self.responses.expect(queries)
         answer_or_fail(self._answer, queries, self.responses)
 
     def flush(self) -> None:
-        pass
+        """LoadGen's callback at the end of its queries; nothing waits here."""
 
 
 def answer_or_fail(answer: Answer, queries: Sequence[Query], responses: Responses) -> None:
+    """Answer the queries; after a failure, this or an earlier one, answer them with nothing."""
     if responses.failure is not None:
         responses.fail(queries, responses.failure)
         return
     try:
         answer(queries, responses)
-    except BaseException as error:  # whatever it is: LoadGen must not see it
+    except BaseException as error:  # LoadGen must see none
         responses.fail(queries, error)
 
 
 class BatchingSystem:
-    """As SystemUnderTest, for queries that come one by one: those that wait, and share a key, are answered together.
+    """Answers queries of one image in batches: waiting queries that share a key are answered together.
 
-    A worker that is free takes the oldest query and what waits with it, at most `batch`; the oldest waits no longer
-    than `wait_s` for company. `workers` threads answer. A context manager: leaving it answers what still waits.
+    A free worker takes the oldest query and up to `batch` - 1 waiting queries with its key. The oldest query waits at
+    most `wait_s` seconds for its batch to fill. `workers` threads answer. A context manager: on leaving, it answers the
+    queries that still wait.
     """
 
     def __init__(
@@ -159,6 +164,7 @@ class BatchingSystem:
         self._threads = [threading.Thread(target=self._work, name=f"loadgen-{n}") for n in range(workers)]
 
     def issue(self, samples: Sequence[Any]) -> None:
+        """LoadGen's callback for the samples of a query: they are queued."""
         queries = [Query(int(sample.id), int(sample.index)) for sample in samples]
         self.responses.expect(queries)
         with self._changed:
@@ -167,13 +173,13 @@ class BatchingSystem:
             self._changed.notify()
 
     def flush(self) -> None:
-        """LoadGen's word that no more will come for now: nothing waits for company any longer."""
+        """LoadGen's callback when no more queries come for now: no batch waits to fill any longer."""
         with self._changed:
             self._is_flushed = True
             self._changed.notify_all()
 
     def take(self, now: float) -> list[Query]:
-        """The batch that may go now; empty where the oldest can still wait."""
+        """Take the batch that is due at `now` (the clock's seconds); empty if the oldest query can still wait."""
         if not self._waiting:
             return []
         groups = group_by((query for _, query in self._waiting), self._key)

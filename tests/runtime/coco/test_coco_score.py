@@ -95,7 +95,7 @@ def by_pycocotools(
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_every_number_is_pycocotools(kind: str, seed: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_IMAGES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(scoring, "IMAGES_AT_A_TIME", at_a_time)
     content, results = make(kind, seed)
     reference = by_pycocotools(content, results)
     scores = scoring.precision_recall(parse_ground_truth(content), parse_results(results, "results"))

@@ -142,7 +142,7 @@ def found_by() -> Detector:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_no_model_always_comes_first(count: int) -> None:
-    orders = [dataset_run._in_turn(count, turn) for turn in range(2 * count)]
+    orders = [dataset_run.turn_order(count, turn) for turn in range(2 * count)]
     assert all(sorted(order) == list(range(count)) for order in orders)
     places = np.array([[order.index(number) for order in orders] for number in range(count)])
     assert places.sum(axis=1).tolist() == [places.sum() // count] * count
@@ -260,7 +260,7 @@ def test_a_foreign_or_altered_part_is_refused(
 
 def test_missing_doubled_and_truly_foreign_parts(dataset: CocoDataset, models: dict[str, Path], tmp_path: Path) -> None:
     paths = parts(dataset, models["fp32"], tmp_path, 3)
-    with pytest.raises(ShardError, match="1 of 3 parts are missing: 1/3; evaluate them, or give them"):
+    with pytest.raises(ShardError, match="1 of 3 parts are missing: 1/3; evaluate or add them"):
         merged(dataset, [paths[0], paths[2]])
     with pytest.raises(ShardError, match="2 of 3 parts are missing: 0/3, 2/3"):
         merged(dataset, [paths[1]])

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.images import Decoded, ImageError, decode, decode_image
-from runtime.images.preprocess import boxes_to_canvas, divisor, load, make_batch, plan, resize
+from runtime.images.preprocess import boxes_to_canvas, load, make_batch, plan, reduction, resize
 from runtime.manifest import Preprocess, from_json, to_json
 
 from ...support.fakes import MANIFEST
@@ -48,16 +48,16 @@ def slow_divisor(image_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> int:
 
 
 def test_divisors() -> None:
-    assert divisor((3000, 4000), (800, 1067)) == 2  # 750 would be too small
-    assert divisor((480, 640), (800, 1067)) == 1
-    assert divisor((480, 640), (240, 320)) == 2  # just as large as wanted
-    assert divisor((479, 640), (100, 134)) == 1  # half a pixel is none
-    assert divisor((482, 640), (100, 134)) == 2
-    assert divisor((6400, 6400), (100, 100)) == 8  # what decoders have
+    assert reduction((3000, 4000), (800, 1067)) == 2  # 750 would be too small
+    assert reduction((480, 640), (800, 1067)) == 1
+    assert reduction((480, 640), (240, 320)) == 2  # just as large as wanted
+    assert reduction((479, 640), (100, 134)) == 1  # half a pixel is none
+    assert reduction((482, 640), (100, 134)) == 2
+    assert reduction((6400, 6400), (100, 100)) == 8  # what decoders have
     rng = np.random.default_rng(0)
     for height, width, h, w in rng.integers(1, 300, (3000, 4)).tolist():
-        assert divisor((height, width), (h, w)) == slow_divisor((height, width), (h, w))
-        assert divisor((height, width), (h, w)) == divisor((width, height), (w, h))
+        assert reduction((height, width), (h, w)) == slow_divisor((height, width), (h, w))
+        assert reduction((height, width), (h, w)) == reduction((width, height), (w, h))
 
 
 @pytest.mark.parametrize("by", [1, 2, 4, 8])

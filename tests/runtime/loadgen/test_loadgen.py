@@ -148,7 +148,7 @@ def test_an_offline_run_that_was_too_short_is_repeated_with_more(
     assert main([str(model), "--scenario", "Offline", *options]) == 0
     assert asked == [75, 120]
     printed = capsys.readouterr().out
-    assert "Offline: too short, for it ran at 80.0 images/s; once more" in printed
+    assert "Offline: the run was too short at 80.0 images/s; repeating it with more images" in printed
     assert "Offline, performance: VALID" in printed
     assert json.loads((tmp_path / "log" / "settings.json").read_text())["estimate"]["images_per_second"] == 80
 
