@@ -18,7 +18,9 @@ MARKER = "<!-- module map -->"
 
 
 def purpose(module: Path) -> str:
-    """The first line of a module's docstring; empty where it has none."""
+    """The first line of a module's docstring; empty where the module or its docstring is missing."""
+    if not module.is_file():
+        return ""
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0].strip()
 

@@ -216,13 +216,15 @@ def test_commands_are_split_as_a_shell_splits_them() -> None:
     assert commands(text) == [["atss", "detect", "m.onnx", "two words"], ["atss", "doctor"]]
 
 
-def test_commands_inside_sentences_exist() -> None:
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for name in re.findall(r"`atss ([\w-]+)", text):
-            assert name in COMMANDS, f"{page}: atss {name}"
-        for path in re.findall(r"`(?:python )?((?:benchmarks|scripts)/[\w/]+\.\w+)", text):
-            assert (ROOT / path).is_file(), f"{page}: {path}"
+PATH = re.compile(r"`(?:python )?((?:benchmarks|scripts|tests|runtime|train|export)/[\w/.-]*)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_paths_inside_sentences_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`atss ([\w-]+)", text):
+        assert name in COMMANDS, f"atss {name}"
+    assert [path for path in PATH.findall(text) if not (ROOT / path).exists()] == []
 
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
