@@ -149,9 +149,9 @@ def test_settings_of_the_standard_flavor(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT for RTX has no such thing"),
-        ({"hardware_compatibility": "ampere-plus"}, "--hardware-compatibility: TensorRT for RTX has no such thing"),
-        ({"version_compatible": True}, "--version-compatible: TensorRT for RTX has no such thing"),
+        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT for RTX has no such option"),
+        ({"hardware_compatibility": "ampere-plus"}, "--hardware-compatibility: TensorRT for RTX has no such option"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT for RTX has no such option"),
         ({"compute_capabilities": ("9.0",)}, "--compute-capability 9.0: TensorRT for RTX builds for 7.5, 8.0, 8.6"),
         ({"optimization_level": 9}, "--optimization-level 9: expected 0 to 5"),
     ],
