@@ -213,8 +213,7 @@ def calibration_images(folder: str | None, annotations: str | None, count: int, 
         if not scheme.is_quantized:
             return []
         raise CalibrationError(
-            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, those that it was "
-            "trained on"
+            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, best the training images"
         )
     if annotations is None:
         return list_images(Path(folder), count)

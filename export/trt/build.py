@@ -149,7 +149,9 @@ def _name_gpus_rtx(trt: Any, builder_config: Any, library: Library, settings: Se
     """Set the GPUs that the engine is for. Returns their compute capabilities."""
     if not settings.compute_capabilities:
         if library.device is None:
-            raise BuildError("--compute-capability: there is no GPU here to build for; name those that will run it")
+            raise BuildError(
+                "--compute-capability: there is no GPU here to build for; name the GPUs that will run the engine"
+            )
         builder_config.num_compute_capabilities = 1
         builder_config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
         return (library.device.compute_capability,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -128,6 +129,16 @@ def test_a_missing_library_is_named_with_advice() -> None:
     require_libraries(("onnx",), "never said")
     with pytest.raises(MissingLibraryError, match="no_such_library is not installed; pip install no_such_library"):
         require_libraries(("onnx", "no_such_library"), "pip install {name}")
+
+
+@pytest.mark.parametrize("module", ["to_onnx", "quantize", "to_trt", "verify"])
+def test_the_nearest_option_is_named(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"export.{module}").main(["a", "b", "--imges", "x", "--precision", "fp16"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.splitlines()[-1].endswith("did you mean --images?")
+    assert "--imges x" in said
 
 
 def test_a_command_prints_the_log(capsys: pytest.CaptureFixture[str]) -> None:

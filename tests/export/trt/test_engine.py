@@ -200,7 +200,7 @@ def test_an_engine_that_its_own_gpu_refuses_is_an_error(fixed: tuple[object, Pat
 
 
 def test_no_gpu_to_build_for(fixed: tuple[object, Path]) -> None:
-    with pytest.raises(BuildError, match="there is no GPU here to build for; name those that will run it"):
+    with pytest.raises(BuildError, match="there is no GPU here to build for; name the GPUs that will run the engine"):
         build_for(fixed[1])
 
 
