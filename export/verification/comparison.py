@@ -69,7 +69,7 @@ class Comparison(NamedTuple):
     tolerance: Tolerance
 
 
-Dense = list[np.ndarray]  # in the order of `dense_maps`
+Dense = list[np.ndarray]  # float32, in the order of `dense_map_names`
 
 
 class ModelFile(NamedTuple):
@@ -117,21 +117,18 @@ def make_comparison(
     """A comparison of both sides with the checks that need no images. Raises VerifyError for a rewritten file."""
     model, manifest = file.model, file.manifest
     names = dense_map_names(model)
-    visible = expose_values(emulate(model), names) if names else None
-    if visible is None:
+    emulation = expose_values(emulate(model), names) if names else None
+    if emulation is None:
         raise VerifyError(
             f"{file.path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
             "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
-    checks = [
-        Check(
-            "file", PRECISION, count_convolutions(model).total(), count_wrong_convolutions(model, manifest.precision), 0
-        )
-    ]
+    wrong = count_wrong_convolutions(model, manifest.precision)
+    checks = [Check("file", PRECISION, count_convolutions(model).total(), wrong, 0)]
     if file.target == "cpu" or manifest.sums_fit_16_bits:
         checks.append(check_sums(model))
     tolerance = tolerance_of(manifest.precision, file.target)
-    return Comparison(reference, postprocess, file, open_session(visible), names, checks, None, tolerance)
+    return Comparison(reference, postprocess, file, open_session(emulation), names, checks, None, tolerance)
 
 
 def check_sums(model: onnx.ModelProto) -> Check:

@@ -26,6 +26,7 @@ from export.trt.engine import EngineSource
 from export.trt.library import Library
 from export.trt.settings import Settings
 from export.verification.checks import DETECTIONS, Check, Verification
+from runtime.errors import UserError
 
 from .conftest import Exported, restamp
 
@@ -117,6 +118,8 @@ def test_a_verification_tells_passed_from_failed(exported: Exported, converted: 
 def test_arguments_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"-o x\.engine: expected a name that ends in \.onnx"):
         export_onnx(tmp_path / "missing.pt", "x.engine")
+    with pytest.raises(UserError, match="precision is 'fp17', expected 'fp32' or 'fp16'"):
+        quantize("a.onnx", "fp17")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="expected another file than the model"):
         quantize("a.onnx", "fp16", "a.onnx")
     with pytest.raises(ArgumentError, match="--separate requires --compute-capability"):
