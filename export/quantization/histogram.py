@@ -29,7 +29,7 @@ class Histogram:
     def __init__(self) -> None:
         self._sums: np.ndarray | float = 0.0  # of each channel
         self._count = 0  # of each channel's numbers
-        self._counts = np.zeros(_BINS)
+        self.counts = np.zeros(_BINS)  # sampled numbers by magnitude
         self._top = 0.0  # the upper end of the last bin
         self._low, self._high = 0.0, 0.0
 
@@ -49,13 +49,13 @@ class Histogram:
         if self._top == 0:
             self._top = largest
         while self._top < largest:
-            self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2)])
             self._top *= 2
         stride = max(1, flat.size // _SAMPLE)
         while math.gcd(stride, values.shape[-1]) > 1:  # otherwise the stride picks the same columns of every row
             stride += 1
         bins = (np.abs(flat[::stride]) * np.float32(_BINS / self._top)).astype(np.int32)
-        self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+        self.counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
 
     def means(self) -> tuple[float, ...]:
         """The mean of each channel over all images and places; empty before the first batch."""
@@ -73,13 +73,13 @@ class Histogram:
         return max(-self._low, self._high)
 
     def _percentile(self) -> float:
-        covered = np.cumsum(self._counts)
+        covered = np.cumsum(self.counts)
         last = int(np.searchsorted(covered, covered[-1] * _PERCENTILE / 100))
         return self._top * (last + 1) / _BINS if covered[-1] else 0.0
 
     def _least_error(self) -> float:
         """The bound at which rounding inside it plus clipping outside it has the least mean square error."""
-        if not self._counts.any():
+        if not self.counts.any():
             return self._largest()
         width = self._top / _BINS
         centres = (np.arange(_BINS) + 0.5) * width
@@ -87,8 +87,8 @@ class Histogram:
         best, least = self._largest(), np.inf
         for last in range(_BINS // 16, _BINS + 1, _BINS // 128):
             bound = last * width
-            inside = self._counts[:last].sum() * (spans * bound / _STEPS) ** 2 / 12
-            outside = (self._counts[last:] * (centres[last:] - bound) ** 2).sum()
+            inside = self.counts[:last].sum() * (spans * bound / _STEPS) ** 2 / 12
+            outside = (self.counts[last:] * (centres[last:] - bound) ** 2).sum()
             if inside + outside < least:
                 best, least = bound, inside + outside
         return min(best, self._largest())
