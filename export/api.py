@@ -75,7 +75,7 @@ def export_onnx(
         >>> export_onnx("runs/mine/best.pt", "mine.onnx", canvas_hw=(800, 1344), batch_max=4).passed
         True
     """
-    path = arguments.exported_path(Path(checkpoint), out)
+    path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
     from train.trainer.checkpoint import load_detector
@@ -85,7 +85,6 @@ def export_onnx(
 
     loaded = load_detector(Path(checkpoint))
     shapes = input_shapes(loaded.config.preprocess, batch_max, canvas_hw)
-    scheme = Scheme(precision, target)
     return publish_export(loaded, path, shapes, scheme, folder_name(images), folder_name(calibrate_on), show_progress)
 
 
@@ -121,7 +120,7 @@ def quantize(
         calibration_count: how many images to calibrate on, at most.
         calibration: file of ranges to reuse, or to write; by default MODEL.calibration.json, replaced where its ranges
             belong to another graph or other images.
-        method: how a range is chosen from what was measured.
+        method: how a range is chosen from the measured numbers: "max" (covers all), "mse" (least error), "percentile".
         max_ap_loss: points of AP (of 100) that may be lost; blocks of the network stay in float until that is met.
         val_annotations: COCO file to measure AP on; by default `annotations`.
         val_images: folder of its images; by default `images`.
@@ -222,7 +221,7 @@ def build_engine(
     scratch = arguments.workspace_bytes(workspace_gib)
     if separate and not capabilities:
         raise arguments.ArgumentError("--separate requires --compute-capability, for example 8.6 8.9 12.0")
-    wanted: Precision = precision or "fp16"
+    wanted = Scheme(precision or "fp16").precision
     default = path.with_suffix(f".{wanted}") if from_checkpoint else path.with_suffix("")
     outputs = engine_paths(default, optional_path(out), capabilities if separate else ())
     library = choose_library(flavor, capabilities)

@@ -1,11 +1,31 @@
-"""How a command shows what the export's functions log: progress on stdout, warnings and errors on stderr."""
+"""What the export's commands share: a parser of options, and printing what the functions of `export.api` log."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import difflib
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
+
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that names the nearest option where one is misspelt.
+
+    Not tyro, which training uses: a machine that only converts files or builds engines doesn't install it.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with a usage message and exit code 2."""
+        known = set(_OPTION.findall(self.format_help()))
+        unknown = [option for option in _OPTION.findall(message) if option not in known]
+        near = [name for option in unknown for name in difflib.get_close_matches(option, sorted(known), n=1)]
+        super().error(f"{message}; did you mean {', '.join(near)}?" if near else message)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -16,7 +36,10 @@ class _ConsoleHandler(logging.Handler):
 
 @contextlib.contextmanager
 def log_to_console() -> Iterator[None]:
-    """Print the messages of the logger `export` while the block runs, and hand them to no other handler."""
+    """Print the messages of the logger `export` while the block runs: progress on stdout, warnings on stderr.
+
+    No other handler gets them.
+    """
     logger, handler = logging.getLogger("export"), _ConsoleHandler()
     before = logger.level, logger.propagate
     logger.addHandler(handler)

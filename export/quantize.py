@@ -21,7 +21,6 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
 
-import argparse
 import sys
 from typing import get_args
 
@@ -30,7 +29,7 @@ from runtime.errors import run_main
 from runtime.manifest import Precision
 
 from .api import quantize
-from .console import log_to_console
+from .console import CommandParser, log_to_console
 from .quantization.scheme import CALIBRATION_IMAGES, METHODS, Target
 
 
@@ -56,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if converted.passed else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=QUANTIZE, description=(__doc__ or "").splitlines()[0])
+def _parser() -> CommandParser:
+    parser = CommandParser(prog=QUANTIZE, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")

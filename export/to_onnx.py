@@ -20,7 +20,6 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_onnx", run_name="__main__", alter_sys=True)
 
-import argparse
 import sys
 from typing import get_args
 
@@ -30,7 +29,7 @@ from runtime.manifest import Precision
 
 from .api import export_onnx
 from .arguments import BATCH_MAX
-from .console import log_to_console
+from .console import CommandParser, log_to_console
 from .quantization.scheme import Target
 
 
@@ -52,8 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if exported.passed else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=TO_ONNX, description=(__doc__ or "").splitlines()[0])
+def _parser() -> CommandParser:
+    parser = CommandParser(prog=TO_ONNX, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
     parser.add_argument("--batch-max", type=int, default=BATCH_MAX, metavar="N", help="largest batch (%(default)s)")

@@ -20,7 +20,6 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_trt", run_name="__main__", alter_sys=True)
 
-import argparse
 import os
 import sys
 from typing import get_args
@@ -30,7 +29,7 @@ from runtime.errors import EXIT_INTERRUPTED, run_main
 from runtime.manifest import Precision
 
 from .api import build_engine
-from .console import log_to_console
+from .console import CommandParser, log_to_console
 from .trt.settings import RTX_CAPABILITIES, HardwareCompatibility
 
 
@@ -60,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """The command's options. An engine's description names them in the command that builds it again."""
-    parser = argparse.ArgumentParser(prog=TO_TRT, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=TO_TRT, description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("model", metavar="MODEL", help="exported file (.onnx) or checkpoint (.pt)")
     add("-o", "--output", metavar="OUT.engine", help="file to write; default: MODEL.engine")

@@ -21,7 +21,7 @@ from train.model.postprocess import CandidateLimit, Postprocess, select_candidat
 
 from .nms import fixpoint_nms
 
-TOPK_MAX = 3840  # TensorRT's
+TOPK_MAX = 3840  # the most that TensorRT's TopK ranks
 
 
 class GraphOutputs(NamedTuple):
@@ -38,7 +38,10 @@ class GraphOutputs(NamedTuple):
 
 
 class DeployableGraph(nn.Module):
-    """`images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2] → the contract's outputs, then the dense maps."""
+    """The deployable module: `images` uint8 [B, H, W, 3], `image_sizes` int32 [B, 2] → GraphOutputs, dense maps.
+
+    `graph/checkpoint.py` makes it of a checkpoint. `limits` are `candidate_limits`.
+    """
 
     def __init__(self, detector: DetectorNetwork, postprocess: Postprocess, limits: list[CandidateLimit]) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class DeployableGraph(nn.Module):
         self._postprocess, self._limits = postprocess, limits
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
-        """The dense maps come along so that the exporter names them: `export.verify` reads them by those names."""
+        """Detections and candidates, and the dense maps too so that the exporter names them for `export.verify`."""
         dense = self.detector(images)
         boxes, scores, classes = select_candidates(dense, image_sizes, self._postprocess, self._limits)
         limits = self._postprocess.thresholds
@@ -61,9 +64,10 @@ def dense_names(levels: int, has_centerness: bool) -> list[str]:
 
 
 def fold(detector: DetectorNetwork) -> DetectorNetwork:
-    """A copy for inference, its batch norms merged into the convolutions before them, deformable ones portable.
+    """A copy for inference: batch norms folded into the convolutions before them, deformable convolutions portable.
 
-    The exporter's own folding makes an invalid graph of a BF16 network.
+    The exporter's own folding makes an invalid graph of a bf16 network. Raises ValueError for a batch norm that no
+    convolution precedes.
     """
     folded = copy.deepcopy(detector).eval().requires_grad_(False)
     fold_batch_norms(folded)
@@ -76,9 +80,9 @@ def fold(detector: DetectorNetwork) -> DetectorNetwork:
 def candidate_limits(
     shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds
 ) -> list[CandidateLimit]:
-    """How many candidates each level yields: a constant that serves all canvases of the range.
+    """How many candidates each level yields: a constant for all canvases, because TensorRT's TopK takes no other.
 
-    A level smaller than that on some canvas is filled up. TensorRT's TopK wants a constant, at most 3840.
+    A level with fewer scores on some canvas is padded. Raises UserError for more than TOPK_MAX.
     """
     if thresholds.candidates_per_level > TOPK_MAX:
         raise UserError(

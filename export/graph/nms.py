@@ -1,20 +1,21 @@
-"""Class-wise NMS out of operators that ONNX Runtime, TensorRT and TensorRT for RTX all have: no loop, no
-`NonMaxSuppression`, no shape that depends on data.
+"""Class-wise NMS from operators of ONNX Runtime, TensorRT and TensorRT for RTX.
 
-Greedy NMS walks the candidates from the best score down and keeps each one that no kept candidate suppresses. Written
-with the strictly upper triangular matrix S (S[i, j]: i is ranked before j, same class, IoU above the threshold) that is
+It has no loop, no `NonMaxSuppression` operator, and no shape that depends on data.
+
+Greedy NMS walks the candidates from the best score down and keeps each candidate that no kept candidate suppresses.
+With the strictly upper triangular matrix S (S[i, j]: i is ranked before j, same class, IoU above the threshold) that is
 
     keep = valid ∧ ¬(keep · S)
 
 which has exactly one solution, because row j depends on rows before j only. Iterating the right side reaches it after
-as many steps as the longest chain of candidates that decide over each other, and a step that changes nothing proves it.
+as many steps as the longest chain of candidates that decide over each other; a step without a change proves it.
 
-The ranked candidates are taken in blocks of 256: a block is iterated alone, then what it kept suppresses the rows
-behind it. That is the same equation, solved from the top; it computes half of S, works on pieces that fit a processor's
-cache, and a chain counts only within its block. In ONNX Runtime on one CPU core it takes a half (batch 1) to a third
-(batch 8) of the time that one 1000 × 1000 matrix takes.
+The ranked candidates are taken in blocks of 256: a block is iterated alone, and then its kept rows suppress the rows
+behind it. This solves the same equation from the top. It computes half of S, works on pieces that fit a processor's
+cache, and only chains within a block count. In ONNX Runtime on one CPU core it takes a half (batch 1) to a third
+(batch 8) of the time of one 1000 × 1000 matrix.
 
-Letters: B images, K candidates, M the best of them that NMS looks at, n rows of a block, D detections.
+Letters: B images, K candidates, M ≤ K candidates that NMS ranks, n rows of a block, D detections.
 """
 
 from __future__ import annotations

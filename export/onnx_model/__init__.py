@@ -1,1 +1,1 @@
-"""Deployed ONNX files as data: the network inside, its precision, its sums, sessions on pieces of it."""
+"""Deployed ONNX files as data: reading them, the network inside, its precision and sums, sessions on parts of it."""

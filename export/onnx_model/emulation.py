@@ -1,11 +1,11 @@
-"""A file as its numbers say, whatever this CPU's kernels make of it: in float32, every result rounded as it is there.
+"""Emulation in float32 of models that this CPU's kernels don't compute as written, each result rounded as specified.
 
-Half precision as a GPU computes it: products of half numbers, summed in float32, rounded once at the end. ONNX Runtime
-has no bfloat16 convolution on a CPU; float16 ones it computes in float32, and what lies between two of them it doesn't
-round at all, so a sum beyond float16's range would go unseen.
+Half precision is computed as on a GPU: products of half-precision numbers, summed in float32, rounded once at the end.
+ONNX Runtime has no bfloat16 convolution for CPUs. It computes float16 convolutions in float32 and doesn't round
+between two of them, so a sum beyond float16's range would go unseen.
 
-8-bit integers with exact sums: weights become the floats that they stand for and stay so (`shielded_bias`). No kernel
-of 8 bits is chosen then; x86 without VNNI saturates in those.
+8-bit integers are computed with exact sums: weights become the floats that they stand for and stay floats
+(`shielded_bias`), so no 8-bit kernel is chosen, which saturates on x86 without VNNI.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulate(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The deployed model with its network in this form; the model itself where its network is float32 throughout."""
+    """The deployed model with its network emulated; the model itself where its network is float32 throughout."""
     network = cut_network(model)
     stand_in = emulate_network(network)
     if stand_in is network:
@@ -38,12 +38,12 @@ def emulate(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def emulate_network(network: onnx.ModelProto) -> onnx.ModelProto:
-    """A network in this form; itself where it is float32 throughout."""
+    """The network emulated; the network itself where it is float32 throughout."""
     return _rounded_halves(_with_float_weights(network))
 
 
 def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
-    """DequantizeLinear of 8-bit integer constants done beforehand; float weights that ONNX Runtime leaves alone."""
+    """The network with 8-bit integer weights dequantized to float constants that ONNX Runtime doesn't round again."""
     dequantizers = [node for node in network.graph.node if node.op_type == "DequantizeLinear"]
     if not dequantizers:
         return network
@@ -79,7 +79,7 @@ def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounded_halves(network: onnx.ModelProto) -> onnx.ModelProto:
-    inferred = onnx.shape_inference.infer_shapes(network).graph  # casts at the ends have no type noted
+    inferred = onnx.shape_inference.infer_shapes(network).graph  # value_info lacks the casts at both ends
     halves = {
         value.name: value.type.tensor_type.elem_type
         for value in inferred.value_info
@@ -103,15 +103,16 @@ def _rounded_halves(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def needs_emulation(model: onnx.ModelProto) -> bool:
-    """Whether this machine's kernels don't compute what a deployed model says.
+    """Whether this CPU's kernels compute something else than a deployed model says.
 
-    Bfloat16, which none has; int8 for TensorRT, whose kernels sum exactly; int8 on which this processor may saturate.
+    True for bfloat16, which has no CPU kernels; for int8 made for TensorRT, whose kernels sum exactly; and for int8
+    whose sums may saturate on this processor.
     """
     if any(value.data_type == TensorProto.BFLOAT16 for value in model.graph.initializer):
         return True
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if text is None:
-        return False  # a foreign file
+        return False  # not this toolkit's file
     manifest, note = from_json(text, "the model"), read_quantization_note(model)
     if manifest.precision == "int8" and note is not None and note.target == "tensorrt":
         return True
@@ -119,7 +120,7 @@ def needs_emulation(model: onnx.ModelProto) -> bool:
 
 
 def _rounding(node: NodeProto, halves: dict[str, int]) -> list[NodeProto]:
-    """The node in float32, and behind each output in half precision a cast there and back."""
+    """The node in float32, with a cast to half precision and back behind each output that was half precision."""
     copy = NodeProto()
     copy.CopyFrom(node)
     if node.op_type == "Cast":

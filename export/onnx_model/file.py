@@ -1,4 +1,4 @@
-"""Handling of ONNX models as data: what an exporter leaves in them, their hash, values inside made visible."""
+"""Small operations on ONNX models: choosing outputs, removing what the exporter left, hashing."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ INPUT_NAMES = ("images", "image_sizes")  # of the deployable graph
 
 
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Make `names` the model's only outputs, in place; the others stay values inside, under their names."""
+    """Make `names` the model's only outputs, in place. The other outputs become inner values and keep their names."""
     kept = [value for value in model.graph.output if value.name in names]
     inner = [value for value in model.graph.output if value.name not in names]
     assert [value.name for value in kept] == list(names)
     del model.graph.output[:]
     model.graph.output.extend(kept)
-    model.graph.value_info.extend(inner)  # their types stay known
+    model.graph.value_info.extend(inner)  # so that their types stay known
 
 
 def expose_values(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto | None:
-    """A copy that also returns the inner values `names`; None where it doesn't have them all."""
+    """A copy of the model that also outputs the inner values `names`; None where the model lacks one of them."""
     inner = {value.name: value for value in model.graph.value_info}
     if not inner.keys() >= set(names):
         return None
@@ -34,7 +34,7 @@ def expose_values(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 
 
 def strip_debug_info(model: onnx.ModelProto) -> None:
-    """Drop, in place, what the exporter notes for its own debugging: stack traces with the paths of this machine."""
+    """Remove the exporter's debugging notes in place: they hold stack traces with paths of the exporting machine."""
     graph = model.graph
     for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         holder.doc_string = ""
@@ -42,7 +42,7 @@ def strip_debug_info(model: onnx.ModelProto) -> None:
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:
-    """SHA-256 of a model without its metadata, which carries this very sum."""
+    """SHA-256 of a model without its metadata, because the manifest in the metadata states this hash."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
@@ -50,10 +50,11 @@ def graph_sha256(model: onnx.ModelProto) -> str:
 
 
 def shielded_bias(name: str, bias: np.ndarray) -> tuple[NodeProto, list[TensorProto]]:
-    """A bias as 32-bit integers, and the DequantizeLinear that makes them floats again, under `name`.
+    """A bias [O] as 32-bit integers: the DequantizeLinear that turns them into floats named `name`, and its constants.
 
-    Exact to 2⁻³¹ of the largest. Between a DequantizeLinear and a QuantizeLinear ONNX Runtime (1.32) rounds the float
-    weights of a convolution to 8 bits, one scale for all channels, unless its bias is no constant.
+    Exact to 2⁻³¹ of the largest number. It keeps a convolution's weights in float: between a DequantizeLinear and a
+    QuantizeLinear, ONNX Runtime (1.32) rounds float weights to 8 bits with one scale for all channels, except where
+    the convolution's bias is not a constant.
     """
     scale = np.float32(max(float(np.abs(bias).max(initial=0)), np.finfo(np.float32).tiny * 2.0**31) / 2.0**30)
     steps = np.rint(bias.astype(np.float64) / float(scale)).astype(np.int32)

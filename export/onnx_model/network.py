@@ -1,7 +1,7 @@
-"""The network inside a deployed ONNX file: cut out, worked on, and put back before its untouched postprocessing.
+"""Deployed ONNX files: reading them, cutting the network out, and replacing it before the untouched postprocessing.
 
-The network is what the dense maps depend on; it reads `images` alone and ends in those maps, under their names. What
-comes after them (scores, ranking, boxes, NMS) is float32 in every file and never passes through a quantizer.
+The network is everything that the dense maps depend on. It reads `images` alone and outputs the dense maps under their
+names. The postprocessing (scores, ranking, boxes, NMS) is float32 in every file and is never quantized.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from runtime.manifest import METADATA_KEY, Manifest, from_json
 from .file import INPUT_NAMES, graph_sha256
 
 DENSE = re.compile(r"(class_logits|box_regression|centerness)_\d+")
-OPSETS = (21, 22)  # what export/to_onnx.py writes, and what bfloat16 needs
+OPSETS = (21, 22)  # of an export, and of a bfloat16 file
 _EXPORT = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 
 class ModelError(UserError):
-    """An ONNX file that isn't one of this toolkit's, or not the one that is needed."""
+    """An ONNX file that this toolkit didn't write, that was changed since, or that can't be used as asked."""
 
 
 def load_deployed(path: Path) -> tuple[onnx.ModelProto, Manifest]:
-    """A file that export/to_onnx.py or export/quantize.py wrote, unchanged since. Raises ModelError, ManifestError."""
+    """Read a file that the export wrote and that is unchanged since. Raises ModelError, ManifestError."""
     return parse_deployed(read_deployed(path), path)
 
 
 def read_deployed(path: Path) -> bytes:
-    """The bytes of a file to parse. Raises ModelError."""
+    """The bytes of a file, for `parse_deployed`. Raises ModelError where it can't be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -43,7 +43,7 @@ def read_deployed(path: Path) -> bytes:
 
 
 def parse_deployed(content: bytes, path: Path) -> tuple[onnx.ModelProto, Manifest]:
-    """`load_deployed` of bytes that were read already; `path` names them in messages."""
+    """`load_deployed` for bytes that were read before; `path` is the name of their file in messages."""
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
@@ -81,7 +81,7 @@ def dense_map_names(model: onnx.ModelProto) -> list[str]:
 
 
 def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network as a model of its own: `images` → the dense maps, in `dense_maps`' order."""
+    """The network as a separate model: `images` → the dense maps, in the order of `dense_map_names`."""
     names = dense_map_names(model)
     nodes = ancestors(model.graph.node, names)
     inner = {value.name: value for value in model.graph.value_info}
@@ -102,7 +102,7 @@ def cut_network(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What makes candidates of the dense maps: the maps and the graph's own inputs → `candidate_*`."""
+    """The postprocessing up to NMS as a separate model: dense maps and the graph's inputs → `candidate_*`."""
     outputs = [value for value in model.graph.output if value.name.startswith("candidate_")]
     nodes = ancestors(postprocessing_nodes(model), (value.name for value in outputs))
     read = {name for node in nodes for name in node.input}
@@ -122,20 +122,20 @@ def cut_postprocessing(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def postprocessing_nodes(model: onnx.ModelProto) -> list[NodeProto]:
-    """The nodes that the dense maps don't depend on: postprocessing and NMS."""
+    """The nodes of postprocessing and NMS: those that the dense maps don't depend on."""
     network = {node.output[0] for node in ancestors(model.graph.node, dense_map_names(model))}
     return [node for node in model.graph.node if node.output[0] not in network]
 
 
 def replace_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with this network in place of its own, without metadata.
+    """The model with `network` in place of its own network, without metadata.
 
-    Raises onnx's errors where the result isn't valid, and ValueError where postprocessing needs what the new network
-    doesn't have.
+    Raises ValueError where the postprocessing reads a value that the new network lacks, and onnx's errors where the
+    result isn't a valid model.
     """
     rest = postprocessing_nodes(model)
     made = {name for node in (*network.graph.node, *rest) for name in node.output}
-    # A limit of a Clip, say, may serve both; a new network leaves a constant as it was or names it anew.
+    # Network and postprocessing may share a constant. A new network either keeps it as it was or gives it a new name.
     constants = {
         value.name: value for value in (*_constants_read_by(model.graph.initializer, rest), *network.graph.initializer)
     }
@@ -167,7 +167,7 @@ def replace_network(model: onnx.ModelProto, network: onnx.ModelProto) -> onnx.Mo
 
 
 def ancestors(nodes: Iterable[NodeProto], names: Iterable[str], until: Collection[str] = ()) -> list[NodeProto]:
-    """The nodes that these values depend on, in their order; what feeds a node of a kind in `until` is left out."""
+    """The nodes that the values `names` depend on, in graph order. The walk stops at operators in `until`."""
     nodes = list(nodes)
     producer = {name: node for node in nodes for name in node.output}
     found: set[str] = set()

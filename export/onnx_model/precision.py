@@ -1,4 +1,8 @@
-"""The precision that an ONNX file has, counted in its graph, whatever its manifest says."""
+"""The precision of a model's convolutions: which must stay float, what the graph has, whether it fits the manifest.
+
+What may be quantized at all is decided here (`must_stay_float`, `grouped_convolutions`); the scales are decided in
+`quantization/qdq.py`.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +32,17 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationNote:
-    """How a file was quantized, as it notes itself."""
+    """How a file was quantized: the note that the conversion leaves in its metadata."""
 
-    target: str  # "tensorrt" or "cpu"
-    method: str  # by which ranges were chosen
-    images: int  # it was calibrated on
+    target: str  # "tensorrt", "cpu" or "cpu-vnni"
+    method: str  # that chose the ranges
+    images: int  # how many were calibrated on
     images_sha256: str
-    in_float: tuple[str, ...]  # outputs of convolutions that were kept in float for accuracy
+    in_float: tuple[str, ...]  # outputs of the convolutions that stayed in float for accuracy
 
 
 def read_quantization_note(model: onnx.ModelProto) -> QuantizationNote | None:
-    """What a file notes of its quantization; None where it has none, or one that can't be read."""
+    """The note of a model's quantization; None where it has none, or an unreadable one."""
     for entry in model.metadata_props:
         if entry.key == QUANTIZATION_KEY:
             try:
@@ -49,16 +53,16 @@ def read_quantization_note(model: onnx.ModelProto) -> QuantizationNote | None:
 
 
 def count_convolutions(model: onnx.ModelProto) -> Counter[str]:
-    """How many convolutions and matrix products with weights compute in which precision.
+    """The number of convolutions and matrix products with weights in each precision.
 
-    "int8": int8 weights and activations, "uint8": int8 weights and uint8 activations (which TensorRT refuses), "mixed":
-    weights of 8 bits with activations of more, which no kernel multiplies in 8 bits.
+    "int8" has int8 weights and activations, "uint8" has int8 weights and uint8 activations (which TensorRT refuses),
+    and "mixed" has 8-bit weights with wider activations, which no kernel multiplies in 8 bits.
     """
     return Counter(convolution_precisions(model).values())
 
 
 def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """See `convolutions`; by the name of the output."""
+    """The precision of each convolution, as `count_convolutions` names it, by the name of its output."""
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
     types |= {value.name: value.data_type for value in graph.initializer}
@@ -80,7 +84,7 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
             continue
         elif weight in constants:
             kind = types[weight]
-        elif node.op_type == "MatMul":  # of NMS, between matrices of zeros and ones
+        elif node.op_type == "MatMul":  # NMS multiplies matrices of zeros and ones
             continue
         else:
             kind = types.get(data, TensorProto.UNDEFINED)
@@ -89,16 +93,15 @@ def convolution_precisions(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """One phrase, such as "101 int8, 15 fp16"."""
+    """Counts as a phrase such as "101 int8, 15 fp16", the largest first."""
     return ", ".join(f"{count} {name}" for name, count in Counter(counts).most_common())
 
 
 def count_wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> int:
-    """How many convolutions compute in something else than a file of this precision has, and how many values are 8-bit
-    that may not be.
+    """The number of convolutions with another precision than the file's, plus that of values wrongly rounded to 8 bits.
 
-    In a quantized file some convolutions are float: those that always are, and must be, and those that its conversion
-    kept so and noted. Where that is most of them, none is excused: such a file isn't what it says.
+    In a quantized file some convolutions are float: those that must be, and those that the conversion noted. Where the
+    noted ones are the majority none of them is excused, because the file is quantized in name only.
     """
     found = convolution_precisions(model)
     quantizers = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
@@ -119,15 +122,18 @@ def count_wrong_convolutions(model: onnx.ModelProto, precision: Precision) -> in
 
 
 def must_stay_float(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> set[str]:
-    """Outputs of the nodes that no quantizer may touch: the last convolutions, which make the dense maps, those that
-    place the samples of deformable ones, and what follows them."""
+    """Outputs of the nodes that are never quantized.
+
+    These are the convolutions that make the dense maps, the convolutions that place the samples of deformable ones, and
+    the nodes behind both. `nodes` and `outputs` are the network's.
+    """
     nodes = list(nodes)
     positions = [node.input[1] for node in nodes if node.op_type == "GridSample"]
     return {name for node in ancestors(nodes, [*outputs, *positions], until=("Conv",)) for name in node.output}
 
 
 def grouped_convolutions(nodes: Iterable[NodeProto]) -> set[str]:
-    """Outputs of depthwise and other grouped convolutions."""
+    """Outputs of depthwise and other grouped convolutions, which stay float in fp8 files."""
     return {
         node.output[0]
         for node in nodes

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on models in memory: pieces of a deployed graph, or one that shows its inner values."""
+"""ONNX Runtime sessions on models in memory, such as a network that was cut out of a deployed file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """On the CPU."""
+    """A session on the CPU, with the optimization disabled that breaks float8 models."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: warnings tell of graph rewrites that nobody can act on
+    options.log_severity_level = 3  # errors only: the warnings are about graph rewrites that no user can act on
     return onnxruntime.InferenceSession(
         model.SerializeToString(),
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["ReluQuantRewrite"],  # up to 1.32 it drops a ReLU before a float8 quantization
+        disabled_optimizers=["ReluQuantRewrite"],  # it drops a ReLU before a float8 quantization (seen up to 1.32)
     )

@@ -1,1 +1,1 @@
-"""Other precisions of a deployed file: calibration, QDQ, float16 and bfloat16, mixed."""
+"""Other precisions of a deployed float32 file: calibration, QDQ, half precision, and mixed precision by AP."""

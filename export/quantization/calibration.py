@@ -1,9 +1,8 @@
-"""Calibration: the range of every value that is to be quantized, measured on images and kept in a file.
+"""Calibration: the range of every value that may be quantized, measured on images and kept in a file.
 
-Images take the way that they take when deployed (`runtime.images.preprocess`), one at a time, so memory doesn't
-grow with their number. Each value leaves a histogram of its magnitudes; from it comes, beside the least and the largest
-number, the range of least expected error (`mse`) and one that covers 99.99 % (`percentile`). One pass serves every
-method, and leaves the mean of each channel, by which biases are corrected.
+Images are preprocessed as when deployed (`runtime.images.preprocess`) and run one at a time, so memory doesn't grow
+with their number. One pass leaves the ranges of every method (`histogram.py`), and the mean of each channel, which
+corrects biases.
 """
 
 from __future__ import annotations
@@ -40,19 +39,22 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Ranges by method, then by value; each is the least and the largest number."""
+    """What a calibration measured, as it is kept in its file."""
 
     graph_sha256: str  # of the float32 graph
-    images_sha256: str  # of the names and sizes of the images, in order
-    images: int  # that were read
-    skipped: tuple[str, ...]  # one line per image that could not be
-    ranges: dict[str, dict[str, tuple[float, float]]]
-    means: dict[str, tuple[float, ...]]  # of each channel, by value
+    images_sha256: str  # of the images' names and sizes, in order
+    images: int  # how many could be read
+    skipped: tuple[str, ...]  # one line for each image that could not be read
+    ranges: dict[str, dict[str, tuple[float, float]]]  # method → value → its least and largest number
+    means: dict[str, tuple[float, ...]]  # value → the mean of each channel
     version: int = CALIBRATION_VERSION
 
 
 def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
-    """Up to `count` images of a folder, evenly spread over their sorted names. Raises CalibrationError."""
+    """Up to `count` images of a folder and its subfolders, evenly spaced in the order of their names.
+
+    Raises CalibrationError where there are none.
+    """
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -62,18 +64,19 @@ def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
 
 
 def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
-    """`count` of the paths at equal distances, all of them where there are fewer."""
+    """`count` of the paths at equal distances, or all of them where there are fewer. Raises CalibrationError."""
     if count < 1:
-        raise CalibrationError(f"{count} images to calibrate on, expected at least 1")
+        raise CalibrationError(f"--calibration-images {count}: expected at least 1")
     if len(paths) <= count:
         return list(paths)
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], progress: bool = True) -> Calibration:
-    """Run the float32 network on images. Raises CalibrationError where none can be read.
+    """Measure ranges by running the float32 network on images.
 
-    An image that can't be read is left out and named in `skipped`.
+    An image that can't be read is left out and named in `skipped`. Raises CalibrationError where none can be read, or
+    where the network's values are not finite.
     """
     network = cut_network(model)
     names = values_to_calibrate(network)
@@ -110,9 +113,12 @@ def calibrate_cached(
     cache: Path,
     progress: bool = True,
     *,
-    may_replace: bool = False,  # a foreign cache, which is an error otherwise
+    may_replace: bool = False,
 ) -> Calibration:
-    """The calibration in `cache`, or a new one that is written there. Raises CalibrationError for a foreign cache."""
+    """The calibration in the file `cache`; a new one, written there, where the file doesn't exist.
+
+    A cache of another graph or of other images is replaced with `may_replace`, and raises CalibrationError otherwise.
+    """
     if cache.exists():
         known = load_calibration(cache)
         problem = _foreign(known, manifest, images)
@@ -127,7 +133,7 @@ def calibrate_cached(
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a calibration file. Raises CalibrationError."""
+    """Read a calibration file. Raises CalibrationError where it is damaged or of another version."""
     again = "delete it to calibrate anew"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -149,13 +155,16 @@ def load_calibration(path: Path) -> Calibration:
 def check_calibration(
     calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None, source: Path | str
 ) -> None:
-    """Raise CalibrationError where it was made of another graph, or (unless None) of other images."""
+    """Raise CalibrationError for a calibration of another graph, or of other images than these (None: of any).
+
+    `source` names the calibration in the message.
+    """
     if problem := _foreign(calibration, manifest, images):
         raise CalibrationError(f"{source}: {problem}; delete it to calibrate anew")
 
 
 def _foreign(calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None) -> str | None:
-    """What else than this graph and (unless None) these images it was made of; None: it belongs to them."""
+    """Why a calibration doesn't belong to this graph and these images (None: any images); None where it does."""
     if calibration.graph_sha256 != manifest.graph_sha256:
         return (
             f"made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
@@ -176,7 +185,10 @@ def images_sha256(images: Sequence[Path]) -> str:
 
 
 def calibration_batch(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:
-    """An image as the network gets it: uint8 [B, H, W, 3], B the graph's least batch, each the same."""
+    """An image as the network takes it: uint8 [B, H, W, 3], the same image in each row, B the graph's least batch.
+
+    Raises CalibrationError where the image needs a larger canvas than the graph takes.
+    """
     shapes = manifest.inputs
     canvas = make_batch([image], manifest.preprocess).images
     canvas_hw = shapes.canvas_for((canvas.shape[1], canvas.shape[2]))
@@ -192,16 +204,16 @@ def calibration_batch(image: np.ndarray | Decoded, manifest: Manifest) -> np.nda
 
 
 def calibration_images(folder: str | None, annotations: str | None, count: int, scheme: Scheme) -> list[Path]:
-    """Up to `count` images of a folder, or of those in it that an annotation file lists, evenly spread.
+    """Up to `count` images to calibrate on, evenly spaced: of a folder, or of those that an annotation file lists.
 
-    None for a precision that needs none, unless a folder is given: its images serve the comparison. Raises UserError.
+    Empty where no folder is given and the precision needs no ranges; where one is given, the images of any precision
+    also serve its comparison. Raises UserError.
     """
     if folder is None:
         if not scheme.is_quantized:
             return []
         raise CalibrationError(
-            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, those that it was "
-            "trained on"
+            f"--precision {scheme.precision} needs images to calibrate on: give --images DIR, best the training images"
         )
     if annotations is None:
         return list_images(Path(folder), count)

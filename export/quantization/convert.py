@@ -30,7 +30,7 @@ class ConvertError(UserError):
 
 
 class Float32Model(NamedTuple):
-    """A float32 file as it was read, from which conversions start."""
+    """A float32 file as it was read: what a conversion starts from."""
 
     path: Path
     model: onnx.ModelProto

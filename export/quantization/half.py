@@ -1,8 +1,8 @@
-"""A float32 network becomes one of float16 or bfloat16, cast at its two ends.
+"""Convert a float32 network to float16 or bfloat16, with casts at its inputs and outputs.
 
-TensorRT and TensorRT for RTX take the types of the graph as they are ("strong typing"), so this file is where half
-precision is decided; nothing is left to a builder's flags. Kept in float32: the normalisation (pixels up to 255 minus
-a mean), sampling positions of deformable convolutions (float16 has steps of 1 px beyond 1024), Resize's factors.
+TensorRT and TensorRT for RTX take the graph's types as they are ("strong typing"), so half precision is decided here
+and not by a builder's flags. The following stay float32: normalisation (pixels up to 255 minus a mean), sampling
+positions of deformable convolutions (float16 has steps of 1 px beyond 1024), and Resize's factors.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _TYPES: dict[Half, tuple[int, np.dtype]] = {
     "fp16": (TensorProto.FLOAT16, np.dtype(np.float16)),
     "bf16": (TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16)),
 }
-# The first opset whose Conv takes bfloat16; that is all that it changes in the operators of these graphs.
+# The first opset whose Conv takes bfloat16. It changes nothing else in the operators of these graphs.
 _BF16_OPSET = 22
 # Inputs that are float32 by their operator's definition.
 _FLOAT_INPUTS = {"Resize": (1, 2)}
 
 
 def to_half(network: onnx.ModelProto, half: Half) -> onnx.ModelProto:
-    """The network with its convolutions and what lies between them in half precision; its outputs stay float32.
+    """The network with its convolutions, and what lies between them, in half precision. Its outputs stay float32.
 
-    Raises ModelError for a weight that float16 can't hold.
+    Raises ModelError for a weight beyond the range of float16.
     """
     opsets = _opsets(network, half)
     elem_type, dtype = _TYPES[half]
@@ -77,11 +77,11 @@ def _opsets(network: onnx.ModelProto, half: Half) -> Iterable[onnx.OperatorSetId
 
 
 def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:
-    """Outputs of nodes that compute in float32.
+    """Outputs of the nodes that compute in float32.
 
-    Convolutions and group norms ask for half precision, other nodes have that of their inputs. What was quantized
-    before stays float32 up to the next QuantizeLinear: a kernel of 8 bits leaves nothing of those types in memory, and
-    ONNX Runtime 1.32 makes wrong biases of scales in float16.
+    Convolutions and group norms ask for half precision; other nodes take the precision of their inputs. A dequantized
+    value stays float32 up to the next QuantizeLinear: an 8-bit kernel leaves no float in memory there, and ONNX Runtime
+    1.32 computes wrong biases from float16 scales.
     """
     samplers = [node for node in nodes if node.op_type == "GridSample"]
     positions = ancestors(nodes, (node.input[1] for node in samplers), until=("Conv",))
@@ -100,7 +100,7 @@ def _kept_in_float32(nodes: list[NodeProto], floats: set[str]) -> set[str]:
 
 
 class _Rewriter:
-    """Nodes written so far, and which of their values are half."""
+    """The new network's nodes so far, and which of their values are in half precision."""
 
     def __init__(
         self, half: Half, elem_type: int, dtype: np.dtype, constants: dict[str, TensorProto], floats: set[str]
@@ -108,11 +108,12 @@ class _Rewriter:
         self._half, self._elem_type, self._dtype = half, elem_type, dtype
         self._originals, self._floats = constants, floats
         self.nodes: list[NodeProto] = []
-        self.constants: dict[str, TensorProto] = {}  # those that the nodes read
-        self.halves: set[str] = set()  # values that are half under their old name
+        self.constants: dict[str, TensorProto] = {}  # that the nodes read
+        self.halves: set[str] = set()  # values in half precision under their old name
         self._casts: dict[str, str] = {}  # value → its copy in the other precision
 
     def add(self, node: NodeProto, in_half: bool) -> None:
+        """Add a copy of a node that computes in half precision or in float32, with the casts that it needs."""
         copy = NodeProto()
         copy.CopyFrom(node)
         for i, name in enumerate(node.input):
@@ -123,7 +124,7 @@ class _Rewriter:
             self.halves.update(self._floats.intersection(node.output))
 
     def finish(self, output: str) -> None:
-        """Give a graph's output back its float32, under its name."""
+        """Make a graph's output float32 again, under its name."""
         if output not in self.halves:
             return
         inner = f"{output}_{self._half}"
@@ -155,7 +156,7 @@ class _Rewriter:
         return renamed
 
     def _value(self, name: str, wanted: bool) -> str:
-        """The value in the precision that is wanted, cast where it is of the other."""
+        """The name of a value in half precision (`wanted`) or float32, cast where it has the other precision."""
         if name not in self._floats or (name in self.halves) == wanted:
             return name
         if name not in self._casts:

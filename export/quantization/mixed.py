@@ -1,8 +1,8 @@
-"""int8 with an eye on the accuracy: the blocks that lose most stay in float until a given loss of AP is met.
+"""Mixed precision by accuracy: the blocks that cost most AP stay in float, as few as a given loss of AP allows.
 
-Blocks are ranked by what each alone does to the dense maps (the noise of quantizing only it, by the maps' variance, on
-a few images). Then AP is measured on a validation set with the worst 0, 1, 2, 4, … blocks in float until the loss is
-met, and between the last two of these numbers by bisection: about 2·log₂(blocks) measurements, each of which prints.
+Blocks are ranked by the noise in the dense maps when only this block is quantized, relative to the maps' variance, on a
+few images. Then AP is measured on a validation set with the worst 0, 1, 2, 4, … blocks in float until the goal is met,
+and by bisection between the last two of these numbers: about 2·log₂(blocks) measurements.
 """
 
 from __future__ import annotations
@@ -40,27 +40,29 @@ from .qdq import INT8, NumberFormat, quantizable, weight_format
 from .scheme import Scheme
 
 _BLOCK = re.compile(r"\D*(?:\d+\.)?\d+(?=\.|$)")
-RANKING_IMAGES = 8  # that blocks are ranked on
+RANKING_IMAGES = 8  # how many images blocks are ranked on
 
 logger = logging.getLogger(__name__)
 
 
 class MixedError(UserError):
-    """A loss of AP that can't be met, or a validation set without objects."""
+    """A goal of AP that can't be met, or a validation set without objects."""
 
 
 class Block(NamedTuple):
+    """A part of the network that is quantized or stays in float as a whole."""
+
     name: str
-    convolutions: tuple[str, ...]  # outputs of them
-    noise: float  # what quantizing this block alone adds to the dense maps, by their variance
+    convolutions: tuple[str, ...]  # their outputs
+    noise: float  # mean square error of the dense maps when only this block is quantized, by the maps' variance
 
 
 class Measurement(NamedTuple):
-    """One measurement: so many of the worst blocks in float."""
+    """What was measured with the worst `in_float` blocks in float."""
 
     in_float: int  # blocks
     ap: float  # 0–1
-    megabytes: float
+    megabytes: float  # of the file
     speedup: float  # as the float32 file, here
 
 
@@ -101,7 +103,7 @@ def convolutions_in_float(
 
 
 def quantizable_blocks(network: onnx.ModelProto, weights: NumberFormat = INT8) -> dict[str, list[str]]:
-    """Outputs of the quantizable convolutions of each residual block, pyramid or tower layer, named as in training."""
+    """Residual block, pyramid or tower layer (named as in training) → outputs of its quantizable convolutions."""
     found: dict[str, list[str]] = defaultdict(list)
     for node in quantizable(network, weights):
         if node.op_type == "Conv":
@@ -118,7 +120,7 @@ def rank_blocks(
     canvases: Sequence[np.ndarray],
     progress: bool = True,
 ) -> list[Block]:
-    """The blocks, the one that loses most first; `canvases` uint8 [B, H, W, 3]."""
+    """The blocks by their noise on `canvases` (uint8 [B, H, W, 3]), the noisiest first."""
     network = cut_network(model)
     named = quantizable_blocks(network, weight_format(scheme.precision))
     everything = {name for outputs in named.values() for name in outputs}
@@ -127,7 +129,7 @@ def rank_blocks(
     found = []
     for name, outputs in tqdm(named.items(), desc="rank blocks", unit="block", disable=not progress, leave=False):
         quantized = quantize_by_scheme(network, scheme, calibration, everything - set(outputs))
-        alone = open_session(emulate_network(quantized))  # on every processor the same ranking
+        alone = open_session(emulate_network(quantized))  # emulated, so that every processor ranks alike
         noise = 0.0
         for canvas, maps in zip(canvases, expected, strict=True):
             given = alone.run(None, {INPUT_NAMES[0]: canvas})
@@ -141,10 +143,10 @@ def rank_blocks(
 def fewest_in_float(
     ranking: Sequence[Block], measure: Callable[[Collection[str]], Measurement], least_ap: float, none: Measurement
 ) -> tuple[int, list[Measurement]]:
-    """How many of the worst blocks must stay in float for an AP of `least_ap`, and the measurements on the way.
+    """How many of the worst blocks must stay in float for an AP of `least_ap` (0–1), and the measurements made.
 
-    `measure` gets the outputs of the convolutions in float; `none` is what it gave without any. Raises MixedError where
-    even all of them don't suffice.
+    `measure` takes the outputs of the convolutions in float; `none` is its result without any. Raises MixedError where
+    all blocks in float don't suffice.
     """
     steps = {0: none}
 
@@ -172,7 +174,7 @@ def fewest_in_float(
 
 
 def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, **options: Any) -> tuple[float, str]:
-    """AP (0–1) of a file on a validation set, and what ran it here. Raises MixedError where there's none."""
+    """AP (0–1) of a file on a validation set, and the backend that ran it. Raises MixedError without objects."""
     with Detector(path, **options) as detector:
         ap = score_detector(detector, dataset, settings=RunSettings(progress=progress)).metrics.values["AP"]
     if ap < 0:
@@ -183,9 +185,9 @@ def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, *
 def measure_model(
     model: onnx.ModelProto, source: Path, dataset: CocoDataset, canvases: Sequence[np.ndarray], progress: bool = True
 ) -> Measurement:
-    """AP and size of a model in memory, and its speed beside the file that it was made of.
+    """AP and size of a model in memory, and its speedup over the file that it was made of.
 
-    The AP is that of its emulation where no kernel here computes what the model says.
+    The AP is the emulation's where this CPU's kernels don't compute what the model says (`needs_emulation`).
     """
     with tempfile.TemporaryDirectory() as folder:
         path = scored = Path(folder) / "model.onnx"
@@ -198,7 +200,7 @@ def measure_model(
 
 
 def speedup(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> float:
-    """Median over canvases (uint8 [B, H, W, 3]) of the source's time by the other file's, which take turns."""
+    """Median over canvases (uint8 [B, H, W, 3]) of the source's time divided by the other file's; both take turns."""
     seconds: dict[Path, list[float]] = {source: [], path: []}
     with closing(open_backend(source)) as first, closing(open_backend(path, allow_saturation=True)) as second:
         for canvas in (canvases[0], *canvases):
@@ -207,7 +209,7 @@ def speedup(source: Path, path: Path, canvases: Sequence[np.ndarray]) -> float:
                 started = time.perf_counter()
                 backend.infer(canvas, sizes)
                 seconds[file].append(time.perf_counter() - started)
-    return speed_ratios(*(of_file[1:] for of_file in seconds.values())).p50  # the first run warms up
+    return speed_ratios(*(of_file[1:] for of_file in seconds.values())).p50  # the first run was the warm-up
 
 
 def trade_table(
@@ -217,7 +219,7 @@ def trade_table(
     in_float: Sequence[Block],
     block_count: int,
 ) -> str:
-    """The measurements as text, and which blocks of how many stayed in float."""
+    """The measurements as a table, and the blocks that stayed in float, of `block_count`."""
     lines = [f"{'blocks in float':>15}{'AP':>9}{'loss':>8}{'MB':>9}{'× fp32':>9}"]
     lines.append(f"{'all (fp32)':>15}{100 * reference_ap:>9.2f}{'':>8}{reference_megabytes:>9.1f}{1:>9.2f}")
     for step in steps:

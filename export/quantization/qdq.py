@@ -1,23 +1,24 @@
-"""A float32 network becomes a quantized one: QuantizeLinear and DequantizeLinear around what is to run in 8 bits.
+"""Quantize a float32 network: QuantizeLinear and DequantizeLinear around what is to run in 8 bits, and their scales.
 
-The network stays a valid ONNX graph of the same operators; a runtime fuses DequantizeLinear → operator →
-QuantizeLinear into its 8-bit kernel. Which pairs it can fuse differs, and so does the placement:
+The network stays a valid ONNX graph of the same operators. A runtime fuses DequantizeLinear → operator →
+QuantizeLinear into its 8-bit kernel. Runtimes differ in what they can fuse, and so the placement depends on the target:
 
-- `tensorrt`: symmetric int8 (TensorRT refuses a zero point other than 0), or float8. Inputs of convolutions are
-  quantized, not their outputs, and where a ReLU follows, the pair stands behind it: TensorRT fuses the three.
-- `cpu`: activations as uint8 with a zero point, weights int8. x86 multiplies unsigned by signed bytes; behind a ReLU
-  the zero point makes it a part of the quantization, and all of the 8 bits are used. ONNX Runtime's 8-bit convolution
-  also wants its output quantized. The weights' steps are so large that no kernel saturates (`onnx_model.saturation`).
-- `cpu-vnni`: the same with all 8 bits for weights, for processors that sum products in 32 bits (VNNI, ARM's dot
-  product); others saturate, and the runtime refuses such a file there.
+- `tensorrt`: symmetric int8 (TensorRT refuses a zero point other than 0), or float8. The inputs of convolutions are
+  quantized, not their outputs. Where a ReLU follows, the QDQ pair is placed behind it: TensorRT fuses all three.
+- `cpu`: uint8 activations with a zero point, int8 weights. x86 multiplies unsigned by signed bytes; behind a ReLU the
+  zero point makes the ReLU a part of the quantization, and all 8 bits are used. ONNX Runtime's 8-bit convolution also
+  needs its output quantized. The steps of weights are so large that no kernel saturates (`onnx_model.saturation`).
+- `cpu-vnni`: like `cpu`, with all 8 bits for weights, for processors that sum products in 32 bits (VNNI, ARM's dot
+  product). Other processors saturate, and the runtime refuses such a file there.
 
-`onnxruntime.quantization` 1.32 serves CPUs as well. For TensorRT it quantizes both summands of a residual sum, which
-keeps the sum out of the convolution's kernel; float8 scales it takes from deviations, not from ranges; and ranges of
-one's own only its inner classes accept.
+`onnxruntime.quantization` 1.32 would serve CPUs as well. For TensorRT it quantizes both summands of a residual sum,
+which keeps the sum out of the convolution's kernel; it takes float8 scales from deviations and not from ranges; and
+only its internal classes accept given ranges.
 
-Weights have a scale per output channel. The convolutions that make the dense maps, and those that place the samples of
-deformable ones, stay in float, and so do normalisations, which sum over many values. In float8 grouped convolutions do
-too: a depthwise one sums nine products, too few for the errors of 3 bits of mantissa to average out.
+Weights have a scale for each output channel. Some convolutions always stay in float (`must_stay_float` in
+`onnx_model/precision.py`), and so do normalisations, which sum over many values. In float8, grouped convolutions stay
+in float too: a depthwise convolution sums nine products, too few for the errors of 3 mantissa bits to average out.
+`mixed.py` may choose further exceptions by their cost in AP.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ from ..onnx_model.saturation import saturation_free_scales
 from .scheme import Target
 
 _ACTIVATIONS = ("Relu", "Clip")  # what a runtime fuses into the convolution or sum before it
-_SAME_VALUES = ("MaxPool", "Resize")  # outputs are a choice of the inputs: one scale serves both
+_SAME_VALUES = ("MaxPool", "Resize")  # input and output share a scale: each output number is one of the input's
 _QUANTIZED = ("Conv", "Add", *_SAME_VALUES)
-# A scale below this is no float16, and a channel with such weights contributes nothing.
+# The least positive float16. A channel whose weights need a smaller scale contributes nothing.
 _LEAST_SCALE = 2.0**-24
 
 
 class Layout(NamedTuple):
     """How 8 bits are placed and scaled for a target."""
 
-    symmetric: bool  # activations have a sign and no zero point
-    fits_16_bits: bool  # of weights: no two products of an output channel saturate
+    symmetric: bool  # activations are signed and have no zero point
+    fits_16_bits: bool  # weights are scaled so that no sum of two products saturates in 16 bits
 
 
 def layout_of(target: Target) -> Layout:
-    """The layout that a target needs. Raises UserError for a name that is none."""
+    """The layout that a target needs. Raises UserError for an unknown target."""
     match target:
         case "tensorrt":
             return Layout(symmetric=True, fits_16_bits=False)
@@ -69,11 +70,11 @@ def layout_of(target: Target) -> Layout:
 
 @dataclasses.dataclass(frozen=True)
 class NumberFormat:
-    """A number format of 8 bits. `steps` of the scale reach the largest value of a range that is symmetric."""
+    """An 8-bit number format."""
 
     elem_type: int
     dtype: np.dtype
-    steps: float
+    steps: float  # the largest number: scale · steps is the largest value of a symmetric range
 
 
 INT8 = NumberFormat(TensorProto.INT8, np.dtype(np.int8), 127)
@@ -90,7 +91,7 @@ Means = Mapping[str, Sequence[float]]  # value → the mean of each of its chann
 
 
 def quantizable(network: onnx.ModelProto, weights: NumberFormat = INT8) -> list[NodeProto]:
-    """The nodes that may run in 8 bits."""
+    """The nodes of a network that may run in 8 bits, with weights in this format."""
     nodes = list(network.graph.node)
     constants = {value.name for value in network.graph.initializer}
     in_float = must_stay_float(nodes, (value.name for value in network.graph.output))
@@ -107,7 +108,7 @@ def quantizable(network: onnx.ModelProto, weights: NumberFormat = INT8) -> list[
 
 
 def values_to_calibrate(network: onnx.ModelProto) -> list[str]:
-    """The values whose range is needed, whatever the target and whatever is kept in float."""
+    """The values whose ranges any target may need, whatever stays in float."""
     chosen = quantizable(network)
     return sorted(_values(network, chosen, layout_of("cpu")) | _values(network, chosen, layout_of("tensorrt")))
 
@@ -120,10 +121,10 @@ def quantize_network(
     in_float: Collection[str] = (),
     means: Means | None = None,
 ) -> onnx.ModelProto:
-    """The network with pairs of QuantizeLinear and DequantizeLinear; types other than theirs stay float32.
+    """The network with QDQ pairs (QuantizeLinear, DequantizeLinear); everything else stays float32.
 
-    `in_float` names outputs of nodes to leave as they are; a sum of such outputs stays float too. With `means` biases
-    make up for what the rounding of weights moves their outputs by on average (Nagel et al., 2019, arXiv 1906.04721).
+    `in_float` names outputs of nodes to leave as they are; a sum of such outputs stays float too. With `means`, biases
+    are corrected for the average error that rounding the weights causes (Nagel et al., 2019, arXiv 1906.04721).
     """
     chosen = [
         node
@@ -153,7 +154,7 @@ def quantize_network(
 
 
 def _values(network: onnx.ModelProto, chosen: list[NodeProto], layout: Layout) -> set[str]:
-    """Names of the values that get a pair."""
+    """Names of the values behind which a QDQ pair is placed."""
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in network.graph.node:
         for name in node.input:
@@ -165,7 +166,7 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], layout: Layout) -
         inputs = [name for name in (node.input if node.op_type == "Add" else node.input[:1]) if name not in constants]
         if layout.symmetric:
             if node.op_type == "Add":
-                # One summand may come straight from a convolution, whose kernel then adds the other one.
+                # One summand may come straight from a convolution: its kernel then adds the other summand.
                 straight = [name for name in inputs if name in convolved and len(readers[name]) == 1]
                 inputs = [name for name in inputs if name not in straight[:1]]
             names.update(inputs)
@@ -181,18 +182,19 @@ def _values(network: onnx.ModelProto, chosen: list[NodeProto], layout: Layout) -
 
 
 class _Writer:
-    """The new network's nodes and constants so far."""
+    """The quantized network's nodes and constants so far."""
 
     def __init__(
         self, network: onnx.ModelProto, ranges: Ranges, layout: Layout, weights: NumberFormat, means: Means
     ) -> None:
         self._originals = {value.name: value for value in network.graph.initializer}
         self._ranges, self._layout, self._weights, self._means = ranges, layout, weights, means
-        self._like: dict[str, str] = {}  # value → the one whose scale it has
+        self._like: dict[str, str] = {}  # value → the value whose scale it shares
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
     def add(self, node: NodeProto, values: set[str], is_quantized: bool) -> None:
+        """Add a copy of a node, in 8 bits if it `is_quantized`, with QDQ pairs behind its outputs in `values`."""
         copy = NodeProto()
         copy.CopyFrom(node)
         for i, name in enumerate(node.input):
@@ -217,14 +219,14 @@ class _Writer:
                 self._pair(name)
 
     def _clips_from_zero(self, node: NodeProto) -> bool:
-        """Whether a Clip begins at 0 (ReLU6); its range, measured behind it, ends where it does or earlier."""
+        """Whether a node is a Clip from 0 (ReLU6). The range measured behind it ends no later than the Clip's."""
         least = self._originals.get(node.input[1]) if node.op_type == "Clip" else None
         return least is not None and float(numpy_helper.to_array(least)) == 0
 
     def _pair(self, name: str) -> None:
-        """QuantizeLinear and DequantizeLinear behind a value."""
+        """Add a QDQ pair behind a value: the scale and zero point of an activation are decided here."""
         low, high = self._ranges[self._like.get(name, name)]
-        low, high = min(low, 0.0), max(high, 0.0)  # zero is a number of every range: padding needs it
+        low, high = min(low, 0.0), max(high, 0.0)  # every range contains zero: padding needs it
         scale_name, zero_name = f"{name}_scale", f"{name}_zero_point"
         if not self._layout.symmetric:
             scale = np.array(max((high - low) / 255, _LEAST_SCALE))
@@ -238,7 +240,7 @@ class _Writer:
         self._node("DequantizeLinear", [f"{name}_quantized", scale_name, zero_name], f"{name}_dequantized")
 
     def _weight(self, name: str) -> str:
-        """A convolution's weight in 8 bits, a scale for each output channel; shared where the original is."""
+        """A convolution's weight in 8 bits, with a scale for each output channel; made once where it is shared."""
         output = f"{name}_dequantized"
         if f"{name}_quantized" not in self.constants:
             array, most = numpy_helper.to_array(self._originals[name]), self._weights.steps
@@ -255,7 +257,7 @@ class _Writer:
         return output
 
     def _corrected_bias(self, node: NodeProto) -> str:
-        """The bias, and what rounding took from the weights times the mean of their inputs."""
+        """The bias plus the error of the rounded weights times the mean of their inputs."""
         _, weight, bias = node.input
         array = numpy_helper.to_array(self._originals[weight]).astype(np.float64)
         steps = self.constants[f"{weight}_quantized"]
@@ -270,7 +272,7 @@ class _Writer:
         return name
 
     def _shielded_bias(self, node: NodeProto) -> str:
-        """The bias of a convolution that stays float and reads what was quantized, as nothing that a runtime rounds."""
+        """The bias of a float convolution that reads a dequantized value, so that no runtime rounds the convolution."""
         name = f"{node.output[0]}_bias"
         shield, constants = shielded_bias(name, numpy_helper.to_array(self._originals[node.input[2]]))
         self.nodes.append(shield)
@@ -288,7 +290,7 @@ class _Writer:
 
 
 def _as_float16(scale: np.ndarray) -> np.ndarray:
-    """The least float16 numbers that are no smaller, as float32: they serve a network of half precision unchanged."""
+    """The scales rounded up to float16, as float32, so that a half-precision network keeps them unchanged."""
     scale = np.maximum(scale, _LEAST_SCALE).astype(np.float32)
     rounded = scale.astype(np.float16)
     up = np.nextafter(rounded, np.float16(np.inf))

@@ -6,9 +6,10 @@ Free of onnx, so that a command can describe its options where onnx isn't instal
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from runtime.manifest import Precision
+from runtime.names import unknown_name
 
 CALIBRATION_IMAGES = 500  # as many as MLPerf's rules allow
 Target = Literal["tensorrt", "cpu", "cpu-vnni"]  # what an int8 file is for; see `qdq.py`
@@ -18,11 +19,25 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """A conversion of a float32 file. `target` matters for int8 alone, `method` for int8 and fp8."""
+    """A conversion of a float32 file. `target` matters for int8 alone, `method` for int8 and fp8.
+
+    Raises UserError for an unknown name.
+    """
 
     precision: Precision
     target: Target = "tensorrt"
     method: Method = "max"  # benchmarks/calibration_methods.py compares the methods
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names before anything is loaded or calibrated."""
+        settings: dict[str, tuple[Any, Any]] = {
+            "precision": (self.precision, Precision),
+            "target": (self.target, Target),
+            "method": (self.method, Method),
+        }
+        for setting, (given, names) in settings.items():
+            if given not in get_args(names):
+                unknown_name(given, setting, names)
 
     @property
     def is_quantized(self) -> bool:

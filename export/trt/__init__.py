@@ -1,1 +1,1 @@
-"""Building TensorRT engines."""
+"""Building TensorRT engines: the library, its settings and profiles, the build, and what an engine's inspector says."""

@@ -1,7 +1,7 @@
-"""An ONNX file of this toolkit becomes the bytes of an engine, in TensorRT 10.12+, 11 or TensorRT for RTX.
+"""From the bytes of an ONNX file to the bytes of an engine, with TensorRT 10.12+, 11 or TensorRT for RTX.
 
-Networks are strongly typed: the types in the graph are the engine's, and no flag changes a precision. Every name of
-TensorRT's here is in all three, or in a branch for the flavor that has it (tests/test_tensorrt_names.py).
+Networks are strongly typed: the engine has the types of the graph, and no flag changes a precision. Every TensorRT name
+used here exists in all three libraries, or is in a branch for the flavor that has it (tests/test_tensorrt_names.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .library import Library
 from .progress import Phases, interruptible, make_logger, make_monitor
 from .settings import AMPERE_AND_LATER, BuildError, HardwareCompatibility, Settings
 
-_still_called: list[Any] = []  # what threads of stopped builds may yet call, kept until the process ends
+_still_called: list[Any] = []  # what threads of stopped builds may still call; kept until the process ends
 
 
 class ParseError(BuildError):
-    """A graph with nodes that TensorRT doesn't take; `nodes` has a line for each."""
+    """A graph with nodes that TensorRT can't parse; `nodes` has a line for each."""
 
     def __init__(self, message: str, nodes: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -32,6 +32,8 @@ class ParseError(BuildError):
 
 @dataclasses.dataclass(frozen=True)
 class BuildResult:
+    """The bytes of an engine, and what was learned while it was built."""
+
     data: bytes
     tensors: tuple[Tensor, ...]
     compute_capabilities: tuple[str, ...]
@@ -42,9 +44,9 @@ class BuildResult:
 
 
 def build(library: Library, source: Path, model: bytes, settings: Settings, show_progress: bool = False) -> BuildResult:
-    """Build an engine of the ONNX bytes `model`; `source` is their file's name in messages. Ctrl-C stops it.
+    """Build an engine of the ONNX bytes `model`, with settings that passed `check_settings`. Ctrl-C stops the build.
 
-    Of settings that `check_settings` has passed. Raises BuildError; ParseError where nodes can't be parsed.
+    `source` names the file in messages. Raises BuildError, ParseError where nodes can't be parsed, KeyboardInterrupt.
     """
     phases = Phases(show_progress)
 
@@ -61,23 +63,25 @@ def build(library: Library, source: Path, model: bytes, settings: Settings, show
 
 
 def _build(library: Library, source: Path, model: bytes, settings: Settings, phases: Phases) -> BuildResult | None:
-    """None where it was stopped: an exception would keep the library's objects alive, in no order."""
+    """Returns None where the build was stopped: an exception would keep the library's objects alive, in no order."""
     trt, started = library.trt, time.perf_counter()
     errors: list[str] = []
     warnings: list[str] = []
     logger = make_logger(trt, errors, warnings)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # the binding's word for "returned null"
+    except TypeError as error:  # the binding raises it where the library returned null
         raise BuildError(f"{library.name} {library.version} does not start: {_last(errors, error)}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, logger, network, source, model, errors)
     tensors = _tensors(trt, network)
     builder_config = builder.create_builder_config()
-    builder_config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 convolutions would keep 10 bits
+    builder_config.clear_flag(
+        trt.BuilderFlag.TF32
+    )  # it is on by default and leaves float32 convolutions 10 bits of mantissa
     for profile in settings.profiles:
         builder_config.add_optimization_profile(_make_profile(builder, profile))
-    builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the inspector knows no types
+    builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector knows no types
     monitor = make_monitor(trt, phases)
     builder_config.progress_monitor = monitor
     if settings.workspace_bytes is not None:
@@ -142,10 +146,12 @@ def _make_profile(builder: Any, profile: Profile) -> Any:
 
 
 def _name_gpus_rtx(trt: Any, builder_config: Any, library: Library, settings: Settings) -> tuple[str, ...]:
-    """Name the GPUs that the engine is for; their compute capabilities."""
+    """Set the GPUs that the engine is for. Returns their compute capabilities."""
     if not settings.compute_capabilities:
         if library.device is None:
-            raise BuildError("--compute-capability: there is no GPU here to build for; name those that will run it")
+            raise BuildError(
+                "--compute-capability: there is no GPU here to build for; name the GPUs that will run the engine"
+            )
         builder_config.num_compute_capabilities = 1
         builder_config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
         return (library.device.compute_capability,)
@@ -157,7 +163,7 @@ def _name_gpus_rtx(trt: Any, builder_config: Any, library: Library, settings: Se
 
 
 def _compatibility(trt: Any, builder_config: Any, library: Library, settings: Settings) -> tuple[str, ...]:
-    """Let the engine run on more than the GPU and version that build it; the compute capabilities that it then has."""
+    """Set the other GPUs and versions that may run the engine. Returns the compute capabilities that it is for."""
     if settings.version_compatible:
         builder_config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     own = (library.device.compute_capability,) if library.device is not None else ()
@@ -175,7 +181,7 @@ def _compatibility(trt: Any, builder_config: Any, library: Library, settings: Se
 
 
 def _use_timing_cache(builder_config: Any, path: Path | None) -> Any:
-    """Measurements of earlier builds on this GPU spare most of a build's time. None where no file was named."""
+    """Load the timing cache: measurements of earlier builds on this GPU. Returns None where no file was named."""
     if path is None:
         return None
     try:

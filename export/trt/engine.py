@@ -105,13 +105,13 @@ def build_engine_file(
     return described
 
 
-_UNREAD = "its layers' precisions could not be read (that needs the GPU that it is for)"
+_UNREAD = "the precision of its layers could not be read (that needs the GPU that it is for)"
 
 
 def describe_engine(
     library: Library, source: EngineSource, settings: Settings, built: BuildResult, out: Path
 ) -> EngineManifest:
-    """What lies beside the engine."""
+    """The description of an engine: origin, hashes, versions, profiles, tensors, and how to build it again."""
     return EngineManifest(
         manifest=source.manifest,
         flavor=library.flavor,
@@ -129,7 +129,7 @@ def describe_engine(
 
 
 def rebuild_command(library: Library, source: Path, settings: Settings, out: Path) -> str:
-    """The command that builds this engine again, from its folder."""
+    """The command that builds this engine again, to be run in its folder."""
     words = [f"{TO_TRT} {shlex.quote(source.name)} -o {shlex.quote(out.name)} --flavor {library.flavor}"]
     if settings.compute_capabilities:
         words.append(f"--compute-capability {' '.join(settings.compute_capabilities)}")
@@ -146,7 +146,7 @@ def rebuild_command(library: Library, source: Path, settings: Settings, out: Pat
 
 
 def require_free_space(out: Path, onnx_bytes: int) -> None:
-    """Raise UserError before a build of minutes where its result couldn't be written."""
+    """Raise WriteError or BuildError where the engine couldn't be written after a build of minutes."""
     require_writable(out)
     needed = onnx_bytes * 2 + _KERNEL_SPACE
     free = shutil.disk_usage(out.resolve().parent).free

@@ -1,6 +1,6 @@
-"""Which precision an engine's convolutions really have, as its inspector tells. Needs a GPU; the reading of it doesn't.
+"""The precision of an engine's convolutions, as its inspector reports them on the GPU that the engine is for.
 
-An engine that was asked for in fp16 and built in fp32 runs, gives the right boxes, and takes four times as long.
+An engine that was asked for in fp16 and built in fp32 runs and finds the right boxes, but takes four times as long.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..onnx_model.precision import format_counts
 from .progress import make_logger
 from .settings import BuildError
 
-# How formats and types are called: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
+# How the inspector names formats and types: "Half", "Row major linear FP16 format", "kHALF"; TensorRT 11 splits
 # "Format/Datatype" into "Format" and "DataType".
 _TYPES = (
     ("int8", re.compile(r"\bk?int8\b", re.IGNORECASE)),
@@ -30,18 +30,19 @@ _TYPES = (
 )
 _TYPE_KEYS = ("Format/Datatype", "DataType", "Datatype", "Format")
 _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
-MOST = 0.5  # of the convolutions have the precision that an engine is said to have
+MOST = 0.5  # fraction of the convolutions that must have the engine's precision
 
 
 def count_precisions(trt: Any, logger: Any, errors: list[str], data: bytes, version_compatible: bool) -> dict[str, int]:
-    """Convolutions of an engine for this machine's GPU by the precision of what they read; {} where it tells no layers.
+    """How many convolutions of an engine have which precision; empty where the inspector reports no layers.
 
-    `errors` is where `logger` puts them. Raises BuildError for an engine that can't be deserialized: it won't run.
+    The engine must be for this machine's GPU. `errors` is the list that `logger` fills. Raises BuildError for an engine
+    that can't be deserialized.
     """
     trt_runtime = trt.Runtime(logger)
-    if version_compatible:  # it holds a part of the library, which is loaded with it
+    if version_compatible:  # such an engine brings a part of the library as code
         trt_runtime.engine_host_code_allowed = True
-    errors.clear()  # a build logs some that it gets over
+    errors.clear()  # a build logs errors that it recovers from
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BuildError(
@@ -53,14 +54,17 @@ def count_precisions(trt: Any, logger: Any, errors: list[str], data: bytes, vers
 
 
 def inspect_convolutions(described: EngineManifest, data: bytes) -> dict[str, int]:
-    """`count_precisions` of an engine whose hash was checked, and that fits the GPU here."""
+    """`count_precisions` of the bytes of an engine that fits the GPU here. Check their hash before."""
     trt = import_tensorrt(described.flavor)
     errors: list[str] = []
     return count_precisions(trt, make_logger(trt, errors, []), errors, data, described.version_compatible)
 
 
 def convolutions_by_precision(information: str) -> dict[str, int]:
-    """The inspector's JSON, counted; {} where it tells no layer types (an engine built without detailed verbosity)."""
+    """Convolutions in the inspector's JSON by the precision of their input; empty without layer types.
+
+    Engines that were built without detailed verbosity have no layer types.
+    """
     try:
         layers = json.loads(information).get("Layers", [])
     except (ValueError, AttributeError):
@@ -69,7 +73,7 @@ def convolutions_by_precision(information: str) -> dict[str, int]:
 
 
 def _precisions(layer: dict[str, Any]) -> Iterator[str]:
-    """The precision of a layer that convolves; nothing for others."""
+    """The precision of a convolution layer; nothing for other layers."""
     described = " ".join(str(layer.get(key, "")) for key in ("LayerType", "ParameterType", "Name", "Metadata"))
     if not _CONVOLUTION.search(described) or layer.get("LayerType") in ("Reformat", "NoOp", "Constant"):
         return
@@ -82,7 +86,7 @@ def _precisions(layer: dict[str, Any]) -> Iterator[str]:
 
 
 def precision_problem(layers: dict[str, int], precision: Precision) -> str | None:
-    """What is wrong with an engine of this precision with these convolutions; None where nothing is known to be."""
+    """Why an engine with these convolutions doesn't have its precision; None where it has, or where none is known."""
     total = sum(layers.values())
     if not total or precision == "fp32":  # TensorRT never makes a layer narrower than the graph's types
         return None

@@ -1,4 +1,4 @@
-"""Which TensorRT builds an engine here: the standard one on a GPU, TensorRT for RTX anywhere."""
+"""The TensorRT library to build with: the standard one needs a GPU, TensorRT for RTX builds on any machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _AHEAD = "--flavor rtx --compute-capability 8.6 8.9 12.0"
 
 
 class LibraryError(UserError):
-    """The library or the GPU that a build asks for is not here."""
+    """The library or the GPU that a build needs is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """An imported TensorRT, and the GPU of this machine if it has one."""
+    """An imported TensorRT library, and this machine's GPU if it has one."""
 
     flavor: Flavor
     trt: Any
@@ -29,17 +29,19 @@ class Library:
 
     @property
     def version(self) -> str:
+        """The library's version, such as "10.12.0.36"."""
         return str(self.trt.__version__)
 
     @property
     def name(self) -> str:
+        """The library's name in messages."""
         return library_name(self.flavor)
 
 
 def choose_library(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple[str, ...] = ()) -> Library:
-    """The library to build with. `auto` is the standard one where there is a GPU and no other was named.
+    """The library to build with. `auto` is the standard one where there is a GPU and no compute capability is named.
 
-    Raises LibraryError: one line on what is missing and what to do instead.
+    Raises LibraryError, which says what is missing and what to do instead.
     """
     device, reason = detect_gpu()
     missing = ""
@@ -55,8 +57,8 @@ def choose_library(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple
     if is_standard:
         if compute_capabilities:
             raise LibraryError(
-                "--compute-capability: a standard engine fits the GPU that builds it, and that alone; leave the option "
-                f"out, or build ahead of time: {_AHEAD}"
+                "--compute-capability: a standard engine fits only the GPU that builds it; leave the option out, or "
+                f"build ahead of time: {_AHEAD}"
             )
         if device is None:
             raise LibraryError(
@@ -76,7 +78,7 @@ def choose_library(flavor: Literal["auto"] | Flavor, compute_capabilities: tuple
 
 
 def detect_gpu() -> tuple[Device | None, str]:
-    """The first GPU of this machine; or None, and why."""
+    """This machine's first GPU and an empty string; or None and the reason."""
     try:
         cuda = open_cuda()
     except CudaError as error:

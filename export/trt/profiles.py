@@ -1,4 +1,4 @@
-"""Optimization profiles: the batches and canvases that an engine takes, and those that it is tuned for."""
+"""Optimization profiles: the batches and canvases that an engine takes, within those of its graph, and is tuned for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIDES = re.compile(r"(\d+)[xX×](\d+)")
 
 
 class ProfileError(UserError):
-    """Shapes that the graph doesn't take, or that make no range."""
+    """Batches or canvases that the graph doesn't take, or that are no range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Canvases:
 def make_profiles(
     manifest: Manifest, batch: Sequence[int] | None = None, shapes: Sequence[str] | None = None
 ) -> tuple[Profile, ...]:
-    """The profiles for `batch` (least, tuned for, most) and each of `shapes`, or the manifest's own.
+    """A profile for each of `shapes`, all with the same `batch` (least, tuned for, largest).
 
-    A shape is HxW for one canvas, or HxW:HxW:HxW for a range and, between, what it is tuned for. Raises ProfileError.
+    A shape is HxW for one canvas, or HxW:HxW:HxW for the least canvas, the one to tune for and the largest. By default
+    the batches are the graph's, tuned for the largest, and the canvases `default_canvases`. Raises ProfileError.
     """
     batches = _batches(manifest.inputs, batch)
     canvases = [_parse(text, manifest) for text in shapes] if shapes else default_canvases(manifest)
@@ -43,9 +44,9 @@ def make_profiles(
 
 
 def default_canvases(manifest: Manifest) -> list[Canvases]:
-    """The graph's one canvas; or what images of any aspect are laid on: one range for landscape, one for upright.
+    """The graph's one canvas, or two ranges: the canvases of landscape and of upright images of any aspect.
 
-    Two narrow ranges need less memory than one up to a square of the longer side, and are tuned for what they take.
+    Two narrow ranges need less memory than one range up to a square of the longer side, and each is tuned for its own.
     """
     shapes, pre = manifest.inputs, manifest.preprocess
     least = shapes.smallest_canvas
@@ -64,7 +65,7 @@ def default_canvases(manifest: Manifest) -> list[Canvases]:
 
 
 def describe_profile(profile: Profile) -> str:
-    """ "batch 1–16 (8), 64×64 to 800×1344 (800×1088), height × width": in brackets what it is tuned for."""
+    """A phrase such as "batch 1–16 (tuned for 8), canvases 64×64 to 800×1344 (tuned for 800×1088)"."""
     (batch0, *least), (batch, *best), (batch1, *most) = profile.least, profile.best, profile.most
     batches = f"batch {batch0}" if batch0 == batch1 else f"batch {batch0}–{batch1} (tuned for {batch})"
     if least == most:
@@ -73,7 +74,7 @@ def describe_profile(profile: Profile) -> str:
 
 
 def profile_options(profiles: Sequence[Profile]) -> str:
-    """The command-line options that ask for these profiles."""
+    """The command-line options of export.to_trt that make these profiles."""
     batches = " ".join(str(shape[0]) for shape in (profiles[0].least, profiles[0].best, profiles[0].most))
     shapes = []
     for profile in profiles:

@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds: phases as one bar, messages sorted by weight, and a way to stop it."""
+"""A build in progress: TensorRT's phases as a progress bar, its messages by severity, and a way to stop it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from runtime.errors import EXIT_INTERRUPTED
 
-_STEPS = 1000  # of the bar
-_HEARD_WITHIN = 0.1  # s, a Ctrl-C
+_STEPS = 1000  # of the progress bar
+_HEARD_WITHIN = 0.1  # s, until a Ctrl-C is noticed
 Result = TypeVar("Result")
 
 
 class Phases:
-    """How far a build is, from the nested phases that the library reports; any thread may report."""
+    """The progress of a build, from the nested phases that the library reports. Any thread may report."""
 
     def __init__(self, show: bool) -> None:
         self._lock = threading.Lock()
@@ -34,13 +34,14 @@ class Phases:
         )
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """Note the begin of a phase within `parent` (None: of the whole build)."""
         with self._lock:
             self._open[phase] = (parent, max(steps, 1), 0)
             self._bar.set_postfix_str(phase, refresh=False)
             self._show()
 
     def step(self, phase: str, step: int) -> bool:
-        """Note a finished step; False asks the library to stop."""
+        """Note a finished step of a phase. Returns False to ask the library to stop."""
         with self._lock:
             if phase in self._open:
                 parent, steps, _ = self._open[phase]
@@ -49,15 +50,17 @@ class Phases:
         return not self.is_cancelled
 
     def finish(self, phase: str) -> None:
+        """Note the end of a phase, which may come before its last step."""
         with self._lock:
             self._open.pop(phase, None)
             self._show()
 
     def close(self) -> None:
+        """Remove the progress bar."""
         self._bar.close()
 
     def fraction(self) -> float:
-        """In 0–1: a step of a phase counts as far as the phase within it has come."""
+        """The finished part of the build, 0–1; an unfinished step counts by the progress of the phase within it."""
         return max((self._within(phase) for phase, (parent, _, _) in self._open.items() if parent is None), default=0.0)
 
     def _within(self, phase: str) -> float:
@@ -72,7 +75,7 @@ class Phases:
 
 
 def make_monitor(trt: Any, phases: Phases) -> Any:
-    """The library's progress monitor over `phases`. It must outlive the builder's configuration."""
+    """A progress monitor that reports to `phases`. It must outlive the builder's configuration."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -91,7 +94,7 @@ def make_monitor(trt: Any, phases: Phases) -> Any:
 
 
 def make_logger(trt: Any, errors: list[str], warnings: list[str]) -> Any:
-    """A logger that keeps errors and warnings, each on one line, and drops the rest."""
+    """A TensorRT logger that appends errors and warnings to these lists, a line each, and drops other messages."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -107,14 +110,15 @@ def make_logger(trt: Any, errors: list[str], warnings: list[str]) -> Any:
 
 
 def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
-    """Run `work` in a thread, so that Ctrl-C is heard at once: the first asks it to stop, the second ends the process.
+    """Run `work` in a thread, so that Ctrl-C is noticed at once although the library rarely calls back.
 
-    The library calls back rarely, and an exception may not cross it. Raises what `work` raises, or KeyboardInterrupt.
+    The first Ctrl-C calls `cancel` and waits, because no exception may cross the library; the second ends the process.
+    Raises what `work` raises, or KeyboardInterrupt.
     """
     results: list[Result] = []
     failures: list[BaseException] = []
-    awaited = threading.Event()  # no work before the wait that can cancel it
-    done = threading.Event()  # not Thread.join(): interrupted once, it takes a running thread for an ended one
+    awaited = threading.Event()  # work begins only after the wait that can cancel it
+    done = threading.Event()  # not Thread.join(), which takes a running thread for an ended one once interrupted
 
     def run() -> None:
         awaited.wait()
@@ -146,6 +150,6 @@ def interruptible(work: Callable[[], Result], cancel: Callable[[], None]) -> Res
 
 
 def _wait(done: threading.Event) -> None:
-    """Wait in steps: a signal that comes just before a wait begins is heard only when it ends."""
+    """Wait in short steps: a signal that comes just before a wait begins is handled only when the wait ends."""
     while not done.wait(_HEARD_WITHIN):
         pass

@@ -1,4 +1,4 @@
-"""How to build an engine, and for which GPUs: what the flavors have, and which GPUs know which types."""
+"""Settings of a build, checked against the flavor of TensorRT and the GPUs: not every GPU has every type."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from runtime.manifest import Precision
 
 from .library import Library
 
-# TensorRT for RTX 1.7 builds for these; "7.5" is Turing, "12.0" Blackwell's GeForce.
+# Those that TensorRT for RTX 1.7 builds for; "7.5" is Turing, "12.0" is GeForce with Blackwell.
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-# What an engine built for "Ampere and later" runs on.
+# Those that an engine for "Ampere and later" runs on.
 AMPERE_AND_LATER = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
-# The first GPUs whose tensor cores know a type; TensorRT for RTX refuses earlier ones.
+# The first compute capability whose tensor cores have a type; TensorRT for RTX refuses earlier ones.
 FIRST_CAPABILITY: dict[Precision, str] = {"bf16": "8.0", "fp8": "8.9"}
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 
 
 class BuildError(UserError):
-    """A graph that TensorRT doesn't take, or settings that it can't fulfil."""
+    """A graph that TensorRT can't build, or settings that it doesn't have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to build. What a flavor lacks must be left at its default (`check_settings`)."""
+    """Settings of a build. A setting that the flavor lacks must have its default (`check_settings`)."""
 
     profiles: tuple[Profile, ...]
-    compute_capabilities: tuple[str, ...] = ()  # RTX: the GPUs to build for; empty: the one here
-    workspace_bytes: int | None = None  # the most scratch memory of a layer; None: the whole device
+    compute_capabilities: tuple[str, ...] = ()  # TensorRT for RTX: GPUs to build for; empty: the GPU here
+    workspace_bytes: int | None = None  # most scratch memory of a layer; None: the device's memory
     optimization_level: int | None = None  # 0–5; None: the library's
-    timing_cache: Path | None = None  # read if it exists, written after the engine
+    timing_cache: Path | None = None  # read if it exists, and written after the engine
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: bool = False
 
 
 def check_settings(library: Library, settings: Settings, precision: Precision) -> None:
-    """Raise BuildError for settings that the flavor doesn't have, and for GPUs that don't know the precision's type."""
+    """Raise BuildError for settings that the flavor lacks, and for GPUs that lack the precision's type."""
     if library.flavor == "rtx":
         lacking = {
             "--timing-cache": settings.timing_cache is not None,
@@ -49,7 +49,7 @@ def check_settings(library: Library, settings: Settings, precision: Precision) -
         }
         if asked := [option for option, given in lacking.items() if given]:
             raise BuildError(
-                f"{', '.join(asked)}: TensorRT for RTX has no such thing (it compiles kernels on the GPU that runs "
+                f"{', '.join(asked)}: TensorRT for RTX has no such option (it compiles kernels on the GPU that runs "
                 "them); leave it out, or build a standard engine: --flavor tensorrt"
             )
         if unknown := [c for c in settings.compute_capabilities if c not in RTX_CAPABILITIES]:
@@ -68,7 +68,10 @@ def check_settings(library: Library, settings: Settings, precision: Precision) -
 
 
 def default_capabilities(library: Library, precision: Precision) -> tuple[str, ...]:
-    """Without a GPU, all that TensorRT for RTX builds this precision for; with one, that one alone (empty)."""
+    """The GPUs to build for by default. Without a GPU: all that TensorRT for RTX builds this precision for.
+
+    With a GPU, or for a standard engine: none named, which means the GPU here.
+    """
     if library.flavor != "rtx" or library.device is not None:
         return ()
     return tuple(c for c in RTX_CAPABILITIES if _number(c) >= _number(FIRST_CAPABILITY.get(precision, "0.0")))

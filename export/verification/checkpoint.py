@@ -1,4 +1,4 @@
-"""Is an exported file the detector that was trained? The checkpoint's detector, in torch, beside the file."""
+"""Verify an exported file against its checkpoint, whose detector runs in torch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .manifests import check_export
 
 
 def verify_export(loaded: LoadedDetector, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a checkpoint's detector with a model file on these images (uint8 [h, w, 3] RGB, any sizes).
+    """Compare a checkpoint's detector with a model file, on images (uint8 [h, w, 3] RGB, any sizes) or synthetic ones.
 
-    Without any on synthetic ones. Raises UserError for a file that can't be read, that was made of something else, or
-    whose precision needs images.
+    Raises UserError for a file that can't be read, that was made of another checkpoint, or whose precision needs images
+    where there are none.
     """
     return compare_images(open_export(loaded, model_path), images)
 
 
 def open_export(loaded: LoadedDetector, model_path: Path) -> Comparison:
-    """Open a model file beside the checkpoint that it was made of. Raises UserError."""
+    """A comparison of a model file with the checkpoint that it was made of. Raises UserError."""
     settings = loaded.config
 
     def reference(case: Case) -> Dense:

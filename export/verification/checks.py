@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-PRECISION = "precision: convolutions not as the manifest says"
-MANIFEST = "manifest: fields unlike those it was made of"
+# Quantities, as the table names them.
+PRECISION = "precision: convolutions unlike the manifest"
+MANIFEST = "manifest: fields unlike the reference's"
 SAME_NETWORK = "network: places unlike the float32 file's"
 SUMS = "sums: the largest of two 8-bit products"
 RANGES = "ranges: error of the worst 8-bit value"
@@ -15,16 +16,16 @@ NETWORK = {
     "box_regression": "network: box regression",
     "centerness": "network: centerness",
 }
-CANDIDATES = "postprocessing: candidates without partner"
+CANDIDATES = "postprocessing: candidates without a match"
 ROWS = "NMS: rows unlike greedy, as flagged"
 RERUN = "NMS: rows unlike greedy, rerun on the host"
 KERNELS = "kernels: detections unlike exact sums'"
-DETECTIONS = "whole: detections without partner"
+DETECTIONS = "whole: detections without a match"
 
-# What a failed comparison of an 8-bit file points to.
-SATURATES = "saturating kernels: make it anew with --target cpu, which fits every processor"
-UNFIT = "ranges that don't fit: calibrate on images like these"
-UNTRAINED = "an untrained network? Its scores on these images are so much alike that 8 bits reorder them"
+# Likely causes of a failed comparison of an 8-bit file.
+SATURATES = "saturating kernels: convert again with --target cpu, which fits every processor"
+UNFIT = "its range doesn't fit: calibrate on images like these"
+UNTRAINED = "an untrained network? Its scores on these images are so similar that 8 bits reorder them"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Both sides of a comparison, the reference and a file, and everything that is compared on a batch.
+"""A comparison of a reference with a model file: both sides, and all checks on a batch.
 
 Free of torch. The reference is a float32 file in `conversion.py`, and a checkpoint in `checkpoint.py`.
 """
@@ -44,54 +44,54 @@ from .tolerance import TOLERANCES, Tolerance, tolerance_of
 if TYPE_CHECKING:
     import onnxruntime
 
-# Of a dense value, |torch − ONNX| / (1 + |torch|). Float32 sums in another order give about 1e-5 in a ResNet-50, and up
-# to 2e-4 where GroupNorm sums over the 10⁵ values of a large canvas' finest map.
+# Limit of |torch − ONNX| / (1 + |torch|) for a dense value. Sums in another order give about 1e-5 in a ResNet-50, and
+# up to 2e-4 where GroupNorm sums over the 10⁵ values of the finest map of a large canvas.
 DENSE_LIMIT = 5e-4
-# Fraction of candidates without a partner. Near-ties change rank, and a score beside a threshold may fall either way.
+# Fraction of candidates without a match. Near-ties change rank, and a score near a threshold may fall either way.
 SET_LIMIT = 0.01
-FEWEST_ROWS = 50
+FEWEST_ROWS = 50  # that a fraction is taken of
 
 
 class VerifyError(UserError):
-    """A model file that can't be compared with this checkpoint."""
+    """A file that can't be compared with this reference."""
 
 
 class Comparison(NamedTuple):
-    """Both sides of a comparison."""
+    """A reference and a model file, opened to be compared."""
 
-    reference: Callable[[Case], Dense]
+    reference: Callable[[Case], Dense]  # the reference's dense maps of a batch
     postprocess: Callable[[Case, Dense], list[Detections]]  # the reference's candidates of any dense maps
     file: ModelFile
-    emulation: onnxruntime.InferenceSession  # its emulation, with its dense maps as outputs
+    emulation: onnxruntime.InferenceSession  # of the file, with the dense maps as outputs
     dense_names: list[str]
-    file_checks: list[Check]  # by itself
-    ranges: RangeErrors | None
+    file_checks: list[Check]  # that need no images
+    ranges: RangeErrors | None  # of an 8-bit conversion
     tolerance: Tolerance
 
 
-Dense = list[np.ndarray]  # in the order of `dense_maps`
+Dense = list[np.ndarray]  # float32, in the order of `dense_map_names`
 
 
 class ModelFile(NamedTuple):
-    """A file to compare."""
+    """A model file, opened to be compared."""
 
     path: Path
     model: onnx.ModelProto
     manifest: Manifest
-    target: str | None  # what an 8-bit file is for
-    backend: OrtBackend  # as it is deployed, or where a CPU doesn't compute what it says, its emulation
+    target: str | None  # of a quantized file
+    backend: OrtBackend  # of the file, or of its emulation where a CPU doesn't compute what the file says
     is_emulated: bool
 
 
 def open_model_file(path: Path) -> ModelFile:
-    """Open a file to compare. Raises UserError.
+    """Open a model file to compare. Raises UserError.
 
-    Emulated is what no CPU's kernels compute (bfloat16), int8 for a GPU, whose kernels sum exactly, and int8 that
-    saturates on this processor (`runtime.backends.saturation`): so the comparison gives the same on every machine.
+    A file is emulated where this CPU's kernels compute something else (`needs_emulation`), so that a comparison has the
+    same result on every machine.
     """
     try:
         model = onnx.load(path)
-    except Exception:  # the backend says what is wrong with it
+    except Exception:  # the backend's error says what is wrong with the file
         OrtBackend(path)
         raise
     note = read_quantization_note(model)
@@ -102,7 +102,7 @@ def open_model_file(path: Path) -> ModelFile:
             stand_in.write_bytes(emulate(model).SerializeToString())
             backend = OrtBackend(stand_in, BackendOptions(backend="cpu", allow_saturation=True))
     else:
-        backend = OrtBackend(path)  # also says so where the file is foreign, or ONNX Runtime isn't installed
+        backend = OrtBackend(path)  # raises for a foreign file, and where ONNX Runtime isn't installed
     if backend.manifest.graph_sha256 != graph_sha256(model):
         raise VerifyError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
@@ -114,24 +114,21 @@ def open_model_file(path: Path) -> ModelFile:
 def make_comparison(
     reference: Callable[[Case], Dense], postprocess: Callable[[Case, Dense], list[Detections]], file: ModelFile
 ) -> Comparison:
-    """The two sides, and the checks of the file by itself. Raises VerifyError."""
+    """A comparison of both sides with the checks that need no images. Raises VerifyError for a rewritten file."""
     model, manifest = file.model, file.manifest
     names = dense_map_names(model)
-    visible = expose_values(emulate(model), names) if names else None
-    if visible is None:
+    emulation = expose_values(emulate(model), names) if names else None
+    if emulation is None:
         raise VerifyError(
             f"{file.path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
             "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
         )
-    checks = [
-        Check(
-            "file", PRECISION, count_convolutions(model).total(), count_wrong_convolutions(model, manifest.precision), 0
-        )
-    ]
+    wrong = count_wrong_convolutions(model, manifest.precision)
+    checks = [Check("file", PRECISION, count_convolutions(model).total(), wrong, 0)]
     if file.target == "cpu" or manifest.sums_fit_16_bits:
         checks.append(check_sums(model))
     tolerance = tolerance_of(manifest.precision, file.target)
-    return Comparison(reference, postprocess, file, open_session(visible), names, checks, None, tolerance)
+    return Comparison(reference, postprocess, file, open_session(emulation), names, checks, None, tolerance)
 
 
 def check_sums(model: onnx.ModelProto) -> Check:
@@ -142,18 +139,18 @@ def check_sums(model: onnx.ModelProto) -> Check:
 
 
 def compare_images(comparison: Comparison, images: Sequence[np.ndarray]) -> list[Check]:
-    """All comparisons, on these images (uint8 [h, w, 3] RGB, any sizes); without any on synthetic ones."""
+    """All checks, on images (uint8 [h, w, 3] RGB, any sizes) or synthetic ones. Raises VerifyError."""
     manifest, path = comparison.file.manifest, comparison.file.path
     compared = (compare_case(comparison, case) for case in make_cases(manifest, require_images(images, manifest, path)))
     return [*comparison.file_checks, *(check for checks in compared for check in checks)]
 
 
 def require_images(images: Sequence[np.ndarray], manifest: Manifest, path: Path) -> Sequence[np.ndarray]:
-    """The images, or synthetic ones where there are none; VerifyError where those are unlike the calibration's."""
+    """The images, or synthetic ones where there are none. Raises VerifyError where ranges need real images."""
     if not images and manifest.precision in ("int8", "fp8"):
         raise VerifyError(
-            f"{path} is {manifest.precision}, its ranges fit images like those that it was calibrated on: give "
-            "--images DIR, a folder of such"
+            f"{path} is {manifest.precision}: its ranges fit images like those that it was calibrated on; give "
+            "--images DIR, a folder of such images"
         )
     return images or synthetic_images()
 
@@ -162,9 +159,9 @@ _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
 
 def compare_case(comparison: Comparison, case: Case) -> list[Check]:
-    """All comparisons on one batch."""
+    """The checks of both sides on one batch."""
     limits, tolerance = comparison.file.manifest.thresholds, comparison.tolerance
-    # First: it says what is wrong with a file that can't run.
+    # The file runs first: its error is the clearest where it can't run.
     raw = comparison.file.backend.infer(case.images, case.image_sizes, all_candidates=True)
     dense = comparison.reference(case)
     theirs, emulation = _run_emulation(comparison, case)
@@ -199,7 +196,7 @@ def _compare_detections(
     comparison: Comparison, case: Case, quantity: str, expected: list[Detections], found: list[Detections]
 ) -> Check:
     most, tolerance = comparison.file.manifest.thresholds.detections, comparison.tolerance
-    floors = [  # which is the last of 100 detections, tiny changes of score decide
+    floors = [  # in a full list tiny changes of score decide which detection is the last
         max(
             [tolerance.score, *(float(x.scores[-1]) + tolerance.same.score for x in rows if len(x) == most)],
         )
@@ -209,12 +206,12 @@ def _compare_detections(
 
 
 def _spread(detections: list[Detections]) -> float:
-    """How far apart an image's best and least scores lie, at most; 0 where nothing is found."""
+    """The largest difference between the best and the least score of an image; 0 where nothing is found."""
     return max((float(rows.scores[0] - rows.scores[-1]) for rows in detections if len(rows)), default=0.0)
 
 
 def _run_emulation(comparison: Comparison, case: Case) -> tuple[Dense, RawOutputs]:
-    """The emulation's dense maps, and what it made of them."""
+    """The emulation's dense maps and outputs."""
     feed = dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True))
     found = comparison.emulation.run([*OUTPUT_NAMES, *comparison.dense_names], feed)
     contract = len(OUTPUT_NAMES)
@@ -245,10 +242,10 @@ def _sets(
     limit: float,
     floors: Sequence[float] | None = None,
 ) -> Check:
-    """Fraction of rows of at least an image's score without a partner of any score.
+    """Fraction of rows without a match on the other side, of the rows with at least the score of their image's floor.
 
-    One is always forgiven, for a score beside a threshold; of few rows a single one is no share to judge by, so they
-    count as FEWEST_ROWS.
+    One row is always forgiven, for a score near a threshold. The fraction is taken of at least FEWEST_ROWS rows,
+    because a single row is too large a part of a few.
     """
     alone, total = 0, 0
     for a, b, floor in zip(expected, given, floors or [0.0] * len(expected), strict=True):
@@ -269,5 +266,5 @@ def candidates_per_image(raw: RawOutputs) -> list[Detections]:
 
 
 def drop_padding(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[Detections]:
-    """Of each image the rows with a score: the others are padding."""
+    """The rows of each image with a score above 0; the other rows are padding."""
     return [Detections(b[s > 0], s[s > 0], c[s > 0]) for b, s, c in zip(boxes, scores, classes, strict=True)]

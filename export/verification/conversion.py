@@ -1,4 +1,4 @@
-"""Is a converted file its float32 file but for the precision? Compares two files, without torch."""
+"""Verify a converted file against its float32 file, without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CANDIDATES = ["candidate_boxes", "candidate_scores", "candidate_classes"]
 
 
 def verify_conversion(source: Path, model_path: Path, images: Sequence[np.ndarray]) -> list[Check]:
-    """Compare a converted file with the float32 file that it was made of, on images (uint8 [h, w, 3] RGB, any sizes).
+    """Compare a converted file with its float32 file `source`, on images (uint8 [h, w, 3] RGB) or synthetic ones.
 
     Raises UserError for a file that can't be read, that was made of something else, or whose precision needs images
     where there are none.
@@ -32,7 +32,7 @@ def verify_conversion(source: Path, model_path: Path, images: Sequence[np.ndarra
 
 
 def open_conversion(source: Path, model_path: Path) -> Comparison:
-    """Open a converted file beside the float32 file that it was made of. Raises UserError."""
+    """A comparison of a converted file with the float32 file that it was made of. Raises UserError."""
     original, original_manifest = load_deployed(source)
     network, postprocessing = open_session(cut_network(original)), open_session(cut_postprocessing(original))
     names = dense_map_names(original)
@@ -41,17 +41,17 @@ def open_conversion(source: Path, model_path: Path) -> Comparison:
         return network.run(names, {INPUT_NAMES[0]: case.images})
 
     def postprocess(case: Case, dense: Dense) -> list[Detections]:
-        known = {**dict(zip(INPUT_NAMES, (case.images, case.image_sizes), strict=True)), **dict(zip(names, dense))}  # noqa: B905
+        known = dict(zip((*INPUT_NAMES, *names), (case.images, case.image_sizes, *dense), strict=True))
         wanted = [value.name for value in postprocessing.get_inputs()]
         return drop_padding(*postprocessing.run(_CANDIDATES, {name: known[name] for name in wanted}))
 
     file = open_model_file(model_path)
     if file.manifest.checkpoint_sha256 != original_manifest.checkpoint_sha256:
-        raise VerifyError(f"{model_path} and {source} were exported from different checkpoints: give the two of one")
+        raise VerifyError(
+            f"{model_path} and {source} were exported from different checkpoints: give two files of the same checkpoint"
+        )
     unlike = (
-        network_differences(original, file.model)
-        if dense_map_names(file.model) == names
-        else ["the dense maps are others"]
+        network_differences(original, file.model) if dense_map_names(file.model) == names else ["the dense maps differ"]
     )
     compared = Check("file", SAME_NETWORK, len(original.graph.node), len(unlike), 0, "; ".join(unlike[:3]))
     comparison = make_comparison(reference, postprocess, file)

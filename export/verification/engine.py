@@ -1,8 +1,8 @@
-"""Is the engine the detector that was trained? On its GPU its numbers are compared; elsewhere what can be is checked.
+"""Verify an engine against the checkpoint that it was built of.
 
-Always: the hash of its bytes, its header against the description beside it, the checkpoint and the ONNX file that it
-came from, and that file's numbers against the checkpoint. On a GPU that it fits: the precision of its convolutions, and
-its detections against torch's and ONNX Runtime's. What could not be checked is said.
+Checked everywhere: the hash of the engine's bytes, its header against its description, its checkpoint and ONNX file,
+and that file's numbers against the checkpoint. Checked on a GPU that the engine fits: the precision of its
+convolutions, and its detections against torch's and ONNX Runtime's. The verification lists what it could not check.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ def verify_engine(
 def compare_engine(
     loaded: LoadedDetector, source: Path, backend: Backend, described: EngineManifest, images: Sequence[np.ndarray]
 ) -> list[Check]:
-    """The engine's detections against torch's, its NMS against plain greedy NMS, its candidates against ONNX Runtime's.
+    """Compare an open engine with the checkpoint and with its ONNX file in ONNX Runtime, on two batches a profile.
 
-    On two batches for each profile.
+    Compared are its detections (with torch's), its NMS (with plain greedy NMS), its candidates (with ONNX Runtime's).
     """
     comparison = open_export(loaded, source)
     images = require_images(images, described.manifest, source)
     checks = []
     for case in engine_cases(described, images):
-        checks += compare_case(comparison._replace(file=comparison.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # any backend will do
+        checks += compare_case(comparison._replace(file=comparison.file._replace(backend=backend)), case)  # type: ignore[arg-type]  # ModelFile wants an OrtBackend; any backend works
         theirs, ours = (
             b.infer(case.images, case.image_sizes, all_candidates=True) for b in (comparison.file.backend, backend)
         )
@@ -114,7 +114,7 @@ def compare_candidates(case: Case, theirs: RawOutputs, ours: RawOutputs, toleran
 
 
 def engine_cases(described: EngineManifest, images: Sequence[np.ndarray]) -> list[Case]:
-    """For each profile the smallest batch on the canvas that it is tuned for, and a larger one on its largest."""
+    """Two batches a profile: the least batch on the canvas to tune for, and up to 3 images on the largest canvas."""
     shapes: dict[tuple[int, tuple[int, ...]], None] = {}
     for profile in described.profiles:
         for batch, canvas in ((profile.least[0], profile.best[1:]), (min(profile.most[0], 3), profile.most[1:])):
@@ -124,13 +124,13 @@ def engine_cases(described: EngineManifest, images: Sequence[np.ndarray]) -> lis
 
 
 def find_onnx_source(path: Path, described: EngineManifest) -> Path | None:
-    """The ONNX file beside an engine that it was built of, known by its hash."""
+    """The ONNX file that an engine was built of, found beside the engine by its hash."""
     likely = sorted(path.parent.glob("*.onnx"), key=lambda other: other.stem != path.stem)
     return next((other for other in likely if sha256_file(other) == described.onnx_sha256), None)
 
 
 def reason_not_to_run(described: EngineManifest) -> str | None:
-    """Why an engine can't be tried here; None where it can, or where trying will say that it doesn't fit."""
+    """Why an engine can't run here; None where it can, or where opening it will tell that it doesn't fit."""
     try:
         import_tensorrt(described.flavor)
     except BackendError as error:

@@ -1,7 +1,6 @@
-"""What can be said of an engine without a GPU: the header of its file, against the description beside it.
+"""The header of an engine's file, compared with the engine's description; needs no GPU.
 
-The header is TensorRT for RTX's as seen in its files; it is not documented. Of standard engines nothing but the hash
-is known.
+The layout was read from files of TensorRT for RTX; it is not documented. The header of standard engines is unknown.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ _CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 class Header(NamedTuple):
+    """The known fields of the header."""
+
     magic: bytes
     size: int  # bytes of the whole file
     version: str  # "1.7.1.116"
@@ -25,7 +26,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an engine; None where the bytes are fewer than one."""
+    """The header of an engine's bytes; None where there are fewer bytes than a header has."""
     if len(data) < _LAYOUT.size:
         return None
     magic, size, *version, mask = _LAYOUT.unpack_from(data)
@@ -35,7 +36,7 @@ def read_header(data: bytes) -> Header | None:
 
 
 def header_problems(data: bytes, described: EngineManifest) -> list[str]:
-    """Where the header of an engine of TensorRT for RTX isn't what the description says; one line each."""
+    """How an engine of TensorRT for RTX contradicts its description: one line for each difference of the header."""
     header = read_header(data)
     if header is None or header.magic != MAGIC:
         start = data[:4].decode("ascii", "backslashreplace")

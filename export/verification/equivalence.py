@@ -1,9 +1,10 @@
-"""Is a converted network the float32 one but for rounding? Compared as graphs, so what no image shows is found too.
+"""Whether a converted network is the float32 network up to rounding, compared as graphs: no image needs to show it.
 
-Both are walked from the dense maps backwards. Every node must have its like, wired alike; conversions (casts between
-floats, QuantizeLinear and DequantizeLinear of one scale) are looked through; constants may differ by what their number
-format rounds, and the bias of an 8-bit convolution by what that took from its weights, times means that its input can
-have. Nothing may differ after the maps. Whether the ranges of activations fit, only images tell.
+Both graphs are walked backwards from the dense maps. Every node must have a counterpart with the same inputs.
+Conversions (casts between floats, QuantizeLinear and DequantizeLinear of one scale) are skipped. Constants may differ
+by the rounding of their number format, and the bias of an 8-bit convolution by a correction: the rounding errors of its
+weights times means that its input can have. Nothing after the dense maps may differ. Whether the ranges of activations
+fit, only images can tell (`ranges.py`).
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from ..onnx_model.network import cut_network, dense_map_names, postprocessing_nodes
 
-# Half of the last bit, by the number and around 0: how far a format's nearest number may be.
+# Half of the last bit, relative to the number and absolute around 0: the largest rounding error of a format.
 _ROUNDING = {
     TensorProto.FLOAT: (0.0, 0.0),
     TensorProto.FLOAT16: (2.0**-11, 2.0**-25),
     TensorProto.BFLOAT16: (2.0**-8, 0.0),
     TensorProto.FLOAT8E4M3FN: (2.0**-4, 2.0**-10),
     TensorProto.INT8: (0.0, 0.5),
-    TensorProto.INT32: (2.0**-23, 0.5),  # of a bias (`onnx_file.shielded_bias`), multiplied in float32
+    TensorProto.INT32: (2.0**-23, 0.5),  # of a bias (`shielded_bias`), multiplied in float32
 }
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_FEWEST_STEPS = 63  # that a channel's largest weight has: 127 as a rule, 64 for CPUs without VNNI, 448 of float8
+_FEWEST_STEPS = 63  # of a channel's largest weight: 127 as a rule, 64 for CPUs without VNNI, 448 in float8
 _SLACK = 1.001  # scales are float16 numbers, rounded up
 _LEAST_SCALE = 2.0**-24
 _NONE = (np.zeros(()), np.zeros(()))  # no correction
 
 
 def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
-    """One line for each place where the converted network isn't the source's; none where it is."""
+    """How a converted model's network differs from its source's beyond rounding: one line for each place."""
     if _exact(source) != _exact(converted):
-        return ["the postprocessing is another"]
+        return ["the postprocessing differs"]
     ours, theirs = _Graph(cut_network(source)), _Graph(cut_network(converted))
     pending = [(name, name) for name in dense_map_names(source)]
     partner: dict[str, str] = {}
     found: list[str] = []
-    corrections: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # of biases: the least and the largest
+    corrections: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # bias → least and largest correction
     while pending:
         a, b = (graph.origin(name) for graph, name in zip((ours, theirs), pending.pop(), strict=True))
         if a in partner:
@@ -64,7 +65,7 @@ def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> 
 
 
 def _exact(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:
-    """Nodes and constants of the postprocessing, in which nothing may change."""
+    """Nodes and constants of the postprocessing, serialized: none of them may change."""
     nodes = postprocessing_nodes(model)
     read = {name for node in nodes for name in node.input}
     constants = [value for value in model.graph.initializer if value.name in read]
@@ -84,7 +85,7 @@ def _same_operator(ours: _Graph, node: NodeProto, theirs: _Graph, other: NodePro
 
 
 class _Graph:
-    """A network's nodes and constants by name, its conversions looked through."""
+    """A network's nodes and constants by name, with conversions skipped."""
 
     def __init__(self, network: onnx.ModelProto) -> None:
         self.constants = {value.name: value for value in network.graph.initializer}
@@ -96,7 +97,7 @@ class _Graph:
         return np.asarray(numpy_helper.to_array(self.constants[name]))
 
     def origin(self, name: str) -> str:
-        """The value that this one is but for conversions."""
+        """The value that this value was converted from; itself where it is no conversion."""
         while (node := self.producer.get(name)) is not None:
             before = self.producer.get(node.input[0])
             to = next((x.i for x in node.attribute if x.name == "to"), None)
@@ -109,7 +110,7 @@ class _Graph:
         return name
 
     def _undoes(self, node: NodeProto, before: NodeProto) -> bool:
-        """Whether a pair multiplies by what it divided by: one scale, as along which axis more would lie isn't read."""
+        """Whether a DequantizeLinear multiplies by what its QuantizeLinear divided by; pairs have a single scale."""
         return (
             before.op_type == "QuantizeLinear"
             and self.array(node.input[1]).size == 1
@@ -120,12 +121,12 @@ class _Graph:
         )
 
     def largest(self, name: str) -> float:
-        """The largest number that is left of a value behind its QuantizeLinear; infinite where it has none."""
+        """The largest number that a value's QuantizeLinear leaves of it; infinite where it has no QuantizeLinear."""
         node = self._quantizers.get(name)
         return np.inf if node is None else self._span(node)[1]
 
     def _span(self, node: NodeProto) -> tuple[float, float]:
-        """The least and the largest number that a QuantizeLinear or DequantizeLinear of one scale leaves of a value."""
+        """The least and the largest number that a QuantizeLinear or DequantizeLinear of one scale can represent."""
         scale, zero = (self.array(name) for name in node.input[1:])
         if self.constants[node.input[2]].data_type == TensorProto.FLOAT8E4M3FN:
             low, high = -448.0, 448.0
@@ -135,33 +136,35 @@ class _Graph:
         return low * float(scale), high * float(scale)
 
     def corrections(self, node: NodeProto, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What may at least and at most be added to the bias of a convolution [O], to make up for rounding its weight.
+        """The least and the largest correction of a convolution's bias [O] for the rounding of its weight.
 
-        What rounding took, times the mean of each input channel, which lies in the range that the input has in 8 bits.
+        A correction is the rounding error times the mean of each input channel, which lies in the input's 8-bit range.
         """
         data, rounded = (self.producer.get(name) for name in node.input[:2])
         if data is None or rounded is None or {data.op_type, rounded.op_type} != {"DequantizeLinear"}:
             return _NONE
         low, high = self._span(data)
-        step = float(self.array(data.input[1]))  # by half of which the zero point's rounding moves the range
+        step = float(self.array(data.input[1]))  # the rounding of the zero point moves the range by half a step
         low, high = low - step, high + step
         before = self.producer.get(self.origin(node.input[0]))
         if before is not None and self._ends_at_zero(before):
             low = 0.0
         steps = self.array(rounded.input[0])
         if steps.shape != weight.shape:
-            return _NONE  # which is found by itself
+            return _NONE  # the comparison of the weights finds this
         given = steps.astype(np.float32) * self.array(rounded.input[1]).reshape(-1, *[1] * (weight.ndim - 1))
         lost = (weight - given).reshape(*weight.shape[:2], -1).sum(axis=2)
         return np.minimum(lost * low, lost * high).sum(axis=1), np.maximum(lost * low, lost * high).sum(axis=1)
 
     def _ends_at_zero(self, node: NodeProto) -> bool:
-        """Whether what it gives is never negative."""
+        """Whether a node's output is never negative."""
         return node.op_type == "Relu" or (node.op_type == "Clip" and float(self.array(node.input[1])) == 0)
 
     def problem_of_constant(self, name: str, expected: np.ndarray, least: np.ndarray, most: np.ndarray) -> str | None:
-        """What is wrong with a constant that should be this one plus a correction of `least` to `most`, rounded to the
-        number format that it has here."""
+        """Why a constant isn't `expected` plus a correction of `least` to `most`, rounded to its number format here.
+
+        None where it is.
+        """
         node, scale = self.producer.get(name), np.float32(1)
         if node is not None and node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
             name, zero, scale = node.input[0], self.array(node.input[2]), self.array(node.input[1])
@@ -175,7 +178,7 @@ class _Graph:
             if (scale.ravel() > _SLACK * np.maximum(largest / _FEWEST_STEPS, _LEAST_SCALE)).any():
                 return "has a scale that leaves bits unused"
         elif name not in self.constants:
-            return "was a constant and is computed"
+            return "was a constant and is now computed"
         given, kind = self.array(name), self.constants[name].data_type
         if given.shape != expected.shape:
             return f"has the shape {given.shape}, not {expected.shape}"
@@ -184,8 +187,8 @@ class _Graph:
         if kind not in _ROUNDING:
             return f"is of another type ({TensorProto.DataType.Name(kind)})"
         by_number, around_zero = _ROUNDING[kind]
-        corrected = 2.0**-23 * (most > least)  # such a number is a sum in float32
+        corrected = 2.0**-23 * (most > least)  # a corrected number is a sum in float32
         added = given.astype(np.float32) * scale - expected
         away = np.maximum(np.maximum(least - added, added - most), 0)
         beyond = away > _SLACK * ((by_number + corrected) * np.abs(expected) + around_zero * scale)
-        return f"{beyond.sum()} of {beyond.size} numbers are not its own, rounded" if beyond.any() else None
+        return f"{beyond.sum()} of {beyond.size} numbers differ by more than rounding" if beyond.any() else None

@@ -1,4 +1,4 @@
-"""What a comparison is run on: images, laid on canvases of the sizes that a graph takes."""
+"""The batches that a comparison runs on: images laid on canvases that a graph takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.images import SUFFIXES, decode
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
-COMPARISON_IMAGES = 3  # that a comparison takes
+COMPARISON_IMAGES = 3  # how many images a comparison takes
 
 
 class Case(NamedTuple):
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 
 
 def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
-    """One image on the canvas that the recipe is for, and a larger batch on another canvas where one is allowed."""
+    """Two batches: the least on the recipe's canvas, and up to 3 images on another canvas where the graph takes one."""
     shapes = manifest.inputs
     usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
     small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), manifest)  # upright, and smaller
@@ -39,10 +39,10 @@ def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
 
 
 def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
-    """The first images of a folder, or of the fallback folder; none where that is out of reach.
+    """The first images of `folder`, or of the folder `fallback`; none where the fallback can't be read.
 
-    Those that aren't among the `seen`, on which ranges were measured, where there are others. Raises UserError for a
-    given folder without an image, or with one that can't be read.
+    Images in `seen`, on which ranges were measured, are passed over where there are others. Raises UserError where
+    `folder` is given and holds no image, or one that can't be read.
     """
     directory = Path(folder if folder is not None else fallback)
     found = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES) if directory.name else []
@@ -58,13 +58,13 @@ def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterabl
 
 
 def unseen(paths: Iterable[Path], seen: Iterable[Path]) -> Iterator[Path]:
-    """The paths that name other files than all of the `seen`."""
+    """The paths of files that are not in `seen`."""
     known = {path.resolve() for path in seen}
     return (path for path in paths if path.resolve() not in known)
 
 
 def synthetic_images() -> list[np.ndarray]:
-    """Seeded images with smooth areas, edges and noise, of three shapes."""
+    """Three seeded images of different shapes, with smooth areas, edges and noise."""
     random = np.random.default_rng(0)
     sources = []
     for height, width in ((480, 640), (640, 480), (512, 512)):
@@ -80,7 +80,7 @@ def synthetic_images() -> list[np.ndarray]:
 
 
 def make_case(batch: int, canvas_hw: tuple[int, int], sources: Sequence[np.ndarray], pad: tuple[int, int, int]) -> Case:
-    """A batch of images, each as large as the canvas allows, laid top-left; the rest has the padding colour."""
+    """A batch of images, each as large as the canvas allows and laid top-left; the rest is padding."""
     images = np.empty((batch, *canvas_hw, 3), np.uint8)
     images[:] = pad
     sizes = np.empty((batch, 2), np.int32)

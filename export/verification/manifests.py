@@ -1,6 +1,6 @@
-"""What a file says about itself against what it was made of: a runtime takes names, sizes and thresholds from there.
+"""Compare a file's manifest with that of what it was made of: a runtime takes classes, sizes and thresholds from it.
 
-A graph's hash leaves the manifest out, so that a wrong one shows nowhere else.
+No other check covers the manifest, because a graph's hash leaves it out.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from runtime.manifest import Manifest
 
 from .checks import MANIFEST, Check
 
-# Of the file and of its making; the hashes are checked by themselves, precision by the convolutions.
+# Fields that differ by right. Hashes are checked elsewhere, and the precision by the convolutions.
 _OF_THE_FILE = ("precision", "sums_fit_16_bits", "graph_sha256", "libraries", "ap")
 _OF_THE_EXPORT = (*_OF_THE_FILE, "inputs", "checkpoint_sha256", "toolkit_version")
 
 
 def check_conversion(manifest: Manifest, original: Manifest) -> Check:
-    """A conversion changes no more than precision, hash, libraries and the AP that was measured."""
+    """Passes where a conversion changed only precision, sums_fit_16_bits, hash, libraries and the measured AP."""
     return _check(manifest, original, _OF_THE_FILE)
 
 
 def check_export(manifest: Manifest, described: Manifest) -> Check:
-    """Classes, preprocessing, thresholds and recipe are the checkpoint's, as training describes it."""
+    """Passes where classes, preprocessing, thresholds and recipe are those of the checkpoint's description."""
     return _check(manifest, described, _OF_THE_EXPORT)
 
 
@@ -34,7 +34,7 @@ def _check(manifest: Manifest, expected: Manifest, left_out: Collection[str]) ->
 
 
 def _fields(record: dict[str, object], left_out: Collection[str]) -> dict[str, object]:
-    """Values by name, those of a record inside as "preprocess.short_side"."""
+    """The values of a record by name; those of an inner record are named like "preprocess.short_side"."""
     found: dict[str, object] = {}
     for name, value in record.items():
         if name in left_out:

@@ -1,6 +1,6 @@
-"""Comparing dense maps, and detections: as sets, row by row, and against greedy NMS spelled out.
+"""Matching detections, errors of dense maps, and plain greedy NMS.
 
-Independent of the code that it checks: none of the runtime's or the graph's NMS is used here.
+Independent of the code under verification: nothing of the runtime's or the graph's NMS is used here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from runtime.detections import Detections
 
 
 class MatchTolerance(NamedTuple):
-    """What counts as one and the same detection, of the same class."""
+    """When two detections of a class are the same: their boxes by IoU or by shift, and their scores."""
 
-    iou: float  # boxes that overlap so much …
-    shift: float  # … or whose sides differ by at most this many px (an empty box has no IoU)
-    score: float  # scores that differ by at most this
+    iou: float  # boxes with a larger IoU are the same …
+    shift: float  # … and boxes whose sides differ by at most this many px (an empty box has no IoU)
+    score: float  # largest difference of scores
 
 
-EXACT = MatchTolerance(iou=0.98, shift=0.1, score=1e-3)  # but for sums in another order
+EXACT = MatchTolerance(iou=0.98, shift=0.1, score=1e-3)  # up to sums in another order
 
 
 def count_unmatched(a: Detections, b: Detections, same: MatchTolerance = EXACT) -> int:
-    """How many rows of a have no row in b of the same class, nearly the same box and nearly the same score."""
+    """How many rows of `a` have no match in `b`."""
     n = min(len(a), len(b))
     alone = np.ones(len(a), bool)
-    # Most rows stand at the same place; only for the others all of b is searched.
+    # Most rows match the row at the same index. Only for the others all of b is searched.
     alone[:n] = ~_same(a.boxes[:n], a.scores[:n], a.classes[:n], b.boxes[:n], b.scores[:n], b.classes[:n], same)
     for row in np.flatnonzero(alone):
         alone[row] = not _same(a.boxes[row], a.scores[row], a.classes[row], b.boxes, b.scores, b.classes, same).any()
@@ -36,7 +36,7 @@ def count_unmatched(a: Detections, b: Detections, same: MatchTolerance = EXACT) 
 
 
 def count_differing_rows(a: Detections, b: Detections) -> int:
-    """How many rows differ in box, score or class, in order and to the last bit; missing rows count."""
+    """How many rows differ in box, score or class from the row at their index, to the last bit; missing rows count."""
     n = min(len(a), len(b))
     same = (a.classes[:n] == b.classes[:n]) & (a.scores[:n] == b.scores[:n])
     same &= (a.boxes[:n] == b.boxes[:n]).all(axis=1)
@@ -49,7 +49,10 @@ def greedy_nms(
     max_detections: int,
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> Detections:
-    """Class-wise greedy NMS as the textbook has it: walk down the scores, keep what no kept box of its class covers."""
+    """Class-wise greedy NMS as in textbooks: from the best score down, keep boxes that no kept box of the class covers.
+
+    `box_growth` is added to xyxy before areas are compared.
+    """
     kept: list[int] = []
     areas = candidates.boxes if box_growth is None else candidates.boxes + np.array(box_growth, np.float32)
     covered = np.zeros(len(candidates), bool)
@@ -64,14 +67,17 @@ def greedy_nms(
 
 
 def max_relative_error(expected: np.ndarray, given: np.ndarray) -> float:
-    """The largest |expected − given| / (1 + |expected|) of two maps."""
+    """The largest |expected − given| / (1 + |expected|) of two maps; infinite where their shapes differ."""
     if expected.shape != given.shape:
         return float("inf")
     return float((np.abs(expected - given) / (1 + np.abs(expected))).max())
 
 
 def relative_rms_error(maps: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Root mean square error of the worst level, by the standard deviation of what is expected over all levels."""
+    """Root mean square error of the worst level, divided by the standard deviation of all expected levels.
+
+    `maps` are (expected, given) for each level. Infinite where shapes differ.
+    """
     if any(expected.shape != given.shape for expected, given in maps):
         return float("inf")
     expected = np.concatenate([a.ravel() for a, _ in maps]).astype(np.float64)
@@ -88,7 +94,7 @@ def _same(
     other_classes: np.ndarray,
     same: MatchTolerance,
 ) -> np.ndarray:
-    """Which broadcast rows are the same but for rounding."""
+    """Which broadcast rows are the same within the tolerance."""
     shift = np.abs(boxes - other_boxes).max(axis=-1, initial=0)
     same_box = (shift <= same.shift) | (_iou(boxes, other_boxes) > same.iou)
     return same_box & (classes == other_classes) & (np.abs(scores - other_scores) <= same.score)

@@ -1,7 +1,7 @@
-"""Do the ranges of 8-bit values fit these images? Measured value by value in the float32 network: no errors add up.
+"""Whether the ranges of 8-bit values fit images, measured value by value in the float32 network: errors don't add up.
 
-A range that is too narrow clips, one that is too wide leaves few steps for most numbers: either shows as the difference
-between a value and itself in 8 bits.
+A range that is too narrow clips, and a range that is too wide leaves few steps for most numbers. Both show as the
+difference between a value and the same value rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from .tolerance import RANGE_LIMIT
 
 
 class Range(NamedTuple):
+    """The 8-bit range of one value: a scale and a zero point."""
+
     value: str  # its name in the float32 network
     scale: np.float32
-    zero: np.ndarray  # of the 8-bit type
+    zero: np.ndarray  # zero point, of the 8-bit type
 
     def rounded(self, numbers: np.ndarray) -> np.ndarray:
-        """The numbers as they are after QuantizeLinear and DequantizeLinear."""
+        """What QuantizeLinear and DequantizeLinear make of these numbers."""
         steps = numbers / self.scale
         if self.zero.dtype == ml_dtypes.float8_e4m3fn:
             return np.clip(steps, -448, 448).astype(self.zero.dtype).astype(np.float32) * self.scale
@@ -36,7 +38,7 @@ class Range(NamedTuple):
 
 
 def quantization_ranges(model: onnx.ModelProto) -> list[Range]:
-    """Of every QuantizeLinear in the network."""
+    """The range of every QuantizeLinear in a deployed model's network."""
     network = cut_network(model)
     constants = {value.name: value for value in network.graph.initializer}
     casts = {node.output[0]: node.input[0] for node in network.graph.node if node.op_type == "Cast"}
@@ -51,12 +53,12 @@ def quantization_ranges(model: onnx.ModelProto) -> list[Range]:
 
 
 class RangeErrors:
-    """The float32 network, opened with these values as outputs. Raises ModelError where it doesn't have them."""
+    """Measures the rounding errors of ranges in the float32 network. Raises ModelError for values that it lacks."""
 
     def __init__(self, source: onnx.ModelProto, ranges: list[Range]) -> None:
         visible = expose_values(cut_network(source), [found.value for found in ranges])
         if visible is None:
-            raise ModelError("values are quantized that the float32 file doesn't have: convert it again")
+            raise ModelError("the converted file quantizes values that the float32 file doesn't have: convert it again")
         self._ranges = ranges
         self._session = open_session(visible)
 
@@ -70,7 +72,7 @@ class RangeErrors:
         return errors
 
     def check(self, case: Case) -> Check:
-        """The worst value of all."""
+        """The largest error of all values, on one batch."""
         errors = self(case.images)
         worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
         return Check(case.name, RANGES, len(errors), errors[worst], RANGE_LIMIT, f"{worst}: {UNFIT}")

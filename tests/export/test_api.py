@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from export.trt.engine import EngineSource
 from export.trt.library import Library
 from export.trt.settings import Settings
 from export.verification.checks import DETECTIONS, Check, Verification
+from runtime.errors import UserError
 
 from .conftest import Exported, restamp
 
@@ -116,6 +118,8 @@ def test_a_verification_tells_passed_from_failed(exported: Exported, converted: 
 def test_arguments_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"-o x\.engine: expected a name that ends in \.onnx"):
         export_onnx(tmp_path / "missing.pt", "x.engine")
+    with pytest.raises(UserError, match="precision is 'fp17', expected 'fp32' or 'fp16'"):
+        quantize("a.onnx", "fp17")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="expected another file than the model"):
         quantize("a.onnx", "fp16", "a.onnx")
     with pytest.raises(ArgumentError, match="--separate requires --compute-capability"):
@@ -128,6 +132,16 @@ def test_a_missing_library_is_named_with_advice() -> None:
     require_libraries(("onnx",), "never said")
     with pytest.raises(MissingLibraryError, match="no_such_library is not installed; pip install no_such_library"):
         require_libraries(("onnx", "no_such_library"), "pip install {name}")
+
+
+@pytest.mark.parametrize("module", ["to_onnx", "quantize", "to_trt", "verify"])
+def test_the_nearest_option_is_named(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"export.{module}").main(["a", "b", "--imges", "x", "--precision", "fp16"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.splitlines()[-1].endswith("did you mean --images?")
+    assert "--imges x" in said
 
 
 def test_a_command_prints_the_log(capsys: pytest.CaptureFixture[str]) -> None:

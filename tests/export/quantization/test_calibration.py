@@ -95,7 +95,7 @@ def test_numbers_of_every_column_are_counted_alike(width: int) -> None:
         values[..., column] = 1
         histogram = Histogram()
         histogram.add(values)
-        counted = histogram._counts[-1] / histogram._counts.sum()
+        counted = histogram.counts[-1] / histogram.counts.sum()
         assert counted == pytest.approx(1 / width, rel=0.02)
 
 

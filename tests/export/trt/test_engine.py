@@ -149,9 +149,9 @@ def test_settings_of_the_standard_flavor(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT for RTX has no such thing"),
-        ({"hardware_compatibility": "ampere-plus"}, "--hardware-compatibility: TensorRT for RTX has no such thing"),
-        ({"version_compatible": True}, "--version-compatible: TensorRT for RTX has no such thing"),
+        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT for RTX has no such option"),
+        ({"hardware_compatibility": "ampere-plus"}, "--hardware-compatibility: TensorRT for RTX has no such option"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT for RTX has no such option"),
         ({"compute_capabilities": ("9.0",)}, "--compute-capability 9.0: TensorRT for RTX builds for 7.5, 8.0, 8.6"),
         ({"optimization_level": 9}, "--optimization-level 9: expected 0 to 5"),
     ],
@@ -200,7 +200,7 @@ def test_an_engine_that_its_own_gpu_refuses_is_an_error(fixed: tuple[object, Pat
 
 
 def test_no_gpu_to_build_for(fixed: tuple[object, Path]) -> None:
-    with pytest.raises(BuildError, match="there is no GPU here to build for; name those that will run it"):
+    with pytest.raises(BuildError, match="there is no GPU here to build for; name the GPUs that will run the engine"):
         build_for(fixed[1])
 
 

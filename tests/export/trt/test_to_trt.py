@@ -285,7 +285,7 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
         (["--batch", "1", "2", "0"], "--batch 1 2 0: expected MIN ≤ OPT ≤ MAX"),
         (["--shapes", "100x64"], "--shapes 100x64: expected sides that are multiples of 32"),
         (["--canvas", "192", "256", "--shapes", "64x64"], "the graph was exported for canvases 192×256 to 192×256"),
-        (["--timing-cache", "x"], "--timing-cache: TensorRT for RTX has no such thing"),
+        (["--timing-cache", "x"], "--timing-cache: TensorRT for RTX has no such option"),
         (["--canvas", "64", "64"], "--canvas 64 64: images are resized to a shorter side of 192"),
     ):
         with pytest.raises(UserError, match=re.escape(message)) as caught:

@@ -41,7 +41,7 @@ def test_a_standard_engine_without_a_gpu(exported: Exported, capsys: pytest.Capt
             ("8.6",),
             GPU,
             {"tensorrt"},
-            "--compute-capability: a standard engine fits the GPU",
+            "--compute-capability: a standard engine fits only the GPU",
         ),
         ("tensorrt", (), GPU, {"rtx"}, "tensorrt cannot be imported .*; or build for RTX GPUs with TensorRT for RTX"),
         ("auto", (), None, {"tensorrt"}, "tensorrt-rtx cannot be imported .*; it builds engines on any machine"),

@@ -141,7 +141,7 @@ def test_images_must_be_given_for_the_ranges_of_an_engine(
     int8 = exported._replace(model=converted["int8"])
     path = make_engine(tmp_path, int8)
     for reason in (None, "no GPU here"):
-        with pytest.raises(VerifyError, match=r"model\.onnx is int8, .* give --images DIR"):
+        with pytest.raises(VerifyError, match=r"model\.onnx is int8: .* give --images DIR"):
             verify_engine(
                 exported.loaded,
                 path,
