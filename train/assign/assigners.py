@@ -30,7 +30,7 @@ Assigner = Callable[[Tensor, Tensor, list[Level]], Assigned]
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which anchors are positive for an object. Settings of the other methods have no effect."""
+    """Which anchors are positive for an object. Settings of methods other than `method` have no effect."""
 
     method: AssignmentMethod = "atss"
     # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …

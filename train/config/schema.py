@@ -35,7 +35,7 @@ class Pyramid:
 
     channels: int = 256
     levels: int = 5
-    # What the levels beyond the third begin from, and whether there is a ReLU between two of them.
+    # The map that the levels beyond the third are computed from, and whether there is a ReLU between these levels.
     extra_from: ExtraFrom = "p5"
     extra_relu: bool = True
 
@@ -46,12 +46,12 @@ class Head:
 
     convolutions: int = 4
     group_norm_groups: int = 32  # 0: no normalisation
-    tower_bias: bool = False  # of convolutions that GroupNorm follows; without one they always have it
-    # The tower that centerness is predicted from; "none": without centerness the score is the class's alone.
+    tower_bias: bool = False  # of convolutions before GroupNorm; without GroupNorm they always have a bias
+    # The tower that predicts centerness; "none": there is no centerness, and the score is the class score.
     centerness: CenternessFrom = "box"
     deformable: bool = False  # the last convolution of each tower
     level_scales: bool = True  # a trainable factor per level on the box regression
-    # The focal loss starts stable when every anchor first predicts each class with this probability.
+    # The probability that every anchor first predicts for each class; a low one makes the focal loss start stable.
     prior_probability: float = 0.01
 
     @property
@@ -68,7 +68,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that `build_detector` and the criterion need."""
+    """The parts of a detector: what `build_detector`, `build_criterion` and `build_postprocess` read."""
 
     backbone: Backbone = field(default_factory=Backbone)
     pyramid: Pyramid = field(default_factory=Pyramid)
@@ -82,16 +82,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where images and annotations lie (COCO format), and how they are read."""
+    """The data sets (COCO format), and how they are read."""
 
     train_json: str = ""
     train_images: str = ""
     val_json: str = ""  # empty: no evaluation while training
     val_images: str = ""
-    # COCO trains on the images with at least one box; a data set with true negatives keeps them.
+    # Whether to train on images without a box; recipes for COCO don't.
     keep_empty: bool = True
-    # The images of a batch are all landscape or all portrait, so that little of a canvas is padding. Has no effect on
-    # crops, which all have one size.
+    # Make the images of a batch all landscape or all portrait, so that less of a canvas is padding. This has no effect
+    # on crops, which all have the same size.
     group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
 
@@ -101,10 +101,10 @@ class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
     steps: int = 90_000
-    # Where given, so many passes over the training images in place of `steps`; the milestones shift in proportion.
+    # Above 0: the number of passes over the training images, in place of `steps`; milestones are scaled with it.
     epochs: float = 0.0
-    repeat: float = 1.0  # so many times longer, milestones too: 2 makes a "2x" of a 1x schedule
-    batch: int = 16  # images of a step, over all processes
+    repeat: float = 1.0  # factor of steps and milestones: 2 makes a "2x" schedule of a 1x schedule
+    batch: int = 16  # images of a step, of all processes together
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.01
     backbone_factor: float = 1.0  # of the learning rate
@@ -115,34 +115,34 @@ class Schedule:
     milestones: tuple[int, ...] = (60_000, 80_000)  # × 0.1 each, for "step"
     warmup_steps: int = 500
     warmup_start: float = 0.001  # of the learning rate
-    clip_norm: float = 35.0  # of all gradients together; 0 clips nothing
-    ema: float = 0.0  # decay of the averaged weights that are evaluated and deployed; 0 averages nothing
+    clip_norm: float = 35.0  # largest norm of all gradients together; 0 clips nothing
+    ema: float = 0.0  # decay of the averaged weights, which are evaluated and deployed; 0: no averaging
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run behaves: precision, logs, checkpoints."""
+    """How a run behaves: seed, device, precision, logs, checkpoints."""
 
     seed: int = 0
-    # Checkpoint whose weights training begins with, for fine-tuning; the class convolution starts anew where the number
-    # of classes is another.
+    # A checkpoint to fine-tune: training starts with its weights. The class convolution starts at random where the
+    # number of classes differs.
     init: str = ""
     device: DeviceName = "auto"
-    # "auto": bf16 where the processor has it in hardware, else fp32.
+    # "auto": bf16 where the device has it in hardware, else fp32.
     precision: TrainingPrecision = "auto"
     channels_last: bool = True
     compile: bool = False  # the network, with torch.compile
-    # Each process works through its share of a batch in so many pieces, to need less memory. The losses stay the same.
+    # Number of pieces in which each process computes its share of a batch, to need less memory; the losses stay.
     accumulate: int = 1
     log_every: int = 20  # steps
     checkpoint_every: int = 1000
     evaluate_every: int = 10_000
-    evaluate_limit: int = 0  # images of the validation set used while training; 0 all
+    evaluate_limit: int = 0  # first images of the validation set to evaluate on before the last step; 0: all
 
 
 @dataclass(frozen=True)
 class Config:
-    """A recipe: the model and everything that its training needs besides the data."""
+    """The whole configuration: the model, and everything that its training and deployment depend on."""
 
     recipe: str
     preprocess: Preprocess

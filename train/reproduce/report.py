@@ -1,7 +1,7 @@
-"""From the results of the trainings to the table, in Markdown and as JSON.
+"""The report of a reproduction: tables in Markdown, numbers as JSON, and plots.
 
-The spread is the sample standard deviation over the seeds (n − 1). Of two systems one is called better only where each
-of its seeds is better than each of the other's.
+The spread is the sample standard deviation over the seeds (n − 1). A system is called better than another only where
+each of its seeds is better than each seed of the other.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
 
 
 def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
-    """Write table, numbers and plots of what is done to the folder `into`; returns the Markdown file.
+    """Write tables, numbers and plots of the finished jobs to the folder `into`; return the Markdown file.
 
-    In a file that is there already only what stands between the marks is replaced.
+    In an existing Markdown file only the text between the marks is replaced.
     """
     rows = rows_of(jobs, out)
     atomic_write(into / NUMBERS, json.dumps([_as_json(row) for row in rows], indent=1) + "\n")
@@ -46,7 +46,7 @@ def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The tables, and what in them is beyond the spread."""
+    """The tables in Markdown, with the comparisons that are beyond the spread, and the jobs that failed."""
     parts = {part: [row for row in rows if row.system.part == part] for part in ("crossings", "anchors", "k", "shape")}
     parts["k"] = k_rows(rows) if parts["k"] else []
     titles = {
@@ -99,7 +99,7 @@ def _cell(values: tuple[float, ...]) -> str:
 
 
 def _comparisons(rows: list[Row]) -> list[str]:
-    """Each pair of the crossings that the paper orders by half a point or more: does it show here?"""
+    """A table of the pairs of crossings that differ by half a point or more in the paper, with the difference here."""
     lines = [
         "| paper: better | than | by | here by | every seed of one above every seed of the other |",
         "| --- " * 5 + "|",

@@ -1,4 +1,4 @@
-"""One training of a reproduction, in a process of its own: `python -m train.reproduce.worker FOLDER`."""
+"""One job of a reproduction, in a process of its own: `python -m train.reproduce.worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .run import CONFIG, RESULT, TRAIN, Result, alone_in
 
 
 def work(folder: Path) -> None:
-    """Train what the folder's configuration says, going on where it stopped, and write the result."""
+    """Train the configuration of a job's folder, from its last checkpoint if there is one, and write the result."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # A run that was killed may have left a training behind, which goes on in this folder: then its result is ours.
+    # A killed run may have left a process that still trains in this folder: its result is taken then.
     with alone_in(folder, wait=True):
         if (folder / RESULT).exists():
             return

@@ -25,11 +25,14 @@ from ..model.postprocess import select_candidates
 from .checkpoint import Classes
 from .distributed import ALONE, World, all_gather, gather_to_main
 
-ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # batch, height, width
+ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # ranges of batch, height and width
 
 
 class TorchBackend:
-    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime."""
+    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime.
+
+    The detector stays on its device and is switched to evaluation mode for each batch.
+    """
 
     def __init__(self, detector: DetectorNetwork, config: Config, classes: Classes) -> None:
         self.detector = detector
@@ -40,7 +43,8 @@ class TorchBackend:
 
     @property
     def concurrency(self) -> int:
-        return 1  # the detector is one module, switched to inference and back
+        """How many batches may run at once: one, since the module is switched to evaluation mode and back."""
+        return 1
 
     @torch.inference_mode()
     def infer(
@@ -51,7 +55,10 @@ class TorchBackend:
         all_candidates: bool = False,
         times: Times | None = None,
     ) -> RawOutputs:
-        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, all flagged for host NMS."""
+        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, which the runtime filters by NMS.
+
+        All rows of detections are unused and `nms_exact` is 0, so that the runtime runs NMS on the host.
+        """
         started = time.perf_counter()
         was_training = self.detector.training
         self.detector.eval()
@@ -78,7 +85,7 @@ class TorchBackend:
         return raw
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the backend holds nothing but the detector, which is the caller's."""
 
 
 def evaluate_distributed(
@@ -89,10 +96,10 @@ def evaluate_distributed(
     limit: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """As the runtime's `evaluate_detector`, each process of `world` detecting on its part of the batches.
+    """COCO metrics of a detector, of which each process of `world` runs a part of the batches.
 
-    Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
-    receive the figures without the results.
+    Each image is processed once. Process 0 scores the results of all processes as it would score its own; the other
+    processes receive the metrics without the results. `limit` uses the first images only; None uses all.
     """
     mine = detect_dataset(
         detector, dataset, batch, progress and world.is_main, limit=limit, part=(world.rank, world.size)
@@ -101,14 +108,17 @@ def evaluate_distributed(
     evaluation = None
     if world.is_main:
         found = join_parts(parts, dataset)
-        figures = evaluate(dataset.json_path, found.results, found.image_ids)
-        evaluation = Evaluation(figures, found.results, found.speed)
-    figures, speed = all_gather(evaluation and (evaluation.figures, evaluation.speed), world)[0]
-    return evaluation or Evaluation(figures, [], speed)
+        metrics = evaluate(dataset.json_path, found.results, found.image_ids)
+        evaluation = Evaluation(metrics, found.results, found.speed)
+    metrics, speed = all_gather(evaluation and (evaluation.figures, evaluation.speed), world)[0]
+    return evaluation or Evaluation(metrics, [], speed)
 
 
 def detector_manifest(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
-    """The manifest of a float32 detector; an exporter adds where the file comes from."""
+    """The manifest of a detector in float32 for a range of inputs.
+
+    An exporter adds the checksums of the checkpoint and of the graph, and the AP.
+    """
     return Manifest(
         classes=classes.names,
         category_ids=classes.category_ids,
