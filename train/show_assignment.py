@@ -112,7 +112,9 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=4, help="only the first N images with objects (default 4)")
+    parser.add_argument(
+        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (default 4)"
+    )
     options = parser.parse_args()
     config = RECIPES[options.recipe]()
     dataset = load_coco(options.annotations, options.images)

@@ -19,17 +19,16 @@ class Augment:
     """Random changes of a training image, applied in this order."""
 
     horizontal_flip: float = 0.5  # probability
-    vertical_flip: float = 0.0
-    transpose: float = 0.0
-    # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
-    short_side_min: int = 800
-    short_side_max: int = 800
-    short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
+    vertical_flip: float = 0.0  # probability
+    transpose: float = 0.0  # probability of exchanging x and y
+    short_side_min: int = 800  # px; least shorter side that is drawn
+    short_side_max: int = 800  # px; largest shorter side that is drawn
+    short_sides: tuple[int, ...] = ()  # if not empty, the shorter side is one of these instead
     # Height and width of a crop at a random place; smaller images are padded. 0 0 keeps whole images.
     crop: tuple[int, int] = (0, 0)
-    brightness: float = 0.0  # ± fraction of 255
-    contrast: float = 0.0  # factor in 1 ± this
-    saturation: float = 0.0  # factor in 1 ± this
+    brightness: float = 0.0  # shift of at most ± this fraction of 255
+    contrast: float = 0.0  # factor in the range 1 ± this
+    saturation: float = 0.0  # factor in the range 1 ± this
     # A cropped box is kept if at least this fraction of its area is still in the image.
     min_visible: float = 0.3
 

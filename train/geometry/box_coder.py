@@ -27,7 +27,7 @@ class Regression:
     """How a box is coded: as deltas of an anchor, or as the distances of its four sides from the anchor's centre."""
 
     start: RegressionStart = "box"
-    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
+    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": what dx, dy, dw, dh are divided by
     distance: Distance = "exp"  # "point": the function that maps a regressed number to a distance
     distance_unit: DistanceUnit = "stride"
 

@@ -32,12 +32,12 @@ BoxLoss = Literal["giou", "iou", "smooth_l1"]
 class Loss:
     """The parts of the training loss: their kinds and weights."""
 
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25  # weight of positives in the focal loss; negatives have 1 − this
+    focal_gamma: float = 2.0  # exponent of the focal loss
     box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
-    smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
-    box_weight: float = 2.0
-    centerness_weight: float = 1.0
+    smooth_l1_beta: float = 0.11  # smooth L1 is quadratic below this difference; 0: L1
+    box_weight: float = 2.0  # factor of the box loss
+    centerness_weight: float = 1.0  # factor of the centerness loss
 
 
 class Targets(NamedTuple):

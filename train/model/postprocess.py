@@ -31,8 +31,8 @@ class Scoring:
     """The final score of a detection where there is centerness, and the scores that are cut and ranked."""
 
     combine: Combine = "sqrt"  # √(class · centerness), or the product itself
-    threshold_on: Score = "class"
-    rank_by: Score = "final"
+    threshold_on: Score = "class"  # the score that is compared with the threshold
+    rank_by: Score = "final"  # the score that the top 1000 of a level are taken by
 
 
 @dataclass(frozen=True)

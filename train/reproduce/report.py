@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.files import atomic_write
 
 from .plots import draw_crossings, draw_k
-from .rows import FIGURES, Row, k_rows, mean_and_spread, rows_of, separated
+from .rows import METRICS, Row, k_rows, mean_and_spread, rows_of, separated
 from .systems import Job, K
 
 BEGIN, END = "<!-- begin: written by train.reproduce -->", "<!-- end -->"
@@ -82,7 +82,7 @@ def _table(rows: list[Row]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [_cell(row.figures[name]) for name in FIGURES]
+        cells = [_cell(row.metrics[name]) for name in METRICS]
         each = " ".join(f"{value:.1f}" for value in row.ap)
         failed = f", {len(row.failures)} failed" if row.failures else ""
         paper = "" if row.system.paper_ap is None else f"{row.system.paper_ap:.1f}"
@@ -127,7 +127,7 @@ def _as_json(row: Row) -> dict[str, object]:
         "paper_ap": row.system.paper_ap,
         "ap_mean": None if math.isnan(mean) else mean,
         "ap_spread": None if math.isnan(spread) else spread,
-        "seeds": {str(seed): {n: row.figures[n][i] for n in FIGURES} for i, seed in enumerate(row.seeds)},
+        "seeds": {str(seed): {n: row.metrics[n][i] for n in METRICS} for i, seed in enumerate(row.seeds)},
         "failures": {str(seed): why for seed, why in row.failures.items()},
         "missing": list(row.missing),
     }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .run import read_result
 from .systems import Job, System
 
-FIGURES = ("AP", "AP50", "AP75")
+METRICS = ("AP", "AP50", "AP75")
 
 
 class Row(NamedTuple):
@@ -18,14 +18,14 @@ class Row(NamedTuple):
 
     system: System
     seeds: tuple[int, ...]  # the seeds that succeeded
-    figures: dict[str, tuple[float, ...]]  # by name, of each seed that succeeded
+    metrics: dict[str, tuple[float, ...]]  # by name, of each seed that succeeded
     failures: dict[int, str]  # by seed, the reason
     missing: tuple[int, ...]  # seeds without a result
 
     @property
     def ap(self) -> tuple[float, ...]:
         """The AP of each seed that succeeded."""
-        return self.figures["AP"]
+        return self.metrics["AP"]
 
 
 def rows_of(jobs: list[Job], out: Path) -> list[Row]:
@@ -41,7 +41,7 @@ def rows_of(jobs: list[Job], out: Path) -> list[Row]:
             Row(
                 group[0].system,
                 tuple(good),
-                {name: tuple(100 * result.figures[name] for result in good.values()) for name in FIGURES},
+                {name: tuple(100 * result.metrics[name] for result in good.values()) for name in METRICS},
                 {seed: result.error for seed, result in ended.items() if result is not None and result.error},
                 tuple(seed for seed, result in ended.items() if result is None),
             )

@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.2
 class Result(NamedTuple):
     """How a job ended."""
 
-    figures: dict[str, float]  # COCO metrics, 0–1; empty after a failure
+    metrics: dict[str, float]  # COCO's, 0–1; empty after a failure
     error: str  # one line; empty after a success
 
 
@@ -44,7 +44,15 @@ def job_folder(out: Path, job: Job) -> Path:
 def read_result(out: Path, job: Job) -> Result | None:
     """The result of a job, or None while there is none."""
     path = job_folder(out, job) / RESULT
-    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Result(content["figures"], content["error"])
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of a job into the job's folder; the file calls the metrics "figures"."""
+    atomic_write(folder / RESULT, json.dumps({"figures": result.metrics, "error": result.error}) + "\n")
 
 
 def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
@@ -63,7 +71,7 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
             while (pending or running) and time.monotonic() < deadline:
                 while pending and len(running) < processes:
                     job = pending.pop(0)
-                    running[job.name] = job, _start(job_folder(out, job))
+                    running[job.name] = job, start_process(job_folder(out, job))
                 time.sleep(_POLL_SECONDS)
                 for job, process in list(running.values()):
                     if process.poll() is not None:
@@ -116,7 +124,7 @@ def _write_config(job: Job, folder: Path) -> None:
         raise UserError(f"{folder} was begun with other settings: choose another --out, or delete that folder")
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def start_process(folder: Path) -> subprocess.Popen[bytes]:
     """Start a process that trains the configuration of a folder. It has one thread, which uses small cores best."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with open(folder / OUTPUT, "ab") as output:
@@ -137,10 +145,10 @@ def _ended(job: Job, code: int, out: Path, done: int, jobs: list[Job]) -> None:
         lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         result = Result({}, last if code else "it ended without a result")
-        atomic_write(folder / RESULT, json.dumps(result._asdict()) + "\n")
+        write_result(folder, result)
         done += 1
     if result is None:
         text = f"ended by signal {-code}, and will be tried again by the next run"
     else:
-        text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.figures['AP']:.1f}"
+        text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.metrics['AP']:.1f}"
     print(f"{time.strftime('%H:%M:%S')} [{done}/{len(jobs)}] {job.name}: {text}", flush=True)

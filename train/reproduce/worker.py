@@ -10,13 +10,12 @@ import cv2
 import torch
 
 from runtime.errors import run_main
-from runtime.files import atomic_write
 from runtime.records import record_from_dict
 
 from ..config import Config
 from ..trainer.loop import train_detector
 from ..trainer.run_log import LOG, read_log
-from .run import CONFIG, RESULT, TRAIN, Result, alone_in
+from .run import CONFIG, RESULT, TRAIN, Result, alone_in, write_result
 
 
 def work(folder: Path) -> None:
@@ -30,8 +29,8 @@ def work(folder: Path) -> None:
         config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
         train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
-        figures = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
-        atomic_write(folder / RESULT, json.dumps(Result(figures, "")._asdict()) + "\n")
+        metrics = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
+        write_result(folder, Result(metrics, ""))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -
     for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} image"):
         image, objects = _draw(settings.seed, split, index, settings.size)
         name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
-        (folder / split / name).write_bytes(_encode(image, Path(name).suffix))
+        (folder / split / name).write_bytes(encode_image(image, Path(name).suffix))
         height, width = image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         annotations += [_annotation(len(annotations) + k, index + 1, drawn) for k, drawn in enumerate(objects, 1)]
@@ -184,6 +184,7 @@ def _annotation(number: int, image_id: int, drawn: DrawnObject) -> dict:
     }
 
 
-def _encode(image_hwc_u8: np.ndarray, suffix: str) -> bytes:
+def encode_image(image_hwc_u8: np.ndarray, suffix: str) -> bytes:
+    """The bytes of a file, .jpg or .png, with an RGB image uint8 [H, W, 3]."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     return cv2.imencode(suffix, cv2.cvtColor(image_hwc_u8, cv2.COLOR_RGB2BGR), options)[1].tobytes()
