@@ -87,6 +87,7 @@ class Entry:
     stages: int  # number of parts that can be frozen, the stem included
     normalization: Normalization
     settings: frozenset[str] = frozenset()  # fields of Backbone that not every backbone has
+    timm_name: str | None = None  # of the network in timm; None where torchvision has it, under the backbone's name
 
 
 def timm_entry(
@@ -108,6 +109,7 @@ def timm_entry(
         classifier=classifier,
         stages=stages,
         normalization=normalization,
+        timm_name=name,
     )
 
 
