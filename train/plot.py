@@ -19,7 +19,10 @@ LOSSES = ("classification", "box", "centerness")
 
 
 def plot_run(folder: Path) -> Path:
-    """Write `curves.png` beside a run's log and return its path."""
+    """Draw the curves of the run in `folder` into its `curves.png` and return the path.
+
+    Raises UserError where the run has logged no training step.
+    """
     lines = read_log(folder / LOG)
     steps = [line for line in lines if line["kind"] == "train"]
     evaluations = [line for line in lines if line["kind"] == "val"]
@@ -46,6 +49,7 @@ def plot_run(folder: Path) -> Path:
 
 
 def main() -> None:
+    """The command: draw the curves of a run and print their path."""
     parser = argparse.ArgumentParser(prog="python -m train.plot", description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="the --out folder of a training run")
     print(plot_run(parser.parse_args().run))

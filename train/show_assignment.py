@@ -1,10 +1,11 @@
-"""Draw which anchors each object got, level by level: the paper's idea made visible.
+"""Draw the anchors that are assigned to each object, level by level.
 
     python -m train.show_assignment atss_tiny --annotations val.json --images val/ --out runs/assignment
 
-A dot is the centre of a candidate anchor, in its object's colour: filled where the anchor is positive for that object,
-hollow where its IoU lies below the object's own threshold, mean + standard deviation of its candidates' IoUs. The
-recipes of the other systems show theirs: compare atss_r50_fpn_1x with fcos_r50_fpn_1x or retinanet_a1_r50_fpn_1x.
+A dot is the centre of a candidate anchor in its object's colour. The dot is filled where the anchor is positive for the
+object, and hollow where the anchor's IoU is below the object's threshold, the mean + standard deviation of its
+candidates' IoUs. Recipes with other assigners show their positives: compare atss_r50_fpn_1x with fcos_r50_fpn_1x or
+retinanet_a1_r50_fpn_1x.
 """
 
 from __future__ import annotations
@@ -31,19 +32,21 @@ from .geometry.boxes import centers
 
 
 class Scene(NamedTuple):
-    """An image and what ATSS makes of it."""
+    """An image, its objects, and the anchors that are assigned to them."""
 
     canvas: np.ndarray  # uint8 [H, W, 3]
     boxes: np.ndarray  # float32 [G, 4] canvas px
     names: list[str]
     levels: list[Level]
     matched: np.ndarray  # int64 [N]: the box of each anchor, negative for none
-    shown: list[np.ndarray]  # of each box: anchor indices; ATSS's candidates, else the positives themselves
-    thresholds: list[float] | None  # of each box, where the rule is ATSS
+    shown: list[
+        np.ndarray
+    ]  # of each box, the anchor indices to draw: ATSS's candidates, or another assigner's positives
+    thresholds: list[float] | None  # of each box; None for other assigners than ATSS
 
 
 def assign_image(dataset: CocoDataset, index: int, config: Config) -> Scene:
-    """Assign the anchors of one image at deployment size, by the recipe's own rule."""
+    """Assign the anchors of image `index` at deployment size with the recipe's assigner."""
     boxes, labels, crowd = dataset.annotations(index)
     batch = make_batch([dataset.load(index, config.preprocess)], config.preprocess)
     on_canvas = boxes_to_canvas(boxes[~crowd], batch.geometries[0])
@@ -89,7 +92,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
                 xy = points[index[got == filled]]
                 face = colours[g] if filled else "none"
                 panel.scatter(xy[:, 0], xy[:, 1], s=24, facecolors=face, edgecolors=[colours[g]], linewidths=0.8)
-        panel.set(xlim=(0, scene.canvas.shape[1]), ylim=(scene.canvas.shape[0], 0))  # anchors may lie beyond the edge
+        panel.set(xlim=(0, scene.canvas.shape[1]), ylim=(scene.canvas.shape[0], 0))  # anchors may lie outside the image
         panel.set_title(f"P{3 + scene.levels.index(level)}, stride {level.stride}: {positives} positive")
         first = last
     lines = []
@@ -103,12 +106,15 @@ def draw_scene(scene: Scene, path: Path) -> None:
 
 
 def main() -> None:
+    """The command: draw the assignment of some images and print the drawings' paths."""
     parser = argparse.ArgumentParser(prog="python -m train.show_assignment", description=__doc__.split("\n")[0])
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="whose anchors, image size and rule")
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe whose anchors, image size and assigner to show")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=4, help="the first so many images with objects (default 4)")
+    parser.add_argument(
+        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (default 4)"
+    )
     options = parser.parse_args()
     config = RECIPES[options.recipe]()
     dataset = load_coco(options.annotations, options.images)

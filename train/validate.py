@@ -1,4 +1,4 @@
-"""Evaluation of a torch detector by the runtime's own code: it only stands in for the deployed graph.
+"""Evaluate a checkpoint in torch, with the runtime's own preprocessing, NMS and COCO scoring.
 
 python -m train.validate runs/NAME/last.pt --annotations val.json --images val/
 torchrun --nproc-per-node 8 -m train.validate runs/NAME/last.pt --annotations val.json --images val/
@@ -25,12 +25,13 @@ from .trainer.evaluation import TorchBackend, evaluate_distributed
 
 
 def main() -> int:
+    """The command: print the COCO metrics of a checkpoint, and write them where asked for."""
     parser = argparse.ArgumentParser(prog="python -m train.validate", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--json", type=Path, help="write the metrics here")
+    parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
     options = parser.parse_args()
     with process_group(torch.cuda.is_available()) as world:

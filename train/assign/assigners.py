@@ -30,24 +30,22 @@ Assigner = Callable[[Tensor, Tensor, list[Level]], Assigned]
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which anchors are positive for an object. Settings of the other methods have no effect."""
+    """Which anchors are positive for an object. Settings of methods other than `method` have no effect."""
 
     method: AssignmentMethod = "atss"
-    # "atss", "topk", and "fcos" with center sampling "nearest": candidates per level …
-    k: int = 9
-    k_counts: KCounts = "cells"  # … cells with all their anchors, or single anchors
-    # A positive's centre lies inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
+    k: int = 9  # candidates per level of "atss", "topk", and "fcos" with center sampling "nearest"
+    k_counts: KCounts = "cells"  # whether k counts cells with all their anchors, or single anchors
+    # Whether the centre of a positive must lie inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
     center_in_box: bool = True
-    # "max_iou": positive from one IoU on, negative below the other, ignored in between …
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    low_quality: bool = True  # … and each object's best anchors positive whatever their IoU
-    # "fcos": largest distance from the point to a side, in px, up to which each level is responsible; the last has
-    # no end.
+    positive_iou: float = 0.5  # "max_iou": least IoU of a positive
+    negative_iou: float = 0.4  # "max_iou": anchors below it are negative, and anchors in between are ignored
+    low_quality: bool = True  # "max_iou": each object's best anchors are positive whatever their IoU
+    # "fcos": the largest distance from a point to a side of its box, in px, on each level but the last, which has no
+    # limit.
     level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
     # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
     center_sampling: CenterSampling = "none"
-    radius: float = 1.5
+    radius: float = 1.5  # in strides, for center sampling "radius"
 
 
 def _by_center_sampling(rule: Assignment) -> Assigner:

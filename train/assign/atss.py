@@ -1,7 +1,8 @@
 """Adaptive Training Sample Selection (arXiv 1912.02424, Algorithm 1), batched, without host synchronisation.
 
-On a regular grid the k cells nearest to a point lie in a small window around it, so no [anchors × boxes] matrix is
-built: time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of boxes.
+On a regular grid the k cells nearest to a point lie in a small window around the point, so no [anchors × boxes] matrix
+is built: time and memory grow with boxes · levels · k. Every shape follows from the canvas and the padded number of
+boxes. The threshold (lines 6-8 of the algorithm) is computed in `candidate_anchors`.
 
 B images, G boxes of an image (padded), L levels, N anchors over all levels, A anchors of a cell,
 K = Σ_l min(k, cells of l) · A candidates (Σ_l min(k, cells · A) where k counts anchors).
@@ -22,7 +23,7 @@ from ..geometry.boxes import centers, iou
 from .types import NEGATIVE, Assigned
 
 KCounts = Literal["cells", "anchors"]
-# "The centre lies inside the box" means by more than this many px; an anchor on the very edge is no use for regression.
+# px: an anchor's centre lies inside a box if it is farther than this from every edge.
 INSIDE_MARGIN = 0.01
 
 
@@ -51,7 +52,7 @@ def topk(
     k_counts: KCounts = "cells",
     center_in_box: bool = True,
 ) -> Assigned:
-    """As `atss`, but without a threshold: of its candidates each box gets the k of highest IoU."""
+    """As `atss`, but without a threshold: each box gets the k candidates of highest IoU."""
     found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box)
     count = min(k, found.overlap.shape[-1])
     rank = torch.sort(found.overlap, dim=-1, descending=True, stable=True).indices[..., :count]
@@ -66,14 +67,17 @@ class CandidateAnchors(NamedTuple):
     anchor: Tensor  # int64 [B, G, K], flat over all levels, level by level
     overlap: Tensor  # [B, G, K] IoU with the box
     threshold: Tensor  # [B, G, 1] mean plus standard deviation of the box's overlaps
-    inside: Tensor  # bool [B, G, K]: the anchor's centre is in the box, where that is asked for
+    inside: Tensor  # bool [B, G, K]: the anchor's centre is in the box; all True where that isn't required
     positive: Tensor  # bool [B, G, K]
 
 
 def candidate_anchors(
     gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells", center_in_box: bool = True
 ) -> CandidateAnchors:
-    """Lines 1-12 of the algorithm for boxes [B, G, 4], each box by itself."""
+    """Lines 1-12 of the algorithm for boxes [B, G, 4] xyxy px: candidates, their IoU, the threshold, the positives.
+
+    An anchor may be positive for several boxes here; `best_box` chooses one.
+    """
     index, joined = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # lines 3 and 4
     overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
     threshold = _mean_plus_std(overlap)  # lines 6-8
@@ -84,7 +88,7 @@ def candidate_anchors(
 def nearest_on_all_levels(
     gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells"
 ) -> tuple[Tensor, Tensor]:
-    """The candidates of boxes [B, G, 4]: flat anchor indices int64 [B, G, K], level by level, and [B, G, K, 4]."""
+    """The candidates of boxes [B, G, 4], level by level: flat indices int64 [B, G, K] and anchors [B, G, K, 4]."""
     indices, centres, halves = [], [], []
     first = 0
     for level in levels:
@@ -100,9 +104,9 @@ def nearest_on_all_levels(
 def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = "cells") -> tuple[Tensor, Tensor]:
     """The anchors of one level whose centres are nearest to each box's centre (line 3).
 
-    Those of the min(k, cells) nearest cells, or the min(k, cells · A) nearest anchors; the anchors of a cell are all
-    equally near. Returns their indices in the level, int64 [B, G, …], nearest first, and the anchors, [B, G, …, 4].
-    Exact for centres on the grid, as those of boxes clipped to the canvas are.
+    These are the anchors of the min(k, cells) nearest cells, or the min(k, cells · A) nearest anchors; all anchors of a
+    cell are equally near. Returns the anchors' indices in the level, int64 [B, G, …], nearest first, and the
+    anchors, [B, G, …, 4]. Exact for boxes whose centres are on the grid, as after clipping to the canvas.
     """
     index, center, half = _nearest(gt_boxes, level, k, k_counts)
     return index, around(center, half)
@@ -149,19 +153,19 @@ def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tens
 
 def _smallest(values: Tensor, k: int) -> Tensor:
     """Indices int64 [..., k] of the k smallest of float32 `values` ≥ 0 [..., n], rising; of equal ones the lowest."""
-    # The bits of such numbers, read as an integer, have their order. With the index below them no two keys are equal,
-    # so that the order is that of a stable sort without the price of one.
+    # The bits of non-negative floats, read as integers, sort like the floats. With the index in the lower bits no two
+    # keys are equal, so topk gives the order of a stable sort in less time.
     bits = values.shape[-1].bit_length()
     keys = (values.view(torch.int32).long() << bits) | torch.arange(values.shape[-1], device=values.device)
     return keys.topk(k, dim=-1, largest=False).values & ((1 << bits) - 1)
 
 
 def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
-    """Height and width in cells of a window that holds the k nearest cells of any point of the grid, ties included.
+    """Height and width in cells of a window that contains the k cells nearest to any point of the grid, ties included.
 
-    A square of side 2·ceil(√k) − 1 around the point's cell does where the grid is that wide. On a narrower grid the
-    other side makes up for it: k cells fill k / width rows, and one row more on each side covers an off-centre point
-    and a tie.
+    A square of side 2·ceil(√k) − 1 around the point's cell is enough where the grid is that wide. On a narrower grid
+    the other side is longer: k cells fill k / width rows, and one more row on each side covers a point off the cell's
+    centre and a tie.
     """
     side = max(3, 2 * math.ceil(math.sqrt(k)) - 1)
     height = max(side, math.ceil(k / min(columns, side)) + 2)
@@ -170,26 +174,26 @@ def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
 
 
 def _window(center: Tensor, pitch: int, first: float, cells: int, size: int) -> Tensor:
-    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted to stay on the grid.
+    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted so as to be on the grid.
 
     The first cell's centre is at `first` · `pitch` px.
     """
-    # Of two cells at the same distance the lower one is nearest, so that the window reaches the ones that win ties.
+    # Of two cells at the same distance the lower counts as nearest: the window contains the cells that win ties.
     nearest = (torch.ceil(center / pitch + (0.5 - first)) - 1).clamp(0, cells - 1).long()
     start = (nearest - size // 2).clamp(0, cells - size)
     return start.unsqueeze(-1) + torch.arange(size, device=center.device)
 
 
 def _mean_plus_std(overlap: Tensor) -> Tensor:
-    """Mean plus sample standard deviation (n − 1) over the candidates, [B, G, 1]; a lone candidate has deviation 0."""
+    """Mean plus sample standard deviation (n − 1) over the candidates, [B, G, 1]; of a single candidate the mean."""
     mean = overlap.mean(dim=-1, keepdim=True)
-    if overlap.shape[-1] < 2 or overlap.numel() == 0:  # torch warns of a deviation over nothing, also without boxes
+    if overlap.shape[-1] < 2 or overlap.numel() == 0:  # torch warns of a deviation over no values, even without boxes
         return mean
     return mean + overlap.std(dim=-1, keepdim=True)
 
 
 def centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
-    """Bool [B, G, K]: the anchor's centre lies inside the box."""
+    """Whether the centres of anchors [B, G, K, 4] lie inside their boxes [B, G, 4]: bool [B, G, K]."""
     center = centers(anchors)
     low = center - gt_boxes[..., :2].unsqueeze(-2)
     high = gt_boxes[..., 2:].unsqueeze(-2) - center
@@ -198,17 +202,18 @@ def centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
 
 
 def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int) -> Tensor:
-    """Give each anchor that is positive for several boxes to the one of highest score: int64 [B, N].
+    """Assign each anchor that is positive for several boxes to the box of highest score: int64 [B, N] of box indices.
 
-    `index` int64, `score` and `positive` bool are [B, G, K]; of equal scores the lowest box index wins.
+    `index` (int64, of anchors), `score` and `positive` (bool) are [B, G, K]. Of equal scores the lowest box index wins.
+    Anchors that are positive for no box get NEGATIVE.
     """
     batch, boxes, _ = index.shape
     anchor = index.flatten(1)  # [B, G · K]
     score = torch.where(positive, score, -math.inf).flatten(1)
     best = score.new_full((batch, anchors_total), -math.inf).scatter_reduce_(1, anchor, score, "amax")
     wins = positive.flatten(1) & (score == best.gather(1, anchor))
-    # Boxes count backwards here: the highest number is the lowest index, and higher than NEGATIVE. What is written
-    # last is written at the candidates alone, as to go through all anchors again takes longer than all the rest.
+    # Box indices are reversed here, so that the maximum is the lowest index and above NEGATIVE. The last step writes at
+    # the candidates alone, since a pass over all anchors would take longer than everything else.
     number = (boxes - 1 - torch.arange(boxes, device=index.device)).unsqueeze(1).expand(index.shape[1:]).flatten()
     matched = torch.full((batch, anchors_total), NEGATIVE, device=index.device)
     matched.scatter_reduce_(1, anchor, torch.where(wins, number, NEGATIVE), "amax")

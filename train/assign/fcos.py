@@ -16,9 +16,9 @@ from .types import NEGATIVE, Assigned
 def fcos(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], level_limits: tuple[float, ...]) -> Assigned:
     """Assign the points of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
-    A point is positive for a box that it lies in if its largest distance to a side is in its level's range:
-    `level_limits` are the ranges' bounds in px, inclusive. Of several boxes the smallest gets it, the lower index of
-    equal ones.
+    A point inside a box is positive for the box if its largest distance to a side is in its level's range.
+    `level_limits` are the bounds between the levels' ranges in px, inclusive. Of several boxes the smallest gets the
+    point, and of equal boxes the lower index.
     """
     return _constrained(gt_boxes, gt_mask, levels, level_limits, radius=math.inf)
 
@@ -40,7 +40,7 @@ def fcos_nearest(
 ) -> Assigned:
     """As `fcos`, but only the k points nearest to the box's centre on each level are candidates.
 
-    The ATSS paper's "lite" version (arXiv 1912.02424, section 4.2). Like ATSS itself it builds no matrix.
+    The ATSS paper's "lite" version (arXiv 1912.02424, section 4.2). Like ATSS it builds no [points × boxes] matrix.
     """
     index, anchors = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # [B, G, K]
     low, high = _ranges(levels, level_limits, gt_boxes.device)
@@ -77,7 +77,7 @@ def _in_range(points: Tensor, boxes: Tensor, low: Tensor, high: Tensor) -> Tenso
 
 
 def _ranges(levels: list[Level], level_limits: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The range of each anchor's level, two [N] px. The last level of a shorter pyramid has no end either."""
+    """The lower and upper bound of each anchor's level, two [N] px. The last level has no upper bound."""
     bounds = [0.0, *level_limits[: len(levels) - 1], math.inf]
     if len(bounds) != len(levels) + 1:
         raise ValueError(f"{len(levels)} levels need {len(levels) - 1} limits, not {len(level_limits)}")

@@ -22,10 +22,10 @@ def max_iou(
 ) -> Assigned:
     """Assign the anchors of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
-    An anchor goes to the box of highest IoU (the lower index of equal ones): positive from `positive_iou` on, negative
-    below `negative_iou`, ignored in between. With `low_quality` each box also gets all anchors that share its highest
-    IoU, if only that is above 0; of several such boxes the last. With `center_in_box` only anchors whose centre lies in
-    their box are positive.
+    An anchor belongs to the box of highest IoU, of equal IoUs to the lower index. The anchor is positive from
+    `positive_iou` on, negative below `negative_iou`, and ignored in between. With `low_quality` each box also gets all
+    anchors that share the box's highest IoU, if that is above 0; an anchor of several such boxes goes to the last. With
+    `center_in_box` only anchors whose centre lies in their box are positive.
     """
     anchors = grid_anchors(levels, device=gt_boxes.device)
     if gt_boxes.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""The one return type of every assigner."""
+"""The return type of every assigner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEGATIVE = -1
 
 
 class Assigned(NamedTuple):
-    """What each anchor of a batch is trained on."""
+    """The box that each anchor of a batch is trained on."""
 
-    matched: Tensor  # int64 [B, N]: index of the anchor's box among its image's, or NEGATIVE
-    ignored: Tensor | None = None  # bool [B, N]: negatives that aren't trained on; None where a method has none
+    matched: Tensor  # int64 [B, N]: index of the anchor's box in its image, or NEGATIVE
+    ignored: Tensor | None = None  # bool [B, N]: negatives without a loss; None where a method ignores none

@@ -1,7 +1,7 @@
 """The systems that the ATSS paper compares (arXiv 1912.02424), as recipes; AP are its authors' on COCO minival.
 
-All share ResNet-50, P3-P7, two towers of four convolutions and the 1x schedule of `atss_r50_fpn_1x`; each function
-spells out what is its own: anchors, positives, regression, losses, head.
+All of them have ResNet-50, P3-P7, two towers of four convolutions and the 1x schedule of `atss_r50_fpn_1x`; each
+function gives the parts that differ: anchors, positives, regression, losses, head.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def system(
     head: Head | None = None,
     pyramid: Pyramid | None = None,
 ) -> Config:
-    """A detector on ResNet-50 at the paper's size and 1x schedule; what isn't given is ATSS's."""
+    """A detector on ResNet-50 at the paper's image size and 1x schedule; parts that aren't given are ATSS's."""
     return Config(
         recipe=name,
         preprocess=Preprocess(short_side=800, long_side=1333),
@@ -175,12 +175,12 @@ def atss_s3_r3_r50_fpn_1x(name: str) -> Config:
 
 @recipe
 def topk_r50_fpn_1x(name: str) -> Config:
-    """A control beside the paper's rows: as ATSS, but of its candidates always the 9 of highest IoU."""
+    """A control that the paper doesn't have: ATSS with the 9 candidates of highest IoU in place of the threshold."""
     return system(name, assignment=Assignment(method="topk"))
 
 
 def larger(name: str, backbone: BackboneName, deformable_stages: tuple[int, ...] = (), double: bool = True) -> Config:
-    """ATSS on another backbone; `double` is the 2x schedule with its range of sizes."""
+    """ATSS on another backbone; `double` is the 2x schedule with its range of image sizes."""
     base = system(name, head=Head(deformable=bool(deformable_stages)))
     model = replace(
         base.model, backbone=replace(base.model.backbone, name=backbone, deformable_stages=deformable_stages)

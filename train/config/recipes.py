@@ -1,4 +1,4 @@
-"""Recipes: plain functions that return a configuration. `python -m train RECIPE` looks them up in `RECIPES`."""
+"""Recipes: plain functions that return a configuration. `python -m train RECIPE` finds one in `RECIPES`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def atss_r50_fpn_1x(name: str) -> Config:
     return Config(
         recipe=name,
         preprocess=Preprocess(short_side=800, long_side=1333),
-        # Stem and first stage keep their ImageNet weights, and all batch norms theirs, as in RetinaNet and FCOS.
+        # The stem, the first stage and all batch norms keep their ImageNet weights, as in RetinaNet and FCOS.
         model=Model(backbone=Backbone("resnet50", frozen_stages=2, batch_norm="frozen")),
         data=Data(keep_empty=False, workers=4),
     )
@@ -38,7 +38,7 @@ def atss_r18_fpn(name: str) -> Config:
 
 @recipe
 def atss_lite0(name: str) -> Config:
-    """For the edge and for fine-tuning on a CPU: EfficientNet-Lite0, pyramid P3-P6 of 64 channels, 320 × 240."""
+    """A detector for the edge and for fine-tuning on a CPU: EfficientNet-Lite0, P3-P6 of 64 channels, 320 × 240."""
     return Config(
         recipe=name,
         preprocess=Preprocess(
@@ -85,7 +85,7 @@ def atss_lite0(name: str) -> Config:
 
 @recipe
 def atss_tiny(name: str) -> Config:
-    """For a CPU and a first look: a narrow ResNet-18 from scratch at 192 px."""
+    """A detector for a first look on a CPU: a narrow ResNet-18, trained from scratch at 192 px."""
     return Config(
         recipe=name,
         preprocess=Preprocess(short_side=192, long_side=256),
@@ -120,7 +120,7 @@ def atss_tiny(name: str) -> Config:
 
 @recipe
 def atss_quick(name: str) -> Config:
-    """The quickstart's: `atss_lite0` with 48 channels at 160 px, for drawn images and some minutes on two cores."""
+    """The quickstart's detector: `atss_lite0` with 48 channels at 160 px; minutes on two cores, for drawn images."""
     base = atss_lite0()
     return replace(
         base,
@@ -141,7 +141,7 @@ def atss_quick(name: str) -> Config:
             crop=(160, 160),
         ),
         schedule=replace(base.schedule, steps=800, learning_rate=1.5e-3),
-        # In bf16 depthwise convolutions take longer on a CPU, and float32 gives every processor the same training.
+        # On a CPU bf16 slows depthwise convolutions down, and float32 trains alike on every processor.
         run=Run(precision="fp32", checkpoint_every=100, evaluate_every=400, evaluate_limit=100),
     )
 

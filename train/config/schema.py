@@ -33,25 +33,24 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 class Pyramid:
     """The feature pyramid: level l has stride 8 · 2^l."""
 
-    channels: int = 256
-    levels: int = 5
-    # What the levels beyond the third begin from, and whether there is a ReLU between two of them.
-    extra_from: ExtraFrom = "p5"
-    extra_relu: bool = True
+    channels: int = 256  # of every level
+    levels: int = 5  # 5 is P3 to P7
+    extra_from: ExtraFrom = "p5"  # the map that the levels beyond the third are computed from
+    extra_relu: bool = True  # a ReLU between these levels
 
 
 @dataclass(frozen=True)
 class Head:
     """The head shared by all levels: two towers, then class, box and optional centerness convolutions."""
 
-    convolutions: int = 4
-    group_norm_groups: int = 32  # 0: no normalisation
-    tower_bias: bool = False  # of convolutions that GroupNorm follows; without one they always have it
-    # The tower that centerness is predicted from; "none": without centerness the score is the class's alone.
+    convolutions: int = 4  # 3×3 convolutions of each tower
+    group_norm_groups: int = 32  # groups of GroupNorm; 0: no normalisation
+    tower_bias: bool = False  # a bias before GroupNorm; without GroupNorm there always is one
+    # The tower that predicts centerness; "none": there is no centerness, and the score is the class score.
     centerness: CenternessFrom = "box"
-    deformable: bool = False  # the last convolution of each tower
+    deformable: bool = False  # make the last convolution of each tower deformable
     level_scales: bool = True  # a trainable factor per level on the box regression
-    # The focal loss starts stable when every anchor first predicts each class with this probability.
+    # The probability that every anchor first predicts for each class; a low one makes the focal loss start stable.
     prior_probability: float = 0.01
 
     @property
@@ -68,7 +67,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that `build_detector` and the criterion need."""
+    """The parts of a detector: what `build_detector`, `build_criterion` and `build_postprocess` read."""
 
     backbone: Backbone = field(default_factory=Backbone)
     pyramid: Pyramid = field(default_factory=Pyramid)
@@ -82,16 +81,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where images and annotations lie (COCO format), and how they are read."""
+    """The data sets (COCO format), and how they are read."""
 
-    train_json: str = ""
-    train_images: str = ""
-    val_json: str = ""  # empty: no evaluation while training
-    val_images: str = ""
-    # COCO trains on the images with at least one box; a data set with true negatives keeps them.
+    train_json: str = ""  # annotations of the training set
+    train_images: str = ""  # folder of the training images
+    val_json: str = ""  # annotations of the validation set; empty: no evaluation while training
+    val_images: str = ""  # folder of the validation images
+    # Whether to train on images without a box; recipes for COCO don't.
     keep_empty: bool = True
-    # The images of a batch are all landscape or all portrait, so that little of a canvas is padding. Has no effect on
-    # crops, which all have one size.
+    # Make the images of a batch all landscape or all portrait, so that less of a canvas is padding. This has no effect
+    # on crops, which all have the same size.
     group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
 
@@ -100,49 +99,49 @@ class Data:
 class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
-    steps: int = 90_000
-    # Where given, so many passes over the training images in place of `steps`; the milestones shift in proportion.
+    steps: int = 90_000  # one step is one batch
+    # Above 0: the number of passes over the training images, in place of `steps`; milestones are scaled with it.
     epochs: float = 0.0
-    repeat: float = 1.0  # so many times longer, milestones too: 2 makes a "2x" of a 1x schedule
-    batch: int = 16  # images of a step, over all processes
+    repeat: float = 1.0  # factor of steps and milestones: 2 makes a "2x" schedule of a 1x schedule
+    batch: int = 16  # images of a step, of all processes together
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.01
-    backbone_factor: float = 1.0  # of the learning rate
-    momentum: float = 0.9  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
-    weight_decay: float = 1e-4
-    decay: Decay = "step"
-    milestones: tuple[int, ...] = (60_000, 80_000)  # × 0.1 each, for "step"
-    warmup_steps: int = 500
-    warmup_start: float = 0.001  # of the learning rate
-    clip_norm: float = 35.0  # of all gradients together; 0 clips nothing
-    ema: float = 0.0  # decay of the averaged weights that are evaluated and deployed; 0 averages nothing
+    learning_rate: float = 0.01  # after the warm-up and before the decay
+    backbone_factor: float = 1.0  # factor of the backbone's learning rate
+    momentum: float = 0.9  # of SGD
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    weight_decay: float = 1e-4  # of weights; biases, norms and scales have none
+    decay: Decay = "step"  # how the learning rate falls: to a tenth at each milestone, or along half a cosine
+    milestones: tuple[int, ...] = (60_000, 80_000)  # steps at which decay "step" lowers the learning rate
+    warmup_steps: int = 500  # steps in which the learning rate rises linearly
+    warmup_start: float = 0.001  # factor of the learning rate at the first step
+    clip_norm: float = 35.0  # largest norm of all gradients together; 0 clips nothing
+    ema: float = 0.0  # decay of the averaged weights, which are evaluated and deployed; 0: no averaging
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run behaves: precision, logs, checkpoints."""
+    """How a run behaves: seed, device, precision, logs, checkpoints."""
 
-    seed: int = 0
-    # Checkpoint whose weights training begins with, for fine-tuning; the class convolution starts anew where the number
-    # of classes is another.
+    seed: int = 0  # of initial weights, image order and augmentation
+    # A checkpoint to fine-tune: training starts with its weights. The class convolution starts at random where the
+    # number of classes differs.
     init: str = ""
-    device: DeviceName = "auto"
-    # "auto": bf16 where the processor has it in hardware, else fp32.
+    device: DeviceName = "auto"  # "auto": the GPU where there is one
+    # "auto": bf16 where the device has it in hardware, else fp32.
     precision: TrainingPrecision = "auto"
-    channels_last: bool = True
-    compile: bool = False  # the network, with torch.compile
-    # Each process works through its share of a batch in so many pieces, to need less memory. The losses stay the same.
+    channels_last: bool = True  # memory layout of the network; faster on most devices
+    compile: bool = False  # compile the network with torch.compile
+    # Number of pieces in which each process computes its share of a batch, to need less memory; the losses stay.
     accumulate: int = 1
-    log_every: int = 20  # steps
-    checkpoint_every: int = 1000
-    evaluate_every: int = 10_000
-    evaluate_limit: int = 0  # images of the validation set used while training; 0 all
+    log_every: int = 20  # steps between two lines of the log
+    checkpoint_every: int = 1000  # steps between two checkpoints
+    evaluate_every: int = 10_000  # steps between two evaluations on the validation set
+    evaluate_limit: int = 0  # first images of the validation set to evaluate on before the last step; 0: all
 
 
 @dataclass(frozen=True)
 class Config:
-    """A recipe: the model and everything that its training needs besides the data."""
+    """The whole configuration: the model, and everything that its training and deployment depend on."""
 
     recipe: str
     preprocess: Preprocess

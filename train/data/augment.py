@@ -1,4 +1,4 @@
-"""Random changes of a training image and its boxes. NumPy and OpenCV; the resize is the one that deployment uses."""
+"""Random augmentation of a training image and its boxes, with the resize that deployment uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
 
-MIN_SIDE = 1.0  # px on the canvas; a box cropped to less is no training example
+MIN_SIDE = 1.0  # px on the canvas; boxes cropped to less are dropped
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,17 @@ class Augment:
     """Random changes of a training image, applied in this order."""
 
     horizontal_flip: float = 0.5  # probability
-    vertical_flip: float = 0.0
-    transpose: float = 0.0
-    # The shorter side is drawn uniformly between these; the longer one stays below preprocess.long_side, scaled alike.
-    short_side_min: int = 800
-    short_side_max: int = 800
-    short_sides: tuple[int, ...] = ()  # where given, one of these is drawn instead
-    # Crops of this height and width at a random place, smaller images padded; 0 0 keeps whole images.
+    vertical_flip: float = 0.0  # probability
+    transpose: float = 0.0  # probability of exchanging x and y
+    short_side_min: int = 800  # px; least shorter side that is drawn
+    short_side_max: int = 800  # px; largest shorter side that is drawn
+    short_sides: tuple[int, ...] = ()  # if not empty, the shorter side is one of these instead
+    # Height and width of a crop at a random place; smaller images are padded. 0 0 keeps whole images.
     crop: tuple[int, int] = (0, 0)
-    brightness: float = 0.0  # ± fraction of 255
-    contrast: float = 0.0  # factor in 1 ± this
-    saturation: float = 0.0  # factor in 1 ± this
-    # A cropped box is kept when at least this fraction of it is still on the image.
+    brightness: float = 0.0  # shift of at most ± this fraction of 255
+    contrast: float = 0.0  # factor in the range 1 ± this
+    saturation: float = 0.0  # factor in the range 1 ± this
+    # A cropped box is kept if at least this fraction of its area is still in the image.
     min_visible: float = 0.3
 
 
@@ -43,7 +42,7 @@ class Sample(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """What is drawn before an image is read, because it says how many of its pixels are needed."""
+    """The random choices made before an image is read: the resize says how many of its pixels are needed."""
 
     horizontal_flip: bool
     vertical_flip: bool
@@ -52,6 +51,7 @@ class Choices(NamedTuple):
 
 
 def choose(settings: Augment, rng: np.random.Generator) -> Choices:
+    """Make the choices for an image."""
     return Choices(
         horizontal_flip=rng.random() < settings.horizontal_flip,
         vertical_flip=rng.random() < settings.vertical_flip,
@@ -61,8 +61,8 @@ def choose(settings: Augment, rng: np.random.Generator) -> Choices:
 
 
 def training_hw(image_hw: tuple[int, int], short_side: int, pre: Preprocess) -> tuple[int, int]:
-    """The size that an image of this size is resized to for a drawn shorter side, before transposing."""
-    # The limit of the longer side grows and shrinks with the drawn shorter side beyond the deployed one.
+    """Height and width that an image is resized to, before transposing, for a shorter side of `short_side` px."""
+    # The limit of the longer side grows with a shorter side that is above the deployed one.
     long_side = max(pre.long_side, round(pre.long_side * short_side / pre.short_side))
     return resize_scale(image_hw, short_side, long_side)
 
@@ -75,7 +75,7 @@ def augment(
     pre: Preprocess,
     rng: np.random.Generator,
 ) -> Sample:
-    """The variant of a sample that was chosen, resized to `size_hw` (before transposing); `rng` draws the rest."""
+    """Augment a sample as chosen, and by a random crop and colour jitter; `size_hw` is the size before transposing."""
     if choices.horizontal_flip:
         sample = flip_horizontal(sample)
     if choices.vertical_flip:
@@ -89,14 +89,14 @@ def augment(
 
 
 def draw_short_side(settings: Augment, rng: np.random.Generator) -> int:
-    """The shorter side that an image is resized to, in px."""
+    """A random shorter side in px, from the list of sizes or the range."""
     if settings.short_sides:
         return settings.short_sides[int(rng.integers(len(settings.short_sides)))]
     return int(rng.integers(settings.short_side_min, settings.short_side_max + 1))
 
 
 def flip_horizontal(sample: Sample) -> Sample:
-    """Mirror left and right."""
+    """Mirror image and boxes left to right."""
     width = sample.image.shape[1]
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = width - sample.boxes[:, [2, 0]]
@@ -104,7 +104,7 @@ def flip_horizontal(sample: Sample) -> Sample:
 
 
 def flip_vertical(sample: Sample) -> Sample:
-    """Mirror top and bottom."""
+    """Mirror image and boxes top to bottom."""
     height = sample.image.shape[0]
     boxes = sample.boxes.copy()
     boxes[:, [1, 3]] = height - sample.boxes[:, [3, 1]]
@@ -112,12 +112,12 @@ def flip_vertical(sample: Sample) -> Sample:
 
 
 def transpose(sample: Sample) -> Sample:
-    """Exchange x and y."""
+    """Exchange the x and y axes of image and boxes."""
     return sample._replace(image=sample.image.transpose(1, 0, 2), boxes=sample.boxes[:, [1, 0, 3, 2]])
 
 
 def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False) -> Sample:
-    """Resize the image to `size_hw` and the boxes with it."""
+    """Resize image and boxes to `size_hw`; `divide_large` is Preprocess's."""
     height, width = sample.image.shape[:2]
     factors = np.array([size_hw[1] / width, size_hw[0] / height], dtype=np.float32)
     image = resize(np.ascontiguousarray(sample.image), size_hw, divide_large)
@@ -125,7 +125,10 @@ def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False
 
 
 def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rng: np.random.Generator) -> Sample:
-    """A window of at most `crop_hw` at a random place; boxes are clipped to it, hardly visible ones dropped."""
+    """Crop to a window of at most `crop_hw` at a random place.
+
+    Boxes are clipped to the window; a box of which less than the fraction `min_visible` is left is dropped.
+    """
     height, width = sample.image.shape[:2]
     h, w = min(height, crop_hw[0]), min(width, crop_hw[1])
     top = int(rng.integers(0, height - h + 1))
@@ -139,7 +142,7 @@ def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rn
 
 
 def jitter_colour(image: np.ndarray, settings: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation, as one colour matrix: uint8 in, uint8 out."""
+    """Change brightness, contrast and saturation at random by one colour matrix: uint8 [h, w, 3] in and out."""
     if settings.brightness == settings.contrast == settings.saturation == 0:
         return image
     contrast = 1 + settings.contrast * rng.uniform(-1, 1)

@@ -25,20 +25,20 @@ from ..loss.criterion import Targets
 from .augment import Augment, Sample, augment, choose, training_hw
 from .sampler import grouped_by_aspect, shuffled
 
-MAX_RETRIES = 20  # images that can't be read, one after another, before the data set is given up
+MAX_RETRIES = 20  # consecutive unreadable images before training stops
 
 
 class TrainBatch(NamedTuple):
-    """What one step trains on."""
+    """The images and targets of one step, of one process."""
 
     images: Tensor  # uint8 [B, H, W, 3]
     targets: Targets
     image_ids: list[int]
-    problems: list[str]  # images that could not be read and were replaced by the next
+    problems: list[str]  # a message for each unreadable image, which the next image replaced
 
 
 class Item(NamedTuple):
-    """One sample of a batch."""
+    """One sample of a batch, with the image's id and the messages of unreadable images before it."""
 
     sample: Sample
     image_id: int
@@ -46,7 +46,10 @@ class Item(NamedTuple):
 
 
 class TrainingStream(Dataset[Any]):
-    """The endless, seeded stream of augmented samples; `group` is the batch to group by aspect for, 0 doesn't."""
+    """The endless, seeded stream of augmented samples.
+
+    With `group` above 0, batches of that size are all landscape or all portrait as far as possible.
+    """
 
     def __init__(
         self,
@@ -65,10 +68,13 @@ class TrainingStream(Dataset[Any]):
         self.settings = settings
         self.pre = pre
         self.seed = seed
-        self._order = (-1, np.empty(0, dtype=np.int64))  # of the last epoch asked for: a permutation takes a while
+        self._order = (-1, np.empty(0, dtype=np.int64))  # epoch and its permutation, cached
 
     def __getitem__(self, n: int) -> Item:
-        """The n-th sample of the run. An image that can't be read is replaced by the next one and reported."""
+        """The n-th sample of the run. The next image replaces an image that can't be read, and a message says so.
+
+        Raises ImageError after `MAX_RETRIES` unreadable images in a row.
+        """
         problems: list[str] = []
         for attempt in range(MAX_RETRIES):
             index = self.index_of(n, attempt)
@@ -85,13 +91,14 @@ class TrainingStream(Dataset[Any]):
         raise ImageError(f"{MAX_RETRIES} images in a row can't be read, the last: {problems[-1]}")
 
     def __getitems__(self, numbers: list[int]) -> list[Item] | ImageError:
-        """The samples of a batch. An error is handed on, since one raised in a loader process comes as a traceback."""
+        """The samples of a batch, or an error: raised in a loader process, the error would arrive as a traceback."""
         try:
             return [self[n] for n in numbers]
         except ImageError as error:
             return error
 
-    def index_of(self, n: int, attempt: int) -> int:
+    def index_of(self, n: int, attempt: int = 0) -> int:
+        """The index in the data set of the run's n-th image; `attempt` counts its replacements."""
         epoch, position = divmod(n, len(self.indices))
         if self._order[0] != epoch:
             if self._group:
@@ -102,18 +109,18 @@ class TrainingStream(Dataset[Any]):
         return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
 
     def read(self, index: int, short_side: int) -> Sample:
-        """An image with the pixels that its resize needs, and its boxes in them."""
+        """Image `index` with at least the pixels that a resize to `short_side` needs, and its boxes in those pixels."""
         boxes, labels, crowd = self.dataset.annotations(index)
         image = self.dataset.load(
             index, self.pre, wanted_hw=lambda image_hw: training_hw(image_hw, short_side, self.pre)
         )
         by = image.size_hw[0] // image.pixels.shape[0]
-        # A crowd box covers many objects; it is no example of one.
+        # A crowd box covers many objects, so it isn't an example of its class.
         return Sample(image.pixels, boxes[~crowd] / np.float32(by), labels[~crowd].copy())
 
 
 class _Steps(Sampler[list[int]]):
-    """Sample numbers of one process's share of the batches of steps `first` … `last` − 1."""
+    """The numbers of the samples of one process's share of the batches of steps `first` … `last` − 1."""
 
     def __init__(self, first: int, last: int, batch: int, share: int, rank: int) -> None:
         self.first, self.last, self.batch, self.share, self.rank = first, last, batch, share, rank
@@ -128,16 +135,23 @@ class _Steps(Sampler[list[int]]):
 
 
 def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
-    """Indices of the images that have an object (a crowd is none), or of all. Raises ImageError if there is none."""
+    """The indices of the images with at least one object, crowds aside; with `keep_empty` of all images.
+
+    Raises ImageError where there is none.
+    """
     counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
     indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
     if len(indices) == 0:
-        raise ImageError(f"{dataset.json_path} has no image to train on: add some, or keep those without boxes")
+        raise ImageError(f"{dataset.json_path} has no image to train on: add boxes, or set --data.keep-empty")
     return indices
 
 
 def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess) -> TrainBatch:
-    """Lay samples top-left on one canvas (of `canvas_hw`, or the smallest that holds all) and pad their boxes."""
+    """Make a batch: lay the samples top-left on a canvas each and pad their boxes to the same number.
+
+    The canvas has the size `canvas_hw`, or the largest height and width of the samples, rounded up to multiples of the
+    size divisor.
+    """
     if canvas_hw is None:
         sides = np.array([item.sample.image.shape[:2] for item in items]).max(axis=0)
         canvas_hw = (int(sides[0]), int(sides[1]))
@@ -162,7 +176,7 @@ def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preproces
 
 
 class _Collate:
-    """`collate` with its settings; an object, since loader processes may have to pickle it."""
+    """`collate` with its settings, as an object that loader processes can pickle."""
 
     def __init__(self, canvas_hw: tuple[int, int] | None, pre: Preprocess) -> None:
         self.canvas_hw, self.pre = canvas_hw, pre
@@ -210,6 +224,6 @@ def training_batches(
 
 
 def _one_thread(worker: int) -> None:
-    """Loader processes share the cores; OpenCV's own threads would only get in their way."""
+    """Turn off OpenCV's own threads, since the loader processes share the cores."""
     del worker
     cv2.setNumThreads(0)

@@ -1,1 +1,1 @@
-"""Boxes, anchors, and the coding of one by the other."""
+"""Boxes, anchors, and the codes that turn anchors into boxes."""

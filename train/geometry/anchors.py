@@ -1,7 +1,7 @@
-"""Where the anchors are: level l has stride s = 8 · 2^l and ceil(H/s) × ceil(W/s) cells.
+"""The anchors: level l of the pyramid has stride s = 8 · 2^l and ceil(H/s) × ceil(W/s) cells.
 
-Cell (i, j) is centred at ((j + ½)s, (i + ½)s) and carries A anchors, one unless the configuration says more. Flat
-anchor indices run over the levels, in each row by row, and over the anchors of a cell.
+Cell (i, j) is centred at ((j + ½)s, (i + ½)s) and has A anchors around its centre. Flat anchor indices run over the
+levels, in each level over the cells row by row, and in each cell over its anchors. N is their number over all levels.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ class Anchors:
 
 
 class Level(NamedTuple):
-    """One pyramid level on a canvas; plain numbers, so that shapes derived from it are static."""
+    """The anchors of one pyramid level on a canvas, as plain numbers, so that the shapes that follow are static."""
 
     stride: int  # px
     rows: int
     columns: int
-    sides: tuple[tuple[float, float], ...]  # width, height in px of the anchors of a cell
-    pitch_xy: tuple[int, int]  # px from one cell's centre to the next; the stride, but for `whole_pixels`
+    sides: tuple[tuple[float, float], ...]  # width and height in px of each anchor of a cell
+    pitch_xy: tuple[int, int]  # px between neighbouring centres; the stride, except for `whole_pixels`
     center: float = 0.5  # of the first cell, in units of the pitch
 
     @property
     def cells(self) -> int:
+        """The number of cells."""
         return self.rows * self.columns
 
     @property
     def anchors(self) -> int:
+        """The number of anchors of all cells."""
         return self.cells * len(self.sides)
 
 
@@ -58,12 +60,15 @@ def strides(levels: int) -> list[int]:
 
 
 def anchors_per_cell(anchors: Anchors) -> int:
-    """How many anchors each cell carries, A."""
+    """The number of anchors of each cell, A."""
     return anchors.scales_per_octave * len(anchors.ratios)
 
 
 def anchor_sides(anchors: Anchors, stride: int) -> tuple[tuple[float, float], ...]:
-    """Widths and heights in px of the anchors of a cell (RetinaNet, arXiv 1708.02002)."""
+    """Width and height in px of each anchor of a cell of this stride (RetinaNet, arXiv 1708.02002).
+
+    Raises UserError for an unknown order.
+    """
     octave = [anchors.scale * stride * 2 ** (i / anchors.scales_per_octave) for i in range(anchors.scales_per_octave)]
     match anchors.outermost:
         case "scales":
@@ -80,12 +85,12 @@ def anchor_sides(anchors: Anchors, stride: int) -> tuple[tuple[float, float], ..
 
 
 def pitch(anchors: Anchors, stride: int, canvas_side: int, cells: int) -> int:
-    """Px from one cell's centre to the next along a canvas' side with so many cells."""
+    """Px between neighbouring centres along a canvas side of `canvas_side` px with `cells` cells."""
     return canvas_side // cells if anchors.whole_pixels else stride
 
 
 def pyramid_levels(canvas_hw: tuple[int, int], levels: int, anchors: Anchors) -> list[Level]:
-    """The levels of a canvas of height, width px."""
+    """The levels of a canvas of this height and width in px, finest first."""
     height, width = canvas_hw
     found = []
     for s in strides(levels):
@@ -96,7 +101,7 @@ def pyramid_levels(canvas_hw: tuple[int, int], levels: int, anchors: Anchors) ->
 
 
 def grid_points(levels: list[Level], device: torch.device | None = None) -> Tensor:
-    """The centres of all anchors, [N, 2] (x, y) px, float32: a cell's once for each of its anchors."""
+    """The centre of each anchor, float32 [N, 2] (x, y) px; the anchors of a cell share theirs."""
     points = []
     for level in levels:
         x = (torch.arange(level.columns, device=device, dtype=torch.float32) + level.center) * level.pitch_xy[0]
@@ -108,25 +113,25 @@ def grid_points(levels: list[Level], device: torch.device | None = None) -> Tens
 
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:
-    """All anchors of the levels, [N, 4] xyxy px, float32."""
+    """All anchors of the levels, float32 [N, 4] xyxy px."""
     halves = [half_sides(v, device).repeat(v.cells, 1) for v in levels]
     return around(grid_points(levels, device), torch.cat(halves))
 
 
 def half_sides(level: Level, device: torch.device | None) -> Tensor:
-    """Half the width and height of each anchor of a cell, [A, 2] px, float32.
+    """Half the width and height of each anchor of a cell, float32 [A, 2] px.
 
-    Filled in on the device: a copy from the host would make the host wait for what the device is doing.
+    The numbers are filled in on the device: a copy from the host would make the host wait for the device.
     """
     numbers = [torch.full((), side / 2, device=device) for sides in level.sides for side in sides]
     return torch.stack(numbers).reshape(-1, 2)
 
 
 def around(center: Tensor, half: Tensor) -> Tensor:
-    """Boxes [..., 4] xyxy around centres [..., 2], of half the width and height [..., 2]."""
+    """Boxes [..., 4] xyxy from centres [..., 2] and halves of width and height [..., 2]."""
     return torch.cat((center - half, center + half), dim=-1)
 
 
 def grid_strides(levels: list[Level], device: torch.device | None = None) -> Tensor:
-    """The stride of each anchor's level, [N] px, float32."""
+    """The stride of each anchor's level, float32 [N] px."""
     return torch.cat([torch.full((v.anchors,), float(v.stride), device=device) for v in levels])

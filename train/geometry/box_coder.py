@@ -1,4 +1,7 @@
-"""Boxes from what the network regresses, and back, as a configuration has it: from an anchor or from its centre."""
+"""The box coder: boxes from the codes that the network regresses, and codes from boxes.
+
+A code starts from an anchor (deltas) or from the anchor's centre (distances); `Regression` says which.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,21 @@ from .boxes import MAX_LOG_DISTANCE, Sides, centers, decode_deltas, decode_dista
 RegressionStart = Literal["box", "point"]
 Distance = Literal["exp", "relu"]
 DistanceUnit = Literal["stride", "pixel"]
-_SMALLEST = 1e-4  # units; a distance below it has no logarithm worth learning
+_SMALLEST = 1e-4  # units; smaller distances are encoded as this one, since their logarithm tends to −∞
 
 
 @dataclass(frozen=True)
 class Regression:
-    """How a box is coded: as deltas of an anchor, or as distances of its four sides from a cell's centre."""
+    """How a box is coded: as deltas of an anchor, or as the distances of its four sides from the anchor's centre."""
 
     start: RegressionStart = "box"
-    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": of dx, dy, dw, dh
-    distance: Distance = "exp"  # "point": what makes a distance of any number
+    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": what dx, dy, dw, dh are divided by
+    distance: Distance = "exp"  # "point": the function that maps a regressed number to a distance
     distance_unit: DistanceUnit = "stride"
 
 
 def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: Regression) -> Tensor:
-    """Boxes [..., 4] xyxy px that codes [..., 4] make of anchors [..., 4] on levels of strides [...] px."""
+    """Boxes [..., 4] xyxy px from codes [..., 4] of anchors [..., 4] on levels of strides [...] px."""
     left, top, right, bottom = anchors.unbind(-1)
     x, y = (left + right) / 2, (top + bottom) / 2
     return torch.stack(decode_apart(x, y, right - left, bottom - top, strides, codes, rule), dim=-1)
@@ -45,7 +48,10 @@ def decode_apart(
     codes: Tensor,
     rule: Regression,
 ) -> Sides:
-    """`decode` with anchors given by centre and size, and boxes returned, by coordinates [...]."""
+    """`decode` by coordinates [...]: anchors are given by centre and size, boxes returned as their four sides.
+
+    Raises UserError for an unknown start, distance or unit.
+    """
     match rule.start:
         case "box":
             return decode_deltas(x, y, width, height, codes, rule.delta_std)
@@ -56,7 +62,10 @@ def decode_apart(
 
 
 def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: Regression) -> Tensor:
-    """The codes [..., 4] that `decode` makes boxes [..., 4] of; finite where there are none (a point outside)."""
+    """The codes [..., 4] that `decode` turns into boxes [..., 4].
+
+    A point outside its box has no code; its codes are clamped and finite.
+    """
     match rule.start:
         case "box":
             return encode_deltas(anchors, boxes, rule.delta_std)
@@ -77,7 +86,7 @@ def _distances(numbers: Tensor, rule: Regression) -> Tensor:
 
 
 def _numbers(distances: Tensor, rule: Regression) -> Tensor:
-    """What `_distances` makes these distances of."""
+    """The inverse of `_distances`."""
     match rule.distance:
         case "exp":
             return distances.clamp(min=_SMALLEST).log()

@@ -1,4 +1,4 @@
-"""Boxes: xyxy, float32, pixels, continuous (width = x2 − x1). All functions broadcast over leading dimensions."""
+"""Boxes: xyxy, float32, pixels, continuous (width = x2 − x1). Every function broadcasts over leading dimensions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, stack, where
 from torch import max as elementwise_max
 from torch import min as elementwise_min
 
-# A predicted side grows at most this much relative to its anchor, so that an untrained network can't overflow exp().
+# The largest log ratio of a predicted side to its anchor's, so that an untrained network can't overflow exp().
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
-# A distance from a point likewise: at most e^8 = 2981 units.
+# The largest logarithm of a distance from a point, for the same reason: e^8 = 2981 units.
 MAX_LOG_DISTANCE = 8.0
 Sides = tuple[Tensor, Tensor, Tensor, Tensor]  # left, top, right, bottom
 _EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
@@ -51,7 +51,7 @@ def centers(boxes: Tensor) -> Tensor:
 def decode_deltas(
     x: Tensor, y: Tensor, width: Tensor, height: Tensor, deltas: Tensor, std: tuple[float, float, float, float]
 ) -> Sides:
-    """Boxes that deltas (dx, dy, dw, dh) [..., 4] make of anchors, given and returned by coordinates [...].
+    """The sides [...] of boxes from anchors, given by centre and size [...], and deltas (dx, dy, dw, dh) [..., 4].
 
     `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO` (R-CNN, arXiv 1311.2524, appendix C).
     """
@@ -63,7 +63,7 @@ def decode_deltas(
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float, float]) -> Tensor:
-    """The deltas [..., 4] that make boxes [..., 4] of anchors; finite for an empty box too."""
+    """The deltas [..., 4] that `decode_deltas` turns into boxes [..., 4]; finite for an empty box too."""
     sides = anchors[..., 2:] - anchors[..., :2]
     shift = (centers(boxes) - centers(anchors)) / sides
     growth = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON) / sides).log()
@@ -72,13 +72,13 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float
 
 
 def decode_distances(x: Tensor, y: Tensor, distances: Tensor) -> Sides:
-    """Boxes with sides at distances (left, top, right, bottom) [..., 4] px from points, by coordinates [...]."""
+    """The sides [...] of boxes at distances (left, top, right, bottom) [..., 4] px from points (x, y) [...]."""
     left, top, right, bottom = distances.unbind(-1)
     return x - left, y - top, x + right, y + bottom
 
 
 def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """Distances (left, top, right, bottom) [..., 4] px of points [..., 2] to the sides of boxes [..., 4]."""
+    """Distances (left, top, right, bottom) [..., 4] px from points [..., 2] to the sides of boxes [..., 4]."""
     return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
 

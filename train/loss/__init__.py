@@ -1,1 +1,1 @@
-"""The training loss."""
+"""The training loss: the criterion, and its element-wise losses."""

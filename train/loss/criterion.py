@@ -30,18 +30,18 @@ BoxLoss = Literal["giou", "iou", "smooth_l1"]
 
 @dataclass(frozen=True)
 class Loss:
-    """The criterion's kinds and weights."""
+    """The parts of the training loss: their kinds and weights."""
 
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25  # weight of positives in the focal loss; negatives have 1 − this
+    focal_gamma: float = 2.0  # exponent of the focal loss
     box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
-    smooth_l1_beta: float = 0.11  # below it smooth L1 is quadratic; 0: L1
-    box_weight: float = 2.0
-    centerness_weight: float = 1.0
+    smooth_l1_beta: float = 0.11  # smooth L1 is quadratic below this difference; 0: L1
+    box_weight: float = 2.0  # factor of the box loss
+    centerness_weight: float = 1.0  # factor of the centerness loss
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch."""
+    """The ground truth of a batch, padded to the same number of boxes."""
 
     boxes: Tensor  # float32 [B, G, 4] xyxy, canvas px; padded rows are ignored
     labels: Tensor  # int64 [B, G]
@@ -49,19 +49,19 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Weighted losses of a batch, scalars; `total` is what is minimised."""
+    """The weighted losses of a batch, scalars; training minimises `total`."""
 
     total: Tensor
     classification: Tensor
     box: Tensor
-    centerness: Tensor
+    centerness: Tensor  # 0 where the head has no centerness
 
 
 class Normalizers(NamedTuple):
-    """What the losses are divided by, scalars."""
+    """The divisors of the losses, scalars."""
 
-    positives: Tensor  # anchors that have a box
-    quality: Tensor  # sum of what their box losses are weighted with
+    positives: Tensor  # number of positive anchors, for classification and centerness
+    quality: Tensor  # sum of the weights of their box losses
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Criterion:
     def normalizers(
         self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned | None = None
     ) -> Normalizers:
-        """What the losses of a batch are divided by; 0 where no anchor has a box.
+        """The divisors of a batch's losses; 0 where no anchor is positive.
 
         The normalizers of a batch are the sums of those of its parts. `assigned` is given where the targets were
         assigned before.
@@ -160,19 +160,19 @@ class Criterion:
 
 
 def rows_of(assigned: Assigned, rows: slice) -> Assigned:
-    """The assignment of some of a batch's images."""
+    """The assignment of a slice of a batch's images."""
     return Assigned(assigned.matched[rows], None if assigned.ignored is None else assigned.ignored[rows])
 
 
 def at_least_one(counts: Normalizers) -> Normalizers:
-    """The counts may be 0 in a batch of empty images; this keeps the losses finite."""
+    """The normalizers, clamped so that the losses of a batch of empty images are finite."""
     return Normalizers(counts.positives.clamp(min=1), counts.quality.clamp(min=1e-6))
 
 
 def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
     """Join the levels in anchor order, in float32, `anchors` per cell.
 
-    Class logits [B, N, C], box codes [B, N, 4], centerness [B, N] or None.
+    Returns class logits [B, N, C], box codes [B, N, 4], and centerness logits [B, N] or None.
     """
 
     def join(maps: list[Tensor]) -> Tensor:
@@ -184,7 +184,7 @@ def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Te
 
 
 def _matched_targets(assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Each anchor's class int64 [B, N] (−1 for a negative) and box [B, N, 4] (any, for a negative)."""
+    """Each anchor's class, int64 [B, N], −1 for a negative, and its box, [B, N, 4], arbitrary for a negative."""
     positive = assigned.matched >= 0
     if targets.boxes.shape[1] == 0:
         return assigned.matched, targets.boxes.new_zeros((*positive.shape, 4))

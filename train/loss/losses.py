@@ -12,9 +12,9 @@ def focal_loss_sum(
 ) -> Tensor:
     """Sigmoid focal loss, summed over anchors and classes (arXiv 1708.02002, eq. 5).
 
-    `logits` [..., C]; `target_class` int64 [...]: the class of a positive, −1 for a negative; `ignored` bool [...]:
-    negatives that cost nothing. No one-hot target is built: every entry is first counted as a negative, then each
-    positive's own class is exchanged.
+    `logits` are [..., C]. `target_class`, int64 [...], is the class of a positive, −1 for a negative. `ignored`, bool
+    [...], marks negatives without a loss. No one-hot target is built: every entry first counts as a negative, then the
+    term of each positive's own class is exchanged.
     """
     positive = target_class >= 0
     as_negative = _negative_term(logits, alpha, gamma)

@@ -1,1 +1,1 @@
-"""The network: backbone, feature pyramid, head; and the postprocessing of its outputs."""
+"""The network (backbone, feature pyramid, head), and the postprocessing of its outputs up to NMS."""

@@ -24,7 +24,7 @@ from .timm_backbone import TimmBackbone, lite0_state, timm_state
 from .weights import State, load_state, read_state
 
 STRIDES = (8, 16, 32)  # px, of the maps
-COARSEST = STRIDES[-1]  # canvas sides are multiples of it: the pyramid doubles each map to add it to the finer one
+COARSEST = STRIDES[-1]  # px; canvas sides are its multiples, so that the pyramid's maps are each twice the next
 
 BackboneName = Literal[
     "resnet18",
@@ -66,11 +66,11 @@ class Backbone:
 
 
 class Normalization(NamedTuple):
-    """What the published weights of a backbone were trained with, RGB, 0–255; the names are Preprocess's."""
+    """The normalisation that published weights were trained with, RGB, 0–255; the names are those of Preprocess."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pad_value: tuple[int, int, int]  # the mean as a colour
+    pad_value: tuple[int, int, int]  # the mean, rounded to a colour
 
 
 IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), (124, 116, 104))
@@ -83,10 +83,11 @@ class Entry:
 
     build: Callable[[Backbone], Network]  # with random weights
     imagenet: Callable[[Backbone], tuple[State, str]]  # its ImageNet weights, and where they come from
-    classifier: tuple[str, ...]  # how the names in published weights begin that the backbone doesn't have
-    stages: int  # that can be frozen, the stem among them
+    classifier: tuple[str, ...]  # prefixes of the names in published weights that belong to the classifier
+    stages: int  # number of parts that can be frozen, the stem included
     normalization: Normalization
-    settings: frozenset[str] = frozenset()  # of Backbone, those that other backbones don't have
+    settings: frozenset[str] = frozenset()  # fields of Backbone that not every backbone has
+    timm_name: str | None = None  # of the network in timm; None where torchvision has it, under the backbone's name
 
 
 def timm_entry(
@@ -98,18 +99,22 @@ def timm_entry(
     out_indices: tuple[int, ...] = (2, 3, 4),
     imagenet: Callable[[], tuple[State, str]] | None = None,
 ) -> Entry:
-    """The entry of timm's network `name`; `imagenet` where its weights come from elsewhere than timm."""
+    """The entry of timm's network `name`; `out_indices` are the places of strides 8, 16, 32 among its feature maps.
+
+    `imagenet` is given where the ImageNet weights don't come from timm.
+    """
     return Entry(
         build=lambda backbone: TimmBackbone(name, out_indices),
         imagenet=lambda backbone: imagenet() if imagenet is not None else timm_state(name),
         classifier=classifier,
         stages=stages,
         normalization=normalization,
+        timm_name=name,
     )
 
 
 def _basic(*depths: int) -> Entry:
-    """A ResNet of basic blocks, with this many in each stage."""
+    """A ResNet of basic blocks; `depths` are the numbers of blocks of the four stages."""
     return Entry(
         build=lambda backbone: ResNet(BasicBlock, depths, backbone.stem_channels),
         imagenet=lambda backbone: torchvision_state(backbone.name, backbone.stem_channels),
@@ -121,7 +126,7 @@ def _basic(*depths: int) -> Entry:
 
 
 def _bottleneck(*depths: int, groups: int = 1, width_per_group: int = 64) -> Entry:
-    """A ResNet or ResNeXt of bottlenecks, with this many in each stage; the width is that of a group in the first."""
+    """A ResNet or ResNeXt of bottlenecks; `width_per_group` is that of the first stage."""
 
     def build(backbone: Backbone) -> ResNet:
         network = ResNet(Bottleneck, depths, PUBLISHED_STEM, groups, width_per_group)
@@ -160,7 +165,7 @@ def entry_of(backbone: Backbone) -> Entry:
 
 
 def missing_settings(backbone: Backbone) -> dict[str, Any]:
-    """The settings that this backbone doesn't have but others do, by name, with their neutral values."""
+    """The settings that other backbones have and this one doesn't, by name, with their neutral values."""
     others = frozenset().union(*(entry.settings for entry in BACKBONES.values())) - entry_of(backbone).settings
     return {field.name: field.default for field in fields(Backbone) if field.name in others}
 
@@ -222,6 +227,6 @@ def _published_weights(backbone: Backbone, entry: Entry) -> tuple[State, str]:
 
 
 def norms_to_freeze(network: Network, backbone: Backbone) -> list[nn.Module]:
-    """The batch norms that keep statistics and affine while training: all, or those of the frozen stages."""
+    """The batch norms that keep statistics and affine while training: all with "frozen", else the frozen stages'."""
     parts = network.stages if backbone.batch_norm == "frozen" else network.stages[: backbone.frozen_stages]
     return [m for stage in parts for part in stage for m in part.modules() if isinstance(m, nn.BatchNorm2d)]

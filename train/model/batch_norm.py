@@ -7,7 +7,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Merge every batch norm into the convolution before it, in place; outputs stay what evaluation mode gives."""
+    """Merge every batch norm into the convolution before it, in place.
+
+    The outputs stay those of evaluation mode. Raises ValueError for a norm with other channels than the convolution.
+    """
     previous: tuple[nn.Module, str, nn.Conv2d] | None = None
     for parent, name, child in _leaves_in_order(module):
         if isinstance(child, nn.BatchNorm2d) and previous is not None:
@@ -35,6 +38,6 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     weight, bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    # torch leaves a bias that it had to add without a gradient; it stands for the norm's, which would be learnt.
+    # torch adds a bias without a gradient where there was none; it takes the place of the norm's, which is learnt.
     bias.requires_grad_(weight.requires_grad)
     convolution.weight, convolution.bias = weight, bias

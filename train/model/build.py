@@ -16,7 +16,10 @@ from .postprocess import Postprocess
 
 
 def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> DetectorNetwork:
-    """The detector that a configuration describes, its backbone's weights loaded."""
+    """The detector of a configuration, with the weights of its backbone loaded.
+
+    Raises UserError for settings that the backbone doesn't have, WeightsError for weights that can't be had.
+    """
     backbone = build_backbone(model.backbone)
     pyramid = FeaturePyramid(
         backbone.channels,

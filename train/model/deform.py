@@ -13,10 +13,10 @@ from torchvision.ops import deform_conv2d
 
 
 class DeformableConv2d(nn.Conv2d):
-    """A k×k convolution whose taps are shifted and weighted by what a convolution of its input, `offset`, says.
+    """A k×k convolution whose taps are shifted and weighted; a second convolution of the input computes both.
 
-    The channels of `offset` are (Δy, Δx) of each tap, row by row, then each tap's weight before the sigmoid. Freshly
-    made it equals half a plain convolution: no shifts, weights σ(0).
+    The channels of that convolution, `offset`, are (Δy, Δx) of each tap, row by row, then each tap's weight before the
+    sigmoid. Its weights start at zero: the taps aren't shifted and all have the weight σ(0) = ½.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class DeformableConv2d(nn.Conv2d):
         self.reset_offset()
 
     def reset_offset(self) -> None:
-        """No shifts, equal weights."""
+        """Set the weights of `offset` to zero: no tap is shifted, and all have the same weight."""
         nn.init.zeros_(self.offset.weight)
         assert self.offset.bias is not None
         nn.init.zeros_(self.offset.bias)
 
     def taps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts [B, 2·k², h, w] px and weights [B, k², h, w] in 0–1 of the taps, float32."""
+        """The taps' shifts [B, 2·k², h, w] in px and weights [B, k², h, w] in 0–1, float32, for input [B, C, H, W]."""
         taps = self.kernel_size[0] * self.kernel_size[1]
         found = self.offset(x).float()
         return found[:, : 2 * taps], found[:, 2 * taps :].sigmoid()
@@ -47,7 +47,7 @@ class DeformableConv2d(nn.Conv2d):
 
 
 class GridSampledConv2d(DeformableConv2d):
-    """The same function: sample every tap, then a 1×1 convolution over taps and channels."""
+    """The same function made of GridSample and a 1×1 convolution over taps and channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] → [B, out, H / stride, W / stride], computed in float32."""
@@ -63,7 +63,7 @@ class GridSampledConv2d(DeformableConv2d):
         shift = shift.unflatten(1, (taps, 2))
         y = shift[:, :, 0] + (base_y + tap_y).float()  # [B, taps, rows, columns], px of the input
         x_px = shift[:, :, 1] + (base_x + tap_x).float()
-        # GridSample's coordinates: −1 and 1 are the outer edges of the first and the last pixel.
+        # In GridSample's coordinates −1 and 1 are the outer edges of the first and the last pixel.
         grid = torch.stack(((2 * x_px + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
         sampled = F.grid_sample(
             x.float(), grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
@@ -75,7 +75,7 @@ class GridSampledConv2d(DeformableConv2d):
 
 
 def deformable_like(convolution: nn.Conv2d) -> DeformableConv2d:
-    """A deformable convolution in place of a freshly made k×k one: its shape, stride, groups and weights."""
+    """A deformable convolution with the shape, stride, groups and weights of a plain k×k one."""
     made = DeformableConv2d(
         convolution.in_channels,
         convolution.out_channels,
@@ -89,7 +89,7 @@ def deformable_like(convolution: nn.Conv2d) -> DeformableConv2d:
 
 
 def for_export(module: nn.Module) -> nn.Module:
-    """Exchange every deformable convolution for its form of ONNX operators, in place; weights are shared."""
+    """Exchange every deformable convolution, in place, for its form made of ONNX operators; the weights are shared."""
     for name, child in module.named_children():
         if isinstance(child, DeformableConv2d):
             portable = GridSampledConv2d(
@@ -109,7 +109,7 @@ def for_export(module: nn.Module) -> nn.Module:
 
 
 def reset_offsets(module: nn.Module) -> None:
-    """Undo what a general initialisation did to the offsets of deformable convolutions."""
+    """Set the offsets of all deformable convolutions to zero again, after a general initialisation of the module."""
     for child in module.modules():
         if isinstance(child, DeformableConv2d):
             child.reset_offset()

@@ -1,6 +1,6 @@
-"""The one network: backbone → feature pyramid → shared head. Images in, dense tensors out, and nothing else.
+"""The network of every detector: backbone → feature pyramid → shared head, from images to dense tensors.
 
-No loss, no resizing, no NMS, no mode flags: those are functions beside it.
+Loss, resizing and NMS are functions beside it. B images, A anchors of a cell, C classes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from runtime.names import unknown_name
 
 
 class DenseOutputs(NamedTuple):
-    """The network's raw outputs, one map per pyramid level, finest first."""
+    """The network's raw outputs: lists with one map per pyramid level, finest first; h × w are the level's cells."""
 
-    class_logits: list[Tensor]  # [B, A·C, h, w], all classes of a cell's first anchor first
-    box_regression: list[Tensor]  # [B, A·4, h, w] codes: deltas of the anchor, or distances of its centre (`coding`)
+    class_logits: list[
+        Tensor
+    ]  # [B, A·C, h, w]; the channels are all classes of a cell's first anchor, then of its second, …
+    box_regression: list[Tensor]  # [B, A·4, h, w] codes: deltas of the anchor, or distances from its centre
     centerness: list[Tensor]  # [B, A, h, w] logits; empty where the head has none
 
 
 class DetectorNetwork(nn.Module):
-    """Maps uint8 RGB canvases to dense outputs; normalisation happens here, so that a batch travels as bytes."""
+    """Maps uint8 RGB canvases to dense outputs. It normalises the images, so that a batch travels as bytes.
+
+    `frozen_norms` are the batch norms that stay in evaluation mode while training.
+    """
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class DetectorNetwork(nn.Module):
                 self._bgr = True
             case _:
                 unknown_name(pre.channel_order, "preprocess.channel_order", ChannelOrder)
-        # Not in the state dict: they belong to the preprocessing, which a checkpoint's configuration carries.
+        # Not in the state dict: mean and std belong to the preprocessing, which is in a checkpoint's configuration.
         self.register_buffer("mean", torch.tensor(pre.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pre.std).reshape(1, 3, 1, 1), persistent=False)
 
@@ -53,14 +58,18 @@ class DetectorNetwork(nn.Module):
     std: Tensor
 
     def train(self, mode: bool = True) -> DetectorNetwork:
-        """As nn.Module.train; frozen batch norms keep their statistics."""
+        """Set the mode like nn.Module.train; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         for norm in self._frozen_norms:
             norm.eval()
         return self
 
     def forward(self, images: Tensor) -> DenseOutputs:
-        """Canvases uint8 [B, H, W, 3] RGB, H and W multiples of the backbone's coarsest stride → dense outputs."""
+        """Dense outputs of canvases uint8 [B, H, W, 3] RGB, whose sides are multiples of the coarsest stride.
+
+        Per level of stride s: class logits [B, A·C, H/s, W/s], box codes [B, A·4, H/s, W/s], and centerness logits
+        [B, A, H/s, W/s] if the head has any; rounded up where s doesn't divide H or W.
+        """
         # Cast before the permutation: TensorRT for RTX can't transpose uint8.
         x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
         x = (x - self.mean) / self.std

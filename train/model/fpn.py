@@ -13,10 +13,10 @@ ExtraFrom = Literal["p5", "c5"]
 
 
 class FeaturePyramid(nn.Module):
-    """Maps at strides 8, 16, 32 → `levels` maps of `channels` at strides 8, 16, 32, 64, …
+    """Turns maps at strides 8, 16, 32 into `levels` maps of `channels` at strides 8, 16, 32, 64, …
 
-    Levels beyond the third come from the one before by a 3×3 convolution of stride 2, the first of them from the last
-    output (P5) or the last input (C5).
+    Each level beyond the third is a 3×3 convolution of stride 2 of the level before. The first of these is computed
+    from the last output (`extra_from` "p5") or the last input ("c5"); `extra_relu` puts a ReLU before the others.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class FeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         if not len(in_channels) <= levels:
-            raise ValueError(f"a pyramid on {len(in_channels)} maps has at least as many levels, not {levels}")
+            raise ValueError(f"a pyramid of {len(in_channels)} maps needs at least as many levels, not {levels}")
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
         self._relu = extra_relu
@@ -51,7 +51,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps [B, in_channels[i], H / s, W / s] → maps [B, channels, H / s, W / s], finest first."""
+        """Maps [B, in_channels[i], H/s, W/s], s = 8, 16, 32 → `levels` maps [B, channels, H/s, W/s], finest first."""
         laterals = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
         merged = [laterals[-1]]
         for finer in reversed(laterals[:-1]):

@@ -1,4 +1,4 @@
-"""The head that all pyramid levels share (RetinaNet's towers, FCOS's GroupNorm, centerness and scales)."""
+"""The head, shared by all pyramid levels: RetinaNet's towers with FCOS's GroupNorm, centerness and scales."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ CenternessFrom = Literal["none", "box", "class"]
 
 
 class Head(nn.Module):
-    """Two towers of 3×3 convolutions; class logits from one, box regression from the other, centerness from either."""
+    """Two towers of 3×3 convolutions: one yields class logits, the other box codes; centerness comes from either.
+
+    `anchors` is the number of anchors of a cell, A. `prior` is the probability that every anchor first predicts for
+    each class. With 0 `group_norm_groups` there is no GroupNorm.
+    """
 
     def __init__(
         self,
@@ -56,7 +60,10 @@ class Head(nn.Module):
         nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Per level: class logits [B, A·C, h, w], box codes [B, A·4, h, w], centerness logits [B, A, h, w] if any."""
+        """Maps [B, channels, h, w] → class logits, box codes and centerness logits, a list with one map per level each.
+
+        Their shapes are [B, A·C, h, w], [B, A·4, h, w] and [B, A, h, w]; the last list is empty without centerness.
+        """
         logits, regression, centerness = [], [], []
         for level, x in enumerate(maps):
             class_tower, box_tower = self.class_tower(x), self.box_tower(x)

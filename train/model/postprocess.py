@@ -1,7 +1,7 @@
-"""From dense outputs to candidates for NMS: threshold, rank, top 1000 per level, decode only those, clip.
+"""Postprocessing of dense outputs up to NMS: threshold, rank, take the top 1000 per level, decode, clip.
 
-The same function serves validation while training and the exported graph, so every shape follows from the canvas; with
-`limits` the number of candidates is a constant even where the canvas is not.
+Validation and the exported graph share this code, so every shape follows from the canvas. With `limits` the number of
+candidates is constant even where the canvas is not.
 B images, C classes, A anchors of a cell, K candidates over all levels.
 """
 
@@ -28,16 +28,16 @@ Score = Literal["class", "final"]
 
 @dataclass(frozen=True)
 class Scoring:
-    """The final score of a detection, where there is centerness, and what it is cut and ranked by."""
+    """The final score of a detection where there is centerness, and the scores that are cut and ranked."""
 
     combine: Combine = "sqrt"  # √(class · centerness), or the product itself
-    threshold_on: Score = "class"
-    rank_by: Score = "final"
+    threshold_on: Score = "class"  # the score that is compared with the threshold
+    rank_by: Score = "final"  # the score that the top 1000 of a level are taken by
 
 
 @dataclass(frozen=True)
 class Postprocess:
-    """What the postprocessing depends on besides the network's outputs."""
+    """The parameters of the postprocessing."""
 
     anchors: Anchors
     regression: Regression
@@ -46,10 +46,10 @@ class Postprocess:
 
 
 class CandidateLimit(NamedTuple):
-    """How many candidates a level yields where its size isn't known beforehand."""
+    """How many candidates a level yields in a graph whose canvas isn't known beforehand."""
 
     rows: int
-    padded: bool  # the level may have fewer scores than that on some canvas; unused rows fill up
+    padded: bool  # on some canvas the level has fewer scores than `rows`; unused rows take their place
 
 
 def select_candidates(
@@ -58,13 +58,14 @@ def select_candidates(
     rule: Postprocess,
     limits: list[CandidateLimit] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes of each level, joined: boxes [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
+    """The candidates for NMS: boxes float32 [B, K, 4] xyxy canvas px, scores [B, K], classes int32 [B, K].
 
-    The scores are cut, ranked and made of class and centerness as `rule.scoring` says. Boxes are clipped to
-    `image_sizes` int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. Without `limits`,
-    K = Σ_l min(1000, cells · A · C).
+    They are the best of each level, one level after the other, best score first. `rule.scoring` says how a score is
+    made of class and centerness, and what is compared with the threshold and ranked. Boxes are clipped to `image_sizes`
+    int32 [B, 2] (height, width). Unused rows have score 0, class −1 and box 0. K = Σ_l min(1000, cells · A · C), where
+    1000 is the thresholds' `candidates_per_level`; with `limits`, one per level, K is the sum of their rows.
     """
-    # Canvas sides are multiples of the backbone's coarsest stride, so that the finest level tells them.
+    # Canvas sides are multiples of the backbone's coarsest stride, so the finest level's map has their size.
     canvas_hw = tuple(side * FIRST_STRIDE for side in outputs.class_logits[0].shape[2:])
     found = []
     for level, stride in enumerate(strides(len(outputs.class_logits))):
@@ -87,14 +88,14 @@ def select_candidates(
     x, y, width, height, pixels, codes, scores, classes = (
         torch.cat(parts, dim=1) for parts in zip(*found, strict=True)
     )
-    # Decoded once, after the levels are joined, and coordinate by coordinate: a compiler that fuses one joining into
-    # the next writes out every path through them (TensorRT for RTX made kernels of 35 MB of a fixed canvas).
+    # Boxes are decoded once, after the levels are joined, and coordinate by coordinate: a compiler that fuses one join
+    # into the next writes out every path through them (TensorRT for RTX made kernels of 35 MB for a fixed canvas).
     sides = decode_apart(x, y, width, height, pixels, codes, rule.regression)
     return _clip(sides, classes >= 0, image_sizes, rule.thresholds), scores, classes
 
 
 class _LevelAnchors(NamedTuple):
-    """Where a level's anchors are; integers that may be symbols while a graph is traced."""
+    """The grid of a level's cells; the integers may be symbols while a graph is traced."""
 
     stride: int
     columns: int
@@ -140,7 +141,7 @@ def _level_candidates(
 
 
 def _final_score(class_score: Tensor, quality: Tensor | None, scoring: Scoring) -> Tensor:
-    """Class score and centerness, both in 0–1, combined; the class score itself where there is no centerness."""
+    """The final score of class score and centerness, both in 0–1; without centerness the class score itself."""
     if quality is None:
         return class_score
     product = class_score * quality
@@ -164,7 +165,7 @@ def _is_class(score: Score, setting: str) -> bool:
 
 
 def _anchors(anchor: Tensor, grid: _LevelAnchors, anchors: Anchors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centre x, y, width and height [B, K] px of anchors that are given by their index in the level, int64 [B, K]."""
+    """Centre x, y, width and height [B, K] px of anchors given by their index in the level, int64 [B, K]."""
     sides = anchor_sides(anchors, grid.stride)
     cell = anchor // len(sides)
     row = cell // grid.columns
@@ -183,10 +184,10 @@ def _rows(maps: Tensor, anchors: int) -> Tensor:
 
 
 def _clip(sides: Sides, used: Tensor, image_sizes: Tensor, thresholds: Thresholds) -> Tensor:
-    """Boxes [B, K, 4] of their sides, clipped to images of `image_sizes` [B, 2] (height, width); 0 where unused."""
+    """Boxes [B, K, 4] from sides, clipped to `image_sizes` [B, 2] (height, width); 0 in unused rows."""
     height, width = image_sizes.to(sides[0].dtype).unsqueeze(1).unbind(-1)  # [B, 1] each
     if thresholds.legacy_plus_one:
-        height, width = height - 1, width - 1  # the last pixel that a box can name
+        height, width = height - 1, width - 1  # a box ends with the last pixel that it includes
     shifts = thresholds.decoded_shift or (0.0, 0.0, 0.0, 0.0)
     clipped = [
         torch.where(used, torch.minimum((side + shift if shift else side).clamp(min=0), bound), 0.0)

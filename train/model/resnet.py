@@ -18,7 +18,10 @@ PUBLISHED_STEM = 64  # channels of the stem in every published ResNet
 
 
 class ResNet(nn.Module):
-    """ResNet (arXiv 1512.03385) or ResNeXt (1611.05431) without its classifier; `stem_channels` scales every width."""
+    """ResNet (arXiv 1512.03385) or ResNeXt (1611.05431) without its classifier.
+
+    `depths` are the numbers of blocks of the four stages; `stem_channels` scales every width.
+    """
 
     def __init__(
         self,

@@ -15,11 +15,12 @@ REDUCTIONS = [8, 16, 32]  # px, the strides of the maps that the pyramid is buil
 class StaticSameConv2d(nn.Conv2d):
     """TensorFlow's "same" convolution for inputs whose sides its stride divides, which canvases guarantee.
 
-    The padding is then a constant (more on the right and bottom), where the general form computes it from the input's
-    size and so drags shape arithmetic into the exported graph.
+    For such inputs the padding is constant, with the larger part on the right and bottom. The general form computes the
+    padding from the input's size, which would put shape arithmetic into the exported graph.
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """[B, in, H, W] → [B, out, H / stride, W / stride]."""
         total = [max(k - s, 0) for k, s in zip(self.kernel_size, self.stride, strict=True)]
         (top, bottom), (left, right) = [(t // 2, t - t // 2) for t in total]
         x = nn.functional.pad(input, (left, right, top, bottom))
@@ -27,7 +28,10 @@ class StaticSameConv2d(nn.Conv2d):
 
 
 class TimmBackbone(nn.Module):
-    """Any network of timm that yields maps at strides 8, 16 and 32; `out_indices` are their places among its maps."""
+    """A network of timm that has maps at strides 8, 16 and 32; `out_indices` are their places among its maps.
+
+    Raises WeightsError without timm, ValueError for maps at other strides.
+    """
 
     def __init__(self, name: str, out_indices: tuple[int, ...] = (2, 3, 4)) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ def _timm(name: str) -> Any:
 
 
 def _make_padding_static(module: nn.Module) -> None:
-    """Exchange timm's size-dependent "same" convolutions for static ones, weights and names kept."""
+    """Exchange timm's size-dependent "same" convolutions for static ones with the same names and weights."""
     from timm.layers import Conv2dSame
 
     for name, child in module.named_children():

@@ -1,1 +1,1 @@
-"""Published checkpoints of other implementations."""
+"""Conversion of published checkpoints of other implementations."""

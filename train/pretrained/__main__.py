@@ -21,14 +21,17 @@ from .dialects import DIALECTS
 
 
 def main() -> None:
+    """The command: convert a checkpoint, say what it is, and print the file written."""
     parser = argparse.ArgumentParser(prog="python -m train.pretrained", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint that another implementation saved")
     parser.add_argument("-o", "--output", type=Path, metavar="CKPT", help="default: FILE with the suffix .converted.pt")
-    parser.add_argument("--dialect", help=f"instead of recognising it: {', '.join(d.name for d in DIALECTS)}")
+    parser.add_argument(
+        "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognised)"
+    )
     options = parser.parse_args()
     out = options.output or options.file.with_suffix(".converted.pt")
     if out.resolve() == options.file.resolve():
-        raise ForeignError(f"{out} is the file itself: name another one with -o")
+        raise ForeignError(f"{out} is the input file: give another name with -o")
     found = convert(options.file, options.dialect)
     model = found.config.model
     deformable = ", DCNv2" if model.backbone.deformable_stages else ""

@@ -23,11 +23,11 @@ from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 
 
 class ForeignError(UserError):
-    """A file that isn't a checkpoint of a known dialect."""
+    """A file that isn't a readable checkpoint of a known dialect."""
 
 
 class Converted(NamedTuple):
-    """A foreign checkpoint in this toolkit's terms."""
+    """A foreign checkpoint, converted: its configuration, classes, and a state dict for `build_detector`'s network."""
 
     dialect: Dialect
     config: Config
@@ -36,9 +36,9 @@ class Converted(NamedTuple):
 
 
 def convert(path: Path, dialect_name: str | None = None) -> Converted:
-    """Read a foreign checkpoint; the dialect is recognised unless one is named.
+    """Convert a foreign checkpoint; its dialect is recognised unless `dialect_name` is given.
 
-    Raises ForeignError for a file that can't be read safely, is of no known dialect or doesn't fit it, naming keys.
+    Raises ForeignError, naming keys, for a file that can't be read safely, has no known dialect, or doesn't fit it.
     """
     theirs, class_names = read_foreign(path)
     dialect = _dialect(theirs, dialect_name, path)
@@ -55,7 +55,10 @@ def convert(path: Path, dialect_name: str | None = None) -> Converted:
 
 
 def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
-    """The tensors of a checkpoint file by key, and its classes' names where it has them. Nothing is executed."""
+    """The tensors of a checkpoint file by key, and the names of its classes, if it has any.
+
+    Nothing in the file is executed. Raises ForeignError for a file with anything but tensors and plain values.
+    """
     if not path.is_file():
         raise ForeignError(f"no file {path}: give a checkpoint that another implementation saved")
     try:
@@ -77,7 +80,7 @@ def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
             break
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ForeignError(
-            f"{path} holds no state dict (keys to tensors, alone or under 'state_dict' or 'model'): another kind"
+            f"{path} holds no state dict (keys to tensors, alone or under 'state_dict' or 'model'): give one that does"
         )
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     readable = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
@@ -104,7 +107,7 @@ def _dialect(state: State, name: str | None, path: Path) -> Dialect:
 
 
 def _renamed(theirs: State, dialect: Dialect, path: Path) -> State:
-    """The tensors under our names. Raises ForeignError naming keys that the dialect doesn't have."""
+    """The tensors under the names of our network. Raises ForeignError naming keys that the dialect doesn't have."""
     names = {key: rename(key, dialect) for key in theirs}
     unknown = [key for key, name in names.items() if name is None]
     if unknown:
@@ -112,7 +115,7 @@ def _renamed(theirs: State, dialect: Dialect, path: Path) -> State:
             f"{path} is not {dialect.title}: {len(unknown)} keys have no meaning there ({', '.join(unknown[:4])}"
             f"{', …' if len(unknown) > 4 else ''})"
         )
-    # Where towers are lists of blocks, a block's layers become consecutive: convolution, norm if any, ReLU.
+    # In towers that are lists of blocks, a block's layers become consecutive: convolution, norm if any, ReLU.
     step = 3 if any(name and ".norm." in name for name in names.values()) else 2
     state = {}
     for key, name in names.items():
@@ -125,7 +128,7 @@ def _renamed(theirs: State, dialect: Dialect, path: Path) -> State:
 
 
 def _completed(state: State, dialect: Dialect, path: Path) -> Model:
-    """The dialect's model with what its tensors tell: depth, groups, deformable layers, towers, levels."""
+    """The dialect's model, completed from the tensors: depth, groups, deformable layers, towers, levels."""
     name = backbone_name(state)
     if name is None:
         raise ForeignError(
@@ -147,9 +150,9 @@ def _completed(state: State, dialect: Dialect, path: Path) -> Model:
         ),
     )
     if name.startswith("resnext"):
-        backbone = replace(backbone, bottleneck_stride="3x3")  # everyone's ResNeXt has it there
+        backbone = replace(backbone, bottleneck_stride="3x3")  # the same in all implementations of ResNeXt
     if dialect.name == "tv_retinanet" and "backbone.bn1.num_batches_tracked" not in state:
-        # Its published weights have frozen norms, which it runs without an epsilon; a fresh model's norms are plain.
+        # The published weights have frozen norms, which torchvision computes without an epsilon.
         backbone = replace(backbone, norm_epsilon=0.0)
     head = replace(
         dialect.model.head,
@@ -164,7 +167,7 @@ def _completed(state: State, dialect: Dialect, path: Path) -> Model:
 
 
 def _joined_scales(state: State) -> State:
-    """One tensor of all levels' scales instead of one per level."""
+    """Replace the tensors of the levels' scales by one tensor of all levels."""
     scales = sorted(key for key in state if key.startswith("head.scales."))
     rest = {k: v for k, v in state.items() if k not in scales}
     return {**rest, "head.scales": torch.cat([state[k].reshape(1) for k in scales])} if scales else rest
@@ -174,10 +177,10 @@ def _checked(state: State, config: Config, num_classes: int, path: Path) -> Stat
     """The state dict, complete, for the detector of a configuration. Raises ForeignError naming what doesn't fit."""
     with torch.device("meta"):
         wanted = build_detector(config.model, max(1, num_classes), config.preprocess).state_dict()
-    # How often a norm was updated is of no use and missing in frozen ones.
+    # The counters of a norm's updates aren't used, and frozen norms have none.
     counters = {k: torch.zeros((), dtype=torch.long) for k in wanted if k.endswith("num_batches_tracked")}
     state = {**counters, **state}
-    # A deformable convolution at a tower's end may lack the bias that the others have: that is one of zeros.
+    # A deformable convolution at a tower's end may lack the bias that the others have: it gets a bias of zeros.
     ends = [k.removesuffix("offset.weight") for k in state if "_tower." in k and k.endswith(".offset.weight")]
     biases = [f"{end}bias" for end in ends if f"{end}bias" in wanted]
     state = {**{k: torch.zeros(wanted[k].shape) for k in biases}, **state}
@@ -192,12 +195,12 @@ def _checked(state: State, config: Config, num_classes: int, path: Path) -> Stat
 
 
 def _classes(count: int, names: tuple[str, ...]) -> Classes:
-    """Names and COCO ids: those of COCO where the number fits, the file's own names, or numbers."""
+    """Names and COCO ids of the classes: COCO's if the count is COCO's, else the file's names, else numbers."""
     from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
     coco = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by category id, gaps as "N/A"
     used = tuple(i for i, name in enumerate(coco) if name not in ("__background__", "N/A"))
-    if count == len(coco):  # torchvision's models have an output for every id
+    if count == len(coco):  # torchvision's models have an output for every id, unused ids included
         return Classes(tuple(coco), tuple(range(count)))
     if count == len(used):
         return Classes(tuple(coco[i] for i in used), used)

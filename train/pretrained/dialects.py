@@ -1,7 +1,7 @@
-"""Checkpoints of other implementations: how theirs are recognised, what their keys are called here, how they compute.
+"""The dialects: how checkpoints of other implementations are recognised and renamed, and how those models compute.
 
-A dialect is data: patterns that rename keys, and a configuration of the one network. The differences between them are
-read off the tensors where these tell (depth, groups, classes, deformable layers) and known otherwise.
+A dialect is data: patterns that rename keys, and a configuration of our network. What the tensors show (depth, groups,
+classes, deformable layers) is read from them; the rest is part of the dialect.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ DialectName = Literal[
 ]
 State = dict[str, Tensor]
 
-# None of them saw images that were divided before their resize.
+# None of these implementations shrinks large images before the resize.
 _RGB = Preprocess(short_side=800, long_side=1333, divide_large=False)
-# Caffe's: blue first, the mean subtracted and nothing divided. Padded with zeros after that, so with the mean.
+# Caffe's: blue first, the mean subtracted, no division. Padding is 0 after the subtraction: the mean as a colour.
 _BGR = Preprocess(
     short_side=800,
     long_side=1333,
@@ -41,14 +41,14 @@ _IOU = Assignment(method="max_iou", center_in_box=False)
 
 @dataclass(frozen=True)
 class Dialect:
-    """One implementation's way to name and to compute a detector. `backbone` and `head` are completed from tensors."""
+    """How an implementation names and computes a detector; tensors complete the model's `backbone` and `head`."""
 
     name: DialectName
     title: str
-    telltale: tuple[str, ...]  # keys that it has …
-    without: tuple[str, ...]  # … and keys that it doesn't have
-    keys: tuple[tuple[str, str], ...]  # pattern of a whole key, what it becomes
-    ignored: str  # pattern of keys that say nothing about weights
+    telltale: tuple[str, ...]  # keys that all its checkpoints have …
+    without: tuple[str, ...]  # … and keys that none of them has
+    keys: tuple[tuple[str, str], ...]  # pattern of a whole key, and its replacement
+    ignored: str  # pattern of keys that aren't weights
     model: Model
     preprocess: Preprocess
     thresholds: Thresholds
@@ -84,7 +84,7 @@ _AUTHORS_KEYS = (
     (r"backbone\.fpn\.fpn_layer4\.(\w+)", r"pyramid.output.2.\1"),
     (r"backbone\.fpn\.top_blocks\.p6\.(\w+)", r"pyramid.extra.0.\1"),
     (r"backbone\.fpn\.top_blocks\.p7\.(\w+)", r"pyramid.extra.1.\1"),
-    # Their towers are sequences of convolution, norm and ReLU, as ours.
+    # The towers are sequences of convolution, norm and ReLU, as in our network.
     (r"rpn\.head\.cls_tower\.(\d+)\.conv\.(\w+)", r"head.class_tower.\1.\2"),
     (r"rpn\.head\.bbox_tower\.(\d+)\.conv\.(\w+)", r"head.box_tower.\1.\2"),
     (r"rpn\.head\.cls_tower\.(\d+\..+)", r"head.class_tower.\1"),
@@ -104,7 +104,7 @@ _TV_KEYS = (
     (r"head\.regression_head\.conv\.(\d)\.0\.(\w+)", r"head.box_tower.\1.convolution.\2"),
     (r"head\.classification_head\.conv\.(\d)\.1\.(\w+)", r"head.class_tower.\1.norm.\2"),
     (r"head\.regression_head\.conv\.(\d)\.1\.(\w+)", r"head.box_tower.\1.norm.\2"),
-    # FCOS, and RetinaNets saved before torchvision 0.14: plain sequences, as ours.
+    # FCOS, and RetinaNets saved before torchvision 0.14: plain sequences, as in our network.
     (r"head\.classification_head\.conv\.(\d+)\.(weight|bias)", r"head.class_tower.\1.\2"),
     (r"head\.regression_head\.conv\.(\d+)\.(weight|bias)", r"head.box_tower.\1.\2"),
     (r"head\.classification_head\.cls_logits\.(\w+)", r"head.class_logits.\1"),
@@ -172,7 +172,7 @@ AUTHORS_ATSS = Dialect(
     ignored=r"rpn\.anchor_generator\.cell_anchors\.\d",
     model=Model(backbone=Backbone(bottleneck_stride="1x1", norm_epsilon=0.0)),
     preprocess=_BGR,
-    # Half an anchor's side of x2 − x1 + 1 to the right of its x1 is stride / 2: their centres are ours.
+    # With sides of x2 − x1 + 1 the centres of these anchors are the same as ours.
     thresholds=Thresholds(legacy_plus_one=True),
 )
 TV_RETINANET = Dialect(
@@ -233,7 +233,7 @@ DIALECTS = (MM_ATSS, MM_RETINANET, MM_FCOS, AUTHORS_ATSS, TV_RETINANET_V2, TV_FC
 
 
 def recognise(state: State) -> Dialect | None:
-    """The dialect of a state dict, by its keys."""
+    """The dialect of a state dict by its keys; None for an unknown one."""
     for dialect in DIALECTS:
         if all(k in state for k in dialect.telltale) and not any(k in state for k in dialect.without):
             return dialect
@@ -241,7 +241,7 @@ def recognise(state: State) -> Dialect | None:
 
 
 def rename(key: str, dialect: Dialect) -> str | None:
-    """What a key is called here, "" where it says nothing about weights, None for an unknown one."""
+    """The name of a key in our network, "" for a key that isn't a weight, None for an unknown key."""
     for pattern, replacement in dialect.keys:
         if match := re.fullmatch(pattern, key):
             return match.expand(replacement)
@@ -249,7 +249,7 @@ def rename(key: str, dialect: Dialect) -> str | None:
 
 
 def backbone_name(state: State) -> BackboneName | None:
-    """The ResNet that tensors under our names belong to, by depth and groups; None for another one."""
+    """The ResNet that tensors under our names belong to, by depth and groups; None for any other backbone."""
     depth = len({k.split(".")[2] for k in state if k.startswith("backbone.layer3.")})
     middle = state.get("backbone.layer1.0.conv2.weight")
     if middle is None or middle.ndim != 4:

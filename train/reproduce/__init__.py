@@ -1,1 +1,1 @@
-"""The ATSS paper in miniature: its systems trained from scratch on `shapes`, on a CPU, over several seeds."""
+"""The ATSS paper in miniature: its systems, trained from scratch on `shapes` on a CPU, over several seeds."""

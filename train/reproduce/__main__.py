@@ -18,14 +18,15 @@ from .systems import SIDE, STEPS, jobs
 
 
 def main() -> None:
+    """The command: draw the data, train the systems, and write the report."""
     parser = argparse.ArgumentParser(
         prog="python -m train.reproduce",
         description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
-        "Ended at any moment, the same command goes on.",
+        "The same command resumes a run that was ended at any moment.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the run (%(default)s)")
-    parser.add_argument("--hours", type=float, default=math.inf, help="end after so long (default: when all is done)")
-    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--hours", type=float, default=math.inf, help="end after this time (default: when all is done)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (%(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training (%(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once (%(default)s)")
     parser.add_argument("--into", type=Path, help="folder of table and plots (default: that of the run)")

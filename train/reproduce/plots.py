@@ -1,4 +1,4 @@
-"""Plots of a reproduction: bars of the crossings, the curve over k; a dot is a seed."""
+"""Plots of a reproduction: bars of the crossings, and the curve over k. Each dot is a seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = {"box": "#4477aa", "point": "#ee9944"}
 
 
 def draw_crossings(rows: Sequence[Row], path: Path) -> None:
-    """A bar for each system, its height the mean over the seeds."""
+    """Draw a bar for each system, as high as the mean over its seeds, into a PNG file."""
     figure, axes = _figure((10, 4))
     shown = [row for row in rows if row.ap]
     for position, row in enumerate(shown):
@@ -29,7 +29,7 @@ def draw_crossings(rows: Sequence[Row], path: Path) -> None:
         axes.bar(0, 0, color=colour, alpha=0.75, label=f"regress from the {start}")
     values = [value for row in shown for value in row.ap]
     if values:
-        # The bars don't begin at 0: what is to be seen are differences of a few points.
+        # The axis doesn't begin at 0, so that differences of a few points are visible.
         axes.set_ylim(max(0, min(values) - 5), max(values) + 2)
     axes.set_ylabel("AP")
     axes.legend(loc="upper left", fontsize=8)
@@ -37,7 +37,7 @@ def draw_crossings(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw_k(rows: Sequence[Row], path: Path) -> None:
-    """AP over k."""
+    """Draw AP over ATSS's k, for rows that differ in k alone, into a PNG file."""
     figure, axes = _figure((6, 3.5))
     shown = [row for row in rows if row.ap]
     axes.plot(

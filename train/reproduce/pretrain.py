@@ -1,7 +1,7 @@
-"""The backbone's first weights: a classifier of single objects, as ImageNet's is where the paper begins.
+"""The initial weights of the backbone, from a classifier of single objects: the counterpart of the paper's ImageNet.
 
-It sees crops around the objects of the training images and learns their class alone, so that it favours no way to
-choose positives. All trainings begin with the same weights.
+The classifier learns the class of crops around the objects of the training images, so that the weights favour no
+assigner. All runs start with the same weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .systems import BACKBONE, PREPROCESS
 CROP = 64  # px
 _COLOURS = Augment(brightness=0.1, contrast=0.2, saturation=0.3)
 EPOCHS = 10
-_IMAGES = 12  # whose objects make a batch
+_IMAGES = 12  # per batch; a batch is the objects of these images
 _RATE = 4e-3
 
 
@@ -45,7 +45,7 @@ def pretrain(data: Path, file: Path, epochs: int = EPOCHS) -> None:
     right, seen, started = 0, 0, time.monotonic()
     for batch in range(batches):
         images, labels = crops_of_batch(dataset, batch)
-        if len(labels) < 2:  # of a single crop batch norm has no statistics
+        if len(labels) < 2:  # batch norm has no statistics of a single crop
             continue
         optimizer.param_groups[0]["lr"] = _RATE * min(1.0, (batch + 1) / 50) * _half_cosine(batch / batches)
         with torch.autocast("cpu", torch.bfloat16):
@@ -68,7 +68,7 @@ def _half_cosine(progress: float) -> float:
 
 
 def crops_of_batch(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
-    """The objects of a batch of images: crops uint8 [n, CROP, CROP, 3] and classes int64 [n]."""
+    """The objects of batch number `batch`: crops uint8 [n, CROP, CROP, 3] and classes int64 [n]."""
     images, labels = [], []
     for number in range(batch * _IMAGES, (batch + 1) * _IMAGES):
         epoch, position = divmod(number, len(dataset))
@@ -84,7 +84,10 @@ def crops_of_batch(dataset: CocoDataset, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def crop_around(image: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square around a box, one to two times its longer side, not quite in the middle; beyond the image black."""
+    """A crop uint8 [CROP, CROP, 3] around a box xyxy px, black outside the image.
+
+    Its side is one to two times the box's longer side, and the box is not quite in the middle.
+    """
     longer = float((box[2:] - box[:2]).max())
     side = longer * rng.uniform(1, 2)
     corner = (box[:2] + box[2:]) / 2 - side / 2 + rng.uniform(-0.15, 0.15, 2) * longer

@@ -1,7 +1,7 @@
-"""From the results of the trainings to the table, in Markdown and as JSON.
+"""The report of a reproduction: tables in Markdown, numbers as JSON, and plots.
 
-The spread is the sample standard deviation over the seeds (n − 1). Of two systems one is called better only where each
-of its seeds is better than each of the other's.
+The spread is the sample standard deviation over the seeds (n − 1). A system is called better than another only where
+each of its seeds is better than each seed of the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.files import atomic_write
 
 from .plots import draw_crossings, draw_k
-from .rows import FIGURES, Row, k_rows, mean_and_spread, rows_of, separated
+from .rows import METRICS, Row, k_rows, mean_and_spread, rows_of, separated
 from .systems import Job, K
 
 BEGIN, END = "<!-- begin: written by train.reproduce -->", "<!-- end -->"
@@ -27,9 +27,9 @@ PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT = (
 
 
 def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
-    """Write table, numbers and plots of what is done to the folder `into`; returns the Markdown file.
+    """Write tables, numbers and plots of the finished jobs to the folder `into`; return the Markdown file.
 
-    In a file that is there already only what stands between the marks is replaced.
+    In an existing Markdown file only the text between the marks is replaced.
     """
     rows = rows_of(jobs, out)
     atomic_write(into / NUMBERS, json.dumps([_as_json(row) for row in rows], indent=1) + "\n")
@@ -46,7 +46,7 @@ def write_report(jobs: list[Job], out: Path, into: Path) -> Path:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The tables, and what in them is beyond the spread."""
+    """The tables in Markdown, with the comparisons that are beyond the spread, and the jobs that failed."""
     parts = {part: [row for row in rows if row.system.part == part] for part in ("crossings", "anchors", "k", "shape")}
     parts["k"] = k_rows(rows) if parts["k"] else []
     titles = {
@@ -82,7 +82,7 @@ def _table(rows: list[Row]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [_cell(row.figures[name]) for name in FIGURES]
+        cells = [_cell(row.metrics[name]) for name in METRICS]
         each = " ".join(f"{value:.1f}" for value in row.ap)
         failed = f", {len(row.failures)} failed" if row.failures else ""
         paper = "" if row.system.paper_ap is None else f"{row.system.paper_ap:.1f}"
@@ -99,7 +99,7 @@ def _cell(values: tuple[float, ...]) -> str:
 
 
 def _comparisons(rows: list[Row]) -> list[str]:
-    """Each pair of the crossings that the paper orders by half a point or more: does it show here?"""
+    """A table of the pairs of crossings that differ by half a point or more in the paper, with the difference here."""
     lines = [
         "| paper: better | than | by | here by | every seed of one above every seed of the other |",
         "| --- " * 5 + "|",
@@ -127,7 +127,7 @@ def _as_json(row: Row) -> dict[str, object]:
         "paper_ap": row.system.paper_ap,
         "ap_mean": None if math.isnan(mean) else mean,
         "ap_spread": None if math.isnan(spread) else spread,
-        "seeds": {str(seed): {n: row.figures[n][i] for n in FIGURES} for i, seed in enumerate(row.seeds)},
+        "seeds": {str(seed): {n: row.metrics[n][i] for n in METRICS} for i, seed in enumerate(row.seeds)},
         "failures": {str(seed): why for seed, why in row.failures.items()},
         "missing": list(row.missing),
     }

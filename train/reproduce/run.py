@@ -1,7 +1,7 @@
-"""Runs trainings side by side, each in a process of one thread, until all are done or the time is up.
+"""Runs jobs side by side, each in a process of one thread, until all are done or the time is up.
 
-A training's folder holds `config.json`, `train/` (checkpoint and log), `output.txt`, and at its end `result.json`: what
-it reached, or why it failed. All of it survives a kill at any moment, and the next run goes on from there.
+A job's folder holds `config.json`, `train/` (checkpoint and log), `output.txt`, and at its end `result.json`: the
+metrics, or the reason of its failure. Everything survives a kill at any moment, and the next run resumes from it.
 """
 
 from __future__ import annotations
@@ -30,27 +30,36 @@ _POLL_SECONDS = 0.2
 
 
 class Result(NamedTuple):
-    """How a training ended."""
+    """How a job ended."""
 
-    figures: dict[str, float]  # COCO's, 0–1; empty where it failed
-    error: str  # one line; empty where it succeeded
+    metrics: dict[str, float]  # COCO's, 0–1; empty after a failure
+    error: str  # one line; empty after a success
 
 
 def job_folder(out: Path, job: Job) -> Path:
+    """The folder of a job in the folder `out` of the run."""
     return out / "jobs" / job.name
 
 
 def read_result(out: Path, job: Job) -> Result | None:
-    """How a training ended, or None while it hasn't."""
+    """The result of a job, or None while there is none."""
     path = job_folder(out, job) / RESULT
-    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Result(content["figures"], content["error"])
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of a job into the job's folder; the file calls the metrics "figures"."""
+    atomic_write(folder / RESULT, json.dumps({"figures": result.metrics, "error": result.error}) + "\n")
 
 
 def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
-    """Run those of `jobs` that have no result yet, in their order, `processes` at a time, for at most `seconds`.
+    """Run the jobs without a result, in their order, `processes` at a time, for at most `seconds`.
 
-    What is running when the time is up ends there; its last checkpoint is where the next run goes on. Raises UserError
-    where another run works in `out`, or where it was begun with other settings.
+    Jobs that are running when the time is up are ended; the next run resumes from their last checkpoints. Raises
+    UserError where another run works in `out`, or where `out` was begun with other settings.
     """
     deadline = time.monotonic() + seconds
     with alone_in(out), _terminable():
@@ -62,7 +71,7 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
             while (pending or running) and time.monotonic() < deadline:
                 while pending and len(running) < processes:
                     job = pending.pop(0)
-                    running[job.name] = job, _start(job_folder(out, job))
+                    running[job.name] = job, start_process(job_folder(out, job))
                 time.sleep(_POLL_SECONDS)
                 for job, process in list(running.values()):
                     if process.poll() is not None:
@@ -75,12 +84,15 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
                 process.wait()
     left = sum(read_result(out, job) is None for job in jobs)
     if left:
-        print(f"{left} of {len(jobs)} trainings are left: run the same command again to go on", flush=True)
+        print(f"{left} of {len(jobs)} trainings are left: run the same command again to resume", flush=True)
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder; the system releases it even where the process is killed. Raises UserError."""
+    """Hold the lock of a folder while the block runs; the system releases the lock of a killed process.
+
+    With `wait` the lock is waited for; otherwise UserError is raised where another process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as file:
         try:
@@ -92,7 +104,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM becomes a KeyboardInterrupt, so that no training goes on without its run."""
+    """Turn SIGTERM into a KeyboardInterrupt, so that no job outlives the run."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -112,8 +124,8 @@ def _write_config(job: Job, folder: Path) -> None:
         raise UserError(f"{folder} was begun with other settings: choose another --out, or delete that folder")
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that trains what a folder's configuration says. One thread each: that uses small cores best."""
+def start_process(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that trains the configuration of a folder. It has one thread, which uses small cores best."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with open(folder / OUTPUT, "ab") as output:
         return subprocess.Popen(
@@ -126,17 +138,17 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _ended(job: Job, code: int, out: Path, done: int, jobs: list[Job]) -> None:
-    """Say how a training ended; where it failed by itself, write that down, so that it is reported."""
+    """Print how a job ended, and write a result for a job that failed by itself."""
     folder = job_folder(out, job)
     result = read_result(out, job)
     if result is None and code >= 0 and code != EXIT_INTERRUPTED:
         lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         result = Result({}, last if code else "it ended without a result")
-        atomic_write(folder / RESULT, json.dumps(result._asdict()) + "\n")
+        write_result(folder, result)
         done += 1
     if result is None:
         text = f"ended by signal {-code}, and will be tried again by the next run"
     else:
-        text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.figures['AP']:.1f}"
+        text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.metrics['AP']:.1f}"
     print(f"{time.strftime('%H:%M:%S')} [{done}/{len(jobs)}] {job.name}: {text}", flush=True)

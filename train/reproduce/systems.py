@@ -1,6 +1,6 @@
-"""The systems that are compared, and the one setting that they share.
+"""The systems that are compared, and the configuration that they share.
 
-Everything but positives, regression and anchors is equal: network, initial weights, images and their order,
+Everything except positives, regression and anchors is equal: network, initial weights, images and their order,
 augmentation, schedule, and all improvements of the paper's table of inconsistencies (GroupNorm, GIoU, centre in the
 box, centerness, scales).
 """
@@ -19,8 +19,9 @@ from ..geometry.anchors import strides
 
 SIDE = 192  # px, of the square crops that are trained on and of the images' longer side
 LEVELS = 4
-# The side of the one square anchor, in strides; the paper has 8 on images four times as large. All scale-dependent
-# settings follow it: 9 anchors begin at half of it, and FCOS's ranges end at it, as 64, 128, … px do in the paper.
+# The side of the single square anchor, in strides; the paper has 8 on images four times as large. All settings that
+# depend on scale follow this side: the smallest of 9 anchors has half of it, and FCOS's ranges are bounded by the
+# levels' anchors, as by 64, 128, … px in the paper.
 ANCHOR = 4.0
 K = 9
 K_SWEEP = (3, 5, 7, 11, 13, 15, 17, 19)
@@ -48,7 +49,7 @@ class System(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a system with a seed."""
+    """One run of training: a system with a seed."""
 
     system: System
     seed: int
@@ -56,16 +57,17 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The name of the job's folder."""
         return f"{self.system.key}-seed{self.seed}"
 
 
 def level_limits(levels: int, anchor: float = ANCHOR) -> tuple[float, ...]:
-    """FCOS's bounds between the levels in px: the side of each level's anchor."""
+    """FCOS's bounds between the levels, in px: the sides of the levels' anchors."""
     return tuple(anchor * stride for stride in strides(levels)[:-1])
 
 
 def systems() -> list[System]:
-    """All systems, in the order in which they are trained and shown."""
+    """All systems, in the order of training and of the report."""
     iou = Assignment(method="max_iou")
     scales = Assignment(method="fcos", level_limits=level_limits(LEVELS))
     lite = replace(scales, center_sampling="nearest", k=K)
@@ -103,10 +105,10 @@ def systems() -> list[System]:
 
 
 def jobs(data: Path, weights: Path, seeds: int, steps: int = STEPS) -> list[Job]:
-    """All trainings in the order in which they are begun: a run that is cut short has complete seeds.
+    """All jobs in the order of their start: first the crossings, then everything else, each seed by seed.
 
-    First the crossings, seed by seed; then everything else, seed by seed. `data` is a `shapes` data set, `weights` the
-    file of the backbone's first weights.
+    A run that is cut short therefore has complete seeds. `data` is the folder of a `shapes` data set, and `weights` is
+    the file of the backbone's initial weights.
     """
     crossings = [system for system in systems() if system.part == "crossings"]
     sweeps = [system for system in systems() if system.part != "crossings"]
@@ -119,7 +121,7 @@ def jobs(data: Path, weights: Path, seeds: int, steps: int = STEPS) -> list[Job]
 
 
 def configure(system: System, seed: int, data: Path, weights: Path, steps: int) -> Config:
-    """The configuration of a training. Only model and seed depend on the arguments' system and seed."""
+    """The configuration of a job; only its model and its seed depend on `system` and `seed`."""
     base = atss_tiny()
     return replace(
         base,

@@ -1,4 +1,4 @@
-"""One training of a reproduction, in a process of its own: `python -m train.reproduce.worker FOLDER`."""
+"""One job of a reproduction, in a process of its own: `python -m train.reproduce.worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ import cv2
 import torch
 
 from runtime.errors import run_main
-from runtime.files import atomic_write
 from runtime.records import record_from_dict
 
 from ..config import Config
 from ..trainer.loop import train_detector
 from ..trainer.run_log import LOG, read_log
-from .run import CONFIG, RESULT, TRAIN, Result, alone_in
+from .run import CONFIG, RESULT, TRAIN, Result, alone_in, write_result
 
 
 def work(folder: Path) -> None:
-    """Train what the folder's configuration says, going on where it stopped, and write the result."""
+    """Train the configuration of a job's folder, from its last checkpoint if there is one, and write the result."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # A run that was killed may have left a training behind, which goes on in this folder: then its result is ours.
+    # A killed run may have left a process that still trains in this folder: its result is taken then.
     with alone_in(folder, wait=True):
         if (folder / RESULT).exists():
             return
         config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
         train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
-        figures = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
-        atomic_write(folder / RESULT, json.dumps(Result(figures, "")._asdict()) + "\n")
+        metrics = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
+        write_result(folder, Result(metrics, ""))
 
 
 if __name__ == "__main__":

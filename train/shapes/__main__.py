@@ -16,15 +16,16 @@ from .dataset import Settings, generate
 
 
 def main() -> None:
+    """The command: write the data set and say so."""
     parser = argparse.ArgumentParser(prog="python -m train.shapes", description="Draw the built-in data set `shapes`.")
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="folder to make; it must be new, empty or such a data set"
+        "out", type=Path, metavar="OUT", help="folder to write; it must be new, empty or a shapes data set"
     )
     parser.add_argument("--train", type=int, default=Settings.train, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=Settings.val, help="held-back images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="another seed, other images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="seed of the images (%(default)s)")
     parser.add_argument("--size", type=int, default=Settings.size, help="longer side in pixels (%(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace a shapes data set that stands at OUT")
+    parser.add_argument("--force", action="store_true", help="replace a shapes data set of other settings at OUT")
     given = parser.parse_args()
     settings = Settings(given.train, given.val, given.seed, given.size)
     if generate(given.out, settings, force=given.force):

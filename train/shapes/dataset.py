@@ -24,14 +24,17 @@ from .outlines import CATEGORIES
 
 SPLITS = ("train", "val")
 JPEG_QUALITY = 92
-PNG_EVERY = 16  # one image in so many is a PNG, so that both formats are exercised
+PNG_EVERY = 16  # every 16th image is a PNG, so that both formats are exercised
 SETTINGS_NAME = "shapes.json"
-_GENERATOR_VERSION = 1  # raise it when the same settings come to give other images
+_GENERATOR_VERSION = 1  # to be raised when the same settings give other images
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a data set is made of: images per split, the seed, the longer side of an image in pixels."""
+    """The settings of a data set: images per split, the seed, the longer side of an image in px.
+
+    Raises UserError for a number out of range.
+    """
 
     train: int = 2000
     val: int = 300
@@ -52,9 +55,10 @@ class Settings:
 
 
 def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw image `index` of a split; it depends on these four arguments only.
+    """Draw image `index` of a split; the image depends on these four arguments only.
 
-    Returns RGB uint8 [H, W, 3], boxes xyxy float32 [n, 4] in pixels, class indices int64 [n] (into CATEGORIES).
+    Returns the image, RGB uint8 [H, W, 3], its boxes, xyxy float32 [n, 4] px, and their class indices into CATEGORIES,
+    int64 [n]. Raises UserError for an unknown split.
     """
     image, objects = _draw(seed, split, index, size)
     boxes = np.array([drawn.box_xyxy for drawn in objects], np.float32).reshape(-1, 4)
@@ -62,17 +66,17 @@ def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.n
 
 
 def generate(out: str | Path, settings: Settings, *, force: bool = False, progress: bool = True) -> bool:
-    """Write the data set to the folder `out`; False where it already stands there, complete and of these settings.
+    """Write the data set to the folder `out`; False if `out` already holds it, complete and with these settings.
 
-    The folder appears under its name only when everything is in it. `force` replaces another `shapes` data set (and
-    only such a one). UserError where something else is in the way.
+    The folder gets its name when it is complete. `force` replaces a `shapes` data set of other settings, and nothing
+    else. Raises UserError where `out` holds anything else, or can't be written.
     """
     out = Path(out).absolute()
     if not _may_write(out, settings, force):
         return False
     partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the images are so small that handing parts to threads costs a third more
+    cv2.setNumThreads(1)  # the images are so small that threads would take a third longer
     try:
         partial.mkdir(parents=True)
         for split in SPLITS:
@@ -96,7 +100,7 @@ def _draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
 
 
 def _may_write(out: Path, settings: Settings, force: bool) -> bool:
-    """True: write; False: already there. UserError where `out` holds something that is not to be replaced."""
+    """True: write; False: the data set is already there. UserError where `out` holds anything else."""
     if not out.exists() and not out.is_symlink():
         return True
     if not out.is_dir() or out.is_symlink():
@@ -112,7 +116,7 @@ def _may_write(out: Path, settings: Settings, force: bool) -> bool:
             f"{out}: holds a shapes data set of other settings; choose another folder, or replace it: --force"
         )
     if not _is_complete(out):
-        raise UserError(f"{out}: files are missing from this shapes data set; make it anew with --force")
+        raise UserError(f"{out}: files are missing from this shapes data set; write it again with --force")
     return False
 
 
@@ -136,7 +140,7 @@ def _is_complete(out: Path) -> bool:
 
 
 def _move_into_place(partial: Path, out: Path) -> None:
-    """Rename, so that at no moment a half-written data set has the name; what stood there goes last."""
+    """Rename `partial` to `out`, so that `out` is complete at every moment; the previous folder is deleted last."""
     if not out.exists():
         partial.rename(out)
         return
@@ -158,7 +162,7 @@ def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -
     for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} image"):
         image, objects = _draw(settings.seed, split, index, settings.size)
         name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
-        (folder / split / name).write_bytes(_encode(image, Path(name).suffix))
+        (folder / split / name).write_bytes(encode_image(image, Path(name).suffix))
         height, width = image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         annotations += [_annotation(len(annotations) + k, index + 1, drawn) for k, drawn in enumerate(objects, 1)]
@@ -180,6 +184,7 @@ def _annotation(number: int, image_id: int, drawn: DrawnObject) -> dict:
     }
 
 
-def _encode(image_hwc_u8: np.ndarray, suffix: str) -> bytes:
+def encode_image(image_hwc_u8: np.ndarray, suffix: str) -> bytes:
+    """The bytes of a file, .jpg or .png, with an RGB image uint8 [H, W, 3]."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     return cv2.imencode(suffix, cv2.cvtColor(image_hwc_u8, cv2.COLOR_RGB2BGR), options)[1].tobytes()

@@ -14,17 +14,17 @@ MIN_SIDE_PX = 8  # longer side of the smallest objects
 MAX_SIDE_FRACTION = 0.6  # longer side of the largest, of the image's shorter side
 MAX_OBJECTS = 12
 EMPTY_FRACTION = 0.05
-MIN_INSIDE = 0.65  # part of an object's mask that must lie inside the image
-MIN_VISIBLE = 0.3  # part of an object's mask that later objects must leave visible
-CROWDED_FRACTION = 0.35  # share of objects that may cover others at all
+MIN_INSIDE = 0.65  # fraction of an object's mask that must lie inside the image
+MIN_VISIBLE = 0.3  # fraction of an object's mask that later objects must leave visible
+CROWDED_FRACTION = 0.35  # fraction of objects that may cover others
 _PLACEMENTS = 8
-_FINE = 4  # samples per pixel and axis, of which a shape's coverage is the mean
+_FINE = 4  # samples per pixel and axis; a shape's coverage is their mean
 _MIN_CONTRAST = 70.0  # in grey levels, of the channel that differs most
 
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """An object as drawn. `mask` bool [h, w] covers the image from column x, row y on, whatever hides it later."""
+    """A drawn object. `mask` bool [h, w] starts at column x, row y of the image and ignores later objects."""
 
     label: int
     outline: Outline
@@ -34,22 +34,25 @@ class DrawnObject:
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
-        """Tight around the mask, inside the image, whatever hides the object later."""
+        """The tight box of the mask, inside the image; later objects may hide a part of it."""
         return self.x, self.y, self.x + self.mask.shape[1], self.y + self.mask.shape[0]
 
     @property
     def area(self) -> int:
+        """The number of pixels of the mask."""
         return int(np.count_nonzero(self.mask))
 
 
 def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[DrawnObject]]:
-    """Draw an image whose longer side is `size`: RGB uint8 [H, W, 3] and its objects, the hindmost first."""
+    """Draw an image whose longer side is `size` px: RGB uint8 [H, W, 3], and its objects, the rearmost first."""
     short = size * 3 // 4
     height, width = ((size, size), (short, size), (size, short))[rng.integers(3)]
     image = _background(rng, height, width)
     objects: list[DrawnObject] = []
     if rng.random() >= EMPTY_FRACTION:
-        owner = np.zeros((height, width), np.int32)  # which object shows at a pixel: 0 none, k + 1 the k-th
+        owner = np.zeros(
+            (height, width), np.int32
+        )  # the object that is visible at a pixel: k + 1 for the k-th, 0 for none
         for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
             drawn = _find_room(rng, owner, objects)
             if drawn is None:
@@ -64,34 +67,34 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Dr
 def render(outline: Outline, height: int, width: int) -> tuple[int, int, np.ndarray]:
     """Coverage uint8 [h, w] (255 = whole pixel) of an outline inside an image of height × width, from (x, y) on.
 
-    The outline must reach into the image.
+    The outline must overlap the image.
     """
     low, high = extent(outline)
     x0, y0 = (int(v) for v in np.maximum(np.floor(low) - 1, 0))
     x1, y1 = (int(v) for v in np.minimum(np.ceil(high) + 1, (width, height)))
     canvas = np.zeros(((y1 - y0) * _FINE, (x1 - x0) * _FINE), np.uint8)
     for part in outline:
-        # 4 fractional bits; OpenCV's pixel centres are at whole numbers, ours at halves.
+        # 4 fractional bits; OpenCV's pixel centres are at integers, ours at halves.
         points = [np.rint(((c - (x0, y0)) * _FINE - 0.5) * 16).astype(np.int32) for c in part]
         layer = np.zeros_like(canvas)
         cv2.fillPoly(layer, points, 255, lineType=cv2.LINE_8, shift=4)
-        # fillPoly draws the border too, half of which lies outside: without this, shapes are fat by half a sample.
+        # fillPoly draws the border too, half of which lies outside: without this, shapes are half a sample too large.
         cv2.polylines(layer, points, True, 128, 1, cv2.LINE_8, 4)
         cv2.max(canvas, layer, canvas)
     return x0, y0, cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
 
 
 def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnObject]) -> DrawnObject | None:
-    """A random object at a random place where it hides nothing too much, or None after a few attempts."""
+    """A random object at a random place where it leaves enough of the others visible; None after a few attempts."""
     height, width = owner.shape
     label = int(rng.integers(len(CATEGORIES)))
     shape = random_outline(label, rng)
     limit = MAX_SIDE_FRACTION * min(height, width)
-    # Log-uniform with a tilt to the large: half of all objects would otherwise be too small to tell their class.
+    # Log-uniform, shifted to larger sizes: otherwise half of all objects would be too small to recognise.
     longer = MIN_SIDE_PX * (limit / MIN_SIDE_PX) ** (rng.random() ** 0.75)
     may_cover = rng.random() < CROWDED_FRACTION
     for _ in range(_PLACEMENTS):
-        margin = longer * rng.choice([0.5, 0.25], p=[0.85, 0.15])  # a few reach over the image's edge
+        margin = longer * rng.choice([0.5, 0.25], p=[0.85, 0.15])  # some objects extend beyond the image
         centre = (float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin)))
         outline = place(shape, float(rng.uniform(0, 2 * np.pi)), longer, centre)
         drawn = cut_to_mask(label, outline, height, width)
@@ -99,12 +102,12 @@ def _find_room(rng: np.random.Generator, owner: np.ndarray, objects: list[DrawnO
             continue
         if _leaves_visible(drawn, owner, objects, MIN_VISIBLE if may_cover else 1.0):
             return drawn
-        longer = max(MIN_SIDE_PX, longer * 0.85)  # a full image still has room for a smaller one
+        longer = max(MIN_SIDE_PX, longer * 0.85)  # there may be room for a smaller object
     return None
 
 
 def cut_to_mask(label: int, outline: Outline, height: int, width: int) -> DrawnObject | None:
-    """The part of an outline inside an image of height × width; None where too little of it is (MIN_INSIDE)."""
+    """The part of an outline inside an image of height × width; None if it is less than MIN_INSIDE of the whole."""
     x, y, coverage = render(outline, height, width)
     mask = coverage >= 128
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
@@ -122,7 +125,7 @@ def cut_to_mask(label: int, outline: Outline, height: int, width: int) -> DrawnO
 
 
 def _leaves_visible(drawn: DrawnObject, owner: np.ndarray, objects: list[DrawnObject], fraction: float) -> bool:
-    """Whether every earlier object keeps at least `fraction` of its mask visible once `drawn` lies on top."""
+    """Whether at least `fraction` of the mask of every earlier object stays visible under `drawn`."""
     x0, y0, x1, y1 = drawn.box_xyxy
     covered = np.bincount(owner[y0:y1, x0:x1][drawn.mask], minlength=len(objects) + 1)[1:]
     for index in np.flatnonzero(covered):
@@ -133,7 +136,7 @@ def _leaves_visible(drawn: DrawnObject, owner: np.ndarray, objects: list[DrawnOb
 
 
 def _paint(rng: np.random.Generator, image: np.ndarray, drawn: DrawnObject) -> None:
-    """Lay the object onto the image (uint8, changed in place): a fill, perhaps an outline, soft edges."""
+    """Paint the object onto the image (uint8, changed in place): a fill, sometimes an outline, soft edges."""
     x, y, coverage = render(drawn.outline, *image.shape[:2])
     height, width = coverage.shape
     behind = image[y : y + height, x : x + width]
@@ -179,14 +182,14 @@ def _fill(rng: np.random.Generator, colour: np.ndarray, height: int, width: int)
         )
     else:
         field = _smooth_noise(rng, height, width, float(rng.uniform(2, 8)))
-    # The tint never reaches the contrast that the colour has with what lies behind it.
+    # The tint stays below the contrast between the colour and the background.
     return colour + _three(field) * rng.uniform(-0.4, 0.4, 3).astype(np.float32) * _MIN_CONTRAST
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Uint8 [h, w, 3]: a texture between two colours, lit unevenly, with unlabelled clutter."""
     first = rng.uniform(20, 235, 3)
-    first += rng.random() * (first.mean() - first)  # muted more often than gaudy
+    first += rng.random() * (first.mean() - first)  # mostly muted colours
     towards = rng.normal(0, rng.uniform(10, 45), 3)
     tint = _smooth_noise(rng, height, width, float(rng.uniform(24, 120)), channels=3) * float(rng.uniform(0, 22))
     tint += first.astype(np.float32)
@@ -217,11 +220,11 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _scribble(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Thin lines and specks that belong to no class, so that not every edge is an object."""
+    """Draw thin lines and specks that belong to no class, so that not every edge is an object's."""
     height, width = image.shape[:2]
     mean = image.reshape(-1, 3)[::97].mean(axis=0)
     for tone in _tones(rng, mean, 45, int(rng.integers(0, 7))):
-        # A curve that bends slowly: sharp corners would make letters of it.
+        # The curve bends slowly: with sharp corners it would look like a letter.
         heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, 12))
         steps = np.stack([np.cos(heading), np.sin(heading)], axis=1) * rng.uniform(2, 14)
         points = np.rint((rng.uniform(0, (width, height)) + np.cumsum(steps, axis=0)) * 16).astype(np.int32)
@@ -238,7 +241,7 @@ def _tones(rng: np.random.Generator, mean: np.ndarray, spread: float, count: int
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """What a camera adds: uneven light, slight blur, grain. Uint8 in and out."""
+    """Add the effects of a camera: uneven light, slight blur, grain. Uint8 in and out."""
     height, width = image.shape[:2]
     light = 1 + _ramp(float(rng.uniform(0, 2 * np.pi)), height, width) * float(rng.uniform(0, 0.5))
     seen = cv2.multiply(image, _three(light), dtype=cv2.CV_32F)
@@ -257,7 +260,7 @@ def _white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _three(field: np.ndarray) -> np.ndarray:
-    """[h, w] → [h, w, 3], three times the same (much faster than broadcasting over a last axis of 3)."""
+    """[h, w] → [h, w, 3], three equal channels (much faster than broadcasting over a last axis of 3)."""
     return cv2.cvtColor(field, cv2.COLOR_GRAY2RGB)
 
 
@@ -272,7 +275,7 @@ def _ramp(angle: float, height: int, width: int) -> np.ndarray:
 def _smooth_noise(
     rng: np.random.Generator, height: int, width: int, cell_h: float, cell_w: float | None = None, channels: int = 1
 ) -> np.ndarray:
-    """Float32 [h, w] (or [h, w, channels]) in about −1 … 1 that varies over cells of so many pixels."""
+    """Float32 [h, w] (or [h, w, channels]) in about −1 … 1 that varies over cells of `cell_h` × `cell_w` px."""
     rows, columns = int(height / cell_h) + 2, int(width / (cell_w or cell_h)) + 2
     coarse = rng.uniform(-1, 1, (rows, columns, channels)).astype(np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)

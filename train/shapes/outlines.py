@@ -11,7 +11,7 @@ import numpy as np
 Part = list[np.ndarray]
 Outline = list[Part]
 
-# (name, COCO category id). The ids have gaps, as COCO's own do, so that nothing may take an id for an index.
+# (name, COCO category id). The ids have gaps, like COCO's own, so that an id taken for an index is noticed.
 CATEGORIES = (
     ("ellipse", 1),
     ("rectangle", 2),
@@ -23,7 +23,7 @@ CATEGORIES = (
     ("letter", 13),
 )
 
-# Letters of straight strokes that look like none of the other classes in any rotation (so no I, L, T, V, X).
+# Letters of straight strokes that don't look like another class in any rotation (so no I, L, T, V, X).
 _LETTER_STROKES = (
     (((-0.4, 0.5), (0.0, -0.5)), ((0.0, -0.5), (0.4, 0.5)), ((-0.24, 0.15), (0.24, 0.15))),  # A
     (((-0.3, -0.5), (-0.3, 0.5)), ((-0.3, -0.5), (0.35, -0.5)), ((-0.3, 0.0), (0.25, 0.0)), ((-0.3, 0.5), (0.35, 0.5))),
@@ -35,13 +35,13 @@ _LETTER_STROKES = (
 
 
 def random_outline(label: int, rng: np.random.Generator) -> Outline:
-    """Outline of class `label` (index into CATEGORIES), about 1 unit large, upright, around the origin."""
+    """A random outline of class `label` (index into CATEGORIES): about 1 unit large, upright, around the origin."""
     drawers = (_ellipse, _rectangle, _triangle, _star, _cross, _ring, _arrow, _letter)
     return drawers[label](rng)
 
 
 def place(outline: Outline, angle: float, longer_side: float, centre_xy: tuple[float, float]) -> Outline:
-    """Rotate by `angle` (radians), scale until the longer side of the bounding box is `longer_side`, centre the box."""
+    """Rotate an outline by `angle` (radians), scale its box's longer side to `longer_side`, and centre the box."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turned = [[contour @ turn.T for contour in part] for part in outline]
     low, high = extent(turned)
@@ -124,7 +124,7 @@ def _letter(rng: np.random.Generator) -> Outline:
 
 
 def _stroke(start: tuple[float, float], end: tuple[float, float], half_width: float) -> np.ndarray:
-    # Lengthened by half its width at both ends, so that strokes which meet leave no notch.
+    # Lengthened by half its width at both ends, so that strokes that meet leave no notch.
     a, b = np.array(start), np.array(end)
     along = (b - a) / np.linalg.norm(b - a) * half_width
     across = np.array([-along[1], along[0]])

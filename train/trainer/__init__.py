@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: optimizer, checkpoints, processes, logs."""
+"""The training loop and what it needs: optimizer, checkpoints, process groups, evaluation, logs."""

@@ -1,6 +1,6 @@
-"""Checkpoints: written atomically, read without unpickling anything but tensors and plain values.
+"""Checkpoints: written atomically, and read without unpickling anything but tensors and plain values.
 
-A file carries its configuration and classes, so that every later step needs only the file.
+A checkpoint contains its configuration and classes, so that evaluation and export need nothing but the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT = "atss-toolkit checkpoint"
 VERSION = 1
 
 
-_TYPES: dict[str, tuple[type, ...]] = {  # of the entries that JSON doesn't check
+_TYPES: dict[str, tuple[type, ...]] = {  # of the entries that aren't checked as JSON
     "step": (int,),
     "model": (dict,),
     "averaged": (dict, NoneType),
@@ -49,32 +49,32 @@ class Classes(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Everything in a checkpoint file."""
+    """The content of a checkpoint file."""
 
     config: Config
     classes: Classes
-    step: int  # steps done
+    step: int  # number of steps done
     model: dict[str, Tensor]
-    averaged: dict[str, Tensor] | None
+    averaged: dict[str, Tensor] | None  # the averaged weights, which are the ones to evaluate and deploy
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    ap: float | None  # of the last evaluation on the whole validation set, 0–1
-    best_ap: float  # of the run's evaluations on the whole validation set, −1 before the first
+    ap: float | None  # 0–1, of the last evaluation, if that was on the whole validation set
+    best_ap: float  # 0–1, the highest of the run's evaluations on the whole validation set; −1 before the first
 
 
 class LoadedDetector(NamedTuple):
-    """A trained detector, ready to evaluate or export."""
+    """A trained detector with what evaluation and export need to know of it."""
 
-    detector: DetectorNetwork  # in evaluation mode, averaged weights where there are some
+    detector: DetectorNetwork  # in evaluation mode, with the averaged weights where there are any
     config: Config
     classes: Classes
     ap: float | None
     step: int
-    sha256: str  # of the file
+    sha256: str  # of the checkpoint file
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an interruption or a full disk leaves the previous file as it was."""
+    """Write a checkpoint file; after an interruption or on a full disk the previous file is still there."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -88,7 +88,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file; raises CheckpointError saying what is wrong and what to do."""
+    """Read a checkpoint file. Raises CheckpointError, which says what is wrong with the file and what to do."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: give the last.pt or best.pt of a training run")
     try:
@@ -131,9 +131,10 @@ def load_detector(path: str | Path) -> LoadedDetector:
 
 
 def initialize_from(detector: DetectorNetwork, path: Path) -> None:
-    """Take a checkpoint's weights to fine-tune from; its class convolution only if it has as many classes.
+    """Load a checkpoint's weights to fine-tune them.
 
-    Raises CheckpointError for a checkpoint of another model.
+    The class convolution keeps its initial weights where the checkpoint has another number of classes. Raises
+    CheckpointError for a checkpoint of another model.
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model
@@ -145,7 +146,7 @@ def initialize_from(detector: DetectorNetwork, path: Path) -> None:
 
 
 def load_weights(detector: DetectorNetwork, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict that must fit exactly. Raises CheckpointError naming what doesn't."""
+    """Load a state dict that must fit exactly. Raises CheckpointError, which names what doesn't fit."""
     try:
         detector.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What a training runs on: the device, and the number format of the network's matrix products."""
+"""The device that a run trains on, and the precision of the network's matrix products."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..config import Config, DeviceName, TrainingPrecision
 
 
 class DeviceError(UserError):
-    """A device that isn't there, or a precision that it doesn't train in."""
+    """A device that torch doesn't find, or a precision that the device doesn't train in."""
 
 
 def pick_device(name: DeviceName) -> torch.device:
-    """The device of a name; "auto" is the GPU where there is one."""
+    """The torch device of a name; "auto" is the GPU where there is one. Raises DeviceError where there is none."""
     match name:
         case "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,7 +30,7 @@ def pick_device(name: DeviceName) -> torch.device:
 
 
 def pick_precision(config: Config) -> torch.dtype:
-    """The dtype of the network's matrix products while training; "auto" is bf16 where the hardware has it."""
+    """The dtype of autocast while training; "auto" is bf16 where the device has it in hardware. Raises DeviceError."""
     device = pick_device(config.run.device)
     match config.run.precision:
         case "auto":
@@ -50,9 +50,9 @@ def pick_precision(config: Config) -> torch.dtype:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    with contextlib.suppress(AttributeError):  # newer torch only; without an answer float32 is the safe choice
+    with contextlib.suppress(AttributeError):  # older versions of torch can't tell, and float32 is always right
         found = torch.cpu.get_capabilities()
-        # What the processor has, torch may be held below: ATEN_CPU_CAPABILITY.
+        # torch may be limited to less than the processor has, by ATEN_CPU_CAPABILITY.
         wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
         return wide and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False

@@ -1,7 +1,15 @@
 """Several processes that train one model: `torchrun … -m train RECIPE …`, on one node or many.
 
-Every process takes its share of each batch; DistributedDataParallel averages the gradients. Process 0 alone writes.
-Each function here does the right thing for a single process too, so that the loop has no second path.
+Every process takes its share of each batch; DistributedDataParallel averages the gradients. Only process 0 writes.
+Every function works for a single process too, so that the loop has a single path.
+
+A process that fails leaves its message in the store that the processes meet at; a thread in every other process watches
+for the message and ends its process. torchrun's own failure handling is no substitute on several nodes (torch 2.14,
+gloo, two nodes of one process, `@record`, process 1 raising "the disk is full"): torchrun on the other node gives the
+lost connection as the root cause and never names the disk, and a process that isn't waiting in a collective works on
+(for a whole minute, when it was stopped), since torchrun watches the processes of its own node alone. On one node
+torchrun ends all processes within seconds, as the watcher does. `monitored_barrier` exists for gloo only, and needs its
+timeout to pass, which must be longer than the evaluation of a large validation set.
 """
 
 from __future__ import annotations
@@ -23,18 +31,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import EXIT_BAD_INPUT, UserError
 
-# Longer than process 0 takes to score a large validation set while the others wait for it.
+# Longer than process 0 needs to score a large validation set while the other processes wait.
 TIMEOUT = timedelta(minutes=60)
-WATCH_SECONDS = 1.0
-_FAILURE = "failure"  # key under which the first process to fail leaves its message
+WATCH_SECONDS = 1.0  # between two looks at the store
+_FAILURE = "failure"  # the store's key under which the first process to fail leaves its message
 
 
 class DistributedError(UserError):
-    """Processes that can't work together."""
+    """Processes that can't train together: too few GPUs, a lost process, or differing settings."""
 
 
 class World(NamedTuple):
-    """Which of how many processes this one is."""
+    """The rank of this process and the number of processes."""
 
     rank: int = 0
     size: int = 1
@@ -50,10 +58,11 @@ ALONE = World()
 
 @contextlib.contextmanager
 def process_group(use_cuda: bool) -> Iterator[World]:
-    """The processes that torchrun started, connected while the block runs; `ALONE` without torchrun.
+    """Connect the processes that torchrun started while the block runs; without torchrun the world is `ALONE`.
 
-    NCCL where `use_cuda`, with one GPU per process of a node, else gloo. When a process fails, the others end soon
-    with a line that repeats why, whatever they are waiting for. Raises DistributedError.
+    With `use_cuda` the backend is NCCL, and each process of a node has a GPU of its own; otherwise it is gloo. When a
+    process fails, the others end within seconds with a line that repeats its message, whatever they are doing. Raises
+    DistributedError for a process without a GPU and where the connection to another process is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -72,12 +81,12 @@ def process_group(use_cuda: bool) -> Iterator[World]:
         yield world
     except BaseException as error:
         finished.set()
-        watch.join(timeout=5.0)  # a thread that is inside the store when the interpreter goes would abort the process
+        watch.join(timeout=5.0)  # a thread inside the store would abort the process when the interpreter exits
         if _lost_connection(error):
             message = _failure(store, wait_seconds=5.0)
             _leave(use_cuda)
             raise DistributedError(_why_stopped(message, world)) from error
-        with contextlib.suppress(RuntimeError):  # the store may be gone with the process that held it
+        with contextlib.suppress(RuntimeError):  # the store may have ended with the process that held it
             store.set(_FAILURE, f"process {rank} failed: {error or type(error).__name__}")
         _leave(use_cuda)
         raise
@@ -88,9 +97,9 @@ def process_group(use_cuda: bool) -> Iterator[World]:
 
 
 def _leave(use_cuda: bool) -> None:
-    """Part from the others after a failure: gloo's threads abort a process that ends with them running.
+    """Destroy gloo's process group after a failure: its threads would abort the process at exit.
 
-    NCCL would wait for collectives that never end.
+    NCCL's group is left alone: destroying it would wait for collectives that never end.
     """
     if not use_cuda:
         with contextlib.suppress(RuntimeError):
@@ -108,7 +117,7 @@ def _take_gpu(local_rank: int) -> None:
 
 
 def _watch(store: dist.Store, world: World, finished: threading.Event) -> None:
-    """End this process when another one has failed: a collective that waits for that one would never return."""
+    """End this process when another has failed: a collective that waits for the failed process never returns."""
     while not finished.wait(WATCH_SECONDS):
         message = _failure(store)
         if message is not None and not finished.wait(WATCH_SECONDS):  # the main thread may be saying so already
@@ -117,21 +126,21 @@ def _watch(store: dist.Store, world: World, finished: threading.Event) -> None:
 
 
 def _failure(store: dist.Store, wait_seconds: float = 0.0) -> str | None:
-    """What the first process to fail said, if one has."""
+    """The message of the first process that failed, or None while none has."""
     until = time.monotonic() + wait_seconds
     while True:
         try:
             if store.check([_FAILURE]):
                 return store.get(_FAILURE).decode()
         except RuntimeError:
-            return "the process that the others meet at has gone"
+            return "the process that holds the store has ended"
         if time.monotonic() >= until:
             return None
         time.sleep(0.1)
 
 
 def _why_stopped(message: str | None, world: World) -> str:
-    reason = message or "another process ended without a word; it may have been killed, or run out of memory"
+    reason = message or "another process ended without a message; it may have been killed, or have run out of memory"
     return f"process {world.rank} of {world.size} stops: {reason}"
 
 
@@ -142,22 +151,22 @@ def _lost_connection(error: BaseException) -> bool:
 
 
 def data_parallel(model: nn.Module, world: World, compiled: bool = False) -> nn.Module:
-    """The model as it is trained: its backward pass averages gradients over the processes.
+    """Wrap a model so that its backward pass averages gradients over the processes.
 
-    `compiled` by torch.compile. The result shares the model's parameters; `model` itself stays as it is, so that names
-    in its state dict do.
+    With `compiled` the model is compiled by torch.compile first. The result shares the model's parameters; `model`
+    itself is not changed, and neither are the names in its state dict.
     """
     network = cast(nn.Module, torch.compile(model)) if compiled else model
     return DistributedDataParallel(network) if world.size > 1 else network
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """A block in which gradients stay in the process, to be averaged with those of a later pass."""
+    """A context in which backward passes only accumulate gradients; the first pass outside averages their sum."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def all_reduce(values: Tensor, world: World) -> Tensor:
-    """The sum of `values` over the processes; the host doesn't wait for it."""
+    """The sum of a tensor over the processes, in every process; the host doesn't wait for the result."""
     if world.size > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -165,7 +174,7 @@ def all_reduce(values: Tensor, world: World) -> Tensor:
 
 
 def all_gather(value: Any, world: World) -> list[Any]:
-    """The plain Python value of every process, in order, in every process."""
+    """The values of all processes (any that can be pickled), by rank, in every process."""
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
@@ -174,7 +183,7 @@ def all_gather(value: Any, world: World) -> list[Any]:
 
 
 def gather_to_main(value: Any, world: World) -> list[Any]:
-    """As `all_gather`, but the other processes receive an empty list."""
+    """The values of all processes (any that can be pickled), by rank, in process 0; an empty list in the others."""
     if world.size == 1:
         return [value]
     values: list[Any] | None = [None] * world.size if world.is_main else None
@@ -183,7 +192,7 @@ def gather_to_main(value: Any, world: World) -> list[Any]:
 
 
 def require_agreement(values: dict[str, Any], world: World) -> None:
-    """Raise DistributedError, naming the entry, unless all processes give the same values."""
+    """Raise DistributedError, naming the first entry that differs, unless all processes give the same values."""
     everyone = all_gather(values, world)
     for name in values:
         for rank, theirs in enumerate(everyone):
@@ -195,7 +204,10 @@ def require_agreement(values: dict[str, Any], world: World) -> None:
 
 
 def local_batch_size(batch: int, pieces: int, world: World) -> int:
-    """How many images of each batch a process takes. Raises DistributedError unless batches divide evenly."""
+    """The number of images of each batch that a process takes, in `pieces` of equal size.
+
+    Raises DistributedError unless the batch divides evenly.
+    """
     if batch % (world.size * pieces):
         raise DistributedError(
             f"a batch of {batch} can't be shared by {world.size} processes in {pieces} pieces each: --schedule.batch "

@@ -25,11 +25,14 @@ from ..model.postprocess import select_candidates
 from .checkpoint import Classes
 from .distributed import ALONE, World, all_gather, gather_to_main
 
-ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # batch, height, width
+ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # ranges of batch, height and width
 
 
 class TorchBackend:
-    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime."""
+    """A runtime backend that runs a torch detector in float32 and leaves NMS to the runtime.
+
+    The detector stays on its device and is switched to evaluation mode for each batch.
+    """
 
     def __init__(self, detector: DetectorNetwork, config: Config, classes: Classes) -> None:
         self.detector = detector
@@ -40,7 +43,8 @@ class TorchBackend:
 
     @property
     def concurrency(self) -> int:
-        return 1  # the detector is one module, switched to inference and back
+        """How many batches may run at once: one, since the module is switched to evaluation mode and back."""
+        return 1
 
     @torch.inference_mode()
     def infer(
@@ -51,7 +55,10 @@ class TorchBackend:
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, all flagged for host NMS."""
+        """Canvases uint8 [B, H, W, 3] and image sizes int32 [B, 2] → candidates, which the runtime filters by NMS.
+
+        All rows of detections are unused and `nms_exact` is 0, so that the runtime runs NMS on the host.
+        """
         with (stopwatch or Stopwatch()).measure("infer"):
             return self._infer(images, image_sizes)
 
@@ -78,7 +85,7 @@ class TorchBackend:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the backend holds nothing but the detector, which is the caller's."""
 
 
 def evaluate_distributed(
@@ -89,10 +96,10 @@ def evaluate_distributed(
     limit: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """As the runtime's `score_detector`, each process of `world` detecting on its part of the batches.
+    """COCO metrics of a detector, of which each process of `world` runs a part of the batches.
 
-    Every image is detected on once. Process 0 scores all results, as those of one process are; the other processes
-    receive the metrics without the results.
+    Each image is processed once. Process 0 scores the results of all processes as it would score its own; the other
+    processes receive the metrics without the results. `limit` uses the first images only; None uses all.
     """
     settings = RunSettings(batch, limit, part=(world.rank, world.size), progress=progress and world.is_main)
     mine = detect_dataset(detector, dataset, settings)
@@ -107,7 +114,10 @@ def evaluate_distributed(
 
 
 def detector_manifest(config: Config, classes: Classes, inputs: InputShapes) -> Manifest:
-    """The manifest of a float32 detector; an exporter adds where the file comes from."""
+    """The manifest of a detector in float32 for a range of inputs.
+
+    An exporter adds the checksums of the checkpoint and of the graph, and the AP.
+    """
     return Manifest(
         classes=classes.names,
         category_ids=classes.category_ids,

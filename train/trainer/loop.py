@@ -116,12 +116,12 @@ def train_detector(config: Config, out: Path, resume: bool = False, world: World
 
             done = step + 1
             # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
-            # some, and leaves those steps out.
+            # such gradients and skips their steps.
             unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
             log = done % config.run.log_every == 0 or done == schedule.steps
             evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
             save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
-            # On a GPU, looking at a loss makes the host wait: they are looked at together, before they are relied on.
+            # On a GPU, reading a loss makes the host wait, so losses are read together, before anything relies on them.
             if log or evaluate or save_now or device.type == "cpu":
                 losses = unchecked.check()
             if log:

@@ -20,7 +20,7 @@ from ..tables import part_of
 
 
 def in_steps(schedule: config.Schedule, images: int) -> config.Schedule:
-    """The schedule with its epochs and repeats turned into steps over a training set of `images`."""
+    """The schedule in steps alone: its epochs and repeats are converted for a training set of `images` images."""
     steps = schedule.epochs * images / schedule.batch if schedule.epochs > 0 else schedule.steps
     factor = schedule.repeat * steps / max(1, schedule.steps)
     return dataclasses.replace(
@@ -39,9 +39,10 @@ OPTIMIZERS: dict[config.Optimizer, Callable[[list[dict[str, Any]], config.Schedu
 
 
 def build_optimizer(model: DetectorNetwork, schedule: config.Schedule) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters; biases, norms and scales have no weight decay.
+    """The schedule's optimizer over the trainable parameters; biases, norms and scales have no weight decay.
 
-    Each group's `base_lr` is what `set_learning_rate` scales.
+    Each parameter group has its learning rate before scaling as `base_lr`; `set_learning_rate` scales it. Raises
+    UserError for an unknown optimizer.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -56,7 +57,7 @@ def build_optimizer(model: DetectorNetwork, schedule: config.Schedule) -> torch.
 
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over the momenta of a saved state, but not its settings: a run may be resumed with a lower rate."""
+    """Load the momenta of a saved state and keep the new settings, such as a lower learning rate."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
@@ -64,7 +65,7 @@ def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
 
 
 def learning_rate_factor(step: int, schedule: config.Schedule) -> float:
-    """The factor of the base learning rate at a step: linear warm-up, then the schedule's decay."""
+    """The factor of the base learning rate at a step, counted from 0: linear warm-up, then the schedule's decay."""
     decay = part_of(DECAYS, schedule.decay, "schedule.decay")
     if step < schedule.warmup_steps:
         return schedule.warmup_start + (1 - schedule.warmup_start) * step / schedule.warmup_steps
@@ -87,15 +88,15 @@ DECAYS: dict[config.Decay, Callable[[int, config.Schedule], float]] = {"step": s
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's base learning rate."""
+    """Set each group's learning rate to its base learning rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's parameters and buffers; `model` is what is evaluated and deployed.
+    """Exponential moving average of a model's parameters and buffers; `model` has the averages.
 
-    The decay grows from 0 as (1 + t) / (10 + t), so that a short run isn't dragged down by its random start.
+    The decay after t steps is at most (1 + t) / (10 + t), so that the random start doesn't weigh on a short run.
     """
 
     def __init__(self, model: DetectorNetwork, decay: float) -> None:
@@ -104,7 +105,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: DetectorNetwork, step: int) -> None:
-        """Move the average towards the model's weights after step `step`."""
+        """Move the average towards the model's weights after step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, values = [], []
         for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
@@ -117,5 +118,5 @@ class AveragedWeights:
 
 
 def clip_gradients(parameters: list[nn.Parameter], maximum: float) -> Tensor:
-    """Norm of all gradients together, after scaling them down to `maximum` (0: left as they are)."""
+    """Scale the gradients so that their joint norm is at most `maximum` (0: don't); return the norm before."""
     return nn.utils.clip_grad_norm_(parameters, maximum if maximum > 0 else math.inf, foreach=True)

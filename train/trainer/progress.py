@@ -1,4 +1,4 @@
-"""How far a training or another long job is, and for how long still: a bar, or in a log a line every half minute."""
+"""Progress of a run or another long job and the time left: a bar on a terminal, else a line every half minute."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 EVERY_S = 30.0  # between two lines
-UNTIMED = 3  # first steps, which allocate memory and choose kernels: no measure of those that follow
-MEASURED_S = 5.0  # of steps, before the first line says how long the run will take
+UNTIMED = 3  # first steps: they allocate memory and choose kernels, and so tell nothing of later steps
+MEASURED_S = 5.0  # of timed steps before the first line estimates the time left
 
 Batch = TypeVar("Batch")
 
 
 class Progress(Generic[Batch]):
-    """Hands on the batches of steps `first` … `last` − 1 (or other units) and says where the run is, with a `note`.
+    """Iterates over the batches of steps `first` … `last` − 1 (or of another `unit`) and shows the progress.
 
-    A step lasts until the next batch is asked for, evaluations and checkpoints included. `bar` None: a bar where both
-    outputs are a terminal. Without `shown` it says nothing.
+    The text in `note` is shown too. A step lasts until the next batch is asked for, evaluations and checkpoints
+    included. `bar` chooses between a bar and lines; None takes the bar where stdout and stderr are a terminal. Without
+    `shown` nothing is printed.
     """
 
     def __init__(
@@ -75,12 +76,12 @@ class Progress(Generic[Batch]):
 
 
 def seconds_left(seconds: float, steps: int, left: int) -> float:
-    """How long `left` steps take where `steps` took so many seconds."""
+    """An estimate of the seconds that `left` steps take, where `steps` steps took `seconds`."""
     return seconds / steps * left
 
 
 def duration(seconds: float) -> str:
-    """A duration as precise as a forecast is: tens of seconds, minutes, or tenths of an hour."""
+    """A duration as a text with the precision of an estimate: tens of seconds, minutes, or tenths of an hour."""
     if seconds < 55:
         return f"{10 * max(1, round(seconds / 10))} s"
     if seconds < 99.5 * 60:
@@ -89,6 +90,6 @@ def duration(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line, above the bar where there is one; in a file it stands at once."""
+    """Print a line, above the bar if there is one, and flush it."""
     tqdm.write(line)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a run leaves to read: JSON lines, TensorBoard, and a line on the terminal for what matters."""
+"""The log of a run: JSON lines, TensorBoard's files, and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ LOG = "log.jsonl"
 
 
 class LogError(UserError):
-    """A log with a line in it that no run wrote."""
+    """A log with a line that isn't one of a run's."""
 
 
 class RunLog:
-    """Log of a run in a folder; a resumed run goes on with the lines up to its first step.
+    """The log of a run in its folder. A resumed run keeps the lines up to its first step and appends to them.
 
-    Without `writes` it leaves no files and says only which images could not be read.
+    Without `writes`, as in all processes but the first, no file is written, and only unreadable images are printed.
     """
 
     def __init__(self, out: Path, first_step: int, writes: bool = True) -> None:
-        self.unreadable = 0
         self.writes = writes
         if not writes:
             return
@@ -52,7 +51,7 @@ class RunLog:
         images: int,
         parameters: int,
     ) -> None:
-        """Say what is about to happen."""
+        """Print what is trained, on what and for how long, and write the configuration to TensorBoard."""
         if not self.writes:
             return
         schedule = config.schedule
@@ -64,25 +63,24 @@ class RunLog:
         self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
 
     def step(self, step: int, losses: Losses, grad_norm: Tensor, lr: float, images_per_second: float) -> None:
-        """Losses and speed after `step` steps."""
+        """Log losses, learning rate and speed after `step` steps."""
         if not self.writes:
             return
         values = {name: value.item() for name, value in losses._asdict().items()}
         values |= {"grad_norm": grad_norm.item(), "lr": lr, "images_per_second": images_per_second}
         self._write("train", step, values)
 
-    def evaluation(self, step: int, figures: dict[str, float], limit: int) -> None:
-        """COCO figures after `step` steps."""
+    def evaluation(self, step: int, metrics: dict[str, float], limit: int) -> None:
+        """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all)."""
         if not self.writes:
             return
-        self._write("val", step, figures)
+        self._write("val", step, metrics)
         part = f" (first {limit} images)" if limit else ""
-        say(f"step {step}: AP {100 * figures['AP']:.1f}  AP50 {100 * figures['AP50']:.1f}{part}")
+        say(f"step {step}: AP {100 * metrics['AP']:.1f}  AP50 {100 * metrics['AP50']:.1f}{part}")
 
     def problems(self, problems: list[str]) -> None:
-        """Images that could not be read: each is named once on the terminal."""
+        """Print a warning for each image that could not be read."""
         for problem in problems:
-            self.unreadable += 1
             say(f"warning: skipped an image: {problem}")
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
@@ -103,7 +101,10 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last line that an interruption cut short is left out. Raises LogError for any other."""
+    """The lines of a log as dictionaries with "kind" ("train" or "val") and "step"; none where there is no file.
+
+    A last line that an interruption cut short is left out. Raises LogError for any other line that can't be read.
+    """
     if not path.exists():
         return []
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -117,7 +118,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             lines.append(line)
         elif number < len(texts):
             raise LogError(
-                f"{path}, line {number}: {text[:40]!r} is no line of a log, expected an object with kind and step; "
+                f"{path}, line {number}: {text[:40]!r} is not a line of a log, which is an object with kind and step; "
                 "mend or delete that line"
             )
     return lines

@@ -1,4 +1,4 @@
-"""What a run starts from: its data sets, and a fresh or a resumed state."""
+"""Start and resume of a run: its data sets, and the model and optimizer at its first step."""
 
 from __future__ import annotations
 
@@ -28,22 +28,26 @@ class TrainingError(UserError):
 
 
 class State(NamedTuple):
-    """What a run starts from."""
+    """Everything that changes while a run trains, as it is at the run's first step."""
 
     model: DetectorNetwork
-    average: AveragedWeights | None
+    average: AveragedWeights | None  # None where the schedule averages nothing
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    step: int
-    best_ap: float
+    scaler: torch.amp.GradScaler  # disabled unless training in fp16
+    step: int  # steps done before
+    best_ap: float  # 0–1, of the evaluations before; −1 where there was none
 
 
 def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -> State:
-    """A fresh start, or the state of `last.pt`."""
+    """The state of a new run, or with `resume` that of the `last.pt` in `out`, if there is one.
+
+    Raises TrainingError where `out` holds a run already, CheckpointError for a `last.pt` of another model, classes,
+    optimizer or normalisation.
+    """
     device = pick_device(config.run.device)
     last = out / LAST
     if not resume and last.exists():
-        raise TrainingError(f"{last} exists already: add --resume to go on with it, or choose another --out")
+        raise TrainingError(f"{last} exists already: add --resume to continue that run, or choose another --out")
     checkpoint = read_checkpoint(last) if resume and last.exists() else None
     torch.manual_seed(config.run.seed)
     model = build_detector(config.model, len(classes.names), config.preprocess)
@@ -59,7 +63,7 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
         return State(model, average, optimizer, scaler, 0, -1.0)
     _check_same_run(checkpoint, config, classes, last)
     load_weights(model, checkpoint.model, last)
-    if average is not None:  # one that is switched on only now starts at the trained weights
+    if average is not None:  # an average that is switched on now starts at the trained weights
         load_weights(average.model, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, last)
     resume_optimizer(optimizer, checkpoint.optimizer)
     scaler.load_state_dict(checkpoint.scaler)
@@ -67,7 +71,7 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
 
 
 def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, last: Path) -> None:
-    """A resumed run may log, save and schedule otherwise, but must be about the same model and classes."""
+    """Logging, saving and the schedule may change in a resumed run; the model, its input and the classes may not."""
     if checkpoint.classes != classes:
         raise CheckpointError(
             f"{last} was trained on the classes {', '.join(checkpoint.classes.names)}; the data now has "
@@ -90,7 +94,11 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
 
 
 def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:
-    """The training set and, where one is named, the validation set; their problems are reported where asked for."""
+    """The training set and, where the configuration names one, the validation set.
+
+    With `report` the data sets' problems are printed. Raises TrainingError where there is no training set, or where the
+    two sets have other categories.
+    """
     data = config.data
     if not data.train_json or not data.train_images:
         raise TrainingError(

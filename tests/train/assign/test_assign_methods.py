@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from tests.support import reference
 from tests.train.assign.test_assign import random_scene
 from train import config
-from train.assign import NEGATIVE, Assigned, build_assigner
+from train.assign import ASSIGNERS, NEGATIVE, Assigned, build_assigner
 from train.geometry.anchors import Level, grid_anchors, grid_points, pyramid_levels
 
 SQUARE = config.Anchors(8.0)
@@ -78,6 +78,10 @@ def test_equals_mmdet(shared_dir: Path, method: str) -> None:
         np.testing.assert_array_equal(matched[positive], golden[f"{case}_{method}_gt"][order], f"case {case}")
         ignored = np.flatnonzero(found.ignored[0].numpy()) if found.ignored is not None else []
         np.testing.assert_array_equal(ignored, np.sort(golden[f"{case}_{method}_ignore"]), f"case {case}")
+
+
+def test_every_method_of_the_table_is_tested() -> None:
+    assert {rule.method for _, rule in EVERY.values()} == set(ASSIGNERS)
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from types import ModuleType
 
 import pytest
 import torch
+import torchvision
 
 from runtime.errors import UserError
 from runtime.manifest import Preprocess
@@ -17,8 +18,9 @@ from train.config import Backbone, BackboneName, Config
 from train.config.check import check_config
 from train.config.overrides import follow_backbone
 from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
-from train.model.backbones import Network, build_backbone, entry_of
+from train.model.backbones import BACKBONES, Network, build_backbone
 from train.model.build import build_detector, without_weights
+from train.model.weights import WeightsError, load_state
 from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.trainer.loop import train_detector
@@ -36,12 +38,15 @@ def normalization(pre: Preprocess) -> dict[str, tuple[float, ...]]:
     return {"mean": pre.mean, "std": pre.std, "pad_value": pre.pad_value}
 
 
-@pytest.mark.parametrize("name", get_args(BackboneName))
+def timm() -> ModuleType:
+    return pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_the_normalisation_is_what_the_weights_publishers_say(name: BackboneName) -> None:
-    own = entry_of(Backbone(name)).normalization
-    if name.startswith("efficientnet"):
-        timm = pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
-        published = timm.create_model(f"tf_{name}", pretrained=False).pretrained_cfg
+    own, timm_name = BACKBONES[name].normalization, BACKBONES[name].timm_name
+    if timm_name is not None:
+        published = timm().create_model(timm_name, pretrained=False).pretrained_cfg
         mean, std = published["mean"], published["std"]
     else:
         from torchvision.models import get_model_weights
@@ -53,11 +58,29 @@ def test_the_normalisation_is_what_the_weights_publishers_say(name: BackboneName
     assert own.pad_value == tuple(int(v + 0.5) if v % 1 != 0.5 else int(v) for v in own.mean)
 
 
-@pytest.mark.parametrize("name", get_args(BackboneName))
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_names_of_published_weights_are_the_backbones_or_the_classifiers(name: BackboneName) -> None:
+    entry = BACKBONES[name]
+    with torch.device("meta"):
+        if entry.timm_name is not None:
+            whole = timm().create_model(entry.timm_name, pretrained=False).state_dict()
+        else:
+            whole = torchvision.models.get_model(name, weights=None).state_dict()
+        network = build_backbone(Backbone(name, weights="none"))
+    load_state(network.published, whole, entry.classifier, "the publisher", name)
+    assert all(any(key.startswith(prefix) for key in whole) for prefix in entry.classifier)
+    own = next(key for key in whole if not key.startswith(entry.classifier))
+    with pytest.raises(WeightsError, match=f"the weights of the publisher don't fit {name}: 1 missing"):
+        load_state(
+            network.published, {k: v for k, v in whole.items() if k != own}, entry.classifier, "the publisher", name
+        )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_the_settings_that_a_backbone_has_are_those_that_change_it(name: BackboneName) -> None:
-    if name.startswith("efficientnet"):
-        pytest.importorskip("timm", reason="pip install 'atss-toolkit[edge]'")
-    entry = entry_of(Backbone(name))
+    entry = BACKBONES[name]
+    if entry.timm_name is not None:
+        timm()
 
     def build(**changes: object) -> Network:
         with torch.device("meta"):
@@ -75,7 +98,7 @@ def test_recipes_have_their_backbones_normalisation() -> None:
     for recipe in RECIPES.values():
         config = recipe()
         check_config(config)
-        assert normalization(config.preprocess) == entry_of(config.model.backbone).normalization._asdict()
+        assert normalization(config.preprocess) == BACKBONES[config.model.backbone.name].normalization._asdict()
 
 
 @pytest.mark.parametrize(

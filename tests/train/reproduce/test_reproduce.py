@@ -18,14 +18,13 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from runtime.files import atomic_write
 from train.config import Config, Model
 from train.config.check import check_config
 from train.geometry.anchors import anchor_sides
 from train.reproduce import report
 from train.reproduce import run as reproduce_run
 from train.reproduce.rows import mean_and_spread
-from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run
+from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run, write_result
 from train.reproduce.systems import SIDE, Job, jobs, systems
 from train.trainer.checkpoint import read_checkpoint
 
@@ -47,8 +46,8 @@ def tiny_jobs(
 
 def put(out: Path, job: Job, ap: float | None, error: str = "") -> None:
     """A result as a training would have left it."""
-    figures = {} if ap is None else {"AP": ap, "AP50": min(1.0, ap + 0.2), "AP75": ap - 0.1}
-    atomic_write(job_folder(out, job) / RESULT, json.dumps(Result(figures, error)._asdict()))
+    metrics = {} if ap is None else {"AP": ap, "AP50": min(1.0, ap + 0.2), "AP75": ap - 0.1}
+    write_result(job_folder(out, job), Result(metrics, error))
 
 
 def test_a_run_that_is_cut_short_has_complete_seeds_and_the_crossings_first() -> None:
@@ -174,7 +173,7 @@ def test_a_training_that_diverges_is_reported(
     assert "| ATSS | box | – | – | – | 0, 1 failed |" in text
     reached = read_result(tmp_path, good)
     assert reached is not None
-    assert 0 <= reached.figures["AP"] <= 1
+    assert 0 <= reached.metrics["AP"] <= 1
     ended = [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in (good, bad)]
     run([good, bad], tmp_path, processes=2, seconds=120)  # both have ended: there is nothing to do
     assert [(job_folder(tmp_path, job) / RESULT).stat().st_mtime_ns for job in (good, bad)] == ended
@@ -191,7 +190,7 @@ def test_a_training_that_is_killed_is_tried_again(
         started.append(folder)
         return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
 
-    monkeypatch.setattr(reproduce_run, "_start", dies)
+    monkeypatch.setattr(reproduce_run, "start_process", dies)
     for _ in range(2):
         run(trainings, tmp_path, processes=1, seconds=120)
     assert [read_result(tmp_path, job) for job in trainings] == [None, None]

@@ -241,7 +241,7 @@ def test_a_process_that_is_killed_ends_the_others() -> None:
     waiting, killed = processes("kill", 2)
     assert killed.code == -9
     assert waiting.code == EXIT_BAD_INPUT
-    assert "another process ended without a word" in waiting.stderr
+    assert "another process ended without a message" in waiting.stderr
     assert "Traceback" not in waiting.stderr
 
 

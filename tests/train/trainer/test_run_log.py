@@ -34,7 +34,7 @@ def test_a_last_line_that_was_cut_short_is_left_out(length: int, tmp_path: Path)
 @pytest.mark.parametrize("bad", ["", '{"kind": "train", "st', "[1]", "{}", "\ufffd\ufffd", "7"])
 def test_any_other_line_that_is_none_is_named(bad: str, tmp_path: Path) -> None:
     good = [json.dumps(line) for line in LINES]
-    with pytest.raises(LogError, match=r"log\.jsonl, line 2: .* is no line of a log, .* mend or delete") as caught:
+    with pytest.raises(LogError, match=r"log\.jsonl, line 2: .* is not a line of a log, .* mend or delete") as caught:
         read_log(written(tmp_path, good[0], bad, *good[1:]))
     assert "\n" not in str(caught.value)
 
