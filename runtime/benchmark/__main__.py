@@ -47,10 +47,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "artifacts",
+        "models",
         nargs="+",
         type=ModelSpec.parse,
-        metavar="artifact",
+        metavar="model",
         help="deployed models; m.onnx@cpu runs the file with that backend",
     )
     parser.add_argument("--images", nargs="+", type=Path, help="image files or folders (default: generated images)")
@@ -72,7 +72,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--warmup must be at least 0")
     if min(options.batch) < 1:
         parser.error("--batch must be at least 1")
-    if options.pair and len(options.artifacts) < 2:
+    if options.pair and len(options.models) < 2:
         parser.error("--pair compares at least two models; give one twice to see how far two equal runs differ")
     return options
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in image_files.skipped:
             print(f"warning: skipped {line}", file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
-        report = run_benchmark(options.artifacts, image_files, settings, backend, command)
+        report = run_benchmark(options.models, image_files, settings, backend, command)
     try:
         if options.json is not None:
             atomic_write(options.json, to_json(report))

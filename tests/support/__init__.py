@@ -1,0 +1,1 @@
+"""What tests share: stand-ins for libraries and hardware, small models and data, defects to plant."""

@@ -75,6 +75,7 @@ def feed(batch: int, height: int, width: int, seed: int = 0) -> tuple[np.ndarray
 
 
 def assert_same(given: RawOutputs, wanted: RawOutputs) -> None:
+    """Raise AssertionError unless both have the same types and values in every output."""
     for field in dataclasses.fields(RawOutputs):
         a, b = getattr(given, field.name), getattr(wanted, field.name)
         assert a.dtype == b.dtype

@@ -169,6 +169,8 @@ class FakeOrt:
 
 
 class FakeSessionOptions:
+    """Takes what our code sets, and keeps it for tests."""
+
     def __init__(self) -> None:
         self.log_severity_level = 2
         self.intra_op_num_threads = 0
@@ -185,6 +187,8 @@ class FakeSessionOptions:
 
 
 class FakeSession:
+    """Computes on the real CPU provider; counts how many runs are under way at once."""
+
     def __init__(self, module: FakeOrt, path: str | bytes, providers: list[str]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -257,6 +261,8 @@ class FakeValue:
 
 
 class HostValue:
+    """An output in host memory that belongs to the binding."""
+
     def __init__(self, content: np.ndarray) -> None:
         self.content = content
 
@@ -268,6 +274,8 @@ class HostValue:
 
 
 class FakeBinding:
+    """An IoBinding: inputs and outputs must be waited for before they are read."""
+
     def __init__(self, session: FakeSession) -> None:
         self.session = session
         self.inputs: dict[str, FakeValue] = {}

@@ -18,9 +18,11 @@ SMALL = ["--batch", "1", "4", "16", "--shapes", "64x64:192x256:1344x1344"]
 
 
 def build_for(path: Path, *capabilities: str, profile: Profile = WHOLE) -> bytes:
+    """The bytes of an engine for these compute capabilities."""
     return build(LIBRARY, path, path.read_bytes(), Settings((profile,), capabilities)).data
 
 
 def one_line(error: BaseException) -> str:
+    """The error's text, which must be a single line."""
     assert len(str(error).splitlines()) == 1
     return str(error)

@@ -30,25 +30,30 @@ class Defect(NamedTuple):
 
 
 def network_starts_at_once(cuda: CudaSeam, stream: Any, event: Any) -> None:
+    """The network's stream doesn't wait for the copies of its input."""
     if cuda.follows_network(event):
         cuda.real.wait(stream, event)
 
 
 def copies_start_at_once(cuda: CudaSeam, stream: Any, event: Any) -> None:
+    """The copy stream doesn't wait for the network."""
     if not cuda.follows_network(event):
         cuda.real.wait(stream, event)
 
 
 def copies_wait_for_the_input(cuda: CudaSeam, stream: Any, event: Any) -> None:
+    """The copies back wait for the copies of the input, not for the network."""
     cuda.real.wait(stream, cuda.handles[cuda.call.input_event] if cuda.follows_network(event) else event)
 
 
 def hold_the_launch_back(context: ContextSeam, stream: int) -> bool:
+    """Keep a launch until `launch_after_the_event`."""
     context.seams.call.held_back = lambda: context.real.execute_async_v3(stream)
     return True
 
 
 def launch_after_the_event(cuda: CudaSeam, event: Any, stream: Any) -> None:
+    """Launch the network only after the event of its end was recorded."""
     CudaSeam.record(cuda, event, stream)
     if cuda.runs_network(stream) and cuda.call.held_back is not None:
         cuda.call.held_back()
@@ -56,16 +61,19 @@ def launch_after_the_event(cuda: CudaSeam, event: Any, stream: Any) -> None:
 
 
 def record_on_the_copy_stream(cuda: CudaSeam, event: Any, stream: Any) -> None:
+    """Record the network's events on the copy stream."""
     cuda.real.record(event, cuda.handles[cuda.call.copy_stream] if cuda.runs_network(stream) else stream)
     cuda.note_record(event, stream)
 
 
 def profile_on_its_own_stream(context: ContextSeam, profile: int, stream: int) -> bool:
+    """Switch the profile on a new stream."""
     cuda = context.seams.cuda
     return context.real.set_optimization_profile_async(profile, cuda.address(cuda.create_stream()))
 
 
 def input_event_is_not_recorded(cuda: CudaSeam, event: Any, stream: Any) -> None:
+    """Leave out the event behind the copies of the input."""
     if cuda.call.last == "copy_to_device":
         cuda.note_record(event, stream)
     else:
@@ -73,6 +81,7 @@ def input_event_is_not_recorded(cuda: CudaSeam, event: Any, stream: Any) -> None
 
 
 def network_s_start_is_not_recorded(cuda: CudaSeam, event: Any, stream: Any) -> None:
+    """Leave out the event before the network."""
     if cuda.runs_network(stream) and not cuda.call.network_events:
         cuda.note_record(event, stream)
     else:
@@ -83,29 +92,34 @@ def network_s_start_is_not_recorded(cuda: CudaSeam, event: Any, stream: Any) -> 
 
 
 def detections_are_not_waited_for(cuda: CudaSeam, event: Any) -> None:
+    """Leave out the first wait of a call."""
     if cuda.call.waited_for != 0:
         cuda.real.synchronize_event(event)
     cuda.call.waited_for += 1
 
 
 def candidates_are_not_waited_for(cuda: CudaSeam, event: Any) -> None:
+    """Leave out the second wait of a call."""
     if cuda.call.waited_for != 1:
         cuda.real.synchronize_event(event)
     cuda.call.waited_for += 1
 
 
 def the_network_is_waited_for(cuda: CudaSeam, event: Any) -> None:
+    """Wait for the network in place of the copies back."""
     cuda.real.synchronize_event(event if cuda.call.waited_for else cuda.handles[cuda.call.network_events[-1]])
     cuda.call.waited_for += 1
 
 
 def input_is_overwritten(cuda: CudaSeam, target: int, source: np.ndarray, stream: Any) -> None:
+    """Change the source of a copy that is under way."""
     CudaSeam.copy_to_device(cuda, target, source, stream)
     if source.dtype == np.uint8:
         source.reshape(-1)[:64] ^= 1
 
 
 def output_is_cleared(cuda: CudaSeam, target: np.ndarray, source: int, stream: Any) -> None:
+    """Change the target of a copy that is under way."""
     CudaSeam.copy_to_host(cuda, target, source, stream)
     target.fill(0)
 
@@ -118,10 +132,12 @@ class Uncopied(np.ndarray):
 
 
 def pinned_memory_without_copies(cuda: CudaSeam, size: int) -> np.ndarray:
+    """Pinned memory whose copies are views."""
     return cuda.real.alloc_pinned(size).view(Uncopied)
 
 
 def times_are_taken_early(cuda: CudaSeam, event: Any) -> None:
+    """Ask for the time between events before the wait."""
     cuda.real.seconds_between(*(cuda.handles[event] for event in cuda.call.network_events[-2:]))
     CudaSeam.synchronize_event(cuda, event)
 
@@ -130,16 +146,19 @@ def times_are_taken_early(cuda: CudaSeam, event: Any) -> None:
 
 
 def free_what_is_copied_from(cuda: CudaSeam, event: Any) -> None:
+    """Free device memory that a copy reads."""
     cuda.free(cuda.device_memory[cuda.base(cuda.call.copied_from)])
     CudaSeam.synchronize_event(cuda, event)
 
 
 def free_what_is_copied(cuda: CudaSeam, target: int, source: np.ndarray, stream: Any) -> None:
+    """Free pinned memory that a copy reads."""
     CudaSeam.copy_to_device(cuda, target, source, stream)
     cuda.real.free_pinned(cuda.pinned[source.ctypes.data])
 
 
 def free_twice(cuda: CudaSeam, memory: Any) -> None:
+    """Free device memory, and again."""
     cuda.real.free(memory)
     cuda.real.free(memory)
 
@@ -162,6 +181,7 @@ def stale_addresses(seams: Seams) -> None:
 
 
 def sizes_of_64_bits(cuda: CudaSeam, target: int, source: np.ndarray, stream: Any) -> None:
+    """Send image_sizes as int64, as far as they fit."""
     if source.dtype == np.int32:
         wide = source.astype(np.int64).reshape(-1).view(np.int32)
         source.reshape(-1)[:] = wide[: source.size]
@@ -169,10 +189,12 @@ def sizes_of_64_bits(cuda: CudaSeam, target: int, source: np.ndarray, stream: An
 
 
 def copy_half_of_the_batch(cuda: CudaSeam, target: int, source: np.ndarray, stream: Any) -> None:
+    """Send the first half of the batch only."""
     CudaSeam.copy_to_device(cuda, target, source[: len(source) // 2 + 1], stream)
 
 
 def copy_the_first_rows(cuda: CudaSeam, target: np.ndarray, source: int, stream: Any) -> None:
+    """Fetch the first rows of a tensor in place of an image's own."""
     CudaSeam.copy_to_host(cuda, target, cuda.base(source), stream)
 
 

@@ -29,14 +29,17 @@ from .trt_seams import (
 
 
 def one_shape_is_not_set(context: ContextSeam, name: str, shape: Any) -> bool:
+    """Leave out the shape of image_sizes."""
     return True if name == "image_sizes" else context.real.set_input_shape(name, shape)
 
 
 def one_address_is_not_set(context: ContextSeam, name: str, address: int) -> bool:
+    """Leave out the address of candidate_classes."""
     return True if name == "candidate_classes" else context.real.set_tensor_address(name, address)
 
 
 def scores_lie_on_boxes(context: ContextSeam, name: str, address: int) -> bool:
+    """Give scores the address of boxes."""
     return ContextSeam.set_tensor_address(
         context, name, context.addresses.get(name.replace("scores", "boxes"), address)
     )
@@ -58,32 +61,38 @@ def captured(context: ContextSeam, stream: int) -> bool:
 
 
 def second_run_is_captured(context: ContextSeam, stream: int) -> bool:
+    """Capture every run of a context but its first."""
     return captured(context, stream) if context.has_run else ContextSeam.execute_async_v3(context, stream)
 
 
 def wait_within_a_capture(cuda: CudaSeam, stream: Any) -> None:
+    """Wait for the stream that is captured."""
     cuda.real.begin_capture(stream)
     cuda.real.synchronize_stream(stream)
 
 
 def allocate_within_a_capture(cuda: CudaSeam, stream: Any) -> None:
+    """Allocate device memory while a stream is captured."""
     cuda.real.begin_capture(stream)
     cuda.real.alloc(16)
 
 
 def move_an_address_after_the_capture(cuda: CudaSeam, stream: Any) -> Any:
+    """Set another address on the captured context."""
     graph = cuda.real.end_capture(stream)
     cuda.call.context().real.set_tensor_address("images", 4096)
     return graph
 
 
 def drop_the_context_after_the_capture(cuda: CudaSeam, stream: Any) -> Any:
+    """Drop the captured context."""
     graph = cuda.real.end_capture(stream)
     cuda.call.context().real = None
     return graph
 
 
 def destroy_after_the_capture(cuda: CudaSeam, stream: Any) -> Any:
+    """Destroy the captured graph."""
     graph = cuda.real.end_capture(stream)
     cuda.real.destroy_graph(graph)
     return graph
@@ -108,14 +117,17 @@ class SharedSlot:
 
 
 def one_slot_for_all(seams: Seams, *arguments: Any) -> Any:
+    """Give every slot the first one."""
     return seams.slots[0]() if seams.slots else SharedSlot(Slot(*arguments))
 
 
 def without_a_lock(seams: Seams, cuda: Any, loaded: Any, make_context: Any, *rest: Any) -> Slot:
+    """Make a slot whose contexts are made without the lock."""
     return Slot(cuda, loaded, make_contexts_tensorrt(loaded), *rest)
 
 
 def one_context_for_all(seams: Seams) -> None:
+    """Give every caller the first context."""
     made: list[Any] = []
 
     def create(original: Any, engine: Any, how: Any) -> Any:
@@ -127,6 +139,7 @@ def one_context_for_all(seams: Seams) -> None:
 
 
 def answer_when_closed(seams: Seams) -> None:
+    """Answer with the last result when the backend was closed."""
     answers: list[Any] = []
 
     def infer(seams: Seams, original: Any, backend: Any, *feed: Any, **options: Any) -> Any:
@@ -141,6 +154,7 @@ def answer_when_closed(seams: Seams) -> None:
 
 
 def close_at_once(seams: Seams, original: Any, backend: Any) -> None:
+    """Close the slots before running calls have ended."""
     with seams.cuda.current():
         for slot in seams.slots:
             slot().close()
@@ -148,11 +162,13 @@ def close_at_once(seams: Seams, original: Any, backend: Any) -> None:
 
 
 def allow_code(original: Any, trt_runtime: Any, serialized: bytes) -> Any:
+    """Allow host code to every engine."""
     trt_runtime.engine_host_code_allowed = True
     return original(trt_runtime, serialized)
 
 
 def forbid_code(original: Any, trt_runtime: Any, serialized: bytes) -> Any:
+    """Forbid host code to every engine."""
     trt_runtime.engine_host_code_allowed = False
     return original(trt_runtime, serialized)
 
@@ -161,14 +177,17 @@ def forbid_code(original: Any, trt_runtime: Any, serialized: bytes) -> Any:
 
 
 def half_of_what_comes_back(original: Any, target: Any, source: Any, count: int, kind: Any, stream: Any) -> Any:
+    """Copy half of the bytes to the host."""
     return original(target, source, count // 2 if "DeviceToHost" in kind.name else count, kind, stream)
 
 
 def the_other_way(original: Any, target: Any, source: Any, count: int, kind: Any, stream: Any) -> Any:
+    """Copy to the host as if it were to the device."""
     return original(target, source, count, type(kind).cudaMemcpyHostToDevice, stream)
 
 
 def keep_the_recording(original: Any, graph: Any) -> Any:
+    """Keep the recording of an instantiated graph."""
     import cuda.bindings.runtime as cudart
 
     return (cudart.cudaError_t.cudaSuccess,)

@@ -18,6 +18,7 @@ OUT_OF_MEMORY = real.cudaError_t.cudaErrorMemoryAllocation
 
 
 def make_cudart(driver: Driver) -> types.ModuleType:
+    """The module. Each of its names must exist in the installed cuda-python."""
     module = types.ModuleType("cuda.bindings.runtime")
     for name, value in {
         **_constants(),

@@ -265,4 +265,5 @@ class Driver:
 
 
 def merged(a: dict[int, int], b: dict[int, int]) -> dict[int, int]:
+    """The later of two vector clocks, stream by stream."""
     return {key: max(a.get(key, 0), b.get(key, 0)) for key in a.keys() | b.keys()}

@@ -21,6 +21,8 @@ LIBRARIES = ("tensorrt-10.16.1", "tensorrt-11.4.0", "rtx-1.7.1")
 
 @dataclass(frozen=True)
 class StandIn:
+    """What was installed: the driver, what TensorRT's objects share, and the version's list of names."""
+
     driver: Driver
     shared: Shared
     names: str
@@ -46,6 +48,7 @@ def install(
     order: Order = "random",
     seed: int = 0,
 ) -> StandIn:
+    """Put the stand-in of a binding and a TensorRT version into sys.modules until the test ends."""
     driver = Driver(order, seed)
     module, shared = make_tensorrt(driver, names)
     monkeypatch.setitem(sys.modules, module.__name__, module)

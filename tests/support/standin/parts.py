@@ -19,6 +19,8 @@ class Failure(Exception):
 
 @dataclass(eq=False)
 class Allocation:
+    """Memory, and who has used it since the host last waited."""
+
     kind: Literal["device", "pinned", "state"]
     address: int
     data: np.ndarray
@@ -33,6 +35,8 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Access:
+    """The range of an allocation that an operation reads or writes."""
+
     allocation: Allocation
     start: int
     stop: int
@@ -41,6 +45,8 @@ class Access:
 
 @dataclass(eq=False)
 class Operation:
+    """Queued work."""
+
     name: str
     stream: Stream
     accesses: list[Access] = field(default_factory=list)
@@ -57,6 +63,8 @@ class Operation:
 
 @dataclass(eq=False)
 class Stream:
+    """A queue of operations that run in order."""
+
     number: int
     device: int
     last: Operation | None = None
@@ -69,6 +77,8 @@ class Stream:
 
 @dataclass(eq=False)
 class Event:
+    """A place in a stream; `marker` is the operation that stands for it."""
+
     number: int
     device: int
     times: bool
@@ -77,6 +87,8 @@ class Event:
 
 @dataclass(eq=False)
 class Graph:
+    """Recorded operations."""
+
     number: int
     thread: int
     is_global: bool

@@ -27,6 +27,8 @@ Error = Failure
 
 
 class OutOfMemory(Error):
+    """pycuda's error for memory that ran out."""
+
     pass
 
 

@@ -13,6 +13,7 @@ COPY_BYTES_PER_SECOND = 1e9
 
 
 def copy_to_device(driver: Driver, target: int, source: int, size: int, stream: Stream) -> None:
+    """Queue a copy; the source is compared with its present content once the host has waited."""
     to, at = driver.find(target, size, "device", "target of a copy to the device")
     host, start = driver.find(source, size, "pinned", "source of an asynchronous copy")
     before = host.data[start : start + size].copy()
@@ -30,6 +31,7 @@ def copy_to_device(driver: Driver, target: int, source: int, size: int, stream: 
 
 
 def copy_to_host(driver: Driver, target: int, source: int, size: int, stream: Stream) -> None:
+    """Queue a copy; the target holds POISON until the host has waited."""
     of, at = driver.find(source, size, "device", "source of a copy to the host")
     host, start = driver.find(target, size, "pinned", "target of an asynchronous copy")
     read = np.empty(size, np.uint8)
@@ -49,12 +51,14 @@ def copy_to_host(driver: Driver, target: int, source: int, size: int, stream: St
 
 
 def record(driver: Driver, event: Event, stream: Stream) -> None:
+    """Put an event behind the work of a stream."""
     _not_capturing(driver, stream, "an event is recorded")
     event.marker = Operation("an event", stream)
     driver.queue(stream, event.marker)
 
 
 def wait(driver: Driver, stream: Stream, event: Event) -> None:
+    """Hold the next work of a stream back until an event."""
     _not_capturing(driver, stream, "a wait is queued")
     if event.marker is None:
         raise driver.violation("a stream waits for an event that was never recorded: it doesn't wait")
@@ -63,17 +67,20 @@ def wait(driver: Driver, stream: Stream, event: Event) -> None:
 
 
 def synchronize_stream(driver: Driver, stream: Stream) -> None:
+    """Wait for all work of a stream."""
     if stream.last is not None:
         driver.wait_for(stream.last)
 
 
 def synchronize_event(driver: Driver, event: Event) -> None:
+    """Wait for an event."""
     if event.marker is None:
         raise driver.violation("the host waits for an event that was never recorded: it doesn't wait")
     driver.wait_for(event.marker)
 
 
 def milliseconds(driver: Driver, start: Event, end: Event) -> float:
+    """Time between two events that the host has waited for."""
     for event in (start, end):
         if event.marker is None or not driver.host_knows(event.marker):
             raise driver.violation("the time of an event that wasn't waited for")
@@ -87,6 +94,7 @@ def milliseconds(driver: Driver, start: Event, end: Event) -> float:
 
 
 def begin_capture(driver: Driver, stream: Stream, is_global: bool) -> None:
+    """Record the work of a stream from now on."""
     _not_capturing(driver, stream, "a capture begins")
     stream.capture = Graph(driver.next_number(), threading.get_ident(), is_global)
     driver.capturing.append(stream.capture)

@@ -44,6 +44,8 @@ class Shared:
 
 
 class Context:
+    """IExecutionContext; one thread at a time may use it."""
+
     _shared: Shared
 
     def __init__(self, engine: Any, runtime_config: Any) -> None:

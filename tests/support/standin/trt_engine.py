@@ -24,6 +24,8 @@ def engine_bytes(profiles: list[Any], scratch_per_pixel: int = 4, **wrong: Any) 
 
 
 class Logger:
+    """ILogger; the base class must be initialised."""
+
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
     def __init__(self) -> None:
@@ -34,6 +36,8 @@ class Logger:
 
 
 class Runtime:
+    """Deserializes the JSON of `engine_bytes`."""
+
     _shared: Shared
 
     def __init__(self, logger: Any) -> None:
@@ -69,6 +73,8 @@ class Runtime:
 
 
 class Engine:
+    """ICudaEngine; makes contexts for one thread at a time."""
+
     _shared: Shared
 
     def __init__(self, trt_runtime: Any, parsed: dict[str, Any]) -> None:
@@ -134,6 +140,8 @@ class Engine:
 
 
 class Inspector:
+    """EngineInspector; says what the JSON holds."""
+
     _shared: Shared
 
     def get_engine_information(self, information_format: Any) -> str:
@@ -142,6 +150,8 @@ class Inspector:
 
 
 class RuntimeConfig:
+    """IRuntimeConfig of TensorRT for RTX."""
+
     _shared: Shared
 
     def __init__(self) -> None:
