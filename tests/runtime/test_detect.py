@@ -14,9 +14,7 @@ import pytest
 
 from runtime import detect as command
 from runtime.detect import main
-from runtime.detection_files import json_file, json_lines_file
 from runtime.errors import UserError
-from runtime.files import WriteError
 from runtime.images import decode
 from runtime.images.sources import find_sources
 from runtime.manifest import InputShapes
@@ -119,67 +117,6 @@ def test_a_video_has_the_same_filter(model: Path, tmp_path: Path) -> None:
         assert {len(row["detections"]) for row in found(tmp_path / "out")["images"]} == {count}
 
 
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_json_lines_say_what_the_json_file_says(model: Path, tmp_path: Path) -> None:
-    folder, out, jsonl = tmp_path / "in", tmp_path / "out", tmp_path / "new" / "found.jsonl"
-    for number in range(3):
-        write_image(folder / f"größe{number}.png", 60 + 30 * number)
-    (folder / "bad.jpg").write_bytes(b"")
-    write_video(folder / "film.mp4", frames=3)
-    main([str(model), str(folder), "-o", str(out), "--json-only", "--jsonl", str(jsonl)])
-    rows, content = lines(jsonl), found(out)
-    assert [row for row in rows if "detections" in row] == content["images"]
-    assert [row for row in rows if "detections" not in row] == content["skipped"]
-    assert Path(rows[0]["file"]).name == "bad.jpg", "lines come in the order of the inputs"
-    assert len(rows) == 3 + 1 + 3
-
-
-def test_json_lines_are_there_as_soon_as_they_are_done(tmp_path: Path) -> None:
-    path = tmp_path / "found.jsonl"
-    path.write_text("of a run before")
-    with json_lines_file(path) as writer:
-        for number in range(3):
-            writer.add({"row": number})
-            assert [row["row"] for row in lines(path)] == list(range(number + 1))
-        writer.skip({"file": "x", "reason": "y"})
-        assert lines(path)[-1] == {"file": "x", "reason": "y"}
-
-
-def test_json_lines_survive_an_interruption(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with json_lines_file(tmp_path / "found.jsonl") as writer:
-            writer.add({"row": 0})
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert lines(tmp_path / "found.jsonl") == [{"row": 0}]
-
-
-def test_a_full_disk_names_the_json_lines_file() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with (
-        pytest.raises(WriteError, match="cannot write /dev/full: No space left"),
-        json_lines_file(Path("/dev/full")) as writer,
-    ):
-        writer.add({"row": 0})
-
-
-def test_json_lines_replace_nothing_that_the_run_needs(model: Path, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "a.png")
-    out = tmp_path / "out"
-    for target in (path, model, out / "detections.json"):
-        with pytest.raises(UserError, match="this run reads or writes that file already; choose another name"):
-            main([str(model), str(path), "-o", str(out), "--jsonl", str(target)])
-    with pytest.raises(WriteError, match="cannot write"):
-        main([str(model), str(path), "-o", str(out), "--jsonl", str(tmp_path)])
-    assert decode(path).shape == (60, 80, 3)
-
-
 def test_a_second_run_does_not_detect_on_the_drawn_images(model: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     for _ in range(2):
@@ -230,20 +167,6 @@ def test_a_video(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert sorted(path.name for path in out.iterdir()) == ["detections.json", "film.mp4"]
 
 
-def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
-    path = tmp_path / "detections.json"
-    for error in (KeyboardInterrupt(), WriteError("cannot write x")):
-        with pytest.raises(type(error)):
-            fail_after(path, 2, error)
-        content = json.loads(path.read_text())
-        assert content["images"] == [{"row": 0}, {"row": 1}]
-        assert content["complete"] is False
-    path.write_text("old")
-    with pytest.raises(WriteError):
-        fail_after(path, 0, WriteError("x"))
-    assert path.read_text() == "old"
-
-
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Path) -> None:
     first, out = write_image(tmp_path / "in" / "0000.png"), tmp_path / "out"
@@ -281,20 +204,6 @@ def test_an_image_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> Non
     assert "an image of 200×60 needs a canvas of 128×64" in skipped["reason"]
     with pytest.raises(UserError, match="batch 3, but the graph was exported for 1 to 2"):
         main([str(model), str(good), "-o", str(tmp_path / "out"), "--batch", "3"])
-
-
-def fail_after(path: Path, rows: int, error: BaseException) -> None:
-    with json_file(path, {"classes": []}) as results:
-        for row in range(rows):
-            results.add({"row": row})
-        raise error
-
-
-def test_a_defect_leaves_the_old_file(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        fail_after(tmp_path / "x.json", 3, ZeroDivisionError())
-    assert (tmp_path / "x.json").read_text() == "old"
 
 
 def run(*options: object, repository: Path, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:

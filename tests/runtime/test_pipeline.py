@@ -1,17 +1,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -63,7 +58,7 @@ def test_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits",
+    "settings",
     [
         PipelineSettings(1, 0, None, 1, 1),
         PipelineSettings(3, 0, None, 4, 2),
@@ -72,7 +67,7 @@ def test_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("count", [1, 7, 200])
-def test_order_is_kept_whatever_each_stage_takes(limits: PipelineSettings, count: int) -> None:
+def test_order_is_kept_whatever_each_stage_takes(settings: PipelineSettings, count: int) -> None:
     dice = random.Random(count)
 
     def load(item: int) -> int:
@@ -89,7 +84,7 @@ def test_order_is_kept_whatever_each_stage_takes(limits: PipelineSettings, count
             yield item
 
     keys = [dice.randrange(4) for _ in range(count)]
-    found = list(run_pipeline(source(), load, keys.__getitem__, run, limits))
+    found = list(run_pipeline(source(), load, keys.__getitem__, run, settings))
     assert found == [item * item for item in range(count)]
 
 
@@ -148,8 +143,8 @@ def test_without_a_time_limit_a_slow_source_still_makes_full_batches() -> None:
     assert record.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize("limits", [QUICK, PipelineSettings(2, 0, None, 1, 1)])
-def test_a_slow_consumer_stops_the_source(limits: PipelineSettings) -> None:
+@pytest.mark.parametrize("settings", [QUICK, PipelineSettings(2, 0, None, 1, 1)])
+def test_a_slow_consumer_stops_the_source(settings: PipelineSettings) -> None:
     given = taken = most = 0
 
     def source() -> Iterator[int]:
@@ -159,12 +154,12 @@ def test_a_slow_consumer_stops_the_source(limits: PipelineSettings) -> None:
             most = max(most, given - taken)
             yield item
 
-    for _ in run_pipeline(source(), same, parity, squares, limits):
+    for _ in run_pipeline(source(), same, parity, squares, settings):
         taken += 1
         if taken % 10 == 0:
             time.sleep(0.01)
     assert given == taken == 150
-    assert most <= limits.inside + 1  # one is the consumer's
+    assert most <= settings.inside + 1  # one is the consumer's
 
 
 def test_items_are_let_go_of_when_they_are_loaded() -> None:
@@ -183,8 +178,8 @@ def test_items_are_let_go_of_when_they_are_loaded() -> None:
             del item
 
     most = 0
-    limits = PipelineSettings(4, 40, None, 2, 1)
-    for _ in run_pipeline(source(), lambda _: 0, lambda _: 0, lambda batch: batch, limits):
+    settings = PipelineSettings(4, 40, None, 2, 1)
+    for _ in run_pipeline(source(), lambda _: 0, lambda _: 0, lambda batch: batch, settings):
         time.sleep(0.002)
         most = max(most, sum(reference() is not None for reference in alive))
     assert len(alive) == 40
@@ -328,47 +323,3 @@ def test_a_source_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytes
     for thread in threading.enumerate():
         if thread.name == "pipeline-source":
             thread.join(5)
-
-
-INTERRUPTED = """
-import threading, time
-from runtime.pipeline import PipelineSettings, run_pipeline
-
-def slow(batch):
-    time.sleep(0.01)
-    return batch
-
-try:
-    for item in run_pipeline(range(10**9), lambda i: i, lambda i: 0, slow, PipelineSettings()):
-        if item == 20:
-            print("running", flush=True)
-except KeyboardInterrupt:
-    left = [t.name for t in threading.enumerate() if t.name.startswith("pipeline")]
-    print("interrupted", left, flush=True)
-"""
-
-ABANDONED = """
-from runtime.pipeline import PipelineSettings, run_pipeline
-results = run_pipeline(iter(int, 1), lambda i: i, lambda i: 0, lambda batch: batch, PipelineSettings())
-next(results)
-print("leaving", flush=True)
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_leaves_no_thread(repository: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], cwd=repository, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
-    assert rest == "interrupted []\n"
-    assert process.returncode == 0
-
-
-def test_a_pipeline_that_is_left_half_way_does_not_keep_the_process(repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ABANDONED], cwd=repository, capture_output=True, text=True, timeout=20, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "leaving\n", "")
