@@ -43,7 +43,8 @@ class Assignment:
     # "fcos": the largest distance from a point to a side of its box, in px, on each level but the last, which has no
     # limit.
     level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
-    # "fcos": positives are all points in the box; those within `radius` strides of its centre; or the k nearest.
+    # "fcos": all points in the box are positive ("none"), or only the points within `radius` strides of its centre
+    # ("radius"), or only the k nearest to its centre ("nearest").
     center_sampling: CenterSampling = "none"
     radius: float = 1.5  # in strides, for center sampling "radius"
 

@@ -1,6 +1,6 @@
 """Configuration as frozen dataclasses, and the recipes that fill them.
 
-The records and literals of single parts are defined with those parts; all of them can be imported from here.
+The records and literals of a part are defined in the part's module; all can be imported from here.
 """
 
 from ..assign import Assignment, AssignmentMethod, CenterSampling, KCounts

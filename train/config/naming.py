@@ -1,4 +1,4 @@
-"""How a recipe gets its name: it is that of its function, and stands nowhere else."""
+"""Recipes are named by their functions: `recipe` passes a function its name, and `by_name` makes the table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Recipe(Protocol):
 
 
 def recipe(make: Callable[[str], Config]) -> Recipe:
-    """A recipe from a function of its own name: used as a decorator, it passes the function's name to the function."""
+    """A decorator: it calls `make` with the function's name, so that the name is written once."""
 
     @functools.wraps(make)
     def build() -> Config:

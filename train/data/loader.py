@@ -190,8 +190,8 @@ def training_batches(
 ) -> Iterator[TrainBatch]:
     """The batches of a run from step `first_step` on: the one function of this room that reads the configuration.
 
-    Of several processes each takes `share` images of every batch, process `rank` those from `rank` · `share` on; a
-    single process takes all. Raises ImageError where the images can't be read.
+    Each of several processes takes `share` images of every batch, beginning with image `rank` · `share`; a single
+    process takes all. Raises ImageError where the images can't be read.
     """
     batch = settings.schedule.batch
     crop = settings.augment.crop

@@ -122,7 +122,7 @@ class Criterion:
     ) -> Normalizers:
         """The divisors of a batch's losses; 0 where no anchor is positive.
 
-        The normalizers of a batch are the sums of those of its parts. `assigned` is given where the targets were
+        The normalizers of a batch are the sums of its parts' normalizers. `assigned` is given where the targets were
         assigned before.
         """
         assigned = self.assign(targets, canvas_hw) if assigned is None else assigned

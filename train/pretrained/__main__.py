@@ -1,6 +1,6 @@
 """Convert a published checkpoint of another implementation to a checkpoint of this toolkit.
 
-    python -m train.pretrained FILE                        # says what it is and writes FILE.converted.pt
+    python -m train.pretrained FILE                        # says what it is, writes NAME.converted.pt
     python -m train.pretrained FILE -o atss.pt --dialect authors_atss
     python -m export.to_onnx atss.pt                       # deploy it,
     python -m train atss.pt --out runs/mine --data.…       # or fine-tune it on other classes

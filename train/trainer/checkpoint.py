@@ -55,7 +55,7 @@ class Checkpoint(NamedTuple):
     classes: Classes
     step: int  # number of steps done
     model: dict[str, Tensor]
-    averaged: dict[str, Tensor] | None  # the averaged weights, which are the ones to evaluate and deploy
+    averaged: dict[str, Tensor] | None  # the averaged weights, to evaluate and deploy
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     ap: float | None  # 0–1, of the last evaluation, if that was on the whole validation set

@@ -7,7 +7,7 @@ A process that fails leaves its message in the store that the processes meet at;
 for the message and ends its process. torchrun's own failure handling is no substitute on several nodes (torch 2.14,
 gloo, two nodes of one process, `@record`, process 1 raising "the disk is full"): torchrun on the other node gives the
 lost connection as the root cause and never names the disk, and a process that isn't waiting in a collective works on
-(for a whole minute, when it was stopped), since torchrun watches the processes of its own node alone. On one node
+(for the whole minute of the trial), since torchrun watches the processes of its own node alone. On one node
 torchrun ends all processes within seconds, as the watcher does. `monitored_barrier` exists for gloo only, and needs its
 timeout to pass, which must be longer than the evaluation of a large validation set.
 """

@@ -45,7 +45,7 @@ class TrainingResult(NamedTuple):
 
     last: Path  # checkpoint of the last step
     best: Path | None  # checkpoint of the highest AP; None without evaluations on the whole validation set
-    steps: int  # steps done, those before a resume included
+    steps: int  # steps done, including the steps before a resume
     ap: float | None  # 0–1, after the last step; None where that wasn't evaluated by this call
     best_ap: float | None  # 0–1, of `best`
 

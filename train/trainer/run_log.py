@@ -51,7 +51,7 @@ class RunLog:
         images: int,
         parameters: int,
     ) -> None:
-        """Print what is trained, on what and for how long, and write the configuration to TensorBoard."""
+        """Print the size of the model and of the run, and write the configuration to TensorBoard."""
         if not self.writes:
             return
         schedule = config.schedule
