@@ -31,8 +31,9 @@ from runtime.batching import batches_by, cut
 from runtime.detector import WINDOW, Detector, pipeline_settings
 from runtime.files import atomic_write
 from runtime.images.preprocess import make_batch, plan
+from runtime.machine.processor import processors
 from runtime.manifest import Preprocess
-from runtime.pipeline import PipelineSettings, processors, run_pipeline
+from runtime.pipeline import PipelineSettings, run_pipeline
 
 # fmt: off
 COCO_SIZES_WH = {

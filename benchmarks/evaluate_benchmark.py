@@ -31,7 +31,7 @@ from runtime.coco.evaluation import score_detector
 from runtime.coco.run import RunSettings, plan_batches
 from runtime.detector import Detector, join_batches
 from runtime.files import atomic_write
-from runtime.pipeline import processors
+from runtime.machine.processor import processors
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -31,7 +31,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import atomic_write
 from runtime.images.sources import find_sources
-from runtime.pipeline import processors
+from runtime.machine.processor import processors
 
 EVERY = 500
 BAD_EVERY = 50

@@ -31,8 +31,9 @@ from .detections import (
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
+from .machine.processor import processors
 from .manifest import InputShapes, Manifest, Preprocess
-from .pipeline import PipelineSettings, processors, run_pipeline
+from .pipeline import PipelineSettings, run_pipeline
 from .stopwatch import Stopwatch
 
 # uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.

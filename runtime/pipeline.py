@@ -9,7 +9,6 @@ there. The threads of the pools hold nothing but their current call.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -49,13 +48,6 @@ class PipelineSettings:
         that it takes itself.
         """
         return self.window + (self.runners + 1) * self.batch + self.loaders
-
-
-def processors() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_pipeline(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..command_names import QUANTIZE, TO_TRT
+from ..command_names import QUANTIZE, TO_ONNX, TO_TRT
 from .contract import Backend, BackendError
+from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 from .onnx_file import check_file
 from .openvino_backend import OpenVinoBackend
 from .options import BACKENDS, BackendOptions, as_flag, backends_taking, ignored_options
@@ -15,6 +17,22 @@ from .ort.backend import OrtBackend
 
 # Best first. TensorRT's providers are left out: they build an engine for minutes, which users must ask for.
 AUTO = ("cuda", "openvino", "cpu")
+
+
+def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
+    """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
+
+    Without options the best backend that starts is taken. Raises BackendError for a file that the chosen backend, or
+    every backend, can't run; ManifestError, EngineError.
+    """
+    chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
+    if suffix == ".onnx":
+        return open_onnx(path, chosen)
+    if suffix in ENGINE_SUFFIXES:
+        return open_engine(path, chosen)
+    if suffix in (".pt", ".pth", ".ckpt"):
+        raise BackendError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}")
+    raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")
 
 
 def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:

@@ -1,19 +1,15 @@
-"""What a backend is: the interface that ONNX Runtime, OpenVINO and TensorRT share, its errors, and opening one."""
+"""What a backend is: the interface that ONNX Runtime, OpenVINO and TensorRT share, and its errors."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from ..command_names import TO_ONNX
 from ..detections import RawOutputs
 from ..errors import UserError
 from ..manifest import Manifest
 from ..stopwatch import Stopwatch
-from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 
 
 class BackendError(UserError):
@@ -65,22 +61,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release what the backend holds; later calls of `infer` raise BackendError."""
         ...
-
-
-def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
-    """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
-
-    Without options the best backend that starts is taken. Raises BackendError for a file that the chosen backend, or
-    every backend, can't run; ManifestError, EngineError.
-    """
-    from .choice import open_engine, open_onnx
-    from .options import BackendOptions
-
-    chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
-    if suffix == ".onnx":
-        return open_onnx(path, chosen)
-    if suffix in ENGINE_SUFFIXES:
-        return open_engine(path, chosen)
-    if suffix in (".pt", ".pth", ".ckpt"):
-        raise BackendError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}")
-    raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")

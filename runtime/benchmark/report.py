@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..machine.conditions import Machine, ModelInfo, Run
+from ..machine.conditions import Machine, Run
 from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution, distribution, speed_ratios
+from .model_info import ModelInfo
 from .rounds import Measured
 
 FORMAT_VERSION = 1

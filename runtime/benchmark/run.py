@@ -16,9 +16,7 @@ from ..backends.options import BackendOptions
 from ..cuda import pci_bus_id
 from ..detector import Detector
 from ..machine.conditions import (
-    ModelInfo,
     describe_machine,
-    describe_model,
     describe_run,
     memory_mb,
     peak_memory_mb,
@@ -28,6 +26,7 @@ from ..machine.gpu_watch import GpuWatch
 from ..machine.gpus import kernel_driver
 from ..model_spec import ModelSpec, open_model_with_sha256
 from .images import ImageFiles
+from .model_info import ModelInfo, describe_model
 from .report import Figures, Memory, Pair, Report, Settings, figures, pairs
 from .rounds import measure
 from .stages import plan_work

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..machine.conditions import Machine, ModelInfo
+from ..machine.conditions import Machine
 from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
 from .images import ImageSet
 from .measuring import Distribution
+from .model_info import ModelInfo
 from .report import Figures, Memory, Pair, Report
 
 NOISY = 0.1  # spread over rounds above which a figure counts as noisy

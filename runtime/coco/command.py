@@ -31,8 +31,8 @@ from ..detector import Detector, resolve_batch
 from ..errors import UserError
 from ..files import atomic_write, require_writable
 from ..images import MAX_PIXELS
+from ..machine.processor import processors
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
-from ..pipeline import processors
 from ..tta import add_tta_arguments, parse_tta, with_tta
 from .dataset import CocoDataset, load_coco_with_truth
 from .evaluation import compare_models

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory, old_driver
+from .contract import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory, old_driver
 
 _BUS_ID_BYTES = 32  # "0000:01:00.0" and its end take 13
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
+from .contract import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
 
 _STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
 

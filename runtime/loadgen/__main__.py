@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments, backend_options
 from ..benchmark.images import find_images
+from ..benchmark.model_info import describe_model
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
 from ..coco.report import metrics_as_json, metrics_as_table
 from ..coco.results import Results, join_results, results_of_image, write_results
@@ -34,10 +35,10 @@ from ..detector import Detector, resolve_batch
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError
-from ..machine.conditions import command_line, describe_machine, describe_model, describe_run, version_of
+from ..machine.conditions import command_line, describe_machine, describe_run, version_of
+from ..machine.processor import processors
 from ..manifest import Preprocess
 from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
-from ..pipeline import processors
 from .logs import Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for

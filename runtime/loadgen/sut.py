@@ -22,8 +22,8 @@ from ..batching import group_by
 from ..detections import Detections, empty_detections
 from ..images import Decoded
 from ..images.preprocess import load
+from ..machine.processor import processors
 from ..manifest import Preprocess
-from ..pipeline import processors
 
 COLUMNS = 6  # of a response: x1, y1, x2, y2 in pixels of the image, score, class (0-based)
 

@@ -1,4 +1,4 @@
-"""The conditions of a measurement, which are needed to repeat it: machine, load, libraries, model."""
+"""The conditions of a measurement, which are needed to repeat it: machine, load, libraries, code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from ..detector import Detector
-from ..manifest import InputShapes, Precision, Preprocess, toolkit_version
-from ..pipeline import processors
-from .processor import read_processor
+from ..manifest import toolkit_version
+from .processor import processors, read_processor
 
 LIBRARIES = (
     "numpy",
@@ -61,22 +59,6 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """A deployed model, and what runs it."""
-
-    path: str
-    sha256: str
-    bytes: int
-    backend: str  # library, version, device, threads
-    recipe: str
-    precision: Precision
-    classes: int
-    inputs: InputShapes
-    preprocess: Preprocess
-    checkpoint_sha256: str
-
-
-@dataclass(frozen=True)
 class Run:
     """When a measurement ran, and from which code."""
 
@@ -100,23 +82,6 @@ def describe_machine() -> Machine:
         environment={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         busy_share=_busy_share(),
-    )
-
-
-def describe_model(path: Path, sha256: str, detector: Detector) -> ModelInfo:
-    """The deployed model that a detector runs; `sha256` is of the file at `path`."""
-    manifest = detector.manifest
-    return ModelInfo(
-        path=str(path),
-        sha256=sha256,
-        bytes=path.stat().st_size,
-        backend=detector.backend.description,
-        recipe=manifest.recipe,
-        precision=manifest.precision,
-        classes=len(manifest.classes),
-        inputs=manifest.inputs,
-        preprocess=manifest.preprocess,
-        checkpoint_sha256=manifest.checkpoint_sha256,
     )
 
 

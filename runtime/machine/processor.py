@@ -6,6 +6,7 @@ add four such products in 32 bits. Processors without them add two in 16 bits an
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -94,3 +95,10 @@ def _from_sysctl() -> tuple[str | None, frozenset[str]]:
         elif key.startswith("hw.optional.") and value == "1":
             features.add(key.removeprefix("hw.optional.").lower())
     return name, frozenset(features)
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
