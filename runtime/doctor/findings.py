@@ -63,6 +63,8 @@ def _driver(gpus: Gpus, libraries: Sequence[Library]) -> list[str | None]:
     if gpus.driver is not None:
         unlisted = f"NVIDIA's driver is loaded, but its GPUs cannot be listed: {gpus.problem}" if gpus.problem else None
         return [unlisted, driver_problem(gpus.driver, libraries), cuda_mismatch(libraries, gpus.driver)]
+    if for_gpus and gpus.driver_unknown:
+        return [f"NVIDIA's driver cannot be checked: {gpus.problem}", cuda_mismatch(for_gpus)]
     if not for_gpus and not gpus.driver_failed:
         return []
     problem = driver_problem(None, for_gpus)

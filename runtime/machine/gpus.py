@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from .nvml import FAILED, LIMIT_S, NO_ANSWER, NvmlError, NvmlGpu, open_nvml
+from .nvml import FAILED, LIMIT_S, MISSING, NO_ANSWER, NvmlError, NvmlGpu, open_nvml
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # containers have it even without NVML
 
@@ -36,6 +37,13 @@ class Gpus:
     def driver_failed(self) -> bool:
         """Whether a driver is installed that doesn't answer."""
         return self.problem is not None and self.problem.startswith(FAILED)
+
+    @property
+    def driver_unknown(self) -> bool:
+        """Whether a driver may be installed that nothing here can ask: without nvidia-ml-py only Linux tells of it."""
+        if self.driver is not None or self.problem is None or not self.problem.startswith(MISSING):
+            return False
+        return platform.system() != "Linux" or "microsoft" in platform.release().lower()  # WSL: the driver is Windows'
 
 
 def list_gpus(limit_s: float = LIMIT_S) -> Gpus:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 INSTALL = "pip install nvidia-ml-py"
+MISSING = "nvidia-ml-py cannot be imported"
 FAILED = "NVML failed"
 NO_ANSWER = f"{FAILED}: the driver does not answer"
 LIMIT_S = 20.0  # after which the driver counts as hung; it takes seconds where it sleeps between calls
@@ -154,7 +155,7 @@ def open_nvml() -> Iterator[Nvml]:
     try:
         library: Any = importlib.import_module("pynvml")
     except ImportError as error:
-        raise NvmlError(f"nvidia-ml-py cannot be imported ({error}): {INSTALL}") from error
+        raise NvmlError(f"{MISSING} ({error}): {INSTALL}") from error
     try:
         library.nvmlInit()
     except library.NVMLError as error:

@@ -78,7 +78,10 @@ def why_not_started(library: Any, missing: str | None) -> str:
         return missing
     ours = [found for found in cuda_libraries() if found.distribution == "onnxruntime-gpu"]
     unknown = f"repair the driver or the CUDA libraries that its log above names ({DOCTOR} tells more)"
-    return driver_problem(list_gpus().driver, ours) or unknown
+    gpus = list_gpus()
+    if gpus.driver_unknown:
+        return f"{unknown}; NVIDIA's driver cannot be checked: {gpus.problem}"
+    return driver_problem(gpus.driver, ours) or unknown
 
 
 def _mismatch() -> str | None:

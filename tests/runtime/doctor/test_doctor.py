@@ -92,6 +92,13 @@ def test_no_driver() -> None:
     )
 
 
+def test_a_driver_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    missing = Gpus(None, (), "nvidia-ml-py cannot be imported (no such module): pip install nvidia-ml-py")
+    assert one(advice(missing, [ORT], ["onnxruntime-gpu"])) == f"NVIDIA's driver cannot be checked: {missing.problem}"
+    assert advice(missing) == []
+
+
 def test_a_driver_that_is_too_old() -> None:
     assert one(advice(Gpus("550.54.14", (L4,), None), [ORT, TENSORRT], ["onnxruntime-gpu"])) == (
         "NVIDIA's driver 550.54.14 is too old for onnxruntime-gpu 1.31.1, tensorrt-cu13 11.4.0.106, built for CUDA 13: "

@@ -37,6 +37,24 @@ def test_no_package_and_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.problem.endswith(": pip install nvidia-ml-py")
 
 
+@pytest.mark.parametrize(
+    ("system", "release", "unknown"),
+    [("Linux", "6.8.0-45-generic", False), ("Linux", "5.15.0-microsoft-standard-WSL2", True), ("Windows", "11", True)],
+)
+def test_without_the_package_only_linux_tells_of_a_driver(
+    monkeypatch: pytest.MonkeyPatch, kernel: Path, system: str, release: str, unknown: bool
+) -> None:
+    monkeypatch.setattr(module.platform, "system", lambda: system)
+    monkeypatch.setattr(module.platform, "release", lambda: release)
+    use(monkeypatch, None)
+    assert list_gpus().driver_unknown is unknown
+    use(monkeypatch, FakeNvml(broken="LIBRARY_NOT_FOUND"))
+    assert list_gpus().driver_unknown is False
+    use(monkeypatch, None)
+    kernel.write_text(OPEN)
+    assert list_gpus().driver_unknown is False
+
+
 @pytest.mark.parametrize(("text", "driver"), [(OPEN, "580.65.06"), (CLOSED, "535.104.05"), ("nonsense\n", None)])
 def test_the_driver_of_the_kernel_where_nvml_is_missing(
     monkeypatch: pytest.MonkeyPatch, kernel: Path, text: str, driver: str | None

@@ -133,6 +133,16 @@ def test_a_driver_that_is_too_old(model: Path, use: Use) -> None:
     )
 
 
+def test_a_driver_that_cannot_be_asked(model: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(FakeOrt(broken=(CUDA,), silent=True))
+    missing = Gpus(None, (), "nvidia-ml-py cannot be imported (no such module): pip install nvidia-ml-py")
+    monkeypatch.setattr(ort_libraries, "list_gpus", lambda: missing)
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    said = opened(model)
+    assert "no NVIDIA driver was found" not in said
+    assert f"NVIDIA's driver cannot be checked: {missing.problem}" in said
+
+
 def test_nothing_of_that(model: Path, use: Use) -> None:
     use(FakeOrt(broken=(CUDA,), silent=True))
     assert (
