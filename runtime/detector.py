@@ -282,12 +282,12 @@ def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int =
     """
     low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
     if low > high:
-        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one anew")
+        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one again")
     if asked is None:
         return max(low, min(usual, high))
     if not low <= asked <= high:
         expected = f"{low}" if low == high else f"{low} to {high}"
-        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; ask for that or export anew")
+        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; choose that or export it again")
     return asked
 
 

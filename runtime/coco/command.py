@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
     if options.shard is not None:
+        if kept != KEEP_ALL:
+            raise UserError("--shard: results are filtered when the parts are scored; give the filter with --results")
         _detect_part(options, dataset)
     elif len(options.models) > 1:
         _compare(options, dataset, truth, kept)
@@ -113,8 +115,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--results-out takes the results of one model")
     if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
         parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
-    if options.shard is not None and (options.classes or options.score != KEEP_ALL.min_score):
-        parser.error("--classes and --score are applied when the parts are scored: give them with --results")
     return options
 
 

@@ -1,8 +1,8 @@
 """COCO's definition of AP and AR for boxes, on arrays: equals pycocotools' COCOeval bit for bit.
 
 COCOeval itself keeps every annotation, detection and match as Python objects: its memory grows with the data set, and
-500 images take it longer than a GPU takes to detect on them. faster-coco-eval gives the same numbers, but needs ten
-times the memory and is no faster (benchmarks/coco_benchmark.py). IoU is computed by pycocotools.
+500 images take it longer than a GPU takes to detect on them. faster-coco-eval gives the same numbers, but takes longer
+from 500 images on and nine times the memory or more (benchmarks/coco_benchmark.py). pycocotools computes the IoU.
 
 I images, A annotations, K categories, N detections; 4 areas (all, small, medium, large), T = 10 IoU thresholds.
 """

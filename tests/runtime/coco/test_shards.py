@@ -102,6 +102,9 @@ def test_classes_are_chosen_when_parts_are_merged_or_models_compared(
     assert json.loads(out.read_text())["per_class"] == alone["per_class"]
     together = run(dataset, tmp_path / "all.json", models["fp32"], models["fp16"], "--classes", 7)["artifacts"]
     assert together[0]["per_class"] == alone["per_class"]
+    for option in (["--classes", 7], ["--score", 0.5]):
+        with pytest.raises(UserError, match="filtered when the parts are scored; give the filter with --results"):
+            parts(dataset, models["fp32"], tmp_path, 2, *option)
 
 
 def change(path: Path, **fields: object) -> None:
