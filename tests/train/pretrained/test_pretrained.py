@@ -276,7 +276,7 @@ def test_the_command_tells_what_it_found(
     assert "torchvision's fcos_resnet50_fpn (tv_fcos): resnet50, 2 classes, NMS at 0.6" in capsys.readouterr().out
     assert load_detector(out).classes.names == ("class 0", "class 1")
     monkeypatch.setattr("sys.argv", ["train.pretrained", str(out), "-o", str(out)])
-    with pytest.raises(ForeignError, match="is the file itself"):
+    with pytest.raises(ForeignError, match="is the input file"):
         pretrained.main()
 
 
