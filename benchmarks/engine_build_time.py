@@ -38,8 +38,8 @@ from export.verification.images import synthetic_images
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
+from train.build import build_detector
 from train.config.recipes import RECIPES
-from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")

@@ -46,9 +46,9 @@ from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError, run_main
 from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
+from train.build import build_detector
 from train.config import Backbone
 from train.config.paper_recipes import SYSTEMS
-from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")

@@ -22,8 +22,8 @@ from export.graph.shapes import input_shapes
 from runtime.files import atomic_path
 from runtime.images import decode
 from runtime.images.preprocess import resize
+from train.build import build_detector
 from train.config.recipes import RECIPES
-from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 CLASSES = 80  # for torchvision's too, whose published models compute 91: the same for all

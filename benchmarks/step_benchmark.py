@@ -29,11 +29,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from runtime.files import atomic_write
+from train.build import build_criterion, build_detector
 from train.config import Config
 from train.config.recipes import RECIPES
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
-from train.model.build import build_detector
 from train.trainer.optim import build_optimizer
 
 CLASSES = 80

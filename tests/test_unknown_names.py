@@ -24,14 +24,13 @@ from runtime.loadgen.settings import Estimate, Target, settings_for
 from runtime.names import unknown_name
 from train import config
 from train.assign import build_assigner
+from train.build import build_criterion, build_detector, build_postprocess
 from train.config import Assignment, Head, Loss, Model, Regression, Schedule, Scoring
 from train.config.recipes import atss_tiny
 from train.geometry.anchors import anchor_sides, pyramid_levels
 from train.geometry.box_coder import decode, encode
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
 from train.model.backbones import build_backbone
-from train.model.build import build_detector, build_postprocess
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head as HeadModule
 from train.model.postprocess import select_candidates

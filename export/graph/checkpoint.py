@@ -17,8 +17,8 @@ import onnx
 import torch
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
+from train.build import build_postprocess
 from train.geometry.anchors import anchors_per_cell
-from train.model.build import build_postprocess
 from train.trainer.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from runtime.detections import Detections
-from train.model.build import build_postprocess
+from train.build import build_postprocess
 from train.model.detector import DenseOutputs
 from train.model.postprocess import select_candidates
 from train.trainer.checkpoint import LoadedDetector

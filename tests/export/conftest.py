@@ -23,8 +23,8 @@ from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
 from export.verification.images import synthetic_images
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
+from train.build import build_detector
 from train.config import Backbone, Config, Head, Model, Pyramid
-from train.model.build import build_detector
 from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from runtime.manifest import Preprocess, Thresholds
+from train.build import build_detector
 from train.config import Backbone, Config, Model
-from train.model.build import build_detector
 from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 THIN = Backbone("resnet18", weights="none", stem_channels=8)

@@ -2,7 +2,7 @@
 
 A recipe (`recipes.py`) returns a `Config`; the command line overrides single fields; a checkpoint carries it.
 The parts' own parameter records are its fields (`Anchors`, `Loss`, …), and the parts don't know the configuration: only
-a room's builder (`model/build.py`, `loss/build.py`) reads it.
+`train/build.py` reads it for them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from runtime.coco import CocoDataset
 from runtime.images import ImageError
 from runtime.manifest import Preprocess
 
-from ..config import Config
 from ..loss.criterion import Targets
 from .augment import Augment, Sample, augment, choose, training_hw
 from .sampler import grouped_by_aspect, shuffled
@@ -186,41 +185,26 @@ class _Collate:
 
 
 def training_batches(
-    dataset: CocoDataset, settings: Config, first_step: int, share: int | None = None, rank: int = 0
+    stream: TrainingStream, steps: range, batch: int, workers: int = 0, *, share: int | None = None, rank: int = 0
 ) -> Iterator[TrainBatch]:
-    """The batches of a run from step `first_step` on: the one function of this room that reads the configuration.
+    """The batches of the steps, each of `batch` images of the stream, read by `workers` processes.
 
     Each of several processes takes `share` images of every batch, beginning with image `rank` · `share`; a single
     process takes all. Raises ImageError where the images can't be read.
     """
-    batch = settings.schedule.batch
-    crop = settings.augment.crop
-    stream = TrainingStream(
-        dataset,
-        settings.augment,
-        settings.preprocess,
-        settings.data.keep_empty,
-        seed=settings.run.seed,
-        group=batch if settings.data.group_by_aspect and crop == (0, 0) else 0,
-    )
+    crop = stream.settings.crop
     loader: DataLoader[Any] = DataLoader(
         stream,
-        batch_sampler=_Steps(
-            first_step,
-            settings.schedule.steps,
-            batch,
-            batch if share is None else share,
-            rank,
-        ),
-        num_workers=settings.data.workers,
-        collate_fn=_Collate(crop if crop != (0, 0) else None, settings.preprocess),
+        batch_sampler=_Steps(steps.start, steps.stop, batch, batch if share is None else share, rank),
+        num_workers=workers,
+        collate_fn=_Collate(crop if crop != (0, 0) else None, stream.pre),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
     )
-    for batch in loader:
-        if isinstance(batch, ImageError):
-            raise batch
-        yield batch
+    for items in loader:
+        if isinstance(items, ImageError):
+            raise items
+        yield items
 
 
 def _one_thread(worker: int) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from runtime.errors import UserError
 
+from ..build import build_detector
 from ..config import Config, Model
 from ..geometry.anchors import anchors_per_cell
-from ..model.build import build_detector
 from ..trainer.checkpoint import Classes
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 

@@ -17,9 +17,9 @@ from runtime.detector import DetectorProtocol
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.stopwatch import Stopwatch
 
+from ..build import build_postprocess
 from ..config import Config
 from ..model.backbones import COARSEST
-from ..model.build import build_postprocess
 from ..model.detector import DetectorNetwork
 from ..model.postprocess import select_candidates
 from .checkpoint import Classes

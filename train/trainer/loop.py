@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from runtime.coco import CocoDataset
 from runtime.detector import Detector as RuntimeDetector
 
+from ..build import build_criterion, build_training_batches
 from ..config import Config
 from ..config.check import check_config
-from ..data.loader import images_to_train_on, training_batches
-from ..loss.build import build_criterion
+from ..data.loader import images_to_train_on
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .checkpoint import Checkpoint, Classes, save_checkpoint
@@ -94,7 +94,7 @@ def train_detector(config: Config, out: Path, resume: bool = False, world: World
 
     with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = training_batches(train_set, config, state.step, share, world.rank)
+        batches = build_training_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0

@@ -11,8 +11,8 @@ import torch
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
 
+from ..build import build_detector
 from ..config import Config
-from ..model.build import build_detector
 from ..model.detector import DetectorNetwork
 from .checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from .device import pick_device, pick_precision

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from runtime.coco import load_coco
+from train.build import build_criterion, build_detector, build_training_batches
 from train.config import Assignment, Config
-from train.data.loader import TrainBatch, training_batches
-from train.loss.build import build_criterion
+from train.data.loader import TrainBatch
 from train.loss.criterion import Criterion, Losses, Targets, rows_of
-from train.model.build import build_detector
 from train.trainer import loop
 from train.trainer.distributed import World
 
@@ -64,7 +63,7 @@ def test_a_batch_is_assigned_once(
     backbone = replace(config.model.backbone, batch_norm="frozen")
     config = replace(config, model=replace(config.model, backbone=backbone, assignment=rule))
     dataset = load_coco(config.data.train_json, config.data.train_images)
-    batch, classes = next(training_batches(dataset, config, 0)), len(dataset.classes)
+    batch, classes = next(build_training_batches(dataset, config, 0)), len(dataset.classes)
     expected, gradients = step(config, classes, batch, 1, World())
     assert assigned_images == [4]
     assigned_images.clear()

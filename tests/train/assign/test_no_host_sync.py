@@ -21,8 +21,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from tests.train.assign.test_assign import random_scene
 from train import config
 from train.assign import build_assigner
+from train.build import build_criterion
 from train.geometry.anchors import Level, pyramid_levels
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
 from train.model.detector import DenseOutputs
 

@@ -14,11 +14,10 @@ import torch
 
 from runtime.errors import UserError
 from train.__main__ import parse
+from train.build import build_criterion, build_detector, without_weights
 from train.config.check import check_config
 from train.config.recipes import RECIPES, atss_tiny
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
-from train.model.build import build_detector, without_weights
 from train.trainer.optim import build_optimizer
 
 

@@ -16,13 +16,12 @@ from tests.train.loss.test_criterion import SCENE, targets_of
 from train import config
 from train.__main__ import parse
 from train.assign import build_assigner
+from train.build import build_criterion, build_postprocess
 from train.config.paper_recipes import SYSTEMS
 from train.config.recipes import RECIPES
 from train.geometry.anchors import anchors_per_cell, grid_anchors, pyramid_levels
 from train.geometry.box_coder import decode, encode
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
-from train.model.build import build_postprocess
 from train.model.detector import DenseOutputs
 from train.model.postprocess import select_candidates
 

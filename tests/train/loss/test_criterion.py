@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.support import reference
 from train import config
-from train.loss.build import build_criterion
+from train.build import build_criterion
 from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
 

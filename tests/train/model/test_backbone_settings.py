@@ -14,12 +14,12 @@ import torchvision
 from runtime.errors import UserError
 from runtime.manifest import Preprocess
 from train.__main__ import parse
+from train.build import build_detector, without_weights
 from train.config import Backbone, BackboneName, Config
 from train.config.check import check_config
 from train.config.overrides import follow_backbone
 from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
 from train.model.backbones import BACKBONES, Network, build_backbone
-from train.model.build import build_detector, without_weights
 from train.model.weights import WeightsError, load_state
 from train.pretrained import dialects
 from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint

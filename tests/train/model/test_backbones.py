@@ -15,13 +15,12 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 from runtime.errors import UserError
 from tests.train.trainer.test_checkpoint import Malicious
+from train.build import build_criterion, build_detector
 from train.config import Backbone
 from train.config.recipes import atss_tiny
-from train.loss.build import build_criterion
 from train.loss.criterion import Targets
 from train.model.backbones import BACKBONES, STRIDES, build_backbone, norms_to_freeze, timm_entry
 from train.model.batch_norm import fold_batch_norms
-from train.model.build import build_detector
 from train.model.detector import DetectorNetwork
 from train.model.timm_backbone import TimmBackbone
 from train.model.weights import WeightsError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from runtime.manifest import Preprocess
+from train.build import build_detector
 from train.config import Config
-from train.model.build import build_detector
 from train.model.detector import DetectorNetwork
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head

@@ -11,7 +11,7 @@ from torch import Tensor
 from runtime.manifest import Thresholds
 from tests.support import reference
 from train import config
-from train.model.build import build_postprocess
+from train.build import build_postprocess
 from train.model.detector import DenseOutputs
 from train.model.postprocess import CandidateLimit, select_candidates
 

@@ -18,10 +18,9 @@ from torch import Tensor
 from export.verification.matching import EXACT
 from runtime.detections import Detections, postprocess
 from train.__main__ import parse
+from train.build import build_criterion, build_detector
 from train.config import Pyramid
-from train.loss.build import build_criterion
 from train.loss.criterion import Losses, Targets
-from train.model.build import build_detector
 from train.model.detector import DenseOutputs
 from train.pretrained import __main__ as pretrained
 from train.pretrained.convert import ForeignError, convert

@@ -20,11 +20,9 @@ from runtime.errors import EXIT_BAD_INPUT, UserError
 from tests.support.ranks import DEFECTS, patched
 from tests.train.loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
 from train import validate
+from train.build import build_criterion, build_detector, build_training_batches
 from train.config import Config
-from train.data.loader import training_batches
-from train.loss.build import build_criterion
 from train.loss.criterion import Losses, Normalizers, Targets, at_least_one
-from train.model.build import build_detector
 from train.model.detector import DenseOutputs
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector, read_checkpoint
@@ -218,7 +216,7 @@ def test_validate_scores_several_sizes_from_the_command_line(
 
 def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) -> None:
     dataset = load_coco(runs.config.data.train_json, runs.config.data.train_images)
-    mine = list(training_batches(dataset, runs.config, 0, runs.config.schedule.batch // 2, 1))[1].image_ids
+    mine = list(build_training_batches(dataset, runs.config, 0, runs.config.schedule.batch // 2, 1))[1].image_ids
     first, second = runs.answers["bad loss"]
     assert first == second
     assert f"nan at step 2, on the images with ids {mine}" in first
@@ -267,8 +265,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(small_config: Make, tmp_path: 
 def test_processes_together_see_the_images_of_one(size: int, small_config: Make) -> None:
     config = small_config(batch=4)
     dataset = load_coco(config.data.train_json, config.data.train_images)
-    alone = list(training_batches(dataset, config, 1))
-    parts = [list(training_batches(dataset, config, 1, 4 // size, rank)) for rank in range(size)]
+    alone = list(build_training_batches(dataset, config, 1))
+    parts = [list(build_training_batches(dataset, config, 1, 4 // size, rank)) for rank in range(size)]
     for step, whole in enumerate(alone):
         assert [i for part in parts for i in part[step].image_ids] == whole.image_ids
         assert torch.equal(torch.cat([part[step].images for part in parts]), whole.images)

@@ -11,8 +11,8 @@ import torch
 
 from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
+from train.build import build_criterion
 from train.config import Config
-from train.loss.build import build_criterion
 from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
 from train.trainer.loop import train_detector

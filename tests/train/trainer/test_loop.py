@@ -126,7 +126,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, step: int, change: Callable[[Losses]
 
 def last_ids(settings: Config, step: int) -> list[int]:
     data = load_coco(settings.data.train_json, settings.data.train_images)
-    return [batch.image_ids for batch in loop.training_batches(data, settings, 0)][step]
+    return [batch.image_ids for batch in loop.build_training_batches(data, settings, 0)][step]
 
 
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(

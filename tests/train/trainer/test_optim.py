@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from train.build import build_detector
 from train.config import Config, Schedule
 from train.config.recipes import atss_r50_fpn_1x
-from train.model.build import build_detector
 from train.model.detector import DetectorNetwork
 from train.trainer.optim import (
     AveragedWeights,

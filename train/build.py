@@ -1,18 +1,26 @@
-"""Builds the network that a configuration describes: the one module of this room that reads the configuration."""
+"""Builds network, postprocessing, criterion and training batches: the one module that reads the configuration for them.
+
+The parts take plain arguments and small records of their own; which setting goes where stands here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from runtime.coco import CocoDataset
 from runtime.manifest import Preprocess, Thresholds
 
-from .. import config
-from ..geometry.anchors import anchors_per_cell
-from .backbones import build_backbone, entry_of, missing_settings, norms_to_freeze
-from .detector import DetectorNetwork
-from .fpn import FeaturePyramid
-from .head import Head
-from .postprocess import Postprocess
+from . import config
+from .assign import build_assigner
+from .data.loader import TrainBatch, TrainingStream, training_batches
+from .geometry.anchors import anchors_per_cell
+from .loss.criterion import Criterion
+from .model.backbones import build_backbone, entry_of, missing_settings, norms_to_freeze
+from .model.detector import DetectorNetwork
+from .model.fpn import FeaturePyramid
+from .model.head import Head
+from .model.postprocess import Postprocess
 
 
 def build_detector(model: config.Model, num_classes: int, pre: Preprocess) -> DetectorNetwork:
@@ -57,3 +65,33 @@ def without_weights(model: config.Model) -> config.Model:
 def build_postprocess(model: config.Model, thresholds: Thresholds) -> Postprocess:
     """The parameters of a model's postprocessing."""
     return Postprocess(model.anchors, model.regression, model.scoring, thresholds)
+
+
+def build_criterion(model: config.Model) -> Criterion:
+    """The criterion of a model. Raises UserError for an unknown assigner."""
+    return Criterion(
+        levels=model.pyramid.levels,
+        anchors=model.anchors,
+        regression=model.regression,
+        assigner=build_assigner(model.assignment),
+        has_centerness=model.head.has_centerness,
+        loss=model.loss,
+    )
+
+
+def build_training_batches(
+    dataset: CocoDataset, settings: config.Config, first_step: int, share: int | None = None, rank: int = 0
+) -> Iterator[TrainBatch]:
+    """The batches of a run from step `first_step` on; see `training_batches` for `share` and `rank`."""
+    batch, crop = settings.schedule.batch, settings.augment.crop
+    stream = TrainingStream(
+        dataset,
+        settings.augment,
+        settings.preprocess,
+        settings.data.keep_empty,
+        seed=settings.run.seed,
+        group=batch if settings.data.group_by_aspect and crop == (0, 0) else 0,
+    )
+    return training_batches(
+        stream, range(first_step, settings.schedule.steps), batch, settings.data.workers, share=share, rank=rank
+    )
