@@ -126,7 +126,7 @@ def test_the_batch_is_the_graphs_or_the_asked_one(asked: int | None, used: int) 
 @pytest.mark.parametrize("asked", [0, 2, 5])
 def test_a_batch_that_the_graph_does_not_take(asked: int) -> None:
     detector = Detector(RedBackend(manifest_with(inputs=InputShapes(3, 4, 32, 512, 32, 512))))
-    with pytest.raises(BackendError, match=f"batch {asked}, but the graph was exported for 3 to 4; ask for that"):
+    with pytest.raises(BackendError, match=f"batch {asked}, but the graph was exported for 3 to 4; choose that"):
         list(detector.stream([red_image()], asked))
 
 
