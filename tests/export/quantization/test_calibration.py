@@ -106,11 +106,11 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         histogram.add(np.array([[[1.0, value, 3.0]]], np.float32))
 
 
-def test_spread() -> None:
+def test_evenly_spaced_images() -> None:
     paths = [Path(str(i)) for i in range(10)]
     assert evenly_spaced(paths, 20) == paths
     assert [int(str(p)) for p in evenly_spaced(paths, 4)] == [0, 2, 5, 7]
-    with pytest.raises(CalibrationError, match="0 images"):
+    with pytest.raises(CalibrationError, match="--calibration-images 0: expected at least 1"):
         evenly_spaced(paths, 0)
 
 

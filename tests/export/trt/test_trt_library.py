@@ -57,7 +57,7 @@ def test_which_library_is_chosen(
             raise BackendError(f"{'tensorrt-rtx' if which == 'rtx' else which} cannot be imported (no); install it")
         return rtx
 
-    monkeypatch.setattr(trt_library, "find_device", lambda: (device, "no driver"))
+    monkeypatch.setattr(trt_library, "detect_gpu", lambda: (device, "no driver"))
     monkeypatch.setattr(trt_library, "import_tensorrt", fake)
     if expected in ("rtx", "tensorrt"):
         assert choose_library(flavor, capabilities).flavor == expected  # type: ignore[arg-type]

@@ -274,7 +274,7 @@ def test_sums_beyond_float16(exported: Exported, tmp_path: Path) -> None:
     source = restamp(model, tmp_path / "large.onnx")
     exported = exported._replace(model=source)
     for precision in ("fp16", "bf16"):
-        convert_file(source, tmp_path / f"{precision}.onnx", Scheme(precision))  # type: ignore[arg-type]
+        convert_file(source, tmp_path / f"{precision}.onnx", Scheme(precision))
     failed = failing(exported, tmp_path / "fp16.onnx")
     assert failed >= set(NETWORK.values())
     assert not failed & {PRECISION, SAME_NETWORK}
