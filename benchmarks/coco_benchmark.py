@@ -167,6 +167,7 @@ def measure_memory(name: str, images: str, objects: str, categories: str) -> Non
 
 
 def main() -> int:
+    """Run the comparison and print it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-images", type=int, nargs="+", default=[500], metavar="N", help="sizes (500)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which the scorers take turns (%(default)s)")

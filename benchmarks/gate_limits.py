@@ -1,6 +1,6 @@
-"""Measures the errors of each precision on a trained detector, from which export.verify's limits are set.
+r"""Measures the errors of each precision on a trained detector, from which export.verify's limits are set.
 
-    python benchmarks/gate_limits.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
+    python benchmarks/gate_limits.py model.onnx --calibrate train/ --calibrate-annotations train.json \
         --images val/ [--json limits.json]
 
 Converts the float32 file by every scheme and compares each file as `export.verify` does, sixteen times on three images

@@ -1,6 +1,6 @@
-"""Measures AP, size and speed of every precision of one detector and prints a table.
+r"""Measures AP, size and speed of every precision of one detector and prints a table.
 
-    python benchmarks/precision_table.py model.onnx --calibrate train/ --calibrate-annotations train.json \\
+    python benchmarks/precision_table.py model.onnx --calibrate train/ --calibrate-annotations train.json \
         --images val/ --annotations val.json --json table.json
     python benchmarks/precision_table.py model.onnx --calibrate photos/ --images photos/     # sizes and speeds
     python benchmarks/precision_table.py best.pt …                                          # exported first

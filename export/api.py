@@ -71,9 +71,10 @@ def export_onnx(
     Raises:
         UserError: the checkpoint can't be read or exported as asked, images are missing, `out` can't be written.
 
-    Example:
+    Examples:
         >>> export_onnx("runs/mine/best.pt", "mine.onnx", canvas_hw=(800, 1344), batch_max=4).passed
         True
+
     """
     path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
@@ -133,8 +134,9 @@ def quantize(
         UserError: the file isn't a float32 file of this toolkit, images are missing, the calibration belongs to another
             graph, the loss can't be met, `out` can't be written.
 
-    Example:
+    Examples:
         >>> print(quantize("mine.onnx", "int8", target="cpu", images="photos").table)
+
     """
     scheme = Scheme(precision, target, method)
     path = arguments.converted_path(Path(model), out, scheme)
@@ -208,10 +210,11 @@ def build_engine(
         UserError: arguments contradict each other or the file, a library or GPU is missing, TensorRT can't build the
             file, or a checkpoint's exported file failed its verification.
 
-    Example:
+    Examples:
         >>> (engine,) = build_engine("mine.onnx", flavor="rtx", compute_capabilities=("8.6", "12.0"))
         >>> engine.manifest.compute_capabilities
         ('8.6', '12.0')
+
     """
     path, capabilities = Path(model), tuple(dict.fromkeys(compute_capabilities))
     from_checkpoint = arguments.is_checkpoint(path)
@@ -290,9 +293,10 @@ def verify(
     Raises:
         UserError: a file can't be read, was altered, or was made of something else; images are missing.
 
-    Example:
+    Examples:
         >>> verify("runs/mine/best.pt", "mine.onnx").passed
         True
+
     """
     require_libraries(("onnx", "onnxruntime"), "a verification runs the file with them: pip install {name}")
     from .verification.conversion import verify_conversion

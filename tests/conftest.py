@@ -15,9 +15,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # The first two have nothing to wait for from one another.
 LONG_FILES = (
     "tests/export/trt/test_engine.py",
+    "tests/test_docs.py",
     "tests/test_end_to_end.py",
     "tests/train/trainer/test_distributed.py",
-    "tests/export/verify/test_planted_defects.py",
+    "tests/export/verification/test_planted_defects.py",
     "tests/export/trt/test_to_trt.py",
     "tests/export/quantization/test_quantize.py",
     "tests/export/quantization/test_conversion.py",

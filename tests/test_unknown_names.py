@@ -19,7 +19,7 @@ from runtime.backends.engine_file import library_name
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.doctor.trials import start_backend
 from runtime.errors import UserError
-from runtime.loadgen.run import _system
+from runtime.loadgen.run import open_system
 from runtime.loadgen.settings import Estimate, Target, settings_for
 from runtime.names import unknown_name
 from train import config
@@ -102,7 +102,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "flavor": lambda: import_tensorrt(X),
     "flavor, its name": lambda: library_name(X),
     "scenario": lambda: settings_for(Target(**TARGET), Estimate({1: 0.1}, 1.0), None),
-    "scenario, run": lambda: _system(None, None, None, Target(**TARGET), None).__enter__(),  # type: ignore[arg-type]
+    "scenario, run": lambda: open_system(None, None, None, Target(**TARGET), None).__enter__(),  # type: ignore[arg-type]
 }
 TARGET: dict[str, Any] = {"scenario": X, "is_accuracy": False, "seconds": 1.0, "batch": 1}
 

@@ -1,4 +1,4 @@
-"""Lists every name of an importable TensorRT library: classes with their members, enumerations, functions.
+r"""Lists every name of an importable TensorRT library: classes with their members, enumerations, functions.
 
     python benchmarks/tensorrt_api/read_names.py tensorrt_rtx -o benchmarks/tensorrt_api/rtx-1.7.1.json
 
@@ -22,7 +22,7 @@ the library and without a GPU, once the nine functions that they link to exist:
     for name in nvinfer nvinfer_plugin nvonnxparser; do
         cc -shared -fPIC -Wl,-soname,lib$name.so.11 -o lib$name.so.11 stub.c
     done
-    LD_LIBRARY_PATH=. PYTHONPATH=bindings python benchmarks/tensorrt_api/read_names.py tensorrt_bindings \\
+    LD_LIBRARY_PATH=. PYTHONPATH=bindings python benchmarks/tensorrt_api/read_names.py tensorrt_bindings \
         -o benchmarks/tensorrt_api/tensorrt-11.4.0.json
 
 For 10.16, use its wheel and .so.10.

@@ -66,6 +66,7 @@ def evaluate(
     Images that cannot be read are named in `speed.skipped` and left out of the score. Raises CocoError for unusable
     annotations or where model and data set have other classes, BackendError where the model cannot be run, ImageError
     where no image can be read, UserError for an unknown class.
+
     """
     dataset, truth = load_coco_with_truth(annotations, images)
     kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations))

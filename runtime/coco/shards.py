@@ -110,7 +110,7 @@ def detect_part(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """ "i/n" as (i, n) with 0 ≤ i < n. Raises ShardError."""
+    """Read "i/n" as (i, n), 0 ≤ i < n. Raises ShardError."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ShardError(f"--shard is {text!r}, expected i/n with i from 0 to n − 1: 0/2 and 1/2 are the halves")

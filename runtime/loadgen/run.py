@@ -43,7 +43,7 @@ def run_loadgen(
     logs.log_output.copy_summary_to_stdout = False
     logs.enable_trace = False
     remove_logs(folder)
-    with _system(detector, samples, responses, target, found) as system:
+    with open_system(detector, samples, responses, target, found) as system:
         tested = library.ConstructSUT(system.issue, system.flush)
         load = _guarded(samples.load, responses)
         in_memory = min(len(samples), target.images_in_memory)
@@ -62,7 +62,7 @@ def run_loadgen(
 
 
 @contextmanager
-def _system(
+def open_system(
     detector: Detector, samples: Samples, responses: Responses, target: Target, found: Estimate
 ) -> Iterator[SystemUnderTest | BatchingSystem]:
     """The system under test for the target's scenario."""

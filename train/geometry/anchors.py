@@ -55,7 +55,7 @@ class Level(NamedTuple):
 
 
 def strides(levels: int) -> list[int]:
-    """Strides in px of a pyramid's levels: 8, 16, 32, …"""
+    """Strides in px of a pyramid's levels: 8, 16, 32 and so on."""
     return [FIRST_STRIDE << level for level in range(levels)]
 
 

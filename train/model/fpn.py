@@ -13,7 +13,7 @@ ExtraFrom = Literal["p5", "c5"]
 
 
 class FeaturePyramid(nn.Module):
-    """Turns maps at strides 8, 16, 32 into `levels` maps of `channels` at strides 8, 16, 32, 64, …
+    """Turns maps at strides 8, 16, 32 into `levels` maps of `channels` at strides 8, 16, 32, 64 and so on.
 
     Each level beyond the third is a 3×3 convolution of stride 2 of the level before. The first of these is computed
     from the last output (`extra_from` "p5") or the last input ("c5"); `extra_relu` puts a ReLU before the others.

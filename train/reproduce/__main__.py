@@ -1,4 +1,4 @@
-"""Train the paper's systems in miniature and report: python -m train.reproduce --hours 4"""
+"""Train the paper's systems in miniature and report on them (`python -m train.reproduce --hours 4`)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ _KERNELS = b"kernels "
 
 def engine_bytes(profiles: list[Any], scratch_per_pixel: int = 4, **wrong: Any) -> bytes:
     """`wrong`: drop (an output), dtype ({name: DataType's name}), host (an input): breaks of the contract; or
-    host_code, that of a version-compatible engine; layers, what the inspector says."""
+    host_code, that of a version-compatible engine; layers, what the inspector says.
+    """
     return json.dumps({"profiles": profiles, "scratch_per_pixel": scratch_per_pixel, **wrong}).encode()
 
 

@@ -17,9 +17,10 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
 from runtime.images.preprocess import boxes_to_canvas, load, make_batch
 from runtime.manifest import Preprocess
+from train.build import build_training_batches
 from train.config import Augment, Config
 from train.data.augment import Sample
-from train.data.loader import Item, TrainBatch, TrainingStream, collate, training_batches
+from train.data.loader import Item, TrainBatch, TrainingStream, collate
 
 Make = Callable[..., Config]
 PRE = Preprocess(short_side=64, long_side=96, pad_value=(1, 2, 3))
@@ -77,20 +78,20 @@ def equal_batches(a: TrainBatch, b: TrainBatch) -> bool:
 
 def test_loader_processes_change_nothing(dataset: CocoDataset, small_config: Make) -> None:
     settings = small_config()
-    alone = list(training_batches(dataset, settings, 0))
-    helped = list(training_batches(dataset, replace(settings, data=replace(settings.data, workers=2)), 0))
+    alone = list(build_training_batches(dataset, settings, 0))
+    helped = list(build_training_batches(dataset, replace(settings, data=replace(settings.data, workers=2)), 0))
     assert len(alone) == len(helped) == settings.schedule.steps
     assert all(equal_batches(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_a_later_start_gives_the_tail(dataset: CocoDataset, small_config: Make) -> None:
     settings = small_config()
-    whole = list(training_batches(dataset, settings, 0))
+    whole = list(build_training_batches(dataset, settings, 0))
     for start in (1, 4, 6):
-        tail = list(training_batches(dataset, settings, start))
+        tail = list(build_training_batches(dataset, settings, start))
         assert len(tail) == 6 - start
         assert all(equal_batches(a, b) for a, b in zip(tail, whole[start:], strict=True))
-    assert list(training_batches(dataset, settings, 9)) == []
+    assert list(build_training_batches(dataset, settings, 9)) == []
 
 
 def test_an_unreadable_image_is_replaced_and_named(own_copy: Path, small_config: Make) -> None:
@@ -119,7 +120,7 @@ def test_when_no_image_can_be_read_one_line_says_so(workers: int, own_copy: Path
     shutil.rmtree(own_copy / "train")
     settings = small_config()
     with pytest.raises(UserError, match="in a row can't be read") as caught:
-        list(training_batches(dataset, replace(settings, data=replace(settings.data, workers=workers)), 0))
+        list(build_training_batches(dataset, replace(settings, data=replace(settings.data, workers=workers)), 0))
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
 

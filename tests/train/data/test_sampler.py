@@ -10,9 +10,10 @@ import pytest
 
 from runtime.coco import CocoDataset, load_coco
 from train import config
+from train.build import build_training_batches
 from train.config import Config, Schedule
 from train.data.augment import draw_short_side
-from train.data.loader import TrainingStream, training_batches
+from train.data.loader import TrainingStream
 from train.data.sampler import grouped_by_aspect, shuffled
 from train.trainer.optim import in_steps
 
@@ -94,7 +95,7 @@ def image_ids(settings: Config, first: int = 0, share: int | None = None, rank: 
     # The images are square; as their sizes are only compared, a portrait on paper will do, but reading would refuse.
     object.__setattr__(dataset, "sizes_hw", on_paper)
     object.__setattr__(dataset, "image", lambda index: np.zeros((*sizes[index], 3), np.uint8))
-    batches = training_batches(dataset, settings, first, share, rank)
+    batches = build_training_batches(dataset, settings, first, share, rank)
     return [batch.image_ids for batch in batches]
 
 
