@@ -21,8 +21,8 @@ from runtime.coco import load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError, run_main
 from runtime.records import record_from_dict
+from train.build import build_training_batches
 from train.config import Config
-from train.data.loader import training_batches
 from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.checkpoint import load_detector
@@ -138,7 +138,7 @@ def _last_pieces_gradients(world: World) -> AbstractContextManager[None]:
 
 def _same_images(world: World) -> AbstractContextManager[None]:
     """All processes read the first one's share: its images count twice, the others' not at all."""
-    return replaced("training_batches", lambda *args: training_batches(*args[:-1], 0))
+    return replaced("build_training_batches", lambda *args: build_training_batches(*args[:-1], 0))
 
 
 DEFECTS = {
