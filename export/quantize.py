@@ -24,7 +24,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
 import sys
 from typing import get_args
 
-from runtime.command_names import QUANTIZE
+from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.manifest import Precision
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog=QUANTIZE, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.quantize"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")

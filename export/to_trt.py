@@ -24,7 +24,7 @@ import os
 import sys
 from typing import get_args
 
-from runtime.command_names import TO_TRT
+from runtime.command_names import program
 from runtime.errors import EXIT_INTERRUPTED, run_main
 from runtime.manifest import Precision
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> CommandParser:
     """The command's options. An engine's description names them in the command that builds it again."""
-    parser = CommandParser(prog=TO_TRT, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.to_trt"), description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("model", metavar="MODEL", help="exported file (.onnx) or checkpoint (.pt)")
     add("-o", "--output", metavar="OUT.engine", help="file to write; default: MODEL.engine")

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from runtime.command_names import program
 from runtime.errors import UserError, run_main
 
 from .. import shapes
@@ -20,7 +21,7 @@ from .systems import SIDE, STEPS, jobs
 def main() -> None:
     """The command: draw the data, train the systems, and write the report."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.reproduce",
+        prog=program("train.reproduce"),
         description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
         "The same command resumes a run that was ended at any moment.",
     )
