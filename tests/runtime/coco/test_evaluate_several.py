@@ -18,7 +18,7 @@ from runtime.coco.run import RunSettings, detect_dataset, detect_with_all
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.manifest import InputShapes, Preprocess
+from runtime.manifest import InputShapes
 from runtime.stopwatch import Stopwatch
 
 from ...support.fakes import RedBackend, manifest_with, write_red_onnx
@@ -30,24 +30,6 @@ SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80),
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
     return make_dataset(tmp_path, SIZES)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    pytest.importorskip("onnx", reason="builds the test's graphs")
-    pytest.importorskip("onnxruntime", reason="runs them")
-    folder = tmp_path_factory.mktemp("onnx")
-    half = manifest_with(precision="fp16")
-    small = manifest_with(precision="int8", sums_fit_16_bits=True, preprocess=Preprocess(short_side=32, long_side=64))
-    return {
-        "fp32": write_red_onnx(folder / "fp32.onnx"),
-        "fp16": write_red_onnx(folder / "fp16.onnx", half),
-        "small": write_red_onnx(folder / "small.onnx", small),
-        "other": write_red_onnx(folder / "other.onnx", manifest_with(classes=("blue", "other"))),
-        "large batches": write_red_onnx(
-            folder / "large.onnx", manifest_with(inputs=InputShapes(4, 4, 32, 512, 32, 512))
-        ),
-    }
 
 
 def arguments(dataset: CocoDataset, *more: object) -> list[str]:

@@ -18,45 +18,14 @@ from runtime.coco.shards import ShardError, parse_part, parse_shard
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images import ImageError
-from runtime.manifest import InputShapes, Preprocess
 
-from ...support.fakes import manifest_with, write_red_onnx
 from .test_evaluate import make_dataset
-
-SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80), (60, 80), (64, 64), (90, 60), (60, 80)]
+from .test_evaluate_several import SIZES, arguments, run
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> CocoDataset:
     return make_dataset(tmp_path, SIZES)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    pytest.importorskip("onnx", reason="builds the test's graphs")
-    pytest.importorskip("onnxruntime", reason="runs them")
-    folder = tmp_path_factory.mktemp("onnx")
-    half = manifest_with(precision="fp16")
-    small = manifest_with(precision="int8", sums_fit_16_bits=True, preprocess=Preprocess(short_side=32, long_side=64))
-    return {
-        "fp32": write_red_onnx(folder / "fp32.onnx"),
-        "fp16": write_red_onnx(folder / "fp16.onnx", half),
-        "small": write_red_onnx(folder / "small.onnx", small),
-        "other": write_red_onnx(folder / "other.onnx", manifest_with(classes=("blue", "other"))),
-        "large batches": write_red_onnx(
-            folder / "large.onnx", manifest_with(inputs=InputShapes(4, 4, 32, 512, 32, 512))
-        ),
-    }
-
-
-def arguments(dataset: CocoDataset, *more: object) -> list[str]:
-    given = ["--annotations", dataset.json_path, "--images", dataset.root, "--threads", 1, "--backend", "cpu", *more]
-    return list(map(str, given))
-
-
-def run(dataset: CocoDataset, out: Path, *more: object) -> dict[str, Any]:
-    assert main([*map(str, more), *arguments(dataset, "--json", out, "--batch", 2)]) == 0
-    return json.loads(out.read_text())
 
 
 def parts(dataset: CocoDataset, model: Path, folder: Path, count: int, *more: object) -> list[Path]:
