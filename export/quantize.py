@@ -60,7 +60,7 @@ def _parser() -> CommandParser:
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
     parser.add_argument(
         "--images", metavar="DIR", help="images to calibrate on; the files are compared on others of them"
     )

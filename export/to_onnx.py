@@ -66,7 +66,7 @@ def _parser() -> CommandParser:
         default="fp32",
         help="also write OUT.PRECISION.onnx (export.quantize); default: the float32 file alone",
     )
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
     parser.add_argument(
         "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"
     )

@@ -1,4 +1,4 @@
-"""An exported file, or a checkpoint, becomes a TensorRT engine: MODEL.engine, with MODEL.engine.json beside it.
+"""An exported file or a checkpoint becomes a TensorRT engine: MODEL.engine, with MODEL.engine.json beside it.
 
     python -m export.to_trt mine.onnx
     python -m export.to_trt mine.onnx --flavor rtx --compute-capability 8.6 8.9 12.0     # on any machine

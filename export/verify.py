@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns 0, or 1 where the file differs too much; raises UserError."""
     parser = CommandParser(prog=program("export.verify"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reference", metavar="CKPT", help="checkpoint that training wrote (.pt), or the float32 file")
-    parser.add_argument("model", metavar="MODEL", help="file or engine that was made of it")
+    parser.add_argument("model", metavar="MODEL", help="file or engine that was made from it")
     parser.add_argument("--images", metavar="DIR", help="compare on images of this folder")
     parser.add_argument(
-        "--onnx", metavar="FILE", help="ONNX file that the engine was built of; default: looked for beside the engine"
+        "--onnx", metavar="FILE", help="ONNX file that the engine was built from; default: looked for beside the engine"
     )
     options = parser.parse_args(arguments)
     with log_to_console():

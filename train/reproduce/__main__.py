@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the run (%(default)s)")
     parser.add_argument("--hours", type=float, default=math.inf, help="end after this time (default: when all is done)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (%(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each training (%(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once (%(default)s)")
-    parser.add_argument("--into", type=Path, help="folder of table and plots (default: that of the run)")
+    parser.add_argument("--into", type=Path, help="folder of table and plots (default: the run's folder)")
     parser.add_argument("--report", action="store_true", help="train nothing, report what is done")
     given = parser.parse_args()
     for name in ("seeds", "steps", "processes"):
