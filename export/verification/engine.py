@@ -155,7 +155,8 @@ def _require_checkpoint(described: EngineManifest, loaded: LoadedDetector, path:
     if described.manifest.checkpoint_sha256 != loaded.sha256:
         raise VerifyError(
             f"{path} was built from another checkpoint (SHA-256 {described.manifest.checkpoint_sha256[:12]}…, recipe "
-            f"{described.manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or build this one anew"
+            f"{described.manifest.recipe}; the one given has {loaded.sha256[:12]}…): give that checkpoint, or build "
+            "the engine again"
         )
 
 
