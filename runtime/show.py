@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     parser = argparse.ArgumentParser(prog=program("runtime.show"), description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="COCO results file, as runtime.evaluate --results-out writes it")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")

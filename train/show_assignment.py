@@ -110,11 +110,11 @@ def main() -> None:
     """The command: draw the assignment of some images and print the drawings' paths."""
     parser = argparse.ArgumentParser(prog=program("train.show_assignment"), description=__doc__.split("\n")[0])
     parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe whose anchors, image size and assigner to show")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument(
-        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (default 4)"
+        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (%(default)s)"
     )
     options = parser.parse_args()
     config = RECIPES[options.recipe]()

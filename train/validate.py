@@ -29,9 +29,9 @@ def main() -> int:
     """The command: print the COCO metrics of a checkpoint, and write them where asked for."""
     parser = argparse.ArgumentParser(prog=program("train.validate"), description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
     options = parser.parse_args()

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint that another implementation saved")
     parser.add_argument("-o", "--output", type=Path, metavar="CKPT", help="default: FILE with the suffix .converted.pt")
     parser.add_argument(
-        "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognised)"
+        "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognise it)"
     )
     options = parser.parse_args()
     out = options.output or options.file.with_suffix(".converted.pt")
