@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--calibrate", required=True, metavar="DIR", help="images to calibrate on")
     parser.add_argument("--calibrate-annotations", metavar="JSON", help="only those that it lists")
     parser.add_argument(
-        "--calibration-images", type=int, default=CALIBRATION_IMAGES, help="at most so many (%(default)s)"
+        "--calibration-images", type=int, default=CALIBRATION_IMAGES, help="at most N images (%(default)s)"
     )
     parser.add_argument("--method", choices=METHODS, default=Scheme("int8").method, help="of ranges (%(default)s)")
     parser.add_argument("--images", type=Path, required=True, help="images to score and to measure speed on")

@@ -237,7 +237,7 @@ def build_engine(
         hardware_compatibility=hardware_compatibility,
         version_compatible=version_compatible,
     )
-    require_libraries(("onnx",), "an engine is built of a file that onnx reads: pip install {name}")
+    require_libraries(("onnx",), "an engine is built from a file that onnx reads: pip install {name}")
     from .trt.engine import build_engine_file, load_source
 
     verification = None
@@ -285,7 +285,7 @@ def verify(
             fits; elsewhere its header, hashes and description are checked, and its ONNX file's numbers.
         images: folder of images to compare on; by default the checkpoint's validation images, or synthetic ones,
             which int8 and fp8 files don't accept.
-        onnx_file: ONNX file that the engine was built of; by default looked for beside the engine.
+        onnx_file: ONNX file that the engine was built from; by default looked for beside the engine.
 
     Returns:
         The checks with their limits. A file that differs too much is no error: see `passed` and `table`.

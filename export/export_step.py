@@ -78,7 +78,7 @@ def publish_export_for_engine(
     calibrate_on: str | None = None,
     show_progress: bool = False,
 ) -> ExportedModel:
-    """Export a checkpoint into `folder`, in the precision of the engine that will be built of it with these profiles.
+    """Export a checkpoint into `folder`, in the precision of the engine that will be built from it with these profiles.
 
     The largest batch is the profiles' (`batch`). Raises UserError for `batch` and `shapes` that don't fit before the
     export, and BuildError where a file failed its verification.

@@ -24,7 +24,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
 import sys
 from typing import get_args
 
-from runtime.command_names import QUANTIZE
+from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.manifest import Precision
 
@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog=QUANTIZE, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.quantize"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
     parser.add_argument(
         "--images", metavar="DIR", help="images to calibrate on; the files are compared on others of them"
     )

@@ -23,7 +23,7 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.
 import sys
 from typing import get_args
 
-from runtime.command_names import TO_ONNX
+from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.manifest import Precision
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog=TO_ONNX, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.to_onnx"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
     parser.add_argument("--batch-max", type=int, default=BATCH_MAX, metavar="N", help="largest batch (%(default)s)")
@@ -66,7 +66,7 @@ def _parser() -> CommandParser:
         default="fp32",
         help="also write OUT.PRECISION.onnx (export.quantize); default: the float32 file alone",
     )
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="of int8 (%(default)s)")
+    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
     parser.add_argument(
         "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"
     )

@@ -1,4 +1,4 @@
-"""An exported file, or a checkpoint, becomes a TensorRT engine: MODEL.engine, with MODEL.engine.json beside it.
+"""An exported file or a checkpoint becomes a TensorRT engine: MODEL.engine, with MODEL.engine.json beside it.
 
     python -m export.to_trt mine.onnx
     python -m export.to_trt mine.onnx --flavor rtx --compute-capability 8.6 8.9 12.0     # on any machine
@@ -24,7 +24,7 @@ import os
 import sys
 from typing import get_args
 
-from runtime.command_names import TO_TRT
+from runtime.command_names import program
 from runtime.errors import EXIT_INTERRUPTED, run_main
 from runtime.manifest import Precision
 
@@ -61,17 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> CommandParser:
     """The command's options. An engine's description names them in the command that builds it again."""
-    parser = CommandParser(prog=TO_TRT, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.to_trt"), description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("model", metavar="MODEL", help="exported file (.onnx) or checkpoint (.pt)")
     add("-o", "--output", metavar="OUT.engine", help="file to write; default: MODEL.engine")
     add("--flavor", choices=("auto", "tensorrt", "rtx"), default="auto", help="auto: tensorrt where there is a GPU")
-    add("--batch", type=int, nargs=3, metavar=("MIN", "OPT", "MAX"), help="default: the file's, tuned for the largest")
+    add(
+        "--batch",
+        type=int,
+        nargs=3,
+        metavar=("MIN", "OPT", "MAX"),
+        help="batches of the engine; default: the file's, tuned for the largest",
+    )
     add(
         "--shapes",
         nargs="+",
         metavar="HxW",
-        help="an optimization profile each: one canvas, or MIN:OPT:MAX; default: landscape and upright images",
+        help="canvases, each an optimization profile: HxW, or MIN:OPT:MAX; default: landscape and upright images",
     )
     add(
         "--compute-capability",
@@ -82,24 +88,34 @@ def make_parser() -> CommandParser:
     )
     add("--separate", action="store_true", help="one engine for each compute capability: OUT.sm86.engine, …")
     add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer; default: the device's")
-    add("--optimization-level", type=int, metavar="0-5", help="a higher one searches longer; default: the library's")
-    add("--timing-cache", metavar="FILE", help="read and written; spares most of the next build's time (tensorrt)")
+    add("--optimization-level", type=int, metavar="0-5", help="a higher level searches longer; default: the library's")
+    add(
+        "--timing-cache",
+        metavar="FILE",
+        help="read and write this file, which makes the next build much shorter (tensorrt)",
+    )
     add(
         "--hardware-compatibility",
         choices=get_args(HardwareCompatibility),
         default="none",
-        help="which other GPUs may run it, at some cost in speed (tensorrt)",
+        help="which other GPUs may run the engine, at some cost in speed (tensorrt)",
     )
-    add("--version-compatible", action="store_true", help="later versions may run it, at some cost (tensorrt)")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="later versions of TensorRT may run the engine, at some cost in speed (tensorrt)",
+    )
     checkpoint = parser.add_argument_group(
         "from a checkpoint",
         "Writes beside the engine, replacing files of these names: CKPT.onnx, CKPT.PRECISION.onnx (not for fp32), and "
         "for int8 and fp8 CKPT.calibration.json (ranges, which are reused while they fit).",
     ).add_argument
-    checkpoint("--precision", choices=get_args(Precision), help="default fp16")
+    checkpoint("--precision", choices=get_args(Precision), help="precision of the engine (fp16)")
     checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
-    checkpoint("--images", metavar="DIR", help="images to compare on; default: the validation set's")
-    checkpoint("--calibrate-on", metavar="DIR", help="images for int8 and fp8; default: training's")
+    checkpoint("--images", metavar="DIR", help="images to compare on; default: the validation images")
+    checkpoint(
+        "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"
+    )
     return parser
 
 

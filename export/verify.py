@@ -22,6 +22,7 @@ unfit ranges. The exit code is 1 where a difference exceeds its limit.
 
 from __future__ import annotations
 
+from runtime.command_names import program
 from runtime.errors import run_main
 
 from .api import verify
@@ -30,12 +31,12 @@ from .console import CommandParser, log_to_console
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns 0, or 1 where the file differs too much; raises UserError."""
-    parser = CommandParser(prog="python -m export.verify", description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog=program("export.verify"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reference", metavar="CKPT", help="checkpoint that training wrote (.pt), or the float32 file")
-    parser.add_argument("model", metavar="MODEL", help="file or engine that was made of it")
+    parser.add_argument("model", metavar="MODEL", help="file or engine that was made from it")
     parser.add_argument("--images", metavar="DIR", help="compare on images of this folder")
     parser.add_argument(
-        "--onnx", metavar="FILE", help="ONNX file that the engine was built of; default: looked for beside the engine"
+        "--onnx", metavar="FILE", help="ONNX file that the engine was built from; default: looked for beside the engine"
     )
     options = parser.parse_args(arguments)
     with log_to_console():

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NamedTuple
 
+from .command_names import called_as
 from .errors import UserError, run_main
 
 DISTRIBUTION = "atss-toolkit"
@@ -94,7 +95,8 @@ def run(arguments: Sequence[str]) -> None:
     before = sys.argv
     sys.argv = [f"atss {name}", *rest]
     try:
-        runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+        with called_as(f"atss {name}", command.module):
+            runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
+from .command_names import program
 from .detection_files import DetectionFiles, detection_row, json_file, json_lines_file
 from .detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from .detections import Detections
@@ -175,7 +176,7 @@ def _require_other_file(target: Path, source: Path) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.detect",
+        prog=program("runtime.detect"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -243,7 +243,7 @@ class Detector:
                 before = self._fitting.get(canvas_hw, count)
                 self._fitting[canvas_hw] = min(before, error.fits)
             if error.fits < before:
-                _log.warning("warning: %s; goes on with batches of at most %d on it", error, error.fits)
+                _log.warning("warning: %s; continuing with batches of at most %d on this canvas", error, error.fits)
             return self._infer(batch, all_candidates, stopwatch)
         if stopwatch is not None:
             stopwatch.merge(taken)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
@@ -21,15 +20,6 @@ def describe_os_error(error: OSError) -> str:
     """One line for an OSError: the path, if the error has one, and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason
-
-
-def require_installed(modules: Sequence[str], why: str) -> None:
-    """Exit with one line if a required module is not installed; `why` says what the module is needed for."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            sys.exit(_report(f"{error.name} is not installed; {why}: pip install {error.name}"))
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

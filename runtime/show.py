@@ -15,6 +15,7 @@ import numpy as np
 
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
 from .coco.results import known_results, results_to_detections, take
+from .command_names import program
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
@@ -50,9 +51,9 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
-    parser = argparse.ArgumentParser(prog="python -m runtime.show", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("runtime.show"), description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="COCO results file, as runtime.evaluate --results-out writes it")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")

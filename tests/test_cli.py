@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.cli import COMMANDS, EXTRAS, list_commands, run
+from runtime.command_names import called_as, program
 from runtime.errors import UserError
 from runtime.packages import check_packages
 
@@ -81,11 +82,12 @@ def test_an_unknown_command_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_command_is_its_module(tmp_path: Path) -> None:
-    """Output, messages and exit code of `atss NAME` are those of `python -m MODULE`."""
+    """Output, messages and exit code of `atss NAME` are those of `python -m MODULE`; the usage names the command."""
     for arguments in (["show"], ["evaluate", "--annotations", "nothing.json", "--results", "nothing.json"]):
         by_name = call(*arguments, cwd=tmp_path)
+        module = COMMANDS[arguments[0]].module
         by_module = subprocess.run(
-            [sys.executable, "-m", COMMANDS[arguments[0]].module, *arguments[1:]],
+            [sys.executable, "-m", module, *arguments[1:]],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
             capture_output=True,
@@ -93,8 +95,20 @@ def test_a_command_is_its_module(tmp_path: Path) -> None:
         )
         assert by_name.returncode == by_module.returncode == 2
         assert by_name.stdout == by_module.stdout
-        assert by_name.stderr == by_module.stderr
+        spelled = by_module.stderr.replace(f"python -m {module}", f"atss {arguments[0]}")
+        assert " ".join(by_name.stderr.split()) == " ".join(spelled.split())  # argparse indents by the name's length
         assert "error: " in by_name.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "packages"])
+def test_the_help_shows_the_name_that_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with called_as(f"atss {name}", COMMANDS[name].module):
+        assert program(COMMANDS[name].module) == f"atss {name}"
+    assert program(COMMANDS[name].module) == f"python -m {COMMANDS[name].module}"
+    with pytest.raises(SystemExit) as ended:
+        run([name, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: atss {name} ")
 
 
 def test_no_command_is_imported_before_it_is_asked_for(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ WRONG = [
     ("python", "from runtime.nms import no_such_name", "cannot import name 'no_such_name'"),
     (
         "python",
-        "from runtime.errors import require_installed\nrequire_installed(['x'], reason='')",
+        "from runtime.errors import describe_os_error\ndescribe_os_error(OSError(), reason='')",
         "no parameter reason",
     ),
     ("python", "f(", "SyntaxError"),

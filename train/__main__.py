@@ -18,6 +18,7 @@ from typing import Annotated
 
 import tyro
 
+from runtime.command_names import program
 from runtime.errors import UserError, run_main
 
 from .api import starting_config, train
@@ -26,7 +27,10 @@ from .config.check import check_config
 from .config.overrides import follow_backbone
 from .config.recipes import RECIPES
 
-USAGE = f"usage: python -m train RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
+
+def usage() -> str:
+    """How the command is called, and the names of the recipes."""
+    return f"usage: {program('train')} RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     Raises UserError for an unknown recipe and for a value that can't work.
     """
     if not arguments:
-        raise UserError(f"no recipe given; {USAGE}")
+        raise UserError(f"no recipe given; {usage()}")
     recipe = arguments[0]
     default = starting_config(recipe)
     description = (RECIPES[recipe].__doc__ or "") if recipe in RECIPES else f"Fine-tune {recipe}"
@@ -56,7 +60,9 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    config, options = tyro.cli(command, prog=f"python -m train {recipe}", args=arguments[1:], description=description)
+    config, options = tyro.cli(
+        command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
+    )
     config = follow_backbone(config, default, _names(arguments[1:]))
     check_config(config)
     return config, options
@@ -70,7 +76,7 @@ def _names(arguments: list[str]) -> set[str]:
 def main() -> None:
     """The command: print its usage, or train what its arguments say."""
     if sys.argv[1:2] in (["-h"], ["--help"]):
-        print(USAGE)
+        print(usage())
         return
     config, options = parse(sys.argv[1:])
     train(config, out=options.out, resume=options.resume)

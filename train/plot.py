@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
+from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 
@@ -50,7 +51,7 @@ def plot_run(folder: Path) -> Path:
 
 def main() -> None:
     """The command: draw the curves of a run and print their path."""
-    parser = argparse.ArgumentParser(prog="python -m train.plot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("train.plot"), description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="the --out folder of a training run")
     print(plot_run(parser.parse_args().run))
 

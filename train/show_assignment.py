@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from runtime.coco import CocoDataset, load_coco
+from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.preprocess import boxes_to_canvas, make_batch
@@ -107,13 +108,13 @@ def draw_scene(scene: Scene, path: Path) -> None:
 
 def main() -> None:
     """The command: draw the assignment of some images and print the drawings' paths."""
-    parser = argparse.ArgumentParser(prog="python -m train.show_assignment", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("train.show_assignment"), description=__doc__.split("\n")[0])
     parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe whose anchors, image size and assigner to show")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument(
-        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (default 4)"
+        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (%(default)s)"
     )
     options = parser.parse_args()
     config = RECIPES[options.recipe]()

@@ -14,6 +14,7 @@ import torch
 
 from runtime.coco import load_coco
 from runtime.coco.report import metrics_as_json, metrics_as_table
+from runtime.command_names import program
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
@@ -26,11 +27,11 @@ from .trainer.evaluation import TorchBackend, evaluate_distributed
 
 def main() -> int:
     """The command: print the COCO metrics of a checkpoint, and write them where asked for."""
-    parser = argparse.ArgumentParser(prog="python -m train.validate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("train.validate"), description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
     options = parser.parse_args()

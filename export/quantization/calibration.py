@@ -125,8 +125,8 @@ def calibrate_cached(
         if problem is None:
             return known
         if not may_replace:
-            raise CalibrationError(f"{cache}: {problem}; delete it to calibrate anew")
-        logger.info(f"{cache}: {problem}; calibrating anew")
+            raise CalibrationError(f"{cache}: {problem}; delete it to calibrate again")
+        logger.info(f"{cache}: {problem}; calibrating again")
     made = calibrate(model, manifest, images, progress)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
@@ -134,7 +134,7 @@ def calibrate_cached(
 
 def load_calibration(path: Path) -> Calibration:
     """Read a calibration file. Raises CalibrationError where it is damaged or of another version."""
-    again = "delete it to calibrate anew"
+    again = "delete it to calibrate again"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -160,7 +160,7 @@ def check_calibration(
     `source` names the calibration in the message.
     """
     if problem := _foreign(calibration, manifest, images):
-        raise CalibrationError(f"{source}: {problem}; delete it to calibrate anew")
+        raise CalibrationError(f"{source}: {problem}; delete it to calibrate again")
 
 
 def _foreign(calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None) -> str | None:

@@ -37,7 +37,7 @@ class EngineSource:
 
 
 def load_source(path: Path) -> EngineSource:
-    """Read a file that an engine can be built of. Raises ModelError, ManifestError, BuildError.
+    """Read a file that an engine can be built from. Raises ModelError, ManifestError, BuildError.
 
     A file whose manifest says one precision and whose convolutions have another is refused, because the engine's
     description would repeat the claim.

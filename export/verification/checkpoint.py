@@ -54,7 +54,8 @@ def open_export(loaded: LoadedDetector, model_path: Path) -> Comparison:
     if manifest.checkpoint_sha256 != loaded.sha256:
         raise VerifyError(
             f"{model_path} was exported from another checkpoint (SHA-256 {manifest.checkpoint_sha256[:12]}…, recipe "
-            f"{manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or export this one anew"
+            f"{manifest.recipe}; the one given has {loaded.sha256[:12]}…): give that checkpoint, or export this one "
+            "again"
         )
     comparison = make_comparison(reference, postprocess, file)
     stated = check_export(manifest, detector_manifest(loaded.config, loaded.classes, manifest.inputs))

@@ -17,6 +17,7 @@ import onnx
 from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
+from runtime.command_names import TO_ONNX
 from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError
 from runtime.manifest import Manifest
@@ -106,7 +107,7 @@ def open_model_file(path: Path) -> ModelFile:
     if backend.manifest.graph_sha256 != graph_sha256(model):
         raise VerifyError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            "export the checkpoint again: python -m export.to_onnx CHECKPOINT"
+            f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
         )
     return ModelFile(path, model, backend.manifest, target, backend, is_emulated)
 
@@ -121,7 +122,7 @@ def make_comparison(
     if emulation is None:
         raise VerifyError(
             f"{file.path}: the dense maps (class_logits_0, …) are not in the graph under their names; another tool has "
-            "rewritten it. Export the checkpoint again: python -m export.to_onnx CHECKPOINT"
+            f"rewritten it. Export the checkpoint again: {TO_ONNX} CHECKPOINT"
         )
     wrong = count_wrong_convolutions(model, manifest.precision)
     checks = [Check("file", PRECISION, count_convolutions(model).total(), wrong, 0)]

@@ -1,4 +1,4 @@
-"""Verify an engine against the checkpoint that it was built of.
+"""Verify an engine against the checkpoint that it was built from.
 
 Checked everywhere: the hash of the engine's bytes, its header against its description, its checkpoint and ONNX file,
 and that file's numbers against the checkpoint. Checked on a GPU that the engine fits: the precision of its
@@ -45,9 +45,9 @@ def verify_engine(
     open_engine: Callable[[Path], Backend] = TrtBackend,
     why_not: Callable[[EngineManifest], str | None] | None = None,
 ) -> Verification:
-    """Verify an engine that was built of this checkpoint, on images (uint8 [h, w, 3] RGB, any sizes).
+    """Verify an engine that was built from this checkpoint, on images (uint8 [h, w, 3] RGB, any sizes).
 
-    `onnx_path` is the ONNX file that the engine was built of; without it the file is looked for beside the engine.
+    `onnx_path` is the ONNX file that the engine was built from; without it the file is looked for beside the engine.
     `open_engine` opens the engine, and `why_not` says why it can't run here (None: it can). Raises UserError for an
     engine that was altered, that is another checkpoint's, or that doesn't fit the library and GPU here, before a byte
     of it is deserialized.
@@ -61,7 +61,7 @@ def verify_engine(
     if source is not None:
         found += _check_source(source, described)
     else:
-        found += _unchecked(f"the ONNX file that it was built of: not beside it ({described.onnx_sha256[:12]}…)")
+        found += _unchecked(f"the ONNX file that it was built from: not beside it ({described.onnx_sha256[:12]}…)")
     reason = (why_not or reason_not_to_run)(described)
     if reason is not None:
         found += _unchecked(f"its detections, and the precision of its layers: {reason}")
@@ -124,7 +124,7 @@ def engine_cases(described: EngineManifest, images: Sequence[np.ndarray]) -> lis
 
 
 def find_onnx_source(path: Path, described: EngineManifest) -> Path | None:
-    """The ONNX file that an engine was built of, found beside the engine by its hash."""
+    """The ONNX file that an engine was built from, found beside the engine by its hash."""
     likely = sorted(path.parent.glob("*.onnx"), key=lambda other: other.stem != path.stem)
     return next((other for other in likely if sha256_file(other) == described.onnx_sha256), None)
 
@@ -155,7 +155,8 @@ def _require_checkpoint(described: EngineManifest, loaded: LoadedDetector, path:
     if described.manifest.checkpoint_sha256 != loaded.sha256:
         raise VerifyError(
             f"{path} was built from another checkpoint (SHA-256 {described.manifest.checkpoint_sha256[:12]}…, recipe "
-            f"{described.manifest.recipe}; this one has {loaded.sha256[:12]}…): give that one, or build this one anew"
+            f"{described.manifest.recipe}; the one given has {loaded.sha256[:12]}…): give that checkpoint, or build "
+            "the engine again"
         )
 
 
@@ -181,10 +182,10 @@ def _check_header(data: bytes, described: EngineManifest) -> Verification:
 
 def _check_source(source: Path, described: EngineManifest) -> Verification:
     if sha256_file(source) != described.onnx_sha256:
-        return _problem(f"{source.name} is not the file that it was built of (another SHA-256)")
+        return _problem(f"{source.name} is not the file that it was built from (another SHA-256)")
     _, manifest = load_deployed(source)
     if manifest == described.manifest:
-        return _confirmed(f"{source.name} is the file that it was built of, and its manifest the engine's")
+        return _confirmed(f"{source.name} is the file that it was built from, and its manifest the engine's")
     return _problem(f"{source.name} has another manifest than the engine")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..command_names import QUANTIZE
 from ..machine.processor import Processor, read_processor
 from ..manifest import Manifest
 from .contract import BackendError
 
-_ANEW = "python -m export.quantize MODEL.onnx --precision int8 --target cpu --images DIR"
+_CONVERT_AGAIN = f"{QUANTIZE} MODEL.onnx --precision int8 --target cpu --images DIR"
 
 
 def may_saturate(manifest: Manifest, processor: Processor) -> bool:
@@ -32,5 +33,6 @@ def check_saturation(path: Path, manifest: Manifest, allowed: bool) -> None:
         why = f"{processor} adds them in 16 (no VNNI, no dot product)"
     raise BackendError(
         f"{path}: an int8 file whose sums of two products need more than 16 bits, and {why}, which costs AP; make an "
-        f"int8 file for every processor from the float32 file ({_ANEW}), or accept the loss with --allow-saturation"
+        f"int8 file for every processor from the float32 file ({_CONVERT_AGAIN}), or accept the loss with "
+        "--allow-saturation"
     )

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..backends.options import BackendOptions, add_backend_arguments, backend_options
+from ..command_names import program
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..machine.conditions import command_line
@@ -42,7 +43,7 @@ def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.benchmark",
+        prog=program("runtime.benchmark"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -76,7 +76,7 @@ def _conditions(report: Report) -> str:
         (
             "rounds",
             f"{settings.rounds} of every image, after {settings.warmup_rounds} for warming up"
-            + (", alternating between the artifacts" if settings.alternating else ""),
+            + (", alternating between the models" if settings.alternating else ""),
         ),
     ]
     return "\n".join(f"{name:<10}{text}" for name, text in rows)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.options import add_backend_arguments, backend_options
+from ..command_names import program
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from ..detector import Detector, resolve_batch
 from ..errors import UserError
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("runtime.evaluate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "models",

@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from ..command_names import DOCTOR
+from ..command_names import program
 from ..errors import run_main
 from .report import diagnose, to_jsonable
 from .text import report_as_text
@@ -19,7 +19,7 @@ from .text import report_as_text
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=DOCTOR, description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("runtime.doctor"), description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(arguments)
     report = diagnose()

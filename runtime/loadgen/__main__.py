@@ -30,6 +30,7 @@ from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
 from ..coco.report import metrics_as_json, metrics_as_table
 from ..coco.results import Results, join_results, results_of_image, write_results
 from ..coco.run import no_image_readable, require_same_classes
+from ..command_names import program
 from ..detections import Detections
 from ..detector import Detector, resolve_batch
 from ..errors import run_main
@@ -112,7 +113,7 @@ def _problem(dataset: CocoDataset, index: int, pre: Preprocess | None) -> str | 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.loadgen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("runtime.loadgen"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=ModelSpec.parse, help="a deployed model")
     parser.add_argument("--scenario", choices=SCENARIOS, required=True)

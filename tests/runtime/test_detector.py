@@ -134,7 +134,7 @@ def test_where_memory_runs_out_smaller_batches_go_on(caplog: pytest.LogCaptureFi
         assert all(same(one, other) for one, other in zip(found, wanted, strict=True))  # type: ignore[arg-type]
     (line,) = caplog.messages
     assert "a batch of 3 fits: use --batch 3" in line
-    assert line.endswith("goes on with batches of at most 3 on it")
+    assert line.endswith("continuing with batches of at most 3 on this canvas")
     assert "\n" not in line
     # What named the batch, then 13 images in 3, 3, 3, 3, 1; twice 8 of the stream's batches, then those of 2.
     assert {shape[0] for shape in backend.batches[1:]} == {3, 2, 1}
@@ -149,7 +149,9 @@ def test_where_memory_runs_out_again_batches_shrink_again(caplog: pytest.LogCapt
     assert all(map(same, detector.detect([IMAGES[0]] * 8), wanted))
     backend.most = 1  # something else took the rest
     assert all(map(same, detector.detect([IMAGES[0]] * 8), wanted))
-    assert [line[-len("at most 4 on it") :] for line in caplog.messages] == ["at most 4 on it", "at most 1 on it"]
+    assert [line.rpartition("; ")[2] for line in caplog.messages] == [
+        f"continuing with batches of at most {count} on this canvas" for count in (4, 1)
+    ]
 
 
 def test_what_memory_did_not_hold_is_no_part_of_the_networks_time() -> None:

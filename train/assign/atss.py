@@ -101,19 +101,13 @@ def nearest_on_all_levels(
     return torch.cat(indices, dim=-1), around(centre, torch.cat(halves))
 
 
-def nearest_anchors(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts = "cells") -> tuple[Tensor, Tensor]:
-    """The anchors of one level whose centres are nearest to each box's centre (line 3).
+def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple[Tensor, Tensor, Tensor]:
+    """The anchors of one level whose centres are nearest to each box's centre (line 3), nearest first.
 
     These are the anchors of the min(k, cells) nearest cells, or the min(k, cells · A) nearest anchors; all anchors of a
-    cell are equally near. Returns the anchors' indices in the level, int64 [B, G, …], nearest first, and the
-    anchors, [B, G, …, 4]. Exact for boxes whose centres are on the grid, as after clipping to the canvas.
+    cell are equally near. Returns their indices in the level, int64 [B, G, n], their centres [B, G, n, 2] and halves of
+    their sides [n, 2]. Exact for boxes whose centres are on the grid, as after clipping to the canvas.
     """
-    index, center, half = _nearest(gt_boxes, level, k, k_counts)
-    return index, around(center, half)
-
-
-def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple[Tensor, Tensor, Tensor]:
-    """As `nearest_anchors`, with the anchors as centres [B, G, n, 2] and halves of their sides [n, 2]."""
     per_cell = len(level.sides)
     match k_counts:
         case "cells":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from runtime.command_names import program
 from runtime.errors import run_main
 
 from ..trainer.checkpoint import Checkpoint, save_checkpoint
@@ -22,11 +23,11 @@ from .dialects import DIALECTS
 
 def main() -> None:
     """The command: convert a checkpoint, say what it is, and print the file written."""
-    parser = argparse.ArgumentParser(prog="python -m train.pretrained", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog=program("train.pretrained"), description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint that another implementation saved")
     parser.add_argument("-o", "--output", type=Path, metavar="CKPT", help="default: FILE with the suffix .converted.pt")
     parser.add_argument(
-        "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognised)"
+        "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognise it)"
     )
     options = parser.parse_args()
     out = options.output or options.file.with_suffix(".converted.pt")

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from runtime.command_names import program
 from runtime.errors import UserError, run_main
 
 from .. import shapes
@@ -20,16 +21,16 @@ from .systems import SIDE, STEPS, jobs
 def main() -> None:
     """The command: draw the data, train the systems, and write the report."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.reproduce",
+        prog=program("train.reproduce"),
         description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
         "The same command resumes a run that was ended at any moment.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="folder of the run (%(default)s)")
     parser.add_argument("--hours", type=float, default=math.inf, help="end after this time (default: when all is done)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (%(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each training (%(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at once (%(default)s)")
-    parser.add_argument("--into", type=Path, help="folder of table and plots (default: that of the run)")
+    parser.add_argument("--into", type=Path, help="folder of table and plots (default: the run's folder)")
     parser.add_argument("--report", action="store_true", help="train nothing, report what is done")
     given = parser.parse_args()
     for name in ("seeds", "steps", "processes"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from runtime.command_names import program
 from runtime.errors import run_main
 
 from .dataset import Settings, generate
@@ -17,7 +18,7 @@ from .dataset import Settings, generate
 
 def main() -> None:
     """The command: write the data set and say so."""
-    parser = argparse.ArgumentParser(prog="python -m train.shapes", description="Draw the built-in data set `shapes`.")
+    parser = argparse.ArgumentParser(prog=program("train.shapes"), description="Draw the built-in data set `shapes`.")
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder to write; it must be new, empty or a shapes data set"
     )

@@ -81,7 +81,7 @@ def test_ranges_that_do_not_fit_are_refused_where_they_were_named_and_measured_a
         main([*arguments, "--calibration-images", "2", "--calibration", str(cache)])
     assert load_calibration(cache) == before
     assert main([*arguments, "--calibration-images", "2"]) == 0
-    assert re.search(r"mine\.calibration\.json: made of another graph .*; calibrating anew\n", capsys.readouterr().out)
+    assert re.search(r"mine\.calibration\.json: made of another graph .*; calibrating again\n", capsys.readouterr().out)
     after = load_calibration(cache)
     assert (after.graph_sha256, after.images) == (load_deployed(source)[1].graph_sha256, 2)
     assert after.ranges == before.ranges

@@ -311,7 +311,7 @@ def test_an_engine_is_built_where_torch_is_not_installed(
         (
             "onnx",
             "onnx",
-            "error: onnx is not installed; an engine is built of a file that onnx reads: pip install onnx",
+            "error: onnx is not installed; an engine is built from a file that onnx reads: pip install onnx",
         ),
         (TRAINING, "pt", "error: torch is not installed; export the checkpoint where it was trained"),
         ("tensorrt tensorrt_rtx", "onnx", "error: tensorrt-rtx cannot be imported (No module named 'tensorrt_rtx')"),

@@ -106,7 +106,7 @@ def test_without_a_gpu_what_can_be_is_checked_and_the_rest_said(
     assert "ok           the engine's SHA-256 is the one in its description" in said
     assert "ok           its classes, preprocessing and thresholds are the checkpoint's" in said
     assert "ok           its header: TensorRT for RTX 1.7.1.116, 136 bytes, compute capability 8.6" in said
-    assert "ok           model.onnx is the file that it was built of, and its manifest the engine's" in said
+    assert "ok           model.onnx is the file that it was built from, and its manifest the engine's" in said
     assert "not checked  its detections, and the precision of its layers: no GPU here" in said
     assert "comparisons, none beyond the limit" in said
 
@@ -120,11 +120,11 @@ def test_a_wrong_header_and_a_wrong_source_fail(exported: Exported, tmp_path: Pa
     other = tmp_path / "other.onnx"
     other.write_bytes((tmp_path / "model.onnx").read_bytes() + b"\x00")
     report = verify_engine(exported.loaded, make_engine(tmp_path, exported), synthetic_images(), other, why_not=no_gpu)
-    assert report.problems == ("other.onnx is not the file that it was built of (another SHA-256)",)
+    assert report.problems == ("other.onnx is not the file that it was built from (another SHA-256)",)
 
 
 def test_an_engine_that_says_something_else_than_its_checkpoint_fails(exported: Exported, tmp_path: Path) -> None:
-    """The file that it was built of says the same: only the checkpoint tells."""
+    """The file that it was built from says the same: only the checkpoint tells."""
     stated = OrtBackend(exported.model).manifest
     path = make_engine(tmp_path, exported, manifest=dataclasses.replace(stated, classes=stated.classes[::-1]))
     (tmp_path / "model.onnx").unlink()
@@ -159,7 +159,7 @@ def test_a_missing_source_is_said(exported: Exported, tmp_path: Path) -> None:
     assert report.checks == ()
     assert len(report.unchecked) == 3
     assert report.unchecked[0] == "the header of its file: that of standard engines is not known"
-    assert report.unchecked[1].startswith("the ONNX file that it was built of: not beside it")
+    assert report.unchecked[1].startswith("the ONNX file that it was built from: not beside it")
 
 
 def test_an_altered_engine_and_another_checkpoints_are_refused(exported: Exported, tmp_path: Path) -> None:

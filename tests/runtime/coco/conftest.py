@@ -1,4 +1,4 @@
-"""A data set of images of several sizes, and models that run on it: for evaluations of several models or in parts."""
+"""Models that find the red squares of `make_dataset`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.coco import CocoDataset
 from runtime.manifest import InputShapes, Preprocess
 
 from ...support.fakes import manifest_with, write_red_onnx
-from .test_evaluate import make_dataset
-
-SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80), (60, 80), (64, 64), (90, 60), (60, 80)]
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> CocoDataset:
-    return make_dataset(tmp_path, SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,26 @@ from runtime.errors import UserError
 from runtime.manifest import InputShapes
 from runtime.stopwatch import Stopwatch
 
-from ...support.evaluate_command import arguments, run
 from ...support.fakes import RedBackend, manifest_with, write_red_onnx
-from .conftest import SIZES
+from .test_evaluate import make_dataset
+
+SIZES = [(60, 80), (80, 60), (60, 80), (64, 64), (120, 160), (80, 60), (60, 80), (60, 80), (64, 64), (90, 60), (60, 80)]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> CocoDataset:
+    return make_dataset(tmp_path, SIZES)
+
+
+def arguments(dataset: CocoDataset, *more: object) -> list[str]:
+    given = ["--annotations", dataset.json_path, "--images", dataset.root, "--threads", 1, "--backend", "cpu", *more]
+    return list(map(str, given))
+
+
+def run(dataset: CocoDataset, out: Path, *more: object) -> dict[str, Any]:
+    assert main([*map(str, more), *arguments(dataset, "--json", out, "--batch", 2)]) == 0
+    return json.loads(out.read_text())
+
 
 # Side by side.
 

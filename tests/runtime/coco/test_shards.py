@@ -19,9 +19,13 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images import ImageError
 
-from ...support.evaluate_command import arguments, run
-from .conftest import SIZES
 from .test_evaluate import make_dataset
+from .test_evaluate_several import SIZES, arguments, run
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> CocoDataset:
+    return make_dataset(tmp_path, SIZES)
 
 
 def parts(dataset: CocoDataset, model: Path, folder: Path, count: int, *more: object) -> list[Path]:

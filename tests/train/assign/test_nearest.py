@@ -43,7 +43,9 @@ def brute_force(points: Tensor, rows: int, columns: int) -> Tensor:
 
 def check(rows: int, columns: int, k: int, points: Tensor, order: Tensor) -> None:
     boxes = torch.cat((points - 16, points + 16), dim=1).unsqueeze(0)
-    index, anchors = product.nearest_anchors(boxes, Level(STRIDE, rows, columns, ((64.0, 64.0),), (STRIDE, STRIDE)), k)
+    index, anchors = product.nearest_on_all_levels(
+        boxes, [Level(STRIDE, rows, columns, ((64.0, 64.0),), (STRIDE, STRIDE))], k
+    )
     expected = order[:, : min(k, rows * columns)]
     wrong = (index[0] != expected).any(dim=1)
     assert not wrong.any(), f"{rows} × {columns}, k {k}, at {points[wrong][0].tolist()}"
@@ -52,7 +54,7 @@ def check(rows: int, columns: int, k: int, points: Tensor, order: Tensor) -> Non
 
 
 @pytest.mark.parametrize("rows", sorted({rows for rows, _ in GRIDS}))
-def test_nearest_anchors_equal_brute_force(rows: int) -> None:
+def test_the_nearest_anchors_equal_brute_force(rows: int) -> None:
     for columns in (c for r, c in GRIDS if r == rows):
         points = awkward_centers(rows, columns)
         order = brute_force(points, rows, columns)
@@ -70,7 +72,7 @@ def test_a_window_one_cell_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_boxes() -> None:
-    index, anchors = product.nearest_anchors(torch.zeros(2, 0, 4), Level(8, 4, 4, ((64.0, 64.0),), (8, 8)), 9)
+    index, anchors = product.nearest_on_all_levels(torch.zeros(2, 0, 4), [Level(8, 4, 4, ((64.0, 64.0),), (8, 8))], 9)
     assert index.shape == (2, 0, 9)
     assert anchors.shape == (2, 0, 9, 4)
 

@@ -32,16 +32,6 @@ BINDINGS = ("cuda-python", "pycuda")
 SHAPES = [(1, 64, 64), (3, 64, 96), (8, 32, 32), (2, 64, 192), (4, 128, 256), (1, 96, 96)]
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
-
-
-@pytest.fixture
-def engine(tmp_path: Path, stand_in: StandIn) -> Path:
-    return write_standin_engine(tmp_path, stand_in)
-
-
 @pytest.mark.parametrize("names", LIBRARIES)
 @pytest.mark.parametrize("binding", BINDINGS)
 def test_whole_life(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binding: Binding, names: str) -> None:

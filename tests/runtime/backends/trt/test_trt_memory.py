@@ -20,16 +20,6 @@ from ....support.standin.network import expected
 BINDINGS = ("cuda-python", "pycuda")
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
-
-
-@pytest.fixture
-def engine(tmp_path: Path, stand_in: StandIn) -> Path:
-    return write_standin_engine(tmp_path, stand_in)
-
-
 @pytest.mark.parametrize("binding", BINDINGS)
 def test_out_of_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binding: Binding) -> None:
     stand_in = install(monkeypatch, binding)

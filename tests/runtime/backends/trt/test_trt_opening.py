@@ -24,11 +24,6 @@ from ....support.trt_seams import ContextSeam, Seams, in_context
 ALL = [[(1, 32, 32), (4, 64, 64), (8, 96, 96)], [(1, 64, 128), (2, 64, 192), (4, 128, 256)]]
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return install(monkeypatch)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
