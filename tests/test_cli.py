@@ -100,15 +100,29 @@ def test_a_command_is_its_module(tmp_path: Path) -> None:
         assert "error: " in by_name.stderr
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "packages"])
-def test_the_help_shows_the_name_that_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with called_as(f"atss {name}", COMMANDS[name].module):
-        assert program(COMMANDS[name].module) == f"atss {name}"
-    assert program(COMMANDS[name].module) == f"python -m {COMMANDS[name].module}"
-    with pytest.raises(SystemExit) as ended:
-        run([name, "--help"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: atss {name} ")
+def test_the_help_shows_the_name_that_was_called(tmp_path: Path) -> None:
+    names = [name for name in COMMANDS if name != "packages"]  # which has no options
+    for name in names:
+        module = COMMANDS[name].module
+        with called_as(f"atss {name}", module):
+            assert program(module) == f"atss {name}"
+        assert program(module) == f"python -m {module}"
+    # In one process of their own, where no other test has imported the commands.
+    code = (
+        "import sys; from runtime.cli import run\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        run([name, '--help'])\n"
+        "    except SystemExit as ended:\n        assert not ended.code"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^usage: atss (\S+)", done.stdout, re.MULTILINE) == names
 
 
 def test_no_command_is_imported_before_it_is_asked_for(tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def test_no_command_is_imported_before_it_is_asked_for(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert set(done.stdout.split()) == {"runtime", "runtime.cli", "runtime.errors"}
+    assert set(done.stdout.split()) == {"runtime", "runtime.cli", "runtime.command_names", "runtime.errors"}
 
 
 @pytest.mark.parametrize(("library", "extra"), [("torch", "cpu"), ("torch.nn", "cpu"), ("timm", "edge")])
