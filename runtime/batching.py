@@ -1,4 +1,8 @@
-"""Batches of things that belong together, such as images that share a canvas."""
+"""Batches of things that belong together, such as images that share a canvas.
+
+How many images a batch has is decided by `runtime.detector.resolve_batch`; which images of a stream run together, by
+`runtime.pipeline`.
+"""
 
 from __future__ import annotations
 

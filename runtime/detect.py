@@ -41,6 +41,7 @@ from .pipeline import run_pipeline
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
+TEXT_FORMATS = {"jsonl": json_lines_file}  # files beside detections.json, by their option's name
 WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
 
 
@@ -201,8 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = find_sources(options.inputs, options.out)
     target = options.out / "detections.json"
     require_writable(target)
-    if options.jsonl is not None:
-        _check_jsonl(options.jsonl, [options.model, target, *(source.path for source in sources)])
+    others = [options.model, target, *(source.path for source in sources)]
+    formats = [(name, path) for name in TEXT_FORMATS if (path := getattr(options, name)) is not None]
+    for name, path in formats:
+        _check_output(f"--{name}", path, others)
+        others.append(path)
     with ExitStack() as stack:
         detector = stack.enter_context(Detector(options.model, **backend_options(options)))
         print(model_summary(detector, options.model))
@@ -223,8 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             head["kept_category_ids"] = settings.kept.category_ids
         started = time.perf_counter()
         writers = [stack.enter_context(json_file(target, head))]
-        if options.jsonl is not None:
-            writers.append(stack.enter_context(json_lines_file(options.jsonl)))
+        writers += [stack.enter_context(TEXT_FORMATS[name](path)) for name, path in formats]
         results = DetectionFiles(writers)
         _detect_all(detector, sources, options.out, results, settings)
         if results.images == 0:
@@ -237,10 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_jsonl(path: Path, others: Sequence[Path]) -> None:
-    """Raise UserError where --jsonl cannot be written, or names a file that this run reads or writes otherwise."""
+def _check_output(option: str, path: Path, others: Sequence[Path]) -> None:
+    """Raise UserError where the file cannot be written, or is one that this run reads or writes otherwise."""
     if any(path.resolve() == other.resolve() for other in others):
-        raise UserError(f"--jsonl {path}: this run reads or writes that file already; choose another name")
+        raise UserError(f"{option} {path}: this run reads or writes that file already; choose another name")
     if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
         require_writable(path)
 

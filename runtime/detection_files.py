@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -111,11 +111,19 @@ class _JsonWriter:
         self._file.write("\n], " + json.dumps(tail, ensure_ascii=False)[1:] + "\n")
 
 
-@contextmanager
-def json_lines_file(path: Path) -> Iterator[DetectionWriter]:
+def json_lines_file(path: Path) -> AbstractContextManager[DetectionWriter]:
     """A line of JSON per image or frame, flushed as soon as it is done; so is a line per skipped input.
 
     An existing file is replaced when the block begins. Raises WriteError.
+    """
+    return text_file(path, lambda row: json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def text_file(path: Path, as_text: Callable[[dict[str, Any]], str], head: str = "") -> Iterator[DetectionWriter]:
+    """A text file that begins with `head` and grows by `as_text` of each row and of each skipped input's entry.
+
+    What is written is flushed at once. An existing file is replaced when the block begins. Raises WriteError.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,22 +131,27 @@ def json_lines_file(path: Path) -> Iterator[DetectionWriter]:
     except OSError as error:
         raise write_error(path, error) from error
     try:
-        yield _JsonLinesWriter(file, path)
+        writer = _TextWriter(file, path, as_text)
+        writer.write(head)
+        yield writer
     finally:
-        with suppress(OSError):  # every line was flushed: what cannot be written has been reported
+        with suppress(OSError):  # everything was flushed: what cannot be written has been reported
             file.close()
 
 
-class _JsonLinesWriter:
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._file, self._path = file, path
+class _TextWriter:
+    def __init__(self, file: TextIO, path: Path, as_text: Callable[[dict[str, Any]], str]) -> None:
+        self._file, self._path, self._as_text = file, path, as_text
 
     def add(self, row: dict[str, Any]) -> None:
+        self.write(self._as_text(row))
+
+    def skip(self, entry: dict[str, str]) -> None:
+        self.write(self._as_text(entry))
+
+    def write(self, text: str) -> None:
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(text)
             self._file.flush()
         except OSError as error:
             raise write_error(self._path, error) from error
-
-    def skip(self, entry: dict[str, str]) -> None:
-        self.add(entry)

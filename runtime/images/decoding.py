@@ -1,7 +1,7 @@
 """Decodes untrusted image files: the size is checked before decoding, and truncated files are refused.
 
-OpenCV does the decoding. By itself it would also return the upper half of a truncated file, print to stderr, or fill
-the memory for a small file that claims to be huge.
+OpenCV does the decoding and turns the image as its EXIF orientation says. By itself it would also return the upper half
+of a truncated file, print to stderr, or fill the memory for a small file that claims to be huge.
 
 `decode` gives all pixels of an image; `decode_image` can decode a JPEG at a fraction of its size.
 """

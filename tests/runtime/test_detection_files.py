@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.detect import main
+from runtime.detect import TEXT_FORMATS, main
 from runtime.detection_files import json_file, json_lines_file
 from runtime.errors import UserError
 from runtime.files import WriteError
@@ -94,12 +94,34 @@ def test_a_full_disk_names_the_json_lines_file() -> None:
         writer.add({"row": 0})
 
 
-def test_json_lines_replace_nothing_that_the_run_needs(model: Path, tmp_path: Path) -> None:
+# Every format beside detections.json, those of the future too.
+
+
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_a_format_survives_an_interruption(name: str, tmp_path: Path) -> None:
+    path, row = tmp_path / "found", {"file": "a.png", "height": 6, "width": 8, "detections": []}
+    row["detections"] = [{"class": "red", "category_id": 7, "score": 0.5, "box_xyxy": [1, 2, 3, 4]}]
+    sizes = []
+
+    def interrupted() -> None:
+        with TEXT_FORMATS[name](path) as writer:
+            for _ in range(2):
+                writer.add(row)
+                sizes.append(path.stat().st_size)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert 0 < sizes[0] < sizes[1] == path.stat().st_size, "each row is in the file as soon as it is done"
+
+
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_a_format_replaces_nothing_that_the_run_needs(name: str, model: Path, tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
     out = tmp_path / "out"
     for target in (path, model, out / "detections.json"):
         with pytest.raises(UserError, match="this run reads or writes that file already; choose another name"):
-            main([str(model), str(path), "-o", str(out), "--jsonl", str(target)])
+            main([str(model), str(path), "-o", str(out), f"--{name}", str(target)])
     with pytest.raises(WriteError, match="cannot write"):
-        main([str(model), str(path), "-o", str(out), "--jsonl", str(tmp_path)])
+        main([str(model), str(path), "-o", str(out), f"--{name}", str(tmp_path)])
     assert decode(path).shape == (60, 80, 3)

@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tests.train.assign.test_assign import random_scene
 from train import config
-from train.assign import build_assigner
+from train.assign import ASSIGNERS, build_assigner
 from train.build import build_criterion
 from train.geometry.anchors import Level, pyramid_levels
 from train.loss.criterion import Targets
@@ -71,6 +71,10 @@ MODELS = {
     "fcos_nearest": config.Model(assignment=config.Assignment(method="fcos", center_sampling="nearest")),
     "topk": config.Model(assignment=config.Assignment(method="topk", k_counts="anchors")),
 }
+
+
+def test_every_assigner_is_looked_at() -> None:
+    assert {model.assignment.method for model in MODELS.values()} == set(ASSIGNERS)
 
 
 def levels_of(model: config.Model) -> list[Level]:

@@ -16,7 +16,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from runtime.errors import UserError
 from tests.train.trainer.test_checkpoint import Malicious
 from train.build import build_criterion, build_detector
-from train.config import Backbone
+from train.config import Backbone, BackboneName
 from train.config.recipes import atss_tiny
 from train.loss.criterion import Targets
 from train.model.backbones import BACKBONES, STRIDES, build_backbone, norms_to_freeze, timm_entry
@@ -185,6 +185,16 @@ def test_without_a_network_the_message_says_what_to_fetch(monkeypatch: pytest.Mo
     message = refusal(Backbone("resnet18"))
     assert "https://download.pytorch.org/models/resnet18" in message
     assert "--model.backbone.weights FILE" in message
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_of_the_table_has_maps_at_strides_8_16_and_32(name: BackboneName) -> None:
+    with torch.device("meta"):
+        network = build_backbone(Backbone(name, weights="none")).eval()
+        maps = network(torch.empty(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, channels, 64 // stride, 96 // stride) for channels, stride in zip(network.channels, STRIDES, strict=True)
+    ]
 
 
 def test_groups_of_the_resnexts() -> None:
