@@ -102,20 +102,7 @@ def test_generated_images_are_said_to_be(model: Path, capsys: pytest.CaptureFixt
 
 def test_memory_is_each_artifacts_own(folder: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.json"
-    options = [
-        "--images",
-        str(folder),
-        "--batch",
-        "1",
-        "--rounds",
-        "1",
-        "--threads",
-        "1",
-        "--backend",
-        "cpu",
-        "--json",
-        str(out),
-    ]
+    options = ["--images", str(folder), *QUICK, "--json", str(out)]
     assert main([str(model), str(model), *options]) == 0
     report = json.loads(out.read_text())
     assert [row["artifacts"] for row in report["memory"]] == [[str(model)], [f"{model} #2"]]
@@ -147,18 +134,7 @@ def test_a_full_disk_does_not_cost_the_figures(
         raise UserError("cannot write: No space left on device")
 
     monkeypatch.setattr(command, "atomic_write", full)
-    options = [
-        "--images",
-        str(folder),
-        "--batch",
-        "1",
-        "--rounds",
-        "1",
-        "--threads",
-        "1",
-        "--json",
-        str(tmp_path / "b"),
-    ]
+    options = ["--images", str(folder), *QUICK, "--json", str(tmp_path / "b")]
     with pytest.raises(UserError, match="No space left"):
         main([str(model), *options])
     assert "pipeline" in capsys.readouterr().out
