@@ -15,33 +15,37 @@ from importlib import metadata
 
 import onnx
 import torch
+from onnxscript import opset21 as op
+from onnxscript.onnx_types import TensorType
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
 from train.build import build_postprocess
-from train.geometry.anchors import anchors_per_cell
 from train.trainer.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
-from .deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
+from ..onnx_model.forms import Processor, for_processor
+from ..onnx_model.simplify import simplify
+from .deployable import Candidates, DeployableGraph, dense_names, graph_canvases
 from .shapes import round_up
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 EXAMPLE_HW = (192, 256)  # px, the canvas that is traced; its sides differ, or the exporter would take one for the other
 
 
-def checkpoint_to_graph(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
+def checkpoint_to_graph(loaded: LoadedDetector, shapes: InputShapes, processor: Processor = "cpu") -> bytes:
     """A detector as the bytes of an ONNX file, with its manifest in the metadata; the same bytes each time.
 
-    Inputs and outputs are the deployable graph's (`DeployableGraph`) for the batches and canvases of `shapes`
-    (`graph.shapes.input_shapes`). Raises UserError where TensorRT couldn't rank `candidates_per_level`.
+    It takes the batches and canvases of `shapes` (`graph.shapes.input_shapes`), and has the form for `processor`; the
+    other form is made of it without torch (`onnx_model/forms.py`).
+    Raises UserError where TensorRT couldn't rank `candidates_per_level`.
     """
     settings = loaded.config
-    scores_per_cell = anchors_per_cell(settings.model.anchors) * len(loaded.classes.names)
-    limits = candidate_limits(shapes, settings.model.pyramid.levels, scores_per_cell, settings.thresholds)
-    graph = DeployableGraph(loaded.detector, build_postprocess(settings.model, settings.thresholds), limits)
+    canvases = graph_canvases(shapes, settings.model.pyramid.levels, settings.model.anchors, settings.thresholds)
+    graph = DeployableGraph(loaded.detector, build_postprocess(settings.model, settings.thresholds), canvases)
     dense = dense_names(settings.model.pyramid.levels, settings.model.head.has_centerness)
     model = trace(graph, shapes, dense, settings.preprocess.size_divisor)
+    model = for_processor(model, settings.thresholds, processor)
     manifest = dataclasses.replace(
         detector_manifest(settings, loaded.classes, shapes),
         checkpoint_sha256=loaded.sha256,
@@ -54,7 +58,7 @@ def checkpoint_to_graph(loaded: LoadedDetector, shapes: InputShapes) -> bytes:
 
 
 def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor: int) -> onnx.ModelProto:
-    """The graph as ONNX. Its outputs are the contract's; the dense maps are inner values with the names `dense`.
+    """The graph as ONNX. Its outputs are the candidates; the dense maps are inner values with the names `dense`.
 
     Dynamic sides are multiples of `divisor`, and so are the bounds of `shapes`.
     """
@@ -77,16 +81,30 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
             dynamo=True,
             opset_version=OPSET,
             input_names=list(INPUT_NAMES),
-            output_names=[*GraphOutputs._fields, *dense],
+            output_names=[*Candidates._fields, *dense],
             dynamic_shapes=(dynamic, sizes_dynamic),
+            custom_translation_table={
+                torch.ops.aten.floor_divide.default: _divide,
+                torch.ops.aten.remainder.Scalar: _remainder,
+            },
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
-    keep_outputs(model, GraphOutputs._fields)
+    keep_outputs(model, Candidates._fields)
     strip_debug_info(model)
+    simplify(model)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+# Integers are divided for indices and sizes alone. None is negative, so the exporter's seven nodes for a floor are one.
+def _divide(dividend: TensorType, divisor: TensorType) -> TensorType:
+    return op.Div(dividend, divisor)
+
+
+def _remainder(dividend: TensorType, divisor: TensorType) -> TensorType:
+    return op.Mod(dividend, divisor)
 
 
 def _example_sides(shapes: InputShapes, divisor: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""The deployable graph: a trained detector with its postprocessing and NMS, from uint8 canvases to detections.
+"""The deployable graph as a torch module: a trained detector with its postprocessing, from canvases to candidates.
 
-It holds the detector and calls the model's own functions, so what is exported is what was validated.
-B images, H × W the canvas, C classes, K candidates, D detections.
+It holds the detector and calls the model's own functions, so what is exported is what was validated. NMS follows in
+ONNX (`onnx_model/nms.py`), in a form for the processor that the file is for.
+B images, H × W the canvas, C classes, K candidates.
 """
 
 from __future__ import annotations
@@ -13,48 +14,39 @@ from torch import Tensor, nn
 
 from runtime.errors import UserError
 from runtime.manifest import InputShapes, Thresholds
-from train.geometry.anchors import strides
+from train.geometry.anchors import Anchors, level_axes, pyramid_levels
 from train.model.batch_norm import fold_batch_norms
 from train.model.deform import for_export
 from train.model.detector import DenseOutputs, DetectorNetwork
-from train.model.postprocess import CandidateLimit, Postprocess, select_candidates
-
-from .nms import fixpoint_nms
+from train.model.postprocess import Canvases, Postprocess, select_candidates
+from train.model.ranking import AnchorRange
 
 TOPK_MAX = 3840  # the most that TensorRT's TopK ranks
 
 
-class GraphOutputs(NamedTuple):
-    """The outputs of the contract, under their names and in their order."""
+class Candidates(NamedTuple):
+    """The outputs of the traced graph, under the names that NMS reads."""
 
-    num_detections: Tensor  # int32 [B, 1]
-    detection_boxes: Tensor  # float32 [B, D, 4] xyxy in canvas pixels, best score first
-    detection_scores: Tensor  # float32 [B, D]
-    detection_classes: Tensor  # int32 [B, D], unused rows −1
-    nms_exact: Tensor  # int32 [B, 1]
-    candidate_boxes: Tensor  # float32 [B, K, 4]
-    candidate_scores: Tensor  # float32 [B, K]
+    candidate_boxes: Tensor  # float32 [B, K, 4] xyxy in canvas pixels
+    candidate_scores: Tensor  # float32 [B, K]; 0: an unused row
     candidate_classes: Tensor  # int32 [B, K]
 
 
 class DeployableGraph(nn.Module):
-    """The deployable module: `images` uint8 [B, H, W, 3], `image_sizes` int32 [B, 2] → GraphOutputs, dense maps.
+    """The deployable module: `images` uint8 [B, H, W, 3], `image_sizes` int32 [B, 2] → Candidates, dense maps.
 
-    `graph/checkpoint.py` makes it of a checkpoint. `limits` are `candidate_limits`.
+    `graph/checkpoint.py` makes it of a checkpoint. `canvases` are `graph_canvases`.
     """
 
-    def __init__(self, detector: DetectorNetwork, postprocess: Postprocess, limits: list[CandidateLimit]) -> None:
+    def __init__(self, detector: DetectorNetwork, postprocess: Postprocess, canvases: Canvases) -> None:
         super().__init__()
         self.detector = fold(detector)
-        self._postprocess, self._limits = postprocess, limits
+        self._postprocess, self._canvases = postprocess, canvases
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[GraphOutputs, DenseOutputs]:
-        """Detections and candidates, and the dense maps too so that the exporter names them for `export.verify`."""
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Candidates, DenseOutputs]:
+        """Candidates, and the dense maps too so that the exporter names them for `export.verify`."""
         dense = self.detector(images)
-        boxes, scores, classes = select_candidates(dense, image_sizes, self._postprocess, self._limits)
-        limits = self._postprocess.thresholds
-        found = fixpoint_nms(boxes, scores, classes, limits.nms_iou, limits.detections, limits.box_growth)
-        return GraphOutputs(*found, boxes, scores, classes), dense
+        return Candidates(*select_candidates(dense, image_sizes, self._postprocess, self._canvases)), dense
 
 
 def dense_names(levels: int, has_centerness: bool) -> list[str]:
@@ -77,26 +69,20 @@ def fold(detector: DetectorNetwork) -> DetectorNetwork:
     return folded
 
 
-def candidate_limits(
-    shapes: InputShapes, levels: int, scores_per_cell: int, thresholds: Thresholds
-) -> list[CandidateLimit]:
-    """How many candidates each level yields: a constant for all canvases, because TensorRT's TopK takes no other.
+def graph_canvases(shapes: InputShapes, levels: int, anchors: Anchors, thresholds: Thresholds) -> Canvases:
+    """What postprocessing may take for granted in a graph of these shapes.
 
-    A level with fewer scores on some canvas is padded. Raises UserError for more than TOPK_MAX.
+    A level yields the same number of candidates on every canvas, because TensorRT's TopK takes a constant. Raises
+    UserError for more than TOPK_MAX.
     """
     if thresholds.candidates_per_level > TOPK_MAX:
         raise UserError(
             f"candidates_per_level is {thresholds.candidates_per_level}, TensorRT ranks at most {TOPK_MAX}: "
             "set thresholds.candidates_per_level to 1000, the usual number"
         )
-    limits = []
-    for stride in strides(levels):
-        least = _cells(shapes.height_min, stride) * _cells(shapes.width_min, stride) * scores_per_cell
-        most = _cells(shapes.height_max, stride) * _cells(shapes.width_max, stride) * scores_per_cell
-        count = min(thresholds.candidates_per_level, most)
-        limits.append(CandidateLimit(count, padded=least < count))
-    return limits
-
-
-def _cells(side: int, stride: int) -> int:
-    return -(-side // stride)
+    smallest, largest = (
+        pyramid_levels(canvas, levels, anchors) for canvas in (shapes.smallest_canvas, shapes.largest_canvas)
+    )
+    ranges = [AnchorRange(low.anchors, high.anchors) for low, high in zip(smallest, largest, strict=True)]
+    follows = anchors.whole_pixels and not shapes.has_one_canvas  # the grid isn't a part of the largest canvas' grid
+    return Canvases(ranges, None if follows else [level_axes(level) for level in largest])

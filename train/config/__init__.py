@@ -11,7 +11,7 @@ from ..loss.criterion import BoxLoss, Loss
 from ..model.backbones import Backbone, BackboneName, BatchNorm
 from ..model.fpn import ExtraFrom
 from ..model.head import CenternessFrom
-from ..model.postprocess import Combine, Score, Scoring
+from ..model.ranking import Combine, Score, Scoring
 from ..model.resnet import BottleneckStride
 from .schema import (
     Config,

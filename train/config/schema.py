@@ -21,7 +21,7 @@ from ..loss.criterion import Loss
 from ..model.backbones import Backbone
 from ..model.fpn import ExtraFrom
 from ..model.head import CenternessFrom
-from ..model.postprocess import Scoring
+from ..model.ranking import Scoring
 
 Optimizer = Literal["sgd", "adamw"]
 Decay = Literal["step", "cosine"]

@@ -7,6 +7,7 @@ levels, in each level over the cells row by row, and in each cell over its ancho
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -110,6 +111,43 @@ def grid_points(levels: list[Level], device: torch.device | None = None) -> Tens
         point = torch.stack((center_x, center_y), dim=-1).reshape(-1, 1, 2)
         points.append(point.expand(-1, len(level.sides), -1).reshape(-1, 2))
     return torch.cat(points)
+
+
+class AnchorGrid(NamedTuple):
+    """All anchors of some levels by coordinates, float32 px; each broadcasts to [1, N]."""
+
+    x: Tensor  # of the centre
+    y: Tensor
+    width: Tensor
+    height: Tensor
+    stride: Tensor
+
+
+class LevelAxes(NamedTuple):
+    """A level's anchors as what each column and each row adds to (x, y, width, height, stride), float32 px.
+
+    The axes of a smaller canvas are the first of a larger one's, unless anchors are of `whole_pixels`.
+    """
+
+    columns: Tensor  # [5, 1, columns · A]
+    rows: Tensor  # [5, rows, 1]
+
+
+def level_axes(level: Level, device: torch.device | None = None) -> LevelAxes:
+    """The axes of a level's grid."""
+    x = (torch.arange(level.columns, device=device, dtype=torch.float32) + level.center) * level.pitch_xy[0]
+    y = (torch.arange(level.rows, device=device, dtype=torch.float32) + level.center) * level.pitch_xy[1]
+    width, height = (half_sides(level, device) * 2).repeat(level.columns, 1).t()
+    x = x.unsqueeze(1).expand(-1, len(level.sides)).flatten()
+    none, nothing = torch.zeros_like(x), torch.zeros_like(y)
+    columns = torch.stack([x, none, width, height, torch.full_like(x, level.stride)])
+    return LevelAxes(columns.unsqueeze(1), torch.stack([nothing, y, nothing, nothing, nothing]).unsqueeze(2))
+
+
+def anchor_grid(axes: Iterable[LevelAxes]) -> AnchorGrid:
+    """The anchors of levels, given their axes; in the order of flat anchor indices."""
+    table = torch.cat([(level.columns + level.rows).flatten(1) for level in axes], dim=1)
+    return AnchorGrid(*table.split(1))
 
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:

@@ -5,6 +5,7 @@ A code starts from an anchor (deltas) or from the anchor's centre (distances); `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,7 @@ def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: Regressi
     """Boxes [..., 4] xyxy px from codes [..., 4] of anchors [..., 4] on levels of strides [...] px."""
     left, top, right, bottom = anchors.unbind(-1)
     x, y = (left + right) / 2, (top + bottom) / 2
-    return torch.stack(decode_apart(x, y, right - left, bottom - top, strides, codes, rule), dim=-1)
+    return torch.stack(decode_apart(x, y, right - left, bottom - top, strides, codes.unbind(-1), rule), dim=-1)
 
 
 def decode_apart(
@@ -45,10 +46,10 @@ def decode_apart(
     width: Tensor,
     height: Tensor,
     strides: Tensor | int,
-    codes: Tensor,
+    codes: Sequence[Tensor],
     rule: Regression,
 ) -> Sides:
-    """`decode` by coordinates [...]: anchors are given by centre and size, boxes returned as their four sides.
+    """`decode` by coordinates [...]: anchors are given by centre and size, codes and boxes as four tensors.
 
     Raises UserError for an unknown start, distance or unit.
     """
@@ -56,7 +57,8 @@ def decode_apart(
         case "box":
             return decode_deltas(x, y, width, height, codes, rule.delta_std)
         case "point":
-            return decode_distances(x, y, _distances(codes, rule) * _unit(strides, rule))
+            unit = _unit(strides, rule)
+            return decode_distances(x, y, [_distances(code, rule) * unit for code in codes])
         case _:
             unknown_name(rule.start, "regression.start", RegressionStart)
 
@@ -70,7 +72,8 @@ def encode(anchors: Tensor, strides: Tensor | int, boxes: Tensor, rule: Regressi
         case "box":
             return encode_deltas(anchors, boxes, rule.delta_std)
         case "point":
-            return _numbers(encode_distances(centers(anchors), boxes) / _unit(strides, rule), rule)
+            unit = _unit(strides.unsqueeze(-1) if isinstance(strides, Tensor) else strides, rule)
+            return _numbers(encode_distances(centers(anchors), boxes) / unit, rule)
         case _:
             unknown_name(rule.start, "regression.start", RegressionStart)
 
@@ -101,6 +104,6 @@ def _unit(strides: Tensor | int, rule: Regression) -> Tensor | int:
         case "pixel":
             return 1
         case "stride":
-            return strides.unsqueeze(-1) if isinstance(strides, Tensor) else strides
+            return strides
         case _:
             unknown_name(rule.distance_unit, "regression.distance_unit", DistanceUnit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, stack, where
@@ -49,13 +50,18 @@ def centers(boxes: Tensor) -> Tensor:
 
 
 def decode_deltas(
-    x: Tensor, y: Tensor, width: Tensor, height: Tensor, deltas: Tensor, std: tuple[float, float, float, float]
+    x: Tensor,
+    y: Tensor,
+    width: Tensor,
+    height: Tensor,
+    deltas: Sequence[Tensor],
+    std: tuple[float, float, float, float],
 ) -> Sides:
-    """The sides [...] of boxes from anchors, given by centre and size [...], and deltas (dx, dy, dw, dh) [..., 4].
+    """The sides [...] of boxes from anchors, given by centre and size [...], and deltas (dx, dy, dw, dh), each [...].
 
     `std` scales the deltas; the log ratios are clamped to `MAX_LOG_RATIO` (R-CNN, arXiv 1311.2524, appendix C).
     """
-    dx, dy, dw, dh = (delta * s for delta, s in zip(deltas.unbind(-1), std, strict=True))
+    dx, dy, dw, dh = (delta * s for delta, s in zip(deltas, std, strict=True))
     x, y = x + dx * width, y + dy * height
     w = width * dw.clamp(max=MAX_LOG_RATIO).exp() / 2
     h = height * dh.clamp(max=MAX_LOG_RATIO).exp() / 2
@@ -71,9 +77,9 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float
     return stack([delta / s for delta, s in zip(deltas.unbind(-1), std, strict=True)], dim=-1)
 
 
-def decode_distances(x: Tensor, y: Tensor, distances: Tensor) -> Sides:
-    """The sides [...] of boxes at distances (left, top, right, bottom) [..., 4] px from points (x, y) [...]."""
-    left, top, right, bottom = distances.unbind(-1)
+def decode_distances(x: Tensor, y: Tensor, distances: Sequence[Tensor]) -> Sides:
+    """The sides [...] of boxes at distances (left, top, right, bottom), each [...] px, from points (x, y) [...]."""
+    left, top, right, bottom = distances
     return x - left, y - top, x + right, y + bottom
 
 

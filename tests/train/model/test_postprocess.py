@@ -13,7 +13,8 @@ from tests.support import reference
 from train import config
 from train.build import build_postprocess
 from train.model.detector import DenseOutputs
-from train.model.postprocess import CandidateLimit, select_candidates
+from train.model.postprocess import Canvases, select_candidates
+from train.model.ranking import AnchorRange
 
 MODEL = config.Model(anchors=config.Anchors(scale=4.0))
 Row = tuple[float, int, list[float]]
@@ -30,9 +31,11 @@ def outputs_of(canvas_hw: tuple[int, int], classes: int, batch: int = 2, bias: f
 
 
 def select(
-    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
+    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, ranges: list[AnchorRange] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return select_candidates(outputs, sizes, build_postprocess(MODEL, thresholds), limits)
+    return select_candidates(
+        outputs, sizes, build_postprocess(MODEL, thresholds), Canvases(ranges, None) if ranges else None
+    )
 
 
 def sigmoid(x: float) -> float:
@@ -64,16 +67,17 @@ def slow(outputs: DenseOutputs, image: int, size_hw: tuple[int, int], thresholds
 
 
 def check(
-    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, limits: list[CandidateLimit] | None = None
+    outputs: DenseOutputs, sizes: Tensor, thresholds: Thresholds, ranges: list[AnchorRange] | None = None
 ) -> None:
-    boxes, scores, classes = select(outputs, sizes, thresholds, limits)
+    boxes, scores, classes = select(outputs, sizes, thresholds, ranges)
     assert (boxes.dtype, scores.dtype, classes.dtype) == (torch.float32, torch.float32, torch.int32)
     for image, size in enumerate(sizes.tolist()):
         expected = slow(outputs, image, tuple(size), thresholds)
         first = 0
         for level, rows in enumerate(expected):
-            possible = outputs.class_logits[level][0].numel()
-            count = limits[level].rows if limits else min(thresholds.candidates_per_level, possible)
+            labels, h, w = outputs.class_logits[level][0].shape
+            anchors = ranges[level].most if ranges else h * w
+            count = min(thresholds.candidates_per_level, anchors * labels)
             part = slice(first, first + count)
             first += count
             found = scores[image, part]
@@ -107,23 +111,22 @@ def test_a_thousand_of_a_level_are_kept() -> None:
     )
 
 
-def test_padded_and_unpadded_limits() -> None:
-    """Padding where the level is smaller than its limit, larger, and exactly as large."""
-    outputs, sizes = outputs_of((64, 96), 2), torch.tensor([[64, 96], [40, 60]], dtype=torch.int32)
-    cells = [m.shape[2] * m.shape[3] * 2 for m in outputs.class_logits]
-    thresholds = Thresholds(candidates_per_level=100)
-    check(
-        outputs, sizes, thresholds, [CandidateLimit(100, False), CandidateLimit(48, False), CandidateLimit(12, False)]
-    )
-    check(outputs, sizes, thresholds, [CandidateLimit(100, True), CandidateLimit(100, True), CandidateLimit(100, True)])
-    assert cells == [192, 48, 12]
+@pytest.mark.parametrize("limit", [5, 12, 23, 24, 25, 95, 96, 97, 100, 191, 192, 193])
+@pytest.mark.parametrize(("least", "most"), [(1, 1), (1, 8), (0.25, 1), (0.25, 8)])
+def test_a_graph_of_many_canvases(limit: int, least: float, most: int) -> None:
+    """Levels with fewer anchors than rows, as many, and more; on the smallest canvas, the largest, and between."""
+    outputs, sizes = outputs_of((64, 96), 2, bias=1.0), torch.tensor([[64, 96], [40, 60]], dtype=torch.int32)
+    cells = [level.shape[2] * level.shape[3] for level in outputs.class_logits]
+    assert cells == [96, 24, 6]
+    ranges = [AnchorRange(math.ceil(count * least), count * most) for count in cells]
+    check(outputs, sizes, Thresholds(candidates_per_level=limit), ranges)
 
 
 def test_nothing_above_the_threshold() -> None:
     outputs = outputs_of((64, 64), 3, bias=-50.0)
     sizes = torch.tensor([[64, 64], [64, 64]])
-    for limits in (None, [CandidateLimit(300, True)] * 3):
-        boxes, scores, classes = select(outputs, sizes, Thresholds(), limits)
+    for ranges in (None, [AnchorRange(1, 2000)] * 3):
+        boxes, scores, classes = select(outputs, sizes, Thresholds(), ranges)
         assert (boxes == 0).all()
         assert (scores == 0).all()
         assert (classes == -1).all()

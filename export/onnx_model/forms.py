@@ -1,0 +1,28 @@
+"""The forms of a deployed graph for CPUs and for GPUs: the same function of operators that suit the processor."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx
+
+from runtime.manifest import Thresholds
+from runtime.names import unknown_name
+
+from .nms import BLOCKS, WIDE, with_nms
+
+Processor = Literal["cpu", "gpu"]
+
+
+def for_processor(model: onnx.ModelProto, thresholds: Thresholds, processor: Processor) -> onnx.ModelProto:
+    """A copy of the model in the form for a processor, whatever form it has. It may lack NMS so far.
+
+    Its metadata is the model's own, so that a hash of the graph in it isn't the copy's.
+    """
+    match processor:
+        case "cpu":
+            return with_nms(model, thresholds, BLOCKS)
+        case "gpu":
+            return with_nms(model, thresholds, WIDE)
+        case _:
+            unknown_name(processor, "processor", Processor)
