@@ -43,7 +43,7 @@ def export_onnx(
     batch_max: int = BATCH_MAX,
     canvas_hw: tuple[int, int] | None = None,
     precision: Precision = "fp32",
-    target: Target = "tensorrt",
+    target: Target | None = None,
     images: AnyPath | None = None,
     calibrate_on: AnyPath | None = None,
     show_progress: bool = False,
@@ -51,7 +51,7 @@ def export_onnx(
     """Export a checkpoint to one ONNX file: network, postprocessing and NMS, for ONNX Runtime and TensorRT.
 
     The file takes `images` uint8 [B, H, W, 3] and `image_sizes` int32 [B, 2], and returns detections
-    (`export.graph.deployable.GraphOutputs`). It is published only after its verification against the checkpoint.
+    (`export.onnx_model.nms.with_nms`). It is published only after its verification against the checkpoint.
 
     Args:
         checkpoint: file that training wrote (.pt).
@@ -60,7 +60,8 @@ def export_onnx(
         canvas_hw: fixes the canvas H × W in px; by default any canvas in a range whose sides are multiples of the
             recipe's size divisor.
         precision: other than fp32, a second file OUT.PRECISION.onnx is made of the first as `quantize` does.
-        target: what an int8 file is for.
+        target: what the file in `precision` is for: "tensorrt" (GPUs), "cpu" or "cpu-vnni" (see `quantize`). The
+            default is a GPU, and for float32 a CPU, because `build_engine` gives its graph the form for GPUs.
         images: folder of images to verify on; by default the checkpoint's validation images, or synthetic ones.
         calibrate_on: folder of images to calibrate int8 and fp8 on; by default the checkpoint's training images.
         show_progress: whether to show a progress bar on stderr.
@@ -76,7 +77,7 @@ def export_onnx(
         True
 
     """
-    path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target)
+    path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target or "tensorrt")
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
     from train.trainer.checkpoint import load_detector
@@ -86,7 +87,10 @@ def export_onnx(
 
     loaded = load_detector(Path(checkpoint))
     shapes = input_shapes(loaded.config.preprocess, batch_max, canvas_hw)
-    return publish_export(loaded, path, shapes, scheme, folder_name(images), folder_name(calibrate_on), show_progress)
+    processor = scheme.processor if precision == "fp32" and target is not None else "cpu"
+    return publish_export(
+        loaded, path, shapes, scheme, folder_name(images), folder_name(calibrate_on), show_progress, processor
+    )
 
 
 def quantize(
@@ -114,7 +118,7 @@ def quantize(
         model: float32 file that `export_onnx` wrote.
         precision: "fp16", "bf16", "int8" or "fp8".
         out: file to write; by default MODEL.PRECISION.onnx.
-        target: what an int8 file is for: "tensorrt", "cpu" (every processor), or "cpu-vnni" (processors with VNNI or
+        target: what the file is for: "tensorrt" (GPUs), "cpu" (every processor), or "cpu-vnni" (processors with VNNI or
             ARM's dot product).
         images: folder of images; int8 and fp8 are calibrated on some of them and verified on others.
         annotations: COCO file; only the images that it lists are calibrated on.

@@ -14,6 +14,7 @@ from .arguments import BATCH_MAX
 from .graph.checkpoint import checkpoint_to_graph
 from .graph.shapes import ExportError, input_shapes
 from .onnx_model.network import load_deployed
+from .onnx_model.processor import Processor
 from .quantization.calibration import calibration_images
 from .quantization.convert import load_float32
 from .quantization.scheme import CALIBRATION_IMAGES, Scheme
@@ -36,8 +37,11 @@ def publish_export(
     images: str | None = None,
     calibrate_on: str | None = None,
     show_progress: bool = False,
+    processor: Processor = "cpu",
 ) -> ExportedModel:
     """Export a checkpoint to `out`, and where the scheme isn't float32 convert that file to OUT.PRECISION.onnx.
+
+    The exported file has the form for `processor`, the converted one the form that the scheme says.
 
     Each file is published only after its verification: the export against the checkpoint, the conversion against the
     export. Both are compared on images of the folder `images`, by default on the checkpoint's validation images. int8
@@ -49,7 +53,7 @@ def publish_export(
     logger.info(f"exporting {shapes.summary()} …")
     verification = publish(
         out,
-        lambda: checkpoint_to_graph(loaded, shapes),
+        lambda: checkpoint_to_graph(loaded, shapes, processor),
         lambda temporary: verify_export(loaded, temporary, compare_on),
     )
     written = out if verification.passed else failed_path(out)

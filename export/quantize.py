@@ -5,10 +5,11 @@
     python -m export.quantize mine.onnx --precision int8 --target cpu --images photos
     python -m export.quantize mine.onnx --precision int8 --images photos --max-ap-loss 0.3 --val-annotations val.json
 
-Only the network changes; scores, boxes and NMS stay float32. `--target` says what an int8 file is for: `tensorrt`
-(symmetric int8, the rest in fp16), `cpu` (ONNX Runtime and OpenVINO on every processor) or `cpu-vnni` (processors with
-VNNI or ARM's dot product, which sum all 8 bits exactly; `python -m runtime.doctor` says whether this one does). The new
-file is published only after verification against the float32 file (`export.verify`). No torch is needed.
+Only the network changes; scores, boxes and NMS stay float32. `--target` says what the file is for: `tensorrt` (GPUs:
+int8 is symmetric with the rest in fp16, NMS has few and wide steps), `cpu` (ONNX Runtime and OpenVINO on every
+processor) or `cpu-vnni` (int8 for processors with VNNI or ARM's dot product, which sum all 8 bits exactly; `python -m
+runtime.doctor` says whether this one does). The new file is published only after verification against the float32 file
+(`export.verify`). No torch is needed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def _parser() -> CommandParser:
     parser.add_argument("model", metavar="MODEL.onnx", help="float32 file that export.to_onnx wrote")
     parser.add_argument("--precision", required=True, choices=[p for p in get_args(Precision) if p != "fp32"])
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="default: MODEL.PRECISION.onnx")
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
+    parser.add_argument(
+        "--target", choices=get_args(Target), default="tensorrt", help="what the file is for (%(default)s)"
+    )
     parser.add_argument(
         "--images", metavar="DIR", help="images to calibrate on; the files are compared on others of them"
     )

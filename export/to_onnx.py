@@ -66,7 +66,9 @@ def _parser() -> CommandParser:
         default="fp32",
         help="also write OUT.PRECISION.onnx (export.quantize); default: the float32 file alone",
     )
-    parser.add_argument("--target", choices=get_args(Target), default="tensorrt", help="what int8 is for (%(default)s)")
+    parser.add_argument(
+        "--target", choices=get_args(Target), help="what the file in PRECISION is for; default: tensorrt, of fp32: cpu"
+    )
     parser.add_argument(
         "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"
     )

@@ -24,7 +24,8 @@ from train.trainer.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
-from ..onnx_model.forms import Processor, for_processor
+from ..onnx_model.forms import for_processor
+from ..onnx_model.processor import Processor
 from ..onnx_model.simplify import simplify
 from .deployable import Candidates, DeployableGraph, dense_names, graph_canvases
 from .shapes import round_up

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx
 
 from runtime.manifest import Thresholds
 from runtime.names import unknown_name
 
 from .nms import BLOCKS, WIDE, with_nms
-
-Processor = Literal["cpu", "gpu"]
+from .processor import Processor
 
 
 def for_processor(model: onnx.ModelProto, thresholds: Thresholds, processor: Processor) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from runtime.files import atomic_path
 from runtime.manifest import METADATA_KEY, Manifest, to_json
 
 from ..onnx_model.file import graph_sha256
+from ..onnx_model.forms import for_processor
 from ..onnx_model.network import ModelError, cut_network, load_deployed, replace_network
 from ..onnx_model.precision import QUANTIZATION_KEY, QuantizationNote
 from ..onnx_model.saturation import sums_fit_16_bits
@@ -88,7 +89,7 @@ def convert_model(
         network = to_half(cut_network(model), scheme.precision)
     else:
         raise ConvertError(f"precision {scheme.precision}: the exported file is that already")
-    converted = replace_network(model, network)
+    converted = for_processor(replace_network(model, network), manifest.thresholds, scheme.processor)
     stated = dataclasses.replace(
         manifest,
         precision=scheme.precision,

@@ -11,15 +11,19 @@ from typing import Any, Literal, get_args
 from runtime.manifest import Precision
 from runtime.names import unknown_name
 
+from ..onnx_model.processor import Processor
+
 CALIBRATION_IMAGES = 500  # as many as MLPerf's rules allow
-Target = Literal["tensorrt", "cpu", "cpu-vnni"]  # what an int8 file is for; see `qdq.py`
+Target = Literal["tensorrt", "cpu", "cpu-vnni"]  # what a file is for; of int8 see `qdq.py`
 Method = Literal["max", "mse", "percentile"]  # how a range is chosen from a histogram; see `histogram.py`
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """A conversion of a float32 file. `target` matters for int8 alone, `method` for int8 and fp8.
+    """A conversion of a float32 file. `method` matters for int8 and fp8 alone.
+
+    `target` decides the form of NMS and the group norms, and the layout of int8.
 
     Raises UserError for an unknown name.
     """
@@ -38,6 +42,11 @@ class Scheme:
         for setting, (given, names) in settings.items():
             if given not in get_args(names):
                 unknown_name(given, setting, names)
+
+    @property
+    def processor(self) -> Processor:
+        """The processor whose form the file has."""
+        return "gpu" if self.target == "tensorrt" else "cpu"
 
     @property
     def is_quantized(self) -> bool:

@@ -14,6 +14,7 @@ from runtime.command_names import QUANTIZE, TO_TRT
 from runtime.files import atomic_write, require_writable
 from runtime.manifest import Manifest
 
+from ..onnx_model.forms import for_processor
 from ..onnx_model.network import parse_deployed, read_deployed
 from ..onnx_model.precision import count_convolutions, count_wrong_convolutions, format_counts
 from .build import BuildResult, ParseError, build
@@ -32,7 +33,8 @@ class EngineSource:
     """An exported file as it was read once: by the time that the engine is built, another file may have its name."""
 
     path: Path
-    content: bytes
+    sha256: str
+    graph: bytes  # in the form for GPUs
     manifest: Manifest
 
 
@@ -55,7 +57,8 @@ def load_source(path: Path) -> EngineSource:
             f"{path} says that it is {manifest.precision}, but its convolutions are: {counts}; "
             f"make it again: {QUANTIZE} MODEL.onnx --precision {manifest.precision}"
         )
-    return EngineSource(path, content, manifest)
+    graph = for_processor(model, manifest.thresholds, "gpu").SerializeToString(deterministic=True)
+    return EngineSource(path, hashlib.sha256(content).hexdigest(), graph, manifest)
 
 
 def build_engine_file(
@@ -68,7 +71,7 @@ def build_engine_file(
     """
     precision = source.manifest.precision
     check_settings(library, settings, precision)
-    require_free_space(out, len(source.content))
+    require_free_space(out, len(source.graph))
     if settings.timing_cache is not None:
         require_writable(settings.timing_cache)
     gpus = ", ".join(settings.compute_capabilities) or (library.device.name if library.device else "this machine")
@@ -76,7 +79,7 @@ def build_engine_file(
     for number, profile in enumerate(settings.profiles):
         logger.info(f"  profile {number}: {describe_profile(profile)}")
     try:
-        built = build(library, source.path, source.content, settings, show_progress)
+        built = build(library, source.path, source.graph, settings, show_progress)
     except ParseError as error:
         for line in error.nodes:
             logger.error(line)
@@ -119,7 +122,7 @@ def describe_engine(
         compute_capabilities=built.compute_capabilities,
         platform=this_platform(),
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
-        onnx_sha256=hashlib.sha256(source.content).hexdigest(),
+        onnx_sha256=source.sha256,
         profiles=settings.profiles,
         tensors=built.tensors,
         rebuild=rebuild_command(library, source.path, settings, out),

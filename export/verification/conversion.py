@@ -50,9 +50,9 @@ def open_conversion(source: Path, model_path: Path) -> Comparison:
         raise VerifyError(
             f"{model_path} and {source} were exported from different checkpoints: give two files of the same checkpoint"
         )
-    unlike = (
-        network_differences(original, file.model) if dense_map_names(file.model) == names else ["the dense maps differ"]
-    )
+    unlike = ["the dense maps differ"]
+    if dense_map_names(file.model) == names:
+        unlike = network_differences(original, file.model, original_manifest.thresholds)
     compared = Check("file", SAME_NETWORK, len(original.graph.node), len(unlike), 0, "; ".join(unlike[:3]))
     comparison = make_comparison(reference, postprocess, file)
     ranges = quantization_ranges(file.model)

@@ -3,17 +3,24 @@
 Both graphs are walked backwards from the dense maps. Every node must have a counterpart with the same inputs.
 Conversions (casts between floats, QuantizeLinear and DequantizeLinear of one scale) are skipped. Constants may differ
 by the rounding of their number format, and the bias of an 8-bit convolution by a correction: the rounding errors of its
-weights times means that its input can have. Nothing after the dense maps may differ. Whether the ranges of activations
+weights times means that its input can have. After the dense maps nothing may differ but the form for a processor.
+Whether the ranges of activations
 fit, only images can tell (`ranges.py`).
 """
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from runtime.manifest import Thresholds
+
+from ..onnx_model.forms import for_processor
 from ..onnx_model.network import cut_network, dense_map_names, postprocessing_nodes
+from ..onnx_model.processor import Processor
 
 # Half of the last bit, relative to the number and absolute around 0: the largest rounding error of a format.
 _ROUNDING = {
@@ -31,9 +38,12 @@ _LEAST_SCALE = 2.0**-24
 _NONE = (np.zeros(()), np.zeros(()))  # no correction
 
 
-def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
-    """How a converted model's network differs from its source's beyond rounding: one line for each place."""
-    if _exact(source) != _exact(converted):
+def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto, thresholds: Thresholds) -> list[str]:
+    """How a converted model's network differs from its source's beyond rounding: one line for each place.
+
+    `thresholds` are those of the source's manifest.
+    """
+    if _exact(converted) not in [_exact(for_processor(source, thresholds, form)) for form in get_args(Processor)]:
         return ["the postprocessing differs"]
     ours, theirs = _Graph(cut_network(source)), _Graph(cut_network(converted))
     pending = [(name, name) for name in dense_map_names(source)]

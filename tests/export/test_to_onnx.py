@@ -15,18 +15,20 @@ import torch
 
 from export import export_step
 from export.arguments import ArgumentError
-from export.graph.deployable import GraphOutputs, candidate_limits, fold
+from export.graph.deployable import fold, graph_canvases
 from export.graph.shapes import ExportError, input_shapes
 from export.onnx_model.file import graph_sha256
 from export.to_onnx import main
 from export.verification.checkpoint import open_export
 from export.verification.comparison import compare_case
 from export.verification.images import make_case, synthetic_images
+from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.backends.ort.backend import OrtBackend
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, Thresholds
+from train.config import Anchors
 from train.trainer.checkpoint import LoadedDetector
 
 from .conftest import Exported
@@ -70,7 +72,7 @@ def test_the_hash_is_of_the_graph_without_its_metadata(exported: Exported) -> No
 def test_the_file_keeps_to_the_contract(exported: Exported) -> None:
     model = onnx.load(exported.model)
     assert [value.name for value in model.graph.input] == ["images", "image_sizes"]
-    assert [value.name for value in model.graph.output] == list(GraphOutputs._fields)
+    assert [value.name for value in model.graph.output] == OUTPUT_NAMES
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
     operators = {node.op_type for node in model.graph.node}
     assert not operators & {"NonMaxSuppression", "Loop", "If", "Scan", "NonZero", "BatchNormalization"}
@@ -152,13 +154,14 @@ def test_a_fixed_canvas(fixed: tuple[LoadedDetector, Path]) -> None:
     assert raw.candidate_scores.shape == (1, 1000 + 504 + 126 + 36)
 
 
-def test_limits_serve_every_canvas_of_the_range() -> None:
-    limits = candidate_limits(InputShapes(1, 1, 64, 320, 64, 320), 5, 3, Thresholds())
-    assert [tuple(limit) for limit in limits] == [(1000, True), (1000, True), (300, True), (75, True), (27, True)]
-    limits = candidate_limits(InputShapes(1, 1, 320, 320, 640, 640), 5, 80, Thresholds())
-    assert [tuple(limit) for limit in limits] == [(1000, False)] * 5
+def test_ranges_serve_every_canvas() -> None:
+    nine = Anchors(scales_per_octave=3, ratios=(0.5, 1.0, 2.0))
+    canvases = graph_canvases(InputShapes(1, 1, 64, 320, 64, 320), 5, nine, Thresholds())
+    assert [tuple(level) for level in canvases.ranges] == [(576, 14400), (144, 3600), (36, 900), (9, 225), (9, 81)]
+    canvases = graph_canvases(InputShapes(1, 1, 320, 320, 640, 640), 5, Anchors(), Thresholds())
+    assert [tuple(level) for level in canvases.ranges] == [(n, n) for n in (3200, 800, 200, 50, 15)]
     with pytest.raises(UserError, match=r"TensorRT ranks at most 3840: set thresholds.candidates_per_level to 1000"):
-        candidate_limits(InputShapes(1, 1, 64, 64, 64, 64), 5, 3, Thresholds(candidates_per_level=4000))
+        graph_canvases(InputShapes(1, 1, 64, 64, 64, 64), 5, Anchors(), Thresholds(candidates_per_level=4000))
 
 
 def test_folding_changes_no_number(exported: Exported) -> None:

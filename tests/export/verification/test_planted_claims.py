@@ -29,11 +29,10 @@ from export.verification.checks import (
 )
 from export.verification.comparison import VerifyError
 from export.verification.conversion import open_conversion
-from export.verification.equivalence import network_differences
 from runtime.manifest import METADATA_KEY, Manifest, Precision, from_json, to_json
 
 from ..conftest import SCHEMES, Exported, restamp
-from .test_planted_defects import QUANTIZED, failing
+from .test_planted_defects import QUANTIZED, differences, failing
 
 
 def test_an_unquantized_file_that_claims_int8(exported: Exported, tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_maps_rounded_to_8_bits(name: str, converted: dict[str, Path], exported:
     for kind, before, after in (("Dequantize", "rounded", "class_logits_1"), ("Quantize", "whole", "rounded")):
         inserted = onnx.helper.make_node(f"{kind}Linear", [before, "map_scale", "map_zero"], [after])
         model.graph.node.insert(place + 1, inserted)
-    assert network_differences(onnx.load(exported.model), model) == []
+    assert differences(exported, model) == []
     assert count_wrong_convolutions(model, SCHEMES[name].precision) == 1
     comparison = open_export(exported.loaded, restamp(model, tmp_path / "rounded.onnx"))
     assert [check.quantity for check in comparison.file_checks if not check.passed] == [PRECISION]

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.onnx_model.network import cut_network
+from export.onnx_model.network import cut_network, load_deployed
 from export.quantization.calibration import Calibration
 from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
@@ -42,6 +42,12 @@ def failing(exported: Exported, path: Path) -> set[str]:
     comparison = open_conversion(exported.model, path)
     checks = [*comparison.file_checks, *compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))]
     return {check.quantity for check in checks if not check.passed}
+
+
+def differences(exported: Exported, model: onnx.ModelProto) -> list[str]:
+    """How the model's network differs from the exported file's."""
+    source, manifest = load_deployed(exported.model)
+    return network_differences(source, model, manifest.thresholds)
 
 
 def changed(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -76,7 +82,7 @@ def swap_outputs(model: onnx.ModelProto, one: str, other: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_nothing_is_found_where_nothing_is_wrong(name: str, converted: dict[str, Path], exported: Exported) -> None:
-    assert network_differences(onnx.load(exported.model), onnx.load(converted[name])) == []
+    assert differences(exported, onnx.load(converted[name])) == []
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -85,7 +91,7 @@ def test_doubled_weights(name: str, converted: dict[str, Path], exported: Export
     model = onnx.load(converted[name])
     _, scale = weight_of(model, some_convolution(model))
     changed(model, scale, lambda array: 2 * array)
-    (found,) = network_differences(onnx.load(exported.model), model)
+    (found,) = differences(exported, model)
     assert found.startswith(scale.removesuffix("_scale").removesuffix(f"_{name}"))
 
 
@@ -94,7 +100,7 @@ def test_zeroed_weights(name: str, converted: dict[str, Path], exported: Exporte
     model = onnx.load(converted[name])
     numbers, _ = weight_of(model, some_convolution(model))
     changed(model, numbers, np.zeros_like)
-    (found,) = network_differences(onnx.load(exported.model), model)
+    (found,) = differences(exported, model)
     assert "numbers differ by more than rounding" in found
 
 
@@ -105,17 +111,16 @@ def test_weights_that_were_cut_and_not_rounded(converted: dict[str, Path], expor
     exact = next(v for v in source.graph.initializer if v.name == name.removesuffix("_bf16"))
     words = numpy_helper.to_array(exact).view(np.uint32) & 0xFFFF0000
     next(v for v in model.graph.initializer if v.name == name).raw_data = (words >> 16).astype(np.uint16).tobytes()
-    assert len(network_differences(source, model)) == 1
+    assert len(differences(exported, model)) == 1
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_swapped_levels(name: str, converted: dict[str, Path], exported: Exported) -> None:
-    source = onnx.load(exported.model)
     for kind in ("class_logits", "box_regression", "centerness"):
         for one, other in ((0, 2), (3, 4)):
             model = onnx.load(converted[name])
             swap_outputs(model, f"{kind}_{one}", f"{kind}_{other}")
-            assert network_differences(source, model)
+            assert differences(exported, model)
 
 
 @pytest.mark.parametrize("name", ["bf16", "int8"])
@@ -146,7 +151,7 @@ def test_swapped_weights(name: str, converted: dict[str, Path], exported: Export
     second = next(node for node in nodes if "box_tower" in node.input[1])
     assert shapes[weight_of(model, first)[0]] == shapes[weight_of(model, second)[0]]
     first.input[1], second.input[1] = second.input[1], first.input[1]
-    assert network_differences(onnx.load(exported.model), model)
+    assert differences(exported, model)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -158,7 +163,7 @@ def test_a_scale_undone_by_another(name: str, converted: dict[str, Path], export
     scale = numpy_helper.to_array(next(v for v in model.graph.initializer if v.name == node.input[1]))
     model.graph.initializer.append(numpy_helper.from_array(2 * scale, "another"))
     node.input[1] = "another"
-    assert network_differences(onnx.load(exported.model), model)
+    assert differences(exported, model)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -179,7 +184,7 @@ def test_scales_along_another_axis(
     del node.attribute[:]
     if axis is not None:
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
-    (found,) = network_differences(onnx.load(exported.model), model)
+    (found,) = differences(exported, model)
     assert "along axis 1, not one for each output channel" in found
     assert SAME_NETWORK in failing(exported, restamp(model, tmp_path / "axis.onnx"))  # which does run
 
@@ -191,7 +196,7 @@ def test_too_few_scales(name: str, converted: dict[str, Path], exported: Exporte
     _, scale = weight_of(model, some_convolution(model))
     value = next(value for value in model.graph.initializer if value.name == scale)
     value.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(value)[:-1], scale))
-    (found,) = network_differences(onnx.load(exported.model), model)
+    (found,) = differences(exported, model)
     assert "not one for each output channel" in found
 
 
@@ -201,7 +206,7 @@ def test_another_postprocessing(name: str, converted: dict[str, Path], exported:
     for value in model.graph.initializer:
         if value.data_type == TensorProto.FLOAT and not value.dims and numpy_helper.to_array(value) == np.float32(0.6):
             value.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), value.name))
-    assert network_differences(onnx.load(exported.model), model) == ["the postprocessing differs"]
+    assert differences(exported, model) == ["the postprocessing differs"]
 
 
 @pytest.mark.parametrize("attribute", ["strides", "group"])
@@ -212,7 +217,7 @@ def test_another_attribute(attribute: str, converted: dict[str, Path], exported:
     kept = [x for x in theirs.attribute if x.name != attribute]
     del theirs.attribute[:]
     theirs.attribute.extend(kept)
-    assert network_differences(onnx.load(exported.model), model) == [f"{node.output[0]}: its Conv became another Conv"]
+    assert differences(exported, model) == [f"{node.output[0]}: its Conv became another Conv"]
 
 
 # What only images show.

@@ -1,60 +1,83 @@
-"""The NMS graph, in ONNX Runtime and in torch, against greedy NMS in plain Python."""
+"""NMS as nodes of a graph, in both forms, in ONNX Runtime, against greedy NMS in plain Python."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from export.graph.checkpoint import OPSET, quiet_exporter
-from export.graph.nms import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
+from export.onnx_model.nms import BLOCKS, CANDIDATES, MAX_RANKED, WIDE, NmsForm, with_nms
+from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.detections import RawOutputs, postprocess
 from runtime.manifest import Thresholds
 
 K = 1300  # more than NMS ranks
 IOU, DETECTIONS = 0.6, 100
+THRESHOLDS = Thresholds(nms_iou=IOU, detections=DETECTIONS)
+FORMS = {"wide": WIDE, "blocks": BLOCKS}
 Scene = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes [B, K, 4], scores [B, K], classes [B, K]
+
+
+class NmsOutputs(NamedTuple):
+    num_detections: np.ndarray
+    detection_boxes: np.ndarray
+    detection_scores: np.ndarray
+    detection_classes: np.ndarray
+    nms_exact: np.ndarray
+
+
 Nms = Callable[[Scene], NmsOutputs]
 
 
-class Module(torch.nn.Module):
-    def forward(self, boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor) -> NmsOutputs:
-        return fixpoint_nms(boxes, scores, classes, IOU, DETECTIONS)
+def candidates_model(rows: int = K) -> onnx.ModelProto:
+    """A graph that only passes its candidates on."""
+    types = (TensorProto.FLOAT, [4]), (TensorProto.FLOAT, []), (TensorProto.INT32, [])
+    inputs, outputs = (
+        [
+            make_tensor_value_info(prefix + name, kind, ["batch", rows, *more])
+            for name, (kind, more) in zip(CANDIDATES, types, strict=True)
+        ]
+        for prefix in ("given_", "")
+    )
+    nodes = [make_node("Identity", [f"given_{name}"], [name]) for name in CANDIDATES]
+    return make_model(
+        make_graph(nodes, "candidates", inputs, outputs), opset_imports=[make_opsetid("", 21)], ir_version=10
+    )
 
 
-def in_torch(scene: Scene) -> NmsOutputs:
-    return NmsOutputs(*(output.numpy() for output in Module()(*map(torch.from_numpy, scene))))
+def with_form(form: NmsForm, rows: int = K, thresholds: Thresholds = THRESHOLDS) -> onnx.ModelProto:
+    model = with_nms(candidates_model(rows), thresholds, form)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
-@pytest.fixture(scope="session")
-def model() -> onnx.ModelProto:
-    batch = torch.export.Dim("batch", min=1, max=16)
-    with quiet_exporter():
-        program = torch.onnx.export(
-            Module().eval(),
-            tuple(map(torch.from_numpy, crowd(2))),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["boxes", "scores", "classes"],
-            dynamic_shapes=({0: batch},) * 3,
-            verbose=False,
-        )
-    stream = io.BytesIO()
-    program.save(stream)
-    return onnx.load_from_string(stream.getvalue())
-
-
-@pytest.fixture(scope="session")
-def in_ort(model: onnx.ModelProto) -> Nms:
+def run(model: onnx.ModelProto) -> Nms:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda scene: NmsOutputs(*session.run(None, dict(zip(("boxes", "scores", "classes"), scene, strict=True))))
+
+    def infer(scene: Scene) -> NmsOutputs:
+        feed = {f"given_{name}": part for name, part in zip(CANDIDATES, scene, strict=True)}
+        return NmsOutputs(*session.run(OUTPUT_NAMES[:5], feed))
+
+    return infer
+
+
+@pytest.fixture(scope="session", params=FORMS)
+def form(request: pytest.FixtureRequest) -> NmsForm:
+    return FORMS[request.param]
+
+
+@pytest.fixture(scope="session")
+def in_ort(form: NmsForm) -> Nms:
+    return run(with_form(form))
 
 
 def crowd(batch: int, seed: int = 0, objects: int = 60, classes: int = 4, rows: int = K) -> Scene:
@@ -80,7 +103,7 @@ def single(boxes: list[list[float]], scores: list[float], classes: list[int], ro
     return scene
 
 
-def oracle(scene: Scene, image: int) -> list[int]:
+def oracle(scene: Scene, image: int, detections: int = DETECTIONS) -> list[int]:
     """Greedy NMS, written to be read: rows of the kept candidates, best first (ties: the lower row)."""
     boxes, scores, classes = (part[image].tolist() for part in scene)
 
@@ -95,7 +118,7 @@ def oracle(scene: Scene, image: int) -> list[int]:
     for row in sorted((r for r in range(len(scores)) if scores[r] > 0), key=lambda r: (-scores[r], r)):
         if all(classes[k] != classes[row] or iou(boxes[k], boxes[row]) <= IOU for k in kept):
             kept.append(row)
-    return kept[:DETECTIONS]
+    return kept[:detections]
 
 
 def check_rows(scene: Scene, outputs: NmsOutputs, image: int) -> None:
@@ -117,9 +140,8 @@ def sliding_row(length: int) -> Scene:
     return single(boxes, np.linspace(0.9, 0.1, length).tolist(), [0] * length)
 
 
-@pytest.mark.parametrize("nms_name", ["torch", "onnx"])
-def test_no_candidate(nms_name: str, in_ort: Nms) -> None:
-    outputs = (in_torch if nms_name == "torch" else in_ort)(single([], [], []))
+def test_no_candidate(in_ort: Nms) -> None:
+    outputs = in_ort(single([], [], []))
     assert outputs.num_detections.tolist() == [[0]]
     assert outputs.nms_exact.tolist() == [[1]]
     assert not outputs.detection_boxes.any()
@@ -145,21 +167,51 @@ def test_flag_tells_the_truth(objects: int, classes: int, exact: int, in_ort: Nm
         check_rows(scene, outputs, int(image))
 
 
-@pytest.mark.parametrize("rows", [1, 37, 100, 255, 700, MAX_RANKED])
-def test_fewer_candidates_than_are_ranked(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 37, 100, 255, 256, 257, 700, MAX_RANKED, MAX_RANKED + 1])
+def test_other_numbers_of_candidates(rows: int, form: NmsForm) -> None:
     scene = crowd(2, seed=rows, rows=rows)
-    outputs = in_torch(scene)
+    outputs = run(with_form(form, rows))(scene)
     assert outputs.detection_boxes.shape == (2, DETECTIONS, 4)
     for image in range(2):
         assert outputs.nms_exact[image] == 1
         check_rows(scene, outputs, image)
 
 
-def test_torch_equals_onnx(in_ort: Nms) -> None:
+def test_the_forms_agree() -> None:
     scene = crowd(3, seed=5)
-    for ours, theirs in zip(in_torch(scene), in_ort(scene), strict=True):
+    wide, blocks = (run(with_form(form))(scene) for form in (WIDE, BLOCKS))
+    for ours, theirs in zip(wide, blocks, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("detections", [1, 300, 2500])
+def test_other_numbers_of_detections(detections: int, form: NmsForm) -> None:
+    """2500: more than are ranked as a rule, and more than half precision counts."""
+    scene = crowd(1, seed=11, objects=2600, classes=80, rows=3000)
+    outputs = run(with_form(form, 3000, Thresholds(detections=detections)))(scene)
+    kept = oracle(scene, 0, detections)
+    assert outputs.detection_boxes.shape == (1, detections, 4)
+    if outputs.nms_exact[0, 0]:
+        np.testing.assert_array_equal(outputs.detection_boxes[0, : len(kept)], scene[0][0, kept])
+    assert outputs.nms_exact[0, 0] == (detections < 2500)
+
+
+def test_legacy_boxes_cover_a_pixel_more(form: NmsForm) -> None:
+    """Boxes that include their last pixel: IoU 97 · 101 / (161 · 101) is above 0.6, 96 · 100 / (160 · 100) is not."""
+    scene = single([[0, 0, 100, 160], [0, 0, 100, 96]], [0.9, 0.8], [0, 0])
+    legacy = run(with_form(form, thresholds=Thresholds(legacy_plus_one=True)))(scene)
+    assert legacy.num_detections.tolist() == [[1]]
+    assert legacy.nms_exact.tolist() == [[1]]
+    assert legacy.detection_boxes[0, 0].tolist() == [0, 0, 100, 160]
+
+
+def test_one_form_replaces_the_other() -> None:
+    """As often as one likes, and nothing of the other is left."""
+    wide, blocks = with_form(WIDE), with_form(BLOCKS)
+    assert with_nms(wide, THRESHOLDS, BLOCKS) == blocks
+    assert with_nms(with_nms(wide, THRESHOLDS, BLOCKS), THRESHOLDS, WIDE) == wide
+    assert wide != blocks
 
 
 def test_batch_equals_singles(in_ort: Nms) -> None:
@@ -201,9 +253,9 @@ def test_empty_boxes_neither_suppress_nor_fail(in_ort: Nms) -> None:
     assert outputs.nms_exact.tolist() == [[1]]
 
 
-@pytest.mark.parametrize(("length", "exact"), [(8, 1), (ITERATIONS, 1), (17, 0), (60, 0), (600, 0)])
-def test_a_chain_longer_than_the_iteration_is_flagged(length: int, exact: int, in_ort: Nms) -> None:
-    scene = sliding_row(length)
+@pytest.mark.parametrize(("more", "exact"), [(-4, 1), (0, 1), (1, 0), (5, 0), (600, 0)])
+def test_a_chain_longer_than_the_iteration_is_flagged(more: int, exact: int, form: NmsForm, in_ort: Nms) -> None:
+    scene = sliding_row(form.iterations + more)
     outputs = in_ort(scene)
     assert outputs.nms_exact.tolist() == [[exact]]
     if exact:
@@ -212,8 +264,8 @@ def test_a_chain_longer_than_the_iteration_is_flagged(length: int, exact: int, i
 
 def test_a_chain_across_blocks_is_followed(in_ort: Nms) -> None:
     """A block's kept rows suppress rows of every later block, before those are iterated."""
-    boxes, scores, classes = [], [], []
-    for start in (0, BLOCK - 4, 2 * BLOCK - 3, 3 * BLOCK - 2):  # each chain straddles a border between blocks
+    boxes, scores, classes, block = [], [], [], BLOCKS.block
+    for start in (0, block - 4, 2 * block - 3, 3 * block - 2):  # each chain straddles a border between blocks
         for i in range(start, start + 8):
             boxes.append([i * 20.0, start, i * 20.0 + 100, start + 100])
             scores.append(1 - i / 2000)
@@ -245,7 +297,7 @@ def test_flagged_images_are_mended_by_the_runtime(in_ort: Nms) -> None:
     scene = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     outputs = in_ort(scene)
     assert outputs.nms_exact[:, 0].tolist() == [1, 0, 0]
-    found = postprocess(RawOutputs(*outputs, *scene), Thresholds(nms_iou=IOU, detections=DETECTIONS))
+    found = postprocess(RawOutputs(*outputs, *scene), THRESHOLDS)
     for image in range(3):
         kept = oracle(scene, image)
         np.testing.assert_array_equal(found[image].boxes, scene[0][image, kept])
@@ -253,12 +305,14 @@ def test_flagged_images_are_mended_by_the_runtime(in_ort: Nms) -> None:
         np.testing.assert_array_equal(found[image].classes, scene[2][image, kept])
 
 
-def test_operators_are_those_that_every_runtime_has(model: onnx.ModelProto) -> None:
+def test_operators_are_those_that_every_runtime_has(form: NmsForm) -> None:
+    model = onnx.shape_inference.infer_shapes(with_form(form))
     operators = {node.op_type for node in model.graph.node}
     assert not operators & {"NonMaxSuppression", "Loop", "If", "Scan", "NonZero", "Compress", "Unique"}
     constants = {value.name for value in model.graph.initializer}
     assert all(node.input[1] in constants for node in model.graph.node if node.op_type == "TopK")
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     products = [node for node in model.graph.node if node.op_type == "MatMul"]
-    assert products
-    assert {types[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT16}
+    assert len(products) == (15 if form is WIDE else 4 * 11 + 3)
+    kind = TensorProto.FLOAT16 if form is WIDE else TensorProto.FLOAT  # RTX 7.5 has no float32 product
+    assert {types[node.output[0]] for node in products} == {kind}
