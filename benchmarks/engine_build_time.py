@@ -31,6 +31,7 @@ from export.quantization.calibration import calibrate
 from export.quantization.convert import convert_model
 from export.quantization.scheme import Scheme
 from export.trt.build import build
+from export.trt.engine import load_source
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import RTX_CAPABILITIES, Settings, default_capabilities
@@ -83,7 +84,7 @@ def time_builds(
     for capabilities in dict.fromkeys((*((capability,) for capability in known), known)):
         settings = Settings(make_profiles(manifest), capabilities)
         before = time.process_time()
-        built = build(library, path, path.read_bytes(), settings)
+        built = build(library, path, load_source(path).graph, settings)
         spent = time.process_time() - before
         gpus = " ".join(capabilities)
         size = len(built.data)

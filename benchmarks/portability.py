@@ -31,6 +31,7 @@ from export.quantization.calibration import calibrate, list_images
 from export.quantization.convert import convert_model
 from export.quantization.scheme import Scheme
 from export.trt.build import build
+from export.trt.engine import load_source
 from export.trt.library import Library
 from export.trt.profiles import make_profiles
 from export.trt.settings import Settings
@@ -192,7 +193,7 @@ def _try(consumer: str, path: Path, manifest: Manifest, case: Case, base: Path) 
     if consumer.startswith("RTX "):
         library = Library("rtx", import_tensorrt("rtx"), None)
         settings = Settings(make_profiles(manifest)[:1], (consumer.split()[1],))
-        built = build(library, path, path.read_bytes(), settings)
+        built = build(library, path, load_source(path).graph, settings)
         return f"built {len(built.data) / 1e6:.0f} MB in {built.seconds:.1f} s"
     run = run_ort if consumer == ORT else run_openvino
     expected, found = run_ort(base, case), run(path, case)

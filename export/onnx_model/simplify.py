@@ -70,7 +70,8 @@ def _sizes(before: Dims, after: Dims) -> list[int] | None:
             sizes.append(0)
         else:
             sizes.append(-1)
-    return sizes if sizes.count(-1) <= 1 and 0 not in after else None
+    # TensorRT warns of a constant without numbers, which a scalar's sizes are.
+    return sizes if sizes and sizes.count(-1) <= 1 and 0 not in after else None
 
 
 def _gather_rows(graph: onnx.GraphProto) -> None:

@@ -182,3 +182,19 @@ def restamp(model: onnx.ModelProto, path: Path) -> Path:
     text.value = to_json(replace(from_json(text.value, "test"), graph_sha256=graph_sha256(model)))
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put nodes into an order in which each follows what it reads."""
+    made = {value.name for value in (*model.graph.input, *model.graph.initializer)} | {""}
+    waiting = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    ordered = []
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        assert ready
+        for node in ready:
+            made.update(node.output)
+        ordered += ready
+        waiting = [node for node in waiting if not made.issuperset(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.trt.build import build
+from export.trt.engine import load_source
 from export.trt.library import Library
 from export.trt.settings import Settings
 from runtime.backends.engine_file import Profile
@@ -19,7 +20,7 @@ SMALL = ["--batch", "1", "4", "16", "--shapes", "64x64:192x256:1344x1344"]
 
 def build_for(path: Path, *capabilities: str, profile: Profile = WHOLE) -> bytes:
     """The bytes of an engine for these compute capabilities."""
-    return build(LIBRARY, path, path.read_bytes(), Settings((profile,), capabilities)).data
+    return build(LIBRARY, path, load_source(path).graph, Settings((profile,), capabilities)).data
 
 
 def one_line(error: BaseException) -> str:

@@ -40,7 +40,7 @@ from train.config.paper_recipes import SYSTEMS
 
 from ...support.rtx import LIBRARY, SMALL, WHOLE, build_for, one_line, rtx
 from ...support.systems import saved
-from ..conftest import Exported, restamp
+from ..conftest import Exported, restamp, sort_nodes
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,18 @@ def test_an_operator_that_parses_and_cannot_be_built(exported: Exported, tmp_pat
     }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
     nodes = [
-        helper.make_node("Unsqueeze", ["candidate_scores", "one"], ["scores_of_classes"]),
+        helper.make_node("Unsqueeze", ["scores", "one"], ["scores_of_classes"]),
         helper.make_node("NonMaxSuppression", ["candidate_boxes", "scores_of_classes", *constants], ["selected"]),
-        helper.make_node("Cast", ["selected"], ["selected_int"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["selected"], ["selected_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["selected_float"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "least"], ["part"]),
+        helper.make_node("Add", ["scores", "part"], ["candidate_scores"]),
     ]
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "one"))
+    (last,) = (node for node in model.graph.node if "candidate_scores" in node.output)
+    last.output[0] = "scores"
     model.graph.node.extend(nodes)
-    model.graph.output.append(helper.make_tensor_value_info("selected_int", TensorProto.INT32, ["n", 3]))
+    sort_nodes(model)
     path = restamp(model, tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=r"TensorRT for RTX .* cannot build it for 8\.6: .") as caught:
         main([str(path), "--compute-capability", "8.6", *SMALL])

@@ -31,7 +31,7 @@ from export.verification.equivalence import network_differences
 from export.verification.images import make_case, synthetic_images
 from export.verify import main
 
-from ..conftest import SCHEMES, Exported, restamp
+from ..conftest import SCHEMES, Exported, restamp, sort_nodes
 
 PAD = (124, 116, 104)
 QUANTIZED = [name for name, scheme in SCHEMES.items() if scheme.is_quantized]
@@ -297,19 +297,3 @@ def test_a_dead_convolution_beside_the_checkpoint(
     comparison = open_export(exported.loaded, restamp(model, tmp_path / "dead.onnx"))
     checks = compare_case(comparison, make_case(2, (192, 224), synthetic_images(), PAD))
     assert {check.quantity for check in checks if not check.passed} & set(NETWORK.values())
-
-
-def sort_nodes(model: onnx.ModelProto) -> None:
-    """Put nodes into an order in which each follows what it reads."""
-    made = {value.name for value in (*model.graph.input, *model.graph.initializer)} | {""}
-    waiting = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
-    ordered = []
-    while waiting:
-        ready = [node for node in waiting if made.issuperset(node.input)]
-        assert ready
-        for node in ready:
-            made.update(node.output)
-        ordered += ready
-        waiting = [node for node in waiting if not made.issuperset(node.output)]
-    del model.graph.node[:]
-    model.graph.node.extend(ordered)
