@@ -16,7 +16,7 @@ from importlib import metadata
 import onnx
 import torch
 from onnxscript import opset21 as op
-from onnxscript.onnx_types import TensorType
+from onnxscript.onnx_types import INT64
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
 from train.build import build_postprocess
@@ -100,11 +100,11 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
 
 
 # Integers are divided for indices and sizes alone. None is negative, so the exporter's seven nodes for a floor are one.
-def _divide(dividend: TensorType, divisor: TensorType) -> TensorType:
+def _divide(dividend: INT64, divisor: INT64) -> INT64:
     return op.Div(dividend, divisor)
 
 
-def _remainder(dividend: TensorType, divisor: TensorType) -> TensorType:
+def _remainder(dividend: INT64, divisor: INT64) -> INT64:
     return op.Mod(dividend, divisor)
 
 
