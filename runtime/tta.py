@@ -112,7 +112,7 @@ class MultiScaleDetector:
         """Merged detections of each image; images are as for `Detector.detect`."""
         if self._is_plain:
             return self._views[0].detector.detect(images)
-        decoded = [as_decoded(image) for image in images]
+        decoded = [as_decoded(self._largest.receive(image, index)) for index, image in enumerate(images)]
         found: list[list[Detections]] = [[] for _ in decoded]
         for detector, mirrored in self._views:
             # Some backends need contiguous arrays, so a mirrored NumPy view is not enough.

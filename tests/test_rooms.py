@@ -35,10 +35,11 @@ ARROWS = {
     "runtime.detection_files": "runtime.detections",
     "runtime.images": "runtime.detections",
     # Running a model.
-    "runtime.cuda": "runtime.machine",
+    "runtime.cuda": "runtime.images runtime.machine",
     "runtime.backends": "runtime.cuda runtime.detections runtime.images runtime.machine",
-    "runtime.detector": "runtime.backends runtime.batching runtime.detections runtime.images runtime.machine "
-    "runtime.pipeline",
+    "runtime.detector_protocol": "runtime.detections runtime.images",
+    "runtime.detector": "runtime.backends runtime.batching runtime.detections runtime.detector_protocol runtime.images "
+    "runtime.machine runtime.pipeline",
     "runtime.model_spec": "runtime.backends runtime.detector",
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.images runtime.nms",
     # What is done with a detector.

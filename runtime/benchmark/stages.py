@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..batching import cut, group_by
 from ..detections import postprocess
-from ..detector import Detector, join_batches, resolve_batch
-from ..images.preprocess import boxes_to_image, load
+from ..detector import Detector, resolve_batch
+from ..images.preprocess import boxes_to_image, join_batches, load
 from ..stopwatch import STAGES, Stage, Stopwatch
 
 
