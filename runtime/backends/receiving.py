@@ -14,7 +14,7 @@ from ..cuda import CudaError, open_cuda
 from ..cuda.intake import Intake
 from ..errors import UserError
 from ..images.device_array import DeviceImage, check_pixels, gpu_of, host_array, is_foreign_array
-from .contract import DeviceBackend
+from .contract import BackendError, DeviceBackend
 
 
 class Receiver:
@@ -34,7 +34,7 @@ class Receiver:
             return value
         try:
             found = self.images(value)
-        except CudaError:
+        except (BackendError, CudaError):
             raise
         except UserError as error:
             raise UserError(f"image {number} is {error}") from error

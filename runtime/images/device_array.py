@@ -165,7 +165,7 @@ def _read_interface(owner: Any, interface: Mapping[str, Any]) -> DeviceArray:
     )
 
 
-class _Tensor(ctypes.Structure):
+class Tensor(ctypes.Structure):
     """DLTensor of dlpack.h."""
 
     _fields_ = (
@@ -182,7 +182,7 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class _Versioned(ctypes.Structure):
+class Versioned(ctypes.Structure):
     """DLManagedTensorVersioned of dlpack.h."""
 
     _fields_ = (
@@ -191,7 +191,7 @@ class _Versioned(ctypes.Structure):
         ("context", ctypes.c_void_p),
         ("deleter", ctypes.c_void_p),
         ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
+        ("tensor", Tensor),
     )
 
 
@@ -209,9 +209,9 @@ def _read_dlpack(value: Any, stream: int) -> DeviceArray:
     except TypeError:  # a producer from before version 1
         capsule = value.__dlpack__(stream=stream)
     if _is_capsule(capsule, b"dltensor_versioned"):
-        tensor = _Versioned.from_address(_pointer_in(capsule, b"dltensor_versioned")).tensor
+        tensor = Versioned.from_address(_pointer_in(capsule, b"dltensor_versioned")).tensor
     else:
-        tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
+        tensor = Tensor.from_address(_pointer_in(capsule, b"dltensor"))
     shape = tuple(tensor.shape[: tensor.ndim])
     check_pixels(f"{_KINDS.get(tensor.code, 'unknown')}{tensor.bits}", shape, (3, 4))
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _contiguous(shape)
