@@ -109,20 +109,22 @@ class Intake:
 
     def close(self) -> None:
         """Wait for queued work and free everything, images' events included."""
-        with self._lock, self._cuda.current(), ExitStack() as stack:
-            for stream in (self._arrivals, self._work):
-                self._cuda.synchronize_stream(stream)
-                stack.callback(self._cuda.destroy_stream, stream)
-            for event in self._events:
-                stack.callback(self._cuda.destroy_event, event)
-            if self._staging is not None:
-                stack.callback(self._cuda.free_pinned, self._staging)
-            if self._kernel is not None:
-                stack.callback(self._cuda.unload_kernel, self._kernel)
-            # The last references, with which pycuda destroys its objects while the device is current.
-            stack.callback(self._forget)
+        with self._lock, self._cuda.current():
+            self._free()
 
-    def _forget(self) -> None:
+    def _free(self) -> None:
+        """Free everything. No reference is left: with the last one pycuda destroys an object, in the current device."""
+        cuda = self._cuda
+        with ExitStack() as stack:  # the others are freed even if one fails
+            if self._kernel is not None:
+                stack.callback(cuda.unload_kernel, self._kernel)
+            if self._staging is not None:
+                stack.callback(cuda.free_pinned, self._staging)
+            for event in self._events:
+                stack.callback(cuda.destroy_event, event)
+            for stream in (self._arrivals, self._work):
+                stack.callback(cuda.destroy_stream, stream)
+                stack.callback(cuda.synchronize_stream, stream)
         self._events, self._staging, self._kernel = [], None, None
         del self._arrivals, self._work
 

@@ -89,7 +89,10 @@ def gpu_of(value: Any) -> int | None:
     Raises UserError for an array on another kind of device.
     """
     if _has(value, "__dlpack_device__"):
-        kind, index = (int(part) for part in value.__dlpack_device__())
+        try:
+            kind, index = (int(part) for part in value.__dlpack_device__())
+        except Exception as error:  # each library has errors of its own
+            raise _not_handed_over(value, error) from error
         if kind in (_CUDA, _CUDA_MANAGED):
             return index
         if kind not in _HOST:

@@ -17,6 +17,8 @@ pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enum
 
 from runtime.backends import BackendError
 from runtime.backends.trt.backend import TrtBackend
+from runtime.cuda import open_cuda
+from runtime.cuda.cuda_python import CudaPython
 from runtime.cuda.intake import Intake
 from runtime.detections import Detections
 from runtime.detector import Detector
@@ -26,6 +28,7 @@ from runtime.images.device_array import DeviceImage
 from ....support.device_frames import PROTOCOLS, Producer, Protocol
 from ....support.engines import MANIFEST, assert_same, feed, write_standin_engine
 from ....support.fakes import red_image
+from ....support.standin import network
 from ....support.standin.driver import Order
 from ....support.standin.install import Binding, StandIn, install
 from ....support.standin.network import expected
@@ -86,10 +89,8 @@ def test_the_same_detections_as_from_the_host(
     finish(stand_in, producer)
 
 
-def canvases_seen(backend: TrtBackend, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> list[np.ndarray]:
+def canvases_seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """What the network gets, batch by batch."""
-    from ....support.standin import network
-
     seen: list[np.ndarray] = []
     real = network.run
 
@@ -109,7 +110,7 @@ def test_the_network_gets_the_pixels_of_the_host(
     pre = dataclasses.replace(MANIFEST.preprocess, divide_large=divide_large)
     engine = write_standin_engine(tmp_path, stand_in, manifest=dataclasses.replace(MANIFEST, preprocess=pre))
     with TrtBackend(engine) as backend:
-        detector, seen = Detector(backend), canvases_seen(backend, monkeypatch, stand_in)
+        detector, seen = Detector(backend), canvases_seen(monkeypatch)
         for image in pictures():
             planes = np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)
             padded = np.zeros((image.shape[0], image.shape[1] + 5, 3), np.uint8)[:, : image.shape[1]]
@@ -201,8 +202,6 @@ def test_a_planted_defect_is_caught(
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, defect: str) -> None:
-    from runtime.cuda.cuda_python import CudaPython
-
     if defect == "no wait for the producer":
         monkeypatch.setattr(CudaPython, "follow", lambda self, stream, producer, event: None)
     elif defect == "no wait for the image":
@@ -225,12 +224,13 @@ def plant(monkeypatch: pytest.MonkeyPatch, defect: str) -> None:
 
         monkeypatch.setattr(Intake, "take", forgetful)
     else:
-        run_kernel = CudaPython.run_kernel
+        real_fill = Intake.fill
+        other = open_cuda(0)
 
-        def elsewhere(self: CudaPython, *arguments: Any) -> None:
-            run_kernel(self, *arguments[:-1], self.create_stream())
+        def elsewhere(self: Intake, *arguments: Any) -> None:
+            real_fill(self, *arguments[:-1], other.create_stream())
 
-        monkeypatch.setattr(CudaPython, "run_kernel", elsewhere)
+        monkeypatch.setattr(Intake, "fill", elsewhere)
 
 
 def test_an_image_that_is_said_to_be_ready_is_not_waited_for(
