@@ -5,74 +5,26 @@ The PTX beside the source, which GPUs run, is checked to be of that source.
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.compile_kernels import KERNELS, NoCompiler, compile_ptx, load_nvrtc, mark
-from runtime.images.device_array import DeviceImage
-from runtime.images.preprocess import make_batch, place_batch, reduction
+from benchmarks.device_images import Lay, NoHostCompiler, kernel_on_the_host
+from runtime.images.preprocess import make_batch, reduction
 from runtime.manifest import Preprocess
 
 SOURCE = KERNELS / "canvas.cu"
-# Runs the kernel for every place of a grid of one-thread blocks.
-HOST = """
-#include <cmath>
-#define __device__
-#define __global__
-struct Place {{ int x, y; }};
-static Place blockIdx, threadIdx = {{0, 0}};
-static const Place blockDim = {{1, 1}};
-#include "{source}"
-extern "C" void run(const unsigned char *pixels, long long row, long long pixel, long long channel, const int *numbers,
-                    unsigned char *canvas) {{
-    // One column and row more than the canvas has, as a grid of larger blocks does.
-    for (blockIdx.y = 0; blockIdx.y <= numbers[3]; ++blockIdx.y)
-        for (blockIdx.x = 0; blockIdx.x <= numbers[4]; ++blockIdx.x)
-            lay_on_canvas(pixels, row, pixel, channel, numbers[0], numbers[1], numbers[2], canvas, numbers[3],
-                          numbers[4], numbers[5], numbers[6], numbers[7], numbers[8]);
-}}
-"""
-Lay = Callable[[np.ndarray, Preprocess, tuple[int, int]], np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def lay(tmp_path_factory: pytest.TempPathFactory) -> Lay:
-    """Lays an image on a canvas as `Intake` has the kernel do it."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("kernel")
-    (folder / "host.cpp").write_text(HOST.format(source=SOURCE), encoding="utf-8")
-    options = ["-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror"]
-    subprocess.run([compiler, *options, "host.cpp", "-o", "host.so"], cwd=folder, check=True)
-    run = ctypes.CDLL(str(folder / "host.so")).run
-
-    def lay(image: np.ndarray, pre: Preprocess, canvas_hw: tuple[int, int]) -> np.ndarray:
-        size_hw = (image.shape[0], image.shape[1])
-        placed = place_batch([DeviceImage(0, (0, 0, 0), size_hw, 0, None, None)], pre, canvas_hw)
-        (row,) = placed.images.rows
-        assert not isinstance(row, np.ndarray)
-        height, width = size_hw[0] // row.by, size_hw[1] // row.by
-        halved = (height, width) == (2 * row.resized_hw[0], 2 * row.resized_hw[1])
-        pad = sum(value << 8 * index for index, value in enumerate(pre.pad_value))
-        numbers = np.array([row.by, height, width, *canvas_hw, *row.resized_hw, halved, pad], np.int32)
-        canvas = np.full((*canvas_hw, 3), 77, np.uint8)
-        strides = [ctypes.c_longlong(stride) for stride in image.strides]
-        run(
-            ctypes.c_void_p(image.ctypes.data),
-            *strides,
-            ctypes.c_void_p(numbers.ctypes.data),
-            ctypes.c_void_p(canvas.ctypes.data),
-        )
-        return canvas
-
-    return lay
+    """Lays an image on a canvas as the kernel does it."""
+    try:
+        return kernel_on_the_host(tmp_path_factory.mktemp("kernel"))
+    except NoHostCompiler as error:
+        pytest.skip(str(error))
 
 
 def check(lay: Lay, image: np.ndarray, pre: Preprocess) -> None:
