@@ -107,7 +107,9 @@ def gpu_of(value: Any) -> int | None:
 def host_array(value: Any) -> np.ndarray:
     """An array of another library on the host as NumPy, without a copy where the library allows. Raises UserError."""
     try:
-        return np.from_dlpack(value) if _has(value, "__dlpack__") else np.asarray(value)
+        if _has(value, "__array__") or _has(value, "__array_interface__"):
+            return np.asarray(value)  # nvImageCodec's DLPack needs a driver for images on the host too
+        return np.from_dlpack(value)
     except Exception as error:  # each library has errors of its own
         raise _not_handed_over(value, error) from error
 
