@@ -19,7 +19,9 @@ import numpy as np
 
 from .backends import Backend, BackendError, BatchTooLarge, open_backend
 from .backends.receiving import Receiver
+from .batch_settings import pipeline_settings, resolve_batch
 from .batching import batches_by, cut
+from .decoders import Decode, open_decoder, require_measured
 from .detections import (
     Detections,
     RawOutputs,
@@ -29,11 +31,12 @@ from .detections import (
     nms_candidates,
     postprocess,
 )
-from .detector_protocol import DetectorProtocol
 from .errors import UserError
-from .images import Decoded
+from .images import MAX_PIXELS, Decoded, whole
+from .images.decoding import decode_by
 from .images.device_array import DeviceImage, ForeignArray, is_foreign_array
 from .images.device_canvases import Canvases, join_canvases
+from .images.nvimgcodec import NvImageCodec
 from .images.preprocess import (
     Batch,
     DeviceBatch,
@@ -46,9 +49,8 @@ from .images.preprocess import (
     place_batch,
     plan,
 )
-from .machine.processor import processors
-from .manifest import InputShapes, Manifest, Preprocess
-from .pipeline import PipelineSettings, run_pipeline
+from .manifest import Manifest, Preprocess
+from .pipeline import run_pipeline
 from .stopwatch import Stopwatch
 
 # uint8 [h, w, 3] RGB of NumPy or another library, also in a GPU's memory, or what `preprocess.load` gave.
@@ -56,9 +58,7 @@ Pixels: TypeAlias = "np.ndarray | Decoded | DeviceImage | ForeignArray"
 Image: TypeAlias = "Pixels | str | os.PathLike[str]"  # or a JPEG or PNG file
 _log = logging.getLogger(__name__)
 
-BATCH = 8  # default
 WAIT_S = 0.5  # default; seconds that an image of a stream waits for its batch to fill
-WINDOW = 8  # batches; COCO's images have some twenty canvases, and their batches should fill up
 
 
 class Detector:
@@ -66,18 +66,36 @@ class Detector:
 
     `source` is the path of a deployed model, or an open backend. With a path, `options` are fields of `BackendOptions`;
     by default the best backend that is installed and starts is taken (`backend.description` says which, and why).
-    Raises BackendError, ManifestError or EngineError if the model cannot be opened.
+    `decode` is what reads image files: another decoder than OpenCV needs the model's path, and that `export.verify` has
+    measured the model's AP with it; an opened one is taken as it is. Raises BackendError, ManifestError or EngineError
+    if the model cannot be opened, UserError for a decoder that was not measured.
 
     Any number of threads may use one detector; the backend is called from as many threads at once as it gains from. If
     memory does not hold a batch, the batch and all later batches of that canvas run in smaller pieces, which is logged.
     """
 
-    def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
+    def __init__(
+        self, source: Backend | str | os.PathLike[str], *, decode: Decode | NvImageCodec = "opencv", **options: Any
+    ) -> None:
         self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
         self._receiver = Receiver(self.backend)
+        self._decoder = decode if isinstance(decode, NvImageCodec) else self._opened(decode, source)
         self._turn = threading.BoundedSemaphore(max(1, self.backend.concurrency))
         self._fitting: dict[tuple[int, int], int] = {}  # by canvas: the largest batch, where memory set one
         self._lock = threading.Lock()
+
+    def _opened(self, decode: Decode, source: Backend | str | os.PathLike[str]) -> NvImageCodec | None:
+        if decode == "opencv":
+            return None
+        try:
+            decoder = open_decoder(decode, self._receiver.device)
+            if decoder is not None:
+                require_measured(source if isinstance(source, str | os.PathLike) else "", self.manifest, decoder)
+        except BaseException:
+            if isinstance(source, str | os.PathLike):
+                self.backend.close()
+            raise
+        return decoder
 
     @property
     def manifest(self) -> Manifest:
@@ -133,7 +151,7 @@ class Detector:
         image cannot be read; in a stream the error takes the image's place.
         """
         if isinstance(images, str | os.PathLike):
-            return self.detect([load(images, self.load_preprocess)])[0]
+            return self.detect([self.load(images)])[0]
         if is_foreign_array(images) and len(images.shape) == 4:
             images = self._receiver.images(images)
         elif is_foreign_array(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
@@ -170,6 +188,13 @@ class Detector:
     def detect_candidates(self, images: Sequence[Pixels]) -> list[Detections]:
         """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
+
+    def load(self, source: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
+        """An image file, decoded as the detector was told to; on the GPU it stays there. Raises ImageError."""
+        if self._decoder is None:
+            return load(source, self.load_preprocess, max_pixels=max_pixels)
+        found = self.receive(decode_by(self._decoder, source, max_pixels=max_pixels))
+        return whole(found) if isinstance(found, np.ndarray) else found
 
     def receive(self, image: Image, number: int = 0) -> Any:
         """An array of another library as NumPy's, or as a DeviceImage if the backend runs on its GPU; others as given.
@@ -221,9 +246,7 @@ class Detector:
         number, image = numbered
         if isinstance(image, UserError):
             raise image
-        return self.prepare(
-            load(image, self.load_preprocess) if isinstance(image, str | os.PathLike) else image, number
-        )
+        return self.prepare(self.load(image) if isinstance(image, str | os.PathLike) else image, number)
 
     def _run(
         self,
@@ -298,38 +321,6 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
-    """The batch for graphs of these shapes: `asked`, or else the batch nearest to `usual` that all of them take.
-
-    Raises BackendError if a graph does not take `asked`, or no batch suits all graphs.
-    """
-    low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
-    if low > high:
-        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one again")
-    if asked is None:
-        return max(low, min(usual, high))
-    if not low <= asked <= high:
-        expected = f"{low}" if low == high else f"{low} to {high}"
-        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; choose that or export it again")
-    return asked
-
-
-def pipeline_settings(
-    detector: DetectorProtocol[Any], batch: int, wait_s: float | None = None, window: int = WINDOW
-) -> PipelineSettings:
-    """Settings that keep this detector busy: batches are ready before it needs them, and all processors load images.
-
-    `window` is in batches: an image waits for its batch to fill until that many batches' images have overtaken it.
-    """
-    return PipelineSettings(
-        batch=batch,
-        window=window * batch,
-        wait_s=wait_s,
-        loaders=min(16, processors()),
-        runners=max(1, detector.concurrency) + 1,  # one more assembles or postprocesses its batch meanwhile
-    )
 
 
 def _in_images(found: Sequence[Detections], batch: Batch | DeviceBatch) -> list[Detections]:

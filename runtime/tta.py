@@ -16,7 +16,8 @@ import numpy as np
 
 from .backends import Backend
 from .detections import Detections, RawOutputs, apply_nms, covered_areas, empty_detections
-from .detector import Detector, DetectorProtocol
+from .detector import Detector
+from .detector_protocol import DetectorProtocol
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import as_decoded

@@ -25,6 +25,12 @@ class Receiver:
         self._lock = threading.Lock()
         self._copying: dict[int, Intake] = {}  # by GPU: for images that are copied to the host
 
+    @property
+    def device(self) -> int | None:
+        """The index of the GPU on which the backend takes images; None: it takes none there."""
+        intake = self._intake()
+        return None if intake is None else intake.device.index
+
     def image(self, value: Any, number: int) -> Any:
         """An array uint8 [h, w, 3] of another library as a DeviceImage or NumPy's array; any other value as it is.
 
@@ -49,7 +55,7 @@ class Receiver:
             array = host_array(value)
             check_pixels(array.dtype.name, array.shape, (3, 4))
             return list(array) if array.ndim == 4 else [array]
-        intake = self._backend.intake() if isinstance(self._backend, DeviceBackend) else None
+        intake = self._intake()
         if intake is not None:
             return intake.take(value)
         intake = self._copier(value, gpu)
@@ -60,6 +66,9 @@ class Receiver:
         with self._lock:
             while self._copying:
                 self._copying.popitem()[1].close()
+
+    def _intake(self) -> Intake | None:
+        return self._backend.intake() if isinstance(self._backend, DeviceBackend) else None
 
     def _copier(self, value: Any, gpu: int) -> Intake:
         with self._lock:
