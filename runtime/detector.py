@@ -170,9 +170,14 @@ class Detector:
         Decoding, resizing, network and postprocessing run concurrently, and memory holds few images at a time. Images
         that share a canvas size run in batches of `batch` (8, or what the graph allows). If the stream is slow, an
         image waits at most `wait_s` seconds for its batch to fill (None: no limit). Closing the iterator ends the work.
+
+        Arrays of another library must be made in the thread that iterates here if they come as a list or the like; an
+        iterator runs in a thread of its own, and must make them in it: a library's current CUDA stream is a thread's.
         """
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
-        source = self._received(images)
+        source: Iterable[tuple[int, Any]] = self._received(images)
+        if isinstance(images, Sequence):
+            source = list(source)
         running = run_pipeline(source, self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
         with closing(running):
             yield from running

@@ -98,7 +98,10 @@ def test_tensors_of_torch_on_a_stream_of_their_own(tmp_path: Path, backend: str)
 
     with detector:
         wanted = detector(images)
-        for found in (detector.detect(list(frames())), list(detector.stream(frames()))):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            made = [torch.from_numpy(image).pin_memory().to("cuda", non_blocking=True) for image in images]
+            at_once, as_list = detector.detect(made), detector(made)
+        for found in (at_once, as_list, list(detector.stream(frames()))):
             for one, other in zip(found, wanted, strict=True):
                 np.testing.assert_array_equal(one.boxes, other.boxes)  # type: ignore[union-attr]
                 np.testing.assert_array_equal(one.scores, other.scores)  # type: ignore[union-attr]

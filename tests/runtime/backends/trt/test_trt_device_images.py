@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images.device_array import DeviceImage
 
-from ....support.device_frames import PROTOCOLS, Producer, Protocol
+from ....support.device_frames import PROTOCOLS, DlpackFrame, Producer, Protocol
 from ....support.engines import MANIFEST, assert_same, feed, write_standin_engine
 from ....support.fakes import red_image
 from ....support.standin import network
@@ -86,6 +87,35 @@ def test_the_same_detections_as_from_the_host(
             del mixed
         same([detector(producer.frame(image, protocol)) for image in images], wanted)
         same(list(detector.stream(producer.frame(image, protocol) for image in images)), wanted)  # type: ignore[arg-type]
+    finish(stand_in, producer)
+
+
+def test_arrays_are_taken_in_the_thread_that_made_them(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, stand_in: StandIn, producer: Producer
+) -> None:
+    """torch's current stream is a thread's: only there does the producer know what to wait for."""
+    taken: list[tuple[int, int]] = []  # the threads that made and took a frame
+    real = DlpackFrame.__dlpack__
+
+    def dlpack(self: Any, **options: Any) -> Any:
+        taken.append((self.made_in, threading.get_ident()))
+        return real(self, **options)
+
+    def frame(image: np.ndarray) -> Any:
+        made = producer.frame(image, "dlpack 1")
+        made.made_in = threading.get_ident()
+        return made
+
+    monkeypatch.setattr(DlpackFrame, "__dlpack__", dlpack)
+    images = pictures()
+    with Detector(engine) as detector:
+        wanted = detector.detect(images)
+        same(detector([frame(image) for image in images]), wanted)
+        same(list(detector.stream([frame(image) for image in images])), wanted)  # type: ignore[arg-type]
+        same(detector.detect([frame(image) for image in images]), wanted)
+        same(list(detector.stream(map(frame, images))), wanted)  # type: ignore[arg-type]
+    assert len(taken) == 4 * len(images)
+    assert [maker == taker for maker, taker in taken] == [True] * len(taken)
     finish(stand_in, producer)
 
 
