@@ -34,7 +34,7 @@ from .detections import (
 from .errors import UserError
 from .images import MAX_PIXELS, Decoded, whole
 from .images.decoding import decode_by
-from .images.device_array import DeviceImage, ForeignArray, is_foreign_array
+from .images.device_array import DeviceImage, ForeignArray, dims_of, is_foreign_array
 from .images.device_canvases import Canvases, join_canvases
 from .images.nvimgcodec import NvImageCodec
 from .images.preprocess import (
@@ -152,7 +152,7 @@ class Detector:
         """
         if isinstance(images, str | os.PathLike):
             return self.detect([self.load(images)])[0]
-        if is_foreign_array(images) and len(images.shape) == 4:
+        if is_foreign_array(images) and dims_of(images) == 4:
             images = self._receiver.images(images)
         elif is_foreign_array(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self.detect([images])[0]

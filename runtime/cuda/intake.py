@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..images.device_array import DeviceImage, read_device_array
+from ..images.device_array import DeviceImage, gpu_of, read_device_array
 from ..images.device_canvases import DeviceCanvases, PlacedImage
 from .contract import Cuda, Device
 
@@ -56,20 +56,27 @@ class Intake:
         Call it in the thread that produced the array: a library's current stream is a thread's.
         """
         cuda = self._cuda
+        gpu = gpu_of(value)
+        if gpu is not None and gpu >= 0:
+            self._require_here(gpu)  # before its library is given a stream of another GPU
         with cuda.current():
             array = read_device_array(value, cuda.address(self._arrivals))
             device = array.device if array.device is not None else cuda.device_of(array.address)
-            if device != cuda.device.index:
-                raise UserError(
-                    f"on GPU {device}, but the model runs on GPU {cuda.device.index}; copy the image there, or "
-                    f"open the model on GPU {device} (device={device})"
-                )
+            self._require_here(device)
             number = self._event()
             event = self._events[number]
             if array.stream is not None:
                 cuda.follow(self._arrivals, array.stream, event)
             cuda.record(event, self._arrivals)
         return array.images(device, _Ready(number, self._pool))
+
+    def _require_here(self, device: int) -> None:
+        """Raise UserError unless `device` is the one on which images are taken."""
+        if device != self._cuda.device.index:
+            raise UserError(
+                f"on GPU {device}, but the model runs on GPU {self._cuda.device.index}; copy the image there, or open "
+                f"the model on GPU {device} (device={device})"
+            )
 
     def fill(self, canvases: DeviceCanvases, target: int, pinned: np.ndarray, stream: Any) -> None:
         """Queue the making of all canvases at a device address, uint8 [B, H, W, 3]. The device must be current.

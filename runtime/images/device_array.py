@@ -104,6 +104,15 @@ def gpu_of(value: Any) -> int | None:
     return -1 if _has(value, "__cuda_array_interface__") else None
 
 
+def dims_of(value: Any) -> int:
+    """How many dimensions an array of another library has."""
+    if hasattr(type(value), "shape") or "shape" in getattr(value, "__dict__", ()):
+        return len(value.shape)
+    if gpu_of(value) is not None:
+        return len(value.__cuda_array_interface__["shape"])
+    return host_array(value).ndim
+
+
 def host_array(value: Any) -> np.ndarray:
     """An array of another library on the host as NumPy, without a copy where the library allows. Raises UserError."""
     try:

@@ -46,7 +46,7 @@ class Picture:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.__array_interface__ = pixels.__array_interface__
-        self.pixels, self.shape = pixels, pixels.shape
+        self.pixels = pixels  # and no shape
 
 
 def same(found: list[Detections], wanted: list[Detections]) -> None:

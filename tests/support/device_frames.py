@@ -47,7 +47,7 @@ class _Frame:
 
     def __init__(self, producer: Producer, pixels: np.ndarray, protocol: Protocol, **broken: Any) -> None:
         self.producer, self.protocol, self.broken = producer, protocol, broken
-        self.shape, self.strides, self.dtype = pixels.shape, pixels.strides, pixels.dtype
+        self.sides, self.strides, self.dtype = pixels.shape, pixels.strides, pixels.dtype
         steps = [(side - 1) * stride for side, stride in zip(pixels.shape, pixels.strides, strict=True)]
         before, size = -sum(min(step, 0) for step in steps), sum(map(abs, steps)) + pixels.itemsize
         driver = producer.driver
@@ -86,7 +86,7 @@ class InterfaceFrame(_Frame):
     def __cuda_array_interface__(self) -> dict[str, Any]:
         version = int(self.protocol[-1])
         described = {
-            "shape": self.shape,
+            "shape": self.sides,
             "typestr": self.dtype.str,
             "data": (self.address, True),
             "strides": self.strides,
@@ -99,6 +99,10 @@ class InterfaceFrame(_Frame):
 
 class DlpackFrame(_Frame):
     """With DLPack, before its version 1 or of it; the work is ordered before the consumer's stream, as torch does."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.sides
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.broken.get("device", (2, self.producer.device))
@@ -119,9 +123,9 @@ class DlpackFrame(_Frame):
         tensor = managed.tensor if isinstance(managed, Versioned) else managed
         tensor.data, tensor.byte_offset = self.base, self.address - self.base
         tensor.device_type, tensor.device_id = self.__dlpack_device__()
-        tensor.ndim, tensor.lanes = len(self.shape), 1
+        tensor.ndim, tensor.lanes = len(self.sides), 1
         tensor.code, tensor.bits = {"u": 1, "f": 2, "i": 0}[self.dtype.kind], 8 * self.dtype.itemsize
-        tensor.shape = (ctypes.c_int64 * tensor.ndim)(*self.shape)
+        tensor.shape = (ctypes.c_int64 * tensor.ndim)(*self.sides)
         if not self.broken.get("without_strides"):
             elements = [stride // self.dtype.itemsize for stride in self.strides]
             tensor.strides = (ctypes.c_int64 * tensor.ndim)(*elements)

@@ -3,7 +3,8 @@
 A call copies its inputs to pinned memory and from there to the device on a copy stream, runs the engine on a compute
 stream, and copies the final detections back. Candidates are copied only for images whose NMS was not exact. Each call
 has a slot with memory of its own, so that one call computes while another copies: `concurrency` threads that call
-`infer` keep the GPU busy.
+`infer` keep the GPU busy. Images that already lie in the GPU's memory are laid on their canvases there, on the copy
+stream (`runtime.cuda.intake`).
 """
 
 from __future__ import annotations

@@ -186,6 +186,7 @@ def test_a_batch_that_lies_on_the_device_goes_into_the_backend_as_it_is(
             backend.infer(producer.frame(np.zeros((1, 64, 100, 3), np.uint8), protocol), sizes[:1])
         detector = Detector(backend)
         same(detector(producer.frame(images, protocol)), detector(images))  # type: ignore[arg-type]
+        same(detector(producer.frame(images[:1], protocol)), detector(images[:1]))  # type: ignore[arg-type]
     finish(stand_in, producer)
 
 
