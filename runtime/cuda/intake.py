@@ -103,6 +103,8 @@ class Intake:
 
     def to_host(self, image: DeviceImage) -> np.ndarray:
         """A copy of an image in host memory, uint8 [h, w, 3]."""
+        if 0 in image.size_hw:
+            return np.empty((*image.size_hw, 3), np.uint8)
         steps = [(side - 1) * stride for side, stride in zip((*image.size_hw, 3), image.strides, strict=True)]
         before, after = -sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
         with self._lock, self._cuda.current():

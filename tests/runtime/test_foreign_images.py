@@ -169,6 +169,20 @@ class TestOnAGpu:
         with pytest.raises(StandinError, match=r"race: copy of .* bytes to the host doesn't wait for a decode"):
             Detector(RedBackend()).detect([producer.frame(IMAGES[0], "dlpack")])
 
+    def test_an_image_without_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ..support.device_frames import PROTOCOLS, Producer
+        from ..support.standin.install import install
+
+        stand_in = install(monkeypatch)
+        producer = Producer(stand_in.driver)
+        with Detector(RedBackend()) as detector:
+            for protocol in PROTOCOLS:
+                with pytest.raises(UserError, match="an image of 30×0 pixels has no content"):
+                    detector(producer.frame(np.zeros((0, 30, 3), np.uint8), protocol))
+        gc.collect()
+        producer.close()
+        stand_in.check_end()
+
     def test_onnx_runtime_on_cuda_takes_them_as_they_are(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -50,6 +50,8 @@ class _Frame:
         self.sides, self.strides, self.dtype = pixels.shape, pixels.strides, pixels.dtype
         steps = [(side - 1) * stride for side, stride in zip(pixels.shape, pixels.strides, strict=True)]
         before, size = -sum(min(step, 0) for step in steps), sum(map(abs, steps)) + pixels.itemsize
+        if 0 in pixels.shape:
+            before, size = 0, 1
         driver = producer.driver
         with driver.lock:
             previous, driver.current.device = driver.device(), producer.device
