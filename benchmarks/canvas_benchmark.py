@@ -27,8 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from runtime.batch_settings import WINDOW, pipeline_settings
 from runtime.batching import batches_by, cut
-from runtime.detector import WINDOW, Detector, pipeline_settings
+from runtime.detector import Detector
 from runtime.files import atomic_write
 from runtime.images.preprocess import make_batch, plan
 from runtime.machine.processor import processors

@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.coco import CocoDataset, load_coco, load_coco_with_truth
 from runtime.coco.evaluation import score_detector
 from runtime.coco.run import RunSettings, plan_batches
-from runtime.detector import Detector, join_batches
+from runtime.detector import Detector
 from runtime.files import atomic_write
+from runtime.images.preprocess import join_batches
 from runtime.machine.processor import processors
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,6 +23,7 @@ unfit ranges. The exit code is 1 where a difference exceeds its limit.
 from __future__ import annotations
 
 from runtime.command_names import program
+from runtime.decoders import DECODERS
 from runtime.errors import run_main
 
 from .api import verify
@@ -38,9 +39,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--onnx", metavar="FILE", help="ONNX file that the engine was built from; default: looked for beside the engine"
     )
+    parser.add_argument(
+        "--decode",
+        choices=DECODERS[1:],
+        help="also measure AP with this decoder beside OpenCV's, on --images by --annotations; the runtime accepts it "
+        "if it loses at most 0.1 points",
+    )
+    parser.add_argument("--annotations", metavar="JSON", help="COCO file of --images, for --decode")
     options = parser.parse_args(arguments)
     with log_to_console():
-        verification = verify(options.reference, options.model, images=options.images, onnx_file=options.onnx)
+        verification = verify(
+            options.reference,
+            options.model,
+            images=options.images,
+            onnx_file=options.onnx,
+            decode=options.decode,
+            annotations=options.annotations,
+        )
     print(verification.table)
     return 0 if verification.passed else 1
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 TO_ONNX = "python -m export.to_onnx"
 QUANTIZE = "python -m export.quantize"
 TO_TRT = "python -m export.to_trt"
+VERIFY = "python -m export.verify"
 DOCTOR = "python -m runtime.doctor"
 
 _called_as: dict[str, str] = {}  # by module; filled while `atss` runs the module

@@ -23,17 +23,18 @@ import numpy as np
 from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
+from .batch_settings import WINDOW, pipeline_settings, resolve_batch
 from .command_names import program
+from .decoders import DECODERS
 from .detection_files import DetectionFiles, detection_row, json_file, json_lines_file
 from .detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from .detections import Detections
-from .detector import WINDOW, Detector, pipeline_settings, resolve_batch
+from .detector import Detector
 from .errors import UserError, run_main
 from .files import atomic_write, require_writable
-from .images import MAX_PIXELS, decode
+from .images import MAX_PIXELS, Decoded, decode
 from .images.draw import draw, encode_jpeg
-from .images.preprocess import Batch
-from .images.preprocess import load as load_image
+from .images.preprocess import Batch, DeviceBatch
 from .images.sources import Source, find_sources
 from .images.video import Video, VideoError, drawn_video
 from .model_spec import model_summary
@@ -70,13 +71,14 @@ def detect_images(
     """
 
     def load(source: Source) -> _Loaded:
-        image = load_image(source.path, detector.load_preprocess, max_pixels=settings.max_pixels)
+        image = detector.load(source.path, settings.max_pixels)
         prepared = detector.prepare(image)
         if not settings.draws:
             return _Loaded(source, None, prepared)
-        has_all = image.pixels.shape[:2] == image.size_hw  # else it was decoded at a fraction of its size
-        pixels = image.pixels if has_all else decode(source.path, max_pixels=settings.max_pixels)
-        return _Loaded(source, pixels, prepared)
+        if isinstance(image, Decoded) and image.pixels.shape[:2] == image.size_hw:
+            return _Loaded(source, image.pixels, prepared)
+        # It was decoded at a fraction of its size, or lies in a GPU's memory.
+        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared)
 
     def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
         found = detector.detect_prepared([one.prepared for one in loaded])
@@ -167,7 +169,7 @@ class _Frame:
 class _Loaded:
     source: Source
     image: np.ndarray | None  # to draw on
-    prepared: Batch
+    prepared: Batch | DeviceBatch
 
 
 def _require_other_file(target: Path, source: Path) -> None:
@@ -188,6 +190,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also write a line of JSON per image as it is done")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    parser.add_argument(
+        "--decode",
+        choices=DECODERS,
+        default=DECODERS[0],
+        help="what decodes JPEG files; nvimgcodec needs its AP measured by export.verify --decode (%(default)s)",
+    )
     add_filter_arguments(parser, MIN_SCORE)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
@@ -208,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_output(f"--{name}", path, others)
         others.append(path)
     with ExitStack() as stack:
-        detector = stack.enter_context(Detector(options.model, **backend_options(options)))
+        detector = stack.enter_context(Detector(options.model, decode=options.decode, **backend_options(options)))
         print(model_summary(detector, options.model))
         manifest = detector.manifest
         settings = DetectSettings(

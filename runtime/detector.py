@@ -13,12 +13,15 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from .backends import Backend, BackendError, BatchTooLarge, open_backend
+from .backends.receiving import Receiver
+from .batch_settings import pipeline_settings, resolve_batch
 from .batching import batches_by, cut
+from .decoders import Decode, open_decoder, require_measured
 from .detections import (
     Detections,
     RawOutputs,
@@ -29,53 +32,33 @@ from .detections import (
     postprocess,
 )
 from .errors import UserError
-from .images import Decoded
-from .images.preprocess import Batch, as_decoded, boxes_to_image, check_image, load, make_batch, plan
-from .machine.processor import processors
-from .manifest import InputShapes, Manifest, Preprocess
-from .pipeline import PipelineSettings, run_pipeline
+from .images import MAX_PIXELS, Decoded, whole
+from .images.decoding import decode_by
+from .images.device_array import DeviceImage, ForeignArray, dims_of, is_foreign_array
+from .images.device_canvases import Canvases, join_canvases
+from .images.nvimgcodec import NvImageCodec
+from .images.preprocess import (
+    Batch,
+    DeviceBatch,
+    boxes_to_image,
+    check_image,
+    full_size,
+    join_batches,
+    load,
+    make_batch,
+    place_batch,
+    plan,
+)
+from .manifest import Manifest, Preprocess
+from .pipeline import run_pipeline
 from .stopwatch import Stopwatch
 
-# uint8 [h, w, 3] RGB, what `preprocess.load` gave, or a JPEG or PNG file.
-Image: TypeAlias = "np.ndarray | Decoded | str | os.PathLike[str]"
-Prepared = TypeVar("Prepared")
-
+# uint8 [h, w, 3] RGB of NumPy or another library, also in a GPU's memory, or what `preprocess.load` gave.
+Pixels: TypeAlias = "np.ndarray | Decoded | DeviceImage | ForeignArray"
+Image: TypeAlias = "Pixels | str | os.PathLike[str]"  # or a JPEG or PNG file
 _log = logging.getLogger(__name__)
 
-BATCH = 8  # default
 WAIT_S = 0.5  # default; seconds that an image of a stream waits for its batch to fill
-WINDOW = 8  # batches; COCO's images have some twenty canvases, and their batches should fill up
-
-
-class DetectorProtocol(Protocol[Prepared]):
-    """What evaluation needs of a detector. `prepare` and `detect_prepared` may be called from several threads."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """The deployed model's manifest."""
-        ...
-
-    @property
-    def concurrency(self) -> int:
-        """How many calls of `detect_prepared` gain from running at once."""
-        ...
-
-    def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the canvas for an image of this size. Raises BackendError if the graph takes none."""
-        ...
-
-    @property
-    def load_preprocess(self) -> Preprocess | None:
-        """Preprocessing that files are loaded for (`preprocess.load`), so that pixels equal training's. None: all."""
-        ...
-
-    def prepare(self, image: np.ndarray | Decoded) -> Prepared:
-        """Do the work that an image needs before its batch is known."""
-        ...
-
-    def detect_prepared(self, images: Sequence[Prepared], stopwatch: Stopwatch | None = None) -> list[Detections]:
-        """Detections of prepared images, which share a canvas; the stages are added to `stopwatch`."""
-        ...
 
 
 class Detector:
@@ -83,17 +66,36 @@ class Detector:
 
     `source` is the path of a deployed model, or an open backend. With a path, `options` are fields of `BackendOptions`;
     by default the best backend that is installed and starts is taken (`backend.description` says which, and why).
-    Raises BackendError, ManifestError or EngineError if the model cannot be opened.
+    `decode` is what reads image files: another decoder than OpenCV needs the model's path, and that `export.verify` has
+    measured the model's AP with it; an opened one is taken as it is. Raises BackendError, ManifestError or EngineError
+    if the model cannot be opened, UserError for a decoder that was not measured.
 
     Any number of threads may use one detector; the backend is called from as many threads at once as it gains from. If
     memory does not hold a batch, the batch and all later batches of that canvas run in smaller pieces, which is logged.
     """
 
-    def __init__(self, source: Backend | str | os.PathLike[str], **options: Any) -> None:
+    def __init__(
+        self, source: Backend | str | os.PathLike[str], *, decode: Decode | NvImageCodec = "opencv", **options: Any
+    ) -> None:
         self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
+        self._receiver = Receiver(self.backend)
+        self._decoder = decode if isinstance(decode, NvImageCodec) else self._opened(decode, source)
         self._turn = threading.BoundedSemaphore(max(1, self.backend.concurrency))
         self._fitting: dict[tuple[int, int], int] = {}  # by canvas: the largest batch, where memory set one
         self._lock = threading.Lock()
+
+    def _opened(self, decode: Decode, source: Backend | str | os.PathLike[str]) -> NvImageCodec | None:
+        if decode == "opencv":
+            return None
+        try:
+            decoder = open_decoder(decode, self._receiver.device)
+            if decoder is not None:
+                require_measured(source if isinstance(source, str | os.PathLike) else "", self.manifest, decoder)
+        except BaseException:
+            if isinstance(source, str | os.PathLike):
+                self.backend.close()
+            raise
+        return decoder
 
     @property
     def manifest(self) -> Manifest:
@@ -133,7 +135,7 @@ class Detector:
     def __call__(self, images: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, images: np.ndarray) -> Detections: ...
+    def __call__(self, images: np.ndarray | ForeignArray) -> Detections: ...
 
     @overload
     def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
@@ -144,12 +146,15 @@ class Detector:
     def __call__(self, images: Any) -> Any:
         """Detections of one image, a list of detections for a sequence of images, or a `stream` for an iterator.
 
-        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. Raises ImageError if an image cannot be read;
-        in a stream the error takes the image's place.
+        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. An array may be another library's and lie in
+        a GPU's memory (DLPack, CUDA array interface): a backend on that GPU resizes it there. Raises ImageError if an
+        image cannot be read; in a stream the error takes the image's place.
         """
         if isinstance(images, str | os.PathLike):
-            return self.detect([load(images, self.load_preprocess)])[0]
-        if isinstance(images, np.ndarray) and images.ndim != 4:
+            return self.detect([self.load(images)])[0]
+        if is_foreign_array(images) and dims_of(images) == 4:
+            images = self._receiver.images(images)
+        elif is_foreign_array(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
             return self.detect([images])[0]
         results = self.stream(images)
         if not isinstance(images, Sequence | np.ndarray):
@@ -165,13 +170,19 @@ class Detector:
         Decoding, resizing, network and postprocessing run concurrently, and memory holds few images at a time. Images
         that share a canvas size run in batches of `batch` (8, or what the graph allows). If the stream is slow, an
         image waits at most `wait_s` seconds for its batch to fill (None: no limit). Closing the iterator ends the work.
+
+        Arrays of another library must be made in the thread that iterates here if they come as a list or the like; an
+        iterator runs in a thread of its own, and must make them in it: a library's current CUDA stream is a thread's.
         """
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
-        running = run_pipeline(enumerate(images), self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
+        source: Iterable[tuple[int, Any]] = self._received(images)
+        if isinstance(images, Sequence):
+            source = list(source)
+        running = run_pipeline(source, self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
         with closing(running):
             yield from running
 
-    def detect(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """Detections of each image (loaded, or uint8 [h, w, 3] RGB; any sizes) in its own pixels, clipped to it.
 
         Images that share a canvas size run together, in batches as large as the graph allows. Each image gets the
@@ -179,16 +190,40 @@ class Detector:
         """
         return self._run(images, lambda raw: postprocess(raw, self.manifest.thresholds), all_candidates=False)
 
-    def detect_candidates(self, images: Sequence[np.ndarray | Decoded]) -> list[Detections]:
+    def detect_candidates(self, images: Sequence[Pixels]) -> list[Detections]:
         """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
 
-    def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch:
-        """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError that names it by `number`."""
-        check_image(image, number)
-        return make_batch([image], self.manifest.preprocess, self.canvas_hw(as_decoded(image).size_hw))
+    def load(self, source: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
+        """An image file, decoded as the detector was told to; on the GPU it stays there. Raises ImageError."""
+        if self._decoder is None:
+            return load(source, self.load_preprocess, max_pixels=max_pixels)
+        found = self.receive(decode_by(self._decoder, source, max_pixels=max_pixels))
+        return whole(found) if isinstance(found, np.ndarray) else found
 
-    def detect_prepared(self, images: Sequence[Batch], stopwatch: Stopwatch | None = None) -> list[Detections]:
+    def receive(self, image: Image, number: int = 0) -> Any:
+        """An array of another library as NumPy's, or as a DeviceImage if the backend runs on its GPU; others as given.
+
+        Call it in the thread that produced the array. Raises UserError that names the image by `number`.
+        """
+        return self._receiver.image(image, number)
+
+    @overload
+    def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch: ...
+
+    @overload
+    def prepare(self, image: DeviceImage | ForeignArray, number: int = 0) -> Batch | DeviceBatch: ...
+
+    def prepare(self, image: Any, number: int = 0) -> Batch | DeviceBatch:
+        """An image (loaded, or uint8 [h, w, 3] RGB) on its own canvas. Raises UserError that names it by `number`."""
+        image = self.receive(image, number)
+        check_image(image, number)
+        make = place_batch if isinstance(image, DeviceImage) else make_batch
+        return make([image], self.manifest.preprocess, self.canvas_hw(full_size(image)))
+
+    def detect_prepared(
+        self, images: Sequence[Batch | DeviceBatch], stopwatch: Stopwatch | None = None
+    ) -> list[Detections]:
         """Detections of prepared images that share a canvas size, in the pixels of each image.
 
         `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess".
@@ -202,31 +237,47 @@ class Detector:
                 found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
         return found
 
-    def _load(self, numbered: tuple[int, Image]) -> Batch:
+    def _received(self, images: Iterable[Image]) -> Iterator[tuple[int, Any]]:
+        """Numbered images, each received before the source goes on; an image's error takes its place."""
+        for number, image in enumerate(images):
+            received: Any
+            try:
+                received = self.receive(image, number)
+            except UserError as error:
+                received = error
+            yield number, received
+
+    def _load(self, numbered: tuple[int, Any]) -> Batch | DeviceBatch:
         number, image = numbered
-        return self.prepare(
-            load(image, self.load_preprocess) if isinstance(image, str | os.PathLike) else image, number
-        )
+        if isinstance(image, UserError):
+            raise image
+        return self.prepare(self.load(image) if isinstance(image, str | os.PathLike) else image, number)
 
     def _run(
         self,
-        images: Sequence[np.ndarray | Decoded],
+        images: Sequence[Pixels],
         read: Callable[[RawOutputs], list[Detections]],
         all_candidates: bool,
     ) -> list[Detections]:
+        received = [self.receive(image, index) for index, image in enumerate(images)]
+
         def canvas_hw(index: int) -> tuple[int, int]:
-            check_image(images[index], index)
-            return self.canvas_hw(as_decoded(images[index]).size_hw)
+            check_image(received[index], index)
+            return self.canvas_hw(full_size(received[index]))
 
         found = [empty_detections()] * len(images)
         for canvas, rows in batches_by(range(len(images)), canvas_hw, self.manifest.inputs.batch_max):
-            batch = make_batch([images[row] for row in rows], self.manifest.preprocess, canvas)
+            members = [received[row] for row in rows]
+            make = place_batch if any(isinstance(image, DeviceImage) for image in members) else make_batch
+            batch = make(members, self.manifest.preprocess, canvas)
             raw = self._infer(batch, all_candidates)
             for row, detections in zip(rows, _in_images(read(raw), batch), strict=True):
                 found[row] = detections
         return found
 
-    def _infer(self, batch: Batch, all_candidates: bool, stopwatch: Stopwatch | None = None) -> RawOutputs:
+    def _infer(
+        self, batch: Batch | DeviceBatch, all_candidates: bool, stopwatch: Stopwatch | None = None
+    ) -> RawOutputs:
         """Run the backend; in smaller pieces if memory has proved too small, which changes no result."""
         count, canvas_hw = len(batch.images), batch.canvas_hw
         most = min(count, self._fitting.get(canvas_hw, count))
@@ -250,20 +301,22 @@ class Detector:
         return pieces[0] if len(pieces) == 1 else concatenate_outputs(pieces)
 
     def _infer_at_once(
-        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
+        self, images: Canvases, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
         """One call of the backend; a batch below the graph's minimum is filled up with blank canvases for the call."""
         missing = self.manifest.inputs.batch_min - len(images)
         if missing > 0:
             pad_value = np.array(self.manifest.preprocess.pad_value, np.uint8)
-            images = np.concatenate([images, np.broadcast_to(pad_value, (missing, *images.shape[1:]))])
+            images = join_canvases([images, np.broadcast_to(pad_value, (missing, *images.shape[1:]))])
             image_sizes = np.concatenate([image_sizes, np.ones((missing, 2), np.int32)])
         with self._turn, stopwatch.measure("network"):
-            raw = self.backend.infer(images, image_sizes, all_candidates=all_candidates, stopwatch=stopwatch)
+            infer: Any = self.backend.infer  # a backend whose intake took an image takes its canvas too
+            raw = infer(images, image_sizes, all_candidates=all_candidates, stopwatch=stopwatch)
         return first_images(raw, len(images) - missing) if missing > 0 else raw
 
     def close(self) -> None:
         """Close the backend; the detector cannot be used any more."""
+        self._receiver.close()
         self.backend.close()
 
     def __enter__(self) -> Detector:
@@ -275,50 +328,7 @@ class Detector:
         self.close()
 
 
-def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int = BATCH) -> int:
-    """The batch for graphs of these shapes: `asked`, or else the batch nearest to `usual` that all of them take.
-
-    Raises BackendError if a graph does not take `asked`, or no batch suits all graphs.
-    """
-    low, high = max(one.batch_min for one in shapes), min(one.batch_max for one in shapes)
-    if low > high:
-        raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one again")
-    if asked is None:
-        return max(low, min(usual, high))
-    if not low <= asked <= high:
-        expected = f"{low}" if low == high else f"{low} to {high}"
-        raise BackendError(f"batch {asked}, but the graph was exported for {expected}; choose that or export it again")
-    return asked
-
-
-def pipeline_settings(
-    detector: DetectorProtocol[Any], batch: int, wait_s: float | None = None, window: int = WINDOW
-) -> PipelineSettings:
-    """Settings that keep this detector busy: batches are ready before it needs them, and all processors load images.
-
-    `window` is in batches: an image waits for its batch to fill until that many batches' images have overtaken it.
-    """
-    return PipelineSettings(
-        batch=batch,
-        window=window * batch,
-        wait_s=wait_s,
-        loaders=min(16, processors()),
-        runners=max(1, detector.concurrency) + 1,  # one more assembles or postprocesses its batch meanwhile
-    )
-
-
-def join_batches(parts: Sequence[Batch]) -> Batch:
-    """One batch of several that share a canvas size."""
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.image_sizes for part in parts]),
-        tuple(geometry for part in parts for geometry in part.geometries),
-    )
-
-
-def _in_images(found: Sequence[Detections], batch: Batch) -> list[Detections]:
+def _in_images(found: Sequence[Detections], batch: Batch | DeviceBatch) -> list[Detections]:
     """Detections in canvas pixels, moved to the pixels of each image."""
     return [
         Detections(boxes_to_image(detections.boxes, geometry), detections.scores, detections.classes)

@@ -16,7 +16,8 @@ import numpy as np
 
 from .backends import Backend
 from .detections import Detections, RawOutputs, apply_nms, covered_areas, empty_detections
-from .detector import Detector, DetectorProtocol
+from .detector import Detector
+from .detector_protocol import DetectorProtocol
 from .errors import UserError
 from .images import Decoded
 from .images.preprocess import as_decoded
@@ -112,7 +113,7 @@ class MultiScaleDetector:
         """Merged detections of each image; images are as for `Detector.detect`."""
         if self._is_plain:
             return self._views[0].detector.detect(images)
-        decoded = [as_decoded(image) for image in images]
+        decoded = [as_decoded(self._largest.receive(image, index)) for index, image in enumerate(images)]
         found: list[list[Detections]] = [[] for _ in decoded]
         for detector, mirrored in self._views:
             # Some backends need contiguous arrays, so a mirrored NumPy view is not enough.

@@ -24,7 +24,8 @@ BACKEND_LIBRARIES = {  # inside functions only
     "tensorrt_rtx",
     "cuda",
     "pycuda",
-    # Not backends: a benchmark draws with the one and is driven by the other, and detecting needs neither.
+    # Not backends: a decoder, and what a benchmark draws with and is driven by. Detecting needs none of them.
+    "nvidia",
     "matplotlib",
     "mlperf_loadgen",
 }

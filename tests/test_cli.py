@@ -277,6 +277,7 @@ def test_an_installed_wheel_in_an_empty_folder(installed: Path, tmp_path: Path) 
     assert atss(installed, folder, "--version").stdout == f"atss-toolkit {project()['version']}\n"
     # The libraries of this environment behind the new one's; what is installed in place (.pth) doesn't come along.
     site = next((installed.parent / "lib").glob("python*")) / "site-packages"
+    assert (site / "runtime/cuda/canvas.ptx").is_file()
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     place = atss(installed, folder, "packages")
     assert place.returncode == 0, place.stderr

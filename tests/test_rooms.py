@@ -35,24 +35,29 @@ ARROWS = {
     "runtime.detection_files": "runtime.detections",
     "runtime.images": "runtime.detections",
     # Running a model.
-    "runtime.cuda": "runtime.machine",
+    "runtime.cuda": "runtime.images runtime.machine",
     "runtime.backends": "runtime.cuda runtime.detections runtime.images runtime.machine",
-    "runtime.detector": "runtime.backends runtime.batching runtime.detections runtime.images runtime.machine "
-    "runtime.pipeline",
+    "runtime.detector_protocol": "runtime.detections runtime.images",
+    "runtime.decoders": "runtime.images",
+    "runtime.batch_settings": "runtime.backends runtime.detector_protocol runtime.machine runtime.pipeline",
+    "runtime.detector": "runtime.backends runtime.batch_settings runtime.batching runtime.decoders runtime.detections "
+    "runtime.images runtime.pipeline",
     "runtime.model_spec": "runtime.backends runtime.detector",
-    "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.images runtime.nms",
+    "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
+    "runtime.nms",
     # What is done with a detector.
-    "runtime.coco": "runtime.backends runtime.batching runtime.detection_filter runtime.detections runtime.detector "
-    "runtime.images runtime.machine runtime.model_spec runtime.pipeline runtime.tta",
-    "runtime.benchmark": "runtime.backends runtime.batching runtime.cuda runtime.detections runtime.detector "
-    "runtime.images runtime.machine runtime.model_spec",
-    "runtime.loadgen": "runtime.backends runtime.batching runtime.benchmark runtime.coco runtime.detections "
+    "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.detection_filter "
+    "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
+    "runtime.pipeline runtime.tta",
+    "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.machine runtime.model_spec",
+    "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
+    "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
-    "runtime.detect": "runtime.backends runtime.detection_files runtime.detection_filter runtime.detections "
-    "runtime.detector runtime.images runtime.model_spec runtime.pipeline",
+    "runtime.detect": "runtime.backends runtime.batch_settings runtime.decoders runtime.detection_files "
+    "runtime.detection_filter runtime.detections runtime.detector runtime.images runtime.model_spec runtime.pipeline",
     "runtime.evaluate": "runtime.coco",
     "runtime.show": "runtime.coco runtime.images",
     "runtime.cli": "",

@@ -21,6 +21,7 @@ ROWS = "NMS: rows unlike greedy, as flagged"
 RERUN = "NMS: rows unlike greedy, rerun on the host"
 KERNELS = "kernels: detections unlike exact sums'"
 DETECTIONS = "whole: detections without a match"
+DECODER = "decoding: points of AP lost to OpenCV's"
 
 # Likely causes of a failed comparison of an 8-bit file.
 SATURATES = "saturating kernels: convert again with --target cpu, which fits every processor"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..detections import RawOutputs
 from ..errors import UserError
+from ..images.device_canvases import Canvases
 from ..manifest import Manifest
 from ..stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from ..cuda.intake import Intake
 
 
 class BackendError(UserError):
@@ -60,4 +64,27 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release what the backend holds; later calls of `infer` raise BackendError."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """A backend that may run on images in its GPU's memory."""
+
+    def intake(self) -> Intake | None:
+        """What takes such images in, opened at the first call; None where the graph does not run on a GPU.
+
+        Raises CudaError where CUDA cannot be opened. The intake belongs to the backend.
+        """
+        ...
+
+    def infer(
+        self,
+        images: Canvases,
+        image_sizes: np.ndarray,
+        *,
+        all_candidates: bool = False,
+        stopwatch: Stopwatch | None = None,
+    ) -> RawOutputs:
+        """As `Backend.infer`. Canvases whose images `intake` took are made in the GPU's memory."""
         ...

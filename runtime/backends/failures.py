@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..images.device_canvases import Canvases
 from .contract import BackendError, BatchTooLarge
 from .onnx_file import first_line
 
@@ -32,8 +34,8 @@ def inference_error(
     path: Path,
     library: str,
     error: Exception,
-    run: Callable[[np.ndarray, np.ndarray], object],
-    images: np.ndarray,
+    run: Callable[[Any, np.ndarray], object],
+    images: Canvases,
     image_sizes: np.ndarray,
     batch_min: int,
 ) -> BackendError:
@@ -51,7 +53,7 @@ def inference_error(
 
 
 def largest_fitting_batch(
-    run: Callable[[np.ndarray, np.ndarray], object], images: np.ndarray, image_sizes: np.ndarray, least: int
+    run: Callable[[Any, np.ndarray], object], images: Canvases, image_sizes: np.ndarray, least: int
 ) -> int | None:
     """The largest of B/2, B/4, … ≥ `least` that runs; None where none runs, or one fails for another reason."""
     batch = len(images) // 2

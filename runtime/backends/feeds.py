@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..images.device_canvases import Canvases
 from ..manifest import Manifest
 from .contract import BackendError
 
 
-def check_feed(images: np.ndarray, image_sizes: np.ndarray, manifest: Manifest) -> None:
+def check_feed(images: Canvases, image_sizes: np.ndarray, manifest: Manifest) -> None:
     """Raise BackendError unless images and image_sizes have the types, shapes and values that the graph takes."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise BackendError(f"images is {images.dtype} {list(images.shape)}, expected uint8 [B, H, W, 3]")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+from ..batch_settings import resolve_batch
 from ..batching import cut, group_by
 from ..detections import postprocess
-from ..detector import Detector, join_batches, resolve_batch
-from ..images.preprocess import boxes_to_image, load
+from ..detector import Detector
+from ..images.preprocess import boxes_to_image, join_batches, load
 from ..stopwatch import STAGES, Stage, Stopwatch
 
 

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.options import add_backend_arguments, backend_options
+from ..batch_settings import resolve_batch
 from ..command_names import program
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
-from ..detector import Detector, resolve_batch
+from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_write, require_writable
 from ..images import MAX_PIXELS

@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..batch_settings import resolve_batch
 from ..detection_filter import KEEP_ALL, DetectionFilter, resolve_categories
-from ..detector import Detector, DetectorProtocol, resolve_batch
+from ..detector import Detector
+from ..detector_protocol import DetectorProtocol
 from ..images import MAX_PIXELS
 from ..model_spec import ModelSpec, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from ..batch_settings import pipeline_settings
 from ..batching import batches_by
-from ..detector import DetectorProtocol, pipeline_settings
+from ..detector_protocol import DetectorProtocol
 from ..errors import UserError
 from ..images import MAX_PIXELS, ImageError
 from ..manifest import Manifest

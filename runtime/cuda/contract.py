@@ -7,6 +7,7 @@ in the calling thread. All work goes to streams that were created here, which do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -146,6 +147,31 @@ class Cuda(Protocol):
 
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
         """Start a copy from a device address to contiguous pinned memory. `target` stays in use until waited for."""
+        ...
+
+    def follow(self, stream: Any, producer: int, event: Any) -> None:
+        """Hold back what is put into the stream from now on until the work of somebody else's stream has ended.
+
+        `producer` is that stream's handle; 1 and 2 are CUDA's default streams. `event` may be used for it.
+        """
+        ...
+
+    def device_of(self, address: int) -> int:
+        """CUDA's index of the device that memory of anybody lies on."""
+        ...
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:
+        """The function `name` of a PTX text, compiled for the device."""
+        ...
+
+    def run_kernel(
+        self, kernel: Any, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[np.generic], stream: Any
+    ) -> None:
+        """Queue a kernel on a stream. The types of the arguments must be those of its parameters."""
+        ...
+
+    def unload_kernel(self, kernel: Any) -> None:
+        """Free a kernel. No run of it may be in flight."""
         ...
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,6 +157,46 @@ class CudaPython:
         """See `Cuda`; by cudaMemcpyAsync."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call(self._cudart.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def follow(self, stream: Any, producer: int, event: Any) -> None:
+        """See `Cuda`; by an event on the producer's stream."""
+        self.record(event, self._cudart.cudaStream_t(producer))
+        self.wait(stream, event)
+
+    def device_of(self, address: int) -> int:
+        """See `Cuda`; by cudaPointerGetAttributes."""
+        return int(self._call(self._cudart.cudaPointerGetAttributes, address).device)
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:
+        """See `Cuda`; the driver API's module and function, in the primary context."""
+        import cuda.bindings.driver as driver
+
+        module = self._call_driver(driver.cuModuleLoadData, ptx + b"\0")
+        return module, self._call_driver(driver.cuModuleGetFunction, module, name.encode())
+
+    def run_kernel(
+        self, kernel: Any, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[np.generic], stream: Any
+    ) -> None:
+        """See `Cuda`; by cuLaunchKernel, without dynamic shared memory."""
+        import cuda.bindings.driver as driver
+
+        values = tuple(argument.item() for argument in arguments)
+        types = tuple(np.ctypeslib.as_ctypes_type(argument.dtype) for argument in arguments)
+        on = driver.CUstream(int(stream))
+        self._call_driver(driver.cuLaunchKernel, kernel[1], *grid, 1, *block, 1, 0, on, (values, types), 0)
+
+    def unload_kernel(self, kernel: Any) -> None:
+        """See `Cuda`."""
+        import cuda.bindings.driver as driver
+
+        self._call_driver(driver.cuModuleUnload, kernel[0])
+
+    def _call_driver(self, function: Any, *arguments: Any) -> Any:
+        """Call a function of the driver API and return its result without the error code. Raises CudaError."""
+        error, *results = function(*arguments)
+        if error != 0:
+            raise CudaError(f"{function.__name__} failed: {error.name}")
+        return results[0] if results else None
 
     @property
     def graphs(self) -> CudaPython:

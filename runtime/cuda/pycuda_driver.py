@@ -5,7 +5,7 @@ pycuda's objects free themselves when their last reference is dropped. That work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,6 +144,32 @@ class PyCuda:
     def copy_to_host(self, target: np.ndarray, source: int, stream: Any) -> None:
         """See `Cuda`."""
         self._call(self._driver.memcpy_dtoh_async, target, source, stream)
+
+    def follow(self, stream: Any, producer: int, event: Any) -> None:
+        """See `Cuda`; pycuda knows no stream but its own, so that the host waits for all work of the device."""
+        self._call(self._driver.Context.synchronize)
+
+    def device_of(self, address: int) -> int:
+        """See `Cuda`; pycuda cannot tell, and memory is taken to lie on the opened device."""
+        return self._index
+
+    def load_kernel(self, ptx: bytes, name: str) -> Any:
+        """See `Cuda`."""
+        module = self._call(self._driver.module_from_buffer, ptx + b"\0")
+        return self._call(module.get_function, name)
+
+    def run_kernel(
+        self, kernel: Any, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[np.generic], stream: Any
+    ) -> None:
+        """See `Cuda`."""
+
+        def launch() -> None:
+            kernel(*arguments, grid=(*grid, 1), block=(*block, 1), stream=stream)
+
+        self._call(launch)
+
+    def unload_kernel(self, kernel: Any) -> None:
+        """Does nothing: pycuda unloads a kernel with its last reference."""
 
     def close(self) -> None:
         """Let the device's primary context go."""

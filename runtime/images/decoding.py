@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,6 +76,25 @@ def decode_image(
     Height and width are those of the stored image, before its orientation is applied. `divisor` returns 1, 2, 4 or 8,
     and must divide both sides. The JPEG decoder averages pixels and skips most of its work.
     """
+    name, data, size_hw = _checked(source, max_pixels)
+    by = divisor(size_hw) if divisor is not None and data.startswith(_JPEG_MAGIC) else 1
+    return _by_opencv(name, data, by)
+
+
+def decode_by(
+    decoder: Callable[[bytes], Any | None], source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+) -> Any:
+    """As `decode_image` by another decoder: an array of its library, uint8 [h, w, 3] RGB, where that lies.
+
+    Formats other than JPEG, and files for which the decoder returns None, are decoded by OpenCV to `Decoded`.
+    """
+    name, data, _ = _checked(source, max_pixels)
+    found = decoder(data) if data.startswith(_JPEG_MAGIC) else None
+    return _by_opencv(name, data, 1) if found is None else found
+
+
+def _checked(source: str | os.PathLike[str] | bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]:
+    """A name for messages, the file's bytes, and height and width by its header. Raises ImageError."""
     name = "image data" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
     height, width = _checked_size(data, name)
@@ -83,7 +103,10 @@ def decode_image(
             f"{name}: {width}×{height} is {height * width / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}; "
             "scale it down, or raise the limit if you trust the file"
         )
-    by = divisor((height, width)) if divisor is not None and data.startswith(_JPEG_MAGIC) else 1
+    return name, data, (height, width)
+
+
+def _by_opencv(name: str, data: bytes, by: int) -> Decoded:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[by])
     except cv2.error as error:

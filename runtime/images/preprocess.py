@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import cv2
 import numpy as np
@@ -20,6 +21,8 @@ import numpy as np
 from ..errors import UserError
 from ..manifest import Preprocess
 from .decoding import MAX_PIXELS, Decoded, decode_image, whole
+from .device_array import DeviceImage, check_pixels
+from .device_canvases import DeviceCanvases, PlacedImage, join_canvases
 
 WantedHw = Callable[[tuple[int, int]], tuple[int, int]]  # an image's (height, width) → the size it is resized to
 
@@ -50,6 +53,20 @@ class Batch:
     def canvas_hw(self) -> tuple[int, int]:
         """Height and width that all canvases of the batch share."""
         return self.images.shape[1], self.images.shape[2]
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """As `Batch`, of canvases that a backend still has to make in its GPU's memory."""
+
+    images: DeviceCanvases
+    image_sizes: np.ndarray  # int32 [B, 2] height, width of each image on its canvas
+    geometries: tuple[Geometry, ...]
+
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width that all canvases of the batch share."""
+        return self.images.canvas_hw
 
 
 def resize_scale(image_hw: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
@@ -130,12 +147,22 @@ def as_decoded(image: np.ndarray | Decoded) -> Decoded:
     return image if isinstance(image, Decoded) else whole(image)
 
 
-def check_image(image: np.ndarray | Decoded, index: int) -> None:
+def full_size(image: np.ndarray | Decoded | DeviceImage) -> tuple[int, int]:
+    """Height and width of an image, in which its boxes are measured."""
+    return image.size_hw if isinstance(image, Decoded | DeviceImage) else (image.shape[0], image.shape[1])
+
+
+def check_image(image: np.ndarray | Decoded | DeviceImage, index: int) -> None:
     """Raise UserError that names image `index`, unless its pixels are uint8 [h, w, 3]."""
     pixels = image.pixels if isinstance(image, Decoded) else image
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        given = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise UserError(f"image {index} is {given}, expected uint8 [height, width, 3] in RGB order")
+    if isinstance(pixels, DeviceImage):
+        return  # checked when it was taken
+    if not isinstance(pixels, np.ndarray):
+        raise UserError(f"image {index} is {type(pixels).__name__}, expected uint8 [height, width, 3] in RGB order")
+    try:
+        check_pixels(pixels.dtype.name, pixels.shape)
+    except UserError as error:
+        raise UserError(f"image {index} is {error}") from None
 
 
 def make_batch(
@@ -146,29 +173,84 @@ def make_batch(
     The canvas is `canvas_hw`, or the smallest that holds every image, with sides that are multiples of the divisor.
     The rest of a canvas has the padding colour. Raises UserError if an image has another type or does not fit.
     """
+    geometries = _geometries(images, pre, canvas_hw)
+    if not geometries and canvas_hw is None:
+        raise UserError("an empty batch has no canvas size; give at least one image or canvas_hw")
+    canvases = np.empty((len(images), *(canvas_hw or geometries[0].canvas_hw), 3), np.uint8)  # [B, H, W, 3]
+    for canvas, image, geometry in zip(canvases, images, geometries, strict=True):
+        _lay(image, geometry.resized_hw, pre, canvas)
+    return Batch(canvases, _resized_sizes(geometries), geometries)
+
+
+def place_batch(
+    images: Sequence[np.ndarray | Decoded | DeviceImage], pre: Preprocess, canvas_hw: tuple[int, int]
+) -> DeviceBatch:
+    """As `make_batch`, for a backend that makes the canvases of images in its GPU's memory there.
+
+    The canvases of images on the host are made here. Raises UserError.
+    """
+    geometries = _geometries(images, pre, canvas_hw)
+    rows: list[np.ndarray | PlacedImage] = []
+    for image, geometry in zip(images, geometries, strict=True):
+        if isinstance(image, DeviceImage):
+            by = reduction(image.size_hw, geometry.resized_hw) if pre.divide_large else 1
+            rows.append(PlacedImage(image, by, geometry.resized_hw))
+        else:
+            canvas = np.empty((*canvas_hw, 3), np.uint8)
+            _lay(image, geometry.resized_hw, pre, canvas)
+            rows.append(canvas)
+    return DeviceBatch(DeviceCanvases(tuple(rows), canvas_hw, pre.pad_value), _resized_sizes(geometries), geometries)
+
+
+@overload
+def join_batches(parts: Sequence[Batch]) -> Batch: ...
+
+
+@overload
+def join_batches(parts: Sequence[Batch | DeviceBatch]) -> Batch | DeviceBatch: ...
+
+
+def join_batches(parts: Sequence[Batch | DeviceBatch]) -> Batch | DeviceBatch:
+    """One batch of several that share a canvas size."""
+    if len(parts) == 1:
+        return parts[0]
+    images = join_canvases([part.images for part in parts])
+    sizes = np.concatenate([part.image_sizes for part in parts])
+    geometries = tuple(geometry for part in parts for geometry in part.geometries)
+    if isinstance(images, DeviceCanvases):
+        return DeviceBatch(images, sizes, geometries)
+    return Batch(images, sizes, geometries)
+
+
+def _geometries(
+    images: Sequence[np.ndarray | Decoded | DeviceImage], pre: Preprocess, canvas_hw: tuple[int, int] | None
+) -> tuple[Geometry, ...]:
+    """How each image lies on a canvas; all canvases have one size. Raises UserError if an image does not fit."""
     for index, image in enumerate(images):
         check_image(image, index)
-    decoded = [as_decoded(image) for image in images]
-    plans = [plan(source.size_hw, pre) for source in decoded]
+    plans = [plan(full_size(image), pre) for image in images]
     if canvas_hw is None:
-        if not plans:
-            raise UserError("an empty batch has no canvas size; give at least one image or canvas_hw")
-        canvas_hw = max(p.canvas_hw[0] for p in plans), max(p.canvas_hw[1] for p in plans)
+        canvas_hw = max((p.canvas_hw[0] for p in plans), default=0), max((p.canvas_hw[1] for p in plans), default=0)
     for index, p in enumerate(plans):
         if p.resized_hw[0] > canvas_hw[0] or p.resized_hw[1] > canvas_hw[1]:
             raise UserError(
                 f"image {index} is {_size(p.resized_hw)} after resizing (sides {pre.short_side}/{pre.long_side}) and "
                 f"does not fit the canvas of {_size(canvas_hw)}; use a larger canvas or export for smaller sides"
             )
-    canvases = np.empty((len(images), *canvas_hw, 3), np.uint8)  # [B, H, W, 3]
-    sizes = np.array([p.resized_hw for p in plans], np.int32).reshape(len(plans), 2)  # [B, 2]
-    for canvas, source, p in zip(canvases, decoded, plans, strict=True):
-        height, width = p.resized_hw
-        resize(source.pixels, p.resized_hw, pre.divide_large, out=canvas[:height, :width])
-        for top, left, bottom in ((0, width, height), (height, 0, canvas_hw[0])):
-            if left < canvas_hw[1] and top < bottom:  # OpenCV would draw the edge of an empty rectangle
-                cv2.rectangle(canvas, (left, top), (canvas_hw[1] - 1, bottom - 1), pre.pad_value, cv2.FILLED)
-    return Batch(canvases, sizes, tuple(Geometry(p.image_hw, p.resized_hw, canvas_hw) for p in plans))
+    return tuple(Geometry(p.image_hw, p.resized_hw, canvas_hw) for p in plans)
+
+
+def _resized_sizes(geometries: Sequence[Geometry]) -> np.ndarray:
+    return np.array([geometry.resized_hw for geometry in geometries], np.int32).reshape(len(geometries), 2)
+
+
+def _lay(image: np.ndarray | Decoded, resized_hw: tuple[int, int], pre: Preprocess, canvas: np.ndarray) -> None:
+    """Resize an image into the corner of a canvas, and fill the rest."""
+    (height, width), (bottom, right) = resized_hw, canvas.shape[:2]
+    resize(as_decoded(image).pixels, resized_hw, pre.divide_large, out=canvas[:height, :width])
+    for y1, x1, y2 in ((0, width, height), (height, 0, bottom)):
+        if x1 < right and y1 < y2:  # OpenCV would draw the edge of an empty rectangle
+            cv2.rectangle(canvas, (x1, y1), (right - 1, y2 - 1), pre.pad_value, cv2.FILLED)
 
 
 def boxes_to_canvas(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments, backend_options
+from ..batch_settings import resolve_batch
 from ..benchmark.images import find_images
 from ..benchmark.model_info import describe_model
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
@@ -32,7 +33,7 @@ from ..coco.results import Results, join_results, results_of_image, write_result
 from ..coco.run import no_image_readable, require_same_classes
 from ..command_names import program
 from ..detections import Detections
-from ..detector import Detector, resolve_batch
+from ..detector import Detector
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError

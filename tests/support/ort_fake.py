@@ -8,7 +8,7 @@ were waited for, a value that is written while a run reads it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +99,7 @@ class FakeOrt:
         self.copied_out = 0  # bytes that left the device
         self.allocated = 0  # device values
         self.most_images: int | None = None  # a larger batch is out of memory
+        self.memory: Callable[[int], tuple[int, np.ndarray]] | None = None  # of a driver: address and content, by size
 
     def SessionOptions(self) -> FakeSessionOptions:
         return FakeSessionOptions()
@@ -165,7 +166,10 @@ class FakeOrt:
         assert device_type == "cuda"
         assert device < self.devices
         self.allocated += 1
-        return FakeValue(self, np.empty(shape, kind))
+        if self.memory is None:
+            return FakeValue(self, np.empty(shape, kind))
+        address, content = self.memory(int(np.prod(shape)) * np.dtype(kind).itemsize)
+        return FakeValue(self, content.view(kind).reshape(shape), address)
 
 
 class FakeSessionOptions:
@@ -242,12 +246,15 @@ class FakeSession:
 class FakeValue:
     """Device memory."""
 
-    def __init__(self, module: FakeOrt, content: np.ndarray) -> None:
-        self.module, self.content = module, content
+    def __init__(self, module: FakeOrt, content: np.ndarray, address: int = 0) -> None:
+        self.module, self.content, self.address = module, content, address
         self.is_read = False  # by a run
 
     def shape(self) -> list[int]:
         return list(self.content.shape)
+
+    def data_ptr(self) -> int:
+        return self.address
 
     def update_inplace(self, array: np.ndarray) -> None:
         assert not self.is_read, "written while a run reads it"

@@ -13,7 +13,7 @@ from runtime.coco.results import empty_results
 from runtime.coco.run import RunSettings, detect_dataset
 from runtime.coco.shards import join_parts
 from runtime.detections import RawOutputs
-from runtime.detector import DetectorProtocol
+from runtime.detector_protocol import DetectorProtocol
 from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.stopwatch import Stopwatch
 

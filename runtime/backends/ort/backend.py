@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ...cuda.intake import Intake
 from ...detections import RawOutputs
+from ...images.device_array import ForeignArray
+from ...images.device_canvases import Canvases, DeviceCanvases, finished_canvases
 from ...manifest import Manifest
 from ...stopwatch import Stopwatch
 from ..contract import BackendError
@@ -21,7 +24,7 @@ from ..saturation import check_saturation
 from .binding import BoundRuns
 from .session import import_library, on_the_cpu, open_session, read_manifest
 
-Run = Callable[[np.ndarray, np.ndarray, bool, Stopwatch], RawOutputs]
+Run = Callable[[Any, np.ndarray, bool, Stopwatch], RawOutputs]
 
 _NUMPY_NAMES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _BOUND = {"cuda", "ort-tensorrt"}  # inputs and outputs can be bound to CUDA memory
@@ -49,8 +52,10 @@ class OrtBackend:
         check_saturation(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
         check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
         self._run: Run | None
+        self._bound: BoundRuns | None = None
         if options.backend in _BOUND and provider != "CPUExecutionProvider":
-            self._run = BoundRuns(library, session, "cuda", options.device).run
+            self._bound = BoundRuns(library, session, "cuda", options.device)
+            self._run = self._bound.run
             self._concurrency = 2  # one copies while the other computes
         else:
             self._run = _plain(session)
@@ -67,20 +72,31 @@ class OrtBackend:
         """2 where calls copy to and from a GPU, else 1."""
         return self._concurrency
 
+    def intake(self) -> Intake | None:
+        """See `DeviceBackend`; None on the CPU, and where inputs cannot be bound to CUDA memory. Raises CudaError."""
+        return None if self._bound is None else self._bound.intake()
+
     def infer(
         self,
-        images: np.ndarray,
+        images: Canvases | ForeignArray,
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """See `Backend`. Raises BackendError for inputs that don't fit the graph, and where the run fails."""
+        """See `Backend`. Raises BackendError for inputs that don't fit the graph, and where the run fails.
+
+        On a GPU `images` may also be an array uint8 [B, H, W, 3] of another library in its memory.
+        """
         run = self._run
         if run is None:
             raise BackendError(f"{self._path}: the backend was closed; open it again")
+        if not isinstance(images, np.ndarray | DeviceCanvases):
+            images = self._taken(images)
         check_feed(images, image_sizes, self._manifest)
-        images, image_sizes = np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)
+        image_sizes = np.ascontiguousarray(image_sizes)
+        if isinstance(images, np.ndarray):
+            images = np.ascontiguousarray(images)
         stopwatch = stopwatch or Stopwatch()
         try:
             return run(images, image_sizes, all_candidates, stopwatch)
@@ -98,6 +114,18 @@ class OrtBackend:
     def close(self) -> None:
         """Drop the session; calls that are running finish."""
         self._run = None
+        if self._bound is not None:
+            self._bound.close()
+        self._bound = None
+
+    def _taken(self, images: ForeignArray) -> DeviceCanvases:
+        intake = self.intake()
+        if intake is None:
+            raise BackendError(
+                f"images is a {type(images).__name__}, and this session takes none from a GPU's memory; give it as "
+                "NumPy's array, or use --backend cuda"
+            )
+        return finished_canvases(intake.take(images))
 
 
 def _plain(session: Any) -> Run:

@@ -7,11 +7,15 @@ reads them where `nms_exact` is 1.
 from __future__ import annotations
 
 import queue
+import threading
 from typing import Any
 
 import numpy as np
 
+from ...cuda import open_cuda
+from ...cuda.intake import Intake
 from ...detections import RawOutputs
+from ...images.device_canvases import Canvases
 from ...stopwatch import Stopwatch
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS
 
@@ -28,14 +32,17 @@ class BoundRuns:
     def __init__(self, library: Any, session: Any, device_type: str, device: int) -> None:
         self._library, self._session = library, session
         self._device_type, self._device = device_type, device
+        self._lock = threading.Lock()  # guards the intake
+        self._intake: Intake | None = None
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(SLOTS):
             self._slots.put(_Slot(session.io_binding()))
 
-    def run(
-        self, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
-    ) -> RawOutputs:
-        """All outputs of the session. Candidates are zeros unless `all_candidates` or NMS is inexact for an image."""
+    def run(self, images: Canvases, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch) -> RawOutputs:
+        """All outputs of the session. Candidates are zeros unless `all_candidates` or NMS is inexact for an image.
+
+        Canvases of images in the device's memory are made by `intake`.
+        """
         slot = self._slots.get()
         try:
             return self._run(slot, images, image_sizes, all_candidates, stopwatch)
@@ -46,7 +53,7 @@ class BoundRuns:
             self._slots.put(slot)
 
     def _run(
-        self, slot: _Slot, images: np.ndarray, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
+        self, slot: _Slot, images: Canvases, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch
     ) -> RawOutputs:
         with stopwatch.measure("copy_in"):
             for name, array in zip(INPUTS, (images, image_sizes), strict=True):
@@ -72,7 +79,24 @@ class BoundRuns:
             slot.binding.clear_binding_outputs()
         return RawOutputs(*found, *rest)
 
-    def _filled(self, slot: _Slot, name: str, array: np.ndarray) -> Any:
+    def intake(self) -> Intake:
+        """What takes in images in the device's memory, opened at the first call. Raises CudaError."""
+        with self._lock:
+            if self._intake is None:
+                self._intake = Intake(open_cuda(self._device))
+            return self._intake
+
+    def close(self) -> None:
+        """Close the intake. Calls that run finish first."""
+        slots = [self._slots.get() for _ in range(SLOTS)]
+        with self._lock:
+            if self._intake is not None:
+                self._intake.close()
+            self._intake = None
+        for slot in slots:
+            self._slots.put(slot)
+
+    def _filled(self, slot: _Slot, name: str, array: Canvases) -> Any:
         """Device memory with the array's content; reallocated when the shape changes."""
         value = slot.inputs.get(name)
         if value is None or tuple(value.shape()) != array.shape:
@@ -81,7 +105,10 @@ class BoundRuns:
                 list(array.shape), array.dtype.type, self._device_type, self._device
             )
             slot.inputs[name] = value
-        value.update_inplace(array)
+        if isinstance(array, np.ndarray):
+            value.update_inplace(array)
+        else:
+            self.intake().fill_and_wait(array, value.data_ptr())  # the session's stream is not known
         return value
 
 

@@ -3,7 +3,8 @@
 A call copies its inputs to pinned memory and from there to the device on a copy stream, runs the engine on a compute
 stream, and copies the final detections back. Candidates are copied only for images whose NMS was not exact. Each call
 has a slot with memory of its own, so that one call computes while another copies: `concurrency` threads that call
-`infer` keep the GPU busy.
+`infer` keep the GPU busy. Images that already lie in the GPU's memory are laid on their canvases there, on the copy
+stream (`runtime.cuda.intake`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from typing import Any
 import numpy as np
 
 from ...cuda import Binding, Device, open_cuda
+from ...cuda.intake import Intake
 from ...detections import RawOutputs
+from ...images.device_array import ForeignArray
+from ...images.device_canvases import Canvases, DeviceCanvases, finished_canvases
 from ...manifest import Manifest
 from ...stopwatch import Stopwatch
 from ..contract import BackendError
@@ -61,6 +65,7 @@ class TrtBackend:
         self._free: list[Slot] = []  # slots that no call uses
         self._slots: list[Slot] = []
         self._concurrency = slots
+        self._intake: Intake | None = None  # None: not opened yet, or closed
         self._runtime_cache = None  # only RTX has one
         with self._cuda.current():
             try:
@@ -72,6 +77,7 @@ class TrtBackend:
                     graphs = None
                 else:
                     make_context = make_contexts_tensorrt(loaded)
+                self._intake = Intake(self._cuda)
                 make_context = _one_at_a_time(make_context)
                 for _ in range(slots):
                     self._slots.append(Slot(self._cuda, loaded, make_context, graphs, most_shapes))
@@ -106,20 +112,32 @@ class TrtBackend:
         """The GPU that the engine runs on."""
         return self._cuda.device
 
+    def intake(self) -> Intake:
+        """What takes in images that lie in this GPU's memory; see `DeviceBackend`. Raises BackendError."""
+        self._check_open()
+        assert self._intake is not None
+        return self._intake
+
     def infer(
         self,
-        images: np.ndarray,
+        images: Canvases | ForeignArray,
         image_sizes: np.ndarray,
         *,
         all_candidates: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> RawOutputs:
-        """See `Backend`. Waits for a free slot. Raises BackendError, CudaError."""
+        """See `Backend`. Waits for a free slot. Raises BackendError, CudaError.
+
+        `images` may also be an array uint8 [B, H, W, 3] of another library in this GPU's memory.
+        """
+        if not isinstance(images, np.ndarray | DeviceCanvases):
+            images = finished_canvases(self.intake().take(images))
         check_feed(images, image_sizes, self.manifest)
         profile = self._choose_profile(images.shape)
         min_batch = self._described.profiles[profile].least[0]
         with self._slot() as slot, self._cuda.current():
-            return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch)
+            assert self._intake is not None  # closing waits for this call
+            return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch, self._intake)
 
     def close(self) -> None:
         """Wait for running calls, then free everything. Waiting and later calls of `infer` raise BackendError."""
@@ -147,18 +165,23 @@ class TrtBackend:
     def _release(self) -> None:
         """Free the slots, and with the last one the engine. The device must be current."""
         with ExitStack() as stack:  # the other slots are freed even if one fails
+            if self._intake is not None:
+                stack.callback(self._intake.close)
             for slot in self._slots:
                 stack.callback(slot.close)
         self._free, self._slots = [], []
-        self._runtime_cache = None
+        self._runtime_cache = self._intake = None
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise BackendError(f"{self._path}: the backend was closed; open it again")
 
     @contextmanager
     def _slot(self) -> Iterator[Slot]:
         """A slot for one call; waits until one is free."""
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._is_closed)
-            if self._is_closed:
-                raise BackendError(f"{self._path}: the backend was closed; open it again")
+            self._check_open()
             slot = self._free.pop()  # the one used last: its shapes are prepared
         try:
             yield slot

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...cuda import Cuda, CudaError, Graphs, OutOfMemory
+from ...cuda.intake import Intake
 from ...detections import RawOutputs
+from ...images.device_canvases import Canvases
 from ...stopwatch import Stopwatch
 from ..contract import BackendError, BatchTooLarge
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS, OUTPUTS
@@ -73,21 +75,23 @@ class Slot:
 
     def infer(
         self,
-        images: np.ndarray,
+        images: Canvases,
         image_sizes: np.ndarray,
         profile: int,
         min_batch: int,
         all_candidates: bool,
         stopwatch: Stopwatch | None,
+        intake: Intake,
     ) -> RawOutputs:
         """Run checked inputs in an optimization profile, which takes batches from `min_batch` on.
 
-        Raises BackendError, BatchTooLarge, CudaError; the slot stays usable.
+        `intake` makes the canvases of images in the device's memory, and took these in. Raises
+        BackendError, BatchTooLarge, CudaError; the slot stays usable.
         """
         batch, height, width, _ = images.shape
         prepared = self._prepare((batch, height, width), profile, min_batch)
         try:
-            return self._run(prepared, images, image_sizes, all_candidates, stopwatch)
+            return self._run(prepared, images, image_sizes, all_candidates, stopwatch, intake)
         except BaseException:
             self._wait()  # the next call must not find buffers in use
             raise
@@ -104,20 +108,26 @@ class Slot:
     def _run(
         self,
         prepared: PreparedShape,
-        images: np.ndarray,
+        images: Canvases,
         image_sizes: np.ndarray,
         all_candidates: bool,
         stopwatch: Stopwatch | None,
+        intake: Intake,
     ) -> RawOutputs:
         cuda, shapes = self._cuda, prepared.shapes
         if self._graphs is not None and prepared.has_run and prepared.is_capturable and prepared.graph is None:
             self._capture(self._graphs, prepared)
 
-        for name, value in (("images", images), ("image_sizes", image_sizes)):
-            np.copyto(self._host(name, shapes), value)
+        arrays = {"images": images, "image_sizes": image_sizes}
+        for name, value in arrays.items():
+            if isinstance(value, np.ndarray):
+                np.copyto(self._host(name, shapes), value)
         cuda.record(self._copy_in_starts, self._copy)
-        for name in INPUTS:
-            cuda.copy_to_device(self._address(name), self._host(name, shapes), self._copy)
+        for name, value in arrays.items():
+            if isinstance(value, np.ndarray):
+                cuda.copy_to_device(self._address(name), self._host(name, shapes), self._copy)
+            else:
+                intake.fill(value, self._address(name), self._host(name, shapes), self._copy)
         cuda.record(self._copied_in, self._copy)
 
         cuda.wait(self._compute, self._copied_in)

@@ -16,7 +16,9 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.trt.backend import TrtBackend
 from runtime.cuda import Binding, CudaError, open_cuda
 from runtime.detections import postprocess
+from runtime.detector import Detector
 from runtime.manifest import Precision
+from runtime.stopwatch import Stopwatch
 
 from ..conftest import Exported
 
@@ -61,17 +63,17 @@ def test_an_engine_gives_the_cpus_detections(
 ) -> None:
     cpu = OrtBackend(exported.model)
     limits = cpu.manifest.thresholds
-    times: dict[str, float] = {}
+    stopwatch = Stopwatch()
     with TrtBackend(engine, binding=binding, cuda_graphs=cuda_graphs, most_shapes=2) as backend:
         for shape in SHAPES * 3:  # the first run of a shape, its graph, the graph again; and shapes that went
             images, sizes = feed(*shape)
             expected = postprocess(cpu.infer(images, sizes), limits)
-            given = postprocess(backend.infer(images, sizes, times=times), limits)
+            given = postprocess(backend.infer(images, sizes, stopwatch=stopwatch), limits)
             assert sum(map(len, expected)) > 0
             for a, b in zip(expected, given, strict=True):
                 assert count_unmatched(a, b) + count_unmatched(b, a) <= 2
-    assert all(seconds > 0 for seconds in times.values())
-    assert set(times) == {"copy_in", "infer", "copy_out"}
+    assert all(seconds > 0 for seconds in stopwatch.seconds.values())
+    assert set(stopwatch.seconds) == {"copy_in", "infer", "copy_out"}
 
 
 def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
@@ -86,6 +88,21 @@ def test_threads_get_what_one_gets(engine: Path, binding: Binding) -> None:
     for one, other in zip(alone, together, strict=True):
         for a, b in zip(one, other, strict=True):
             assert count_unmatched(a, b) + count_unmatched(b, a) <= most
+
+
+def test_tensors_on_the_gpu_get_the_detections_of_arrays(engine: Path, binding: Binding) -> None:
+    torch = pytest.importorskip("torch", reason="the tensors")
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((192, 256), (480, 640), (150, 101))]
+    with Detector(engine, binding=binding) as detector:
+        detector(images)  # RTX exchanges kernels for better ones while it runs, which round differently
+        expected = detector(images)
+        with torch.cuda.stream(torch.cuda.Stream()):
+            given = detector([torch.from_numpy(image).pin_memory().to("cuda", non_blocking=True) for image in images])
+    for a, b in zip(expected, given, strict=True):
+        assert count_unmatched(a, b) + count_unmatched(b, a) <= 2
 
 
 @pytest.mark.parametrize("extra", [[], ["--version-compatible"]])

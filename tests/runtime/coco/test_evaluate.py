@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.batch_settings import pipeline_settings
 from runtime.coco import (
     METRIC_NAMES,
     CocoDataset,
@@ -26,7 +27,7 @@ from runtime.coco.command import main
 from runtime.coco.evaluation import score_detector
 from runtime.coco.report import metrics_as_table
 from runtime.coco.run import RunSettings, plan_batches
-from runtime.detector import Detector, pipeline_settings
+from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images import ImageError
 from runtime.manifest import InputShapes

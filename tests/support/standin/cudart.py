@@ -49,7 +49,7 @@ def _reporting(function: Callable[..., tuple]) -> Callable[..., tuple]:
 def _constants() -> dict[str, Any]:
     names = (
         "cudaError_t cudaDeviceAttr cudaMemcpyKind cudaStreamCaptureMode cudaHostAllocPortable cudaStreamNonBlocking "
-        "cudaEventBlockingSync cudaGetErrorString"
+        "cudaEventBlockingSync cudaGetErrorString cudaStream_t"
     )
     return {name: getattr(real, name) for name in names.split()}
 
@@ -117,6 +117,12 @@ def _memory(driver: Driver) -> dict[str, Any]:
             driver.free(int(address), "pinned")
         return (OK,)
 
+    def cudaPointerGetAttributes(address: int) -> tuple:
+        for allocation in driver.allocations.values():
+            if 0 <= address - allocation.address < allocation.size:
+                return OK, types.SimpleNamespace(device=allocation.device)
+        raise driver.violation("attributes of unknown memory")
+
     def cudaMemcpyAsync(target: int, source: int, count: int, kind: Any, stream: Any) -> tuple:
         with driver.call("cudaMemcpyAsync"):
             on = driver.stream(int(stream))
@@ -164,7 +170,7 @@ def _work(driver: Driver) -> dict[str, Any]:
 
     def cudaEventRecord(event: Any, stream: Any) -> tuple:
         with driver.call("cudaEventRecord"):
-            streams.record(driver, driver.event(int(event)), driver.stream(int(stream)))
+            streams.record(driver, driver.event(int(event)), driver.recorded_on(int(stream)))
         return (OK,)
 
     def cudaEventSynchronize(event: Any) -> tuple:

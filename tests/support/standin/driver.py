@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from .parts import Allocation, Event, Failure, Graph, Operation, StandinError, Stream
+from .parts import Allocation, Event, Failure, Graph, Module, Operation, StandinError, Stream
 
 Order = Literal["late", "eager", "random"]
 POISON = 0xD5  # as float32 −2.9e13, as int32 −707406379
@@ -45,7 +45,8 @@ class Driver:
         self.lock = threading.RLock()
         self.allocations: dict[int, Allocation] = {}
         self.graveyard: list[Allocation] = []  # freed, still poisoned: found out where somebody writes
-        self.handles: dict[int, Stream | Event | Graph] = {}
+        self.handles: dict[int, Stream | Event | Graph | Module] = {}
+        self._defaults: dict[int, Stream] = {}
         self.capturing: list[Graph] = []
         self.unpublished: list[Operation] = []
         self.host_clock: dict[int, int] = {}
@@ -154,8 +155,9 @@ class Driver:
 
     # Handles ----------------------------------------------------------------------------------------------------------
 
-    def create_stream(self) -> Stream:
-        stream = Stream(self.next_number(), self.device())
+    def create_stream(self, is_blocking: bool = False) -> Stream:
+        """A blocking one is a producer's: CUDA's default stream waits for its work."""
+        stream = Stream(self.next_number(), self.device(), is_blocking=is_blocking)
         self.handles[stream.number] = stream
         return stream
 
@@ -173,6 +175,23 @@ class Driver:
         self._here(stream.device, "the stream")
         return stream
 
+    def recorded_on(self, number: int) -> Stream:
+        """The stream to record an event on: any, or CUDA's default stream, which comes after all blocking ones."""
+        if number not in (1, 2):
+            return self.stream(number)
+        stream = self._defaults.setdefault(number, Stream(number, self.device()))
+        for other in self.handles.values():
+            if isinstance(other, Stream) and other.is_blocking and other.last is not None:
+                stream.needs.append(other.last)
+                stream.clock = merged(stream.clock, other.last.clock)
+        return stream
+
+    def synchronize_device(self) -> None:
+        """The host waits for all work of the current device."""
+        for stream in self.handles.values():
+            if isinstance(stream, Stream) and stream.device == self.device() and stream.last is not None:
+                self.wait_for(stream.last)
+
     def event(self, number: int) -> Event:
         event = self.handles.get(number)
         if not isinstance(event, Event):
@@ -180,10 +199,12 @@ class Driver:
         self._here(event.device, "the event")
         return event
 
-    def destroy(self, handle: Stream | Event | Graph) -> None:
+    def destroy(self, handle: Stream | Event | Graph | Module) -> None:
         if self.handles.pop(handle.number, None) is None:
             raise self.violation(f"a {type(handle).__name__.lower()} is destroyed twice")
-        last = handle.last if isinstance(handle, Stream) else handle.marker if isinstance(handle, Event) else None
+        last = handle.marker if isinstance(handle, Event) else None
+        if isinstance(handle, Stream | Module):
+            last = handle.last
         if last is not None and not self.host_knows(last):
             raise self.violation(f"a {type(handle).__name__.lower()} is destroyed while {last.name} is under way")
 

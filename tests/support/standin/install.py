@@ -11,6 +11,7 @@ import pytest
 
 from .cudart import make_cudart
 from .driver import Driver, Order
+from .kernels import make_driver_api
 from .pycuda_module import make_pycuda
 from .trt import make_tensorrt
 from .trt_context import Shared
@@ -55,6 +56,9 @@ def install(
     if binding == "cuda-python":
         import cuda.bindings
 
+        driver_api = make_driver_api(driver)
+        monkeypatch.setattr(cuda.bindings, "driver", driver_api)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver_api)
         cudart = make_cudart(driver)
         monkeypatch.setattr(cuda.bindings, "runtime", cudart)
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)

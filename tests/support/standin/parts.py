@@ -73,6 +73,17 @@ class Stream:
     needs: list[Operation] = field(default_factory=list)  # of the next operation: what events made it wait for
     waiting: list[Operation] = field(default_factory=list)
     capture: Graph | None = None
+    is_blocking: bool = False
+
+
+@dataclass(eq=False)
+class Module:
+    """A loaded kernel: the names and bits of its parameters; `last` is its last run."""
+
+    number: int
+    device: int
+    bits: dict[str, int]
+    last: Operation | None = None
 
 
 @dataclass(eq=False)

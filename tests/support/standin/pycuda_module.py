@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import streams
+from . import kernels, streams
 from .driver import Driver
 from .parts import Failure, StandinError
 
@@ -16,7 +16,14 @@ from .parts import Failure, StandinError
 def make_pycuda(driver: Driver) -> types.ModuleType:
     """`pycuda`, with its module `driver`. Names, signatures and rules as in the source of 2026.1."""
     module = types.ModuleType("pycuda.driver")
-    for name, value in {**_errors(), **_constants(), **_devices(driver), **_streams(driver), **_memory(driver)}.items():
+    for name, value in {
+        **_errors(),
+        **_constants(),
+        **_devices(driver),
+        **_streams(driver),
+        **_memory(driver),
+        **_kernels(driver),
+    }.items():
         setattr(module, name, value)
     package = types.ModuleType("pycuda")
     package.driver = module  # type: ignore[attr-defined]
@@ -71,6 +78,12 @@ def _devices(driver: Driver) -> dict[str, Any]:
                 raise driver.violation("cannot pop non-current context")
             _stack(driver).pop()
             driver.current.device = _stack(driver)[-1] if _stack(driver) else 0
+
+        @staticmethod
+        def synchronize() -> None:
+            _entered(driver, "Context.synchronize")
+            with driver.call("Context.synchronize", forbidden_in_capture=True):
+                driver.synchronize_device()
 
     class Device:
         def __init__(self, number: int) -> None:
@@ -250,3 +263,39 @@ def _memory(driver: Driver) -> dict[str, Any]:
         "memcpy_htod_async": memcpy_htod_async,
         "memcpy_dtoh_async": memcpy_dtoh_async,
     }
+
+
+def _kernels(driver: Driver) -> dict[str, Any]:
+    class Function:
+        def __init__(self, module: Any) -> None:
+            self._module = module  # keeps it loaded
+
+        def __call__(self, *arguments: Any, grid: Any, block: Any, stream: Any) -> None:
+            _entered(driver, "Function.__call__")
+            assert all(isinstance(argument, np.number) for argument in arguments)
+            with driver.call("Function.__call__"):
+                on = driver.stream(0 if stream is None else stream.handle)
+                bits = [8 * argument.itemsize for argument in arguments]
+                values = [int(argument) for argument in arguments]
+                kernels.run(driver, self._module.own, [*grid, *block], values, bits, on)
+
+    class Module:
+        def __init__(self, ptx: bytes) -> None:
+            self.own = kernels.load(driver, ptx)
+
+        def get_function(self, name: str) -> Function:
+            assert name == kernels.KERNEL
+            return Function(self)
+
+        def __del__(self) -> None:
+            with suppress(StandinError, AttributeError):
+                _entered(driver, "a module goes")
+                with driver.call("~Module"):
+                    driver.destroy(self.own)
+
+    def module_from_buffer(buffer: bytes) -> Module:
+        _entered(driver, "module_from_buffer")
+        with driver.call("module_from_buffer"):
+            return Module(buffer)
+
+    return {"module_from_buffer": module_from_buffer}
