@@ -9,6 +9,7 @@ Nothing here has run on a GPU; on a CPU the same graphs are compiled and compare
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -54,7 +55,9 @@ class Compiler:
         def call(*arguments: Any) -> Any:
             if not self.failed:
                 try:
-                    return compiled(*arguments)
+                    with warnings.catch_warnings():  # torch itself looks at the gradients of marked tensors
+                        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+                        return compiled(*arguments)
                 except torch.OutOfMemoryError:
                     raise
                 except FailOnRecompileLimitHit:
