@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo.config
-import torch._inductor.config
 from torch import Tensor
+from torch._dynamo import config as front_end
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from tests.train.loss.test_criterion import random_outputs
 from train import config
@@ -143,7 +143,7 @@ def test_one_graph_serves_all_large_canvases() -> None:
     assert graphs() == 4
 
 
-@torch._dynamo.config.patch(recompile_limit=1)
+@front_end.patch(recompile_limit=1)
 def test_sizes_beyond_the_compilers_limit_are_computed_without_it() -> None:
     model = config.Model(assignment=config.Assignment(k=1))
     one = compiler()
@@ -187,7 +187,7 @@ def test_compiled_losses_take_the_same_steps(
     assert "warning" not in capsys.readouterr().out
 
 
-@torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True})
+@inductor.patch({"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True})
 def test_without_a_compiler_training_goes_on_with_one_warning(
     small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
