@@ -71,7 +71,8 @@ ARROWS = {
     "train.data": "train.loss",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.trainer": "train.build train.config train.data train.loss train.model train.tables",
+    "train.trainer": "train.assign train.build train.config train.data train.geometry train.loss train.model "
+    "train.tables",
     "train.shapes": "train.trainer",
     "train.pretrained": "train.build train.config train.geometry train.trainer",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",

@@ -34,6 +34,7 @@ from train.model.backbones import build_backbone
 from train.model.fpn import FeaturePyramid
 from train.model.head import Head as HeadModule
 from train.model.postprocess import select_candidates
+from train.trainer.compilation import compiles_loss
 from train.trainer.device import pick_device, pick_precision
 from train.trainer.optim import build_optimizer, learning_rate_factor
 
@@ -98,6 +99,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "schedule.decay": lambda: learning_rate_factor(1000, Schedule(decay=X)),
     "run.device": lambda: pick_device(X),
     "run.precision": lambda: pick_precision(run_with(precision=X)),
+    "run.compile_loss": lambda: compiles_loss(run_with(compile_loss=X), torch.device("cpu")),
     "backend": lambda: start_backend(X),
     "flavor": lambda: import_tensorrt(X),
     "flavor, its name": lambda: library_name(X),

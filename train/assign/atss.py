@@ -116,7 +116,7 @@ def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple
             cells, most = math.ceil(k / per_cell), k
         case _:
             unknown_name(k_counts, "assignment.k_counts", KCounts)
-    cell, center = _nearest_cells(gt_boxes, level, min(cells, level.cells))
+    cell, center = _nearest_cells(gt_boxes, level, at_most(level.cells, cells))
     half = half_sides(level, cell.device).repeat(cell.shape[-1], 1)
     if per_cell == 1:
         return cell, center, half
@@ -162,9 +162,19 @@ def window_size(rows: int, columns: int, k: int) -> tuple[int, int]:
     centre and a tie.
     """
     side = max(3, 2 * math.ceil(math.sqrt(k)) - 1)
-    height = max(side, math.ceil(k / min(columns, side)) + 2)
-    width = max(side, math.ceil(k / min(rows, side)) + 2)
-    return min(rows, height | 1), min(columns, width | 1)
+    height = max(side, math.ceil(k / at_most(columns, side)) + 2)
+    width = max(side, math.ceil(k / at_most(rows, side)) + 2)
+    return at_most(rows, height | 1), at_most(columns, width | 1)
+
+
+def at_most(size: int, limit: int) -> int:
+    """min(size, limit), also of a size that is unknown while torch.compile traces.
+
+    The comparisons become conditions of the compiled graph, so the result is a plain number and what it shapes static.
+    """
+    if size >= limit:
+        return limit
+    return next((number for number in range(limit) if size == number), size)
 
 
 def _window(center: Tensor, pitch: int, first: float, cells: int, size: int) -> Tensor:

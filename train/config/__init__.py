@@ -14,6 +14,7 @@ from ..model.head import CenternessFrom
 from ..model.ranking import Combine, Score, Scoring
 from ..model.resnet import BottleneckStride
 from .schema import (
+    CompileLoss,
     Config,
     Data,
     Decay,
@@ -40,6 +41,7 @@ __all__ = [
     "CenterSampling",
     "CenternessFrom",
     "Combine",
+    "CompileLoss",
     "Config",
     "Data",
     "Decay",

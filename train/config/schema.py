@@ -27,6 +27,7 @@ Optimizer = Literal["sgd", "adamw"]
 Decay = Literal["step", "cosine"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+CompileLoss = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ class Run:
     precision: TrainingPrecision = "auto"
     channels_last: bool = True  # memory layout of the network; faster on most devices
     compile: bool = False  # compile the network with torch.compile
+    # Compile assignment and losses with torch.compile; "auto": on a GPU.
+    compile_loss: CompileLoss = field(default="auto", metadata={"absent": "auto"})
     # Number of pieces in which each process computes its share of a batch, to need less memory; the losses stay.
     accumulate: int = 1
     log_every: int = 20  # steps between two lines of the log

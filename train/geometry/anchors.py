@@ -152,8 +152,22 @@ def anchor_grid(axes: Iterable[LevelAxes]) -> AnchorGrid:
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:
     """All anchors of the levels, float32 [N, 4] xyxy px."""
+    return anchor_grid(levels, device).boxes
+
+
+class AnchorGrid(NamedTuple):
+    """All anchors of a canvas as flat tensors, in the order of anchor indices."""
+
+    boxes: Tensor  # float32 [N, 4] xyxy px
+    points: Tensor  # float32 [N, 2], their centres (x, y) px
+    strides: Tensor  # float32 [N] px
+
+
+def anchor_grid(levels: list[Level], device: torch.device | None = None) -> AnchorGrid:
+    """The anchors of the levels with their centres and strides, made on `device` without a copy from the host."""
+    points = grid_points(levels, device)
     halves = [half_sides(v, device).repeat(v.cells, 1) for v in levels]
-    return around(grid_points(levels, device), torch.cat(halves))
+    return AnchorGrid(around(points, torch.cat(halves)), points, grid_strides(levels, device))
 
 
 def half_sides(level: Level, device: torch.device | None) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from runtime.names import unknown_name
 
 from ..assign import Assigned, Assigner
-from ..geometry.anchors import Anchors, Level, grid_anchors, grid_points, grid_strides, pyramid_levels
+from ..geometry.anchors import AnchorGrid, Anchors, Level, anchor_grid, anchors_per_cell, pyramid_levels
 from ..geometry.box_coder import Regression, decode, encode
 from ..geometry.boxes import centerness, giou, iou
 from ..model.detector import DenseOutputs
@@ -92,22 +92,37 @@ class Criterion:
         assigned before; either is computed here otherwise.
         """
         assigned = self.assign(targets, canvas_hw) if assigned is None else assigned
-        levels = self._levels(canvas_hw)
-        logits, codes, center_logits = flatten(outputs, anchors=len(levels[0].sides))
+        grid = self.grid(canvas_hw, targets.boxes.device)
+        return self.losses(flatten(outputs, anchors_per_cell(self.anchors)), targets, assigned, grid, normalizers)
+
+    def losses(
+        self,
+        outputs: FlatOutputs,
+        targets: Targets,
+        assigned: Assigned,
+        grid: AnchorGrid,
+        normalizers: Normalizers | None = None,
+    ) -> Losses:
+        """The weighted losses of flat outputs for assigned targets, scalars; `grid` is the canvas's anchors.
+
+        `normalizers` are given where the targets are a part of a larger batch. Sizes are read from the tensors alone,
+        so one compiled graph serves every canvas.
+        """
         positive = assigned.matched >= 0  # [B, N]
         labels, boxes = _matched_targets(assigned, targets)
-        quality = self._quality(positive, boxes, levels)
+        quality = self._quality(positive, boxes, grid)
         if normalizers is None:
             normalizers = at_least_one(Normalizers(positive.sum().float(), quality.sum()))
         alpha, gamma = self.loss.focal_alpha, self.loss.focal_gamma
-        classification = focal_loss_sum(logits, labels, alpha, gamma, assigned.ignored) / normalizers.positives
+        classification = focal_loss_sum(outputs.class_logits, labels, alpha, gamma, assigned.ignored)
+        classification = classification / normalizers.positives
 
-        box = (self._box_losses(codes, boxes, positive, levels) * quality).sum()
+        box = (self._box_losses(outputs.box_codes, boxes, positive, grid) * quality).sum()
         box = self.loss.box_weight * box / normalizers.quality
-        if center_logits is None:
+        if outputs.centerness is None:
             return Losses(classification + box, classification, box, torch.zeros_like(box))
 
-        center = F.binary_cross_entropy_with_logits(center_logits, quality, reduction="none")
+        center = F.binary_cross_entropy_with_logits(outputs.centerness, quality, reduction="none")
         center = torch.where(positive, center, 0.0).sum()
         center = self.loss.centerness_weight * center / normalizers.positives
         return Losses(classification + box + center, classification, box, center)
@@ -126,24 +141,30 @@ class Criterion:
         assigned before.
         """
         assigned = self.assign(targets, canvas_hw) if assigned is None else assigned
+        return self.count(targets, assigned, self.grid(canvas_hw, targets.boxes.device))
+
+    def count(self, targets: Targets, assigned: Assigned, grid: AnchorGrid) -> Normalizers:
+        """`normalizers` of assigned targets; `grid` is the canvas's anchors."""
         positive = assigned.matched >= 0
         _, boxes = _matched_targets(assigned, targets)
-        quality = self._quality(positive, boxes, self._levels(canvas_hw))
-        return Normalizers(positive.sum().float(), quality.sum())
+        return Normalizers(positive.sum().float(), self._quality(positive, boxes, grid).sum())
+
+    def grid(self, canvas_hw: tuple[int, int], device: torch.device) -> AnchorGrid:
+        """The anchors of a canvas as tensors on `device`."""
+        return anchor_grid(self._levels(canvas_hw), device)
 
     def _levels(self, canvas_hw: tuple[int, int]) -> list[Level]:
         return pyramid_levels(canvas_hw, self.levels, self.anchors)
 
-    def _quality(self, positive: Tensor, boxes: Tensor, levels: list[Level]) -> Tensor:
+    def _quality(self, positive: Tensor, boxes: Tensor, grid: AnchorGrid) -> Tensor:
         """The weight of each anchor's box loss [B, N]: its centerness target, 1 without centerness, 0 if negative."""
         if not self.has_centerness:
             return positive.float()
-        return torch.where(positive, centerness(grid_points(levels, device=boxes.device), boxes), 0.0)
+        return torch.where(positive, centerness(grid.points, boxes), 0.0)
 
-    def _box_losses(self, codes: Tensor, boxes: Tensor, positive: Tensor, levels: list[Level]) -> Tensor:
+    def _box_losses(self, codes: Tensor, boxes: Tensor, positive: Tensor, grid: AnchorGrid) -> Tensor:
         """The loss of each anchor's code [B, N, 4] for its box [B, N, 4]: [B, N], finite for negatives too."""
-        anchors = grid_anchors(levels, device=codes.device)
-        strides = grid_strides(levels, device=codes.device)
+        anchors, strides = grid.boxes, grid.strides
         # A negative has no box; its own anchor stands in, so that its (unused) loss has a finite gradient.
         boxes = torch.where(positive.unsqueeze(-1), boxes, anchors)
         match self.loss.box:
@@ -169,18 +190,23 @@ def at_least_one(counts: Normalizers) -> Normalizers:
     return Normalizers(counts.positives.clamp(min=1), counts.quality.clamp(min=1e-6))
 
 
-def flatten(outputs: DenseOutputs, anchors: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Join the levels in anchor order, in float32, `anchors` per cell.
+class FlatOutputs(NamedTuple):
+    """The network's outputs with the levels joined in anchor order, in float32."""
 
-    Returns class logits [B, N, C], box codes [B, N, 4], and centerness logits [B, N] or None.
-    """
+    class_logits: Tensor  # [B, N, C]
+    box_codes: Tensor  # [B, N, 4]
+    centerness: Tensor | None  # [B, N] logits; None where the head has none
+
+
+def flatten(outputs: DenseOutputs, anchors: int = 1) -> FlatOutputs:
+    """Join the levels of the outputs, which have `anchors` anchors per cell."""
 
     def join(maps: list[Tensor]) -> Tensor:
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)  # [B, cells, A · channels]
         return flat.unflatten(2, (anchors, -1)).flatten(1, 2).float()
 
     center = join(outputs.centerness).squeeze(-1) if outputs.centerness else None
-    return join(outputs.class_logits), join(outputs.box_regression), center
+    return FlatOutputs(join(outputs.class_logits), join(outputs.box_regression), center)
 
 
 def _matched_targets(assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor]:

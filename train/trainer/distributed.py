@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -150,14 +150,9 @@ def _lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
-def data_parallel(model: nn.Module, world: World, compiled: bool = False) -> nn.Module:
-    """Wrap a model so that its backward pass averages gradients over the processes.
-
-    With `compiled` the model is compiled by torch.compile first. The result shares the model's parameters; `model`
-    itself is not changed, and neither are the names in its state dict.
-    """
-    network = cast(nn.Module, torch.compile(model)) if compiled else model
-    return DistributedDataParallel(network) if world.size > 1 else network
+def data_parallel(model: nn.Module, world: World) -> nn.Module:
+    """Wrap a model so that its backward pass averages gradients over the processes; it shares the parameters."""
+    return DistributedDataParallel(model) if world.size > 1 else model
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[None]:

@@ -22,6 +22,14 @@ from ..data.loader import images_to_train_on
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .checkpoint import Checkpoint, Classes, save_checkpoint
+from .compilation import (
+    CompiledCriterion,
+    CompiledNetwork,
+    Compiler,
+    compiles_loss,
+    has_fixed_canvas,
+    uses_cuda_graphs,
+)
 from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
@@ -35,7 +43,7 @@ from .distributed import (
 )
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
-from .progress import Progress
+from .progress import Progress, say
 from .run_log import RunLog
 from .start import BEST, LAST, TrainingError, load_datasets, start_or_resume
 
@@ -69,8 +77,9 @@ def train_detector(config: Config, out: Path, resume: bool = False, world: World
     device, dtype = pick_device(config.run.device), pick_precision(config)
     model, average, schedule = state.model, state.average, config.schedule
     parameters = [p for p in model.parameters() if p.requires_grad]
-    network = data_parallel(model, world, compiled=config.run.compile)
-    criterion = build_criterion(config.model)
+    compiler = Compiler(warn=say if world.is_main else lambda line: None)
+    network = data_parallel(_network_of(model, config, compiler, device, world), world)
+    criterion = _criterion_of(config, compiler, device)
     unchecked = _Unchecked(out, world)
     ap, best_ap = None, state.best_ap
 
@@ -152,9 +161,24 @@ def train_detector(config: Config, out: Path, resume: bool = False, world: World
     )
 
 
+def _network_of(
+    model: DetectorNetwork, config: Config, compiler: Compiler, device: torch.device, world: World
+) -> nn.Module:
+    if not config.run.compile:
+        return model
+    return CompiledNetwork(model, compiler, has_fixed_canvas(config), uses_cuda_graphs(config, device, world))
+
+
+def _criterion_of(config: Config, compiler: Compiler, device: torch.device) -> Criterion | CompiledCriterion:
+    criterion = build_criterion(config.model)
+    if not compiles_loss(config, device):
+        return criterion
+    return CompiledCriterion(criterion, compiler, has_fixed_canvas(config))
+
+
 def backward(
     network: nn.Module,
-    criterion: Criterion,
+    criterion: Criterion | CompiledCriterion,
     images: Tensor,
     targets: Targets,
     pieces: int,

@@ -145,6 +145,13 @@ def test_a_configuration_that_is_not_one(checkpoint: Checkpoint, tmp_path: Path)
     assert "incomplete" in refusal(edited(checkpoint, tmp_path / "a.pt", config=5))
 
 
+def test_a_checkpoint_from_before_compiled_losses_loads(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    settings = asdict(checkpoint.config)
+    del settings["run"]["compile_loss"]
+    path = edited(checkpoint, tmp_path / "a.pt", config=json.dumps(settings))
+    assert read_checkpoint(path).config == checkpoint.config
+
+
 @pytest.mark.parametrize("entry", ["step", "model", "averaged", "optimizer", "ap", "classes", "config"])
 def test_entries_of_a_wrong_type(entry: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     refusal(edited(checkpoint, tmp_path / "a.pt", **{entry: "x" if entry != "classes" else 5}), load_detector)

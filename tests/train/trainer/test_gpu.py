@@ -11,11 +11,13 @@ import torch
 
 from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
-from train.build import build_criterion
+from train.build import build_criterion, build_detector
 from train.config import Config
 from train.loss.criterion import Losses, Targets
 from train.model.detector import DenseOutputs
+from train.trainer.compilation import CompiledCriterion, Compiler
 from train.trainer.loop import train_detector
+from train.trainer.optim import build_optimizer, resume_optimizer
 from train.trainer.run_log import LOG, read_log
 
 pytestmark = pytest.mark.gpu
@@ -60,6 +62,67 @@ def test_criterion_equals_the_cpus_without_a_host_sync(request: pytest.FixtureRe
     torch.testing.assert_close(Losses(*(loss.cpu() for loss in given)), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_compiled_losses_equal_the_plain_ones_without_a_host_sync(request: pytest.FixtureRequest) -> None:
+    outputs, targets = on_gpu(random_outputs(len(BOXES), seed=0), targets_of(BOXES))
+    criterion = build_criterion(config.Model())
+    expected = criterion(outputs, targets, CANVAS)
+    compiled = CompiledCriterion(criterion, Compiler(pytest.fail), fixed_canvas=True)
+    leaves = [m for maps in outputs for m in maps]
+
+    def step() -> tuple[Losses, tuple[torch.Tensor, ...]]:
+        losses = compiled(outputs, targets, CANVAS, None, compiled.assign(targets, CANVAS))
+        return losses, torch.autograd.grad(losses.total, leaves)
+
+    step()  # compiles
+    request.getfixturevalue("_no_host_sync")
+    losses, gradients = step()
+    torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.total, leaves), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("crop", [(64, 64), (0, 0)], ids=["a CUDA graph", "a dynamic canvas"])
+def test_a_compiled_network_trains_as_the_plain_one(
+    crop: tuple[int, int], small_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = small_config(steps=8)
+    plain = replace(plain, augment=replace(plain.augment, crop=crop))
+    losses = {}
+    for compiled in (False, True):
+        run = replace(plain.run, device="cuda", compile=compiled, compile_loss="always" if compiled else "never")
+        train_detector(replace(plain, run=run), tmp_path / str(compiled))
+        log = read_log(tmp_path / str(compiled) / LOG)
+        losses[compiled] = [line["total"] for line in log if line["kind"] == "train"]
+    assert losses[True] == pytest.approx(losses[False], rel=0.05)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_saved_on_a_cpu_is_continued_by_the_fused_optimizer(
+    name: str, small_config: Callable[..., Config]
+) -> None:
+    """Of a plain optimizer, whose step counts lie on the CPU."""
+    settings = small_config(optimizer=name)
+    models = [build_detector(settings.model, 3, settings.preprocess) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].cuda()
+    optimizers = [build_optimizer(model, settings.schedule) for model in models]
+    for group in optimizers[0].param_groups:
+        group["fused"] = None
+    for step in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for parameter, source in zip(model.parameters(), models[0].parameters(), strict=True):
+                parameter.grad = torch.full_like(source, 0.01 * (step + 1)).to(parameter.device)
+            if step != 1 or model is models[0]:
+                optimizer.step()
+        if step == 1:
+            models[1].load_state_dict(models[0].state_dict())
+            resume_optimizer(optimizers[1], optimizers[0].state_dict())
+    for ours, theirs in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

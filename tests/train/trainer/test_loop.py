@@ -275,14 +275,14 @@ def test_bf16_is_chosen_where_the_processor_has_it_and_torch_uses_it(
 
 
 def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
-    small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the compiler's front end alone: its C++ takes a minute."""
     settings, real, compiled = small_config(steps=3, ema=0.5), torch.compile, []
 
-    def front_end(model: torch.nn.Module) -> Any:
-        compiled.append(model)
-        return real(model, backend="eager")
+    def front_end(function: Callable[..., Any], **options: Any) -> Any:
+        compiled.append(function)
+        return real(function, **{**options, "backend": "eager"})
 
     monkeypatch.setattr(torch, "compile", front_end)
     plain = read_checkpoint(train_detector(settings, tmp_path / "plain").last)
@@ -293,12 +293,16 @@ def test_a_compiled_network_takes_the_same_steps_under_the_same_names(
         assert ours.keys() == theirs.keys()
         assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in ours)
     train_detector(replace(settings, schedule=replace(settings.schedule, steps=4)), tmp_path / "compiled", resume=True)
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_network_compiled_to_machine_code_trains(small_config: Make, tmp_path: Path) -> None:
+def test_network_and_losses_compiled_to_machine_code_train(
+    small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = small_config(steps=3)
     train_detector(settings, tmp_path / "plain")
-    train_detector(with_run(settings, compile=True), tmp_path / "compiled")
+    train_detector(with_run(settings, compile=True, compile_loss="always"), tmp_path / "compiled")
+    assert "warning" not in capsys.readouterr().out
     for ours, theirs in zip(lines(tmp_path / "plain", "train"), lines(tmp_path / "compiled", "train"), strict=True):
         assert theirs["total"] == pytest.approx(ours["total"], rel=1e-3)

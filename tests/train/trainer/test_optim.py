@@ -10,15 +10,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.build import build_detector
+from runtime.coco import load_coco
+from train.build import build_criterion, build_detector, build_training_batches
 from train.config import Config, Schedule
 from train.config.recipes import atss_r50_fpn_1x
 from train.model.detector import DetectorNetwork
+from train.trainer.loop import backward
 from train.trainer.optim import (
     AveragedWeights,
     build_optimizer,
     clip_gradients,
     learning_rate_factor,
+    resume_optimizer,
     set_learning_rate,
 )
 
@@ -121,3 +124,85 @@ def test_clipping() -> None:
         assert clip_gradients(parameters, maximum).item() == pytest.approx(5)
         found = torch.cat([p.grad for p in parameters])
         torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def step_alike(settings: Config, *pairs: tuple[DetectorNetwork, torch.optim.Optimizer]) -> None:
+    """Steps of several optimizers on the first model's gradients, so that nothing but the optimizers differs."""
+    data = load_coco(settings.data.train_json, settings.data.train_images)
+    criterion, scaler = build_criterion(settings.model), torch.amp.GradScaler("cpu", enabled=False)
+    (leader, _), *others = pairs
+    for batch in build_training_batches(data, settings, 0):
+        leader.zero_grad()
+        targets = batch.targets._replace(labels=batch.targets.labels % 3)
+        backward(leader, criterion, batch.images, targets, 1, torch.float32, scaler)
+        for model, _ in others:
+            for parameter, source in zip(model.parameters(), leader.parameters(), strict=True):
+                parameter.grad = None if source.grad is None else torch.empty_like(parameter).copy_(source.grad)
+        for _, optimizer in pairs:
+            optimizer.step()
+
+
+def plain(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, which no longer is fused."""
+    assert all(group["fused"] for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        group["fused"] = None
+    return optimizer
+
+
+def largest_difference(a: DetectorNetwork, b: DetectorNetwork) -> float:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max((x.detach() - y.detach()).abs().max().item() for x, y in pairs)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_the_plain_optimizer(optimizer: str, small_config: Make) -> None:
+    settings = small_config(optimizer=optimizer, learning_rate=1e-2, weight_decay=0.1, steps=6)
+    ours, theirs = (build(settings).to(memory_format=torch.channels_last) for _ in range(2))
+    step_alike(
+        settings,
+        (ours, build_optimizer(ours, settings.schedule)),
+        (theirs, plain(build_optimizer(theirs, settings.schedule))),
+    )
+    assert largest_difference(ours, theirs) < 1e-6
+    assert largest_difference(ours, build(settings)) > 1e-3, "they did move"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_state_of_a_plain_optimizer_in_another_layout_is_continued(
+    layout: torch.memory_format, optimizer: str, small_config: Make
+) -> None:
+    """As in checkpoints of versions before the fused optimizer, and where `run.channels_last` was changed."""
+    settings = small_config(optimizer=optimizer, learning_rate=1e-2, steps=4)
+    before = build(settings).to(memory_format=torch.channels_last)
+    saved = plain(build_optimizer(before, settings.schedule))
+    step_alike(settings, (before, saved))
+    ours, theirs = (copy.deepcopy(before).to(memory_format=layout) for _ in range(2))
+    continued, expected = (build_optimizer(model, settings.schedule) for model in (ours, theirs))
+    for optimizer_of_one in (continued, expected):
+        resume_optimizer(optimizer_of_one, copy.deepcopy(saved.state_dict()))
+    assert all(group["fused"] for group in continued.param_groups)
+    step_alike(settings, (ours, continued), (theirs, plain(expected)))
+    assert largest_difference(ours, theirs) < 1e-6
+    assert largest_difference(ours, before) > 1e-3, "they did move"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_scaler_of_fp16_skips_a_fused_step_with_an_infinite_gradient(optimizer: str, small_config: Make) -> None:
+    settings = small_config(optimizer=optimizer, learning_rate=1e-3)
+    model = build(settings)
+    built = build_optimizer(model, settings.schedule)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    start = copy.deepcopy(model)
+    for scaled_by in (1.0, math.inf, 2.0):
+        built.zero_grad()
+        scaler.scale(sum(p.square().sum() for p in model.parameters() if p.requires_grad) * scaled_by).backward()
+        scaler.unscale_(built)
+        clip_gradients([p for p in model.parameters() if p.requires_grad], 1.0)
+        before = copy.deepcopy(model)
+        scaler.step(built)
+        scaler.update()
+        moved = largest_difference(before, model)
+        assert (moved == 0) == (scaled_by == math.inf)
+    assert largest_difference(start, model) < 0.05, "the scale of the loss is taken out"
