@@ -113,7 +113,7 @@ def grid_points(levels: list[Level], device: torch.device | None = None) -> Tens
     return torch.cat(points)
 
 
-class AnchorGrid(NamedTuple):
+class AnchorCoordinates(NamedTuple):
     """All anchors of some levels by coordinates, float32 px; each broadcasts to [1, N]."""
 
     x: Tensor  # of the centre
@@ -144,10 +144,10 @@ def level_axes(level: Level, device: torch.device | None = None) -> LevelAxes:
     return LevelAxes(columns.unsqueeze(1), torch.stack([nothing, y, nothing, nothing, nothing]).unsqueeze(2))
 
 
-def anchor_grid(axes: Iterable[LevelAxes]) -> AnchorGrid:
+def anchor_coordinates(axes: Iterable[LevelAxes]) -> AnchorCoordinates:
     """The anchors of levels, given their axes; in the order of flat anchor indices."""
     table = torch.cat([(level.columns + level.rows).flatten(1) for level in axes], dim=1)
-    return AnchorGrid(*table.split(1))
+    return AnchorCoordinates(*table.split(1))
 
 
 def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from ..geometry.anchors import (
     FIRST_STRIDE,
     Anchors,
     LevelAxes,
-    anchor_grid,
+    anchor_coordinates,
     anchors_per_cell,
     level_axes,
     pyramid_levels,
@@ -116,7 +116,7 @@ def _boxes(outputs: DenseOutputs, image_sizes: Tensor, rule: Postprocess, axes: 
     All are decoded, not the candidates alone: this needs no ranking, so that it happens beside it, and the anchors of a
     known canvas are constants.
     """
-    kinds, grid = anchors_per_cell(rule.anchors), anchor_grid(axes)
+    kinds, grid = anchors_per_cell(rule.anchors), anchor_coordinates(axes)
     codes = torch.cat([_by_anchor(level, kinds).squeeze(1) for level in outputs.box_regression], dim=2).float()
     sides = decode_apart(*grid[:4], grid.stride, codes.split(1, dim=1), rule.regression)  # [B, 1, N] each
     boxes = torch.cat(sides, dim=1)  # [B, 4, N]
