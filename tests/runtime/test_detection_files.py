@@ -57,9 +57,7 @@ def test_numbers_are_rounded_as_python_rounds_them() -> None:
     found = Detections(values, values[:, 0], np.arange(len(values)) % 3)
     row = detection_row((480, 640), found, manifest_with(classes=("a", "b", "c"), category_ids=(5, 7, 2)))
     assert (row["height"], row["width"]) == (480, 640)
-    for got, box, score, label in zip(
-        row["detections"], values.tolist(), values[:, 0].tolist(), found.classes.tolist(), strict=True
-    ):
+    for got, box, label in zip(row["detections"], values.tolist(), found.classes.tolist(), strict=True):
         expected = {
             "class": "abc"[label],
             "category_id": (5, 7, 2)[label],
