@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO, overload
 
@@ -220,9 +221,10 @@ class ResultsBuilder:
         rows["image_id"], rows["category_id"] = part.image_ids, part.category_ids
         rows["box"], rows["score"] = part.boxes, part.scores
         self._store.add(rows)
-        firsts = np.flatnonzero(np.diff(part.image_ids, prepend=part.image_ids[0] - 1))
-        self._run_ids.extend(part.image_ids[firsts].tolist())
-        self._run_counts.extend(np.diff(firsts, append=len(part)).tolist())
+        changes = np.flatnonzero(part.image_ids[1:] != part.image_ids[:-1]) + 1
+        for first, last in pairwise((0, *changes.tolist(), len(part))):
+            self._run_ids.append(int(part.image_ids[first]))
+            self._run_counts.append(last - first)
 
     def results(self, image_ids: np.ndarray | None = None) -> Results:
         """All results, as `join_results`. The builder cannot be used any more. Raises WriteError."""
