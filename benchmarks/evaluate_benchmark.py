@@ -47,7 +47,7 @@ from runtime.machine.processor import read_processor
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("evaluate", "detect")
-WATCH_S = 0.05  # how often a command's handles and threads are counted
+WATCH_S = 0.02  # how often a running command is looked at
 
 
 class Seconds(NamedTuple):
@@ -218,19 +218,20 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def watch(command: Sequence[object]) -> dict[str, float]:
     """Run a command; its peaks of resident memory in MB, handles and threads."""
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
-    handles = threads = 0
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        folder = Path(f"/proc/{process.pid}")
+    folder = Path(f"/proc/{process.pid}")
+    peaks = {"MB": 0.0, "handles": 0, "threads": 0}
+    while process.poll() is None:
         with suppress(OSError):  # it has just ended
-            handles = max(handles, len(os.listdir(folder / "fd")))
-            threads = max(threads, len(os.listdir(folder / "task")))
+            # The peak that the system reports at the end may be this process's own, from before the command began.
+            for line in (folder / "status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    peaks["MB"] = int(line.split()[1]) / 1024
+            for name, things in (("handles", "fd"), ("threads", "task")):
+                peaks[name] = max(peaks[name], len(os.listdir(folder / things)))
         time.sleep(WATCH_S)
-    if status:
+    if process.returncode:
         raise SystemExit(f"failed: {' '.join(map(str, command))}")
-    return {"MB": usage.ru_maxrss / 1024, "handles": handles, "threads": threads}
+    return peaks
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
