@@ -13,7 +13,7 @@ from pycocotools import mask
 
 from .ground_truth import GroundTruth
 from .results import Results, in_parts, take
-from .row_store import ranges
+from .row_store import ranges, release
 
 IOUS = np.linspace(0.5, 0.95, 10)
 AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
@@ -47,6 +47,7 @@ def match(
         bounds = (first, first + IMAGES_AT_A_TIME)
         runs = slice(*np.searchsorted(run_images, bounds).tolist())
         part = take(results, ranges(firsts[runs], counts[runs]))
+        release(results.scores)
         labels = np.searchsorted(truth.category_ids, part.category_ids)
         chosen = categories[labels]
         if chosen.any():

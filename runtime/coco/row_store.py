@@ -47,6 +47,11 @@ class RowStore:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.frombuffer(mapping, self._dtype)
 
+    def __del__(self) -> None:
+        """Close the file of a store that an interrupted run leaves behind."""
+        if self._file is not None:
+            self._file.close()
+
     def _write(self) -> None:
         try:
             if self._file is None:

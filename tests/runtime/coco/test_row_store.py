@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.coco import row_store
+from runtime.coco import matching, parse_ground_truth, row_store
+from runtime.coco.results import Results, filter_results, join_results
 from runtime.coco.row_store import RowStore, chunks, ranges, release
+from runtime.detection_filter import DetectionFilter
 from runtime.files import WriteError
 
 ROW = np.dtype([("number", np.int64), ("half", np.float64)])
@@ -67,6 +69,41 @@ def resident_kb(folder: Path) -> int:
         elif ours and line.startswith("Rss:"):
             resident += int(line.split()[1])
     return resident
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux reports mapped pages")
+def test_scoring_keeps_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no time more than a part's, and in the end none."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(matching, "IMAGES_AT_A_TIME", 64)
+    images, each = 2000, 100
+    content = {
+        "images": [{"id": number} for number in range(images)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    truth = parse_ground_truth(content)
+    ids = np.repeat(np.arange(images), each)
+    boxes = np.tile(np.array([1.0, 2.0, 3.0, 4.0]), (len(ids), 1))
+    results = join_results([Results(ids, np.ones_like(ids), boxes, np.linspace(1, 0, len(ids)))])
+    mapped_kb = len(ids) * 56 // 1024
+    most = 0
+    for _ in matching.match(truth, results, np.ones(images, bool), np.ones(1, bool)):
+        most = max(most, resident_kb(tmp_path))
+    assert most < mapped_kb / 4
+    kept = DetectionFilter(min_score=0.5)
+    assert 0 < len(filter_results(results, kept)) < len(results)
+    assert resident_kb(tmp_path) < mapped_kb / 4
+    assert results.scores.sum() > 0
+    assert resident_kb(tmp_path) > mapped_kb / 2, "else this shows nothing"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_interrupted_run_closes_the_file() -> None:
+    handles = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    store = filled([1_000_000])
+    del store
+    assert not handles or len(os.listdir("/proc/self/fd")) == handles
 
 
 def test_a_full_disk_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
