@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from .detections import Detections
@@ -23,6 +24,9 @@ from .manifest import Manifest
 
 def detection_row(image_hw: tuple[int, int], detections: Detections, manifest: Manifest) -> dict[str, Any]:
     """The fields that every row has beside "file"."""
+    # The product of a float32 and 1000 or 10⁶ is exact in float64, so this gives what Python's `round` gives.
+    scores = np.round(detections.scores.astype(np.float64), 6).tolist()
+    boxes = np.round(detections.boxes.astype(np.float64), 3).tolist()
     return {
         "height": image_hw[0],
         "width": image_hw[1],
@@ -30,12 +34,10 @@ def detection_row(image_hw: tuple[int, int], detections: Detections, manifest: M
             {
                 "class": manifest.classes[label],
                 "category_id": manifest.category_ids[label],
-                "score": round(score, 6),
-                "box_xyxy": [round(value, 3) for value in box],
+                "score": score,
+                "box_xyxy": box,
             }
-            for label, score, box in zip(
-                detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
-            )
+            for label, score, box in zip(detections.classes.tolist(), scores, boxes, strict=True)
         ],
     }
 

@@ -16,7 +16,8 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .format import Problems, annotation_problem, categories, read_coco_json
+from .annotations import as_annotations, read_coco_json
+from .format import Problems, categories
 from .ground_truth import GroundTruth, parse_ground_truth
 
 
@@ -116,7 +117,7 @@ def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[st
     """Read a COCO annotation file. The images need not exist yet; images without boxes are kept.
 
     Unusable annotations (size zero, negative or not finite; outside the image; unknown category or image) are dropped
-    and named in `problems`. Raises CocoError if the file as a whole is not valid COCO (see `format.read_coco_json`).
+    and named in `problems`. Raises CocoError if the file as a whole is not valid COCO (see `read_coco_json`).
     """
     return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
 
@@ -131,50 +132,41 @@ def load_coco_with_truth(
 
 def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
     """As `load_coco`, from the file's parsed and checked content."""
-    images, problems = content["images"], Problems()
+    images, annotations, problems = content["images"], as_annotations(content["annotations"]), Problems()
     category_ids, classes = categories(content, problems)
-    image_index = {image["id"]: index for index, image in enumerate(images)}
-    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
+    image_ids = np.array([image["id"] for image in images], np.int64)
     sizes_hw = np.array([[image["height"], image["width"]] for image in images], np.int32).reshape(-1, 2)
 
-    rows: list[tuple[int, int, bool]] = []  # image index, label, crowd
-    boxes: list[tuple[float, float, float, float]] = []
-    for number, annotation in enumerate(content["annotations"]):
-        name = f"annotation {annotation.get('id', f'number {number + 1}')}"
-        problem = annotation_problem(annotation, image_index, label_of)
-        if problem is None:
-            index = image_index[annotation["image_id"]]
-            box = _clipped_xyxy(annotation["bbox"], sizes_hw[index])
-            if box is None:
-                problem = "box outside the image"
-            else:
-                rows.append((index, label_of[annotation["category_id"]], bool(annotation.get("iscrowd", 0))))
-                boxes.append(box)
-        if problem is not None:
-            problems.add(problem, name)
+    rows = np.flatnonzero(annotations.usable(image_ids, category_ids))
+    by_id = np.argsort(image_ids)
+    index = by_id[np.searchsorted(image_ids, annotations.image_ids[rows], sorter=by_id)]
+    boxes, is_inside = _clipped_xyxy(annotations.boxes[rows], sizes_hw[index])
+    is_outside = np.zeros(len(annotations.ids), bool)
+    is_outside[rows[~is_inside]] = True
+    annotations.name_problems(image_ids, category_ids, is_outside, problems)
 
-    table = np.array(rows, np.int64).reshape(-1, 3)
-    order = np.argsort(table[:, 0], kind="stable")
-    counts = np.bincount(table[:, 0], minlength=len(images))
+    order = np.flatnonzero(is_inside)
+    order = order[np.argsort(index[order], kind="stable")]
+    counts = np.bincount(index[order], minlength=len(images))
     return CocoDataset(
         json_path=path,
         root=root,
-        image_ids=np.array([image["id"] for image in images], np.int64),
+        image_ids=image_ids,
         file_names=FileNames(image["file_name"] for image in images),
         sizes_hw=sizes_hw,
         classes=classes,
         category_ids=category_ids,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4)[order],
-        labels=table[order, 1],
-        crowd=table[order, 2].astype(bool),
+        boxes=boxes[order],
+        labels=np.searchsorted(category_ids, annotations.category_ids[rows[order]]),
+        crowd=annotations.crowd[rows[order]],
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         problems=problems.lines(),
     )
 
 
-def _clipped_xyxy(bbox_xywh: list[float], size_hw: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The box clipped to the image, or None if no part of it lies inside."""
-    x, y, width, height = bbox_xywh
-    x1, x2 = max(x, 0.0), min(x + width, float(size_hw[1]))
-    y1, y2 = max(y, 0.0), min(y + height, float(size_hw[0]))
-    return (x1, y1, x2, y2) if np.float32(x2) > np.float32(x1) and np.float32(y2) > np.float32(y1) else None
+def _clipped_xyxy(boxes_xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [A, 4] clipped to their images, float32, and whether a part of each lies inside, bool [A]."""
+    first = np.maximum(boxes_xywh[:, :2], 0.0)
+    last = np.minimum(boxes_xywh[:, :2] + boxes_xywh[:, 2:], sizes_hw[:, ::-1])
+    boxes = np.concatenate([first, last], axis=1).astype(np.float32)
+    return boxes, (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .format import Problems, annotation_problem, categories, is_finite, read_coco_json
+from .annotations import as_annotations, read_coco_json
+from .format import Problems, categories
 
 
 @dataclass(frozen=True)
@@ -56,29 +57,22 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
 
 def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
     """The usable annotations of a parsed annotation file. Boxes are not clipped to the image."""
-    image_ids = sorted({image["id"] for image in content["images"]})
+    image_ids = np.unique(np.array([image["id"] for image in content["images"]], np.int64))
     category_ids, classes = categories(content, Problems())
-    image_row = {image_id: row for row, image_id in enumerate(image_ids)}
-    category_row = {category_id: row for row, category_id in enumerate(category_ids)}
-    usable = [a for a in content["annotations"] if annotation_problem(a, image_row, category_row) is None]
-    images = np.array([image_row[a["image_id"]] for a in usable], np.int64)
-    labels = np.array([category_row[a["category_id"]] for a in usable], np.int64)
+    annotations = as_annotations(content["annotations"])
+    rows = np.flatnonzero(annotations.usable(image_ids, category_ids))
+    images = np.searchsorted(image_ids, annotations.image_ids[rows])
+    labels = np.searchsorted(category_ids, annotations.category_ids[rows])
     order = np.lexsort((labels, images))  # stable
+    rows = rows[order]
+    boxes, areas = annotations.boxes[rows], annotations.areas[rows]
     return GroundTruth(
-        image_ids=np.array(image_ids, np.int64),
+        image_ids=image_ids,
         category_ids=np.array(category_ids, np.int64),
         classes=classes,
         images=images[order],
         categories=labels[order],
-        boxes=np.array([a["bbox"] for a in usable], np.float64).reshape(-1, 4)[order],
-        areas=np.array([_area(a) for a in usable], np.float64)[order],
-        crowd=np.array([bool(a.get("iscrowd", 0)) for a in usable], bool)[order],
+        boxes=boxes,
+        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+        crowd=annotations.crowd[rows],
     )
-
-
-def _area(annotation: dict[str, Any]) -> float:
-    """The area that decides between small, medium and large."""
-    area = annotation.get("area")
-    if is_finite(area):
-        return float(area)
-    return annotation["bbox"][2] * annotation["bbox"][3]

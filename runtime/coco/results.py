@@ -1,11 +1,18 @@
-"""COCO results in arrays: a detection takes 56 bytes, against 800 as an entry of a list. Reading, writing, joining."""
+"""COCO results in arrays: a detection takes 56 bytes, against 800 as an entry of a list. Reading, writing, joining.
+
+Many results lie in a temporary file, which the arrays map into memory. What goes over all of them takes them by
+`in_parts`, so that memory holds one part.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO, overload
 
@@ -15,6 +22,10 @@ from ..detection_filter import DetectionFilter
 from ..detections import Detections
 from ..files import atomic_path
 from .format import CocoError, Problems, is_finite, read_json
+from .row_store import RowStore, chunks, ranges, release
+
+PART = 1 << 15  # results that are in memory at a time
+_ROW = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("box", np.float64, 4), ("score", np.float64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +53,12 @@ class Results(Sequence[dict[str, Any]]):
         return next(iter(take(self, slice(row, row + 1))))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        step = 4096  # entries; all at once would be the large lists that this class avoids
-        for first in range(0, len(self), step):
-            rows = slice(first, first + step)
+        for part in in_parts(self, 4096):  # all entries at once would be the large lists that this class avoids
             for image_id, category_id, box, score in zip(
-                self.image_ids[rows].tolist(),
-                self.category_ids[rows].tolist(),
-                self.boxes[rows].tolist(),
-                self.scores[rows].tolist(),
+                part.image_ids.tolist(),
+                part.category_ids.tolist(),
+                part.boxes.tolist(),
+                part.scores.tolist(),
                 strict=True,
             ):
                 yield {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
@@ -120,23 +129,27 @@ def known_results(
 
     Raises CocoError for a result of an unknown image, and where no result is of a known category.
     """
-    unknown = np.flatnonzero(~np.isin(results.image_ids, image_ids))
-    if len(unknown):
-        raise CocoError(
-            f"result {unknown[0] + 1} of {len(results)} has image_id {results.image_ids[unknown[0]]}, which the "
-            "annotations lack; give the annotations that the results were made on"
-        )
-    is_known = np.isin(results.category_ids, category_ids)
-    if is_known.all():
+    counted, first = Counter[int](), 0
+    for part in in_parts(results):
+        unknown = np.flatnonzero(~np.isin(part.image_ids, image_ids))
+        if len(unknown):
+            raise CocoError(
+                f"result {first + unknown[0] + 1} of {len(results)} has image_id {part.image_ids[unknown[0]]}, which "
+                "the annotations lack; give the annotations that the results were made on"
+            )
+        foreign = part.category_ids[~np.isin(part.category_ids, category_ids)].tolist()
+        for category_id in foreign:
+            problems.add("result of a category that the annotations lack", f"category {category_id}")
+        counted.update(foreign)
+        first += len(part)
+    if not counted:
         return results
-    if not is_known.any():
+    if counted.total() == len(results):
         raise CocoError(
             f"all {len(results)} results are of categories that the annotations lack; check that both use the same "
             "category ids"
         )
-    for category_id in results.category_ids[~is_known].tolist():
-        problems.add("result of a category that the annotations lack", f"category {category_id}")
-    return take(results, is_known)
+    return _kept(results, lambda part: np.isin(part.category_ids, category_ids))
 
 
 def _problem(entry: Any) -> str | None:
@@ -160,10 +173,23 @@ def take(results: Results, rows: np.ndarray | slice) -> Results:
     return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
 
 
+def in_parts(results: Results, size: int = PART) -> Iterator[Results]:
+    """The results in parts of at most `size`, in order. A part may be used until the next one is asked for."""
+    for first in range(0, len(results), size):
+        yield take(results, slice(first, first + size))
+        release(results.scores)
+
+
 def filter_results(results: Results, kept: DetectionFilter) -> Results:
     """The results that the filter keeps."""
-    mask = kept.mask(results.scores, results.category_ids)
-    return results if mask.all() else take(results, mask)
+    return _kept(results, lambda part: kept.mask(part.scores, part.category_ids))
+
+
+def _kept(results: Results, mask: Callable[[Results], np.ndarray]) -> Results:
+    """The results where `mask` of their part is true; the same object where all are."""
+    if all(mask(part).all() for part in in_parts(results)):
+        return results
+    return join_results(take(part, mask(part)) for part in in_parts(results))
 
 
 def join_results(parts: Iterable[Results], image_ids: np.ndarray | None = None) -> Results:
@@ -176,49 +202,50 @@ def join_results(parts: Iterable[Results], image_ids: np.ndarray | None = None) 
 
 def empty_results() -> Results:
     """No results."""
-    return Results(*_nothing())
+    return ResultsBuilder().results()
 
 
 class ResultsBuilder:
-    """Collects results part by part in arrays that grow, so that memory holds each result once."""
+    """Collects results part by part: a few in memory, many in a temporary file."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._columns = _nothing()
+        self._store = RowStore(_ROW)
+        # Runs of results that have an image in common: the image's id, and the number of results.
+        self._run_ids, self._run_counts = array("q"), array("q")
 
     def add(self, part: Results) -> None:
-        """Append results."""
-        end = self._count + len(part)
-        for column, more in zip(self._columns, _columns(part), strict=True):
-            if end > len(column):
-                # The system moves the pages of a large array instead of copying it. No view of the array exists.
-                column.resize((max(end, len(column) + len(column) // 8 + 4096), *column.shape[1:]), refcheck=False)
-            column[self._count : end] = more
-        self._count = end
+        """Append results. Raises WriteError."""
+        if not len(part):
+            return
+        rows = np.empty(len(part), _ROW)
+        rows["image_id"], rows["category_id"] = part.image_ids, part.category_ids
+        rows["box"], rows["score"] = part.boxes, part.scores
+        self._store.add(rows)
+        changes = np.flatnonzero(part.image_ids[1:] != part.image_ids[:-1]) + 1
+        for first, last in pairwise((0, *changes.tolist(), len(part))):
+            self._run_ids.append(int(part.image_ids[first]))
+            self._run_counts.append(last - first)
 
     def results(self, image_ids: np.ndarray | None = None) -> Results:
-        """All results, as `join_results`; the builder is empty afterwards."""
-        for column in self._columns:
-            column.resize((self._count, *column.shape[1:]), refcheck=False)
-        found = Results(*self._columns)
-        self._count, self._columns = 0, _nothing()
+        """All results, as `join_results`. The builder cannot be used any more. Raises WriteError."""
+        rows = self._store.finish()
         if image_ids is not None:
+            run_ids, counts = np.array(self._run_ids), np.array(self._run_counts)
             by_id = np.argsort(image_ids, kind="stable")
-            places = by_id[np.searchsorted(image_ids, found.image_ids, sorter=by_id)]
+            places = by_id[np.searchsorted(image_ids, run_ids, sorter=by_id)]
             if (places[1:] < places[:-1]).any():
                 order = np.argsort(places, kind="stable")
-                del places
-                for column in (found.image_ids, found.category_ids, found.scores, *found.boxes.T):
-                    column[:] = column[order]
-        return found
+                rows = _reordered(rows, (np.cumsum(counts) - counts)[order], counts[order])
+        return Results(rows["image_id"], rows["category_id"], rows["box"], rows["score"])
 
 
-def _nothing() -> tuple[np.ndarray, ...]:
-    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0)
-
-
-def _columns(results: Results) -> tuple[np.ndarray, ...]:
-    return results.image_ids, results.category_ids, results.boxes, results.scores
+def _reordered(rows: np.ndarray, firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The runs of `counts` rows that begin at `firsts`, one after the other."""
+    store = RowStore(_ROW)
+    for chosen in chunks(counts, PART):
+        store.add(rows[ranges(firsts[chosen], counts[chosen])])
+        release(rows)
+    return store.finish()
 
 
 def write_results(path: str | os.PathLike[str], results: Sequence[dict[str, Any]]) -> None:

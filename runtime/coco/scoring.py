@@ -2,46 +2,31 @@
 
 COCOeval itself keeps every annotation, detection and match as Python objects: its memory grows with the data set, and
 500 images take it longer than a GPU takes to detect on them. faster-coco-eval gives the same numbers, but takes longer
-from 500 images on and nine times the memory or more (benchmarks/coco_benchmark.py). pycocotools computes the IoU.
+from 500 images on and nine times the memory or more (benchmarks/coco_benchmark.py).
 
-I images, A annotations, K categories, N detections; 4 areas (all, small, medium, large), T = 10 IoU thresholds.
+Only matched detections are held in memory and sorted by score. The others, of which there may be many, are only counted
+between them: precision is read where a detection is a hit, and it depends on the number of misses before.
+
+I images, K categories; 4 areas (all, small, medium, large), T = 10 IoU thresholds; a category has N matched detections.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from pycocotools import mask
 
 from .ground_truth import GroundTruth
-from .results import Results, take
+from .matching import AREAS, IOUS, MATCH, MOST, inside, match
+from .results import PART, Results
+from .row_store import RowStore, chunks, ranges, release
 
 # In the order of pycocotools' `stats`.
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-MOST = (1, 10, 100)  # best detections of an image and category that count
 
-_IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 2] pixels², both ends included
-IMAGES_AT_A_TIME = 256  # matched together; bounds the memory that matching needs beside its result
-_ALL_BITS = np.uint16((1 << len(_IOUS)) - 1)
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """The detections of a category that count, sorted by image and descending score.
-
-    `matched` and `ignored` have a bit per IoU threshold and a column per area.
-    """
-
-    scores: np.ndarray  # float64 [N]
-    ranks: np.ndarray  # uint8 [N] within the image
-    matched: np.ndarray  # uint16 [N, 4]
-    ignored: np.ndarray  # uint16 [N, 4]
+_COLUMNS = ((0, 1), (0, 10), *((area, MOST[-1]) for area in range(len(AREAS))))  # areas, and numbers of detections
 
 
 @dataclass(frozen=True)
@@ -55,16 +40,20 @@ class PrecisionRecall:
 def precision_recall(
     truth: GroundTruth, results: Results, image_ids: Sequence[int] | np.ndarray | None = None
 ) -> PrecisionRecall:
-    """Precision and recall of results of known images and categories, on all images or those of `image_ids`."""
+    """Precision and recall of results of known images and categories, on all images or those of `image_ids`.
+
+    Raises WriteError where matches need a temporary file that cannot be written.
+    """
     wanted = np.isin(truth.image_ids, truth.image_ids if image_ids is None else np.asarray(image_ids, np.int64))
-    precision = np.full((len(_IOUS), len(_RECALLS), len(truth.category_ids), len(_AREAS)), -1.0)
-    recall = np.full((len(_IOUS), len(truth.category_ids), len(_AREAS), len(MOST)), -1.0)
-    for category in range(len(truth.category_ids)):  # one at a time, so that memory holds the matches of one
-        objects = truth.select(truth.categories == category)
-        to_find = _inside(objects.areas)[wanted[objects.images] & ~objects.crowd].sum(axis=0)  # [4]
-        if to_find.any():
-            matches = _match_category(objects, results, truth.category_ids[category], wanted)
-            _accumulate(matches, to_find, precision[:, :, category], recall[:, category])
+    to_find = np.zeros((len(truth.category_ids), len(AREAS)), np.int64)
+    counted = wanted[truth.images] & ~truth.crowd
+    np.add.at(to_find, truth.categories[counted], inside(truth.areas[counted]))
+    precision = np.full((len(IOUS), len(_RECALLS), len(truth.category_ids), len(AREAS)), -1.0)
+    recall = np.full((len(IOUS), len(truth.category_ids), len(AREAS), len(MOST)), -1.0)
+    measured = np.count_nonzero(to_find, axis=1) > 0
+    matches = _Matches(truth, results, wanted, measured)
+    for category in np.flatnonzero(measured).tolist():  # one at a time, so that memory holds one
+        _accumulate(matches, category, to_find[category], precision[:, :, category], recall[:, category])
     return PrecisionRecall(precision, recall)
 
 
@@ -88,122 +77,103 @@ def mean_of_measured(values: np.ndarray) -> float:
     return float(measured.mean()) if measured.size else -1.0
 
 
-def _match_category(objects: GroundTruth, results: Results, category_id: int, wanted: np.ndarray) -> _Matches:
-    """Match the detections of a category with its objects, on the images that are `wanted` (bool [I])."""
-    rows = np.flatnonzero(results.category_ids == category_id)
-    images = np.searchsorted(objects.image_ids, results.image_ids[rows])
-    order = np.argsort(images, kind="stable")
-    rows, images = rows[order], images[order]
-    rows, images = rows[wanted[images]], images[wanted[images]]
-    firsts = np.arange(0, len(wanted) + IMAGES_AT_A_TIME, IMAGES_AT_A_TIME)
-    found = _Matches(
-        np.empty(len(rows)),
-        np.empty(len(rows), np.uint8),
-        *np.zeros((2, len(rows), len(_AREAS)), np.uint16),
-    )
-    count = 0
-    for (first, last), (begin, end) in zip(
-        pairwise(np.searchsorted(images, firsts).tolist()),
-        pairwise(np.searchsorted(objects.images, firsts).tolist()),
-        strict=True,
-    ):
-        part = _match(objects.select(slice(begin, end)), images[first:last], take(results, rows[first:last]))
-        count += len(part.scores)
-        for field in dataclasses.fields(_Matches):
-            getattr(found, field.name)[count - len(part.scores) : count] = getattr(part, field.name)
-    return _Matches(*(getattr(found, field.name)[:count] for field in dataclasses.fields(_Matches)))
+class _Matches:
+    """All matches, read category by category in the order of images and ranks."""
+
+    def __init__(self, truth: GroundTruth, results: Results, images: np.ndarray, categories: np.ndarray) -> None:
+        store = RowStore(MATCH)
+        # Of each category: where its matches of some images begin, and how many there are.
+        self._pieces: list[list[tuple[int, int]]] = [[] for _ in categories]
+        for labels, rows in match(truth, results, images, categories):
+            starts = np.flatnonzero(np.diff(labels, prepend=-1))
+            counts = np.diff(starts, append=len(labels))
+            for label, start, count in zip(labels[starts].tolist(), starts.tolist(), counts.tolist(), strict=True):
+                self._pieces[label].append((len(store) + start, count))
+            store.add(rows)
+        self._rows = store.finish()
+
+    def of_category(self, category: int) -> Iterator[np.ndarray]:
+        """The MATCH rows of a category, in parts."""
+        pieces = np.array(self._pieces[category], np.int64).reshape(-1, 2)
+        for chosen in chunks(pieces[:, 1], PART):
+            yield self._rows[ranges(*pieces[chosen].T)]
+            release(self._rows)
 
 
-def _match(objects: GroundTruth, images: np.ndarray, results: Results) -> _Matches:
-    """Match the detections of one category at each IoU threshold and area. `images` [N] are rising rows of images."""
-    order = np.lexsort((-results.scores, images))
-    starts = np.flatnonzero(np.diff(images, prepend=-1))
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    kept = ranks < MOST[-1]
-    order, images, ranks = order[kept], images[kept], ranks[kept]
-
-    boxes = results.boxes[order]
-    matched, ignored = np.zeros((2, len(order), len(_AREAS)), np.uint16)
-    gt_ignored = objects.crowd[:, None] | ~_inside(objects.areas)  # [A, 4]
-    for image in np.intersect1d(images, objects.images):
-        rows, gt = _slice(images, image), _slice(objects.images, image)
-        iou = mask.iou(boxes[rows], objects.boxes[gt], objects.crowd[gt].astype(np.uint8))
-        _match_group(iou, objects.crowd[gt].tolist(), gt_ignored[gt].T.tolist(), matched[rows], ignored[rows])
-    outside = ~_inside(boxes[:, 2] * boxes[:, 3])  # [N, 4]
-    ignored |= np.where(outside, ~matched & _ALL_BITS, np.uint16(0))
-    return _Matches(results.scores[order], ranks.astype(np.uint8), matched, ignored)
-
-
-def _match_group(
-    iou: np.ndarray, crowd: list[bool], gt_ignored: list[list[bool]], matched: np.ndarray, ignored: np.ndarray
+def _accumulate(
+    matches: _Matches, category: int, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray
 ) -> None:
-    """Match one image's detections of a category (iou [n, G]), best first, into matched and ignored [n, 4].
-
-    A detection takes the free object that it overlaps most; among equals, the last. It takes an ignored object (a
-    crowd, or an object of another size) only if there is no other; a crowd may be taken several times.
-    """
-    overlaps: dict[int, list[tuple[int, float]]] = {}
-    for row, gt in np.argwhere(iou >= _IOUS[0]).tolist():
-        overlaps.setdefault(row, []).append((gt, float(iou[row, gt])))
-    for area, is_ignored in enumerate(gt_ignored):
-        ranked = [(row, sorted(options, key=lambda o: is_ignored[o[0]])) for row, options in overlaps.items()]
-        for bit, threshold in enumerate(_IOUS.tolist()):
-            taken: set[int] = set()
-            for row, options in ranked:
-                best, best_iou = -1, threshold
-                for gt, value in options:
-                    if best >= 0 and is_ignored[gt] and not is_ignored[best]:
-                        break
-                    if value >= best_iou and (gt not in taken or crowd[gt]):
-                        best, best_iou = gt, value
-                if best >= 0:
-                    taken.add(best)
-                    matched[row, area] |= 1 << bit
-                    if is_ignored[best]:
-                        ignored[row, area] |= 1 << bit
-
-
-def _accumulate(matches: _Matches, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray) -> None:
     """Write a category's precision [T, 101, 4] at each recall, and the recall [T, 4, 3] that it reaches.
 
     `to_find` [4] counts the objects of each area; an area without objects keeps its −1.
     """
-    rows = np.argsort(-matches.scores, kind="stable")
-    for area in np.flatnonzero(to_find):
-        count = int(to_find[area])
-        for column, most in enumerate(MOST):
-            if most == MOST[-1] or area == 0:
-                chosen = rows[matches.ranks[rows] < most]
-                matched, ignored = matches.matched[chosen, area], matches.ignored[chosen, area]
-                for bit in range(len(_IOUS)):
-                    curve, reached = _curve((matched >> bit) & 1 > 0, (ignored >> bit) & 1 > 0, count)
-                    recall[bit, area, column] = reached
-                    if most == MOST[-1]:
-                        precision[bit, :, area] = curve
+    rows, places = _matched(matches, category)
+    misses = _misses_between(matches, category, rows["score"], places)
+    hits, missed = rows["matched"] & ~rows["ignored"], ~rows["matched"] & ~rows["ignored"]
+    for (area, most), before in zip(_COLUMNS, np.cumsum(misses, axis=1), strict=True):
+        if not to_find[area]:
+            continue
+        counts = rows["rank"] < most
+        for threshold in range(len(IOUS)):
+            bit = np.uint64(1 << (len(IOUS) * area + threshold))
+            is_hit = counts & (hits & bit > 0)
+            misses_at = before[:-1] + np.cumsum(counts & (missed & bit > 0))
+            curve, reached = _curve(misses_at[is_hit], int(to_find[area]))
+            recall[threshold, area, MOST.index(most)] = reached
+            if most == MOST[-1]:
+                precision[threshold, :, area] = curve
 
 
-def _curve(matched: np.ndarray, ignored: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Precision at each of the 101 recalls, and the last recall, of detections by descending score."""
-    hits = np.cumsum(matched & ~ignored, dtype=np.float64)
+def _matched(matches: _Matches, category: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows [N] of a category that are matched in any of the matchings, by descending score, and their places."""
+    rows, places, before = [np.empty(0, MATCH)], [np.empty(0, np.int64)], 0
+    for part in matches.of_category(category):
+        chosen = np.flatnonzero(part["matched"])
+        rows.append(part[chosen])
+        places.append(before + chosen)
+        before += len(part)
+    joined = np.concatenate(rows)
+    order = np.argsort(-joined["score"], kind="stable")
+    return joined[order], np.concatenate(places)[order]
+
+
+def _misses_between(matches: _Matches, category: int, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many unmatched detections stand before each of the matched ones and behind the last, int64 [6, N + 1].
+
+    Detections stand by descending score; of equal scores, by their place in the category. `scores` [N] and `places` [N]
+    are those of the matched detections. A row for each of `_COLUMNS`.
+    """
+    counts = np.zeros((len(_COLUMNS), len(scores) + 1), np.int64)
+    levels, level = np.unique(-scores, return_inverse=True)
+    step = 1 + sum(len(part) for part in matches.of_category(category))
+    keys = level * step + places + 1  # rising
+    first = 0
+    for part in matches.of_category(category):
+        chosen = np.flatnonzero(part["matched"] == 0)
+        unmatched, place = part[chosen], first + chosen
+        level = np.searchsorted(levels, -unmatched["score"])
+        tied = np.append(levels, np.inf)[level] == -unmatched["score"]
+        position = np.searchsorted(keys, level * step + np.where(tied, place + 1, 0))
+        for number, (area, most) in enumerate(_COLUMNS):
+            bit = np.uint64(1 << (len(IOUS) * area))  # unmatched detections are alike at all thresholds
+            is_miss = (unmatched["rank"] < most) & (unmatched["ignored"] & bit == 0)
+            counts[number] += np.bincount(position[is_miss], minlength=len(counts[number]))
+        first += len(part)
+    return counts
+
+
+def _curve(misses: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """Precision at each of the 101 recalls, and the last recall, from the number of misses before each hit.
+
+    Between two hits the recall stays and the precision falls, so that neither is needed there.
+    """
     curve = np.zeros(len(_RECALLS))
-    if not len(hits):
+    if not len(misses):
         return curve, 0.0
-    precisions = np.cumsum(~matched & ~ignored, dtype=np.float64)  # misses for now
-    precisions += hits
-    precisions += np.spacing(1)
-    np.divide(hits, precisions, out=precisions)
+    hits = np.arange(1.0, len(misses) + 1)
+    precisions = hits / (misses + hits + np.spacing(1))
     np.maximum.accumulate(precisions[::-1], out=precisions[::-1])
     hits /= count  # now the recalls
     at = np.searchsorted(hits, _RECALLS, side="left")
     curve[at < len(hits)] = precisions[at[at < len(hits)]]
     return curve, float(hits[-1])
-
-
-def _inside(areas: np.ndarray) -> np.ndarray:
-    """Which area ranges each area falls into, bool [n, 4]."""
-    return (areas[:, None] >= _AREAS[:, 0]) & (areas[:, None] <= _AREAS[:, 1])
-
-
-def _slice(groups: np.ndarray, group: int) -> slice:
-    """The rows where the rising `groups` have this value."""
-    return slice(int(np.searchsorted(groups, group)), int(np.searchsorted(groups, group, side="right")))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.detect import TEXT_FORMATS, main
-from runtime.detection_files import json_file, json_lines_file
+from runtime.detection_files import detection_row, json_file, json_lines_file
+from runtime.detections import Detections, empty_detections
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.images import decode
+from tests.support.fakes import manifest_with
 
 from .test_detect import found, write_image, write_video
 
@@ -42,6 +45,27 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(WriteError):
         fail_after(path, 0, WriteError("x"))
     assert path.read_text() == "old"
+
+
+def test_numbers_are_rounded_as_python_rounds_them() -> None:
+    """Digit for digit, halves and signs of zero included."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate(
+        [rng.uniform(0, 4000, 20_000), np.arange(20_000) / 16, rng.random(20_000), -rng.random(1000), [-0.0, 1e30]]
+    ).astype(np.float32)
+    values = np.resize(values, (len(values) // 4, 4))
+    found = Detections(values, values[:, 0], np.arange(len(values)) % 3)
+    row = detection_row((480, 640), found, manifest_with(classes=("a", "b", "c"), category_ids=(5, 7, 2)))
+    assert (row["height"], row["width"]) == (480, 640)
+    for got, box, label in zip(row["detections"], values.tolist(), found.classes.tolist(), strict=True):
+        expected = {
+            "class": "abc"[label],
+            "category_id": (5, 7, 2)[label],
+            "score": round(box[0], 6),
+            "box_xyxy": [round(value, 3) for value in box],
+        }
+        assert json.dumps(got) == json.dumps(expected)
+    assert detection_row((1, 2), empty_detections(), manifest_with()) == {"height": 1, "width": 2, "detections": []}
 
 
 def lines(path: Path) -> list[dict]:

@@ -1,0 +1,181 @@
+"""Packed annotations against a slow reader that goes over plain JSON objects, on entries of every kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.coco import CocoError, load_coco_with_truth
+from runtime.coco.annotations import as_annotations, read_coco_json
+from runtime.coco.dataset import parse_dataset
+from runtime.coco.ground_truth import parse_ground_truth
+
+# Half of the entries take one of these values in place of a usable one.
+ODD: dict[str, list[Any]] = {
+    "image_id": [99, "1", 1.0, True, None, 2**63, -(2**63), 10**400, [1]],
+    "category_id": [4, "17", None, False, 2**64],
+    "bbox": [
+        [], None, "1 2 3 4", [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "4"], [1, 2, True, 4], [1, 2, 3, None],
+        [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, 3, 10**400], [1e31, 2, 3, 4], [math.nan, 2, 3, 4], [1, 2, math.inf, 4],
+        [1, 2, 1e-40, 4], [700, 2, 3, 4], [-20, 2, 20, 4], [-20, 2, 21, 4], [1, 479.99999999, 3, 4], [1, 2, 9, 2**60],
+    ],
+    "area": [None, "5", True, -3, 0, math.nan, math.inf, 10**400, 2**70, 2.5],
+    "iscrowd": [1, True, None, "yes", "", 0.0],
+    "id": ["a", None, 1.5, 2**63, -(2**63), 10**400, True, [3]],
+    "file_name": ["x.jpg"],
+    "segmentation": [[[1, 2, 3, 4, 5, 6]]],
+}  # fmt: skip
+SIZES_HW = {1: (480, 640), 7: (100, 50), -3: (480, 640)}
+
+
+def entries(seed: int, count: int = 60) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        box = (
+            [float(v) for v in rng.uniform(1, 40, 4)]
+            if rng.random() < 0.5
+            else [int(v) for v in rng.integers(1, 40, 4)]
+        )
+        entry: dict[str, Any] = {
+            "id": number,
+            "image_id": int(rng.choice(list(SIZES_HW))),
+            "category_id": int(rng.choice([17, 3])),
+            "bbox": box,
+        }
+        if rng.random() < 0.5:
+            name = str(rng.choice(list(ODD)))
+            entry[name] = ODD[name][rng.integers(len(ODD[name]))]
+        if rng.random() < 0.2:
+            del entry[str(rng.choice(list(entry)))]
+        made.append(entry)
+    seen: set[str] = set()  # equal ids are refused as a whole
+    return [e for e in made if "id" not in e or not (repr(e["id"]) in seen or seen.add(repr(e["id"])))]  # type: ignore[func-returns-value]
+
+
+def content(annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "height": h, "width": w, "file_name": f"{i}.jpg"} for i, (h, w) in SIZES_HW.items()],
+        "annotations": annotations,
+        "categories": [{"id": 17, "name": "b"}, {"id": 3, "name": "a"}],
+    }
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def slowly(annotation: dict[str, Any]) -> str | tuple[list[float], list[float], float, bool]:
+    """What is wrong with an annotation, or its box as annotated, its clipped box xyxy, area and crowd flag."""
+    for name, known in (("image", SIZES_HW), ("category", (3, 17))):
+        value = annotation.get(f"{name}_id")
+        if not isinstance(value, int) or isinstance(value, bool) or value not in known:
+            return f"unknown {name}"
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(number, box)):
+        return "bbox that is not four numbers"
+    if not all(abs(value) < 1e30 for value in box):
+        return "box that is not finite"
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        return "box of zero or negative size"
+    height, width = SIZES_HW[annotation["image_id"]]
+    clipped = [float(np.float32(v)) for v in (max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height))]
+    area = annotation.get("area")
+    area = float(area) if number(area) and abs(area) < 1e30 else float(w) * float(h)
+    return [float(v) for v in box], clipped, area, bool(annotation.get("iscrowd", 0))
+
+
+def named(annotation: dict[str, Any], place: int) -> str:
+    return f"annotation {annotation['id'] if 'id' in annotation else f'number {place + 1}'}"
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path) -> None:
+    annotations = entries(seed)
+    path = tmp_path / "a.json"
+    if by_file:
+        path.write_text(json.dumps(content(annotations)))
+        dataset, truth = load_coco_with_truth(path, tmp_path)
+    else:
+        before = json.dumps(annotations)
+        dataset = parse_dataset(content(annotations), path, tmp_path)
+        truth = parse_ground_truth(content(annotations))
+        assert json.dumps(annotations) == before, "the caller's entries stay as they were"
+
+    problems: dict[str, list[str]] = {}
+    rows, seen = [], []
+    for place, annotation in enumerate(annotations):
+        found = slowly(annotation)
+        if isinstance(found, str):
+            problems.setdefault(found, []).append(named(annotation, place))
+            continue
+        where = (annotation["image_id"], annotation["category_id"])
+        box, clipped, area, crowd = found
+        rows.append((where, box, area, crowd))
+        if clipped[2] > clipped[0] and clipped[3] > clipped[1]:
+            seen.append((where, clipped, crowd))
+        else:
+            problems.setdefault("box outside the image", []).append(named(annotation, place))
+
+    lines = [
+        f"{len(names)} × {kind}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for kind, names in problems.items()
+    ]
+    assert list(dataset.problems) == lines
+    assert len(lines) >= 3, "else this shows little"
+    seen.sort(key=lambda one: list(SIZES_HW).index(one[0][0]))
+    for index, image_id in enumerate(SIZES_HW):
+        boxes, labels, crowd_flags = dataset.annotations(index)
+        ours = [one for one in seen if one[0][0] == image_id]
+        assert boxes.tolist() == [clipped for _, clipped, _ in ours]
+        assert labels.tolist() == [(3, 17).index(where[1]) for where, _, _ in ours]
+        assert crowd_flags.tolist() == [crowd for _, _, crowd in ours]
+    rows.sort(key=lambda one: one[0])
+    places = zip(truth.image_ids[truth.images].tolist(), truth.category_ids[truth.categories].tolist(), strict=True)
+    assert list(places) == [where for where, *_ in rows]
+    assert truth.boxes.tolist() == [box for _, box, _, _ in rows]
+    assert truth.areas.tolist() == [area for *_, area, _ in rows]
+    assert truth.crowd.tolist() == [crowd for *_, crowd in rows]
+
+
+def test_no_annotations(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content([])))
+    dataset, truth = load_coco_with_truth(path, tmp_path)
+    assert dataset.boxes.shape == (0, 4)
+    assert dataset.offsets.tolist() == [0, 0, 0, 0]
+    assert truth.boxes.shape == (0, 4)
+    assert len(as_annotations([]).ids) == 0
+
+
+@pytest.mark.parametrize("twice", [5, "a", None, 1.5])
+def test_equal_ids_are_refused(twice: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    usable = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    for pair in ([usable, usable], [usable, {}], [{}, {}]):
+        path.write_text(json.dumps(content([usable, usable, *({**entry, "id": twice} for entry in pair)])))
+        with pytest.raises(CocoError, match=r"annotations: id .* occurs more than once"):
+            read_coco_json(path)
+    path.write_text(json.dumps(content([{**usable, "id": one} for one in (1, 1.0, True, "1", None)])))
+    assert len(read_coco_json(path)["annotations"].ids) == 5, "these differ"
+
+
+@pytest.mark.parametrize("stranger", [1, "x", None, [1]])
+def test_a_list_of_something_else_is_refused(stranger: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**content([]), "annotations": [stranger]}))
+    with pytest.raises(CocoError, match="expected a list of objects under 'annotations'"):
+        read_coco_json(path)
+    annotation = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    path.write_text(json.dumps({**content([]), "images": [annotation]}))
+    with pytest.raises(CocoError, match="'images'"):
+        read_coco_json(path)
+    path.write_text(json.dumps({**content([annotation]), "info": {"sample": {**annotation, "image_id": 7}}}))
+    assert read_coco_json(path)["annotations"].image_ids.tolist() == [1], "annotations elsewhere are none"
