@@ -25,8 +25,8 @@ from train.trainer.evaluation import detector_manifest
 from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info
 from .deployable import DeployableGraph, GraphOutputs, candidate_limits, dense_names
 from .shapes import round_up
+from .translation import translate
 
-OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 EXAMPLE_HW = (192, 256)  # px, the canvas that is traced; its sides differ, or the exporter would take one for the other
 
 
@@ -71,18 +71,10 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
             dynamic[axis] = divisor * torch.export.Dim(f"{name}_{divisor}", min=low // divisor, max=high // divisor)
     sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
     with quiet_exporter():
-        program = torch.onnx.export(
-            graph.eval(),
-            (images, image_sizes),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(INPUT_NAMES),
-            output_names=[*GraphOutputs._fields, *dense],
-            dynamic_shapes=(dynamic, sizes_dynamic),
-            verbose=False,
+        program = torch.export.export(
+            graph.eval(), (images, image_sizes), dynamic_shapes=(dynamic, sizes_dynamic), strict=False
         )
-    assert program is not None
-    model = program.model_proto
+        model = translate(program, INPUT_NAMES, [*GraphOutputs._fields, *dense])
     keep_outputs(model, GraphOutputs._fields)
     strip_debug_info(model)
     onnx.checker.check_model(model, full_check=True)

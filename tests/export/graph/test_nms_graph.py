@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
-from export.graph.checkpoint import OPSET, quiet_exporter
+from export.graph.checkpoint import quiet_exporter
 from export.graph.nms import BLOCK, ITERATIONS, MAX_RANKED, NmsOutputs, fixpoint_nms
+from export.graph.translation import OPSET
 from runtime.detections import RawOutputs, postprocess
 from runtime.manifest import Thresholds
 
