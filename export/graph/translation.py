@@ -27,8 +27,11 @@ _aten = torch.ops.aten
 _op: Any = opset21
 # What the trace assumed of sizes and types. The exporter doesn't translate these checks.
 _CHECKS = {_aten._assert_scalar.default, _aten._assert_tensor_metadata.default}
-# The exporter translates the second names only.
-_SYNONYMS = {_aten.__and__.Tensor: _aten.bitwise_and.Tensor, _aten.__or__.Tensor: _aten.bitwise_or.Tensor}
+_SYNONYMS = {  # the exporter translates the second operators only
+    _aten.__and__.Tensor: _aten.bitwise_and.Tensor,
+    _aten.__or__.Tensor: _aten.bitwise_or.Tensor,
+    _aten.detach_.default: _aten.detach.default,  # it writes no numbers
+}
 
 
 def translate(program: ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]) -> onnx.ModelProto:
@@ -91,7 +94,7 @@ def make_functional(program: ExportedProgram) -> bool:
 
 def _writes(node: Node) -> bool:
     """Whether a node may write into its arguments. A branch or loop may."""
-    if node.op != "call_function" or node.target in _CHECKS:
+    if node.op != "call_function" or node.target in _CHECKS or node.target in _SYNONYMS:
         return False
     if isinstance(node.target, OpOverload):
         return node.target._schema.is_mutable
