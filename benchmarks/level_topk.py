@@ -22,7 +22,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from export.graph.checkpoint import OPSET, quiet_exporter
+from export.graph.checkpoint import quiet_exporter
+from export.graph.translation import OPSET
 from runtime.files import atomic_write
 from runtime.machine.conditions import describe_machine
 from runtime.machine.processor import read_processor

@@ -15,8 +15,6 @@ from importlib import metadata
 
 import onnx
 import torch
-from onnxscript import opset21 as op
-from onnxscript.onnx_types import INT64
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
 from train.build import build_postprocess
@@ -29,8 +27,8 @@ from ..onnx_model.processor import Processor
 from ..onnx_model.simplify import simplify
 from .deployable import Candidates, DeployableGraph, dense_names, graph_canvases
 from .shapes import round_up
+from .translation import translate
 
-OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
 EXAMPLE_HW = (192, 256)  # px, the canvas that is traced; its sides differ, or the exporter would take one for the other
 
 
@@ -76,36 +74,15 @@ def trace(graph: DeployableGraph, shapes: InputShapes, dense: list[str], divisor
             dynamic[axis] = divisor * torch.export.Dim(f"{name}_{divisor}", min=low // divisor, max=high // divisor)
     sizes_dynamic = {0: dynamic[0]} if 0 in dynamic else {}
     with quiet_exporter():
-        program = torch.onnx.export(
-            graph.eval(),
-            (images, image_sizes),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(INPUT_NAMES),
-            output_names=[*Candidates._fields, *dense],
-            dynamic_shapes=(dynamic, sizes_dynamic),
-            custom_translation_table={
-                torch.ops.aten.floor_divide.default: _divide,
-                torch.ops.aten.remainder.Scalar: _remainder,
-            },
-            verbose=False,
+        program = torch.export.export(
+            graph.eval(), (images, image_sizes), dynamic_shapes=(dynamic, sizes_dynamic), strict=False
         )
-    assert program is not None
-    model = program.model_proto
+        model = translate(program, INPUT_NAMES, [*Candidates._fields, *dense])
     keep_outputs(model, Candidates._fields)
     strip_debug_info(model)
     simplify(model)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-# Integers are divided for indices and sizes alone. None is negative, so the exporter's seven nodes for a floor are one.
-def _divide(dividend: INT64, divisor: INT64) -> INT64:
-    return op.Div(dividend, divisor)
-
-
-def _remainder(dividend: INT64, divisor: INT64) -> INT64:
-    return op.Mod(dividend, divisor)
 
 
 def _example_sides(shapes: InputShapes, divisor: int) -> tuple[int, int]:

@@ -79,14 +79,14 @@ def _with_float_weights(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounded_halves(network: onnx.ModelProto) -> onnx.ModelProto:
+    if not _has_halves(network):
+        return network
     inferred = onnx.shape_inference.infer_shapes(network).graph  # value_info lacks the casts at both ends
     halves = {
         value.name: value.type.tensor_type.elem_type
         for value in inferred.value_info
         if value.type.tensor_type.elem_type in _HALVES
     }
-    if not halves:
-        return network
     made = onnx.ModelProto()
     made.CopyFrom(network)
     del made.graph.node[:]
@@ -100,6 +100,12 @@ def _rounded_halves(network: onnx.ModelProto) -> onnx.ModelProto:
         if value.name in halves:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     return made
+
+
+def _has_halves(network: onnx.ModelProto) -> bool:
+    """Whether a value may be in half precision: such a type begins with a constant or a cast."""
+    casts = (x.i for node in network.graph.node if node.op_type == "Cast" for x in node.attribute if x.name == "to")
+    return any(kind in _HALVES for kind in (*(value.data_type for value in network.graph.initializer), *casts))
 
 
 def needs_emulation(model: onnx.ModelProto) -> bool:

@@ -16,6 +16,7 @@ from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
 COMPARISON_IMAGES = 3  # how many images a comparison takes
+SECOND_SIDE = 416  # px, the most of the second canvas
 
 
 class Case(NamedTuple):
@@ -27,14 +28,19 @@ class Case(NamedTuple):
 
 
 def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
-    """Two batches: the least on the recipe's canvas, and up to 3 images on another canvas where the graph takes one."""
+    """Two batches: the least on the recipe's canvas, and up to 3 images on another canvas where the graph takes one.
+
+    One batch where the graph takes a single shape. The second canvas is smaller: the coarsest levels of a small canvas
+    have fewer scores than their candidates, and those of a large canvas never have.
+    """
     shapes = manifest.inputs
     usual = _within(plan((3, 4), manifest.preprocess).canvas_hw, manifest)  # a landscape photograph of 4:3
-    small = _within((usual[1] * 3 // 4, usual[0] * 3 // 4), manifest)  # upright, and smaller
-    batches = shapes.batch_min, shapes.nearest_batch(3)
+    scale = min(3 / 4, SECOND_SIDE / max(usual))
+    small = _within((int(usual[1] * scale), int(usual[0] * scale)), manifest)  # upright
+    batches = shapes.batch_min, shapes.nearest_batch(COMPARISON_IMAGES)
     return [
         make_case(batch, canvas_hw, sources, manifest.preprocess.pad_value)
-        for batch, canvas_hw in zip(batches, (usual, small), strict=True)
+        for batch, canvas_hw in dict.fromkeys(zip(batches, (usual, small), strict=True))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,13 +14,14 @@ from onnx import numpy_helper
 from export.onnx_model.file import expose_values, keep_outputs
 from export.verification.checkpoint import open_export
 from export.verification.checks import CANDIDATES, DETECTIONS, NETWORK, RERUN, ROWS, Check, Verification
-from export.verification.comparison import VerifyError, compare_case
+from export.verification.comparison import VerifyError, compare_case, compare_images
 from export.verification.images import load_comparison_images, make_case, make_cases, synthetic_images
 from export.verify import main
 from runtime.backends import BackendError
 from runtime.backends.ort.backend import OrtBackend
+from runtime.detections import RawOutputs
 from runtime.errors import UserError
-from runtime.manifest import METADATA_KEY
+from runtime.manifest import METADATA_KEY, InputShapes, Manifest, Preprocess
 
 from ..conftest import Exported, restamp
 
@@ -136,6 +138,46 @@ def test_cases_use_a_second_batch_and_canvas(exported: Exported) -> None:
     assert (first.images.shape, second.images.shape) == ((1, 192, 256, 3), (3, 192, 128, 3))
     assert (second.image_sizes <= (192, 128)).all()
     assert (second.image_sizes != (192, 128)).any(axis=1).all()  # a part of the canvas is padding
+
+
+def described(exported: Exported, inputs: InputShapes, preprocess: Preprocess) -> Manifest:
+    return replace(OrtBackend(exported.model).manifest, inputs=inputs, preprocess=preprocess)
+
+
+def test_the_second_canvas_of_a_large_recipe_is_small(exported: Exported) -> None:
+    inputs = InputShapes(1, 16, 64, 1344, 64, 1344)
+    manifest = described(exported, inputs, Preprocess(short_side=800, long_side=1333))
+    shapes = [case.images.shape[:3] for case in make_cases(manifest, synthetic_images())]
+    assert shapes == [(1, 800, 1088), (3, 416, 288)]
+
+
+def test_a_single_shape_is_compared_once(exported: Exported) -> None:
+    preprocess = Preprocess(short_side=192, long_side=256)
+    for most, batches in ((1, [1]), (2, [1, 2]), (8, [1, 3])):
+        manifest = described(exported, InputShapes(1, most, 192, 192, 256, 256), preprocess)
+        cases = make_cases(manifest, synthetic_images())
+        assert [case.images.shape[:3] for case in cases] == [(batch, 192, 256) for batch in batches]
+
+
+def test_file_and_checkpoint_run_once_on_each_batch(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = open_export(exported.loaded, exported.model)
+    runs: dict[str, list[int]] = {"file": [], "torch": []}
+    backend, reference = comparison.file.backend, comparison.reference
+    infer = backend.infer
+
+    def counted(images: np.ndarray, *arguments: np.ndarray, **options: bool) -> RawOutputs:
+        runs["file"].append(len(images))
+        return infer(images, *arguments, **options)
+
+    monkeypatch.setattr(backend, "infer", counted)
+    comparison = comparison._replace(
+        reference=lambda case: (runs["torch"].append(len(case.images)), reference(case))[1]
+    )
+    checks = compare_images(comparison, synthetic_images())
+    assert runs == {"file": [1, 3], "torch": [1, 3]}
+    assert [check for check in checks if not check.passed] == []
+    for case in ("1 × 192 × 256", "3 × 192 × 128"):
+        assert sum(check.case == case and check.compared > 0 for check in checks) == 7
 
 
 def test_images(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.graph.checkpoint import OPSET, quiet_exporter
+from export.graph.checkpoint import quiet_exporter
+from export.graph.translation import OPSET
 from train.model.ranking import AnchorRange, Ranked, Scoring, best_of_large_levels, best_of_level, final_scores
 
 ROWS, THRESHOLD = 20, 0.3
