@@ -192,7 +192,7 @@ def _native_form(norm: _GroupNorm) -> NodeProto:
 
 def _fixed_constants(groups: int, channels: int) -> list[TensorProto]:
     """What the forms of these numbers share: the shape of groups, ones, zeros, the shape of channels."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         f"{_PREFIX}_groups_{groups}": np.array([0, groups, -1, 0], np.int64),
         f"{_PREFIX}_ones_{groups}": np.ones(groups, np.float32),
         f"{_PREFIX}_zeros_{groups}": np.zeros(groups, np.float32),
