@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -12,9 +13,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.onnx_model.emulation import emulate_network
 from export.onnx_model.group_norm import join_group_norms, split_group_norms
-from export.onnx_model.network import dense_map_names, load_deployed
+from export.onnx_model.network import cut_network, dense_map_names, load_deployed
+from export.onnx_model.precision import count_convolutions
 from export.onnx_model.session import open_session
+from export.quantization.calibration import Calibration
+from export.quantization.qdq import quantize_network
 from train.trainer.checkpoint import LoadedDetector
 
 from ..conftest import Exported
@@ -294,3 +299,23 @@ def test_onnx_runtime_runs_fewer_nodes() -> None:
         session = onnxruntime.InferenceSession(exact(model), options, providers=["CPUExecutionProvider"])
         counted[name] = sum(len(part.get_nodes()) for part in session.get_provider_graph_assignment_info())
     assert counted["split"] == 6 < counted["native"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu-vnni"])
+def test_int8_for_cpus_quantizes_both_forms_alike(
+    exported: Exported, calibration: Calibration, target: Literal["cpu", "cpu-vnni"]
+) -> None:
+    native = join_group_norms(load_deployed(exported.model)[0])
+    made = [
+        quantize_network(cut_network(model), calibration.ranges["max"], target, means=calibration.means)
+        for model in (native, split_group_norms(native))
+    ]
+    pairs = [
+        {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.input} for model in made
+    ]
+    assert pairs[0] == pairs[1] != set()
+    assert count_convolutions(made[0]) == count_convolutions(made[1])
+    images = RNG.integers(0, 256, (2, 192, 224, 3), dtype=np.uint8)
+    outputs = [open_session(emulate_network(model)).run(None, {"images": images}) for model in made]
+    for ours, theirs in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.abs(theirs).max())
