@@ -1,10 +1,11 @@
-"""Measures two options of ONNX Runtime's CPU sessions: spinning threads and the memory arena.
+"""Measures options of ONNX Runtime's CPU sessions: spinning threads, the memory arena, and sides that it knows.
 
     python benchmarks/session_options.py model.onnx [--json options.json]
 
 Spinning: milliseconds for a batch of one with and without it, alternating, on the machine as it is and beside a process
 that keeps one core busy, as decoding does. Arena: resident memory after batches of many canvas sizes, and their time,
-with and without the arena, each in its own process.
+with and without the arena, each in its own process. Known sides: milliseconds of a file for every canvas, beside those
+in a session that was opened for this canvas alone and so adds residual sums in place, alternating.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ import onnxruntime
 from runtime.files import atomic_write
 
 
-def session(path: Path, spinning: bool, arena: bool) -> Any:
-    """A CPU session with one of these settings."""
+def session_options(spinning: bool, arena: bool) -> Any:
+    """Options of a CPU session with these settings."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    return options
+
+
+def session(path: Path, spinning: bool, arena: bool) -> Any:
+    """A CPU session with these settings."""
+    options = session_options(spinning, arena)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -41,6 +48,28 @@ def feed(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     return {"images": images, "image_sizes": np.full((batch, 2), (height, width), np.int32)}
+
+
+def known_sides(path: Path, rounds: int, batch: int, height: int, width: int) -> dict[str, float]:
+    """Milliseconds of a batch in a session for every canvas and in one for this canvas, and the ratio of both."""
+    every = session(path, False, True)
+    named = every.get_inputs()[0].shape[1:3]
+    if not all(isinstance(name, str) for name in named):
+        return {}  # the file takes one canvas
+    options = session_options(False, True)
+    for name, side in zip(named, (height, width), strict=True):
+        options.add_free_dimension_override_by_name(name, side)
+    one = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    sessions, given = {"every canvas": every, "this canvas": one}, feed(batch, height, width)
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for round_number in range(rounds + 1):
+        for name, run in sessions.items():
+            started = time.perf_counter()
+            run.run(None, given)
+            if round_number:  # the first warms up
+                seconds[name].append(time.perf_counter() - started)
+    ratio = statistics.median(x / y for x, y in zip(*seconds.values(), strict=True))
+    return {name: round(1000 * statistics.median(values), 2) for name, values in seconds.items()} | {"ratio": ratio}
 
 
 def busy() -> None:
@@ -115,6 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--canvas", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of known sides")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     conditions = {
@@ -128,6 +158,11 @@ def main() -> int:
     report: dict[str, Any] = {"conditions": conditions, "spinning_ms": spinning(options.model, options.rounds)}
     for place, figures in report["spinning_ms"].items():
         print(f"{place}: " + ", ".join(f"{name} {value} ms" for name, value in figures.items()))
+    report["known_sides"] = {}
+    for batch in (1, 8):
+        found = known_sides(options.model, max(3, options.rounds // (10 * batch)), batch, *options.canvas)
+        report["known_sides"][batch] = found
+        print(f"known sides, batch {batch}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
     report["arena"] = arenas(options.model)
     for name, figures in report["arena"].items():
         print(

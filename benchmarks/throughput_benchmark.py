@@ -8,6 +8,8 @@ eager model, and its ONNX export, which is fixed to these sizes and this batch, 
 options, from float images to detections, with torchvision's own thresholds and NMS. All use the same images, the same
 number of threads and of classes. Weights are random, all scores COCO-like (`random_detectors`).
 
+`--group-norms` also measures our float32 files with native and with split group norms (`export.onnx_model.group_norm`).
+
 The sides alternate (A B C … A B C …) in one process. Ratios (torchvision's time over ours) are medians over rounds. For
 a shared machine, the ratios of the minimum times and of the processor times are printed too.
 """
@@ -15,6 +17,7 @@ a shared machine, the ratios of the minimum times and of the processor times are
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -35,6 +38,8 @@ import torchvision
 from random_detectors import our_model, photographs, torchvision_model
 from torch import Tensor, nn
 
+from export.onnx_model.file import graph_sha256
+from export.onnx_model.group_norm import join_group_norms, split_group_norms
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
 from export.quantization.convert import convert_file
@@ -42,9 +47,16 @@ from export.quantization.scheme import Scheme
 from runtime.backends import Backend, open_backend
 from runtime.detections import postprocess
 from runtime.files import atomic_write
+from runtime.manifest import METADATA_KEY, to_json
 
 RECIPE = "atss_r50_fpn_1x"
-OURS = tuple((file, name) for file in ("fp32", "fp32 fixed", "int8") for name in ("cpu", "openvino"))
+FORMS = {"native norms": join_group_norms, "split norms": split_group_norms}
+FLOATS = ("fp32", "fp32 fixed")
+OURS = tuple(
+    (file, name)
+    for file in (*FLOATS, *(f"{file}, {form}" for file in FLOATS for form in FORMS), "int8")
+    for name in ("cpu", "openvino")
+)
 Side = Callable[[], int]  # runs a batch; how many detections it found
 
 
@@ -94,6 +106,20 @@ def our_files(folder: Path, images: np.ndarray, photographs_in: Path | None) -> 
     return files | {"int8": quantized}
 
 
+def both_forms(files: dict[str, Path]) -> dict[str, Path]:
+    """The float32 files with their group norms in either form, written beside them."""
+    made = {}
+    for file in FLOATS:
+        model, manifest = load_deployed(files[file])
+        for form, change in FORMS.items():
+            changed = change(model)
+            text = next(entry for entry in changed.metadata_props if entry.key == METADATA_KEY)
+            text.value = to_json(dataclasses.replace(manifest, graph_sha256=graph_sha256(changed)))
+            made[f"{file}, {form}"] = path = files[file].with_suffix(f".{form.split()[0]}.onnx")
+            path.write_bytes(changed.SerializeToString())
+    return made
+
+
 def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object]:
     """Images/s, processor time and detections of every side over alternating rounds."""
     wall: dict[str, list[float]] = {name: [] for name in sides}
@@ -138,6 +164,7 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="folder of photographs; int8 needs them for calibration")
     parser.add_argument("--keep", type=Path, help="keep the models in this folder between runs")
     parser.add_argument("--prepare", action="store_true", help="only make the models in --keep")
+    parser.add_argument("--group-norms", action="store_true", help="also measure both forms of group norms")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -145,6 +172,8 @@ def main() -> int:
     images = photographs(options.images, max(options.batches), height, width)
     with tempfile.TemporaryDirectory() as temporary:
         files = our_files(options.keep or Path(temporary), images, options.images)
+        if options.group_norms:
+            files |= both_forms(files)
         if options.prepare:
             return 0
         backends = {
@@ -183,15 +212,16 @@ def main() -> int:
 
 def show(result: dict[str, Any]) -> None:
     """Print speeds and ratios as a table."""
-    names = [name.removeprefix(f"{RECIPE} ") for name in result["ratios"]]
     print(f"\nbatch {result['batch']}: images/s (median, best), processor seconds and detections an image")
     for name, speed in result["images_per_second"].items():
         best, seconds = result["best_images_per_second"][name], result["processor_seconds_per_image"][name]
-        print(f"{name:42}{speed:8.3f}{best:8.3f}{seconds:8.3f}{result['detections_per_image'][name]:8.0f}")
+        print(f"{name:52}{speed:8.3f}{best:8.3f}{seconds:8.3f}{result['detections_per_image'][name]:8.0f}")
     for kind in ("ratios", "ratios_of_least_times", "ratios_of_processor_time"):
-        print(f"{'how many times as fast, ' + kind.replace('_', ' '):50}" + "".join(f"{name:>22}" for name in names))
-        for other in next(iter(result[kind].values())):
-            print(f"  {other:48}" + "".join(f"{ours[other]:>22.3f}" for ours in result[kind].values()))
+        others = list(next(iter(result[kind].values())))
+        print(f"{'how many times as fast, ' + kind.replace('_', ' '):50}" + "".join(f"{other:>36}" for other in others))
+        for name, ratios_of_one in result[kind].items():
+            line = "".join(f"{ratios_of_one[other]:>36.3f}" for other in others)
+            print(f"  {name.removeprefix(f'{RECIPE} '):48}{line}")
 
 
 if __name__ == "__main__":

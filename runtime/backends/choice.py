@@ -10,6 +10,7 @@ from typing import Any
 from ..command_names import QUANTIZE, TO_ONNX, TO_TRT
 from .contract import Backend, BackendError
 from .engine_file import SUFFIXES as ENGINE_SUFFIXES
+from .fastest import compare_speed, describe_machine, recall, remember
 from .onnx_file import check_file
 from .openvino_backend import OpenVinoBackend
 from .options import BACKENDS, BackendOptions, as_flag, backends_taking, ignored_options
@@ -17,13 +18,18 @@ from .ort.backend import OrtBackend
 
 # Best first. TensorRT's providers are left out: they build an engine for minutes, which users must ask for.
 AUTO = ("cuda", "openvino", "cpu")
+RIVALS = ("openvino", "cpu")  # of these the faster is taken; the first where they are as fast
 
 
 def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
     """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
 
-    Without options the best backend that starts is taken. Raises BackendError for a file that the chosen backend, or
-    every backend, can't run; ManifestError, EngineError.
+    Without options the best backend that starts is taken. On a CPU that is the faster of OpenVINO and ONNX Runtime:
+    the first start of a file measures both for about a second, later ones remember (`fastest.py`). Their numbers differ
+    in the sixth digit, so name the backend where all machines must find exactly the same. An option that one of the two
+    doesn't read decides for the other, unmeasured.
+
+    Raises BackendError for a file that the chosen backend, or every backend, can't run; ManifestError, EngineError.
     """
     chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
     if suffix == ".onnx":
@@ -95,22 +101,75 @@ def _eligible(options: BackendOptions) -> list[str]:
 
 
 def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:
-    """The first backend of AUTO that starts. Its description says why better ones didn't.
+    """The first backend of AUTO that starts, of RIVALS the faster. Its description says why, and why others didn't.
 
     Backends that would ignore a given option are skipped: a named GPU is required, and bf16 never becomes float32.
     """
-    reasons: list[str] = []
-    failures: list[BackendError] = []
-    for name in _eligible(options):
+    attempts = _Attempts(path, options)
+    names = _eligible(options)
+    for name in names:
+        if name not in RIVALS and (backend := attempts.open(name)):
+            return attempts.described(backend)
+    rivals = [name for name in names if name in RIVALS]
+    if len(rivals) == len(RIVALS):
+        return _open_faster(attempts, Path(path), options.threads)
+    for name in rivals:
+        if backend := attempts.open(name):
+            return attempts.described(backend)
+    raise attempts.failures[-1]
+
+
+def _open_faster(attempts: _Attempts, path: Path, threads: int) -> OrtBackend | OpenVinoBackend:
+    """The faster of RIVALS as remembered or measured; the other where one fails."""
+    machine = describe_machine(path, threads)
+    known = recall(machine, RIVALS) if machine is not None else None
+    if known is not None and (backend := attempts.open(known.chosen)):
+        return attempts.described(backend, str(known))
+    tried = () if known is None else (known.chosen,)
+    opened = {name: backend for name in RIVALS if name not in tried and (backend := attempts.open(name))}
+    if not opened:
+        raise attempts.failures[-1]
+    if len(opened) == 1:
+        return attempts.described(next(iter(opened.values())))
+    verdict, failed = compare_speed(opened, machine)
+    for name, error in failed.items():
+        attempts.failed(name, error)
+    if len(failed) == len(opened):
+        raise attempts.failures[-1]
+    if verdict is not None:
+        remember(verdict)
+    chosen = verdict.chosen if verdict is not None else next(name for name in opened if name not in failed)
+    for name, other in opened.items():
+        if name != chosen:
+            other.close()
+    return attempts.described(opened[chosen], *([str(verdict)] if verdict is not None else []))
+
+
+class _Attempts:
+    """Opens the backends of one file, and keeps the reasons of those that fail."""
+
+    def __init__(self, path: str | os.PathLike[str], options: BackendOptions) -> None:
+        self._path, self._options = path, options
+        self._reasons: list[str] = []
+        self.failures: list[BackendError] = []
+
+    def open(self, name: str) -> OrtBackend | OpenVinoBackend | None:
+        """The backend of that name; None where it doesn't start."""
         try:
-            backend = _open_named(path, replace(options, backend=name))
+            return _open_named(self._path, replace(self._options, backend=name))
         except BackendError as error:
-            failures.append(error)
-            reasons.append(f"{name}: {_reason(error, path)}")
-            continue
-        backend.description += f" ({'; '.join(['best that starts', *reasons])})"
+            self.failed(name, error)
+            return None
+
+    def failed(self, name: str, error: BackendError) -> None:
+        """Note why a backend isn't taken."""
+        self.failures.append(error)
+        self._reasons.append(f"{name}: {_reason(error, self._path)}")
+
+    def described(self, backend: OrtBackend | OpenVinoBackend, *notes: str) -> OrtBackend | OpenVinoBackend:
+        """The backend, whose description now says why it was taken."""
+        backend.description += f" ({'; '.join(['best that starts', *self._reasons, *notes])})"
         return backend
-    raise failures[-1]
 
 
 def _reason(error: BackendError, path: str | os.PathLike[str]) -> str:

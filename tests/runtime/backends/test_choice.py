@@ -48,6 +48,11 @@ AUTO_RUNS = {
 }  # first tried
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def test_the_command_line_without_options_is_the_default() -> None:
     parser = argparse.ArgumentParser()
     add_backend_arguments(parser)
