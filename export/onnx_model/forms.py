@@ -7,6 +7,7 @@ import onnx
 from runtime.manifest import Thresholds
 from runtime.names import unknown_name
 
+from .group_norm import join_group_norms, split_group_norms
 from .nms import BLOCKS, WIDE, with_nms
 from .processor import Processor
 
@@ -18,8 +19,8 @@ def for_processor(model: onnx.ModelProto, thresholds: Thresholds, processor: Pro
     """
     match processor:
         case "cpu":
-            return with_nms(model, thresholds, BLOCKS)
+            return split_group_norms(with_nms(model, thresholds, BLOCKS))
         case "gpu":
-            return with_nms(model, thresholds, WIDE)
+            return join_group_norms(with_nms(model, thresholds, WIDE))
         case _:
             unknown_name(processor, "processor", Processor)

@@ -17,6 +17,7 @@ from runtime.manifest import METADATA_KEY, Manifest, to_json
 
 from ..onnx_model.file import graph_sha256
 from ..onnx_model.forms import for_processor
+from ..onnx_model.group_norm import join_group_norms
 from ..onnx_model.network import ModelError, cut_network, load_deployed, replace_network
 from ..onnx_model.precision import QUANTIZATION_KEY, QuantizationNote
 from ..onnx_model.saturation import sums_fit_16_bits
@@ -74,19 +75,19 @@ def convert_model(
     Raises ConvertError for a precision that can't be made, CalibrationError for the calibration of another graph,
     ModelError for weights beyond float16.
     """
-    note = None
+    note, network = None, cut_network(join_group_norms(model))  # a normalization in half precision is one operator
     if scheme.is_quantized:
         if calibration is None:
             raise ConvertError(f"{scheme.precision} needs a calibration: measure one on images")
         check_calibration(calibration, manifest, None, "the calibration")
-        network = quantize_by_scheme(cut_network(model), scheme, calibration, in_float)
+        network = quantize_by_scheme(network, scheme, calibration, in_float)
         if layout_of(scheme.target).symmetric:
             network = to_half(network, "fp16")
         note = QuantizationNote(
             scheme.target, scheme.method, calibration.images, calibration.images_sha256, tuple(sorted(in_float))
         )
     elif scheme.precision == "fp16" or scheme.precision == "bf16":
-        network = to_half(cut_network(model), scheme.precision)
+        network = to_half(network, scheme.precision)
     else:
         raise ConvertError(f"precision {scheme.precision}: the exported file is that already")
     converted = for_processor(replace_network(model, network), manifest.thresholds, scheme.processor)

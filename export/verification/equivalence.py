@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from runtime.manifest import Thresholds
 
 from ..onnx_model.forms import for_processor
+from ..onnx_model.group_norm import join_group_norms
 from ..onnx_model.network import cut_network, dense_map_names, postprocessing_nodes
 from ..onnx_model.processor import Processor
 
@@ -45,7 +46,7 @@ def network_differences(source: onnx.ModelProto, converted: onnx.ModelProto, thr
     """
     if _exact(converted) not in [_exact(for_processor(source, thresholds, form)) for form in get_args(Processor)]:
         return ["the postprocessing differs"]
-    ours, theirs = _Graph(cut_network(source)), _Graph(cut_network(converted))
+    ours, theirs = (_Graph(cut_network(join_group_norms(model))) for model in (source, converted))
     pending = [(name, name) for name in dense_map_names(source)]
     partner: dict[str, str] = {}
     found: list[str] = []
