@@ -40,6 +40,12 @@ def _ctrl_c_arrives() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `auto` remembers is neither taken from the user who runs the tests nor left to them."""
+    os.environ["ATSS_TOOLKIT_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that `make` fills in the process that asks first, for all of pytest-xdist's; the others wait."""
     base = factory.getbasetemp()

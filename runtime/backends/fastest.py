@@ -4,7 +4,8 @@ Neither ONNX Runtime nor OpenVINO is the faster one everywhere: it depends on th
 compute in float32 with sums in another order, so scores differ in the sixth digit, and a detection at the threshold may
 appear with one of them alone. Who needs the same numbers on every machine names the backend.
 
-Remembered is one small file per model, machine and library versions in the user's folder for caches. It holds a choice
+Remembered is one small file per model, machine and library versions in the user's folder for caches, or in the folder
+that `ATSS_TOOLKIT_CACHE` names. It holds a choice
 between two names and nothing that is executed. A file that can't be read or doesn't fit is ignored, and one that can't
 be written is left out: then each start measures again.
 """
@@ -144,7 +145,12 @@ def remember(verdict: Verdict) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of what is remembered. Raises RuntimeError where the user has no home."""
+    """The folder of what is remembered: `ATSS_TOOLKIT_CACHE`, or one in the user's folder for caches.
+
+    Raises RuntimeError where the user has no home.
+    """
+    if own := os.environ.get("ATSS_TOOLKIT_CACHE"):
+        return Path(own)
     given = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     return (Path(given) if given else Path.home() / ".cache") / "atss-toolkit" / "fastest"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,7 +92,11 @@ def exported(checkpoint: Path, repository: Path, tmp_path_factory: pytest.TempPa
         command = subprocess.run(
             [sys.executable, "export/to_onnx.py", str(checkpoint), "-o", str(folder / "model.onnx")],
             cwd=repository,
-            env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "OMP_NUM_THREADS": "1",
+                "ATSS_TOOLKIT_CACHE": os.environ["ATSS_TOOLKIT_CACHE"],
+            },
             capture_output=True,
             text=True,
             timeout=600,

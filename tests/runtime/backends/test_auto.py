@@ -25,7 +25,7 @@ MACHINE = Machine("0" * 64, {"onnxruntime": "1", "openvino": "2"}, "a processor"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATSS_TOOLKIT_CACHE", str(tmp_path / "cache"))
     return cache_folder()
 
 

@@ -50,7 +50,7 @@ AUTO_RUNS = {
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATSS_TOOLKIT_CACHE", str(tmp_path / "cache"))
 
 
 def test_the_command_line_without_options_is_the_default() -> None:

@@ -34,7 +34,7 @@ MACHINE = Machine("0" * 64, {"onnxruntime": "1", "openvino": "2"}, "a processor"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATSS_TOOLKIT_CACHE", str(tmp_path / "cache"))
     return cache_folder()
 
 
@@ -186,17 +186,24 @@ def test_a_cache_that_cannot_be_written_or_has_no_place_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made below a file, even by root
+    monkeypatch.setenv("ATSS_TOOLKIT_CACHE", str(tmp_path / "file"))  # no folder can be made below a file, even by root
     remember(verdict(20, 10))
     assert recall(MACHINE, RIVALS) is None
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("ATSS_TOOLKIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     remember(verdict(20, 10))
     assert recall(MACHINE, RIVALS) is None
+
+
+def test_the_users_folder_for_caches_is_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATSS_TOOLKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "atss-toolkit" / "fastest"
 
 
 def test_the_machine_is_described_by_what_decides(model: Path, tmp_path: Path) -> None:
