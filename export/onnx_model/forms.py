@@ -15,12 +15,14 @@ from .processor import Processor
 def for_processor(model: onnx.ModelProto, thresholds: Thresholds, processor: Processor) -> onnx.ModelProto:
     """A copy of the model in the form for a processor, whatever form it has. It may lack NMS so far.
 
-    Its metadata is the model's own, so that a hash of the graph in it isn't the copy's.
+    The two forms of NMS find the same rows. Group norms are the same up to the rounding of float32. The copy has the
+    model's own metadata, so that a hash of the graph in it isn't the copy's.
     """
+    joined = join_group_norms(model)
     match processor:
         case "cpu":
-            return split_group_norms(with_nms(model, thresholds, BLOCKS))
+            return split_group_norms(with_nms(joined, thresholds, BLOCKS))
         case "gpu":
-            return join_group_norms(with_nms(model, thresholds, WIDE))
+            return with_nms(joined, thresholds, WIDE)
         case _:
             unknown_name(processor, "processor", Processor)

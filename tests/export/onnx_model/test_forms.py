@@ -1,4 +1,4 @@
-"""The forms of a graph for CPUs and GPUs: the same numbers, and few nodes behind the network for GPUs."""
+"""The forms of a graph for CPUs and GPUs: the same function, and few nodes behind the network for GPUs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from export.onnx_model.forms import for_processor
 from export.onnx_model.network import load_deployed, parse_deployed
 from export.onnx_model.processor import Processor
 from export.verification.images import make_case, synthetic_images
+from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.backends.ort.backend import OrtBackend
 from runtime.manifest import Preprocess, Thresholds
 from train.config.recipes import RECIPES
@@ -37,10 +38,11 @@ def test_both_give_the_same_numbers(batch: int, exported: Exported, tmp_path: Pa
         turned = for_processor(model, manifest.thresholds, processor)
         onnx.checker.check_model(turned, full_check=True)
         found.append(OrtBackend(restamp(turned, tmp_path / f"{processor}.onnx")).infer(case.images, case.image_sizes))
-    assert vars(found[0]).keys() == vars(found[1]).keys()
-    for one, other in zip(vars(found[0]).values(), vars(found[1]).values(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert found[0].num_detections.all()
+    one, other = found
+    assert one.num_detections.all()
+    for name in OUTPUT_NAMES:  # group norms round otherwise
+        close = {"rtol": 1e-5, "atol": 1e-3 if "boxes" in name else 1e-6}
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), **close)
 
 
 def test_the_exported_file_has_the_form_for_cpus(exported: Exported) -> None:

@@ -197,13 +197,13 @@ def test_a_bias_that_is_no_correction_is_found(exported: Exported, calibration: 
     """Moved by more than any means of its input could ask for."""
     source, manifest = load_deployed(exported.model)
     model = convert_model(source, manifest, Scheme("int8", "cpu"), calibration)
-    assert network_differences(source, model) == []
+    assert network_differences(source, model, manifest.thresholds) == []
     name = next(v.name for v in model.graph.initializer if v.name.endswith("_bias"))
     bias = next(v for v in model.graph.initializer if v.name == name)
     moved = numpy_helper.to_array(bias).copy()
     moved[0] += 3
     bias.CopyFrom(numpy_helper.from_array(moved, name))
-    (found,) = network_differences(source, model)
+    (found,) = network_differences(source, model, manifest.thresholds)
     assert "1 of" in found
 
 

@@ -141,7 +141,7 @@ def test_ranges_are_those_of_all_numbers(exported: Exported, folder: Path) -> No
     model, manifest = load_deployed(exported.model)
     made = calibrate(model, manifest, list_images(folder), progress=False)
     network = cut_network(model)
-    name = "relu_1"
+    name = [node.output[0] for node in network.graph.node if node.op_type == "Relu"][1]
     visible = onnx.ModelProto()
     visible.CopyFrom(network)
     visible.graph.output.extend(value for value in network.graph.value_info if value.name == name)
