@@ -4,10 +4,9 @@
     python benchmarks/graph_size.py [--recipe atss_r50_fpn_1x] [--canvas 800 1344] [--json size.json]
 
 On a GPU each node that isn't fused is a launch of some microseconds, and a chain can't overlap with itself. Counted are
-the nodes of postprocessing and NMS; a chain begins at a dense map (class logits, box codes, centerness), so that
-arithmetic on shapes is no part of it. Without a file, a recipe with random weights is exported for every canvas and for
-one canvas, and both forms of each graph are counted: for CPUs, as `export.to_onnx` writes it, and for GPUs, as
-`export.to_trt` builds it.
+the nodes of postprocessing and NMS; a chain begins at a dense map (class logits, box codes, centerness). Without a
+file, a recipe with random weights is exported for every canvas and for one canvas, and both forms of each graph are
+counted: for CPUs, as `export.to_onnx` writes it, and for GPUs, as `export.to_trt` builds it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ becomes a cast. Programs that need more are decomposed.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +22,8 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 OPSET = 21  # the first whose GroupNormalization exporters and TensorRT both treat as one operator
+
+logger = logging.getLogger(__name__)
 
 _aten = torch.ops.aten
 _op: Any = opset21
@@ -38,8 +40,10 @@ def translate(program: ExportedProgram, input_names: Sequence[str], output_names
     """The program as ONNX with these names, weights included. Edits the program. Raises torch's OnnxExporterError."""
     if make_functional(program):
         program.run_decompositions = lambda *_, **__: program  # the exporter calls it
-        with contextlib.suppress(torch.onnx.OnnxExporterError):  # an operator that must be decomposed
+        try:
             return _translate(program, input_names, output_names)
+        except torch.onnx.OnnxExporterError as error:
+            logger.info(f"tracing again: the exporter needs an operator decomposed ({str(error).splitlines()[-1]})")
         del program.run_decompositions
     return _translate(program, input_names, output_names)
 
@@ -62,7 +66,8 @@ def make_functional(program: ExportedProgram) -> bool:
     """Edit the program's graph so that no operation writes into its arguments, with the same results.
 
     Returns False and changes nothing where that takes more than exchanging operators: the memory that an operation
-    writes into is read afterwards, belongs to an input or a weight, or the operator has no functional counterpart.
+    writes into is read afterwards, belongs to an input or a weight or has another type than the other arguments, or
+    the operator has no functional counterpart.
     """
     nodes = list(program.graph.nodes)
     place = {node: position for position, node in enumerate(nodes)}
@@ -70,7 +75,7 @@ def make_functional(program: ExportedProgram) -> bool:
     counterparts: dict[Node, OpOverload] = {}
     for node in nodes:
         if _writes(node):
-            counterpart = _counterpart(node)
+            counterpart = _counterpart(node) if _of_one_type(node) else None
             written = [other for memory in _memories(node.all_input_nodes[0]) for other in sharing[memory]]
             is_read = any(place[user] > place[node] for other in written for user in other.users)
             if counterpart is None or is_read or any(other.op != "call_function" for other in written):
@@ -99,6 +104,15 @@ def _writes(node: Node) -> bool:
     if isinstance(node.target, OpOverload):
         return node.target._schema.is_mutable
     return isinstance(node.target, HigherOrderOperator)
+
+
+def _of_one_type(node: Node) -> bool:
+    """Whether a node's tensors have one type: the functional operator would widen what the in-place one rounds."""
+    return len({other.meta["val"].dtype for other in node.all_input_nodes if _is_tensor(other)}) == 1
+
+
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _counterpart(node: Node) -> OpOverload | None:
@@ -157,11 +171,14 @@ def _reshape(tensor: Any, first: int, last: int, sizes: list[int]) -> Any:
 
 
 def _divide(dividend: Any, divisor: Any) -> Any:
-    return _op.Div(dividend, divisor)
+    quotient = _op.Div(dividend, divisor)
+    return quotient if dividend.dtype.is_integer() else _op.Floor(quotient)
 
 
 def _remainder(dividend: Any, divisor: Any) -> Any:
-    return _op.Mod(dividend, divisor)
+    if dividend.dtype.is_integer():
+        return _op.Mod(dividend, divisor)
+    return _op.Sub(dividend, _op.Mul(_op.Floor(_op.Div(dividend, divisor)), divisor))
 
 
 _TRANSLATIONS: dict[Any, Any] = {

@@ -67,7 +67,7 @@ def split_group_norms(model: onnx.ModelProto) -> onnx.ModelProto:
         infos += _infos(norm, channels, values[norm.x])
     made = _with(model, nodes, [*model.graph.value_info, *infos])
     _reshape_constants(made, found.values(), column=True)
-    made.graph.initializer.extend(added.values())
+    made.graph.initializer.extend(value for name, value in added.items() if name not in constants)
     return made
 
 

@@ -10,7 +10,8 @@ With the strictly lower triangular matrix S (S[j, i]: i is ranked before j, same
 which has exactly one solution, because row j depends on rows before j only. Iterating the right side reaches it after
 as many steps as the longest chain of candidates that decide over each other; a step without a change proves it.
 
-There are two forms, for two kinds of processors. Both solve the same equation, so their rows are the same.
+There are two forms, for two kinds of processors. Both solve the same equation, so they find the same rows wherever both
+say that they are exact.
 
 - `WIDE`, for GPUs: one matrix of all ranked candidates. Each step is two operators, and a GPU, for which each operator
   is a launch of some microseconds, has a third of them to launch.

@@ -85,7 +85,7 @@ def _gather_rows(graph: onnx.GraphProto) -> None:
         if expand is None or expand.op_type != "Expand":
             continue
         data, index, expanded = (shapes.get(name, []) for name in (node.input[0], expand.input[0], expand.output[0]))
-        if len(data) == len(index) == 3 and index[2] == 1 and expanded == [*index[:2], data[2]]:
+        if len(data) == len(index) == 3 and index[2] == 1 and index[0] == data[0] and expanded == [*index[:2], data[2]]:
             gather = onnx.helper.make_node(
                 "GatherND", [node.input[0], expand.input[0]], node.output, node.name, batch_dims=1
             )

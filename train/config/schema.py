@@ -132,7 +132,7 @@ class Run:
     precision: TrainingPrecision = "auto"
     channels_last: bool = True  # memory layout of the network; faster on most devices
     compile: bool = False  # compile the network with torch.compile
-    # Compile assignment and losses with torch.compile; "auto": on a GPU.
+    # Compile assignment and losses with torch.compile; "auto": on a GPU, in runs of 10,000 steps or more.
     compile_loss: CompileLoss = field(default="auto", metadata={"absent": "auto"})
     # Number of pieces in which each process computes its share of a batch, to need less memory; the losses stay.
     accumulate: int = 1

@@ -20,11 +20,14 @@ from runtime.manifest import Thresholds
 from ..geometry.anchors import (
     FIRST_STRIDE,
     Anchors,
+    Level,
     LevelAxes,
     anchor_coordinates,
+    anchor_sides,
     anchors_per_cell,
     level_axes,
-    pyramid_levels,
+    pitch,
+    strides,
 )
 from ..geometry.box_coder import Regression, decode_apart
 from .detector import DenseOutputs
@@ -107,7 +110,13 @@ def _axes(outputs: DenseOutputs, anchors: Anchors, largest: Sequence[LevelAxes] 
         ]
     # Canvas sides are multiples of the backbone's coarsest stride, so the finest level's map has their size.
     height, width = (side * FIRST_STRIDE for side in maps[0].shape[2:])
-    return [level_axes(level, maps[0].device) for level in pyramid_levels((height, width), len(maps), anchors)]
+    found = []
+    for stride, level in zip(strides(len(maps)), maps, strict=True):
+        rows, columns = level.shape[2:]
+        pitch_xy = pitch(anchors, stride, width, columns), pitch(anchors, stride, height, rows)
+        sides = anchor_sides(anchors, stride)
+        found.append(level_axes(Level(stride, rows, columns, sides, pitch_xy, anchors.center), maps[0].device))
+    return found
 
 
 def _boxes(outputs: DenseOutputs, image_sizes: Tensor, rule: Postprocess, axes: list[LevelAxes]) -> Tensor:

@@ -3,7 +3,8 @@
 A level of 100 × 168 cells and 80 classes has 1.34 million scores, of which 1000 are wanted. Two stages find them
 without ranking, or even computing, most of the scores: the best class of each anchor; the 1000 anchors whose best class
 ranks highest; the 1000 best of these anchors' scores. An anchor with one of the 1000 best scores is among the 1000
-anchors with the highest maximum, because every anchor before it has a score that ranks before its own.
+anchors with the highest maximum, because every anchor before it has a score that ranks before its own. (Vectorised
+sigmoids may round one number in two ways, so scores that differ in the last bit count as equal.)
 
 Equal values have an order in ONNX, whose TopK takes the lower index first: the lower class; then, in two stages, the
 anchor whose best class ranks higher; then the lower anchor. Torch's `topk` leaves open which of equal values it takes.

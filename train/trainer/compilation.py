@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._functorch import config as functorch
 
 from runtime.names import unknown_name
 
@@ -39,12 +40,14 @@ class Compiler:
     """torch.compile for the functions of one run.
 
     Where a function can't be compiled (no C++ compiler, no Triton), `warn` receives one line with the cause, and all
-    functions run as they are from then on. A function whose graphs have become too many runs as it is for sizes that
-    none of them fits.
+    functions run as they are from then on. The backward pass is compiled together with the forward pass, so that its
+    failure shows there too. A function whose graphs have become too many runs as it is for sizes that none of them
+    fits, after one line to `warn`; which sizes these are depends on the order in which they came.
     """
 
-    def __init__(self, warn: Callable[[str], None], backend: str = "inductor") -> None:
+    def __init__(self, warn: Callable[[str], None], backend: str | Callable[..., Any] = "inductor") -> None:
         self.failed = False
+        self._is_full = False  # whether a function had too many graphs
         self._warn = warn
         self._backend = backend
 
@@ -55,13 +58,16 @@ class Compiler:
         def call(*arguments: Any) -> Any:
             if not self.failed:
                 try:
-                    with warnings.catch_warnings():  # torch itself looks at the gradients of marked tensors
+                    with warnings.catch_warnings(), functorch.patch(force_non_lazy_backward_lowering=True):
+                        # torch itself looks at the gradients of marked tensors.
                         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
                         return compiled(*arguments)
                 except torch.OutOfMemoryError:
                     raise
                 except FailOnRecompileLimitHit:
-                    pass
+                    if not self._is_full:
+                        self._is_full = True
+                        self._warn("warning: torch.compile has its limit of graphs; further sizes run without it")
                 except Exception as error:  # whatever a compiler, its tools or their absence raise
                     self.failed = True
                     self._warn(f"warning: torch.compile failed, training goes on without it: {_cause(error)}")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo import config as front_end
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
@@ -199,6 +201,19 @@ def test_without_a_compiler_training_goes_on_with_one_warning(
     (line,) = [text for text in capsys.readouterr().out.splitlines() if "warning" in text]
     assert "torch.compile failed" in line
     assert "without it" in line
+
+
+def test_a_backward_pass_that_cannot_be_compiled_shows_in_the_forward_pass() -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no compiler for gradients")
+
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=refuse)
+    lines: list[str] = []
+    x = torch.linspace(0, 1, 4).requires_grad_()
+    Compiler(lines.append, backend).compile(lambda x: (x * x).sum())(x).backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())
+    (line,) = lines
+    assert "torch.compile failed" in line
 
 
 def test_an_error_of_the_function_itself_is_raised() -> None:
