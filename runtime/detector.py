@@ -65,7 +65,8 @@ class Detector:
     """Runs a deployed model on images. A context manager; closing it closes the backend.
 
     `source` is the path of a deployed model, or an open backend. With a path, `options` are fields of `BackendOptions`;
-    by default the best backend that is installed and starts is taken (`backend.description` says which, and why).
+    by default a GPU is taken if the model starts on one, else the faster backend on the CPU, as `open_backend` says
+    (`backend.description` says which, and why).
     `decode` is what reads image files: another decoder than OpenCV needs the model's path, and that `export.verify` has
     measured the model's AP with it; an opened one is taken as it is. Raises BackendError, ManifestError or EngineError
     if the model cannot be opened, UserError for a decoder that was not measured.
