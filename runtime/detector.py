@@ -35,7 +35,7 @@ from .errors import UserError
 from .images import MAX_PIXELS, Decoded, whole
 from .images.decoding import decode_by
 from .images.device_array import DeviceImage, ForeignArray, dims_of, is_foreign_array
-from .images.device_canvases import Canvases, join_canvases
+from .images.device_canvases import Canvases, PlacedImage, join_canvases
 from .images.nvimgcodec import NvImageCodec
 from .images.preprocess import (
     Batch,
@@ -90,8 +90,13 @@ class Detector:
             return None
         try:
             decoder = open_decoder(decode, self._receiver.device)
+            if not isinstance(source, str | os.PathLike):
+                raise UserError(
+                    f"decode={decode!r} needs the model's path, beside which the AP with it is noted; give the path "
+                    "instead of a backend, or pass NvImageCodec(...) itself"
+                )
             if decoder is not None:
-                require_measured(source if isinstance(source, str | os.PathLike) else "", self.manifest, decoder)
+                require_measured(source, self.manifest, decoder)
         except BaseException:
             if isinstance(source, str | os.PathLike):
                 self.backend.close()
@@ -172,12 +177,13 @@ class Detector:
         that share a canvas size run in batches of `batch` (8, or what the graph allows). If the stream is slow, an
         image waits at most `wait_s` seconds for its batch to fill (None: no limit). Closing the iterator ends the work.
 
-        Arrays of another library must be made in the thread that iterates here if they come as a list or the like; an
-        iterator runs in a thread of its own, and must make them in it: a library's current CUDA stream is a thread's.
+        Arrays of another library in a list or tuple must be made in the thread that iterates here: a library's current
+        CUDA stream is a thread's. Anything else, also another kind of sequence, is read bit by bit in a thread of its
+        own, and must make such arrays in it.
         """
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
         source: Iterable[tuple[int, Any]] = self._received(images)
-        if isinstance(images, Sequence):
+        if isinstance(images, list | tuple):  # another sequence may make its images as it is read
             source = list(source)
         running = run_pipeline(source, self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
         with closing(running):
@@ -227,8 +233,13 @@ class Detector:
     ) -> list[Detections]:
         """Detections of prepared images that share a canvas size, in the pixels of each image.
 
-        `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess".
+        `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess". Raises
+        UserError for images in a GPU's memory that another detector prepared.
         """
+        for number, batch in enumerate(images):
+            for row in batch.images.rows if isinstance(batch, DeviceBatch) else ():
+                if isinstance(row, PlacedImage):
+                    self._receiver.require_own(row.image, number)
         stopwatch = stopwatch or Stopwatch()
         found: list[Detections] = []
         for piece in cut(images, self.manifest.inputs.batch_max):

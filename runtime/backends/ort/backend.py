@@ -73,7 +73,10 @@ class OrtBackend:
         return self._concurrency
 
     def intake(self) -> Intake | None:
-        """See `DeviceBackend`; None on the CPU, and where inputs cannot be bound to CUDA memory. Raises CudaError."""
+        """See `DeviceBackend`; None on the CPU, and where inputs cannot be bound to CUDA memory.
+
+        Raises CudaError, BackendError.
+        """
         return None if self._bound is None else self._bound.intake()
 
     def infer(
@@ -100,6 +103,8 @@ class OrtBackend:
         stopwatch = stopwatch or Stopwatch()
         try:
             return run(images, image_sizes, all_candidates, stopwatch)
+        except BackendError:  # of a run before which the backend was closed
+            raise
         except Exception as error:  # the library's errors share no narrower base
             raise inference_error(
                 self._path,
@@ -116,7 +121,6 @@ class OrtBackend:
         self._run = None
         if self._bound is not None:
             self._bound.close()
-        self._bound = None
 
     def _taken(self, images: ForeignArray) -> DeviceCanvases:
         intake = self.intake()
