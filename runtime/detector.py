@@ -35,7 +35,7 @@ from .errors import UserError
 from .images import MAX_PIXELS, Decoded, whole
 from .images.decoding import decode_by
 from .images.device_array import DeviceImage, ForeignArray, dims_of, is_foreign_array
-from .images.device_canvases import Canvases, PlacedImage, join_canvases
+from .images.device_canvases import Canvases, join_canvases
 from .images.nvimgcodec import NvImageCodec
 from .images.preprocess import (
     Batch,
@@ -92,8 +92,7 @@ class Detector:
             decoder = open_decoder(decode, self._receiver.device)
             if not isinstance(source, str | os.PathLike):
                 raise UserError(
-                    f"decode={decode!r} needs the model's path, beside which the AP with it is noted; give the path "
-                    "instead of a backend, or pass NvImageCodec(...) itself"
+                    f"decode={decode!r} needs the model's path, or pass NvImageCodec(...), an opened decoder"
                 )
             if decoder is not None:
                 require_measured(source, self.manifest, decoder)
@@ -236,10 +235,7 @@ class Detector:
         `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess". Raises
         UserError for images in a GPU's memory that another detector prepared.
         """
-        for number, batch in enumerate(images):
-            for row in batch.images.rows if isinstance(batch, DeviceBatch) else ():
-                if isinstance(row, PlacedImage):
-                    self._receiver.require_own(row.image, number)
+        self._receiver.require_own(images)
         stopwatch = stopwatch or Stopwatch()
         found: list[Detections] = []
         for piece in cut(images, self.manifest.inputs.batch_max):

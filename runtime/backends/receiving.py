@@ -6,6 +6,7 @@ This is done in the thread that produced the image, since a library's current st
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..cuda import CudaError, open_cuda
 from ..cuda.intake import Intake
 from ..errors import UserError
 from ..images.device_array import DeviceImage, check_pixels, gpu_of, host_array, is_foreign_array
+from ..images.device_canvases import PlacedImage
+from ..images.preprocess import Batch, DeviceBatch
 from .contract import BackendError, DeviceBackend
 
 
@@ -39,7 +42,7 @@ class Receiver:
         CudaError where CUDA is needed and cannot be opened.
         """
         if isinstance(value, DeviceImage):
-            self.require_own(value, number)
+            self._require_own(value, number)
         if not is_foreign_array(value):
             return value
         try:
@@ -52,8 +55,14 @@ class Receiver:
             raise UserError(f"image {number} is a batch of {len(found)}; give its images one by one")
         return found[0]
 
-    def require_own(self, image: DeviceImage, number: int) -> None:
-        """Raise UserError that names the image by `number` unless the backend's intake took it."""
+    def require_own(self, prepared: Sequence[Batch | DeviceBatch]) -> None:
+        """Raise UserError that names an image by its place unless the backend's intake took all that lie on a GPU."""
+        for number, batch in enumerate(prepared):
+            for row in batch.images.rows if isinstance(batch, DeviceBatch) else ():
+                if isinstance(row, PlacedImage):
+                    self._require_own(row.image, number)
+
+    def _require_own(self, image: DeviceImage, number: int) -> None:
         intake = self._intake()
         if intake is None or not intake.took(image):
             raise UserError(f"image {number} was taken by another detector; pass the array itself")
