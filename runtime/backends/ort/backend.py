@@ -77,7 +77,9 @@ class OrtBackend:
 
         Raises CudaError, BackendError.
         """
-        return None if self._bound is None else self._bound.intake()
+        bound = self._bound  # first: closing drops it last
+        self._open_run()
+        return None if bound is None else bound.intake()
 
     def infer(
         self,
@@ -91,9 +93,7 @@ class OrtBackend:
 
         On a GPU `images` may also be an array uint8 [B, H, W, 3] of another library in its memory.
         """
-        run = self._run
-        if run is None:
-            raise BackendError(f"{self._path}: the backend was closed; open it again")
+        run = self._open_run()
         if not isinstance(images, np.ndarray | DeviceCanvases):
             images = self._taken(images)
         check_feed(images, image_sizes, self._manifest)
@@ -118,9 +118,16 @@ class OrtBackend:
 
     def close(self) -> None:
         """Drop the session; calls that are running finish."""
-        self._run = None
-        if self._bound is not None:
-            self._bound.close()
+        self._run, bound = None, self._bound
+        if bound is not None:
+            bound.close()
+        self._bound = None
+
+    def _open_run(self) -> Run:
+        run = self._run
+        if run is None:
+            raise BackendError(f"{self._path}: the backend was closed; open it again")
+        return run
 
     def _taken(self, images: ForeignArray) -> DeviceCanvases:
         intake = self.intake()

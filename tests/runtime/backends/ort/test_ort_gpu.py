@@ -337,3 +337,5 @@ def test_closing_twice_at_once_waits_for_running_calls_and_refuses_waiting_ones(
         assert [len(one.result(20).num_detections) for one in running] == [1, 1]
         with pytest.raises(BackendError, match="was closed"):
             waiting.result(20)
+    with pytest.raises(BackendError, match=r"red\.onnx: the backend was closed"):
+        backend.intake()  # type: ignore[attr-defined]
