@@ -194,7 +194,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--decode",
         choices=DECODERS,
         default=DECODERS[0],
-        help="what decodes JPEG files; nvimgcodec needs its AP measured by export.verify --decode (%(default)s)",
+        help="what decodes JPEG files; OpenCV decodes PNG files and videos in any case. nvimgcodec needs its AP "
+        "measured by export.verify --decode (%(default)s)",
     )
     add_filter_arguments(parser, MIN_SCORE)
     add_backend_arguments(parser)

@@ -65,7 +65,8 @@ class Detector:
     """Runs a deployed model on images. A context manager; closing it closes the backend.
 
     `source` is the path of a deployed model, or an open backend. With a path, `options` are fields of `BackendOptions`;
-    by default the best backend that is installed and starts is taken (`backend.description` says which, and why).
+    by default a GPU is taken if the model starts on one, else the faster backend on the CPU, as `open_backend` says
+    (`backend.description` says which, and why).
     `decode` is what reads image files: another decoder than OpenCV needs the model's path, and that `export.verify` has
     measured the model's AP with it; an opened one is taken as it is. Raises BackendError, ManifestError or EngineError
     if the model cannot be opened, UserError for a decoder that was not measured.
@@ -89,8 +90,12 @@ class Detector:
             return None
         try:
             decoder = open_decoder(decode, self._receiver.device)
+            if not isinstance(source, str | os.PathLike):
+                raise UserError(
+                    f"decode={decode!r} needs the model's path, or pass NvImageCodec(...), an opened decoder"
+                )
             if decoder is not None:
-                require_measured(source if isinstance(source, str | os.PathLike) else "", self.manifest, decoder)
+                require_measured(source, self.manifest, decoder)
         except BaseException:
             if isinstance(source, str | os.PathLike):
                 self.backend.close()
@@ -171,12 +176,13 @@ class Detector:
         that share a canvas size run in batches of `batch` (8, or what the graph allows). If the stream is slow, an
         image waits at most `wait_s` seconds for its batch to fill (None: no limit). Closing the iterator ends the work.
 
-        Arrays of another library must be made in the thread that iterates here if they come as a list or the like; an
-        iterator runs in a thread of its own, and must make them in it: a library's current CUDA stream is a thread's.
+        Arrays of another library in a list or tuple must be made in the thread that iterates here: a library's current
+        CUDA stream is a thread's. Anything else, also another kind of sequence, is read bit by bit in a thread of its
+        own, and must make such arrays in it.
         """
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
         source: Iterable[tuple[int, Any]] = self._received(images)
-        if isinstance(images, Sequence):
+        if isinstance(images, list | tuple):  # another sequence may make its images as it is read
             source = list(source)
         running = run_pipeline(source, self._load, lambda one: one.canvas_hw, self.detect_prepared, settings)
         with closing(running):
@@ -226,8 +232,10 @@ class Detector:
     ) -> list[Detections]:
         """Detections of prepared images that share a canvas size, in the pixels of each image.
 
-        `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess".
+        `stopwatch` gets the backend's stages, "network" (the backend's call as a whole) and "postprocess". Raises
+        UserError for images in a GPU's memory that another detector prepared.
         """
+        self._receiver.require_own(images)
         stopwatch = stopwatch or Stopwatch()
         found: list[Detections] = []
         for piece in cut(images, self.manifest.inputs.batch_max):

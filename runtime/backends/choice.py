@@ -25,9 +25,10 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
     """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
 
     Without options the best backend that starts is taken. On a CPU that is the faster of OpenVINO and ONNX Runtime:
-    the first start of a file measures both for about a second, later ones remember (`fastest.py`). Their numbers differ
-    in the sixth digit, so name the backend where all machines must find exactly the same. An option that one of the two
-    doesn't read decides for the other, unmeasured.
+    the first start of a file measures both for a second, or for a few calls of a slow file; later ones remember
+    (`fastest.py`). Their numbers differ in the sixth digit, so name the backend where all machines must find exactly
+    the same. An int8 file isn't measured, because rounding makes its AP depend on the library: there it is OpenVINO
+    wherever that starts. An option that one of the two doesn't read decides for the other, unmeasured.
 
     Raises BackendError for a file that the chosen backend, or every backend, can't run; ManifestError, EngineError.
     """
@@ -120,28 +121,32 @@ def _open_best(path: str | os.PathLike[str], options: BackendOptions) -> OrtBack
 
 
 def _open_faster(attempts: _Attempts, path: Path, threads: int) -> OrtBackend | OpenVinoBackend:
-    """The faster of RIVALS as remembered or measured; the other where one fails."""
+    """The faster of RIVALS as remembered or measured; the other where one fails. Of an int8 file the first."""
     machine = describe_machine(path, threads)
     known = recall(machine, RIVALS) if machine is not None else None
     if known is not None and (backend := attempts.open(known.chosen)):
         return attempts.described(backend, str(known))
     tried = () if known is None else (known.chosen,)
-    opened = {name: backend for name in RIVALS if name not in tried and (backend := attempts.open(name))}
-    if not opened:
-        raise attempts.failures[-1]
-    if len(opened) == 1:
-        return attempts.described(next(iter(opened.values())))
-    verdict, failed = compare_speed(opened, machine)
-    for name, error in failed.items():
-        attempts.failed(name, error)
-    if len(failed) == len(opened):
-        raise attempts.failures[-1]
-    if verdict is not None:
-        remember(verdict)
-    chosen = verdict.chosen if verdict is not None else next(name for name in opened if name not in failed)
-    for name, other in opened.items():
-        if name != chosen:
-            other.close()
+    opened: dict[str, OrtBackend | OpenVinoBackend] = {}
+    chosen = None  # all others are closed, whatever happens
+    try:
+        for name in RIVALS:
+            if name not in tried and (backend := attempts.open(name)):
+                opened[name] = backend
+                if backend.manifest.precision == "int8":
+                    break  # the two round differently, so that a choice by speed would decide the AP
+        verdict, failed = compare_speed(opened, machine) if len(opened) == len(RIVALS) else (None, {})
+        for name, error in failed.items():
+            attempts.failed(name, error)
+        if len(failed) == len(opened):
+            raise attempts.failures[-1]
+        if verdict is not None:
+            remember(verdict)
+        chosen = verdict.chosen if verdict is not None else next(name for name in opened if name not in failed)
+    finally:
+        for name, other in opened.items():
+            if name != chosen:
+                other.close()
     return attempts.described(opened[chosen], *([str(verdict)] if verdict is not None else []))
 
 

@@ -5,9 +5,8 @@ compute in float32 with sums in another order, so scores differ in the sixth dig
 appear with one of them alone. Who needs the same numbers on every machine names the backend.
 
 Remembered is one small file per model, machine and library versions in the user's folder for caches, or in the folder
-that `ATSS_TOOLKIT_CACHE` names. It holds a choice
-between two names and nothing that is executed. A file that can't be read or doesn't fit is ignored, and one that can't
-be written is left out: then each start measures again.
+that `ATSS_TOOLKIT_CACHE` names. It holds a choice between two names and nothing that is executed. A file that can't be
+read or doesn't fit is ignored, and one that can't be written is left out: then each start measures again.
 """
 
 from __future__ import annotations
@@ -32,10 +31,12 @@ from ..manifest import Manifest
 from ..records import record_from_dict
 from .contract import Backend, BackendError
 
-BUDGET_S = 1.0  # measuring ends with the round in which this much time has passed
+BUDGET_S = 1.0  # measuring ends with the round, or with the first call of both, in which this much time has passed
 MOST_ROUNDS = 15
 CANVAS_HW = (256, 320)  # px, of a file that takes many: large enough for the network's share, and soon measured
 MARGIN = 1.05  # the second backend must be this much faster: less is noise, and a choice that flips helps nobody
+FEWEST_ROUNDS = 3  # of a verdict that is remembered: an interruption may have spoiled fewer
+CLEAR = 1.2  # a ratio that is remembered all the same
 _LIBRARIES = {"cpu": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}  # distributions, by backend
 
 
@@ -56,12 +57,19 @@ class Verdict:
 
     machine: Machine | None  # None: unknown, so that nothing is remembered
     milliseconds: dict[str, float]  # by backend, the preferred one first
+    rounds: int  # calls of each backend that were timed; 0: the first call, which warms up, took too long for more
 
     @property
     def chosen(self) -> str:
         """The second backend where it is faster by MARGIN, else the first."""
         first, second = self.milliseconds
         return second if self.milliseconds[first] >= MARGIN * self.milliseconds[second] else first
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether another measurement would hardly say otherwise: enough rounds, or a clear ratio."""
+        slower, faster = max(self.milliseconds.values()), min(self.milliseconds.values())
+        return self.rounds >= FEWEST_ROUNDS or slower >= CLEAR * faster
 
     def __str__(self) -> str:
         other = next(name for name in self.milliseconds if name != self.chosen)
@@ -72,7 +80,11 @@ class Verdict:
 
 
 def describe_machine(path: Path, threads: int) -> Machine | None:
-    """This machine and the file; None where a backend's library isn't an installed package, or the file is gone."""
+    """This machine and the file; None where a backend's library isn't an installed package, or the file is gone.
+
+    ONNX Runtime is known by the distributions onnxruntime and onnxruntime-gpu alone. With another one, such as
+    onnxruntime-directml or onnxruntime-openvino, nothing is remembered, and each start measures again.
+    """
     libraries: dict[str, str] = {}
     for names in _LIBRARIES.values():
         found = {}
@@ -94,26 +106,27 @@ def compare_speed(
 ) -> tuple[Verdict | None, dict[str, BackendError]]:
     """The speed of two backends of one file in alternating calls, and the errors of those that fail.
 
-    Each is called once before. The least times count, because what else the machine does only adds to them. There is no
-    verdict where one of the two fails or returns a number that isn't finite.
+    Each is called once before, and only once where these calls alone exceed the budget: then they decide. The least
+    times count, because what else the machine does only adds to them. There is no verdict where one of the two fails or
+    returns a number that isn't finite.
     """
     images, image_sizes = _example(next(iter(backends.values())).manifest)
     failed: dict[str, BackendError] = {}
     seconds: dict[str, list[float]] = {name: [] for name in backends}
-    measured = 0.0
-    for round_number in range(MOST_ROUNDS + 1):
+    rounds, measured = -1, 0.0  # the first calls warm up
+    while rounds < MOST_ROUNDS and measured < BUDGET_S:
+        if rounds == 0:
+            seconds, measured = {name: [] for name in backends}, 0.0
         for name, backend in backends.items():
             before = clock()
             if error := _trial(backend, images, image_sizes):
                 failed[name] = error
-            elif round_number:  # the first warms up
-                seconds[name].append(clock() - before)
-                measured += seconds[name][-1]
+            seconds[name].append(clock() - before)
+            measured += seconds[name][-1]
         if failed:
             return None, failed
-        if measured >= BUDGET_S:
-            break
-    return Verdict(machine, {name: 1000 * min(values) for name, values in seconds.items()}), {}
+        rounds += 1
+    return Verdict(machine, {name: 1000 * min(values) for name, values in seconds.items()}, rounds), {}
 
 
 def _trial(backend: Backend, images: np.ndarray, image_sizes: np.ndarray) -> BackendError | None:
@@ -131,15 +144,15 @@ def recall(machine: Machine, names: tuple[str, str]) -> Verdict | None:
     try:
         fields = json.loads(_place(machine).read_text(encoding="utf-8"))
         verdict = record_from_dict(Verdict, fields, "what was measured")
-    except (OSError, RuntimeError, ValueError, RecursionError, AttributeError, TypeError, UserError):
+    except (OSError, RuntimeError, ValueError, ArithmeticError, RecursionError, AttributeError, TypeError, UserError):
         return None
     fits = verdict.machine == machine and tuple(verdict.milliseconds) == names
     return verdict if fits and all(value > 0 for value in verdict.milliseconds.values()) else None
 
 
 def remember(verdict: Verdict) -> None:
-    """Write the verdict for later starts; does nothing where it can't be written."""
-    if verdict.machine is not None:
+    """Write the verdict for later starts; does nothing where it isn't lasting or can't be written."""
+    if verdict.machine is not None and verdict.is_lasting:
         with suppress(WriteError, OSError, RuntimeError):
             atomic_write(_place(verdict.machine), json.dumps(dataclasses.asdict(verdict), indent=2) + "\n")
 

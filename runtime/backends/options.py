@@ -55,8 +55,8 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=["auto", *BACKENDS],
         default="auto",
-        help="auto: a GPU, or else the faster of openvino and cpu, which the first start measures for a second; "
-        + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
+        help="auto: a GPU, or else the faster of openvino and cpu, which the first start of a float "
+        "file measures for a second, or a few calls; " + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
     )
     group.add_argument("--device", type=_index, default=0, metavar="N", help="index of the GPU (%(default)s)")
     group.add_argument("--threads", type=_index, default=0, metavar="N", help="CPU threads (0: the library decides)")

@@ -46,7 +46,7 @@ def run_benchmark(
 
     With `settings.alternating` all models are open at once and their rounds alternate, which gives ratios. Otherwise
     one model after the other is alone in the process, so that each one's memory is known. `backend` runs the models
-    that name none of their own (None: the best backend that starts). `command` is recorded in the report. Progress is
+    that name none of their own (None: as `open_backend` chooses). `command` is recorded in the report. Progress is
     shown on a terminal unless `show_progress` says otherwise. Before anything is measured, every model is opened once
     and checked against the images and batches. Raises BackendError, ManifestError, EngineError, UserError.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from io import FileIO
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class RowStore:
         self._dtype = dtype
         self._held: list[np.ndarray] = []
         self._bytes_held = 0
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         self._count = 0
 
     def __len__(self) -> int:
@@ -45,7 +45,13 @@ class RowStore:
             return np.frombuffer(bytearray().join(rows.tobytes() for rows in self._held), self._dtype)
         self._write()
         with self._file as file:  # the mapping outlives the handle
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise WriteError(
+                    f"cannot map a temporary file of {self._count * self._dtype.itemsize >> 20} MB into memory: "
+                    f"{error.strerror or error}; raise the limit of address space (ulimit -v)"
+                ) from error
         return np.frombuffer(mapping, self._dtype)
 
     def __del__(self) -> None:
@@ -56,10 +62,12 @@ class RowStore:
     def _write(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="atss-toolkit-")  # noqa: SIM115  closed by `finish`
+                # Closed by `finish`. Without a buffer, closing has nothing to write, which would fail on a full disk.
+                self._file = tempfile.TemporaryFile(buffering=0, prefix="atss-toolkit-")  # noqa: SIM115
             for rows in self._held:
-                self._file.write(rows.tobytes())
-            self._file.flush()
+                left = memoryview(rows.tobytes())
+                while left:
+                    left = left[self._file.write(left) :]  # on a disk that is nearly full it writes a part
         except OSError as error:
             raise WriteError(
                 f"cannot write detections to a temporary file in {tempfile.gettempdir()}: {error.strerror or error}; "

@@ -92,6 +92,10 @@ class _Matches:
             store.add(rows)
         self._rows = store.finish()
 
+    def count(self, category: int) -> int:
+        """How many matches a category has; reads none."""
+        return sum(count for _, count in self._pieces[category])
+
     def of_category(self, category: int) -> Iterator[np.ndarray]:
         """The MATCH rows of a category, in parts."""
         pieces = np.array(self._pieces[category], np.int64).reshape(-1, 2)
@@ -145,7 +149,7 @@ def _misses_between(matches: _Matches, category: int, scores: np.ndarray, places
     """
     counts = np.zeros((len(_COLUMNS), len(scores) + 1), np.int64)
     levels, level = np.unique(-scores, return_inverse=True)
-    step = 1 + sum(len(part) for part in matches.of_category(category))
+    step = 1 + matches.count(category)
     keys = level * step + places + 1  # rising
     first = 0
     for part in matches.of_category(category):

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import UserError
 from ..images.device_array import DeviceImage, gpu_of, read_device_array
 from ..images.device_canvases import DeviceCanvases, PlacedImage
-from .contract import Cuda, Device
+from .contract import Cuda, CudaError, Device
 
 _KERNEL = Path(__file__).with_name("canvas.ptx")  # compiled by benchmarks/compile_kernels.py
 _BLOCK = (32, 8)  # threads along a row and a column
@@ -28,7 +28,9 @@ class Intake:
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
+        self._taking = threading.Lock()  # guards the stream of arrivals; taken before the next
         self._lock = threading.Lock()  # guards the work stream and its pinned memory
+        self._is_closed = False  # set under both
         self._staging: np.ndarray | None = None  # pinned memory, grown as needed
         self._making = threading.Lock()  # guards what is made when first needed: the kernel and events
         self._kernel: Any = None
@@ -57,9 +59,15 @@ class Intake:
         """
         cuda = self._cuda
         gpu = gpu_of(value)
-        if gpu is not None and gpu >= 0:
+        if gpu is None:
+            raise UserError(
+                f"a {type(value).__name__} that lies on the host, expected an array in a GPU's memory; give it as "
+                "NumPy's array"
+            )
+        if gpu >= 0:
             self._require_here(gpu)  # before its library is given a stream of another GPU
-        with cuda.current():
+        with self._taking, cuda.current():
+            self._require_open()
             array = read_device_array(value, cuda.address(self._arrivals))
             device = array.device if array.device is not None else cuda.device_of(array.address)
             self._require_here(device)
@@ -69,6 +77,14 @@ class Intake:
                 cuda.follow(self._arrivals, array.stream, event)
             cuda.record(event, self._arrivals)
         return array.images(device, _Ready(number, self._pool))
+
+    def took(self, image: DeviceImage) -> bool:
+        """Whether this intake took the image. No other may read it: the image's event is one of its intake's."""
+        return isinstance(image.ready, _Ready) and image.ready.pool is self._pool
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise CudaError(f"what takes images on GPU {self._cuda.device.index} was closed; open the model again")
 
     def _require_here(self, device: int) -> None:
         """Raise UserError unless `device` is the one on which images are taken."""
@@ -92,8 +108,9 @@ class Intake:
                 self._cuda.copy_to_device(address, pinned[index], stream)
 
     def fill_and_wait(self, canvases: DeviceCanvases, target: int) -> None:
-        """Make all canvases at a device address, uint8 [B, H, W, 3], and wait for it."""
+        """Make all canvases at a device address, uint8 [B, H, W, 3], and wait for it. Raises UserError, CudaError."""
         with self._lock, self._cuda.current():
+            self._require_open()
             size = len(canvases) * int(np.prod(canvases.shape[1:]))
             pinned = self._pinned(size).reshape(canvases.shape)
             try:
@@ -102,12 +119,14 @@ class Intake:
                 self._cuda.synchronize_stream(self._work)
 
     def to_host(self, image: DeviceImage) -> np.ndarray:
-        """A copy of an image in host memory, uint8 [h, w, 3]."""
+        """A copy of an image in host memory, uint8 [h, w, 3]. Raises UserError, CudaError."""
+        self._require_own(image)
         if 0 in image.size_hw:
             return np.empty((*image.size_hw, 3), np.uint8)
         steps = [(side - 1) * stride for side, stride in zip((*image.size_hw, 3), image.strides, strict=True)]
         before, after = -sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
         with self._lock, self._cuda.current():
+            self._require_open()
             pinned = self._pinned(before + after + 1)
             try:
                 self._cuda.wait(self._work, self._events[image.ready.number])
@@ -117,9 +136,11 @@ class Intake:
             return np.lib.stride_tricks.as_strided(pinned[before:], (*image.size_hw, 3), image.strides).copy()
 
     def close(self) -> None:
-        """Wait for queued work and free everything, images' events included."""
-        with self._lock, self._cuda.current():
-            self._free()
+        """Wait for calls and queued work, and free everything, images' events included. Later calls raise CudaError."""
+        with self._taking, self._lock, self._cuda.current():
+            if not self._is_closed:
+                self._is_closed = True
+                self._free()
 
     def _free(self) -> None:
         """Free everything. No reference is left: with the last one pycuda destroys an object, in the current device."""
@@ -137,8 +158,13 @@ class Intake:
         self._events, self._staging, self._kernel = [], None, None
         del self._arrivals, self._work
 
+    def _require_own(self, image: DeviceImage) -> None:
+        if not self.took(image):
+            raise UserError("an image was taken by another detector; pass the array itself")
+
     def _lay(self, placed: PlacedImage, canvases: DeviceCanvases, target: int, stream: Any) -> None:
         cuda, image = self._cuda, placed.image
+        self._require_own(image)
         cuda.wait(stream, self._events[image.ready.number])
         height, width = (side // placed.by for side in image.size_hw)
         is_halved = (height, width) == (2 * placed.resized_hw[0], 2 * placed.resized_hw[1])
@@ -188,7 +214,7 @@ class _Ready:
 
     def __init__(self, number: int, pool: deque[int]) -> None:
         self.number = number
-        self._pool = pool
+        self.pool = pool
 
     def __del__(self) -> None:
-        self._pool.append(self.number)
+        self.pool.append(self.number)

@@ -20,6 +20,7 @@ from ..errors import UserError
 _CUDA, _CUDA_MANAGED = 2, 13
 _HOST = (1, 3)  # plain and page-locked
 _LEGACY_STREAM = 1  # CUDA's default stream, which waits for all streams that don't forbid it
+_NO_STREAM = -1  # DLPack's: the producer need not order its work before anything
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
 
 
@@ -105,11 +106,16 @@ def gpu_of(value: Any) -> int | None:
 
 
 def dims_of(value: Any) -> int:
-    """How many dimensions an array of another library has."""
+    """How many dimensions an array of another library has. Raises UserError."""
     if hasattr(type(value), "shape") or "shape" in getattr(value, "__dict__", ()):
         return len(value.shape)
     if gpu_of(value) is not None:
-        return len(value.__cuda_array_interface__["shape"])
+        try:
+            if _has(value, "__cuda_array_interface__"):
+                return len(value.__cuda_array_interface__["shape"])
+            return int(_dlpack_tensor(value, _NO_STREAM)[1].ndim)
+        except Exception as error:  # each library has errors of its own
+            raise _not_handed_over(value, error) from error
     return host_array(value).ndim
 
 
@@ -217,15 +223,24 @@ _is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
 )
 
 
-def _read_dlpack(value: Any, stream: int) -> DeviceArray:
+def _dlpack_tensor(value: Any, stream: int) -> tuple[Any, Tensor]:
+    """A capsule, and the tensor that it describes and keeps alive."""
     try:
         capsule = value.__dlpack__(stream=stream, max_version=(1, 0))  # read-only arrays need version 1
     except TypeError:  # a producer from before version 1
         capsule = value.__dlpack__(stream=stream)
     if _is_capsule(capsule, b"dltensor_versioned"):
-        tensor = Versioned.from_address(_pointer_in(capsule, b"dltensor_versioned")).tensor
-    else:
-        tensor = Tensor.from_address(_pointer_in(capsule, b"dltensor"))
+        return capsule, Versioned.from_address(_pointer_in(capsule, b"dltensor_versioned")).tensor
+    return capsule, Tensor.from_address(_pointer_in(capsule, b"dltensor"))
+
+
+def _read_dlpack(value: Any, stream: int) -> DeviceArray:
+    capsule, tensor = _dlpack_tensor(value, stream)
+    if tensor.device_type not in (_CUDA, _CUDA_MANAGED):
+        raise UserError(
+            f"a {type(value).__name__} whose memory is on a device of DLPack's type {tensor.device_type}, expected an "
+            "NVIDIA GPU; copy it there, or to the host"
+        )
     shape = tuple(tensor.shape[: tensor.ndim])
     check_pixels(f"{_KINDS.get(tensor.code, 'unknown')}{tensor.bits}", shape, (3, 4))
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _contiguous(shape)

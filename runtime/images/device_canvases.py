@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..errors import UserError
 from .device_array import DeviceImage
 
 
@@ -58,7 +59,9 @@ def join_canvases(parts: Sequence[Canvases]) -> Canvases:
 
 
 def finished_canvases(images: Sequence[DeviceImage]) -> DeviceCanvases:
-    """Images of one size in a GPU's memory, each of which is a canvas already."""
+    """Images of one size in a GPU's memory, each of which is a canvas already. Raises UserError where there is none."""
+    if not images:
+        raise UserError("an empty batch in a GPU's memory, expected at least one image")
     size_hw = images[0].size_hw
     return DeviceCanvases(tuple(PlacedImage(image, 1, size_hw) for image in images), size_hw, (0, 0, 0))
 

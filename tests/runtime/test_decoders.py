@@ -108,8 +108,10 @@ def test_a_decoder_that_was_not_measured_is_refused(
 
 def test_a_backend_without_a_path_takes_only_an_opened_decoder(library: FakeNvImageCodec, files: list[Path]) -> None:
     backend = RedBackend()
-    with pytest.raises(UserError, match="was not measured"):
+    with pytest.raises(UserError, match=r"decode='nvimgcodec' needs the model's path, or pass NvImageCodec\(...\)"):
         Detector(backend, decode="nvimgcodec")
+    with pytest.raises(UserError, match="decode is 'pil', expected"):
+        Detector(backend, decode="pil")  # type: ignore[arg-type]
     assert not backend.is_closed, "it belongs to the caller"
     assert len(Detector(backend, decode=NvImageCodec(None))(files[0])) == 2
 

@@ -8,9 +8,10 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -145,6 +146,27 @@ def test_a_stream_never_holds_more_than_a_few_images() -> None:
         assert given <= taken + 40
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pipeline")]
+
+
+def test_a_sequence_that_makes_its_images_is_read_as_a_stream() -> None:
+    class Lazy(Sequence[np.ndarray]):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 500
+
+        def __getitem__(self, index: Any) -> Any:
+            if index >= len(self):
+                raise IndexError(index)
+            self.reads += 1
+            return red_image()
+
+    images = Lazy()
+    results = Detector(RedBackend()).stream(images, batch=2)
+    next(results)
+    assert images.reads < 100
+    results.close()
+    assert len(Detector(RedBackend())(images)) == len(images)
 
 
 def test_several_threads_use_one_detector(model: Path, files: list[Path]) -> None:

@@ -116,15 +116,16 @@ class DlpackFrame(_Frame):
         if "raises" in self.broken:
             raise BufferError(self.broken["raises"])
         driver = self.producer.driver
-        with driver.lock:
-            event = driver.create_event(times=False)
-            streams.record(driver, event, self.producer.stream)
-            streams.wait(driver, driver.stream(stream), event)
-            del driver.handles[event.number]  # CUDA keeps a destroyed event until it has happened
+        if stream != -1:  # which stands for a consumer that needs no order
+            with driver.lock:
+                event = driver.create_event(times=False)
+                streams.record(driver, event, self.producer.stream)
+                streams.wait(driver, driver.stream(stream), event)
+                del driver.handles[event.number]  # CUDA keeps a destroyed event until it has happened
         self._keep = managed = Versioned() if is_versioned else Tensor()
         tensor = managed.tensor if isinstance(managed, Versioned) else managed
         tensor.data, tensor.byte_offset = self.base, self.address - self.base
-        tensor.device_type, tensor.device_id = self.__dlpack_device__()
+        tensor.device_type, tensor.device_id = self.broken.get("memory", self.__dlpack_device__())
         tensor.ndim, tensor.lanes = len(self.sides), 1
         tensor.code, tensor.bits = {"u": 1, "f": 2, "i": 0}[self.dtype.kind], 8 * self.dtype.itemsize
         tensor.shape = (ctypes.c_int64 * tensor.ndim)(*self.sides)
@@ -133,6 +134,19 @@ class DlpackFrame(_Frame):
             tensor.strides = (ctypes.c_int64 * tensor.ndim)(*elements)
         self._name = b"dltensor_versioned" if is_versioned else b"dltensor"
         return _new_capsule(ctypes.addressof(managed), self._name, None)
+
+
+class BareFrame:
+    """A frame that speaks DLPack and has nothing else, no shape in particular."""
+
+    def __init__(self, frame: DlpackFrame) -> None:
+        self._frame = frame
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._frame.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: int, **options: Any) -> Any:
+        return self._frame.__dlpack__(stream=stream, **options)
 
 
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(

@@ -73,8 +73,13 @@ class OrtBackend:
         return self._concurrency
 
     def intake(self) -> Intake | None:
-        """See `DeviceBackend`; None on the CPU, and where inputs cannot be bound to CUDA memory. Raises CudaError."""
-        return None if self._bound is None else self._bound.intake()
+        """See `DeviceBackend`; None on the CPU, and where inputs cannot be bound to CUDA memory.
+
+        Raises CudaError, BackendError.
+        """
+        bound = self._bound  # first: closing drops it last
+        self._open_run()
+        return None if bound is None else bound.intake()
 
     def infer(
         self,
@@ -88,9 +93,7 @@ class OrtBackend:
 
         On a GPU `images` may also be an array uint8 [B, H, W, 3] of another library in its memory.
         """
-        run = self._run
-        if run is None:
-            raise BackendError(f"{self._path}: the backend was closed; open it again")
+        run = self._open_run()
         if not isinstance(images, np.ndarray | DeviceCanvases):
             images = self._taken(images)
         check_feed(images, image_sizes, self._manifest)
@@ -100,6 +103,8 @@ class OrtBackend:
         stopwatch = stopwatch or Stopwatch()
         try:
             return run(images, image_sizes, all_candidates, stopwatch)
+        except BackendError:  # of a run before which the backend was closed
+            raise
         except Exception as error:  # the library's errors share no narrower base
             raise inference_error(
                 self._path,
@@ -113,10 +118,16 @@ class OrtBackend:
 
     def close(self) -> None:
         """Drop the session; calls that are running finish."""
-        self._run = None
-        if self._bound is not None:
-            self._bound.close()
+        self._run, bound = None, self._bound
+        if bound is not None:
+            bound.close()
         self._bound = None
+
+    def _open_run(self) -> Run:
+        run = self._run
+        if run is None:
+            raise BackendError(f"{self._path}: the backend was closed; open it again")
+        return run
 
     def _taken(self, images: ForeignArray) -> DeviceCanvases:
         intake = self.intake()

@@ -17,6 +17,7 @@ from ...cuda.intake import Intake
 from ...detections import RawOutputs
 from ...images.device_canvases import Canvases
 from ...stopwatch import Stopwatch
+from ..contract import BackendError
 from ..onnx_file import CANDIDATE_NAMES, DETECTION_NAMES, INPUTS
 
 SLOTS = 2  # calls at once: one copies while the other computes
@@ -32,8 +33,9 @@ class BoundRuns:
     def __init__(self, library: Any, session: Any, device_type: str, device: int) -> None:
         self._library, self._session = library, session
         self._device_type, self._device = device_type, device
-        self._lock = threading.Lock()  # guards the intake
+        self._lock = threading.Lock()  # guards the two below
         self._intake: Intake | None = None
+        self._is_closed = False
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(SLOTS):
             self._slots.put(_Slot(session.io_binding()))
@@ -41,10 +43,11 @@ class BoundRuns:
     def run(self, images: Canvases, image_sizes: np.ndarray, all_candidates: bool, stopwatch: Stopwatch) -> RawOutputs:
         """All outputs of the session. Candidates are zeros unless `all_candidates` or NMS is inexact for an image.
 
-        Canvases of images in the device's memory are made by `intake`.
+        Canvases of images in the device's memory are made by `intake`. Raises BackendError after `close`.
         """
         slot = self._slots.get()
         try:
+            self._require_open()
             return self._run(slot, images, image_sizes, all_candidates, stopwatch)
         except BaseException:
             slot.forget()  # it may hold half-written memory, or the memory that ran out
@@ -80,21 +83,28 @@ class BoundRuns:
         return RawOutputs(*found, *rest)
 
     def intake(self) -> Intake:
-        """What takes in images in the device's memory, opened at the first call. Raises CudaError."""
+        """What takes in images in the device's memory, opened at the first call. Raises CudaError, BackendError."""
         with self._lock:
+            self._require_open()
             if self._intake is None:
                 self._intake = Intake(open_cuda(self._device))
             return self._intake
 
     def close(self) -> None:
-        """Close the intake. Calls that run finish first."""
-        slots = [self._slots.get() for _ in range(SLOTS)]
+        """Close the intake. Calls that run finish first; waiting and later ones raise BackendError."""
         with self._lock:
-            if self._intake is not None:
-                self._intake.close()
-            self._intake = None
+            if self._is_closed:
+                return
+            self._is_closed = True
+        slots = [self._slots.get() for _ in range(SLOTS)]
+        if self._intake is not None:
+            self._intake.close()
         for slot in slots:
             self._slots.put(slot)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise BackendError("the backend was closed; open it again")
 
     def _filled(self, slot: _Slot, name: str, array: Canvases) -> Any:
         """Device memory with the array's content; reallocated when the shape changes."""
@@ -108,7 +118,10 @@ class BoundRuns:
         if isinstance(array, np.ndarray):
             value.update_inplace(array)
         else:
-            self.intake().fill_and_wait(array, value.data_ptr())  # the session's stream is not known
+            intake = self._intake  # closing waits for this call
+            if intake is None:
+                raise BackendError("images were taken by another detector; pass the arrays themselves")
+            intake.fill_and_wait(array, value.data_ptr())  # the session's stream is not known
         return value
 
 

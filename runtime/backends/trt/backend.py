@@ -114,9 +114,10 @@ class TrtBackend:
 
     def intake(self) -> Intake:
         """What takes in images that lie in this GPU's memory; see `DeviceBackend`. Raises BackendError."""
+        intake = self._intake  # first: closing drops it after it has closed the backend
         self._check_open()
-        assert self._intake is not None
-        return self._intake
+        assert intake is not None
+        return intake
 
     def infer(
         self,
@@ -130,14 +131,15 @@ class TrtBackend:
 
         `images` may also be an array uint8 [B, H, W, 3] of another library in this GPU's memory.
         """
-        if not isinstance(images, np.ndarray | DeviceCanvases):
-            images = finished_canvases(self.intake().take(images))
-        check_feed(images, image_sizes, self.manifest)
-        profile = self._choose_profile(images.shape)
-        min_batch = self._described.profiles[profile].least[0]
-        with self._slot() as slot, self._cuda.current():
+        with self._slot() as slot:
             assert self._intake is not None  # closing waits for this call
-            return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch, self._intake)
+            if not isinstance(images, np.ndarray | DeviceCanvases):
+                images = finished_canvases(self._intake.take(images))
+            check_feed(images, image_sizes, self.manifest)
+            profile = self._choose_profile(images.shape)
+            min_batch = self._described.profiles[profile].least[0]
+            with self._cuda.current():
+                return slot.infer(images, image_sizes, profile, min_batch, all_candidates, stopwatch, self._intake)
 
     def close(self) -> None:
         """Wait for running calls, then free everything. Waiting and later calls of `infer` raise BackendError."""

@@ -18,6 +18,7 @@ from runtime.backends.choice import RIVALS
 from runtime.backends.fastest import Machine, cache_folder, compare_speed, describe_machine, recall
 from runtime.backends.options import BackendOptions
 
+from ...support.fakes import MANIFEST
 from ...support.timed import Clock, Timed
 
 MACHINE = Machine("0" * 64, {"onnxruntime": "1", "openvino": "2"}, "a processor", 2, 0)
@@ -124,8 +125,37 @@ def test_a_library_that_fails_when_it_runs(auto: Callable[..., tuple[Any, Opened
 def test_both_fail(auto: Callable[..., tuple[Any, Opened]]) -> None:
     with pytest.raises(BackendError, match="lacks b"):
         auto({"openvino": BackendError("lacks a"), "cpu": BackendError("lacks b")})
+    stand_ins = {name: Timed(Clock(), BackendError(f"fails {kind}")) for name, kind in zip(RIVALS, "ab", strict=True)}
     with pytest.raises(BackendError, match="fails b"):
-        auto({name: Timed(Clock(), BackendError(f"fails {kind}")) for name, kind in zip(RIVALS, "ab", strict=True)})
+        auto(stand_ins)
+    assert [one.is_closed for one in stand_ins.values()] == [True, True]
+
+
+def test_whatever_else_ends_the_measurement_closes_both(auto: Callable[..., tuple[Any, Opened]]) -> None:
+    class Broken(Timed):
+        def infer(self, *arguments: Any, **options: Any) -> Any:
+            raise ZeroDivisionError
+
+    stand_ins = {"openvino": Broken(Clock(), 1.0), "cpu": Timed(Clock(), 1.0)}
+    with pytest.raises(ZeroDivisionError):
+        auto(stand_ins)
+    assert [one.is_closed for one in stand_ins.values()] == [True, True]
+
+
+def test_an_int8_file_is_not_measured(auto: Callable[..., tuple[Any, Opened]], cache: Path) -> None:
+    clock = Clock()
+    takes = {"openvino": Timed(clock, 0.1), "cpu": Timed(clock, 0.05)}
+    for one in takes.values():
+        one.manifest = replace(MANIFEST, precision="int8")
+    backend, opened = auto(takes)
+    assert [name for name, _ in opened] == ["openvino"]
+    assert backend.batches == []
+    assert not backend.is_closed
+    assert backend.description == "fake (best that starts; cuda: no driver)"
+    assert not cache.exists()
+    backend, opened = auto({"openvino": BackendError("no driver"), "cpu": takes["cpu"]})
+    assert [name for name, _ in opened] == ["cpu"]
+    assert not backend.is_closed
 
 
 def test_what_was_remembered_but_starts_no_more(auto: Callable[..., tuple[Any, Opened]]) -> None:

@@ -39,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def verdict(openvino: float, cpu: float) -> Verdict:
-    return Verdict(MACHINE, {"openvino": openvino, "cpu": cpu})
+    return Verdict(MACHINE, {"openvino": openvino, "cpu": cpu}, MOST_ROUNDS)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_faster_is_chosen_and_noise_does_not_choose(openvino: float, cpu: fl
 
 def test_the_first_call_and_an_interruption_do_not_count() -> None:
     clock = Clock()
-    slow_start = Timed(clock, 9, 0.03, 0.02, 5, 0.02)
+    slow_start = Timed(clock, 0.8, 0.03, 0.02, 0.7, 0.02)
     backends = {"openvino": Timed(clock, 0.1, 0.01), "cpu": slow_start}
     found, failed = compare_speed(backends, MACHINE, clock)
     assert failed == {}
@@ -68,14 +68,32 @@ def test_the_first_call_and_an_interruption_do_not_count() -> None:
     assert found.milliseconds == pytest.approx({"openvino": 10, "cpu": 20})
 
 
-@pytest.mark.parametrize(("takes", "rounds"), [(0.001, MOST_ROUNDS), (0.2, 3), (7, 1)])
+@pytest.mark.parametrize(("takes", "rounds"), [(0.001, MOST_ROUNDS), (0.2, 3), (0.4, 2), (7, 0)])
 def test_measuring_ends_in_time(takes: float, rounds: int) -> None:
     clock = Clock()
     backends = {"openvino": Timed(clock, takes), "cpu": Timed(clock, takes)}
-    compare_speed(backends, MACHINE, clock)
+    found, _ = compare_speed(backends, MACHINE, clock)
     calls = [len(backend.batches) for backend in backends.values()]
     assert calls == [rounds + 1] * 2
+    assert found is not None
+    assert found.rounds == rounds
     assert clock.now <= BUDGET_S + 4 * takes + 1e-9
+
+
+def test_first_calls_that_take_too_long_decide() -> None:
+    clock = Clock()
+    found, _ = compare_speed({"openvino": Timed(clock, 9.0), "cpu": Timed(clock, 6.0)}, MACHINE, clock)
+    assert found is not None
+    assert (found.chosen, found.rounds, clock.now) == ("cpu", 0, 15.0)
+    assert str(found) == "faster than openvino by 1.50 x here, measured"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rounds", "lasts"), [(10, 3, True), (10, 2, False), (11.9, 2, False), (12, 2, True), (8.4, 0, False)]
+)
+def test_only_a_verdict_that_would_come_again_is_remembered(cpu: float, rounds: int, lasts: bool) -> None:
+    remember(replace(verdict(10, cpu), rounds=rounds))
+    assert (recall(MACHINE, RIVALS) is not None) == lasts
 
 
 def test_the_batch_is_one_that_the_file_takes() -> None:
@@ -95,13 +113,13 @@ def test_the_batch_is_one_that_the_file_takes() -> None:
     assert set(coarse.batches) == {(1, 256, 384, 3)}
 
 
-@pytest.mark.parametrize("takes", [(BackendError("no kernel"),), (1.0, BackendError("no kernel"))])
+@pytest.mark.parametrize("takes", [(BackendError("no kernel"),), (0.1, BackendError("no kernel"))])
 def test_a_backend_that_fails_is_named(takes: tuple[float | BackendError, ...]) -> None:
     clock = Clock()
-    found, failed = compare_speed({"openvino": Timed(clock, *takes), "cpu": Timed(clock, 1.0)}, MACHINE, clock)
+    found, failed = compare_speed({"openvino": Timed(clock, *takes), "cpu": Timed(clock, 0.1)}, MACHINE, clock)
     assert found is None
     assert {name: str(error) for name, error in failed.items()} == {"openvino": "no kernel"}
-    found, failed = compare_speed({"openvino": Timed(clock, 1.0), "cpu": Timed(clock, *takes)}, MACHINE, clock)
+    found, failed = compare_speed({"openvino": Timed(clock, 0.1), "cpu": Timed(clock, *takes)}, MACHINE, clock)
     assert found is None
     assert list(failed) == ["cpu"]
 
@@ -163,6 +181,8 @@ def foreign(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         foreign(lambda content: content["milliseconds"].update(cpu=-1.0)),
         foreign(lambda content: content["milliseconds"].update(cpu=float("nan"))),
         foreign(lambda content: content["milliseconds"].update(cpu="fast")),
+        foreign(lambda content: content["milliseconds"].update(cpu=10**400)),
+        foreign(lambda content: content.pop("rounds")),
         foreign(lambda content: content["milliseconds"].pop("cpu")),
         foreign(lambda content: content["milliseconds"].update(cuda=1.0)),
     ],

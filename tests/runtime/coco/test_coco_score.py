@@ -220,3 +220,12 @@ def peak_of_scoring(images: int) -> int:
     assert len(results) == each * images
     assert values["AP"] > 0
     return peak
+
+
+def test_matches_are_read_twice_and_not_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    monkeypatch.setattr(scoring, "release", lambda rows: reads.append(len(rows)))
+    content, results = make("one class", 3)
+    truth = parse_ground_truth(content)
+    scoring.precision_recall(truth, join_results([parse_results(results, "results")]))
+    assert len(reads) == 2, "the matched ones, and the misses between them"

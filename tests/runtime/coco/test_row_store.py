@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import subprocess
+import sys
 import tempfile
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +116,54 @@ def test_a_full_disk_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(WriteError, match=r"temporary file in .*missing: No such file.*TMPDIR"):
         filled([1_000_000])
+
+
+FILL = """
+import resource, signal
+import numpy as np
+from runtime.coco.row_store import RowStore
+from runtime.files import WriteError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_599_000, resource.RLIM_INFINITY))  # a kB of the second write is left
+store = RowStore(np.dtype(np.int64))
+try:
+    for _ in range(4):
+        store.add(np.zeros(600_000, np.int64))
+except WriteError as error:
+    print(error)
+del store
+"""
+
+
+def test_a_disk_that_fills_up_is_one_message() -> None:
+    pytest.importorskip("resource", reason="limits a file's size")
+    ended = subprocess.run([sys.executable, "-c", FILL], capture_output=True, text=True, timeout=100)
+    assert "cannot write detections to a temporary file" in ended.stdout
+    assert "File too large" in ended.stdout
+    assert ended.stderr == "", "closing writes no more"
+
+
+def test_short_writes_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[: 1 << 20])
+
+    def short_file(**options: Any) -> Short:
+        with tempfile.NamedTemporaryFile() as named:
+            return Short(named.name, "r+")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", short_file)
+    np.testing.assert_array_equal(filled([400_000, 300_000]).finish(), rows(700_000))
+
+
+def test_a_file_that_cannot_be_mapped_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    store = filled([1_000_000])
+    monkeypatch.setattr(mmap, "mmap", full)
+    with pytest.raises(WriteError, match="cannot map a temporary file of 15 MB into memory: Cannot allocate memory; "):
+        store.finish()
 
 
 def test_ranges_and_chunks() -> None:

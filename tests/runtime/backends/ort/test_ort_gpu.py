@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,7 +27,7 @@ from runtime.manifest import InputShapes
 from runtime.stopwatch import Stopwatch
 
 from ....support.fakes import manifest_with, red_image, write_red_onnx
-from ....support.ort_fake import CUDA, RTX, TENSORRT, FakeOrt
+from ....support.ort_fake import CUDA, RTX, TENSORRT, FakeBinding, FakeOrt
 
 INPUTS = InputShapes(1, 16, 64, 512, 64, 512)
 
@@ -302,3 +304,38 @@ def test_detecting_goes_on_with_the_batch_that_fits(
         rows.append(content["images"])
     assert rows[0] == rows[1]
     assert len(rows[0]) == 6
+
+
+def test_closing_twice_at_once_waits_for_running_calls_and_refuses_waiting_ones(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, FakeOrt())
+    backend = open_backend(model, backend="cuda")
+    both, goes_on = threading.Barrier(3), threading.Event()
+    real = FakeBinding.run
+
+    def slow(self: FakeBinding) -> None:
+        both.wait(20)
+        assert goes_on.wait(20)
+        real(self)
+
+    monkeypatch.setattr(FakeBinding, "run", slow)
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(backend.infer, *canvases(1)) for _ in range(2)]
+        both.wait(20)
+        waiting = pool.submit(backend.infer, *canvases(1))
+        time.sleep(0.05)
+        closing = [threading.Thread(target=backend.close, daemon=True) for _ in range(2)]
+        for thread in closing:
+            thread.start()
+        time.sleep(0.05)
+        assert any(thread.is_alive() for thread in closing), "calls are running"
+        goes_on.set()
+        for thread in closing:
+            thread.join(20)
+            assert not thread.is_alive()
+        assert [len(one.result(20).num_detections) for one in running] == [1, 1]
+        with pytest.raises(BackendError, match="was closed"):
+            waiting.result(20)
+    with pytest.raises(BackendError, match=r"red\.onnx: the backend was closed"):
+        backend.intake()  # type: ignore[attr-defined]

@@ -291,6 +291,11 @@ def test_an_image_that_is_said_to_be_ready_is_not_waited_for(
         ),
         (
             np.zeros((20, 30, 3), np.uint8),
+            {"memory": (1, 0)},
+            "image 1 is a DlpackFrame whose memory is on a device of DLPack's type 1, expected an NVIDIA GPU",
+        ),
+        (
+            np.zeros((20, 30, 3), np.uint8),
             {"raises": "use tensor.detach()"},
             "image 1 is a DlpackFrame that its library does not hand over: use tensor.detach",
         ),
