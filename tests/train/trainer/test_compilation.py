@@ -147,13 +147,17 @@ def test_one_graph_serves_all_large_canvases() -> None:
 
 @front_end.patch(recompile_limit=1)
 def test_sizes_beyond_the_compilers_limit_are_computed_without_it() -> None:
+    """One line says so, however many sizes follow."""
     model = config.Model(assignment=config.Assignment(k=1))
-    one = compiler()
+    lines: list[str] = []
+    one = Compiler(lines.append, backend="aot_eager")
     compiled = CompiledCriterion(build_criterion(model), one, fixed_canvas=False)
-    for canvas_hw in ((288, 320), (288, 160), (320, 320)):
+    for canvas_hw in ((288, 320), (288, 160), (320, 320), (160, 288)):
         require_equal(model, compiled, canvas_hw, 3)
     assert not one.failed
     assert graphs() == 3
+    (line,) = lines
+    assert "limit of graphs" in line
 
 
 def test_the_network_compiles_once_for_all_canvases(small_config: Make) -> None:
