@@ -42,7 +42,7 @@ class OneStage(nn.Module):
         value = torch.where(class_score > THRESHOLD, (class_score * quality).sqrt(), 0.0)  # [B, n, C]
         best, index = value.flatten(1).topk(ROWS, dim=1)
         anchor = index // classes
-        return Ranked(*(part.unsqueeze(2) for part in (best, index - anchor * classes, anchor)))
+        return Ranked(*(part.unsqueeze(1) for part in (best, index - anchor * classes, anchor)))
 
 
 class TwoStages(nn.Module):
@@ -82,7 +82,7 @@ def check_equal(one: list[np.ndarray], two: list[np.ndarray]) -> None:
     np.testing.assert_allclose(one[0], two[0], rtol=1e-6)
     for image in range(len(one[0])):
         rows = [
-            {(*row,) for row in np.concatenate(found[1:], axis=2)[image, found[0][image, :, 0] > 0].tolist()}
+            {(*row,) for row in np.concatenate(found[1:], axis=1)[image][:, found[0][image, 0] > 0].T.tolist()}
             for found in (one, two)
         ]
         assert rows[0] == rows[1], f"image {image}: {len(rows[0] ^ rows[1])} rows differ"

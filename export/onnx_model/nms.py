@@ -49,12 +49,13 @@ class NmsForm:
     block: int
     iterations: int  # chains of 2–8 were seen in random crowds; one more step than the chain proves the end
     dtype: type[np.floating]
+    ranks_last_axis: bool  # OpenVINO ranks slowly along another axis; for a GPU it is two more steps
 
 
 # Sums of zeros and ones below 2048 are exact in half precision, and TensorRT for RTX has no float32 matrix
 # multiplication for compute capability 7.5.
-WIDE = NmsForm(2048, 16, np.float16)
-BLOCKS = NmsForm(256, 12, np.float32)
+WIDE = NmsForm(2048, 16, np.float16, ranks_last_axis=False)
+BLOCKS = NmsForm(256, 12, np.float32, ranks_last_axis=True)
 
 
 def with_nms(model: onnx.ModelProto, thresholds: Thresholds, form: NmsForm) -> onnx.ModelProto:
@@ -115,18 +116,18 @@ def _solve_nms(op: _Nodes, count: int, thresholds: Thresholds, form: NmsForm) ->
         padding = op.integers(0, 0, 0, 0, ranked - count, 0)
         boxes, scores = op("Pad", boxes, padding), op("Pad", scores, padding)
         classes = op("Pad", classes, op.integers(0, 0, 0, ranked - count), op.constant(-1, np.int32))
-    best, order = op.many("TopK", scores, op.integers(ranked), outputs=2, axis=1)  # [B, M, 1]
-    boxes, classes = op.rows(boxes, order), op.rows(classes, order)  # [B, M, 4], [B, M]
+    best, order = op.top(scores, ranked, form)  # [B, M, 1]
+    boxes, classes = op.rows(boxes, order), op("Unsqueeze", op.rows(classes, order), last)  # [B, M, 4], [B, M, 1]
     keep, same = _solve(op, boxes, classes, ranked, thresholds, form)  # [B, M, 1], bool [B, M, 1]
     # Ranked by position, not by score: all keys of kept rows differ, so every backend's TopK gives one answer.
     key_type = form.dtype if ranked <= _EXACT_INTEGERS[form.dtype] else np.float32
     position = op.constant(np.arange(ranked, 0, -1).reshape(1, ranked, 1), key_type)
     falling = op("Mul", op.cast(op("Greater", best, op.constant(0, np.float32)), key_type), position)
     keys = op("Mul", keep if key_type is form.dtype else op.cast(keep, key_type), falling)
-    key, rows = op.many("TopK", keys, op.integers(detections), outputs=2, axis=1)  # [B, D, 1]
+    key, rows = op.top(keys, detections, form)  # [B, D, 1]
     exists = op("Greater", key, op.constant(0, key_type))
     # One table [x1, y1, x2, y2, score, class], so that the detections are one gather.
-    table = op("Concat", boxes, best, op.cast(op("Unsqueeze", classes, last), np.float32), axis=2)
+    table = op("Concat", boxes, best, op.cast(classes, np.float32), axis=2)
     found = op("Where", exists, op.rows(table, rows), op.constant([0, 0, 0, 0, 0, -1], np.float32))  # [B, D, 6]
     _, score, label = op.many(
         "Split", found, op.integers(4, 1, 1), outputs=3, axis=2, named=["detection_boxes", None, None]
@@ -196,7 +197,7 @@ def _suppresses(op: _Nodes, boxes: str, classes: str, rows: int, n: int, iou_thr
     shared = op("Mul", width, height)
     union = op("Sub", op("Add", op("Transpose", areas, perm=[0, 2, 1]), area), shared)
     overlaps = op("Greater", op("Div", shared, union), op.constant(iou_threshold, np.float32))
-    same = op("Equal", op("Unsqueeze", labels, op.integers(1)), op("Unsqueeze", classes, op.integers(2)))
+    same = op("Equal", op("Transpose", labels, perm=[0, 2, 1]), classes)
     before = op(
         "Less",
         op.constant(np.arange(n).reshape(1, 1, n), np.float32),
@@ -243,6 +244,14 @@ class _Nodes:
     def rows(self, table: str, rows: str) -> str:
         """Rows, by their numbers [B, m, 1], of a table [B, n, …]."""
         return self("GatherND", table, rows, batch_dims=1)
+
+    def top(self, values: str, count: int, form: NmsForm) -> list[str]:
+        """The greatest of values [B, n, 1] and their rows, [B, count, 1] each."""
+        if not form.ranks_last_axis:
+            return self.many("TopK", values, self.integers(count), outputs=2, axis=1)
+        last = self.integers(2)
+        found = self.many("TopK", self("Squeeze", values, last), self.integers(count), outputs=2, axis=1)
+        return [self("Unsqueeze", value, last) for value in found]
 
     def part(self, table: str, start: int, end: int) -> str:
         """Rows start to end of a table [B, n, …]."""

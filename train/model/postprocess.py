@@ -80,17 +80,14 @@ def select_candidates(
     for level in range(large, len(logits)):
         quality = qualities[level] if qualities else None
         found.append(best_of_level(logits[level], quality, ranges[level], starts[level], scoring, threshold, rows))
-    value, label, anchor = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    value, label, anchor = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))  # [B, 1, K]
+    row = anchor.transpose(1, 2)  # [B, K, 1]
     axes = _axes(outputs, rule.anchors, canvases.axes if canvases is not None else None)
-    boxes = _boxes(outputs, image_sizes, rule, axes).gather(1, anchor.expand(-1, -1, 4))
-    own = (
-        torch.cat([level.flatten(1) for level in qualities], dim=1).unsqueeze(2).gather(1, anchor)
-        if qualities
-        else None
-    )
-    used = value > 0  # [B, K, 1]
+    boxes = _boxes(outputs, image_sizes, rule, axes).gather(1, row.expand(-1, -1, 4))
+    own = torch.cat([level.squeeze(1) for level in qualities], dim=2).gather(2, anchor) if qualities else None
+    used = value > 0
     scores, classes = final_scores(value, own, scoring), torch.where(used, label, -1).int()
-    return torch.where(used, boxes, 0.0), scores.squeeze(2), classes.squeeze(2)
+    return torch.where(used.transpose(1, 2), boxes, 0.0), scores.squeeze(1), classes.squeeze(1)
 
 
 def _by_anchor(level: Tensor, kinds: int) -> Tensor:

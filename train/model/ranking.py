@@ -45,7 +45,7 @@ class AnchorRange(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The best rows of levels: each is a class of an anchor. All are [B, L · k, 1], a level's best first."""
+    """The best rows of levels: each is a class of an anchor. All are [B, 1, L · k], a level's best first."""
 
     value: Tensor  # what they are ranked by, 0–1 (`final_scores` makes scores of it); 0: an unused row
     label: Tensor  # int64
@@ -92,7 +92,7 @@ def best_of_large_levels(
     values = rank_values(class_scores, torch.cat(quality, dim=1) if quality else None, scoring, limit)
     value, index = values.flatten(2).topk(rows, dim=2)  # [B, L, k]
     anchor = torch.cat(anchors, dim=1).squeeze(2).gather(2, index % rows)
-    return Ranked(*(part.flatten(1).unsqueeze(2) for part in (value, index // rows, anchor)))
+    return Ranked(*(part.flatten(1).unsqueeze(1) for part in (value, index // rows, anchor)))
 
 
 def best_of_level(
@@ -111,8 +111,9 @@ def best_of_level(
     classes = logits.shape[2]
     count = min(rows, anchors.most * classes)
     values = rank_values(logits.float().sigmoid(), quality, scoring, threshold)
-    flat = values.flatten(1).unsqueeze(2)  # [B, C · n, 1]
-    value, index = (F.pad(flat, (0, 0, 0, count)) if anchors.least * classes < count else flat).topk(count, dim=1)
+    # Along the last axis: OpenVINO takes 170 ms for 22,000 scores along another, and less than 1 ms along the last.
+    flat = values.flatten(2)  # [B, 1, C · n]
+    value, index = (F.pad(flat, (0, count)) if anchors.least * classes < count else flat).topk(count, dim=2)
     return Ranked(value, index // values.shape[3], start + index % values.shape[3])
 
 

@@ -54,7 +54,7 @@ def check(
         for image in range(batch):
             expected = slow(logits, quality, scoring, image, start)
             used = len(expected)
-            value, label, anchor = (field[image, part, 0] for field in ranked)
+            value, label, anchor = (field[image, 0, part] for field in ranked)
             assert label[:used].tolist() == [row[2] for row in expected]
             assert anchor[:used].tolist() == [row[3] for row in expected]
             assert (value[:used] > 0).all()
@@ -142,8 +142,8 @@ def test_equal_scores_have_an_order_in_onnx() -> None:
         scores = logits[image, 0]  # [C, n]
         rows = [(label, anchor) for label in range(5) for anchor in range(90) if scores[label, anchor] >= 0]
         by_index = sorted(rows, key=lambda row: (-scores[row], row))[:ROWS]
-        assert list(zip(one.label[image, :, 0].tolist(), one.anchor[image, :, 0].tolist(), strict=True)) == by_index
+        assert list(zip(one.label[image, 0].tolist(), one.anchor[image, 0].tolist(), strict=True)) == by_index
         first = sorted(range(90), key=lambda anchor: (-scores[:, anchor].max(), anchor))[:ROWS]
         rows = [(label, anchor) for label in range(5) for anchor in first if scores[label, anchor] >= 0]
         by_stage = sorted(rows, key=lambda row: (-scores[row], row[0], first.index(row[1])))[:ROWS]
-        assert list(zip(two.label[image, :, 0].tolist(), two.anchor[image, :, 0].tolist(), strict=True)) == by_stage
+        assert list(zip(two.label[image, 0].tolist(), two.anchor[image, 0].tolist(), strict=True)) == by_stage
