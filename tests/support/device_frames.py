@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from runtime.images.device_array import Tensor, Versioned
 
 from .standin import streams
 from .standin.driver import Driver
+from .standin.install import StandIn
 from .standin.parts import Access, Operation, StandinError
 
 Protocol = Literal["dlpack", "dlpack 1", "interface 3", "interface 2"]
@@ -152,3 +154,11 @@ class BareFrame:
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
     ("PyCapsule_New", ctypes.pythonapi)
 )
+
+
+def finish(stand_in: StandIn, *producers: Producer) -> None:
+    """End the producers, and check that nothing of theirs or of the toolkit's is left on the device."""
+    gc.collect()
+    for producer in producers:
+        producer.close()
+    stand_in.check_end()

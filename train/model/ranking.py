@@ -85,7 +85,7 @@ def best_of_large_levels(
         if qualities:
             quality.append(qualities[level].gather(3, anchor))
     limit: float | Tensor = threshold
-    if any(anchors.least < rows for anchors in ranges):
+    if any(level.least < rows for level in ranges):
         # Padding repeats an anchor. No score exceeds 1, so its rows stay unused.
         limit = torch.where(torch.cat(best, dim=1) > 0, threshold, 1.0)
     class_scores = torch.cat(parts, dim=1).float().sigmoid()  # [B, L, C, k]

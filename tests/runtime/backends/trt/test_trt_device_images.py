@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import re
 import threading
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images.device_array import DeviceImage
 
-from ....support.device_frames import PROTOCOLS, DlpackFrame, Producer, Protocol
+from ....support.device_frames import PROTOCOLS, DlpackFrame, Producer, Protocol, finish
 from ....support.engines import MANIFEST, assert_same, feed, write_standin_engine
 from ....support.fakes import red_image
 from ....support.standin import network
@@ -39,7 +38,7 @@ from ....support.standin.parts import StandinError
 SIZES = [(60, 80), (64, 64), (128, 160), (300, 290), (1024, 1024), (1, 1), (57, 111)]
 
 
-def pictures(seed: int = 0) -> list[np.ndarray]:
+def images_of_all_sizes(seed: int = 0) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     made = []
     for height, width in SIZES:
@@ -55,18 +54,6 @@ def same(found: list[Detections], wanted: list[Detections]) -> None:
             np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
-@pytest.fixture
-def producer(stand_in: StandIn) -> Producer:
-    return Producer(stand_in.driver)
-
-
-def finish(stand_in: StandIn, *producers: Producer) -> None:
-    gc.collect()
-    for producer in producers:
-        producer.close()
-    stand_in.check_end()
-
-
 @pytest.mark.parametrize("order", ["late", "eager", "random"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
@@ -75,7 +62,7 @@ def test_the_same_detections_as_from_the_host(
 ) -> None:
     stand_in = install(monkeypatch, binding, order=order)
     producer = Producer(stand_in.driver)
-    images = pictures()
+    images = images_of_all_sizes()
     with Detector(write_standin_engine(tmp_path, stand_in), binding=binding) as detector:
         assert detector.detect([]) == []
         wanted = detector.detect(images)
@@ -107,7 +94,7 @@ def test_arrays_are_taken_in_the_thread_that_made_them(
         return made
 
     monkeypatch.setattr(DlpackFrame, "__dlpack__", dlpack)
-    images = pictures()
+    images = images_of_all_sizes()
     with Detector(engine) as detector:
         wanted = detector.detect(images)
         same(detector([frame(image) for image in images]), wanted)
@@ -141,7 +128,7 @@ def test_the_network_gets_the_pixels_of_the_host(
     engine = write_standin_engine(tmp_path, stand_in, manifest=dataclasses.replace(MANIFEST, preprocess=pre))
     with TrtBackend(engine) as backend:
         detector, seen = Detector(backend), canvases_seen(monkeypatch)
-        for image in pictures():
+        for image in images_of_all_sizes():
             planes = np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0)
             padded = np.zeros((image.shape[0], image.shape[1] + 5, 3), np.uint8)[:, : image.shape[1]]
             padded[:] = image
@@ -195,7 +182,7 @@ def test_several_threads_and_a_batch_below_the_graphs_minimum(
 ) -> None:
     inputs = dataclasses.replace(MANIFEST.inputs, batch_min=2)
     engine = write_standin_engine(tmp_path, stand_in, manifest=dataclasses.replace(MANIFEST, inputs=inputs))
-    images = [picture for seed in range(4) for picture in pictures(seed)[:4]]
+    images = [picture for seed in range(4) for picture in images_of_all_sizes(seed)[:4]]
     with Detector(engine) as detector:
         wanted = detector.detect(images)
         with ThreadPoolExecutor(4) as pool:

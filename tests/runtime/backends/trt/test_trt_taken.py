@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,10 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.images.device_array import DeviceImage, dims_of
 
-from ....support.device_frames import BareFrame, DlpackFrame, Producer
+from ....support.device_frames import BareFrame, DlpackFrame, Producer, finish
 from ....support.engines import feed
 from ....support.fakes import RedBackend, red_image
 from ....support.standin.install import StandIn
-
-
-@pytest.fixture
-def producer(stand_in: StandIn) -> Producer:
-    return Producer(stand_in.driver)
-
-
-def finish(stand_in: StandIn, *producers: Producer) -> None:
-    gc.collect()
-    for producer in producers:
-        producer.close()
-    stand_in.check_end()
 
 
 def test_an_image_belongs_to_the_detector_that_took_it(engine: Path, stand_in: StandIn, producer: Producer) -> None:
