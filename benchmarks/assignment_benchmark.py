@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.alternation import take_turns
 from runtime.files import atomic_write
 from train.assign import NEGATIVE, atss
 from train.config import Anchors
@@ -33,11 +33,12 @@ from train.geometry.anchors import Level, grid_anchors, pyramid_levels
 from train.geometry.boxes import centers, iou
 
 BATCH, K = 16, 9
+CPU = torch.device("cpu")
 
 
 def full_matrix(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False) -> Tensor:
     """Algorithm 1 for a batch [B, G, 4] with matrices [B, G, N]; `stable` breaks ties as the windows do, but slower."""
-    anchors = grid_anchors(levels)
+    anchors = grid_anchors(levels, boxes.device)
     away = (centers(anchors) - centers(boxes)[:, :, None]).square().sum(-1)  # [B, G, N]
     overlap = iou(anchors, boxes[:, :, None])
     chosen, first = [], 0
@@ -69,25 +70,20 @@ def windowed(boxes: Tensor, mask: Tensor, levels: list[Level]) -> Tensor:
     return atss(boxes, mask, levels, K).matched
 
 
-def scene(canvas_hw: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
-    """Random boxes from 8 px to half the canvas, their sizes uniform in the logarithm."""
+def scene(canvas_hw: tuple[int, int], count: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+    """Random boxes from 8 px to half the canvas, their sizes uniform in the logarithm; the same on every device."""
     generator = torch.Generator().manual_seed(count)
     bound = torch.tensor([canvas_hw[1], canvas_hw[0]], dtype=torch.float32)
     size = 8 * (bound / 16) ** torch.rand(BATCH, count, 2, generator=generator)
     low = torch.rand(BATCH, count, 2, generator=generator) * (bound - size)
-    return torch.cat((low, low + size), dim=-1), torch.ones(BATCH, count, dtype=torch.bool)
+    boxes, mask = torch.cat((low, low + size), dim=-1), torch.ones(BATCH, count, dtype=torch.bool)
+    return boxes.to(device), mask.to(device)
 
 
 def medians(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
     """Seconds of each function: the median over alternating rounds, after a warm-up round."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for function, found in zip(functions, times, strict=True):
-            started = time.perf_counter()
-            function()
-            if turn:
-                found.append(time.perf_counter() - started)
-    return [statistics.median(found) for found in times]
+    turns = take_turns({str(number): function for number, function in enumerate(functions)}, CPU, rounds)
+    return [statistics.median(found) for found in turns.values()]
 
 
 class PeakMemory(TorchDispatchMode):
@@ -118,8 +114,15 @@ class PeakMemory(TorchDispatchMode):
         self.live -= size
 
 
-def peak_bytes(function: Callable[[], Any]) -> int:
-    """The largest sum of tensor bytes alive at one moment of a call."""
+def peak_bytes(function: Callable[[], Any], device: torch.device = CPU) -> int:
+    """The largest sum of tensor bytes that a call has alive at one moment, as the device's allocator counts them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with PeakMemory() as memory:
         function()
     return memory.peak

@@ -1,103 +1,224 @@
 """Compares a training step of `atss_r50_fpn_1x` with torchvision's FCOS and RetinaNet, and measures its losses' share.
 
-    python benchmarks/step_benchmark.py [--batch 2] [--side 512] [--json step.json]
+    python benchmarks/step_benchmark.py [--batch 2] [--side 512] [--device cpu] [--precision fp32] [--json step.json]
 
-The three detectors' steps alternate (A B C A B C …) in one process on the same images and boxes, in float32, with the
-same frozen parts (stem, first stage, batch norms) and SGD. Ratios are those of medians. Weights are random.
+The three detectors' steps alternate (A B C A B C …) in one process on the same images and boxes, in the same precision,
+with the same backbone, the same frozen parts (stem, first stage, batch norms) and SGD. Ratios are those of medians.
+Weights are random; the batch norms have the statistics of the images, so that no activation overflows.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from benchmarks.alternation import Mark, mark, seconds_between, synchronize, take_turns
 from runtime.files import atomic_write
 from train.build import build_criterion, build_detector
 from train.config import Config
 from train.config.recipes import RECIPES
-from train.loss.criterion import Targets
-from train.trainer.optim import build_optimizer
+from train.loss.criterion import Criterion, Losses, Targets
+from train.trainer.compilation import CompiledCriterion, CompiledNetwork, Compiler
+from train.trainer.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
 
 CLASSES = 80
 BOXES = 7  # per image, COCO's mean
+WARM_UP = 1e-3  # factor of the learning rate, as at a run's start: the weights stay what they were
 Step = Callable[[], None]
+Compilation = Literal["no", "dynamic canvas", "fixed canvas"]  # a GPU replays a fixed canvas as a CUDA graph
 
 
-def our_step(images: torch.Tensor, targets: Targets) -> tuple[Step, dict[str, list[float]]]:
-    """A function that takes one step of our recipe, and the seconds of the step's parts, which it fills in."""
-    recipe: Config = RECIPES["atss_r50_fpn_1x"]()
-    backbone = dataclasses.replace(recipe.model.backbone, weights="none")
-    model_config = dataclasses.replace(recipe.model, backbone=backbone)
-    model = build_detector(model_config, CLASSES, recipe.preprocess).to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer(model, recipe.schedule)
-    parts: dict[str, list[float]] = {"step": [], "assignment and losses": []}
-    canvas_hw = (images.shape[1], images.shape[2])
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What matrix products are computed in: autocast's dtype, and whether float32 may be TF32 on a GPU."""
 
-    def step() -> None:
-        started = time.perf_counter()
-        outputs = model(images)
-        # The losses' own backward pass belongs to their cost: it ends at the network's outputs.
-        leaves = type(outputs)(*(maps and [m.detach().requires_grad_() for m in maps] for maps in outputs))
-        begun = time.perf_counter()
-        build_criterion(model_config)(leaves, targets, canvas_hw).total.backward()
-        spent = time.perf_counter() - begun
-        optimizer.zero_grad(set_to_none=True)
-        pairs = [(m, leaf.grad) for a, b in zip(outputs, leaves, strict=True) for m, leaf in zip(a, b, strict=True)]
-        torch.autograd.backward([m for m, _ in pairs], [g for _, g in pairs])
-        optimizer.step()
-        parts["step"].append(time.perf_counter() - started)
-        parts["assignment and losses"].append(spent)
-
-    return step, parts
+    dtype: torch.dtype
+    tf32: bool = False
 
 
-def their_step(kind: type[FCOS] | type[RetinaNet], images: torch.Tensor, targets: Targets) -> Step:
-    """A function that takes one step of a torchvision detector on the same images."""
-    side = images.shape[1]
+PRECISIONS = {
+    "fp32": Precision(torch.float32),
+    "tf32": Precision(torch.float32, tf32=True),
+    "bf16": Precision(torch.bfloat16),
+    "fp16": Precision(torch.float16),
+}
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in convolutions and matrix products inside."""
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings")  # some versions warn of these names
+        before = [switch.allow_tf32 for switch in switches]
+        try:
+            for switch in switches:
+                switch.allow_tf32 = allowed
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.allow_tf32 = value
+
+
+class OurStep:
+    """A step of our recipe as the trainer takes it, with the losses' backward pass apart, so that it can be timed.
+
+    `loss` is the last step's, `problems` the compiler's messages.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Targets,
+        precision: Precision,
+        compilation: Compilation = "no",
+        backbone: dict[str, Tensor] | None = None,
+    ) -> None:
+        recipe: Config = RECIPES["atss_r50_fpn_1x"]()
+        without = dataclasses.replace(recipe.model.backbone, weights="none")
+        config = dataclasses.replace(recipe.model, backbone=without)
+        device = images.device
+        model = build_detector(config, CLASSES, recipe.preprocess)
+        if backbone is not None:
+            missing, _ = model.backbone.load_state_dict(backbone, strict=False)
+            assert not missing
+        model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.problems: list[str] = []
+        self.network: nn.Module = model
+        self.criterion: Criterion | CompiledCriterion = build_criterion(config)
+        if compilation != "no":
+            compiler, fixed = Compiler(self.problems.append), compilation == "fixed canvas"
+            self.network = CompiledNetwork(model, compiler, fixed, fixed and device.type == "cuda")
+            self.criterion = CompiledCriterion(build_criterion(config), compiler, fixed)
+        self._optimizer = build_optimizer(model, recipe.schedule)
+        set_learning_rate(self._optimizer, learning_rate_factor(0, recipe.schedule))
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._clip = recipe.schedule.clip_norm
+        self._images, self._targets, self._precision = images, targets, precision
+        self._marks: list[tuple[Mark, ...]] = []
+        self.loss = torch.zeros(())
+
+    def __call__(self) -> None:
+        """Take a step; the host doesn't wait for it."""
+        device, dtype, targets = self._images.device, self._precision.dtype, self._targets
+        canvas_hw = (self._images.shape[1], self._images.shape[2])
+        with tf32(self._precision.tf32):
+            started = mark(device)
+            self._optimizer.zero_grad(set_to_none=True)
+            assigned = self.criterion.assign(targets, canvas_hw)
+            assigned_at = mark(device)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                outputs = self.network(self._images)
+            # The losses' own backward pass belongs to their cost: it ends at the network's outputs.
+            leaves = type(outputs)(*(maps and [m.detach().requires_grad_() for m in maps] for maps in outputs))
+            begun = mark(device)
+            losses: Losses = self.criterion(leaves, targets, canvas_hw, None, assigned)
+            self._scaler.scale(losses.total).backward()
+            ended = mark(device)
+            pairs = [(m, leaf.grad) for a, b in zip(outputs, leaves, strict=True) for m, leaf in zip(a, b, strict=True)]
+            torch.autograd.backward([m for m, _ in pairs], [g for _, g in pairs])
+            self._scaler.unscale_(self._optimizer)
+            clip_gradients(self._parameters, self._clip)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._marks.append((started, assigned_at, begun, ended, mark(device)))
+        self.loss = losses.total.detach()
+
+    def share(self) -> float:
+        """The share of assignment and losses, their backward pass included, in a step: the median of all but two."""
+        synchronize(self._images.device)
+        shares = []
+        for started, assigned_at, begun, ended, done in self._marks[2:] or self._marks:
+            spent = seconds_between(started, assigned_at) + seconds_between(begun, ended)
+            shares.append(spent / seconds_between(started, done))
+        return statistics.median(shares)
+
+
+def their_step(
+    kind: type[FCOS] | type[RetinaNet],
+    images: Tensor,
+    targets: Targets,
+    precision: Precision,
+    channels_last: bool = False,
+    backbone: dict[str, Tensor] | None = None,
+) -> Step:
+    """A function that takes one step of a torchvision detector on the same images, as its reference script does."""
+    device, dtype = images.device, precision.dtype
     body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    if backbone is not None:
+        body.load_state_dict(backbone)
     pyramid: BackboneWithFPN = _resnet_fpn_extractor(
         body, 3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
     )
-    model: nn.Module = kind(pyramid, CLASSES, min_size=side, max_size=images.shape[2]).train()
+    sides = images.shape[1:3]
+    model: nn.Module = kind(pyramid, CLASSES, min_size=min(sides), max_size=max(sides)).to(device).train()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(parameters, lr=0.01 * WARM_UP, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     image_list = list(images.permute(0, 3, 1, 2).float() / 255)
     truth = [{"boxes": b, "labels": c} for b, c in zip(targets.boxes, targets.labels, strict=True)]
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        sum(model(image_list, truth).values()).backward()
-        optimizer.step()
+        with tf32(precision.tf32):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = sum(model(image_list, truth).values())
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
     return step
 
 
-def random_batch(batch: int, side: int) -> tuple[torch.Tensor, Targets]:
-    """Random images [B, side, side, 3] uint8 with BOXES random boxes each."""
+def random_batch(
+    batch: int, canvas_hw: tuple[int, int], device: torch.device, boxes: int = BOXES
+) -> tuple[Tensor, Targets]:
+    """Random images [B, H, W, 3] uint8 with some random boxes each, on the device."""
     rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8))
-    sides = np.exp(rng.uniform(np.log(16), np.log(side / 2), (batch, BOXES, 2)))
-    low = rng.uniform(0, side - sides)
-    boxes = torch.from_numpy(np.concatenate((low, low + sides), axis=-1).astype(np.float32))
-    labels = torch.from_numpy(rng.integers(0, CLASSES, (batch, BOXES)))
-    return images, Targets(boxes, labels, torch.ones(batch, BOXES, dtype=torch.bool))
+    height, width = canvas_hw
+    images = torch.from_numpy(rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8))
+    bound = np.array([width, height])
+    sides = np.exp(rng.uniform(np.log(16), np.log(bound / 2), (batch, boxes, 2)))
+    low = rng.uniform(0, bound - sides)
+    corners = torch.from_numpy(np.concatenate((low, low + sides), axis=-1).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, CLASSES, (batch, boxes)))
+    targets = Targets(corners, labels, torch.ones(batch, boxes, dtype=torch.bool))
+    return images.to(device), Targets(*(t.to(device) for t in targets))
+
+
+@torch.no_grad()
+def backbone_weights(images: Tensor) -> dict[str, Tensor]:
+    """Random weights of torchvision's ResNet-50, whose batch norms have the statistics of the first image."""
+    network = torchvision.models.resnet50(weights=None).to(images.device).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network((images[:1].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25)
+    return {name: value.cpu() for name, value in network.state_dict().items()}
 
 
 def main() -> int:
@@ -106,30 +227,32 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    images, targets = random_batch(options.batch, options.side)
-    ours, parts = our_step(images, targets)
-    steps = {
+    device, precision = torch.device(options.device), PRECISIONS[options.precision]
+    images, targets = random_batch(options.batch, (options.side, options.side), device)
+    weights = backbone_weights(images)
+    ours = OurStep(images, targets, precision, backbone=weights)
+    steps: dict[str, Step] = {
         "atss_r50_fpn_1x": ours,
-        "torchvision FCOS R-50": their_step(FCOS, images, targets),
-        "torchvision RetinaNet R-50": their_step(RetinaNet, images, targets),
+        "torchvision FCOS R-50": their_step(FCOS, images, targets, precision, backbone=weights),
+        "torchvision RetinaNet R-50": their_step(RetinaNet, images, targets, precision, backbone=weights),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in range(options.rounds + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if round_number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+    seconds = take_turns(steps, device, options.rounds)
+    processor = platform.processor() or platform.machine()
     conditions = {
         "batch": options.batch,
         "side": options.side,
+        "precision": options.precision,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "rounds": options.rounds,
     }
@@ -138,9 +261,7 @@ def main() -> int:
     reference = medians["atss_r50_fpn_1x"]
     for name, value in medians.items():
         print(f"{name:<28}{options.batch / value:6.2f} images/s{value / reference:7.2f} × our time")
-    share = statistics.median(
-        part / whole for part, whole in zip(parts["assignment and losses"], parts["step"], strict=True)
-    )
+    share = ours.share()
     print(f"assignment and losses, their backward pass included: {100 * share:.1f} % of our step")
     if options.json is not None:
         report = {"conditions": conditions, "median_seconds": medians, "share_of_assignment_and_losses": share}
