@@ -20,7 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -55,6 +55,24 @@ class Precision:
 
     dtype: torch.dtype
     tf32: bool = False
+
+
+class Backbone(NamedTuple):
+    """The backbone of both sides: one of torchvision's ResNets by name, and its weights."""
+
+    name: Literal["resnet50", "resnet18"]
+    weights: dict[str, Tensor]
+
+
+@torch.no_grad()
+def random_backbone(images: Tensor, name: Literal["resnet50", "resnet18"] = "resnet50") -> Backbone:
+    """A ResNet with random weights, whose batch norms have the statistics of the first image."""
+    network = getattr(torchvision.models, name)(weights=None).to(images.device).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network((images[:1].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25)
+    return Backbone(name, {key: value.cpu() for key, value in network.state_dict().items()})
 
 
 PRECISIONS = {
@@ -92,17 +110,16 @@ class OurStep:
         images: Tensor,
         targets: Targets,
         precision: Precision,
+        backbone: Backbone,
         compilation: Compilation = "no",
-        backbone: dict[str, Tensor] | None = None,
     ) -> None:
         recipe: Config = RECIPES["atss_r50_fpn_1x"]()
-        without = dataclasses.replace(recipe.model.backbone, weights="none")
+        without = dataclasses.replace(recipe.model.backbone, name=backbone.name, weights="none")
         config = dataclasses.replace(recipe.model, backbone=without)
         device = images.device
         model = build_detector(config, CLASSES, recipe.preprocess)
-        if backbone is not None:
-            missing, _ = model.backbone.load_state_dict(backbone, strict=False)
-            assert not missing
+        missing, _ = model.backbone.load_state_dict(backbone.weights, strict=False)
+        assert not missing
         model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.problems: list[str] = []
         self.network: nn.Module = model
@@ -116,21 +133,21 @@ class OurStep:
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clip = recipe.schedule.clip_norm
-        self._images, self._targets, self._precision = images, targets, precision
+        self.images, self.targets, self._precision = images, targets, precision
         self._marks: list[tuple[Mark, ...]] = []
         self.loss = torch.zeros(())
 
     def __call__(self) -> None:
         """Take a step; the host doesn't wait for it."""
-        device, dtype, targets = self._images.device, self._precision.dtype, self._targets
-        canvas_hw = (self._images.shape[1], self._images.shape[2])
+        device, dtype, targets = self.images.device, self._precision.dtype, self.targets
+        canvas_hw = (self.images.shape[1], self.images.shape[2])
         with tf32(self._precision.tf32):
             started = mark(device)
             self._optimizer.zero_grad(set_to_none=True)
             assigned = self.criterion.assign(targets, canvas_hw)
             assigned_at = mark(device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                outputs = self.network(self._images)
+                outputs = self.network(self.images)
             # The losses' own backward pass belongs to their cost: it ends at the network's outputs.
             leaves = type(outputs)(*(maps and [m.detach().requires_grad_() for m in maps] for maps in outputs))
             begun = mark(device)
@@ -148,7 +165,7 @@ class OurStep:
 
     def share(self) -> float:
         """The share of assignment and losses, their backward pass included, in a step: the median of all but two."""
-        synchronize(self._images.device)
+        synchronize(self.images.device)
         shares = []
         for started, assigned_at, begun, ended, done in self._marks[2:] or self._marks:
             spent = seconds_between(started, assigned_at) + seconds_between(begun, ended)
@@ -161,14 +178,13 @@ def their_step(
     images: Tensor,
     targets: Targets,
     precision: Precision,
+    backbone: Backbone,
     channels_last: bool = False,
-    backbone: dict[str, Tensor] | None = None,
 ) -> Step:
     """A function that takes one step of a torchvision detector on the same images, as its reference script does."""
     device, dtype = images.device, precision.dtype
-    body = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    if backbone is not None:
-        body.load_state_dict(backbone)
+    body = getattr(torchvision.models, backbone.name)(weights=None, norm_layer=FrozenBatchNorm2d)
+    body.load_state_dict(backbone.weights)
     pyramid: BackboneWithFPN = _resnet_fpn_extractor(
         body, 3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
     )
@@ -210,17 +226,6 @@ def random_batch(
     return images.to(device), Targets(*(t.to(device) for t in targets))
 
 
-@torch.no_grad()
-def backbone_weights(images: Tensor) -> dict[str, Tensor]:
-    """Random weights of torchvision's ResNet-50, whose batch norms have the statistics of the first image."""
-    network = torchvision.models.resnet50(weights=None).to(images.device).train()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    network((images[:1].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25)
-    return {name: value.cpu() for name, value in network.state_dict().items()}
-
-
 def main() -> int:
     """Time the three detectors' steps, alternating, and print the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -234,12 +239,12 @@ def main() -> int:
     torch.manual_seed(0)
     device, precision = torch.device(options.device), PRECISIONS[options.precision]
     images, targets = random_batch(options.batch, (options.side, options.side), device)
-    weights = backbone_weights(images)
-    ours = OurStep(images, targets, precision, backbone=weights)
+    backbone = random_backbone(images)
+    ours = OurStep(images, targets, precision, backbone)
     steps: dict[str, Step] = {
         "atss_r50_fpn_1x": ours,
-        "torchvision FCOS R-50": their_step(FCOS, images, targets, precision, backbone=weights),
-        "torchvision RetinaNet R-50": their_step(RetinaNet, images, targets, precision, backbone=weights),
+        "torchvision FCOS R-50": their_step(FCOS, images, targets, precision, backbone),
+        "torchvision RetinaNet R-50": their_step(RetinaNet, images, targets, precision, backbone),
     }
     seconds = take_turns(steps, device, options.rounds)
     processor = platform.processor() or platform.machine()
@@ -250,9 +255,7 @@ def main() -> int:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "threads": torch.get_num_threads(),
-        "machine": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else processor,
         "cores": os.cpu_count(),
         "rounds": options.rounds,
     }
