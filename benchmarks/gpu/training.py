@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torchvision.models.detection import FCOS, RetinaNet
 
 from benchmarks.alternation import synchronize, take_turns
@@ -70,7 +71,9 @@ def compare_steps(
             steps[name] = step
             for problem in step.problems if isinstance(step, OurStep) else []:
                 record.fail(part, problem)
-    seconds = take_turns(steps, device, rounds=8, calls=3 if device.type == "cuda" else 1, limit_s=limit_s)
+    seconds: dict[str, list[float]] = {}
+    with record.part(f"{table}: turns, {conditions}"):
+        seconds = take_turns(steps, device, rounds=8, calls=3 if device.type == "cuda" else 1, limit_s=limit_s)
     first = statistics.median(next(iter(seconds.values()))) if seconds else 0
     for name, values in seconds.items():
         step, median = steps[name], statistics.median(values)
@@ -140,12 +143,26 @@ def compile_step(
                 synchronize(images.device)
                 seconds.append(time.perf_counter() - started)
             record.row("another canvas", **conditions, first_step_s=seconds[0], next_step_s=seconds[-1])
+            _say_compiler(record, "dynamic canvas", kept[0].problems)
     kept.clear()
     if not record.has_time(120):
         record.skip("compiled steps: fixed canvas", "no time was left")
         return
-    builders = {"plain": ours, "compiled, fixed canvas, CUDA graph": partial(ours, compilation="fixed canvas")}
+
+    def fixed() -> Step:
+        kept.append(ours(compilation="fixed canvas"))
+        return kept[0]
+
+    builders = {"plain": ours, "compiled, fixed canvas, CUDA graph": fixed}
     compare_steps(record, "compiled steps, fixed canvas", builders, conditions, images, limit_s)
+    _say_compiler(record, "fixed canvas", kept[0].problems if kept else [])
+
+
+def _say_compiler(record: Record, of: str, problems: list[str]) -> None:
+    """What the compiler counted so far, and what it had to say."""
+    skipped = counters["inductor"]["cudagraph_skips"]
+    graphs = counters["stats"]["unique_graphs"]
+    record.row("compiler", after=of, graphs=graphs, cuda_graphs_skipped=skipped, problems="; ".join(problems))
 
 
 def main() -> int:

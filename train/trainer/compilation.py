@@ -34,6 +34,12 @@ GRIDS = 16  # canvases whose anchors are kept
 # Steps of a run in which compiled losses save more time than compiling them takes. An estimate: a minute, against some
 # milliseconds of kernel launches a step.
 PAYS_FROM = 10_000
+# Warnings of the compiler that no user of this toolkit can act on.
+_WARNINGS_OF_TORCH = (
+    "The .grad attribute of a Tensor that is not a leaf",  # torch itself looks at the gradients of marked tensors
+    "TensorFloat32 tensor cores",  # on a GPU: float32 products could be less exact and faster
+    "Please use the new API settings to control TF32",  # torch 2.9 and 2.10 read the setting by its old name themselves
+)
 
 
 class Compiler:
@@ -59,8 +65,8 @@ class Compiler:
             if not self.failed:
                 try:
                     with warnings.catch_warnings(), functorch.patch(force_non_lazy_backward_lowering=True):
-                        # torch itself looks at the gradients of marked tensors.
-                        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+                        for message in _WARNINGS_OF_TORCH:
+                            warnings.filterwarnings("ignore", message)
                         return compiled(*arguments)
                 except torch.OutOfMemoryError:
                     raise

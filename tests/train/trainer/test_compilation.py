@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo import config as front_end
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
@@ -143,6 +145,19 @@ def test_one_graph_serves_all_large_canvases() -> None:
     # Levels that are narrower than the window have graphs of their own.
     require_equal(model, compiled, (288, 160), 4)
     assert graphs() == 4
+
+
+def test_the_compilers_advice_about_tf32_ends_no_compilation() -> None:
+    """Warnings are errors here, and what fails while compiling ends compilation."""
+
+    def advising(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication available", stacklevel=1)
+        warnings.warn("Please use the new API settings to control TF32 behavior, such as …", stacklevel=1)
+        return aot_eager(graph, inputs)
+
+    function = Compiler(refuse, backend=advising).compile(lambda x: 2 * x)
+    assert torch.equal(function(torch.ones(3)), torch.full((3,), 2.0))
+    assert graphs() == 1
 
 
 @front_end.patch(recompile_limit=1)

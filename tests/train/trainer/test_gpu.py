@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,17 @@ def _no_host_sync() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def exact_float32() -> Iterator[None]:
+    """Without TF32, which torch allows in convolutions; a CPU has none."""
+    before = torch.backends.cudnn.allow_tf32
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # torch 2.9 and 2.10
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def on_gpu(outputs: DenseOutputs, targets: Targets) -> tuple[DenseOutputs, Targets]:
@@ -127,7 +139,7 @@ def test_a_state_saved_on_a_cpu_is_continued_by_the_fused_optimizer(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_short_training_goes_as_on_the_cpu(
-    precision: str, small_config: Callable[..., Config], tmp_path: Path
+    precision: str, small_config: Callable[..., Config], tmp_path: Path, exact_float32: None
 ) -> None:
     plain = small_config(steps=12)
     losses = {}
