@@ -5,6 +5,7 @@ A step that is killed, crashes or hangs keeps the figures that it had saved, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -118,10 +119,8 @@ def read_figures(file: Path) -> dict[str, Any]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of a process and of its children, which are in its group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
