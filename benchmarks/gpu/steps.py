@@ -42,7 +42,7 @@ class Step:
 
 # The most valuable first: what comes last is what a short time cuts off.
 STEPS = (
-    Step("tests", "the tests that need a GPU, also under compute-sanitizer", 3, 4),
+    Step("tests", "the tests that need a GPU, also under compute-sanitizer", 4, 5),
     Step("training", "training: losses beside the CPU's, images/s, memory, synchronisations", 6, 7),
     Step("assignment", "the assignment: microseconds and kernels", 1.5, 2),
     Step("onnxruntime_cuda", "the deployed ONNX file through ONNX Runtime's CUDA provider", 4, 5),

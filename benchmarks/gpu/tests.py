@@ -28,14 +28,14 @@ _SANITIZER_CODE = 86  # that the sanitizer exits with where it found an error
 _NO_TESTS = 5  # pytest's code where nothing is selected
 
 
-def main(arguments: Sequence[str] | None = None, folder: str = FOLDER) -> None:
-    """The step: run the files, then those of `runtime/cuda` under the sanitizer."""
+def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Path = ROOT) -> None:
+    """The step: run the files below `folder` in `root`, then those of `runtime/cuda` under the sanitizer."""
     record = begin(__doc__, arguments)
     files: list[str] = []
     with record.part("finding the tests"):
-        files = gpu_files(folder)
+        files = gpu_files(folder, root)
     for file in files:
-        run_file(record, "tests", file, [])
+        run_file(record, "tests", file, [], root)
     sanitizer = shutil.which(SANITIZER)
     memcheck = [str(sanitizer), "--tool", "memcheck", "--error-exitcode", str(_SANITIZER_CODE)]
     # The tests provoke failing calls on purpose; only what kernels and copies do counts.
@@ -46,21 +46,21 @@ def main(arguments: Sequence[str] | None = None, folder: str = FOLDER) -> None:
         if sanitizer is None:
             record.skip(f"memcheck: {file}", f"{SANITIZER} is not on the PATH")
         else:
-            run_file(record, "tests under memcheck", file, memcheck)
+            run_file(record, "tests under memcheck", file, memcheck, root)
     record.save()
 
 
-def gpu_files(folder: str) -> list[str]:
-    """The files with tests that need a GPU, from the repository's root. Raises RuntimeError with pytest's answer."""
+def gpu_files(folder: str, root: Path = ROOT) -> list[str]:
+    """The files below `folder` with tests that need a GPU, from `root`. Raises RuntimeError with pytest's answer."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *_plain(), folder]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if ran.returncode not in (0, _NO_TESTS):
-        raise RuntimeError(f"pytest collected nothing: {_end(ran.stdout + ran.stderr)}")
+        raise RuntimeError(f"pytest collected nothing: {shortened(ran.stdout + ran.stderr)}")
     found = re.findall(r"^(\S+\.py)::", ran.stdout, re.MULTILINE)
     return list(dict.fromkeys(found))
 
 
-def run_file(record: Record, table: str, file: str, wrapper: list[str]) -> None:
+def run_file(record: Record, table: str, file: str, wrapper: list[str], root: Path = ROOT) -> None:
     """Run the tests of a file that need a GPU and record how they ended; `wrapper` is a command that runs pytest."""
     part = f"{table}: {file}"
     if any(row["file"] == file and row["ended well"] for row in record.tables.get(table, [])):
@@ -76,15 +76,16 @@ def run_file(record: Record, table: str, file: str, wrapper: list[str]) -> None:
         command = [*wrapper, sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={junit}", *_plain(), file]
         try:
             ran = subprocess.run(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                 timeout=record.seconds_left,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
-            raise TimeoutError(f"stopped, its time was up: {_end(said)}") from error
+            raise TimeoutError(f"stopped, its time was up: {shortened(said)}") from error
         if not junit.exists():
             record.row(table, **{"file": file, "ended well": False})
-            raise RuntimeError(f"pytest ended with code {ran.returncode} and without a result: {_end(ran.stdout)}")
+            record.fail(part, f"pytest ended with code {ran.returncode} and without a result: {shortened(ran.stdout)}")
+            return
         _record(record, table, part, file, junit, ran, bool(wrapper))
 
 
@@ -121,7 +122,7 @@ def _record(
     record.row(table, **row)
     for name, ended, text in tests:
         if ended in ("failed", "error"):
-            record.fail(f"{part}::{name}", _end(text))
+            record.fail(f"{part}::{name}", shortened(text))
     reasons: dict[str, list[str]] = {}
     for name, ended, text in tests:
         if ended == "skipped":
@@ -129,7 +130,7 @@ def _record(
     for reason, names in reasons.items():
         record.skip(f"{part}: {len(names)} tests ({', '.join(names)})", reason)
     if not well and not counts["failed"] and not counts["error"]:
-        record.fail(f"{part}: after the tests", f"ended with code {ran.returncode}: {_end(ran.stdout)}")
+        record.fail(f"{part}: after the tests", f"ended with code {ran.returncode}: {shortened(ran.stdout)}")
 
 
 def _plain() -> list[str]:
@@ -138,10 +139,12 @@ def _plain() -> list[str]:
     return ["-p", "no:cacheprovider", *one_process]
 
 
-def _end(text: str) -> str:
-    """The end of a long text, where a failure says why."""
+def shortened(text: str) -> str:
+    """The beginning and the end of a long text: a crash says why at first, a failed test at last."""
     text = text.strip()
-    return text if len(text) <= _MOST_CHARACTERS else "… " + text[-_MOST_CHARACTERS:]
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[: _MOST_CHARACTERS // 2]}\n…\n{text[-_MOST_CHARACTERS // 2 :]}"
 
 
 if __name__ == "__main__":
