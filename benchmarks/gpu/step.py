@@ -26,7 +26,8 @@ class Record:
     """The figures of a step: tables of rows, failures with their text, and what was not run and why.
 
     `minutes` is what the step may take; `has_time` says whether a part that needs `seconds` still fits. A row that the
-    file already holds is kept: `has` finds it, so that a step that is started again goes on where it stopped.
+    file already holds is kept: `has` finds it, so that a step that is started again goes on where it stopped. `cut`
+    says that something didn't fit: the report starts such a step again.
     """
 
     path: Path
@@ -35,11 +36,19 @@ class Record:
     tables: dict[str, list[Row]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+    cut: bool = False  # whether a part was left out because the time was short
     _started: float = field(default_factory=time.monotonic)
 
     def has_time(self, seconds: float = 0) -> bool:
         """Whether a part that takes `seconds` can still end in time."""
-        return time.monotonic() - self._started + seconds < 60 * self.minutes
+        fits = time.monotonic() - self._started + seconds < 60 * self.minutes
+        self.cut |= not fits
+        return fits
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds until the step's time is up, at least 0."""
+        return max(0.0, 60 * self.minutes - (time.monotonic() - self._started))
 
     def has(self, table: str, **conditions: Any) -> bool:
         """Whether the table has a row with these conditions."""
@@ -50,6 +59,11 @@ class Record:
         self.tables.setdefault(table, []).append(columns)
         print(f"{table}: " + ", ".join(f"{name} {_short(value)}" for name, value in columns.items()), flush=True)
         self.save()
+
+    def forget(self, table: str, **conditions: Any) -> None:
+        """Remove the rows of a table that have these conditions, before they are measured again."""
+        rows = [row for row in self.tables.get(table, []) if not conditions.items() <= row.items()]
+        self.tables[table] = rows
 
     def fail(self, part: str, text: str) -> None:
         """Say that a part failed, and with what text."""
@@ -76,7 +90,7 @@ class Record:
 
     def save(self) -> None:
         """Write the file."""
-        content = {"tables": self.tables, "failures": self.failures, "not_run": self.not_run}
+        content = {"tables": self.tables, "failures": self.failures, "not_run": self.not_run, "cut": self.cut}
         atomic_write(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -92,7 +106,9 @@ def begin(description: str | None, arguments: Sequence[str] | None = None) -> Re
     record = Record(options.json, options.minutes, options.rehearse)
     if options.json.exists():
         known = json.loads(options.json.read_text(encoding="utf-8"))
-        record.tables, record.failures, record.not_run = known["tables"], known["failures"], known["not_run"]
+        # What was not run before is decided again: there may be time for it now.
+        record.tables, record.failures = known["tables"], known["failures"]
+    record.save()
     return record
 
 

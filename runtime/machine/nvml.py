@@ -78,6 +78,17 @@ class NvmlGpu:
         return self._read("nvmlDeviceGetMaxClockInfo", self._library.NVML_CLOCK_SM)
 
     @property
+    def memory_clock_mhz(self) -> float | None:
+        """The memory's clock now."""
+        return self._read("nvmlDeviceGetClockInfo", self._library.NVML_CLOCK_MEM)
+
+    @property
+    def busy_percent(self) -> float | None:
+        """The percentage of the last moments in which a kernel ran."""
+        found = self._read("nvmlDeviceGetUtilizationRates")
+        return None if found is None else found.gpu
+
+    @property
     def temperature_c(self) -> float | None:
         """The chip's temperature in °C."""
         return self._read("nvmlDeviceGetTemperature", self._library.NVML_TEMPERATURE_GPU)

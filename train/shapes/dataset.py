@@ -7,10 +7,14 @@ With the same NumPy and OpenCV versions the same settings give the same bytes.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,6 +30,7 @@ SPLITS = ("train", "val")
 JPEG_QUALITY = 92
 PNG_EVERY = 16  # every 16th image is a PNG, so that both formats are exercised
 SETTINGS_NAME = "shapes.json"
+_Written = tuple[dict, list[dict]]  # the entries of an image and of its objects
 _GENERATOR_VERSION = 1  # to be raised when the same settings give other images
 
 
@@ -65,7 +70,9 @@ def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.n
     return image, boxes, np.array([drawn.label for drawn in objects], np.int64)
 
 
-def generate(out: str | Path, settings: Settings, *, force: bool = False, progress: bool = True) -> bool:
+def generate(
+    out: str | Path, settings: Settings, *, force: bool = False, progress: bool = True, processes: int = 1
+) -> bool:
     """Write the data set to the folder `out`; False if `out` already holds it, complete and with these settings.
 
     The folder gets its name when it is complete. `force` replaces a `shapes` data set of other settings, and nothing
@@ -74,22 +81,22 @@ def generate(out: str | Path, settings: Settings, *, force: bool = False, progre
     out = Path(out).absolute()
     if not _may_write(out, settings, force):
         return False
-    partial = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
+    unfinished = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are so small that threads would take a third longer
     try:
-        partial.mkdir(parents=True)
+        unfinished.mkdir(parents=True)
         for split in SPLITS:
-            _write_split(partial, split, settings, progress)
-        (partial / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-        _move_into_place(partial, out)
+            _write_split(unfinished, split, settings, progress, processes)
+        (unfinished / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+        _move_into_place(unfinished, out)
     except OSError as error:
         raise UserError(
             f"{out}: cannot write the data set ({error.strerror}); free some space or choose another folder"
         ) from error
     finally:
         cv2.setNumThreads(threads)
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return True
 
 
@@ -139,43 +146,60 @@ def _is_complete(out: Path) -> bool:
     return True
 
 
-def _move_into_place(partial: Path, out: Path) -> None:
-    """Rename `partial` to `out`, so that `out` is complete at every moment; the previous folder is deleted last."""
+def _move_into_place(unfinished: Path, out: Path) -> None:
+    """Rename `unfinished` to `out`, so that `out` is complete at every moment; the previous folder is deleted last."""
     if not out.exists():
-        partial.rename(out)
+        unfinished.rename(out)
         return
-    aside = partial.with_name(partial.name + "-old")
+    aside = unfinished.with_name(unfinished.name + "-old")
     out.rename(aside)
     try:
-        partial.rename(out)
+        unfinished.rename(out)
     except OSError:
         aside.rename(out)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_split(folder: Path, split: str, settings: Settings, progress: bool) -> None:
+def _write_split(folder: Path, split: str, settings: Settings, progress: bool, processes: int) -> None:
     (folder / split).mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
     count = getattr(settings, split)
-    for index in Progress(range(count), 0, count, shown=progress, unit=f"{split} image"):
-        image, objects = _draw(settings.seed, split, index, settings.size)
-        name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
-        (folder / split / name).write_bytes(encode_image(image, Path(name).suffix))
-        height, width = image.shape[:2]
-        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-        annotations += [_annotation(len(annotations) + k, index + 1, drawn) for k, drawn in enumerate(objects, 1)]
+    with _in_order(partial(_write_image, folder, split, settings), count, processes) as written:
+        for image, found in Progress(written, 0, count, shown=progress, unit=f"{split} image"):
+            images.append(image)
+            annotations += [{"id": len(annotations) + k, **annotation} for k, annotation in enumerate(found, 1)]
     categories = [{"id": number, "name": name, "supercategory": "shape"} for name, number in CATEGORIES]
     info = {"description": f"shapes: drawn images, split {split}", **asdict(settings)}
     content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _annotation(number: int, image_id: int, drawn: DrawnObject) -> dict:
+@contextmanager
+def _in_order(function: Callable[[int], _Written], count: int, processes: int) -> Iterator[Iterator[_Written]]:
+    """The results of a function for 0 … `count` − 1 in their order, computed by one process or by several."""
+    if processes == 1:
+        yield map(function, range(count))
+        return
+    # Forking a process that has threads, as torch starts them, may hang the child.
+    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+        yield pool.imap(function, range(count), chunksize=16)
+
+
+def _write_image(folder: Path, split: str, settings: Settings, index: int) -> _Written:
+    """Draw and write an image of a split; returns its entry and those of its objects, which lack their ids."""
+    image, objects = _draw(settings.seed, split, index, settings.size)
+    name = f"{index:06d}" + (".png" if index % PNG_EVERY == PNG_EVERY - 1 else ".jpg")
+    (folder / split / name).write_bytes(encode_image(image, Path(name).suffix))
+    height, width = image.shape[:2]
+    entry = {"id": index + 1, "file_name": name, "height": height, "width": width}
+    return entry, [_annotation(index + 1, drawn) for drawn in objects]
+
+
+def _annotation(image_id: int, drawn: DrawnObject) -> dict:
     x0, y0, x1, y1 = drawn.box_xyxy
     return {
-        "id": number,
         "image_id": image_id,
         "category_id": CATEGORIES[drawn.label][1],
         "bbox": [x0, y0, x1 - x0, y1 - y0],

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from runtime.detector import Detector as RuntimeDetector
 from ..build import build_criterion, build_training_batches
 from ..config import Config
 from ..config.check import check_config
-from ..data.loader import images_to_train_on
+from ..data.loader import TrainBatch, images_to_train_on
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .checkpoint import Checkpoint, Classes, save_checkpoint
@@ -58,8 +59,27 @@ class TrainingResult(NamedTuple):
     best_ap: float | None  # 0–1, of `best`
 
 
-def train_detector(config: Config, out: Path, resume: bool = False, world: World = ALONE) -> TrainingResult:
-    """Train the detector of a configuration.
+class BatchSource(Protocol):
+    """What makes the training batches of a run; `build_training_batches` reads and augments images on the host."""
+
+    def __call__(
+        self, dataset: CocoDataset, settings: Config, first_step: int, share: int, rank: int
+    ) -> Iterator[TrainBatch]:
+        """The batches from step `first_step` on, of each batch the `share` images of process `rank`.
+
+        They may lie on the device already.
+        """
+        ...
+
+
+def train_detector(
+    config: Config,
+    out: Path,
+    resume: bool = False,
+    world: World = ALONE,
+    make_batches: BatchSource = build_training_batches,
+) -> TrainingResult:
+    """Train the detector of a configuration on the batches of `make_batches`.
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
     and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
@@ -103,7 +123,7 @@ def train_detector(config: Config, out: Path, resume: bool = False, world: World
 
     with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = build_training_batches(train_set, config, state.step, share, world.rank)
+        batches = make_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0

@@ -1,0 +1,187 @@
+"""The conditions of a GPU report: card, driver, clocks, processor, versions, code; and the card while a step runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from runtime.machine.conditions import describe_machine, describe_run, version_of
+from runtime.machine.gpus import list_gpus
+from runtime.machine.nvml import LIMIT_S, NvmlError, NvmlGpu, open_nvml
+from runtime.machine.processor import read_processor
+
+from .steps import ROOT
+
+UNKNOWN = "unknown"
+DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "triton",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "opencv-python-headless",
+    "pycocotools",
+    "cuda-python",
+    "cuda-bindings",
+    "cuda-core",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "pycuda",
+    "nvidia-ml-py",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt_rtx",
+    "pytest",
+)
+_SOURCES = ("benchmarks", "export", "runtime", "train")
+# What only torch can say, asked in another process: the report itself must not hold memory of the card.
+_ASK_TORCH = """
+import json, torch
+found = {"CUDA of torch": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
+if torch.cuda.is_available():
+    card = torch.cuda.get_device_properties(0)
+    found |= {"card": card.name, "compute capability": f"{card.major}.{card.minor}",
+              "multiprocessors": card.multi_processor_count, "memory (GiB)": round(card.total_memory / 2**30, 1)}
+print(json.dumps(found))
+"""
+
+
+def describe() -> dict[str, Any]:
+    """The conditions by their names, in the order of the page; what isn't known or installed says so."""
+    found = list_gpus()
+    torch = _ask_torch()
+    machine, run = describe_machine(), describe_run("scripts/gpu_report.sh")
+    gpu = found.gpus[0] if found.gpus else None
+    nothing = f"none: {found.problem}"
+    return {
+        "card": gpu.name if gpu else torch.pop("card", nothing),
+        "number of cards": len(found.gpus) or UNKNOWN,
+        "driver": found.driver or "none",
+        "compute capability": (gpu.compute_capability if gpu else None) or torch.get("compute capability", UNKNOWN),
+        "clocks of the idle card": _clocks(),
+        **{name: value for name, value in torch.items() if name not in ("card", "compute capability")},
+        "processor": str(read_processor()),
+        "processors": f"{machine.usable_processors} of {machine.processors}",
+        "memory of the host (GB)": machine.memory_gb,
+        "processors busy with other work": machine.busy_share,
+        "system": machine.system,
+        "python": machine.python,
+        "versions": {name: version_of(name) or "not installed" for name in DISTRIBUTIONS},
+        "environment": machine.environment,
+        "date": run.date,
+        "toolkit": run.toolkit_version,
+        "git commit": run.git or UNKNOWN,
+        "sources": code_digest(),
+    }
+
+
+def code_digest(root: Path = ROOT) -> str:
+    """The first digits of the SHA-256 of the sources: two runs with the same digits ran the same code."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in _SOURCES for path in (root / folder).rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _ask_torch() -> dict[str, Any]:
+    try:
+        answer = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120)
+        return json.loads(answer.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        return {"CUDA of torch": f"{UNKNOWN}: torch didn't answer ({type(error).__name__})"}
+
+
+def _clocks() -> str:
+    with suppress(NvmlError), open_nvml() as nvml:
+        gpu = nvml.gpu_of_cuda(0, lambda device: None)
+        return (
+            f"SM {gpu.clock_mhz} MHz (at most {gpu.clock_max_mhz}), memory {gpu.memory_clock_mhz} MHz, "
+            f"{gpu.power_w} W, {gpu.temperature_c} °C, slowed by: {', '.join(gpu.throttling) or 'nothing'}"
+        )
+    return UNKNOWN
+
+
+class CardWatch:
+    """Samples the card in a thread while the block runs; `summary` is what it saw, empty where there is no card."""
+
+    def __init__(self, interval_s: float = 0.25, limit_s: float = LIMIT_S) -> None:
+        self._interval_s, self._limit_s = interval_s, limit_s
+        self._samples: list[dict[str, Any]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="card watch", daemon=True)
+
+    def __enter__(self) -> CardWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(self._limit_s)
+
+    def summary(self) -> dict[str, Any]:
+        """Median clocks, power, highest temperature, memory and throttling over the samples.
+
+        Clocks and power are those of the samples in which a kernel ran, where the card says so: an idle card sleeps.
+        """
+        samples = list(self._samples)
+        busy = [sample for sample in samples if sample["busy"]] or samples
+        if not samples:
+            return {}
+        reasons = sorted({reason for sample in busy for reason in sample["throttling"]})
+        return {
+            "samples": len(samples),
+            "samples with a kernel": sum(bool(sample["busy"]) for sample in samples),
+            "SM clock, median (MHz)": _of(statistics.median, busy, "sm_mhz"),
+            "SM clock, lowest (MHz)": _of(min, busy, "sm_mhz"),
+            "memory clock, median (MHz)": _of(statistics.median, busy, "memory_mhz"),
+            "power, median (W)": _of(statistics.median, busy, "power_w"),
+            "power, highest (W)": _of(max, samples, "power_w"),
+            "temperature, highest (°C)": _of(max, samples, "temperature_c"),
+            "memory, highest (MiB)": _of(max, samples, "memory_mib"),
+            "throttled (share of samples)": {
+                reason: round(sum(reason in sample["throttling"] for sample in busy) / len(busy), 3)
+                for reason in reasons
+            }
+            or "not throttled",
+        }
+
+    def _watch(self) -> None:
+        with suppress(NvmlError), open_nvml() as nvml:
+            gpu = nvml.gpu_of_cuda(0, lambda device: None)
+            while True:
+                self._samples.append(_sample(gpu))
+                if self._ended.wait(self._interval_s):
+                    return
+
+
+def _sample(gpu: NvmlGpu) -> dict[str, Any]:
+    memory = gpu.memory_mib
+    return {
+        "busy": gpu.busy_percent,
+        "sm_mhz": gpu.clock_mhz,
+        "memory_mhz": gpu.memory_clock_mhz,
+        "power_w": gpu.power_w,
+        "temperature_c": gpu.temperature_c,
+        "memory_mib": None if memory is None else memory[1],
+        "throttling": gpu.throttling,
+    }
+
+
+def _of(summarise: Callable[[Iterable[float]], float], samples: list[dict[str, Any]], name: str) -> float | None:
+    values = [sample[name] for sample in samples if sample[name] is not None]
+    return summarise(values) if values else None

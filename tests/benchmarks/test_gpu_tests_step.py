@@ -1,0 +1,118 @@
+"""The step that runs the tests for GPUs: each outcome is counted, each failure has its text, each skip its reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import tests as step
+from benchmarks.gpu.step import Record
+
+MIXED = """
+import pytest
+pytestmark = pytest.mark.gpu
+
+def test_good(): pass
+
+@pytest.mark.parametrize("x", [1, 2])
+def test_skipped(x): pytest.skip("no GPU | here")
+
+def test_bad(): assert 1 + 1 == 3, "a wrong sum"
+
+@pytest.fixture
+def broken(): raise RuntimeError("no fixture")
+
+def test_error(broken): pass
+"""
+GOOD = "import pytest\n\n@pytest.mark.gpu\ndef test_good(): pass\n\ndef test_of_a_cpu(): assert False\n"
+CRASH = "import os\nimport pytest\n\n@pytest.mark.gpu\ndef test_crash(): os.kill(os.getpid(), 11)\n"
+HANGS = "import time\nimport pytest\n\n@pytest.mark.gpu\ndef test_hangs(): time.sleep(600)\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    out = tmp_path / "tests"
+    out.mkdir()
+    (out / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs a GPU\n", encoding="utf-8")
+    return out
+
+
+def run(folder: Path, minutes: float = 2, **files: str) -> dict[str, Any]:
+    for name, source in files.items():
+        (folder / f"test_{name}.py").write_text(source, encoding="utf-8")
+    file = folder.parent / "step.json"
+    step.main(["--json", str(file), "--minutes", str(minutes)], ".", folder)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def row_of(content: dict[str, Any], name: str) -> dict[str, Any]:
+    (row,) = [row for row in content["tables"]["tests"] if row["file"].endswith(f"test_{name}.py")]
+    return {key: value for key, value in row.items() if key != "file"}
+
+
+def test_every_outcome_is_recorded_and_a_crash_costs_its_file_alone(folder: Path) -> None:
+    content = run(folder, mixed=MIXED, crash=CRASH, good=GOOD)
+    assert row_of(content, "mixed") == {"passed": 1, "failed": 1, "skipped": 2, "error": 1, "ended well": False}
+    assert row_of(content, "good") == {"passed": 1, "failed": 0, "skipped": 0, "error": 0, "ended well": True}
+    assert row_of(content, "crash") == {"ended well": False}
+    failures = {name.rpartition(" ")[2]: text for name, text in content["failures"].items()}
+    assert set(failures) == {"test_mixed.py::test_bad", "test_mixed.py::test_error", "test_crash.py"}
+    assert "a wrong sum" in failures["test_mixed.py::test_bad"]
+    assert "no fixture" in failures["test_mixed.py::test_error"]
+    assert "code -11" in failures["test_crash.py"]
+    assert "Segmentation fault" in failures["test_crash.py"]
+    ((part, reason),) = content["not_run"].items()
+    assert reason.endswith("no GPU | here")
+    assert "2 tests (test_skipped[1], test_skipped[2])" in part
+
+
+def test_files_that_ended_well_are_kept_and_a_mended_one_is_no_failure(folder: Path) -> None:
+    run(folder, mixed=MIXED, good=GOOD)
+    (folder / "test_good.py").write_text(GOOD + "\n@pytest.mark.gpu\ndef test_new(): pass\n", encoding="utf-8")
+    content = run(folder, mixed=MIXED.replace("== 3", "== 2").replace("raise", "return"))
+    assert row_of(content, "mixed") == {"passed": 3, "failed": 0, "skipped": 2, "error": 0, "ended well": True}
+    assert row_of(content, "good")["passed"] == 1
+    assert content["failures"] == {}
+
+
+def test_a_file_that_hangs_is_stopped_and_the_rest_is_listed(folder: Path) -> None:
+    content = run(folder, minutes=0.4, hangs=HANGS, later=GOOD)
+    ((part, text),) = content["failures"].items()
+    assert part.endswith("test_hangs.py")
+    assert "its time was up" in text
+    assert [reason for part, reason in content["not_run"].items() if part.endswith("test_later.py")] == [
+        "no time was left"
+    ]
+    assert content["cut"]
+
+
+def test_no_tests_are_no_failure_and_a_file_that_cannot_be_collected_is_one(folder: Path) -> None:
+    assert run(folder)["failures"] == {}
+    content = run(folder, wrong="import no_such_module_at_all")
+    assert "no_such_module_at_all" in content["failures"]["finding the tests"]
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
+    text = step.shortened("begins" + 10_000 * "x" + "ends")
+    assert text.startswith("begins")
+    assert text.endswith("ends")
+    assert 1990 < len(text) < 2010
+    assert step.shortened(" short ") == "short"
+
+
+def test_what_the_sanitizer_finds_is_counted_and_fails(folder: Path) -> None:
+    file = folder / "test_good.py"
+    file.write_text(GOOD, encoding="utf-8")
+    found = "import subprocess, sys\nsubprocess.run(sys.argv[1:])\nprint('= ERROR SUMMARY: 3 errors')\nsys.exit(86)"
+    record = Record(folder.parent / "step.json", 2)
+    step.run_file(record, "under", str(file), [sys.executable, "-c", found])
+    (row,) = record.tables["under"]
+    assert row["errors of the sanitizer"] == 3
+    assert not row["ended well"]
+    ((part, text),) = record.failures.items()
+    assert part.endswith("after the tests")
+    assert "ERROR SUMMARY: 3 errors" in text
