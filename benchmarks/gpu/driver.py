@@ -17,13 +17,15 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu.driver_sequences import SEQUENCES
+import benchmarks.gpu.driver_graphs
+import benchmarks.gpu.driver_sequences  # noqa: F401  both register sequences
 from benchmarks.gpu.driver_site import MARK
-from benchmarks.gpu.driver_verdicts import DIED, agreement, run_standin
+from benchmarks.gpu.driver_verdicts import DIED, SEQUENCES, agreement, run_standin
 from benchmarks.gpu.step import Record, Row, begin
 from runtime.cuda import Binding, CudaError, open_cuda
 
 BINDINGS: tuple[Binding, ...] = ("cuda-python", "pycuda")
+WAYS = ("dropped", "detached", "detached while pushed")  # of letting pycuda's primary context go
 CHILD = [sys.executable, "-m", "benchmarks.gpu.driver_child"]
 # A tool's options, and the part that runs under it.
 SANITIZED = {
@@ -58,6 +60,8 @@ def main() -> None:
     with record.part("driver: verdicts"):
         _verdicts(record, is_real)
     _part(record, "driver: speed", ["speed", *(["--real"] if is_real else [])], 90)
+    for way in WAYS if is_real and present["pycuda"] is None else ():
+        _part(record, f"driver: pycuda's context, {way}", [way], 30)
     for name, (tool, options, arguments) in SANITIZED.items():
         _sanitize(record, name, tool, options, arguments, is_real, present)
 
@@ -102,7 +106,8 @@ def _part(record: Record, name: str, arguments: list[str], seconds: float) -> No
         for row in rows:
             record.row(row["table"], **row["columns"])
         bad = [row["columns"]["check"] for row in rows if "FAILED" in str(row["columns"].get("result"))]
-        record.row("driver: parts", part=name, ended=reason or "well", seconds=round(time.monotonic() - began, 1))
+        seconds = round(time.monotonic() - began, 1)
+        record.row("driver: parts", part=name, ended=reason or "well", seconds=seconds, wrote=rest.strip()[-600:])
         if reason is not None or bad:
             raise RuntimeError(f"{reason or 'checks failed'}: {'; '.join(bad)} {rest.strip()[-1500:]}")
 
@@ -112,7 +117,7 @@ def _verdicts(record: Record, is_real: bool) -> None:
     if record.has("driver: parts", part="driver: verdicts", ended="well"):
         return
     names = list(SEQUENCES)
-    standin = {name: run_standin(name, SEQUENCES) for name in names}
+    standin = {name: run_standin(name) for name in names}
     driver: dict[str, str] = {}
     real = ["--real"] if is_real else []  # in a rehearsal the stand-in is compared with itself
     began = time.monotonic()

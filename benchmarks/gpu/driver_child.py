@@ -10,16 +10,43 @@ from __future__ import annotations
 import argparse
 import ctypes
 
+import benchmarks.gpu.driver_graphs
+import benchmarks.gpu.driver_sequences  # noqa: F401  both register sequences
 from benchmarks.gpu.driver_backend import life
 from benchmarks.gpu.driver_calls import calls
-from benchmarks.gpu.driver_sequences import SEQUENCES
 from benchmarks.gpu.driver_site import open_site, out
 from benchmarks.gpu.driver_speed import speed
-from benchmarks.gpu.driver_verdicts import run_driver
+from benchmarks.gpu.driver_verdicts import SEQUENCES, run_driver
 from runtime.cuda import open_cuda
 from tests.support.standin.trt_on_gpu import Kernels
 
 PARTS = {"calls": calls, "life": life, "speed": speed}
+WAYS = ("dropped", "detached", "detached while pushed")  # of letting pycuda's primary context go
+
+
+def context(way: str) -> None:
+    """Whether the primary context is current, and alive, after pycuda has let it go in a way."""
+    import cuda.bindings.driver as driver
+    import pycuda.driver as pycuda
+
+    pycuda.init()
+    primary = pycuda.Device(0).retain_primary_context()
+    primary.push()
+    pycuda.mem_alloc(1 << 20).free()
+    if way == "detached while pushed":
+        primary.detach()
+    else:
+        pycuda.Context.pop()
+        if way == "detached":
+            primary.detach()
+    del primary
+    current = driver.cuCtxGetCurrent()
+    out(
+        "driver: pycuda's context",
+        way=way,
+        is_current_afterwards=bool(int(current[1])) if int(current[0]) == 0 else current[0].name,
+        is_alive_afterwards=bool(driver.cuDevicePrimaryCtxGetState(driver.CUdevice(0))[2]),
+    )
 
 
 def planted() -> None:
@@ -35,7 +62,7 @@ def planted() -> None:
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=[*PARTS, "verdicts", "planted"])
+    parser.add_argument("part", choices=[*PARTS, "verdicts", "planted", *WAYS])
     parser.add_argument("--binding", choices=["cuda-python", "pycuda"], default="cuda-python")
     parser.add_argument("--real", action="store_true", help="the real driver, in place of the stand-in")
     parser.add_argument("--small", action="store_true", help="small sizes and no errors on purpose: under a sanitizer")
@@ -43,7 +70,9 @@ def main() -> None:
     parser.add_argument("--reset", action="store_true", help="reset the device at the end, which tells what leaked")
     options = parser.parse_args()
     if options.part == "verdicts":
-        run_driver(list(SEQUENCES)[options.skip :], SEQUENCES, options.real)
+        run_driver(list(SEQUENCES)[options.skip :], options.real)
+    elif options.part in WAYS:
+        context(options.part)
     elif options.part == "planted":
         planted()
     else:

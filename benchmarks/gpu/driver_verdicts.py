@@ -27,6 +27,14 @@ Sequence = Callable[["Api"], Any]
 SIZE = 1 << 16
 BROKEN, DIED = "; then every call fails: ", "the process died"
 
+SEQUENCES: dict[str, Sequence] = {}  # by their docstrings; driver_sequences and driver_graphs fill it
+
+
+def sequence(function: Sequence) -> Sequence:
+    """Register a sequence under its docstring."""
+    SEQUENCES[(function.__doc__ or "").rstrip(".")] = function
+    return function
+
 
 class Refused(Exception):
     """A call that returned an error; the text is its name."""
@@ -104,25 +112,25 @@ class Api:
         self.cuLaunchKernel(self.kernel(), 1, -(-side // 8), 1, *block, 0, on, given, 0)
 
 
-def run_standin(name: str, sequences: dict[str, Sequence]) -> str:
+def run_standin(name: str) -> str:
     """The verdict of a fresh stand-in."""
     monkeypatch = pytest.MonkeyPatch()
     install(monkeypatch)
     try:
-        return _verdict(sequences[name], Api(is_real=False))
+        return _verdict(SEQUENCES[name], Api(is_real=False))
     finally:
         monkeypatch.undo()
 
 
-def run_driver(names: list[str], sequences: dict[str, Sequence], is_real: bool) -> None:
+def run_driver(names: list[str], is_real: bool) -> None:
     """Verdicts of the real driver, as rows. It ends at a sequence after which the driver is of no use any more."""
     for name in names:
         out("begins", sequence=name)
         if not is_real:
-            out("verdict", sequence=name, verdict=run_standin(name, sequences))
+            out("verdict", sequence=name, verdict=run_standin(name))
             continue
         api = Api(is_real=True)
-        verdict = _verdict(sequences[name], api)
+        verdict = _verdict(SEQUENCES[name], api)
         try:
             api.runtime.cudaGetLastError()
             api.cudaDeviceSynchronize()
