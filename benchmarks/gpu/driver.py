@@ -72,6 +72,8 @@ def _why_not(binding: Binding) -> str | None:
         open_cuda(0, binding).close()
     except CudaError as error:
         return str(error)
+    except Exception as error:  # of the binding itself
+        return f"{type(error).__name__}: {error}"
     return None
 
 

@@ -124,6 +124,8 @@ def run_standin(name: str) -> str:
 
 def run_driver(names: list[str], is_real: bool) -> None:
     """Verdicts of the real driver, as rows. It ends at a sequence after which the driver is of no use any more."""
+    if is_real:
+        Api(is_real=True).cudaSetDevice(0)  # makes the context that the driver API needs
     for name in names:
         out("begins", sequence=name)
         if not is_real:
