@@ -103,8 +103,10 @@ def run(
             canvas[:] = lay_on_canvas(np.array(pixels), given)
 
     accesses = [Access(source, first, first + size, False), _write(target, at, height * width * 3)]
-    module.last = Operation("a kernel", stream, accesses, work, seconds=KERNEL_SECONDS)
-    driver.queue(stream, module.last)
+    operation = Operation("a kernel", stream, accesses, work, seconds=KERNEL_SECONDS)
+    if stream.capture is None:
+        module.last = operation
+    driver.queue(stream, operation)
 
 
 def _write(allocation: Allocation, start: int, size: int) -> Access:

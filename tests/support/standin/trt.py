@@ -21,23 +21,26 @@ _CLASSES: dict[str, type] = {
     "ILogger": Logger,
     "Runtime": Runtime,
     "ICudaEngine": Engine,
-    "IExecutionContext": Context,
     "EngineInspector": Inspector,
     "IRuntimeConfig": RuntimeConfig,
     "IRuntimeCache": RuntimeCache,
 }
 
 
-def make_tensorrt(driver: Driver, names: str) -> tuple[types.ModuleType, Shared]:
-    """`tensorrt` or `tensorrt_rtx` with the names of benchmarks/tensorrt_api/NAMES.json, and what its objects share."""
+def make_tensorrt(driver: Driver, names: str, context: type = Context) -> tuple[types.ModuleType, Shared]:
+    """`tensorrt` or `tensorrt_rtx` with the names of benchmarks/tensorrt_api/NAMES.json, and what its objects share.
+
+    `context` models IExecutionContext.
+    """
     listed = json.loads(NAMES[names].read_text(encoding="utf-8"))
     module: Any = types.ModuleType("tensorrt_rtx" if names.startswith("rtx") else "tensorrt")
     shared = Shared(driver, module)
     module.__version__ = listed["version"]
     for name, values in listed["enums"].items():
         setattr(module, name, enum.Enum(name, values))
+    classes = _CLASSES | {"IExecutionContext": context}
     for name, members in listed["classes"].items():
-        setattr(module, name, _listed_class(name, set(members), _CLASSES.get(name), shared))
+        setattr(module, name, _listed_class(name, set(members), classes.get(name), shared))
     return module, shared
 
 
