@@ -38,6 +38,7 @@ PAYS_FROM = 10_000
 _WARNINGS_OF_TORCH = (
     "The .grad attribute of a Tensor that is not a leaf",  # torch itself looks at the gradients of marked tensors
     "TensorFloat32 tensor cores",  # on a GPU: float32 products could be less exact and faster
+    "`torch.jit",  # torch's own modules use what torch has deprecated
     "Please use the new API settings to control TF32",  # torch 2.9 and 2.10 read the setting by its old name themselves
 )
 

@@ -147,11 +147,12 @@ def test_one_graph_serves_all_large_canvases() -> None:
     assert graphs() == 4
 
 
-def test_the_compilers_advice_about_tf32_ends_no_compilation() -> None:
+def test_the_compilers_own_warnings_end_no_compilation() -> None:
     """Warnings are errors here, and what fails while compiling ends compilation."""
 
     def advising(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication available", stacklevel=1)
+        warnings.warn("`torch.jit.script_method` is deprecated.", DeprecationWarning, stacklevel=1)
         warnings.warn("Please use the new API settings to control TF32 behavior, such as …", stacklevel=1)
         return aot_eager(graph, inputs)
 
