@@ -63,6 +63,7 @@ class Site:
     monkeypatch: pytest.MonkeyPatch
     stand_in: StandIn  # on the real driver only TensorRT is one
     compute_capability: str
+    held: Cuda | None = None  # keeps the context of the real network's kernels alive
 
     def cuda(self) -> Cuda:
         """The device, opened again."""
@@ -89,11 +90,10 @@ class Site:
         gc.collect()
         with check("driver: left at the end", "nothing left", binding=self.binding):
             self.stand_in.check_end()
-        if self.is_real:
-            cuda = self.cuda()
-            with cuda.current():
+        if self.held is not None:
+            with self.held.current():
                 self.stand_in.shared.kernels.close()  # type: ignore[attr-defined]
-            cuda.close()
+            self.held.close()
         self.monkeypatch.undo()
 
 
@@ -107,7 +107,7 @@ def open_site(binding: Binding, is_real: bool, is_small: bool) -> Site:
     cuda = open_cuda(0, binding)
     with cuda.current():
         stand_in = install_on_gpu(monkeypatch, cuda.device.compute_capability)
-    return Site(binding, is_real, is_small, monkeypatch, stand_in, cuda.device.compute_capability)
+    return Site(binding, is_real, is_small, monkeypatch, stand_in, cuda.device.compute_capability, cuda)
 
 
 @dataclass

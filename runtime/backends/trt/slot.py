@@ -277,10 +277,23 @@ class Slot:
         while fits is None and batch // 2 >= max(min_batch, 1):
             batch //= 2
             _, sizes = self._set_shape(context, (batch, height, width))
-            if sum(sizes.values()) <= free:
+            if self._fits(sizes):
                 advice, fits = f"batch {batch} fits", batch
         asked = f"batch {shape[0]} of {width}×{height} needs {wanted / 2**20:.1f} MiB per slot"
         return f"{asked}, {free / 2**20:.1f} MiB are free; {advice}", fits
+
+    def _fits(self, sizes: dict[str, int]) -> bool:
+        """Whether device memory of these sizes can be had. CUDA gives it in blocks: a sum of bytes doesn't tell."""
+        taken = []
+        try:
+            for size in sizes.values():
+                taken.append(self._cuda.alloc(max(size, 1)))
+        except OutOfMemory:
+            return False
+        finally:
+            for memory in taken:
+                self._cuda.free(memory)
+        return True
 
     def _forget(self, shape: Shape) -> None:
         """Drop a prepared shape, whose work must have been waited for."""

@@ -35,6 +35,7 @@ class Driver:
         self.order, self.random = order, random.Random(seed)
         self.memory, self.devices = memory, devices
         self.pinned_memory = 1 << 30
+        self.block = 1  # memory is given in blocks of this many bytes
         self.compute_capability = (8, 6)
         self.cuda_version = 13000  # of the driver, as CUDA writes it; 0: none is loaded
         self.violations: list[str] = []
@@ -106,13 +107,17 @@ class Driver:
     # Memory -----------------------------------------------------------------------------------------------------------
 
     def used(self, kind: str) -> int:
-        return sum(a.size for a in self.allocations.values() if a.kind == kind and a.device == self.device())
+        mine = (a for a in self.allocations.values() if a.kind == kind and a.device == self.device())
+        return sum(self._blocks(allocation.size) for allocation in mine)
+
+    def _blocks(self, size: int) -> int:
+        return -(-size // self.block) * self.block
 
     def allocate(self, size: int, kind: Literal["device", "pinned"]) -> Allocation | None:
         """None: out of memory."""
         if size <= 0:
             raise self.violation(f"allocation of {size} bytes")
-        if self.used(kind) + size > (self.memory if kind == "device" else self.pinned_memory):
+        if self.used(kind) + self._blocks(size) > (self.memory if kind == "device" else self.pinned_memory):
             return None
         data = np.frombuffer(self.random.randbytes(64) * (size // 64 + 1), np.uint8)[:size].copy()
         address = self._next_address if kind == "device" else data.ctypes.data

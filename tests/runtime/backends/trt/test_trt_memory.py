@@ -38,6 +38,22 @@ def test_out_of_memory_says_which_batch_fits(monkeypatch: pytest.MonkeyPatch, tm
     stand_in.check_end()
 
 
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_the_advice_holds_where_memory_comes_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, binding: Binding
+) -> None:
+    """Batch 4 of 64×64 has 115 kB, less than is free, but in eleven pieces, which take 23 of the 16 blocks."""
+    stand_in = install(monkeypatch, binding)
+    stand_in.driver.memory, stand_in.driver.block = 16 << 13, 1 << 13
+    with TrtBackend(write_standin_engine(tmp_path, stand_in), slots=1, binding=binding) as backend:
+        with pytest.raises(BatchTooLarge, match="batch 2 fits") as caught:
+            backend.infer(*feed(8, 64, 64))
+        assert caught.value.fits == 2
+        assert_same(backend.infer(*feed(2, 64, 64)), expected(*feed(2, 64, 64)))
+    del caught  # its traceback holds the engine
+    stand_in.check_end()
+
+
 def test_what_a_slot_holds_for_other_shapes_goes_where_both_dont_fit(engine: Path, stand_in: StandIn) -> None:
     """Batch 8 of 32×32 has the larger outputs, batch 1 of 96×96 the larger input: together too much, each alone not."""
     stand_in.driver.memory = 66_500
