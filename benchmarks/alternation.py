@@ -42,15 +42,18 @@ def take_turns(
     calls: int = 1,
     limit_s: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds of one call of each function, by round; A B C A B C …, after a round that warms up.
+    """Seconds of one call of each function, by round; A B C A B C …, after a call of each that warms up.
 
     A turn is `calls` calls, which the device ends before the clock is read. After `limit_s` seconds no round is begun,
     but each function has one figure at least.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    synchronize(device)
     begun = time.perf_counter()
-    for number in range(rounds + 1):
-        if number > 1 and time.perf_counter() - begun > limit_s:
+    for number in range(rounds):
+        if number and time.perf_counter() - begun > limit_s:
             break
         for name, function in functions.items():
             synchronize(device)
@@ -58,6 +61,5 @@ def take_turns(
             for _ in range(calls):
                 function()
             synchronize(device)
-            if number:
-                seconds[name].append((time.perf_counter() - started) / calls)
+            seconds[name].append((time.perf_counter() - started) / calls)
     return seconds

@@ -21,7 +21,12 @@ from train.trainer.loop import train_detector
 from train.trainer.optim import build_optimizer, resume_optimizer
 from train.trainer.run_log import LOG, read_log
 
-pytestmark = pytest.mark.gpu
+# Warnings of torch on a GPU: the first of any use of the mode, the second of torch's own data loader up to 2.11.
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+    pytest.mark.filterwarnings("ignore:The argument 'device' of Tensor:DeprecationWarning"),
+]
 
 BOXES = [[[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 90.0, 60.0]], []]
 
