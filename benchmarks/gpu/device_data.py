@@ -41,6 +41,7 @@ class DeviceImages:
     def __init__(self, dataset: CocoDataset, side: int, pad_value: tuple[int, ...], device: torch.device, threads: int):
         count = len(dataset)
         self.device, self.image_ids = device, dataset.image_ids
+        self._pad = torch.tensor(pad_value, dtype=torch.float32, device=device)
         self.images = torch.empty((count, side, side, 3), dtype=torch.uint8, device=device)
         most = max(1, int(np.diff(dataset.offsets).max()))
         boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int64)
@@ -76,11 +77,11 @@ class DeviceImages:
                     order = shuffled(len(self.images), seed, epoch)
                 rows.append(int(order[number % len(self.images)]))
             generator.manual_seed((seed * 1_000_003 + step) * 1009 + rank)
-            index = torch.tensor(rows).to(self.device, non_blocking=True)
+            # From pinned memory, so that the host doesn't wait for the device.
+            index = torch.tensor(rows, pin_memory=self.device.type == "cuda").to(self.device, non_blocking=True)
             sizes_hw, targets = self.sizes_hw[index], Targets(*(tensor[index] for tensor in self.targets))
-            pre = settings.preprocess
             placed = choose(sizes_hw, settings.augment, self.images.shape[1], generator)
-            images = move_images(self.images[index], placed, pre.pad_value)
+            images = move_images(self.images[index], placed, self._pad)
             images = jitter_colours(images, settings.augment, generator)
             targets = move_targets(targets, placed, self.images.shape[1], settings.augment.min_visible)
             yield TrainBatch(images, targets, self.image_ids[rows].tolist(), [])
@@ -96,7 +97,7 @@ def choose(sizes_hw: Tensor, settings: Augment, side: int, generator: torch.Gene
         return torch.rand((len(sizes_hw), columns), generator=generator, device=sizes_hw.device)
 
     width_height = sizes_hw.flip(1)
-    flips = uniform(2) < torch.tensor([settings.horizontal_flip, settings.vertical_flip], device=sizes_hw.device)
+    flips = torch.cat((uniform() < settings.horizontal_flip, uniform() < settings.vertical_flip), dim=1)
     sign = 1 - 2 * flips.float()
     swap = uniform() < settings.transpose
     low, high = settings.short_side_min, settings.short_side_max
@@ -109,14 +110,13 @@ def choose(sizes_hw: Tensor, settings: Augment, side: int, generator: torch.Gene
     return Placed(linear, shift - uniform(2) * (size - side).clamp_min(0))
 
 
-def move_images(images: Tensor, placed: Placed, pad_value: tuple[int, ...]) -> Tensor:
-    """Images uint8 [B, S, S, 3] sampled at their new places; `pad_value` where there is no image."""
+def move_images(images: Tensor, placed: Placed, pad: Tensor) -> Tensor:
+    """Images uint8 [B, S, S, 3] sampled at their new places; the colour `pad` float32 [3] where there is no image."""
     side = images.shape[1]
     back = placed.linear.mT / (placed.linear.square().sum(dim=(1, 2), keepdim=True) / 2)  # its inverse
     # In grid_sample's coordinates, −1 … 1 over the square: u = 2x / S − 1.
     offset = (back @ (1 - 2 / side * placed.shift)[..., None]) - 1
     grid = F.affine_grid(torch.cat((back, offset), dim=2), [len(images), 3, side, side], align_corners=False)
-    pad = torch.tensor(pad_value, dtype=torch.float32, device=images.device)
     pixels = (images.float() - pad).permute(0, 3, 1, 2)
     moved = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return (moved.permute(0, 2, 3, 1) + pad).round().clamp(0, 255).to(torch.uint8)

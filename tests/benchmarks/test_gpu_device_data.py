@@ -84,7 +84,7 @@ def test_flips_are_the_hosts(
             (swapped, host.transpose),
         ):
             expected = change(expected) if probability else expected
-        moved = move_images(images.images[[index]], placed, PAD)[0]
+        moved = move_images(images.images[[index]], placed, torch.tensor(PAD).float())[0]
         height, width = expected.image.shape[:2]
         assert np.array_equal(moved[:height, :width], expected.image)
         assert (moved[height:] == torch.tensor(PAD)).all()

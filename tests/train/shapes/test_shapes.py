@@ -211,6 +211,11 @@ def test_the_same_settings_give_the_same_bytes(small_set: Path, tmp_path: Path) 
     assert images.items() <= more.items()
 
 
+def test_several_processes_write_the_same_bytes(small_set: Path, tmp_path: Path) -> None:
+    assert generate(tmp_path / "parallel", SMALL, progress=False, processes=2)
+    assert hashes(tmp_path / "parallel") == hashes(small_set)
+
+
 def test_files_hold_what_make_image_draws(small_set: Path) -> None:
     content = json.loads((small_set / "val.json").read_text())
     assert [c["id"] for c in content["categories"]] == [1, 2, 3, 5, 6, 8, 11, 13]
