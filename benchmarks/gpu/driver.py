@@ -171,7 +171,11 @@ def _sanitize(
         asked = sum(
             "Program hit" in line and "cuGetProcAddress" in line for line in found
         )  # for functions of later CUDA
-        failed = [row["columns"]["check"] for row in rows if "FAILED" in str(row["columns"].get("result"))]
+        failed = [
+            f"{row['columns']['check']}: {row['columns']['result']}"
+            for row in rows
+            if "FAILED" in str(row["columns"].get("result"))
+        ]
         record.row(
             "driver: sanitizer",
             what=name,
