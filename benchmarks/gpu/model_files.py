@@ -58,10 +58,10 @@ class Files(NamedTuple):
 
 
 def small_detector(folder: Path, sizes: Sizes) -> Path:
-    """The checkpoint of a detector that is trained on drawn images, which lie in `folder`/shapes; made if missing."""
+    """The checkpoint of a detector that is trained on drawn images, made if it is missing."""
     data, path = folder / "shapes", folder / "small.pt"
-    generate(data, Settings(sizes.train, sizes.val), progress=False)
     if not path.exists():
+        generate(data, Settings(sizes.train, sizes.val), progress=False)
         overrides = {
             "data.train_json": f"{data}/train.json",
             "data.train_images": f"{data}/train",
@@ -80,21 +80,27 @@ def small_detector(folder: Path, sizes: Sizes) -> Path:
 
 
 def small_files(folder: Path, sizes: Sizes) -> Files:
-    """The small detector in every precision and form."""
-    checkpoint = small_detector(folder, sizes)
+    """The small detector in every precision and form. Only `small.onnx` has to travel: the others are made of it."""
     exported = folder / "small.onnx"
     if not exported.exists():
-        loaded = load_detector(checkpoint)
+        loaded = load_detector(small_detector(folder, sizes))
         with atomic_path(exported) as temporary:
             temporary.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 16)))
-    return every_form(exported, list_images(folder / "shapes" / "train"))
+    return every_form(exported, list_images(judged_on(folder, sizes) / "train"))
+
+
+def judged_on(folder: Path, sizes: Sizes) -> Path:
+    """The drawn images that the small detector is measured on (val) and calibrated on (the first of train)."""
+    data = folder / "judged"
+    generate(data, Settings(CALIBRATED_ON, sizes.val), progress=False)
+    return data
 
 
 def large_files(folder: Path, sizes: Sizes, device: str) -> Files:
     """The large detector with random weights in every precision and form, calibrated on its own pictures."""
     pictures = sorted(picture_set(folder, sizes).parent.glob("*.jpg"))
     images = photographs(pictures[0].parent, 4, *sizes.canvas_hw)
-    return every_form(our_model(folder, sizes.recipe, images, device=device), pictures[:4])
+    return every_form(our_model(folder, sizes.recipe, images, device=device), pictures[:2])
 
 
 def every_form(exported: Path, images: Sequence[Path]) -> Files:

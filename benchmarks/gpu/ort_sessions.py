@@ -49,19 +49,28 @@ def open_raw(
     return library.InferenceSession(str(path), settings, providers=providers)
 
 
-def bound_side(session: Any, feed: Feed, device: str, count: str | None = None) -> Side:
+def bound_side(session: Any, feed: Feed, device: str, count: str | None = None, fixed_by: Any = None) -> Side:
     """A run with all inputs and outputs in the memory of `device` ("cuda" or "cpu"), bound once.
 
-    It returns the sum of the output `count`, 0 without it.
+    It returns the sum of the output `count`, 0 without it. The outputs lie in new memory in each run; with another
+    session of the file, `fixed_by`, in the memory that a run of it left, as a CUDA graph needs.
     """
     library = import_library()
-    binding = session.io_binding()
-    for name, array in feed.items():
-        # The binding keeps the value alive.
-        binding.bind_ortvalue_input(name, library.OrtValue.ortvalue_from_numpy(array, device, 0))
+    binding = bind_inputs(session, feed, device)
     names = [output.name for output in session.get_outputs()]
-    for name in names:
-        binding.bind_output(name, device, 0)
+    fixed: list[Any] = [None] * len(names)
+    if fixed_by is not None:
+        other = bind_inputs(fixed_by, feed, device)
+        for name in names:
+            other.bind_output(name, device, 0)
+        fixed_by.run_with_iobinding(other)
+        other.synchronize_outputs()
+        fixed = [library.OrtValue.ortvalue_from_numpy(one.numpy(), device, 0) for one in other.get_outputs()]
+    for name, value in zip(names, fixed, strict=True):
+        if value is None:
+            binding.bind_output(name, device, 0)
+        else:
+            binding.bind_ortvalue_output(name, value)
     binding.synchronize_inputs()
 
     def run() -> int:
@@ -70,6 +79,16 @@ def bound_side(session: Any, feed: Feed, device: str, count: str | None = None) 
         return 0 if count is None else int(binding.get_outputs()[names.index(count)].numpy().sum())
 
     return run
+
+
+def bind_inputs(session: Any, feed: Feed, device: str) -> Any:
+    """A binding of a session whose inputs are copied into the memory of `device`."""
+    library = import_library()
+    binding = session.io_binding()
+    for name, array in feed.items():
+        # The binding keeps the value alive.
+        binding.bind_ortvalue_input(name, library.OrtValue.ortvalue_from_numpy(array, device, 0))
+    return binding
 
 
 def canvases(batch: int, height: int, width: int) -> Feed:
