@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from onnx import NodeProto, TensorProto, numpy_helper
 from torch import Tensor
 
+MOST_NUMBERS = 8  # axes, counts, pads: two for each side of a map
 _TYPES = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
@@ -45,8 +45,9 @@ class TorchGraph:
 
     def __init__(self, model: onnx.ModelProto, device: str) -> None:
         self._nodes = [(node, _attributes(node)) for node in model.graph.node]
-        self._arrays = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
-        self._constants = {name: torch.from_numpy(array.copy()).to(device) for name, array in self._arrays.items()}
+        arrays = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+        self._constants = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+        self._numbers = {name: array.ravel().tolist() for name, array in arrays.items() if array.size <= MOST_NUMBERS}
         self._outputs = [value.name for value in model.graph.output]
 
     def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,8 +55,8 @@ class TorchGraph:
         values = self._constants | inputs
         for node, attributes in self._nodes:
             given = [values[name] for name in node.input]
-            parameters = [self._arrays.get(name) for name in node.input]
-            values.update(zip(node.output, _run(node.op_type, given, parameters, attributes), strict=True))
+            numbers = [self._numbers.get(name, []) for name in node.input]
+            values.update(zip(node.output, _run(node.op_type, given, numbers, attributes), strict=True))
         return {name: values[name] for name in self._outputs}
 
 
@@ -64,13 +65,12 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 
 
 def _run(
-    kind: str, given: Sequence[Tensor], parameters: Sequence[np.ndarray | None], attributes: dict[str, Any]
+    kind: str, given: Sequence[Tensor], numbers: Sequence[list[Any]], attributes: dict[str, Any]
 ) -> Sequence[Tensor]:
-    """The outputs of an operator; `parameters` are the inputs that are constants, as arrays."""
+    """The outputs of an operator; `numbers` are the values of those inputs that are small constants."""
     if kind in _OF_TWO:
         return [_OF_TWO[kind](given[0], given[1])]
     x = given[0]
-    numbers = [[] if array is None else array.astype(np.int64).ravel().tolist() for array in parameters]
     axis = attributes.get("axis", 0)
     match kind:
         case "Identity":

@@ -35,7 +35,7 @@ from benchmarks.gpu.model_files import (
     picture_set,
     small_files,
 )
-from benchmarks.gpu.ort_speed import Setting, speed
+from benchmarks.gpu.ort_speed import Setting, cuda_graphs, speed
 from benchmarks.gpu.step import Record, begin
 from benchmarks.precision_table import ALIKE, count_alone
 from benchmarks.random_detectors import photographs
@@ -283,6 +283,7 @@ def run(record: Record, setting: Setting) -> None:
         "profile": (20, lambda: profile(record, setting, "profile", {half.name: half}, setting.batches[0])),
         "doctor": (15, lambda: doctor(record)),
         "runtime.benchmark": (30, lambda: benchmark(record, setting, half)),
+        "CUDA graph": (20, lambda: cuda_graphs(record, setting, half)),
         "images in the GPU's memory": (10, lambda: on_device_images(record, setting, half)),
     }
     for name, (seconds, work) in parts.items():

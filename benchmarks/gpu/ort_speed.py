@@ -68,12 +68,7 @@ def speed(record: Record, setting: Setting, files: Files) -> None:
                     record.skip(f"speed of {group}, batch {batch}", "no time left")
                     continue
                 sides = sides_of(setting, raw, backends, theirs, images[:batch])
-                if "fp16 gpu" in known and setting.backend == "cuda":
-                    with record.part(f"CUDA graph of fp16 gpu, batch {batch}"):
-                        sides["fp16 gpu, CUDA graph: graph"] = graph_side(setting, known["fp16 gpu"], images[:batch])
                 measure_sides(record, group, batch, sides, setting.rounds)
-                del sides
-                gc.collect()
 
 
 @contextmanager
@@ -121,11 +116,21 @@ def sides_of(
     return sides
 
 
-def graph_side(setting: Setting, path: Path, images: np.ndarray) -> Side:
-    """The whole graph recorded as a CUDA graph by ONNX Runtime, which takes a session and fixed memory for a batch."""
-    feed = {"images": images, "image_sizes": np.full((len(images), 2), images.shape[1:3], np.int32)}
-    session = open_raw(path, setting.backend, {"enable_cuda_graph": "1"})
-    return bound_side(session, feed, setting.device, NMS_COUNT, fixed_by=open_raw(path, setting.backend))
+def cuda_graphs(record: Record, setting: Setting, path: Path) -> None:
+    """A whole graph beside the same one that ONNX Runtime recorded as a CUDA graph, at the first two batches.
+
+    A recording takes a session and fixed memory for each batch. On the CPU both sides are the same.
+    """
+    options = {"enable_cuda_graph": "1"} if setting.backend == "cuda" else None
+    for batch in setting.batches[:2]:
+        images = photographs(None, batch, *setting.sizes.canvas_hw)
+        feed = {"images": images, "image_sizes": np.full((batch, 2), images.shape[1:3], np.int32)}
+        plain, own = open_raw(path, setting.backend), open_raw(path, setting.backend, options)
+        sides = {
+            "plain: graph": bound_side(plain, feed, setting.device, NMS_COUNT),
+            "CUDA graph: graph": bound_side(own, feed, setting.device, NMS_COUNT, fixed_by=plain),
+        }
+        measure_sides(record, f"CUDA graph of {path.name}", batch, sides, setting.rounds)
 
 
 def measure_sides(record: Record, group: str, batch: int, sides: dict[str, Side], rounds: int) -> None:
