@@ -276,18 +276,20 @@ def run(record: Record, setting: Setting) -> None:
     for name, text in large.failed.items():
         record.fail(f"making {name} of the large detector", text)
     half = large.deployed.get("fp32 gpu" if record.rehearsal else "fp16 gpu", large.deployed["fp32 cpu"])
+    shown = {name: path for name, path in small.deployed.items() if name.endswith(" gpu") or name == "fp32 cpu"}
     parts: dict[str, tuple[float, Callable[[], None]]] = {
         "speed": (30, lambda: speed(record, setting, large)),
         "pipeline": (30, lambda: pipeline(record, setting, half, half.name)),
-        "small profile": (30, lambda: profile(record, setting, "small profile", small.deployed, 1)),
+        "small profile": (30, lambda: profile(record, setting, "small profile", shown, 1)),
         "profile": (20, lambda: profile(record, setting, "profile", {half.name: half}, setting.batches[0])),
         "doctor": (15, lambda: doctor(record)),
         "runtime.benchmark": (30, lambda: benchmark(record, setting, half)),
-        "CUDA graph": (20, lambda: cuda_graphs(record, setting, half)),
         "images in the GPU's memory": (10, lambda: on_device_images(record, setting, half)),
+        # Last: a recording that fails may spoil what follows.
+        "CUDA graph": (20, lambda: cuda_graphs(record, setting, half)),
     }
     for name, (seconds, work) in parts.items():
-        if name in record.tables and name not in ("speed", "pipeline"):  # these two go on where they stopped
+        if name in record.tables and name not in ("speed", "pipeline"):  # which go on where they stopped
             continue
         if not record.has_time(seconds):
             record.skip(name, "no time left")

@@ -30,6 +30,11 @@ GROUPS = {  # the sides of a comparison; the sessions of one fit a GPU's memory 
     "half": ("fp16 gpu", "fp16 cpu", "bf16 gpu"),
     "int8": ("int8 gpu", "int8 cpu"),
 }
+VARIANTS = {  # of a group's first file: other options of the CUDA provider than the backend's
+    "fp32": {"TF32": {"use_tf32": "1"}},
+    "half": {"NHWC": {"prefer_nhwc": "1"}, "exhaustive search": {"cudnn_conv_algo_search": "EXHAUSTIVE"}},
+    "int8": {},
+}
 
 
 class Setting(NamedTuple):
@@ -64,7 +69,7 @@ def speed(record: Record, setting: Setting, files: Files) -> None:
             for batch in setting.batches:
                 if record.has("speed", group=group, batch=batch):
                     continue
-                if not record.has_time(10 + 4 * batch):
+                if not record.has_time(10 + 2 * batch):
                     record.skip(f"speed of {group}, batch {batch}", "no time left")
                     continue
                 sides = sides_of(setting, raw, backends, theirs, images[:batch])
@@ -78,16 +83,17 @@ def opened(
     """Sessions of networks and whole graphs, and backends of a group's files; those that don't start are failures."""
     raw: dict[str, Any] = {}
     backends: dict[str, Any] = {}
-    tf32 = {"use_tf32": "1"} if setting.backend == "cuda" else None
     for number, (name, path) in enumerate(files.items()):
         with record.part(f"opening {name}"):
             raw[f"{name}: graph"] = open_raw(path, setting.backend)
             if number == 0 or name.startswith("bf16"):  # the others share the network
                 raw[f"{name}: network"] = open_raw(network_file(path), setting.backend)
                 backends[f"{name}: backend"] = open_backend(path, backend=setting.backend, allow_saturation=True)
-            if group == "fp32" and number == 0:
-                raw[f"{name}, TF32: graph"] = open_raw(path, setting.backend, tf32)
-                raw[f"{name}, TF32: network"] = open_raw(network_file(path), setting.backend, tf32)
+        for variant, options in VARIANTS[group].items() if number == 0 else ():
+            with record.part(f"opening {name}, {variant}"):
+                known = options if setting.backend == "cuda" else None
+                raw[f"{name}, {variant}: network"] = open_raw(network_file(path), setting.backend, known)
+                raw[f"{name}, {variant}: graph"] = open_raw(path, setting.backend, known)
     try:
         yield raw, backends
     finally:
