@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,10 +51,14 @@ class Setting(NamedTuple):
 def torchvision_sides(setting: Setting, images: np.ndarray) -> dict[str, Any]:
     """torchvision's models with the contexts that they run in."""
     half = partial(torch.autocast, setting.device, torch.float16 if setting.device == "cuda" else torch.bfloat16)
+    # torch's convolutions in float32 use TF32 unless told otherwise.
+    exact = partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
     found: dict[str, Any] = {}
     for kind in ("fcos", "retinanet"):
         model = torchvision_model(kind, images[:4], setting.device)
-        found[f"torchvision {kind}, fp32"] = (model, None)
+        found[f"torchvision {kind}, fp32"] = (model, exact)
+        if setting.device == "cuda":
+            found[f"torchvision {kind}, TF32"] = (model, nullcontext)
         found[f"torchvision {kind}, autocast"] = (model, half)
     return found
 
@@ -117,8 +121,7 @@ def sides_of(
         feed = {"images": images, "image_sizes": sizes} if is_graph else {"images": images}
         sides[name] = bound_side(session, feed, setting.device, NMS_COUNT if is_graph else None)
     sides |= {name: our_side(backend, images) for name, backend in backends.items()}
-    for name, (model, half) in theirs.items():
-        sides[name] = eager_side(model, photos, half) if half else eager_side(model, photos)
+    sides |= {name: eager_side(model, photos, inside) for name, (model, inside) in theirs.items()}
     return sides
 
 
