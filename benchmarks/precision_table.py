@@ -130,14 +130,23 @@ def score_files(
 
 def share_alike(a: Results, b: Results) -> float:
     """The share of both sides' detections (score at least LEAST_SCORE) with a partner on the other side."""
+    alone, total = count_alone(a, b, ALIKE, LEAST_SCORE)
+    return 1 - alone / max(total, 1)
+
+
+def count_alone(a: Results, b: Results, same: MatchTolerance, least_score: float) -> tuple[int, int]:
+    """How many of both sides' detections have no partner on the other side, and how many detections there are.
+
+    Those below `least_score` are not looked at, but may be partners.
+    """
     alone = total = 0
     for image_id in np.union1d(a.image_ids, b.image_ids):
         sides = [_of(results, int(image_id)) for results in (a, b)]
         for ours, theirs in (sides, sides[::-1]):
-            kept = ours.scores >= LEAST_SCORE
+            kept = ours.scores >= least_score
             total += int(kept.sum())
-            alone += count_unmatched(Detections(ours.boxes[kept], ours.scores[kept], ours.classes[kept]), theirs, ALIKE)
-    return 1 - alone / max(total, 1)
+            alone += count_unmatched(Detections(ours.boxes[kept], ours.scores[kept], ours.classes[kept]), theirs, same)
+    return alone, total
 
 
 def _of(results: Results, image_id: int) -> Detections:

@@ -43,17 +43,19 @@ def photographs(folder: Path | None, count: int, height: int, width: int) -> np.
     return np.stack([resize(image, (height, width)) for image in images])
 
 
-def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False) -> Path:
+def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False, device: str = "cpu") -> Path:
     """The exported file of a recipe's model in `folder`, made if it is missing. Its checkpoint lies beside it.
 
-    The file takes every canvas, or with `fixed` only the images' canvas.
+    The file takes every canvas, or with `fixed` only the images' canvas. The checkpoint is calibrated on `device`.
     """
     height, width = images.shape[1:3]
     checkpoint = folder / f"{recipe}_{height}x{width}.pt"
     path = checkpoint.with_suffix(".fixed.onnx" if fixed else ".onnx")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = load_detector(checkpoint) if checkpoint.exists() else our_checkpoint(recipe, images, checkpoint)
+        loaded = (
+            load_detector(checkpoint) if checkpoint.exists() else our_checkpoint(recipe, images, checkpoint, device)
+        )
         preprocess = loaded.config.preprocess
         if fixed:
             sides = {"short_side": min(height, width), "long_side": max(height, width)}
@@ -65,26 +67,29 @@ def our_model(folder: Path, recipe: str, images: np.ndarray, fixed: bool = False
     return path
 
 
-def our_checkpoint(recipe: str, images: np.ndarray, path: Path) -> LoadedDetector:
-    """A checkpoint of a recipe's model, calibrated on images uint8 [B, H, W, 3]."""
+def our_checkpoint(recipe: str, images: np.ndarray, path: Path, device: str = "cpu") -> LoadedDetector:
+    """A checkpoint of a recipe's model, calibrated on images uint8 [B, H, W, 3], on a device of torch."""
     torch.manual_seed(0)
     settings = RECIPES[recipe]()
     backbone = dataclasses.replace(settings.model.backbone, weights="none", batch_norm="train", frozen_stages=0)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, backbone=backbone))
-    detector = build_detector(settings.model, CLASSES, settings.preprocess)
-    batch = torch.from_numpy(images)
+    detector = build_detector(settings.model, CLASSES, settings.preprocess).to(device)
+    batch = torch.from_numpy(images).to(device)
     learn_statistics(detector, lambda: detector(batch))
     layer = detector.head.class_logits
     with torch.inference_mode():
         logits = torch.cat([level.flatten(1) for level in detector(batch).class_logits], dim=1)
     set_scores(layer, logits, threshold=settings.thresholds.score)
     names = Classes(tuple(f"class {n}" for n in range(CLASSES)), tuple(range(1, CLASSES + 1)))
-    save_checkpoint(path, Checkpoint(settings, names, 1, detector.state_dict(), None, {}, {}, None, -1.0))
+    save_checkpoint(path, Checkpoint(settings, names, 1, detector.cpu().state_dict(), None, {}, {}, None, -1.0))
     return load_detector(path)
 
 
-def torchvision_model(kind: str, images: np.ndarray) -> nn.Module:
-    """`fcos_resnet50_fpn` or `retinanet_resnet50_fpn`, calibrated on the same images, its resize left out."""
+def torchvision_model(kind: str, images: np.ndarray, device: str = "cpu") -> nn.Module:
+    """`fcos_resnet50_fpn` or `retinanet_resnet50_fpn`, calibrated on the same images, its resize left out.
+
+    It lies on `device`.
+    """
     torch.manual_seed(0)
     height, width = images.shape[1:3]
     build = {"fcos": zoo.fcos_resnet50_fpn, "retinanet": zoo.retinanet_resnet50_fpn}[kind]
@@ -96,13 +101,13 @@ def torchvision_model(kind: str, images: np.ndarray) -> nn.Module:
         min_size=min(height, width),
         max_size=max(height, width),
     )
-    tensors = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
+    tensors = [torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255 for image in images]
     found: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append(output.flatten(1))
 
-    model.eval()
+    model.to(device).eval()
     learn_statistics(model, lambda: model(tensors))
     layer = model.head.classification_head.cls_logits
     handle = layer.register_forward_hook(look)

@@ -10,14 +10,13 @@ number of threads and of classes. Weights are random, all scores COCO-like (`ran
 
 `--group-norms` also measures our float32 files with native and with split group norms (`export.onnx_model.group_norm`).
 
-The sides alternate (A B C … A B C …) in one process. Ratios (torchvision's time over ours) are medians over rounds. For
+The sides alternate (A B C, C B A, …) in one process. Ratios (torchvision's time over ours) are medians over rounds. For
 a shared machine, the ratios of the minimum times and of the processor times are printed too.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
@@ -25,7 +24,6 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,19 +33,19 @@ import numpy as np
 import onnxruntime
 import torch
 import torchvision
-from random_detectors import our_model, photographs, torchvision_model
 from torch import Tensor, nn
 
-from export.onnx_model.file import graph_sha256
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.random_detectors import our_model, photographs, torchvision_model
+from benchmarks.sides import Side, alternate, eager_side, our_side, write_form
 from export.onnx_model.group_norm import join_group_norms, split_group_norms
 from export.onnx_model.network import load_deployed
 from export.quantization.calibration import calibrate
 from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
-from runtime.backends import Backend, open_backend
-from runtime.detections import postprocess
+from runtime.backends import open_backend
 from runtime.files import atomic_write
-from runtime.manifest import METADATA_KEY, to_json
 
 RECIPE = "atss_r50_fpn_1x"
 FORMS = {"native norms": join_group_norms, "split norms": split_group_norms}
@@ -57,24 +55,6 @@ OURS = tuple(
     for file in (*FLOATS, *(f"{file}, {form}" for file in FLOATS for form in FORMS), "int8")
     for name in ("cpu", "openvino")
 )
-Side = Callable[[], int]  # runs a batch; how many detections it found
-
-
-def our_side(backend: Backend, canvases: np.ndarray) -> Side:
-    """A function that runs our graph on the canvases and returns the number of detections."""
-    sizes = np.full((len(canvases), 2), canvases.shape[1:3], np.int32)
-    thresholds = backend.manifest.thresholds
-    return lambda: sum(map(len, postprocess(backend.infer(canvases, sizes), thresholds)))
-
-
-def eager_side(model: nn.Module, photos: list[Tensor]) -> Side:
-    """A function that runs torchvision's eager model and returns the number of detections."""
-
-    def run() -> int:
-        with torch.inference_mode():
-            return sum(len(found["scores"]) for found in model(photos))
-
-    return run
 
 
 def exported_side(model: nn.Module, photos: list[Tensor], threads: int) -> Side:
@@ -112,32 +92,21 @@ def both_forms(files: dict[str, Path]) -> dict[str, Path]:
     for file in FLOATS:
         model, manifest = load_deployed(files[file])
         for form, change in FORMS.items():
-            changed = change(model)
-            text = next(entry for entry in changed.metadata_props if entry.key == METADATA_KEY)
-            text.value = to_json(dataclasses.replace(manifest, graph_sha256=graph_sha256(changed)))
-            made[f"{file}, {form}"] = path = files[file].with_suffix(f".{form.split()[0]}.onnx")
-            path.write_bytes(changed.SerializeToString())
+            path = files[file].with_suffix(f".{form.split()[0]}.onnx")
+            made[f"{file}, {form}"] = write_form(path, change(model), manifest)
     return made
 
 
 def measure(sides: dict[str, Side], rounds: int, batch: int) -> dict[str, object]:
     """Images/s, processor time and detections of every side over alternating rounds."""
-    wall: dict[str, list[float]] = {name: [] for name in sides}
-    processor: dict[str, list[float]] = {name: [] for name in sides}
-    found: dict[str, int] = {}
-    for round_number in range(rounds + 1):
-        for name, side in sides.items():
-            started, used = time.perf_counter(), time.process_time()
-            found[name] = side()
-            if round_number:  # the first warms up
-                wall[name].append(time.perf_counter() - started)
-                processor[name].append(time.process_time() - used)
+    times = alternate(sides, rounds)
+    wall, processor = times.wall, times.processor
     return {
         "batch": batch,
         "images_per_second": {name: batch / statistics.median(values) for name, values in wall.items()},
         "best_images_per_second": {name: batch / min(values) for name, values in wall.items()},
         "processor_seconds_per_image": {name: statistics.median(values) / batch for name, values in processor.items()},
-        "detections_per_image": {name: count / batch for name, count in found.items()},
+        "detections_per_image": {name: count / batch for name, count in times.found.items()},
         "ratios": ratios(wall, lambda a, b: statistics.median(y / x for x, y in zip(a, b, strict=True))),
         "ratios_of_least_times": ratios(wall, lambda a, b: min(b) / min(a)),
         "ratios_of_processor_time": ratios(processor, lambda a, b: statistics.median(b) / statistics.median(a)),

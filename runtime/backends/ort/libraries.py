@@ -8,6 +8,7 @@ logs a missing library and runs on the CPU, so this module finds it out beforeha
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import io
 import platform
 import re
@@ -41,6 +42,10 @@ def preload(library: Any) -> str | None:
     try:
         with redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            for folder in _folders_elsewhere(library):
+                library.preload_dlls(directory=str(folder))
+            said.seek(0)
+            said.truncate()  # what one folder lacks, another may have
             library.preload_dlls()
     except Exception as error:  # the session that follows shows whether it matters
         return f"{named} could not load CUDA from wheels ({first_line(error)}): {_INSTALL}"
@@ -50,6 +55,19 @@ def preload(library: Any) -> str | None:
     if not missing:
         return None
     return _mismatch() or f"{named} does not find {', '.join(dict.fromkeys(missing))}: {_INSTALL}"
+
+
+def _folders_elsewhere(library: Any) -> list[Path]:
+    """Folders of CUDA's wheels in other site-packages than ONNX Runtime's own, where `preload_dlls` doesn't look.
+
+    So it is in a virtual environment over the system's packages, and with `pip install --target`.
+    """
+    spec, file = importlib.util.find_spec("nvidia"), getattr(library, "__file__", None)
+    if spec is None or file is None:
+        return []
+    own = Path(file).resolve().parents[1]
+    roots = [Path(root).resolve() for root in spec.submodule_search_locations or ()]
+    return [folder for root in roots if root.parent != own for folder in sorted(root.glob("*/lib"))]
 
 
 def preload_tensorrt(library: Any) -> str | None:

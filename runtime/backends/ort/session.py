@@ -68,7 +68,7 @@ def open_session(library: Any, path: Path, options: BackendOptions, without: Seq
     else:
         check_available(library, wanted)
         missing = load_libraries(library, options.backend)
-        providers = _providers(library, path, options)
+        providers = providers_for(library, path, options)
         session = _create(library, path, session_options, providers, options, without, missing)
     _check_started(path, library, session, wanted, options.allow_fallback, missing)
     return session
@@ -168,8 +168,8 @@ def _check_started(
         )
 
 
-def _providers(library: Any, path: Path, options: BackendOptions) -> list[Any]:
-    """Execution providers with their options, in order of preference."""
+def providers_for(library: Any, path: Path, options: BackendOptions) -> list[Any]:
+    """Execution providers with their options, in order of preference, for the file at `path`."""
     if options.backend == "cpu":
         return [CPU]
     cuda = (

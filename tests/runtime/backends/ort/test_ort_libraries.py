@@ -178,6 +178,28 @@ def test_libraries_that_do_not_load(use: Use, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def test_wheels_in_other_site_packages_are_loaded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a virtual environment over the system's packages: `preload_dlls` looks beside ONNX Runtime alone."""
+    fake, own, system = FakeOrt(cuda="13.0"), tmp_path / "own", tmp_path / "system"
+    for folder in (own / "nvidia/cufft/lib", system / "nvidia/cu13/lib", system / "nvidia/cudnn/lib"):
+        folder.mkdir(parents=True)
+    (own / "onnxruntime").mkdir()
+    fake.__file__ = str(own / "onnxruntime/__init__.py")  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "path", [str(own), str(system)])
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    given: list[str | None] = []
+
+    def record(directory: str | None = None) -> None:
+        given.append(directory)
+        if directory is not None:  # one folder lacks what another has
+            print("Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(fake, "preload_dlls", record)
+    monkeypatch.setattr(ort_libraries, "is_loadable", lambda name: True)
+    assert preload(fake) is None
+    assert given == [str(system / "nvidia/cu13/lib"), str(system / "nvidia/cudnn/lib"), None]
+
+
 # TensorRT for ONNX Runtime's provider ---------------------------------------------------------------------------------
 
 
