@@ -57,8 +57,9 @@ def main() -> None:
                 continue
             arguments = [part, "--binding", binding, *(["--real"] if is_real else [])]
             _part(record, name, arguments, seconds)
-    with record.part("driver: verdicts"):
-        _verdicts(record, is_real)
+    if not record.has("driver: parts", part="driver: verdicts"):
+        with record.part("driver: verdicts"):
+            _verdicts(record, is_real)
     _part(record, "driver: speed", ["speed", *(["--real"] if is_real else [])], 90)
     for way in WAYS if is_real and present["pycuda"] is None else ():
         _part(record, f"driver: pycuda's context, {way}", [way], 30)
@@ -96,10 +97,10 @@ def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None
 
 
 def _part(record: Record, name: str, arguments: list[str], seconds: float) -> None:
-    """Run a part and take its rows over; a part that ended well isn't run again."""
+    """Run a part and take its rows over; a part whose rows are there isn't run again."""
+    if record.has("driver: parts", part=name):
+        return
     with record.part(name):
-        if record.has("driver: parts", part=name, ended="well"):
-            return
         if not record.has_time(10):
             record.skip(name, "no time left")
             return
@@ -116,8 +117,6 @@ def _part(record: Record, name: str, arguments: list[str], seconds: float) -> No
 
 def _verdicts(record: Record, is_real: bool) -> None:
     """A row per sequence with both verdicts. Behind a sequence that ends its process another process goes on."""
-    if record.has("driver: parts", part="driver: verdicts", ended="well"):
-        return
     names = list(SEQUENCES)
     standin = {name: run_standin(name) for name in names}
     driver: dict[str, str] = {}
@@ -150,9 +149,9 @@ def _sanitize(
 ) -> None:
     """A part under a tool of compute-sanitizer: a row with the errors that it found."""
     part = f"driver: sanitizer, {name}"
+    if record.has("driver: sanitizer", what=name):
+        return
     with record.part(part):
-        if record.has("driver: sanitizer", what=name):
-            return
         program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         if not is_real or not Path(program).exists() or ("pycuda" in arguments and present["pycuda"] is not None):
             record.skip(part, "it needs a GPU, compute-sanitizer and the binding")
