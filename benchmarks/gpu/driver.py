@@ -10,8 +10,10 @@ sequence, and the parts run again under compute-sanitizer.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -80,15 +82,14 @@ def _why_not(binding: Binding) -> str | None:
 
 def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None]:
     """The rows of a process, what else it wrote, and why it ended early, if so."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace", check=False)
-        output, errors = done.stdout, done.stderr
-        reason = None if done.returncode == 0 else f"exit status {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        output, errors = (
-            each.decode(errors="replace") if isinstance(each, bytes) else each or ""
-            for each in (error.stdout, error.stderr)
-        )
+        output, errors = process.communicate(timeout=seconds)
+        reason = None if process.returncode == 0 else f"exit status {process.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what a sanitizer started too: it would keep the GPU's memory
+        output, errors = process.communicate()
         reason = f"stopped after {seconds} s"
     lines = output.splitlines()
     rows = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
