@@ -10,8 +10,10 @@ sequence, and the parts run again under compute-sanitizer.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,8 +59,9 @@ def main() -> None:
                 continue
             arguments = [part, "--binding", binding, *(["--real"] if is_real else [])]
             _part(record, name, arguments, seconds)
-    with record.part("driver: verdicts"):
-        _verdicts(record, is_real)
+    if not record.has("driver: parts", part="driver: verdicts"):
+        with record.part("driver: verdicts"):
+            _verdicts(record, is_real)
     _part(record, "driver: speed", ["speed", *(["--real"] if is_real else [])], 90)
     for way in WAYS if is_real and present["pycuda"] is None else ():
         _part(record, f"driver: pycuda's context, {way}", [way], 30)
@@ -79,15 +82,14 @@ def _why_not(binding: Binding) -> str | None:
 
 def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None]:
     """The rows of a process, what else it wrote, and why it ended early, if so."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace", check=False)
-        output, errors = done.stdout, done.stderr
-        reason = None if done.returncode == 0 else f"exit status {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        output, errors = (
-            each.decode(errors="replace") if isinstance(each, bytes) else each or ""
-            for each in (error.stdout, error.stderr)
-        )
+        output, errors = process.communicate(timeout=seconds)
+        reason = None if process.returncode == 0 else f"exit status {process.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what a sanitizer started too: it would keep the GPU's memory
+        output, errors = process.communicate()
         reason = f"stopped after {seconds} s"
     lines = output.splitlines()
     rows = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
@@ -96,10 +98,10 @@ def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None
 
 
 def _part(record: Record, name: str, arguments: list[str], seconds: float) -> None:
-    """Run a part and take its rows over; a part that ended well isn't run again."""
+    """Run a part and take its rows over; a part whose rows are there isn't run again."""
+    if record.has("driver: parts", part=name):
+        return
     with record.part(name):
-        if record.has("driver: parts", part=name, ended="well"):
-            return
         if not record.has_time(10):
             record.skip(name, "no time left")
             return
@@ -116,8 +118,6 @@ def _part(record: Record, name: str, arguments: list[str], seconds: float) -> No
 
 def _verdicts(record: Record, is_real: bool) -> None:
     """A row per sequence with both verdicts. Behind a sequence that ends its process another process goes on."""
-    if record.has("driver: parts", part="driver: verdicts", ended="well"):
-        return
     names = list(SEQUENCES)
     standin = {name: run_standin(name) for name in names}
     driver: dict[str, str] = {}
@@ -150,9 +150,9 @@ def _sanitize(
 ) -> None:
     """A part under a tool of compute-sanitizer: a row with the errors that it found."""
     part = f"driver: sanitizer, {name}"
+    if record.has("driver: sanitizer", what=name):
+        return
     with record.part(part):
-        if record.has("driver: sanitizer", what=name):
-            return
         program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         if not is_real or not Path(program).exists() or ("pycuda" in arguments and present["pycuda"] is not None):
             record.skip(part, "it needs a GPU, compute-sanitizer and the binding")
