@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -54,9 +55,9 @@ def write_report(
     ran_on = {name: conditions[name] for name in SAME}
     pending = []
     for step in asked:
-        entry, file = report["steps"].get(step.name), _file(out, step)
+        entry = report["steps"].get(step.name)
         if fresh or entry is None or entry["ran_on"] != ran_on:
-            file.unlink(missing_ok=True)
+            _remove(out, step)
             report["steps"].pop(step.name, None)
         elif entry["outcome"] == "done":
             print(f"{step.name}: done before ({entry['seconds']:.0f} s)", flush=True)
@@ -98,6 +99,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _file(out: Path, step: Step) -> Path:
     return out.absolute() / FOLDER / f"{step.name}.json"
+
+
+def _remove(out: Path, step: Step) -> None:
+    """Remove all that a step has left: its figures, its log, and files or folders of its own beside them."""
+    for path in _file(out, step).parent.glob(f"{step.name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _known(out: Path, rehearse: bool) -> dict[str, Any]:

@@ -31,9 +31,7 @@ _NO_TESTS = 5  # pytest's code where nothing is selected
 def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Path = ROOT) -> None:
     """The step: run the files below `folder` in `root`, then those of `runtime/cuda` under the sanitizer."""
     record = begin(__doc__, arguments)
-    files: list[str] = []
-    with record.part("finding the tests"):
-        files = gpu_files(folder, root)
+    files = gpu_files(folder, root)
     for file in files:
         run_file(record, "tests", file, [], root)
     sanitizer = shutil.which(SANITIZER)
@@ -51,18 +49,15 @@ def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Pat
 
 
 def gpu_files(folder: str, root: Path = ROOT) -> list[str]:
-    """The files below `folder` with tests that need a GPU, from `root`. Raises RuntimeError with pytest's answer."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *_plain(), folder]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if ran.returncode not in (0, _NO_TESTS):
-        raise RuntimeError(f"pytest collected nothing: {shortened(ran.stdout + ran.stderr)}")
-    found = re.findall(r"^(\S+\.py)::", ran.stdout, re.MULTILINE)
-    return list(dict.fromkeys(found))
+    """The files below `folder` that have tests for a GPU, from `root`: collecting all tests would take a minute."""
+    paths = sorted((root / folder).rglob("test_*.py"))
+    marked = [path for path in paths if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
+    return [path.relative_to(root).as_posix() for path in marked]
 
 
 def run_file(record: Record, table: str, file: str, wrapper: list[str], root: Path = ROOT) -> None:
     """Run the tests of a file that need a GPU and record how they ended; `wrapper` is a command that runs pytest."""
-    part = f"{table}: {file}"
+    part = f"memcheck: {file}" if wrapper else file
     if any(row["file"] == file and row["ended well"] for row in record.tables.get(table, [])):
         return
     record.forget(table, file=file)
@@ -114,7 +109,7 @@ def _record(
 ) -> None:
     tests = outcomes(junit)
     counts = {how: sum(ended == how for _, ended, _ in tests) for how in ("passed", "failed", "skipped", "error")}
-    well = ran.returncode == 0
+    well = ran.returncode in (0, _NO_TESTS)
     row: dict[str, Any] = {"file": file, **counts, "ended well": well}
     if sanitized:
         summary = re.findall(r"ERROR SUMMARY: (\d+) error", ran.stdout)

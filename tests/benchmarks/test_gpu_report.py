@@ -171,9 +171,13 @@ def test_other_code_or_another_card_begins_anew(
 ) -> None:
     steps, arguments = fakes.steps("good", "broken"), ["--out", str(tmp_path / "out"), "--minutes", "5"]
     main(arguments, steps)
+    own = tmp_path / "out/steps/good.files"
+    own.mkdir()
+    (own / "model.pt").touch()
     monkeypatch.setattr(report_module, "describe", lambda: conditions(**{changed: "other"}))
     main([*arguments, "--steps", "good"], steps)
     assert fakes.ran == ["good", "broken", "good"]
+    assert not own.exists()
     report, text = read(tmp_path / "out")
     assert report["steps"]["good"]["tables"]["speeds"] == [{"batch": 1, "images_per_s": 12.5, "card": "a|b"}]
     assert f"| {changed} {conditions()[changed]} |" in text  # what the kept step ran on

@@ -14,7 +14,7 @@ from benchmarks.gpu.step import Record
 
 MIXED = """
 import pytest
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.MARK
 
 def test_good(): pass
 
@@ -28,9 +28,14 @@ def broken(): raise RuntimeError("no fixture")
 
 def test_error(broken): pass
 """
-GOOD = "import pytest\n\n@pytest.mark.gpu\ndef test_good(): pass\n\ndef test_of_a_cpu(): assert False\n"
-CRASH = "import os\nimport pytest\n\n@pytest.mark.gpu\ndef test_crash(): os.kill(os.getpid(), 11)\n"
-HANGS = "import time\nimport pytest\n\n@pytest.mark.gpu\ndef test_hangs(): time.sleep(600)\n"
+GOOD = "import pytest\n\n@pytest.MARK\ndef test_good(): pass\n\ndef test_of_a_cpu(): assert False\n"
+CRASH = "import os\nimport pytest\n\n@pytest.MARK\ndef test_crash(): os.kill(os.getpid(), 11)\n"
+HANGS = "import time\nimport pytest\n\n@pytest.MARK\ndef test_hangs(): time.sleep(600)\n"
+
+
+def marked(source: str) -> str:
+    """The source with its mark; with it as such, the step would take this file for one that needs a GPU."""
+    return source.replace("MARK", "mark.gpu")
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, minutes: float = 2, **files: str) -> dict[str, Any]:
     for name, source in files.items():
-        (folder / f"test_{name}.py").write_text(source, encoding="utf-8")
+        (folder / f"test_{name}.py").write_text(marked(source), encoding="utf-8")
     file = folder.parent / "step.json"
     step.main(["--json", str(file), "--minutes", str(minutes)], ".", folder)
     return json.loads(file.read_text(encoding="utf-8"))
@@ -72,7 +77,7 @@ def test_every_outcome_is_recorded_and_a_crash_costs_its_file_alone(folder: Path
 
 def test_files_that_ended_well_are_kept_and_a_mended_one_is_no_failure(folder: Path) -> None:
     run(folder, mixed=MIXED, good=GOOD)
-    (folder / "test_good.py").write_text(GOOD + "\n@pytest.mark.gpu\ndef test_new(): pass\n", encoding="utf-8")
+    (folder / "test_good.py").write_text(marked(GOOD + "\n@pytest.MARK\ndef test_new(): pass\n"), encoding="utf-8")
     content = run(folder, mixed=MIXED.replace("== 3", "== 2").replace("raise", "return"))
     assert row_of(content, "mixed") == {"passed": 3, "failed": 0, "skipped": 2, "error": 0, "ended well": True}
     assert row_of(content, "good")["passed"] == 1
@@ -92,8 +97,13 @@ def test_a_file_that_hangs_is_stopped_and_the_rest_is_listed(folder: Path) -> No
 
 def test_no_tests_are_no_failure_and_a_file_that_cannot_be_collected_is_one(folder: Path) -> None:
     assert run(folder)["failures"] == {}
-    content = run(folder, wrong="import no_such_module_at_all")
-    assert "no_such_module_at_all" in content["failures"]["finding the tests"]
+    (folder / "test_of_cpus.py").write_text("def test_bad(): assert False", encoding="utf-8")
+    content = run(folder, named="# says pytest.MARK\n", wrong="import no_such_module_at_all  # pytest.MARK")
+    assert row_of(content, "named")["ended well"]
+    assert not row_of(content, "wrong")["ended well"]
+    ((part, text),) = content["failures"].items()
+    assert part.startswith("test_wrong.py")
+    assert "no_such_module_at_all" in text
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
@@ -106,7 +116,7 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
 
 def test_what_the_sanitizer_finds_is_counted_and_fails(folder: Path) -> None:
     file = folder / "test_good.py"
-    file.write_text(GOOD, encoding="utf-8")
+    file.write_text(marked(GOOD), encoding="utf-8")
     found = "import subprocess, sys\nsubprocess.run(sys.argv[1:])\nprint('= ERROR SUMMARY: 3 errors')\nsys.exit(86)"
     record = Record(folder.parent / "step.json", 2)
     step.run_file(record, "under", str(file), [sys.executable, "-c", found])
