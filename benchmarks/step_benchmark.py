@@ -102,7 +102,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 class OurStep:
     """A step of our recipe as the trainer takes it, with the losses' backward pass apart, so that it can be timed.
 
-    `loss` is the last step's, `problems` the compiler's messages.
+    `loss` is the last step's, `problems` the messages of the compiler, torch.compile's `backend`.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class OurStep:
         precision: Precision,
         backbone: Backbone,
         compilation: Compilation = "no",
+        backend: str = "inductor",
     ) -> None:
         recipe: Config = RECIPES["atss_r50_fpn_1x"]()
         without = dataclasses.replace(recipe.model.backbone, name=backbone.name, weights="none")
@@ -125,7 +126,7 @@ class OurStep:
         self.network: nn.Module = model
         self.criterion: Criterion | CompiledCriterion = build_criterion(config)
         if compilation != "no":
-            compiler, fixed = Compiler(self.problems.append), compilation == "fixed canvas"
+            compiler, fixed = Compiler(self.problems.append, backend), compilation == "fixed canvas"
             self.network = CompiledNetwork(model, compiler, fixed, fixed and device.type == "cuda")
             self.criterion = CompiledCriterion(build_criterion(config), compiler, fixed)
         self._optimizer = build_optimizer(model, recipe.schedule)

@@ -160,3 +160,22 @@ def test_steps_take_turns_in_one_table_and_a_failing_one_is_left_out(record: Rec
     assert 0 < ours["assignment_and_losses"] < 1
     assert "assignment_and_losses" not in theirs
     assert list(record.failures) == ["steps: broken, batch 1, precision fp32"]
+
+
+@pytest.mark.slow
+def test_compiled_steps_stand_beside_the_plain_one(record: Record) -> None:
+    """With the compiler's front end alone; machine code is a GPU's matter."""
+    torch.manual_seed(0)
+    images, targets = random_batch(1, CANVAS, CPU, boxes=2)
+    training.compile_step(record, images, targets, "fp32", random_backbone(images, "resnet18"), 0, "aot_eager")
+    torch.compiler.reset()
+    tables = {name: [row.get("detector") for row in rows] for name, rows in record.tables.items()}
+    assert tables == {
+        "compiled steps": ["plain", "compiled, dynamic canvas"],
+        "another canvas": [None],
+        "compiler": [None, None],
+        "compiled steps, fixed canvas": ["plain", "compiled, fixed canvas, CUDA graph"],
+    }
+    losses = [row["loss"] for row in record.tables["compiled steps"]]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert record.failures == {}
