@@ -131,7 +131,10 @@ def cuda_graphs(record: Record, setting: Setting, path: Path) -> None:
     A recording takes a session and fixed memory for each batch. On the CPU both sides are the same.
     """
     options = {"enable_cuda_graph": "1"} if setting.backend == "cuda" else None
+    group = f"CUDA graph of {path.name}"
     for batch in setting.batches[:2]:
+        if record.has("speed", group=group, batch=batch):
+            continue
         images = photographs(None, batch, *setting.sizes.canvas_hw)
         feed = {"images": images, "image_sizes": np.full((batch, 2), images.shape[1:3], np.int32)}
         plain, own = open_raw(path, setting.backend), open_raw(path, setting.backend, options)
@@ -139,7 +142,7 @@ def cuda_graphs(record: Record, setting: Setting, path: Path) -> None:
             "plain: graph": bound_side(plain, feed, setting.device, NMS_COUNT),
             "CUDA graph: graph": bound_side(own, feed, setting.device, NMS_COUNT, fixed_by=plain),
         }
-        measure_sides(record, f"CUDA graph of {path.name}", batch, sides, setting.rounds)
+        measure_sides(record, group, batch, sides, setting.rounds)
 
 
 def measure_sides(record: Record, group: str, batch: int, sides: dict[str, Side], rounds: int) -> None:
