@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from train.data.loader import TrainBatch
 from train.data.sampler import shuffled
 from train.loss.criterion import Targets
 
-_AT_ONCE = 1000  # images that the host holds while they are copied
+_AT_ONCE = 1000  # images that are copied to the device in one piece
 
 
 class Placed(NamedTuple):
@@ -32,28 +33,45 @@ class Placed(NamedTuple):
     shift: Tensor  # float32 [B, 2]
 
 
-class DeviceImages:
-    """All images of a data set on the device, in squares of `side` px, with their boxes: a `BatchSource` of training.
+def decode(dataset: CocoDataset, side: int, pad_value: tuple[int, ...], threads: int, path: Path) -> np.ndarray:
+    """All images of a data set in squares of `side` px, uint8 [N, S, S, 3], in a file that processes can share.
 
-    The images must fit into the squares. The n-th image of a run and its augmentation follow from the seed and n.
+    A file that is there is taken as it is. The images must fit into the squares.
+    """
+    if not path.exists():
+        temporary = path.with_name(f"unfinished.{path.name}")
+        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(dataset), side, side, 3))
+
+        def place(index: int) -> None:
+            image = dataset.image(index)
+            pixels[index] = pad_value
+            pixels[index, : image.shape[0], : image.shape[1]] = image
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(place, range(len(dataset))):
+                pass
+        del pixels
+        temporary.rename(path)  # without waiting for the disk: gigabytes that a run can make again
+    return np.load(path, mmap_mode="r")
+
+
+class DeviceImages:
+    """All images of a data set on the device with their boxes: a `BatchSource` of training.
+
+    `pixels` are `decode`'s. The n-th image of a run and its augmentation follow from the seed and n.
     """
 
-    def __init__(self, dataset: CocoDataset, side: int, pad_value: tuple[int, ...], device: torch.device, threads: int):
-        count = len(dataset)
+    def __init__(self, dataset: CocoDataset, pixels: np.ndarray, pad_value: tuple[int, ...], device: torch.device):
+        count, side = len(dataset), pixels.shape[1]
         self.device, self.image_ids = device, dataset.image_ids
         self._pad = torch.tensor(pad_value, dtype=torch.float32, device=device)
         self.images = torch.empty((count, side, side, 3), dtype=torch.uint8, device=device)
         most = max(1, int(np.diff(dataset.offsets).max()))
         boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int64)
         mask = np.zeros((count, most), bool)
-        with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, count, _AT_ONCE):
-                indices = range(first, min(first + _AT_ONCE, count))
-                block = np.empty((len(indices), side, side, 3), np.uint8)
-                block[:] = pad_value
-                for row, image in enumerate(pool.map(dataset.image, indices)):
-                    block[row, : image.shape[0], : image.shape[1]] = image
-                self.images[indices.start : indices.stop] = torch.from_numpy(block).to(device)
+        for first in range(0, count, _AT_ONCE):
+            block = np.array(pixels[first : first + _AT_ONCE])
+            self.images[first : first + len(block)] = torch.from_numpy(block).to(device)
         for index in range(count):
             found, classes, crowd = dataset.annotations(index)
             number = int((~crowd).sum())

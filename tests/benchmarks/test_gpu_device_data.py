@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu.device_data import DeviceImages, Placed, choose, jitter_colours, move_images, move_targets
+from benchmarks.gpu.device_data import DeviceImages, Placed, choose, decode, jitter_colours, move_images, move_targets
 from benchmarks.gpu.reproduction import REHEARSAL, preprocess, settings
 from runtime.coco import CocoDataset, load_coco
 from train import shapes
@@ -39,8 +39,8 @@ def dataset(folder: Path) -> CocoDataset:
 
 
 @pytest.fixture(scope="module")
-def images(dataset: CocoDataset) -> DeviceImages:
-    return DeviceImages(dataset, SIDE, PAD, CPU, 2)
+def images(dataset: CocoDataset, folder: Path) -> DeviceImages:
+    return DeviceImages(dataset, decode(dataset, SIDE, PAD, 2, folder / "pixels.npy"), PAD, CPU)
 
 
 def chosen(dataset: CocoDataset, augment: Augment, images: DeviceImages) -> Placed:
