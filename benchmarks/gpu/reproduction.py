@@ -128,7 +128,7 @@ def share_out(record: Record, processes: int) -> None:
     running = []
     for index, file in enumerate(files):
         command = [sys.executable, "-m", __spec__.name, "--json", str(file), *["--rehearse"] * record.rehearsal]
-        share = ["--share", str(index), str(processes), "--minutes", f"{record.seconds_left() / 60:.2f}"]
+        share = ["--share", str(index), str(processes), "--minutes", f"{record.seconds_left / 60:.2f}"]
         running.append(subprocess.Popen([*command, *share]))
     while any(process.poll() is None for process in running):
         time.sleep(2)
