@@ -44,9 +44,9 @@ class Step:
 STEPS = (
     Step("tests", "the tests that need a GPU, also under compute-sanitizer", 4, 5),
     Step("training", "training: losses beside the CPU's, images/s, memory, synchronisations", 6, 7),
-    Step("assignment", "the assignment: microseconds and kernels", 1.5, 2),
-    Step("onnxruntime_cuda", "the deployed ONNX file through ONNX Runtime's CUDA provider", 4, 5),
-    Step("nms", "postprocessing and NMS in torch under CUDA graphs", 1.5, 2),
+    Step("assignment", "the assignment: microseconds and kernels", 1, 1),
+    Step("onnxruntime_cuda", "the deployed ONNX file through ONNX Runtime's CUDA provider", 6.5, 8),
+    Step("nms", "postprocessing and NMS: microseconds and launches", 1, 1),
     Step("driver", "runtime/cuda and the TensorRT backend on the real driver, beside the stand-in", 3, 3),
     Step("reproduction", "the paper in miniature", 8, 9),
     Step("rtx", "TensorRT for RTX on this card", 0.5, 0.5),
