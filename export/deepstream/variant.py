@@ -86,6 +86,9 @@ def _take_planes(graph: onnx.GraphProto, shapes: InputShapes) -> None:
         raise ModelError("the graph doesn't begin with the cast and the transposition of this toolkit's exports")
     for node in planes:  # the cast remains: of half precision it rounds the pixels, of float32 it does nothing
         node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], node.output, node.name))
+    for value in graph.value_info:
+        if value.name in casts:
+            value.type.tensor_type.ClearField("shape")
     for node in readers:
         if node.op_type == "Shape":
             _shape_of_planes(node)
