@@ -3,15 +3,20 @@
     python benchmarks/deepstream_ap.py model.onnx [model.fp16.onnx …] --annotations test.json --images images/ \
         --canvas 256 320 --canvas 320 320 [--mosaic 2] [--json deepstream.json]
 
-Each file's variant is first compared with the file itself, bit by bit. Then the first file is scored five times for
-each canvas; each row changes one thing:
+    python benchmarks/deepstream_ap.py best.pt --threshold 0.001 …      # a graph whose NMS has more candidates
+
+Each file's variant is first compared with the file itself, bit by bit. Then the first file is scored for each canvas,
+each time with one thing changed:
 
 - toolkit: this runtime, with the canvas that it chooses for each image
 - resize: nvinfer's, which fills the canvas; padded with the recipe's colour, clipped to the image, NMS rerun on the
   host where the graph says that its own isn't exact
 - black: the padding is black
 - canvas: boxes are clipped to the canvas, not to the image
-- deepstream: the variant's outputs through the parser, which reruns no NMS
+- parser: the variant's outputs through the parser, which reruns no NMS
+- uncropped: nvinfer drops a box that ends below the frame, as it does by default
+- limited: the same, where the graph limits boxes to the frame (DeepStream 7.1)
+- cropped: nvinfer crops boxes to the frame instead, as the configuration says (DeepStream 8.0 and 9)
 
 nvinfer's resize is emulated by OpenCV's bilinear one in nvinfer's geometry. With --mosaic N, N × N images are joined
 into one, for crowded images; choose canvases that are N times as large.
@@ -34,9 +39,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.deepstream.contract import INPUT, OUTPUTS, PAD_VALUE
+from export.deepstream.contract import INPUT, OUTPUTS, PAD_VALUE, box_limits, resized_frame
 from export.deepstream.variant import to_variant
 from export.deepstream.verify import NUMBERS, nvinfer_input, verify_variant
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed, parse_deployed
 from export.onnx_model.session import open_session
 from export.verification.images import load_comparison_images
@@ -44,14 +51,15 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.coco import CocoDataset, load_coco, load_ground_truth, score
 from runtime.coco.evaluation import score_detector
 from runtime.coco.results import Results, results_of_image
-from runtime.detections import Detections, postprocess
+from runtime.detections import Detections, postprocess, select
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode
 from runtime.machine.conditions import describe_run
+from train.trainer.checkpoint import load_detector
 
-STEPS = ("resize", "black", "canvas", "deepstream")
+STEPS = ("resize", "black", "canvas", "parser", "uncropped", "limited", "cropped")
 
 
 class Placed(NamedTuple):
@@ -63,12 +71,9 @@ class Placed(NamedTuple):
 
 
 def place(image: np.ndarray, canvas_hw: tuple[int, int], colour: tuple[int, int, int]) -> Placed:
-    """A frame in the corner of a canvas, by the arithmetic of nvinfer's `get_converted_buffer`."""
+    """A frame in the corner of a canvas, as nvinfer lays it."""
     height, width = (side // 2 * 2 for side in image.shape[:2])
-    if canvas_hw[1] * height / width <= canvas_hw[0]:
-        resized_hw = int(canvas_hw[1] * height / width), canvas_hw[1]
-    else:
-        resized_hw = canvas_hw[0], int(canvas_hw[0] * width / height)
+    resized_hw = resized_frame((height, width), canvas_hw)
     canvas = np.empty((*canvas_hw, 3), np.uint8)
     canvas[:] = colour
     canvas[: resized_hw[0], : resized_hw[1]] = cv2.resize(
@@ -88,13 +93,32 @@ def parse(outputs: list[np.ndarray], canvas_hw: tuple[int, int]) -> Detections:
     return Detections(boxes, outputs[2][0, :count], outputs[3][0, :count].astype(np.int32))
 
 
+def to_frame(detections: Detections, placed: Placed) -> Detections:
+    """Detections in pixels of the canvas, in pixels of the frame, rounded as nvinfer rounds corners and sides."""
+    ratio_xy = np.array(placed.ratio_xy)
+    corners = (detections.boxes[:, :2] / ratio_xy).astype(np.float32)
+    sides = ((detections.boxes[:, 2:] - detections.boxes[:, :2]) / ratio_xy).astype(np.float32)
+    return Detections(np.concatenate([corners, corners + sides], axis=1), detections.scores, detections.classes)
+
+
+def without_low_ends(detections: Detections, height: int) -> Detections:
+    """The detections whose boxes don't end below the frame."""
+    return select(detections, detections.boxes[:, 3] <= height)
+
+
+def cropped(detections: Detections, frame_hw: tuple[int, int]) -> Detections:
+    """Detections whose boxes end at the right and lower edges of the frame."""
+    most = np.array([frame_hw[1], frame_hw[0]] * 2, np.float32)
+    return Detections(np.minimum(detections.boxes, most), detections.scores, detections.classes)
+
+
 def measure(path: Path, dataset: CocoDataset, canvas_hw: tuple[int, int]) -> dict[str, object]:
     """AP of the four steps with one canvas, and how often NMS wasn't exact."""
     model, manifest = load_deployed(path)
     variant = open_session(to_variant(model, manifest, canvas_hw))
     backend, pad = OrtBackend(path), manifest.preprocess.pad_value
     found: dict[str, list[Results]] = {step: [] for step in STEPS}
-    inexact, changed = 0, 0
+    inexact, changed, dropped = 0, 0, 0
     for index in range(len(dataset)):
         image = decode(dataset.path(index))
         padded, black = (place(image, canvas_hw, colour) for colour in (pad, PAD_VALUE))
@@ -107,12 +131,18 @@ def measure(path: Path, dataset: CocoDataset, canvas_hw: tuple[int, int]) -> dic
             raw = backend.infer(placed.canvas[None], np.array([size], np.int32))
             rows[step] = postprocess(raw, manifest.thresholds)[0]
         inexact += int(raw.nms_exact[0, 0] == 0)
-        rows["deepstream"] = parse(variant.run(list(OUTPUTS), {INPUT: nvinfer_input(black.canvas[None])}), canvas_hw)
-        changed += int(len(rows["deepstream"]) != len(rows["canvas"]))
-        for step, detections in rows.items():
-            boxes = detections.boxes / np.tile(np.array(black.ratio_xy, np.float32), 2)
-            in_frame = Detections(boxes, detections.scores, detections.classes)
-            found[step].append(results_of_image(dataset.image_ids[index], in_frame, manifest.category_ids))
+        outputs = variant.run(list(OUTPUTS), {INPUT: nvinfer_input(black.canvas[None])})
+        rows["parser"] = parse(outputs, canvas_hw)
+        changed += int(len(rows["parser"]) != len(rows["canvas"]))
+        in_frame = {step: to_frame(detections, black) for step, detections in rows.items()}
+        in_frame["uncropped"] = without_low_ends(in_frame["parser"], image.shape[0])
+        limits_yxyx = np.tile(np.array(box_limits(image.shape[:2], canvas_hw), np.float32), 2)
+        limited = parse([outputs[0], np.minimum(outputs[1], limits_yxyx), *outputs[2:]], canvas_hw)
+        in_frame["limited"] = without_low_ends(to_frame(limited, black), image.shape[0])
+        in_frame["cropped"] = cropped(in_frame["parser"], image.shape[:2])
+        dropped += len(in_frame["parser"]) - len(in_frame["uncropped"])
+        for step, detections in in_frame.items():
+            found[step].append(results_of_image(dataset.image_ids[index], detections, manifest.category_ids))
     truth = load_ground_truth(dataset.json_path)
     aps = {step: score(truth, joined(parts)).values["AP"] for step, parts in found.items()}
     return {
@@ -120,7 +150,8 @@ def measure(path: Path, dataset: CocoDataset, canvas_hw: tuple[int, int]) -> dic
         "AP": {step: round(100 * ap, 2) for step, ap in aps.items()},
         "images": len(dataset),
         "images_with_inexact_nms": inexact,
-        "of_these_with_another_count": changed,
+        "images_with_another_count": changed,
+        "boxes_that_end_below_the_frame": dropped,
     }
 
 
@@ -167,6 +198,16 @@ def mosaic(annotations: Path, images: Path, side: int, folder: Path) -> Path:
     return path
 
 
+def exported(checkpoint: Path, threshold: float, folder: Path) -> Path:
+    """A checkpoint's graph with another score threshold, as a file in `folder`."""
+    loaded = load_detector(checkpoint)
+    thresholds = dataclasses.replace(loaded.config.thresholds, score=threshold)
+    loaded = loaded._replace(config=dataclasses.replace(loaded.config, thresholds=thresholds))
+    path = folder / "exported.onnx"
+    path.write_bytes(checkpoint_to_graph(loaded, input_shapes(loaded.config.preprocess, 1)))
+    return path
+
+
 def main() -> int:
     """Compare the files, and score the first of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -175,25 +216,28 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--canvas", type=int, nargs=2, action="append", required=True, metavar=("H", "W"))
     parser.add_argument("--mosaic", type=int, default=1, metavar="N", help="join N × N images into one (%(default)s)")
+    parser.add_argument("--threshold", type=float, help="export a checkpoint (.pt) with this score threshold")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     canvases = [(height, width) for height, width in options.canvas]
     with tempfile.TemporaryDirectory() as temporary:
-        annotations, images = options.annotations, options.images
+        annotations, images, models = options.annotations, options.images, options.models
+        if options.threshold is not None:
+            models = [exported(models[0], options.threshold, Path(temporary))]
         if options.mosaic > 1:
             images = Path(temporary)
             annotations = mosaic(options.annotations, options.images, options.mosaic, images)
         dataset = load_coco(annotations, images)
         same = []
-        for row in equality(options.models, options.images, canvases[0]):
+        for row in equality(models, options.images, canvases[0]):
             same.append(row)
             print(f"{row['file']} ({row['precision']}): {row['compared']} numbers compared, {row['unlike']} unlike")
-        with Detector(options.models[0]) as detector:
+        with Detector(models[0]) as detector:
             own = round(100 * score_detector(detector, dataset).metrics.values["AP"], 2)
         print(f"toolkit: AP {own}, {len(dataset)} images")
         rows = []
         for canvas_hw in canvases:
-            rows.append(measure(options.models[0], dataset, canvas_hw))
+            rows.append(measure(models[0], dataset, canvas_hw))
             print(rows[-1])
     if options.json is not None:
         content = {

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from runtime.errors import UserError
 from runtime.manifest import Manifest
 
-from .contract import NET_SCALE_FACTOR, OFFSETS, OUTPUTS, PARSER, PARSER_LIBRARY, STRONGLY_TYPED_VERSIONS, Version
+from .contract import (
+    CROPPING_VERSIONS,
+    NET_SCALE_FACTOR,
+    OFFSETS,
+    OUTPUTS,
+    PARSER,
+    PARSER_LIBRARY,
+    STRONGLY_TYPED_VERSIONS,
+    Version,
+)
 
 MODEL, LABELS = "model.onnx", "labels.txt"
 INFER, APP = "config_infer_primary.txt", "deepstream_app_config.txt"
@@ -43,6 +52,7 @@ def infer_groups(manifest: Manifest, settings: Settings) -> Groups:
     """
     height, width = manifest.inputs.largest_canvas
     typed = {"strongly-typed": 1} if settings.version in STRONGLY_TYPED_VERSIONS else {}
+    cropped = {"crop-objects-to-roi-boundary": 1} if settings.version in CROPPING_VERSIONS else {}
     return {
         "property": {
             "gpu-id": 0,
@@ -67,6 +77,7 @@ def infer_groups(manifest: Manifest, settings: Settings) -> Groups:
             "scaling-filter": 1,
             "output-blob-names": _joined(OUTPUTS),
             "cluster-mode": 4,
+            **cropped,
             "parse-bbox-func-name": PARSER,
             "custom-lib-path": PARSER_LIBRARY,
         },

@@ -26,7 +26,12 @@ _AXES = {0: 0, 1: 2, 2: 3, 3: 1}  # of [B, H, W, 3] in [B, 3, H, W]
 _YXYX = (1, 0, 3, 2)
 
 
-def to_variant(model: onnx.ModelProto, manifest: Manifest, canvas_hw: tuple[int, int] | None = None) -> onnx.ModelProto:
+def to_variant(
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    canvas_hw: tuple[int, int] | None = None,
+    limits_yx: tuple[float, float] | None = None,
+) -> onnx.ModelProto:
     """A copy of a deployed model with DeepStream's inputs and outputs, in the form for GPUs, its manifest included.
 
     - `images` float32 [B, 3, H, W], RGB, 0–255, in place of uint8 [B, H, W, 3]
@@ -34,8 +39,9 @@ def to_variant(model: onnx.ModelProto, manifest: Manifest, canvas_hw: tuple[int,
     - `num_detections` int32 [B, 1], `detection_boxes` float32 [B, N, 4] (y1, x1, y2, x2 in canvas pixels; the numbers
       of unused rows are 2), `detection_scores` float32 [B, N], `detection_classes` float32 [B, N], in this order
 
-    `canvas_hw` fixes the canvas, within the model's range. Raises ModelError for a model of another interface, and for
-    a canvas that the model doesn't take.
+    `canvas_hw` fixes the canvas, within the model's range. `limits_yx` are the largest numbers of a box, for frames of
+    one size that fill the canvas in part (`contract.box_limits`). Raises ModelError for a model of another interface,
+    and for a canvas that the model doesn't take.
     """
     if manifest.interface != "toolkit":
         raise ModelError(f"the model is made for {manifest.interface} already: give the file that it was made from")
@@ -43,7 +49,7 @@ def to_variant(model: onnx.ModelProto, manifest: Manifest, canvas_hw: tuple[int,
     variant = for_processor(model, manifest.thresholds, "gpu")
     _take_planes(variant.graph, shapes)
     _take_whole_canvas(variant.graph, shapes)
-    _give_parser_outputs(variant.graph)
+    _give_parser_outputs(variant.graph, limits_yx)
     remove_unused(variant)
     if shapes.has_one_canvas:
         _forget_sides(variant.graph)
@@ -138,7 +144,7 @@ def _take_whole_canvas(graph: onnx.GraphProto, shapes: InputShapes) -> None:
     graph.node.extend([*nodes, *kept])
 
 
-def _give_parser_outputs(graph: onnx.GraphProto) -> None:
+def _give_parser_outputs(graph: onnx.GraphProto, limits_yx: tuple[float, float] | None) -> None:
     """Replace the outputs by those of DeepStream's parser."""
     given = {value.name: value for value in graph.output}
     rows = given["detection_boxes"].type.tensor_type.shape.dim[1].dim_value
@@ -154,12 +160,19 @@ def _give_parser_outputs(graph: onnx.GraphProto) -> None:
         "none": np.array(0, np.int32),
         "least": np.array(LEAST_BOX_NUMBER, np.float32),
     }
+    kept = f"{_PREFIX}turned"
+    limited: list[tuple[str, list[str], str, dict[str, Any]]] = []
+    if limits_yx is not None:
+        constants["limits"] = np.array([*limits_yx, *limits_yx], np.float32)
+        limited = [("Min", [kept, f"{_PREFIX}limits"], f"{_PREFIX}limited", {})]
+        kept = f"{_PREFIX}limited"
     graph.initializer.extend(numpy_helper.from_array(value, f"{_PREFIX}{name}") for name, value in constants.items())
     operations: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Gather", [boxes, f"{_PREFIX}yxyx"], f"{_PREFIX}turned", {"axis": 2}),
+        *limited,
         ("Less", [classes, f"{_PREFIX}none"], f"{_PREFIX}unused", {}),
         ("Unsqueeze", [f"{_PREFIX}unused", f"{_PREFIX}last"], f"{_PREFIX}unused_rows", {}),
-        ("Where", [f"{_PREFIX}unused_rows", f"{_PREFIX}least", f"{_PREFIX}turned"], "detection_boxes", {}),
+        ("Where", [f"{_PREFIX}unused_rows", f"{_PREFIX}least", kept], "detection_boxes", {}),
         ("Cast", [classes], "detection_classes", {"to": TensorProto.FLOAT}),
     ]
     for operator, inputs, output, attributes in operations:

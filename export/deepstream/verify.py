@@ -23,12 +23,17 @@ NUMBERS = "interface: numbers unlike the original graph's"
 
 
 def verify_variant(
-    original: onnx.ModelProto, variant: onnx.ModelProto, manifest: Manifest, images: Sequence[np.ndarray] = ()
+    original: onnx.ModelProto,
+    variant: onnx.ModelProto,
+    manifest: Manifest,
+    images: Sequence[np.ndarray] = (),
+    limits_yx: tuple[float, float] | None = None,
 ) -> list[Check]:
     """Compare both graphs in ONNX Runtime on the same canvases, padded with black as nvinfer pads them.
 
-    The original runs in the form for GPUs, which the variant has. `manifest` is the variant's. `images` are uint8
-    [h, w, 3] RGB; by default synthetic ones. Where a CPU doesn't compute what the files say, both are emulated.
+    The original runs in the form for GPUs, which the variant has. `manifest` and `limits_yx` are the variant's.
+    `images` are uint8 [h, w, 3] RGB; by default synthetic ones. Where a CPU doesn't compute what the files say, both
+    are emulated.
     """
     original = for_processor(original, manifest.thresholds, "gpu")
     if needs_emulation(original):
@@ -40,7 +45,7 @@ def verify_variant(
         whole = np.tile(np.array(case.images.shape[1:3], np.int32), (len(case.images), 1))
         expected = theirs.run(list(OUTPUTS), dict(zip(INPUT_NAMES, (case.images, whole), strict=True)))
         given = ours.run(list(OUTPUTS), {INPUT: nvinfer_input(case.images)})
-        checks += _numbers(case, parser_outputs(*expected), given)
+        checks += _numbers(case, parser_outputs(expected, limits_yx), given)
     return checks
 
 
@@ -50,10 +55,13 @@ def nvinfer_input(canvases: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def parser_outputs(count: np.ndarray, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
-    """A deployed graph's detections as DeepStream's parser wants them."""
+def parser_outputs(outputs: Sequence[np.ndarray], limits_yx: tuple[float, float] | None = None) -> list[np.ndarray]:
+    """A deployed graph's detections (count, boxes, scores, classes) as DeepStream's parser wants them."""
+    count, boxes, scores, classes = outputs
     x1, y1, x2, y2 = (boxes[..., side] for side in range(4))
     turned = np.stack([y1, x1, y2, x2], axis=-1)
+    if limits_yx is not None:
+        turned = np.minimum(turned, np.array([*limits_yx, *limits_yx], np.float32))
     turned[classes < 0] = LEAST_BOX_NUMBER
     return [count, turned, scores, classes.astype(np.float32)]
 

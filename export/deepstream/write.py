@@ -30,7 +30,7 @@ from .configuration import (
     key_file,
     label_lines,
 )
-from .contract import STRONGLY_TYPED_VERSIONS, Version
+from .contract import CROPPING_VERSIONS, STRONGLY_TYPED_VERSIONS, Version, box_limits
 
 FRAME_HW = (1080, 1920)  # px, of most cameras
 SCORE = 0.3  # that of `runtime.detect`
@@ -72,7 +72,7 @@ def write_deepstream(
         out: folder to write, which must not exist.
         canvas_hw: height and width that nvinfer scales frames into; by default the model's own canvas, or else the one
             that this toolkit would lay a frame on.
-        frame_hw: size of the frames that reach nvinfer.
+        frame_hw: size of the frames that reach nvinfer. For 7.1 the model is for frames of this aspect alone.
         batch: frames at a time, as many as there are sources.
         score: the lowest score of a detection.
         version: DeepStream's. Before 9, nvinfer can't build strongly typed engines: build one with `build_engine`.
@@ -108,10 +108,12 @@ def write_deepstream(
     if not manifest.inputs.batch_min <= batch <= manifest.inputs.batch_max:
         raise UserError(f"--batch {batch}: expected a batch that {path} takes, {manifest.inputs.summary()}")
     labels = label_lines(manifest.classes)
-    variant = to_variant(original, manifest, canvas_hw or default_canvas(manifest, frame_hw))
+    canvas = canvas_hw or default_canvas(manifest, frame_hw)
+    limits = None if version in CROPPING_VERSIONS else box_limits(frame_hw, canvas)
+    variant = to_variant(original, manifest, canvas, limits)
     stated = from_json(next(e.value for e in variant.metadata_props if e.key == METADATA_KEY), str(path))
     compared_on = load_comparison_images(folder_name(images))
-    verification = Verification(tuple(verify_variant(original, variant, stated, compared_on)))
+    verification = Verification(tuple(verify_variant(original, variant, stated, compared_on, limits)))
     logger.info(verification.table)
     if not verification.passed:
         logger.info(f"NOT written: {folder}; the variant's numbers differ from {path.name}'s, please report it")

@@ -102,6 +102,7 @@ def test_the_configuration_says_what_the_model_is(folder: Path) -> None:
     assert (float(said["net-scale-factor"]), said["offsets"], said["model-color-format"]) == (1.0, "0;0;0", "0")
     assert (said["maintain-aspect-ratio"], said["symmetric-padding"], said["scaling-filter"]) == ("1", "0", "1")
     assert (said["cluster-mode"], said["gie-unique-id"]) == ("4", "1")
+    assert said["crop-objects-to-roi-boundary"] == "1"
     assert said["parse-bbox-func-name"] == "NvDsInferParseCustomEfficientDetTAO"
     assert said["custom-lib-path"].endswith("/libnvds_infercustomparser.so")
     assert groups["class-attrs-all"] == {"pre-cluster-threshold": "0.3", "topk": "100"}
@@ -133,7 +134,6 @@ def test_the_lists_of_keys_grow_and_name_their_sources() -> None:
     ("group", "key", "version"),
     [
         ("property", "strongly-typed", "8.0"),
-        ("property", "strongly-typed", "7.1"),
         ("property", "netscale-factor", "9"),
         ("property", "topk", "9"),
         ("class-attrs-all", "min-boxes", "9"),
@@ -142,6 +142,7 @@ def test_the_lists_of_keys_grow_and_name_their_sources() -> None:
 )
 def test_a_planted_wrong_key_is_found(group: str, key: str, version: str) -> None:
     groups = {name: dict(keys) for name, keys in infer_groups(MANIFEST, replace(SETTINGS, version="8.0")).items()}
+    assert unknown_keys(key_file(groups, ""), "7.1") == ["[property] crop-objects-to-roi-boundary"]
     groups.setdefault(group, {})[key] = 1
     assert unknown_keys(key_file(groups, ""), version) == [f"[{group}] {key}"]
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.deepstream.contract import OUTPUTS
+from export.deepstream.contract import OUTPUTS, box_limits, resized_frame
 from export.deepstream.variant import to_variant
 from export.deepstream.verify import NUMBERS, SIGNATURE, verify_variant
 from export.onnx_model.forms import for_processor
@@ -211,6 +211,53 @@ def test_a_swap_of_axes_is_seen_by_the_slow_parser(exported: Exported) -> None:
         None, {"images": fed_slowly(canvases)}
     )
     assert parsed_slowly(given, 0) != direct(model, manifest, canvases)[0]
+
+
+def test_boxes_are_limited_to_the_frame_where_asked(exported: Exported) -> None:
+    """After NMS, which sees them whole; an earlier DeepStream would drop what ends below the frame."""
+    limits = box_limits((60, 90), (96, 96))
+    assert limits == (64 - 1 / 64, 96)
+    model, manifest = load_deployed(exported.model)
+    variant = to_variant(model, manifest, (96, 96), limits)
+    _, stated = parse_deployed(variant.SerializeToString(), exported.model)
+    canvases = make_case(2, (96, 96), synthetic_images(), (0, 0, 0)).images
+    given = open_session(variant, keep_layout=True).run(None, {"images": fed_slowly(canvases)})
+    expected = [
+        [(min(x1, 96), min(y1, limits[0]), min(x2, 96), min(y2, limits[0]), *rest) for x1, y1, x2, y2, *rest in rows]
+        for rows in direct(model, stated, canvases)
+    ]
+    assert [parsed_slowly(given, image) for image in range(2)] == expected
+    assert max(row[3] for rows in expected for row in rows) == limits[0]
+    assert all(check.passed for check in verify_variant(model, variant, stated, (), limits))
+    assert not all(check.passed for check in verify_variant(model, variant, stated))
+
+
+@pytest.mark.parametrize(
+    ("frame_hw", "canvas_hw", "expected"),
+    [
+        ((1080, 1920), (192, 320), (180, 320)),
+        ((480, 640), (192, 320), (192, 256)),
+        ((481, 641), (320, 320), (240, 320)),  # odd sides lose a pixel
+        ((100, 300), (320, 320), (106, 320)),  # 106.67
+        ((1080, 1920), (544, 960), (540, 960)),
+    ],
+)
+def test_frames_are_scaled_as_nvinfer_does(
+    frame_hw: tuple[int, int], canvas_hw: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert resized_frame(frame_hw, canvas_hw) == expected
+
+
+def test_the_margin_outlasts_nvinfers_rounding() -> None:
+    """Of corner and height, each rounded to float32, at the lower edge of frames up to 8K."""
+    for height in (240, 1080, 1082, 2160, 4320):
+        most, _ = box_limits((height, height * 16 // 9), (192, 320))
+        ratio = resized_frame((height, height * 16 // 9), (192, 320))[0] / height
+        tops = np.linspace(0, most, 10_001, dtype=np.float32)
+        sides = np.float32(most) - tops
+        ends = (tops / ratio).astype(np.float32) + (sides / ratio).astype(np.float32)
+        assert (ends <= height).all()
+        assert ends.min() > height - 1
 
 
 def test_every_number_of_a_box_is_in_the_canvas(exported: Exported) -> None:
