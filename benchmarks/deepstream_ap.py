@@ -4,6 +4,7 @@
         --canvas 256 320 --canvas 320 320 [--mosaic 2] [--json deepstream.json]
 
     python benchmarks/deepstream_ap.py best.pt --threshold 0.001 …      # a graph whose NMS has more candidates
+    python benchmarks/deepstream_ap.py model.onnx --ranked 100 …        # and one whose NMS ranks fewer of them
 
 Each file's variant is first compared with the file itself, bit by bit. Then the first file is scored for each canvas,
 each time with one thing changed:
@@ -44,14 +45,17 @@ from export.deepstream.variant import to_variant
 from export.deepstream.verify import NUMBERS, nvinfer_input, verify_variant
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
+from export.onnx_model import nms
+from export.onnx_model.file import INPUT_NAMES
+from export.onnx_model.forms import for_processor
 from export.onnx_model.network import load_deployed, parse_deployed
 from export.onnx_model.session import open_session
 from export.verification.images import load_comparison_images
-from runtime.backends.ort.backend import OrtBackend
+from runtime.backends.onnx_file import OUTPUT_NAMES
 from runtime.coco import CocoDataset, load_coco, load_ground_truth, score
 from runtime.coco.evaluation import score_detector
 from runtime.coco.results import Results, results_of_image
-from runtime.detections import Detections, postprocess, select
+from runtime.detections import Detections, RawOutputs, postprocess, select
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
@@ -116,7 +120,7 @@ def measure(path: Path, dataset: CocoDataset, canvas_hw: tuple[int, int]) -> dic
     """AP of the four steps with one canvas, and how often NMS wasn't exact."""
     model, manifest = load_deployed(path)
     variant = open_session(to_variant(model, manifest, canvas_hw))
-    backend, pad = OrtBackend(path), manifest.preprocess.pad_value
+    original, pad = open_session(for_processor(model, manifest.thresholds, "gpu")), manifest.preprocess.pad_value
     found: dict[str, list[Results]] = {step: [] for step in STEPS}
     inexact, changed, dropped = 0, 0, 0
     for index in range(len(dataset)):
@@ -128,7 +132,8 @@ def measure(path: Path, dataset: CocoDataset, canvas_hw: tuple[int, int]) -> dic
             ("black", black, black.resized_hw),
             ("canvas", black, canvas_hw),
         ):
-            raw = backend.infer(placed.canvas[None], np.array([size], np.int32))
+            feed = dict(zip(INPUT_NAMES, (placed.canvas[None], np.array([size], np.int32)), strict=True))
+            raw = RawOutputs(*original.run(OUTPUT_NAMES, feed))
             rows[step] = postprocess(raw, manifest.thresholds)[0]
         inexact += int(raw.nms_exact[0, 0] == 0)
         outputs = variant.run(list(OUTPUTS), {INPUT: nvinfer_input(black.canvas[None])})
@@ -217,8 +222,10 @@ def main() -> int:
     parser.add_argument("--canvas", type=int, nargs=2, action="append", required=True, metavar=("H", "W"))
     parser.add_argument("--mosaic", type=int, default=1, metavar="N", help="join N × N images into one (%(default)s)")
     parser.add_argument("--threshold", type=float, help="export a checkpoint (.pt) with this score threshold")
+    parser.add_argument("--ranked", type=int, default=nms.MAX_RANKED, help="candidates that NMS ranks (%(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    nms.MAX_RANKED = options.ranked
     canvases = [(height, width) for height, width in options.canvas]
     with tempfile.TemporaryDirectory() as temporary:
         annotations, images, models = options.annotations, options.images, options.models
