@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -91,8 +92,8 @@ def write_deepstream(
             unknown_name(version, "--deepstream", Version)
     if folder.exists() or folder.is_symlink():
         raise UserError(f"-o {folder}: exists already; name a new folder, or remove that one first")
-    if not 0 <= score <= 1 or min(*frame_hw) < 1:
-        raise UserError(f"--score {score:g} --frame {frame_hw[0]} {frame_hw[1]}: expected 0 to 1, and pixels")
+    if not 0 <= score <= 1 or min(*frame_hw) < 2:
+        raise UserError(f"--score {score:g} --frame {frame_hw[0]} {frame_hw[1]}: expected 0 to 1, and 2 px or more")
     require_libraries(("onnx", "onnxruntime"), "a graph is changed and compared with them: pip install {name}")
     from ..onnx_model.network import ModelError, load_deployed
     from ..onnx_model.precision import count_convolutions
@@ -123,6 +124,8 @@ def write_deepstream(
         f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}; DeepStream {version}\n"
         f"graph {stated.graph_sha256}"
     )
+    if limits is not None:
+        comment += f"\nfor frames of {frame_hw[1]}×{frame_hw[0]}: the graph limits boxes to them"
     with new_folder(folder) as temporary:
         (temporary / MODEL).write_bytes(variant.SerializeToString(deterministic=True))
         (temporary / LABELS).write_text(labels, encoding="utf-8")
@@ -156,7 +159,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():  # a rename would replace an empty folder
-            raise FileExistsError(17, "there is a file or folder of that name", str(path))
+            raise FileExistsError(errno.EEXIST, "there is a file or folder of that name", str(path))
         os.rename(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error

@@ -9,8 +9,9 @@ import pytest
 from export.deepstream.variant import to_variant
 from export.onnx_model.network import load_deployed
 from export.to_trt import main as to_trt
-from runtime.backends.contract import BackendError, require_toolkit_interface
+from runtime.backends import BackendError
 from runtime.backends.engine_file import read_engine
+from runtime.backends.trt.backend import TrtBackend
 
 from ...support.rtx import one_line, rtx
 
@@ -27,6 +28,9 @@ def test_a_variant_is_built(precision: str, deployed: dict[str, Path], tmp_path:
         )
         == 0
     )
+    with pytest.raises(BackendError, match="made for DeepStream's nvinfer") as refused:
+        TrtBackend(engine)
+    one_line(refused.value)
     _, described = read_engine(engine)
     assert described.library_version == rtx.__version__
     assert [(tensor.name, tensor.dtype, tensor.shape) for tensor in described.tensors] == [
@@ -37,6 +41,3 @@ def test_a_variant_is_built(precision: str, deployed: dict[str, Path], tmp_path:
         ("detection_classes", "float32", (-1, 100)),
     ]
     assert [profile.most for profile in described.profiles] == [(4, 96, 128)]
-    with pytest.raises(BackendError, match="made for DeepStream's nvinfer") as refused:
-        require_toolkit_interface(described.manifest, engine)
-    one_line(refused.value)

@@ -257,7 +257,12 @@ def test_earlier_versions_get_no_unknown_key_and_a_warning(
 ) -> None:
     written = write_deepstream(deployed["fp16"], tmp_path / "out", canvas_hw=(64, 96), version=version)
     assert written.manifest.precision == "fp16"
-    assert "strongly-typed" not in (tmp_path / "out" / "config_infer_primary.txt").read_text("utf-8")
+    text = (tmp_path / "out" / "config_infer_primary.txt").read_text("utf-8")
+    assert "strongly-typed" not in text
+    assert ("crop-objects-to-roi-boundary" in text) == (version == "8.0")
+    assert ("# for frames of 1920×1080: the graph limits boxes to them" in text) == (version == "7.1")
+    limits = [value for value in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer if "limits" in value.name]
+    assert len(limits) == (version == "7.1")
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
         f"warning: nvinfer of DeepStream {version} doesn't keep the types of the graph when it builds an engine; build "
         "one on the machine that runs it, under the name that model-engine-file has"
