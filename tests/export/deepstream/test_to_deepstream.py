@@ -124,6 +124,13 @@ def test_every_key_is_one_of_nvinfers(version: Version) -> None:
     assert unknown_keys(text, version) == []
 
 
+def test_every_key_of_the_application_is_known() -> None:
+    groups = {name: dict(keys) for name, keys in app_groups(SETTINGS).items()}
+    assert unknown_keys(key_file(groups, ""), "deepstream-app") == []
+    groups["streammux"]["batched-push-time"] = 1
+    assert unknown_keys(key_file(groups, ""), "deepstream-app") == ["[streammux] batched-push-time"]
+
+
 def test_the_lists_of_keys_grow_and_name_their_sources() -> None:
     assert all(len(known["source"]) > 40 for known in KEYS.values())
     assert set(KEYS["7.1"]["property"]) < set(KEYS["8.0"]["property"]) < set(KEYS["9"]["property"])
