@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx import numpy_helper
 from export.deepstream.contract import OUTPUTS, box_limits, resized_frame
 from export.deepstream.variant import to_variant
 from export.deepstream.verify import NUMBERS, SIGNATURE, verify_variant
+from export.graph.checkpoint import checkpoint_to_graph
+from export.graph.shapes import input_shapes
 from export.onnx_model.forms import for_processor
 from export.onnx_model.network import ModelError, load_deployed, parse_deployed
 from export.onnx_model.session import open_session
@@ -23,6 +26,8 @@ from runtime.backends import BackendError
 from runtime.backends.openvino_backend import OpenVinoBackend
 from runtime.backends.ort.backend import OrtBackend
 from runtime.manifest import Manifest
+from train.build import build_detector
+from train.trainer.checkpoint import load_detector
 
 from ..conftest import Exported, restamp
 
@@ -119,6 +124,25 @@ def test_a_file_of_one_canvas_and_batch(fixed: tuple[object, Path]) -> None:
     canvases = make_case(1, (192, 224), synthetic_images(), (0, 0, 0)).images
     given = open_session(variant, keep_layout=True).run(None, {"images": fed_slowly(canvases)})
     assert [parsed_slowly(given, 0)] == direct(model, manifest, canvases)
+
+
+def test_a_deformable_network(deformable: tuple[object, Path]) -> None:
+    model, variant, manifest = made(deformable[1], (96, 128))
+    assert [check for check in verify_variant(model, variant, manifest) if not check.passed] == []
+
+
+def test_a_network_that_eats_blue_first(checkpoint: Path, tmp_path: Path) -> None:
+    """Its graph turns the channels; nvinfer feeds RGB to every graph."""
+    loaded = load_detector(checkpoint)
+    pre = replace(loaded.config.preprocess, channel_order="bgr")
+    detector = build_detector(loaded.config.model, 3, pre).eval()
+    loaded = loaded._replace(config=replace(loaded.config, preprocess=pre), detector=detector)
+    path = tmp_path / "bgr.onnx"
+    path.write_bytes(checkpoint_to_graph(loaded, input_shapes(pre, 2, (192, 256))))
+    model, variant, manifest = made(path)
+    canvases = make_case(2, (192, 256), synthetic_images(), (0, 0, 0)).images
+    given = open_session(variant, keep_layout=True).run(None, {"images": fed_slowly(canvases)})
+    assert [parsed_slowly(given, image) for image in range(2)] == direct(model, manifest, canvases)
 
 
 def without_detections(path: Path, out: Path) -> Path:
