@@ -25,7 +25,7 @@ from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.backends.engine_file import Flavor
 from runtime.command_names import TO_ONNX
 from runtime.decoders import Decode
-from runtime.manifest import Precision
+from runtime.manifest import Interface, Precision
 
 from . import arguments
 from .arguments import BATCH_MAX, AnyPath, folder_name, optional_path, require_libraries
@@ -47,6 +47,7 @@ def export_onnx(
     target: Target | None = None,
     images: AnyPath | None = None,
     calibrate_on: AnyPath | None = None,
+    interface: Interface = "toolkit",
     show_progress: bool = False,
 ) -> ExportedModel:
     """Export a checkpoint to one ONNX file: network, postprocessing and NMS, for ONNX Runtime and TensorRT.
@@ -65,6 +66,7 @@ def export_onnx(
             default is a GPU, and for float32 a CPU, because `build_engine` gives its graph the form for GPUs.
         images: folder of images to verify on; by default the checkpoint's validation images, or synthetic ones.
         calibrate_on: folder of images to calibrate int8 and fp8 on; by default the checkpoint's training images.
+        interface: "deepstream" for the inputs and outputs of DeepStream's nvinfer, in float32 (`export.deepstream`).
         show_progress: whether to show a progress bar on stderr.
 
     Returns:
@@ -79,15 +81,18 @@ def export_onnx(
 
     """
     path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target or "tensorrt")
+    arguments.check_interface(interface, scheme)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
     from train.trainer.checkpoint import load_detector
 
-    from .export_step import publish_export
+    from .export_step import publish_export, publish_variant
     from .graph.shapes import input_shapes
 
     loaded = load_detector(Path(checkpoint))
     shapes = input_shapes(loaded.config.preprocess, batch_max, canvas_hw)
+    if interface == "deepstream":
+        return publish_variant(loaded, path, shapes, folder_name(images))
     processor = scheme.processor if precision == "fp32" and target is not None else "cpu"
     return publish_export(
         loaded, path, shapes, scheme, folder_name(images), folder_name(calibrate_on), show_progress, processor

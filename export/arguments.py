@@ -9,8 +9,9 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from runtime.coco import load_coco
-from runtime.command_names import QUANTIZE
+from runtime.command_names import QUANTIZE, TO_DEEPSTREAM
 from runtime.errors import UserError
+from runtime.manifest import Interface
 
 from .quantization.goal import AccuracyGoal
 from .quantization.scheme import Scheme
@@ -66,6 +67,15 @@ def converted_path(source: Path, out: AnyPath | None, scheme: Scheme) -> Path:
     if path.suffix != ".onnx" or path.is_dir() or path.resolve() == source.resolve():
         raise ArgumentError(f"-o {path}: expected another file than the model, with a name that ends in .onnx")
     return path
+
+
+def check_interface(interface: Interface, scheme: Scheme) -> None:
+    """Raise ArgumentError where an interface isn't exported in the scheme's precision."""
+    if interface != "toolkit" and scheme.precision != "fp32":
+        raise ArgumentError(
+            f"--interface {interface} --precision {scheme.precision}: make the file in that precision first, and then "
+            f"{TO_DEEPSTREAM} MODEL.{scheme.precision}.onnx"
+        )
 
 
 def accuracy_goal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from train.trainer.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
 from .arguments import BATCH_MAX
+from .deepstream.variant import to_variant
+from .deepstream.verify import verify_variant
 from .graph.checkpoint import checkpoint_to_graph
 from .graph.shapes import ExportError, input_shapes
-from .onnx_model.network import load_deployed
+from .onnx_model.network import load_deployed, parse_deployed
 from .onnx_model.processor import Processor
 from .quantization.calibration import calibration_images
 from .quantization.convert import load_float32
@@ -23,6 +26,7 @@ from .results import ExportedModel
 from .trt.profiles import make_profiles
 from .trt.settings import BuildError
 from .verification.checkpoint import verify_export
+from .verification.checks import Check
 from .verification.images import load_comparison_images
 from .verification.publish import failed_path, publish
 
@@ -68,6 +72,36 @@ def publish_export(
             )
     _, manifest = load_deployed(written)
     return ExportedModel(written, size, manifest, verification)
+
+
+def publish_variant(loaded: LoadedDetector, out: Path, shapes: InputShapes, images: str | None = None) -> ExportedModel:
+    """Export a checkpoint to `out` with the inputs and outputs of DeepStream's nvinfer.
+
+    The file is published only after two verifications: the graph with this toolkit's inputs and outputs against the
+    checkpoint, and the file against that graph, bit by bit. Raises UserError.
+    """
+    compare_on = load_comparison_images(images, loaded.config.data.val_images)
+    logger.info(f"exporting {shapes.summary()} for DeepStream …")
+    original = checkpoint_to_graph(loaded, shapes, "gpu")
+    model, manifest = parse_deployed(original, out)
+    variant = to_variant(model, manifest)
+
+    def verify(temporary: Path) -> list[Check]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / out.name
+            path.write_bytes(original)
+            written, stated = load_deployed(temporary)
+            return [
+                *verify_export(loaded, path, compare_on),
+                *verify_variant(model, written, stated, compare_on),
+            ]
+
+    verification = publish(out, lambda: variant.SerializeToString(deterministic=True), verify)
+    written = out if verification.passed else failed_path(out)
+    size = written.stat().st_size
+    if verification.passed:
+        logger.info(f"{out}  {size / 1e6:.1f} MB for DeepStream, {shapes.summary()}")
+    return ExportedModel(written, size, load_deployed(written)[1], verification)
 
 
 def publish_export_for_engine(

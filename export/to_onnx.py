@@ -25,7 +25,7 @@ from typing import get_args
 
 from runtime.command_names import program
 from runtime.errors import run_main
-from runtime.manifest import Precision
+from runtime.manifest import Interface, Precision
 
 from .api import export_onnx
 from .arguments import BATCH_MAX
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             target=options.target,
             images=options.images,
             calibrate_on=options.calibrate_on,
+            interface=options.interface,
             show_progress=sys.stderr.isatty(),
         )
     return 0 if exported.passed else 1
@@ -71,6 +72,12 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"
+    )
+    parser.add_argument(
+        "--interface",
+        choices=get_args(Interface),
+        default="toolkit",
+        help="inputs and outputs: this toolkit's, or those of DeepStream's nvinfer (%(default)s)",
     )
     return parser
 

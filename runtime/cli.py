@@ -41,6 +41,7 @@ COMMANDS = {
     "export": Command("export.to_onnx", "export a checkpoint to ONNX, and verify the file"),
     "quantize": Command("export.quantize", "convert an ONNX file to fp16, bf16, int8 or fp8, and verify it"),
     "engine": Command("export.to_trt", "build a TensorRT engine"),
+    "deepstream": Command("export.to_deepstream", "write a folder for DeepStream: model, labels, configurations"),
     "verify": Command("export.verify", "compare a model with what it was made from"),
     "detect": Command("runtime.detect", "detect objects in images, folders and videos"),
     "evaluate": Command("runtime.evaluate", "score models, or results: COCO AP"),

@@ -16,6 +16,7 @@ METADATA_KEY = "atss_toolkit.manifest"  # in an ONNX file's metadata
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 ChannelOrder = Literal["rgb", "bgr"]
+Interface = Literal["toolkit", "deepstream"]  # the inputs and outputs of a graph, and so the program that runs it
 
 
 class ManifestError(UserError):
@@ -136,6 +137,8 @@ class Manifest:
     # int8 only: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without
     # VNNI, ARM without the dot product) are exact. None: not int8, or an older file, whose sums may be larger.
     sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
+    # "toolkit": this runtime's inputs and outputs. "deepstream": those of DeepStream's nvinfer. Older files lack it.
+    interface: Interface = dataclasses.field(default="toolkit", metadata={"absent": "toolkit"})
     version: int = MANIFEST_VERSION
 
     @property

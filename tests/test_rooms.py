@@ -90,14 +90,16 @@ ARROWS = {
     "export.results": "export.verification",
     "export.console": "",
     "export.arguments": "export.quantization",
+    "export.deepstream": "export.arguments export.onnx_model export.verification",
     "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
-    "export.export_step": "export.arguments export.graph export.onnx_model export.quantization export.quantize_step "
-    "export.results export.trt export.verification train.trainer",
+    "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
+    "export.quantize_step export.results export.trt export.verification train.trainer",
     "export.api": "export.arguments export.export_step export.graph export.quantization export.quantize_step "
     "export.results export.trt export.verification train.trainer",
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
     "export.quantize": "export.api export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
+    "export.to_deepstream": "export.console export.deepstream",
     "export.verify": "export.api export.console",
 }
 

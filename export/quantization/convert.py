@@ -42,6 +42,8 @@ class Float32Model(NamedTuple):
 def load_float32(path: Path) -> Float32Model:
     """Read a file that export.to_onnx wrote. Raises ModelError for a foreign or converted one, ManifestError."""
     model, manifest = load_deployed(path)
+    if manifest.interface != "toolkit":
+        raise ModelError(f"{path}: made for {manifest.interface}; convert the file that it was made from")
     if manifest.precision != "fp32":
         raise ModelError(
             f"{path}: already {manifest.precision}; a conversion starts from the float32 file that export.to_onnx wrote"

@@ -80,7 +80,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
         trt.BuilderFlag.TF32
     )  # it is on by default and leaves float32 convolutions 10 bits of mantissa
     for profile in settings.profiles:
-        builder_config.add_optimization_profile(_make_profile(builder, profile))
+        builder_config.add_optimization_profile(_make_profile(builder, profile, tensors))
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector knows no types
     monitor = make_monitor(trt, phases)
     builder_config.progress_monitor = monitor
@@ -137,11 +137,15 @@ def _tensor(trt: Any, kind: Literal["input", "output"], trt_tensor: Any) -> Tens
     return Tensor(trt_tensor.name, kind, trt.nptype(trt_tensor.dtype).__name__, tuple(trt_tensor.shape))
 
 
-def _make_profile(builder: Any, profile: Profile) -> Any:
+def _make_profile(builder: Any, profile: Profile, tensors: tuple[Tensor, ...]) -> Any:
+    """The profile of a graph that takes uint8 [B, H, W, 3] and sizes, or of DeepStream's, which takes [B, 3, H, W]."""
     optimization_profile = builder.create_optimization_profile()
     ranges = (profile.least, profile.best, profile.most)
-    optimization_profile.set_shape("images", *((*shape, 3) for shape in ranges))
-    optimization_profile.set_shape("image_sizes", *((batch, 2) for batch, _, _ in ranges))
+    if any(tensor.name == "image_sizes" for tensor in tensors):
+        optimization_profile.set_shape("images", *((*shape, 3) for shape in ranges))
+        optimization_profile.set_shape("image_sizes", *((batch, 2) for batch, _, _ in ranges))
+    else:
+        optimization_profile.set_shape("images", *((batch, 3, height, width) for batch, height, width in ranges))
     return optimization_profile
 
 

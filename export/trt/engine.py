@@ -57,7 +57,9 @@ def load_source(path: Path) -> EngineSource:
             f"{path} says that it is {manifest.precision}, but its convolutions are: {counts}; "
             f"make it again: {QUANTIZE} MODEL.onnx --precision {manifest.precision}"
         )
-    graph = for_processor(model, manifest.thresholds, "gpu").SerializeToString(deterministic=True)
+    if manifest.interface == "toolkit":  # the others have the form for GPUs already
+        model = for_processor(model, manifest.thresholds, "gpu")
+    graph = model.SerializeToString(deterministic=True)
     return EngineSource(path, hashlib.sha256(content).hexdigest(), graph, manifest)
 
 

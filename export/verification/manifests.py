@@ -14,7 +14,7 @@ from .checks import MANIFEST, Check
 
 # Fields that differ by right. Hashes are checked elsewhere, and the precision by the convolutions.
 _OF_THE_FILE = ("precision", "sums_fit_16_bits", "graph_sha256", "libraries", "ap")
-_OF_THE_EXPORT = (*_OF_THE_FILE, "inputs", "checkpoint_sha256", "toolkit_version")
+_OF_THE_EXPORT = (*_OF_THE_FILE, "inputs", "interface", "checkpoint_sha256", "toolkit_version")
 
 
 def check_conversion(manifest: Manifest, original: Manifest) -> Check:

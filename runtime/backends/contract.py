@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,15 @@ class BatchTooLarge(BackendError):
     def __init__(self, message: str, fits: int | None) -> None:
         super().__init__(message)
         self.fits = fits
+
+
+def require_toolkit_interface(manifest: Manifest, path: str | os.PathLike[str]) -> None:
+    """Raise BackendError for a model whose inputs and outputs are another program's."""
+    if manifest.interface != "toolkit":
+        raise BackendError(
+            f"{os.fspath(path)}: made for DeepStream's nvinfer (its manifest's interface is {manifest.interface!r}); "
+            "this toolkit runs the file that it was made from"
+        )
 
 
 class Backend(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..command_names import TO_ONNX
 from ..detections import RawOutputs
 from ..manifest import Manifest, from_json
-from .contract import BackendError
+from .contract import BackendError, require_toolkit_interface
 
 EXPORT = f"export a checkpoint with: {TO_ONNX} CHECKPOINT"
 
@@ -44,10 +44,15 @@ def check_file(path: Path) -> None:
 
 
 def manifest_from(text: str | None, path: Path) -> Manifest:
-    """The manifest from the file's metadata. Raises BackendError where it is missing, ManifestError where invalid."""
+    """The manifest from the file's metadata.
+
+    Raises BackendError where it is missing or another program's, ManifestError where it is invalid.
+    """
     if text is None:
         raise BackendError(f"{path}: an ONNX file, but not one that this toolkit exported (no manifest); {EXPORT}")
-    return from_json(text, str(path))
+    manifest = from_json(text, str(path))
+    require_toolkit_interface(manifest, path)
+    return manifest
 
 
 def check_contract(path: Path, inputs: Tensors, outputs: Tensors) -> None:

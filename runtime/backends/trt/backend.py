@@ -27,7 +27,7 @@ from ...images.device_array import ForeignArray
 from ...images.device_canvases import Canvases, DeviceCanvases, finished_canvases
 from ...manifest import Manifest
 from ...stopwatch import Stopwatch
-from ..contract import BackendError
+from ..contract import BackendError, require_toolkit_interface
 from ..engine_file import Profile, library_name, read_engine
 from ..feeds import check_feed
 from .engine import check_fits, import_tensorrt, load, make_contexts_tensorrt
@@ -57,6 +57,7 @@ class TrtBackend:
             raise BackendError(f"slots {slots}, most_shapes {most_shapes}, expected at least 1 of each")
         self._path = Path(path)
         data, self._described = read_engine(path)
+        require_toolkit_interface(self._described.manifest, path)
         trt = import_tensorrt(self._described.flavor)
         self._cuda = open_cuda(device, binding)
         check_fits(path, self._described, trt.__version__, self._cuda.device)
