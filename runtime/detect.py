@@ -13,168 +13,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
-from .batch_settings import WINDOW, pipeline_settings, resolve_batch
+from .batch_settings import resolve_batch
 from .command_names import program
 from .decoders import DECODERS
-from .detection_files import DetectionFiles, detection_row, json_file, json_lines_file
-from .detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
-from .detections import Detections
+from .detecting import DetectSettings, detect_images, detect_video
+from .detection_files import DetectionFiles, json_file, json_lines_file
+from .detection_filter import add_filter_arguments, parse_filter
 from .detector import Detector
 from .errors import UserError, run_main
-from .files import atomic_write, require_writable
-from .images import MAX_PIXELS, Decoded, decode
-from .images.draw import draw, encode_jpeg
-from .images.preprocess import Batch, DeviceBatch
+from .files import require_writable
+from .images import MAX_PIXELS
 from .images.sources import Source, find_sources
-from .images.video import Video, VideoError, drawn_video
+from .images.video import VideoError
 from .model_spec import model_summary
-from .pipeline import run_pipeline
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
 TEXT_FORMATS = {"jsonl": json_lines_file}  # files beside detections.json, by their option's name
-WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
-
-
-@dataclass(frozen=True)
-class DetectSettings:
-    """How images and videos are detected on, and what is made of the detections."""
-
-    batch: int  # images at a time
-    kept: DetectionFilter = KEEP_ALL
-    draws: bool = True  # write a drawn copy of each input
-    max_pixels: int = MAX_PIXELS  # larger images are skipped
-
-
-def detect_images(
-    detector: Detector,
-    sources: Sequence[Source],
-    out: Path,
-    results: DetectionFiles,
-    settings: DetectSettings,
-    progress: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Detect on image files, write to `results`, and draw into the folder `out`.
-
-    `progress` is called with the number of images done since the last call. Raises UserError where a drawn copy would
-    replace its source.
-    """
-
-    def load(source: Source) -> _Loaded:
-        image = detector.load(source.path, settings.max_pixels)
-        prepared = detector.prepare(image)
-        if not settings.draws:
-            return _Loaded(source, None, prepared)
-        if isinstance(image, Decoded) and image.pixels.shape[:2] == image.size_hw:
-            return _Loaded(source, image.pixels, prepared)
-        # It was decoded at a fraction of its size, or lies in a GPU's memory.
-        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared)
-
-    def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
-        found = detector.detect_prepared([one.prepared for one in loaded])
-        return [finish(*pair) for pair in zip(loaded, found, strict=True)]
-
-    def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
-        kept = settings.kept.apply(found, detector.manifest.category_ids)
-        if one.image is not None:
-            drawn = encode_jpeg(draw(one.image, kept, detector.classes))
-            atomic_write(out / f"{one.source.name}.jpg", drawn)
-        return {
-            "file": str(one.source.path),
-            **detection_row(one.prepared.geometries[0].image_hw, kept, detector.manifest),
-        }
-
-    if settings.draws:
-        for source in sources:
-            _require_other_file(out / f"{source.name}.jpg", source.path)
-    pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
-    running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, pipeline)
-    with closing(running):
-        for source, result in zip(sources, running, strict=True):
-            if isinstance(result, UserError):
-                results.skip(source.path, result)
-            else:
-                results.add(result)
-            progress(1)
-
-
-def detect_video(
-    detector: Detector,
-    source: Source,
-    out: Path,
-    results: DetectionFiles,
-    settings: DetectSettings,
-    progress: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Detect on a video's frames, write to `results`, and write the drawn video into the folder `out`.
-
-    `progress` is called with the number of frames done since the last call. Raises VideoError for a video that cannot
-    be opened, has no frame, or has a size that the graph does not take.
-    """
-
-    def load(frame: np.ndarray) -> _Frame:
-        return _Frame(frame, detector.prepare(frame))
-
-    def run(frames: list[_Frame]) -> list[tuple[np.ndarray, Detections]]:
-        found = detector.detect_prepared([one.prepared for one in frames])
-        kept = [settings.kept.apply(detections, detector.manifest.category_ids) for detections in found]
-        return [(one.frame, detections) for one, detections in zip(frames, kept, strict=True)]
-
-    target = out / f"{source.name}.mp4"
-    _require_other_file(target, source.path)
-    with ExitStack() as stack:
-        video = stack.enter_context(Video(source.path))
-        write = stack.enter_context(drawn_video(target, video.frames_per_second)) if settings.draws else None
-        pipeline = pipeline_settings(detector, settings.batch, window=0)  # frames are all of one size
-        running = run_pipeline(video.frames(), load, lambda one: one.prepared.canvas_hw, run, pipeline)
-        stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
-        count = 0
-        for result in running:
-            if isinstance(result, UserError):
-                raise VideoError(f"{source.path}: {result}") from result
-            frame, found = result
-            if write is not None:
-                write(draw(frame, found, detector.classes))
-            position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
-            row = detection_row((frame.shape[0], frame.shape[1]), found, detector.manifest)
-            results.add({"file": str(source.path), **position, **row})
-            count += 1
-            progress(1)
-        if count == 0:
-            raise VideoError(
-                f"{source.path}: not one frame could be decoded; convert it, to MP4 with H.264 for instance"
-            )
-        if count < 0.9 * video.frames_announced:
-            message = f"{source.path}: ended after {count} of {video.frames_announced} frames"
-            tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    frame: np.ndarray
-    prepared: Batch
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    source: Source
-    image: np.ndarray | None  # to draw on
-    prepared: Batch | DeviceBatch
-
-
-def _require_other_file(target: Path, source: Path) -> None:
-    if target.resolve() == source.resolve():
-        raise UserError(f"{target}: the drawn copy would replace its source; choose another folder with -o")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -46,6 +46,8 @@ ARROWS = {
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
     "runtime.nms",
     # What is done with a detector.
+    "runtime.detecting": "runtime.batch_settings runtime.detection_files runtime.detection_filter runtime.detections "
+    "runtime.detector runtime.images runtime.pipeline",
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.pipeline runtime.tta",
@@ -56,8 +58,8 @@ ARROWS = {
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
-    "runtime.detect": "runtime.backends runtime.batch_settings runtime.decoders runtime.detection_files "
-    "runtime.detection_filter runtime.detections runtime.detector runtime.images runtime.model_spec runtime.pipeline",
+    "runtime.detect": "runtime.backends runtime.batch_settings runtime.decoders runtime.detecting "
+    "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
     "runtime.evaluate": "runtime.coco",
     "runtime.show": "runtime.coco runtime.images",
     "runtime.cli": "",
