@@ -56,7 +56,8 @@ def detect_video(
     be opened, has no frame, or has a size that the graph does not take.
     """
     target = out / f"{source.name}.mp4"
-    require_other_file(target, source.path)
+    if settings.draws:
+        require_other_file(target, source.path)
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
         write = stack.enter_context(drawn_video(target, video.frames_per_second)) if settings.draws else None

@@ -87,12 +87,11 @@ class LiveStream:
         self.dropped, self.reconnects = 0, 0
         self._address, self._most, self._say, self._open = address, reconnects, say, open_capture
         self._first_wait_s = first_wait_s
-        self._capture = open_capture(address)
-        if not self._capture.isOpened():
-            self._capture.release()
+        self._capture: Any = None
+        if not self._connect():
             raise VideoError(f"{self.name}: cannot be opened; check the address, and that the camera or server runs")
-        self.frames_per_second = usable_rate(self._capture.get(cv2.CAP_PROP_FPS))
-        announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frames_per_second = usable_rate(self._property(cv2.CAP_PROP_FPS))
+        announced = self._property(cv2.CAP_PROP_FRAME_COUNT)
         self._is_live = not np.isfinite(announced) or announced <= 0
         self._waiting: deque[LiveFrame] = deque()
         self._changed = threading.Condition()
@@ -122,7 +121,7 @@ class LiveStream:
         if self._thread.ident is not None:
             self._thread.join(CLOSE_S)  # it releases the capture, which must not happen during a read
         else:
-            self._capture.release()
+            self._release()
 
     def __enter__(self) -> LiveStream:
         return self
@@ -136,7 +135,7 @@ class LiveStream:
         except BaseException as error:  # raised again by `frames`
             self._error = error
         finally:
-            self._capture.release()
+            self._release()
             with self._changed:
                 self._has_ended = True
                 self._changed.notify_all()
@@ -166,7 +165,7 @@ class LiveStream:
 
     def _reconnect(self, frames: int) -> bool:
         """Open the stream anew; False where it was closed meanwhile. Raises VideoError after too many attempts."""
-        self._capture.release()
+        self._release()
         wait_s = self._first_wait_s
         for attempt in range(1, self._most + 1):
             self._say(
@@ -176,9 +175,21 @@ class LiveStream:
                 if self._changed.wait_for(lambda: self._is_closed, wait_s):
                     return False
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-            self._capture = self._open(self._address)
-            if self._capture.isOpened():
+            if self._connect():
                 self.reconnects += 1
                 return True
-            self._capture.release()
         raise VideoError(f"{self.name}: lost after {frames} frames, and not back after {self._most} attempts")
+
+    def _connect(self) -> bool:
+        self._capture = self._open(self._address)
+        if not self._capture.isOpened():
+            self._release()
+        return self._capture is not None
+
+    def _property(self, what: int) -> float:
+        return self._capture.get(what)
+
+    def _release(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()

@@ -70,7 +70,9 @@ def process_group(use_cuda: bool) -> Iterator[World]:
     if use_cuda:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     base, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store, world = dist.PrefixStore("atss", base), World(rank, size)
+    # Of this start alone: torchrun's store may outlive a restart, and with it the message of the process that failed.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, world = dist.PrefixStore(f"atss/{attempt}", base), World(rank, size)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if use_cuda else "gloo", store=base, rank=rank, world_size=size, timeout=TIMEOUT
     )

@@ -1,0 +1,181 @@
+"""How work is shared out, without Ray: the pool, the options, and what is refused."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runtime.cluster.connection import ClusterError, connected
+from runtime.cluster.pool import Pool, needs_gpu, plan_pool, run_tasks
+from runtime.coco.command import main as evaluate
+from runtime.detect import main as detect
+from runtime.errors import UserError
+from runtime.model_spec import ModelSpec
+from tests.support.cluster_jobs import Doubling
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "asked", "gpus", "expected"),
+    [
+        ({"CPU": 2.0}, 1, None, None, Pool(1, 0, 1.0)),
+        ({"CPU": 2.0}, 1, 2, None, Pool(2, 0, 0.9)),
+        ({"CPU": 64.0}, 4, None, False, Pool(4, 0, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, 2, None, None, Pool(8, 1, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, 2, 3, True, Pool(3, 1, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, 2, None, False, Pool(2, 0, 1.0)),
+        ({"CPU": 4.0, "GPU": 8.0}, 1, None, True, Pool(8, 1, 0.45)),
+        ({}, 0, None, None, Pool(1, 0, 0.0)),
+    ],
+)
+def test_the_pool(
+    resources: dict[str, float], nodes: int, asked: int | None, gpus: bool | None, expected: Pool
+) -> None:
+    pool = plan_pool(resources, nodes, asked, gpus)
+    assert pool == expected
+    assert pool.cpus * pool.actors <= resources.get("CPU", 0.0), "else an actor waits for ever"
+
+
+def test_gpus_that_are_not_there() -> None:
+    with pytest.raises(ClusterError, match="the Ray cluster has no GPU, and this model or --backend needs one"):
+        plan_pool({"CPU": 8.0}, 1, None, True)
+    with pytest.raises(ClusterError, match="--actors 3: each takes a GPU of its own, and the Ray cluster has 2"):
+        plan_pool({"CPU": 8.0, "GPU": 2.0}, 1, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "expected"),
+    [
+        ("m.onnx", "auto", None),
+        ("m.onnx", "cpu", False),
+        ("m.onnx", "openvino", False),
+        ("m.onnx", "cuda", True),
+        ("m.onnx@openvino", "cuda", False),
+        ("m.onnx@ort-rtx", "auto", True),
+        ("m.engine", "auto", True),
+    ],
+)
+def test_which_models_need_a_gpu(model: str, backend: str, expected: bool | None) -> None:
+    assert needs_gpu(ModelSpec.parse(model), backend) is expected
+
+
+def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.setitem(sys.modules, "ray", None if missing == "ray" else ModuleType("ray"))
+        with pytest.raises(ClusterError, match=r"not installed .*: install atss-toolkit with the extra ray"):
+            connected("local").__enter__()
+
+
+class FakeRay(ModuleType):
+    """As much of Ray as a run without a cluster touches."""
+
+    def __init__(self, answers: list[dict[str, Any]] | None = None) -> None:
+        super().__init__("ray")
+        self.inits: list[str] = []
+        self.answers = answers or []
+        self.exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=KeyError)
+        options = SimpleNamespace(preserve_order=False)
+        context = SimpleNamespace(execution_options=options, enable_progress_bars=True)
+        self.data = SimpleNamespace(
+            DataContext=SimpleNamespace(get_current=lambda: context),
+            ActorPoolStrategy=lambda size: size,
+            from_items=lambda rows, override_num_blocks: self,
+        )
+        self.context = context
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **_: Any) -> None:
+        self.inits.append(address)
+        raise ConnectionError("Could not find any running Ray instance. Please specify\nthe one")
+
+    def map_batches(self, *_: Any, **__: Any) -> FakeRay:
+        assert self.context.execution_options.preserve_order, "answers are checked by their order"
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        return iter(self.answers)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    return ray
+
+
+def test_a_cluster_that_is_not_there_is_one_line(fake: FakeRay) -> None:
+    with closing(socket.socket()) as taken:  # a port at which nothing listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for given, said in {
+            address: "cannot connect to Ray at 127.0.0.1:.*refused; check the address that ray start --head printed",
+            "nowhere.invalid:6379": "cannot connect to Ray at nowhere.invalid:6379: ",
+            "photos/": "--ray is 'photos/', expected auto, HOST:PORT",
+            "host:99999": "cannot connect to Ray at host:99999: ",
+        }.items():
+            with pytest.raises(ClusterError, match=said) as raised:
+                connected(given).__enter__()
+            assert "\n" not in str(raised.value)
+    assert fake.inits == [], "Ray would try for minutes"
+    with pytest.raises(ClusterError, match="at auto: Could not find any running Ray instance; start") as raised:
+        connected("auto").__enter__()
+    assert "\n" not in str(raised.value)
+
+
+def answer(number: int, text: str = "x", error: str = "") -> dict[str, Any]:
+    return {"number": number, "answer": text, "error": error}
+
+
+def test_answers_come_once_and_in_order() -> None:
+    pool = Pool(2, 0, 0.5)
+    assert list(run_tasks(FakeRay(), pool, Doubling(), [])) == []
+    good = FakeRay([answer(0, "a"), answer(1, "b"), answer(2, "c")])
+    assert list(run_tasks(good, pool, Doubling(), [5, 6, 7])) == ["a", "b", "c"]
+    assert good.context.execution_options.preserve_order is False, "others' data sets keep their settings"
+    for answers, said in (
+        ([answer(0), answer(0), answer(1)], "the answer to task 0 where 1 was due"),
+        ([answer(0), answer(2)], "the answer to task 2 where 1 was due"),
+        ([answer(1), answer(0), answer(2)], "the answer to task 1 where 0 was due"),
+        ([answer(0), answer(1)], "gave 2 of 3 answers"),
+        ([answer(0), answer(1), answer(2), answer(3)], "gave 4 of 3 answers"),
+    ):
+        with pytest.raises(ClusterError, match=said):
+            list(run_tasks(FakeRay(answers), pool, Doubling(), [5, 6, 7]))
+    with pytest.raises(UserError, match=r"^a\.png: no such file$"):
+        list(run_tasks(FakeRay([answer(0, "", "a.png: no such file")]), pool, Doubling(), [5]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--actors", "2"], ["--ray", "--actors", "0"], ["--ray", "--device", "1"]],
+)
+def test_wrong_usage(options: list[str], tmp_path: Path) -> None:
+    for command in (
+        [detect, "m.onnx", str(tmp_path), *options],
+        [evaluate, "m.onnx", "--annotations", "a.json", "--images", str(tmp_path), *options],
+    ):
+        with pytest.raises(SystemExit) as raised:
+            command[0](command[1:])  # type: ignore[operator]
+        assert raised.value.code == 2
+
+
+def test_what_a_cluster_is_not_given(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        evaluate(["a.onnx", "b.onnx", "--annotations", "a.json", "--images", str(tmp_path), "--ray"])
+    given = ["m.onnx", "--annotations", "a.json", "--images", str(tmp_path), "--ray", "--shard", "0/2"]
+    with pytest.raises(SystemExit):
+        evaluate([*given, "--results-out", str(tmp_path / "r.json")])
+    for moving in ("film.mp4", "rtsp://user:secret@camera/1", "camera:0"):
+        with pytest.raises(UserError, match="--ray takes images; detect on videos and streams without it") as raised:
+            detect(["m.onnx", moving, "-o", str(tmp_path / "out"), "--ray"])
+        assert "secret" not in str(raised.value)
