@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from runtime import Detector
 from runtime.detections import Detections, empty_detections
 from runtime.errors import UserError
+from tests.support.documentation import blocks
 from tests.support.fakes import red_image
 
 
@@ -85,3 +88,16 @@ def test_the_library_filters_draws_and_tracks(model: Path) -> None:
     assert (drawn != image).any()
     zone = supervision.PolygonZone(np.array([[0, 0], [79, 0], [79, 59], [0, 59]]))
     assert zone.trigger(given).tolist() == [True]
+
+
+def test_the_lines_of_the_page_run(
+    model: Path, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("supervision", reason="pip install 'atss-toolkit[supervision]'")
+    (text,) = [b.text for b in blocks(repository / "docs/hand-over.md", "hand-over") if "import supervision" in b.text]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "model.onnx")
+    cv2.imwrite("photo.jpg", red_image(60, 80, (10, 20, 50, 40))[..., ::-1])
+    exec(compile(text, "hand-over.md", "exec"), {})
+    assert capsys.readouterr().out == "['red']\n"
+    assert cv2.imread("annotated.jpg").shape == (60, 80, 3)
