@@ -48,6 +48,8 @@ from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
 from .results import Results, filter_results, parse_results, write_results
+from .results_parquet import SUFFIX as PARQUET
+from .results_parquet import load_parquet, write_parquet
 from .run import DatasetRun, RunSettings, Speed, detect_dataset
 from .shards import detect_part, is_part, merge_parts, origin_of, parse_part, parse_shard, write_part
 
@@ -110,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
-    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
+    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
     add_filter_arguments(parser, KEEP_ALL.min_score)
@@ -129,6 +131,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--results-out takes the results of one model")
     if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
         parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
+    if options.shard is not None and options.results_out.suffix.lower() == PARQUET:
+        parser.error("--shard writes a part, which is JSON: name --results-out *.json")
     if options.cluster is not None and (len(options.models) != 1 or options.shard is not None):
         parser.error("--ray is for one model, without --shard")
     return options
@@ -145,6 +149,8 @@ def _settings(manifests: Sequence[Manifest], options: argparse.Namespace) -> Run
 
 def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Results, list[int], Speed | None]:
     """Results, ids of the images to score on, and speed, from a results file or from the parts of a run."""
+    if len(options.results) == 1 and options.results[0].suffix.lower() == PARQUET:
+        return load_parquet(options.results[0]), dataset.image_ids[: options.limit].tolist(), None
     contents = [read_json(path, "results") for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
@@ -166,7 +172,8 @@ def _report(
     if speed is not None:
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
-        write_results(options.results_out, filter_results(results, kept))
+        write = write_parquet if options.results_out.suffix.lower() == PARQUET else write_results
+        write(options.results_out, filter_results(results, kept))
     metrics = score(truth, results, image_ids, kept)
     for problem in metrics.problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
