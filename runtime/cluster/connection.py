@@ -66,7 +66,7 @@ def _import_ray() -> Any:
             f"--ray needs Ray with its data sets, which is not installed ({error}): install atss-toolkit with the "
             "extra ray"
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what is lost is said in one line
     return ray
 
 

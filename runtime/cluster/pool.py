@@ -1,15 +1,16 @@
 """A pool of actors that work through numbered tasks; every task's answer comes exactly once, in the tasks' order.
 
-Ray Data hands the tasks out, starts an actor anew that is killed or whose node is lost, runs its task again, and holds
-back where the consumer is slow.
+Ray Data hands the tasks out and holds back where the consumer is slow. What a lost actor or node had not answered is
+done again, by a new pool.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -19,7 +20,8 @@ from ..errors import UserError
 from ..model_spec import ModelSpec
 from .connection import ClusterError
 
-RETRIES = 3  # of a task whose actor died; an image that kills every process must not run for ever
+RETRIES = 3  # of a task whose actor is lost; an image that kills every process must not run for ever
+PAUSE_S = 1.0  # before a new pool: the actors of the one before give back what they hold
 _SHARE = 0.9  # of the processors that actors book: an actor that starts anew finds some left
 Answer = TypeVar("Answer")
 
@@ -77,11 +79,27 @@ class Job(Protocol):
         ...
 
 
+def refit(pool: Pool, resources: Mapping[str, float]) -> Pool:
+    """The pool after a loss: as many of its actors as the cluster still has GPUs for, and their share of what is left.
+
+    Raises ClusterError where no GPU is left for a pool with GPUs.
+    """
+    there = int(resources.get("GPU", 0))
+    if pool.gpus and there == 0:
+        raise ClusterError("the Ray cluster has lost its last GPU; start a node again, and run again")
+    actors = min(pool.actors, there) if pool.gpus else pool.actors
+    return Pool(actors, pool.gpus, round(min(pool.cpus, _SHARE * resources.get("CPU", 0.0) / actors), 4))
+
+
 def run_once(ray: Any, pool: Pool, function: Callable[..., Answer], *arguments: Any) -> Answer:
     """Call a function on a node of the cluster, with the resources of an actor. Raises UserError as the function."""
-    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=RETRIES)(_guarded)
-    with _as_cluster_errors(ray):
+    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=RETRIES)(guarded)
+    try:
         answer, message = ray.get(remote.remote(function, *arguments))
+    except Exception as error:
+        if not _is_loss(ray, error):
+            raise
+        raise _given_up(error) from error
     if message is not None:
         raise UserError(message)
     return answer
@@ -90,22 +108,33 @@ def run_once(ray: Any, pool: Pool, function: Callable[..., Answer], *arguments: 
 def run_tasks(ray: Any, pool: Pool, job: Job, tasks: Sequence[Any]) -> Iterator[str]:
     """The answers to the tasks, in their order. A task is anything that JSON can say.
 
-    Raises UserError where a task or the actor's start does, ClusterError where an actor dies again and again or an
-    answer is lost or doubled.
+    When an actor or a node is lost, a pool that fits what is left goes on at the first task without an answer. Raises
+    UserError where a task or the actor's start does, ClusterError where a task is lost again and again, or where Ray
+    gives an answer in the wrong place.
     """
-    if not tasks:
-        return
-    expected = 0
-    with _as_cluster_errors(ray):
-        for row in _shared_out(ray, pool, job, tasks).iter_rows():
-            if row["error"]:
-                raise UserError(row["error"])
-            if row["number"] != expected:
-                raise ClusterError(f"Ray gave the answer to task {row['number']} where {expected} was due; run again")
-            yield row["answer"]
-            expected += 1
-    if expected != len(tasks):
-        raise ClusterError(f"Ray gave {expected} of {len(tasks)} answers; run again")
+    done, failures, failed_at = 0, 0, -1
+    while done < len(tasks):
+        try:
+            for row in _shared_out(ray, pool, job, tasks, first=done).iter_rows():
+                if row["error"]:
+                    raise UserError(row["error"])
+                if row["number"] != done:
+                    raise ClusterError(f"Ray gave the answer to task {row['number']} where {done} was due; run again")
+                yield row["answer"]
+                done += 1
+        except Exception as error:
+            if not _is_loss(ray, error):
+                raise
+            failures, failed_at = (failures + 1 if done == failed_at else 1), done
+            if failures > RETRIES:
+                raise _given_up(error) from error
+            time.sleep(PAUSE_S)
+            pool = refit(pool, ray.cluster_resources())
+            told = f"Ray lost a process or a node; going on at task {done + 1} of {len(tasks)}"
+            print(f"warning: {told} with {pool.actors} actors", file=sys.stderr)
+        else:
+            if done != len(tasks):
+                raise ClusterError(f"Ray gave {done} of {len(tasks)} answers; run again")
 
 
 class Actor:
@@ -113,17 +142,17 @@ class Actor:
 
     def __init__(self, job: Job) -> None:
         # An error here would have Ray start actor after actor; as an answer it ends the run.
-        self._work, self._error = _guarded(job.open)
+        self._work, self._error = guarded(job.open)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """The answer to the one task of the batch, or the message of a UserError."""
         answer, error = None, self._error
         if self._work is not None:
-            answer, error = _guarded(self._work, json.loads(batch["task"][0]))
+            answer, error = guarded(self._work, json.loads(batch["task"][0]))
         return {"number": [int(batch["number"][0])], "answer": [answer or ""], "error": [error or ""]}
 
 
-def _guarded(function: Callable[..., Answer], *arguments: Any) -> tuple[Answer | None, str | None]:
+def guarded(function: Callable[..., Answer], *arguments: Any) -> tuple[Answer | None, str | None]:
     """What a function returns, or the message of its UserError, which Ray would send as a traceback."""
     try:
         return function(*arguments), None
@@ -131,9 +160,9 @@ def _guarded(function: Callable[..., Answer], *arguments: Any) -> tuple[Answer |
         return None, str(error)
 
 
-def _shared_out(ray: Any, pool: Pool, job: Job, tasks: Sequence[Any]) -> Any:
-    """Ray's data set of the answers, which is computed while it is iterated."""
-    rows = [{"number": number, "task": json.dumps(task)} for number, task in enumerate(tasks)]
+def _shared_out(ray: Any, pool: Pool, job: Job, tasks: Sequence[Any], first: int) -> Any:
+    """Ray's data set of the answers from task `first` on, which is computed while it is iterated."""
+    rows = [{"number": number, "task": json.dumps(tasks[number])} for number in range(first, len(tasks))]
     context = ray.data.DataContext.get_current()
     before = context.execution_options.preserve_order, context.enable_progress_bars
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
@@ -147,26 +176,25 @@ def _shared_out(ray: Any, pool: Pool, job: Job, tasks: Sequence[Any]) -> Any:
                 compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(rows))),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
-                ray_remote_args_fn=_restarts,
+                ray_remote_args_fn=_no_restarts,
             )
     finally:  # the data set has a copy of the context
         context.execution_options.preserve_order, context.enable_progress_bars = before
 
 
-def _restarts() -> dict[str, int]:
-    return {"max_restarts": -1, "max_task_retries": RETRIES}
+def _no_restarts() -> dict[str, int]:
+    """Ray would start a lost actor again as soon as there is room for it: never, where a node with its GPU is gone."""
+    return {"max_restarts": 0, "max_task_retries": 0}
 
 
-@contextmanager
-def _as_cluster_errors(ray: Any) -> Iterator[None]:
-    """Raise ClusterError for actors and nodes that die; a bug in a task keeps Ray's traceback."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(
-            f"Ray lost a process or a node {RETRIES + 1} times at the same task, or could not start it: {reason}; it "
-            "may have run out of memory: try fewer --actors, or a smaller --batch"
-        ) from error
+def _is_loss(ray: Any, error: Exception) -> bool:
+    """Whether an actor, a node or what it held was lost; the error of a task is a bug, and keeps Ray's traceback."""
+    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
+
+
+def _given_up(error: Exception) -> ClusterError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ClusterError(
+        f"Ray lost a process or a node {RETRIES + 1} times at the same task: {reason} It may have run out of memory: "
+        "try fewer --actors, or a smaller --batch"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,3 +64,17 @@ def actor_processes(mark: str) -> list[int]:
         if title.startswith(b"ray::") and b"Actor" in title and f"{MARK}={mark}".encode() in environment:
             found.append(int(folder.name))
     return found
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Takes a while for each task."""
+
+    seconds: float = 0.4
+
+    def open(self) -> Callable[[int], str]:
+        def answer(task: int) -> str:
+            time.sleep(self.seconds)
+            return str(task)
+
+        return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from runtime.cluster import pool as pool_module
 from runtime.cluster.connection import ClusterError, connected
-from runtime.cluster.pool import Pool, needs_gpu, plan_pool, run_tasks
+from runtime.cluster.pool import RETRIES, Pool, needs_gpu, plan_pool, refit, run_tasks
 from runtime.coco.command import main as evaluate
 from runtime.detect import main as detect
 from runtime.errors import UserError
@@ -73,20 +74,29 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) 
             connected("local").__enter__()
 
 
+class Lost(Exception):
+    """An actor or a node that is gone."""
+
+
+class Bug(Lost):
+    """An error inside a task."""
+
+
 class FakeRay(ModuleType):
     """As much of Ray as a run without a cluster touches."""
 
-    def __init__(self, answers: list[dict[str, Any]] | None = None) -> None:
+    def __init__(self, answers: list[dict[str, Any]] | None = None, losses: Iterable[int] = ()) -> None:
         super().__init__("ray")
         self.inits: list[str] = []
         self.answers = answers or []
-        self.exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=KeyError)
+        self.losses, self.begun = list(losses), list[int]()  # how many answers come before each loss; first tasks
+        self.exceptions = SimpleNamespace(RayError=Lost, RayTaskError=Bug)
         options = SimpleNamespace(preserve_order=False)
         context = SimpleNamespace(execution_options=options, enable_progress_bars=True)
         self.data = SimpleNamespace(
             DataContext=SimpleNamespace(get_current=lambda: context),
             ActorPoolStrategy=lambda size: size,
-            from_items=lambda rows, override_num_blocks: self,
+            from_items=self.from_items,
         )
         self.context = context
 
@@ -97,12 +107,25 @@ class FakeRay(ModuleType):
         self.inits.append(address)
         raise ConnectionError("Could not find any running Ray instance. Please specify\nthe one")
 
+    def from_items(self, rows: list[dict[str, Any]], override_num_blocks: int) -> FakeRay:
+        assert override_num_blocks == len(rows), "each task is handed out by itself"
+        self.begun.append(rows[0]["number"])
+        return self
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
     def map_batches(self, *_: Any, **__: Any) -> FakeRay:
         assert self.context.execution_options.preserve_order, "answers are checked by their order"
         return self
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
-        return iter(self.answers)
+        begun = self.begun[-1]
+        if not self.losses:
+            yield from self.answers[begun:]
+            return
+        yield from self.answers[begun : begun + self.losses.pop(0)]
+        raise Lost("The actor died.\nits log")
 
 
 @pytest.fixture
@@ -153,6 +176,45 @@ def test_answers_come_once_and_in_order() -> None:
             list(run_tasks(FakeRay(answers), pool, Doubling(), [5, 6, 7]))
     with pytest.raises(UserError, match=r"^a\.png: no such file$"):
         list(run_tasks(FakeRay([answer(0, "", "a.png: no such file")]), pool, Doubling(), [5]))
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "PAUSE_S", 0.0)
+
+
+@pytest.mark.parametrize("losses", [[0], [2], [5], [1, 1], [2, 0, 0, 2], [0] * RETRIES])
+def test_what_a_loss_left_undone_is_done_again(losses: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    count = 6
+    ray = FakeRay([answer(number, str(number)) for number in range(count)], losses)
+    found = list(run_tasks(ray, Pool(2, 0, 0.9), Doubling(), range(count)))
+    assert found == [str(number) for number in range(count)]
+    assert ray.begun == [sum(losses[:pools]) for pools in range(len(losses) + 1)], "from the first without an answer"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"warning: Ray lost a process or a node; going on at task {losses[0] + 1} of 6 with 2 actors"
+    assert len(said) == len(losses)
+
+
+def test_a_task_that_is_lost_again_and_again_and_a_bug_end_the_run() -> None:
+    answers = [answer(number) for number in range(6)]
+    ray = FakeRay(answers, [2, *[0] * RETRIES, 0])
+    with pytest.raises(ClusterError, match=f"lost a process or a node {RETRIES + 1} times at the same task: The actor"):
+        list(run_tasks(ray, Pool(2, 0, 0.9), Doubling(), range(6)))
+    assert ray.begun == [0] + [2] * RETRIES
+    ray = FakeRay(answers)
+    ray.iter_rows = lambda: (_ for _ in ()).throw(Bug("KeyError: 'x'"))  # type: ignore[method-assign]
+    with pytest.raises(Bug):
+        list(run_tasks(ray, Pool(2, 0, 0.9), Doubling(), range(6)))
+    assert ray.begun == [0], "a bug is not tried again"
+
+
+def test_the_pool_after_a_loss() -> None:
+    assert refit(Pool(4, 0, 1.0), {"CPU": 8.0}) == Pool(4, 0, 1.0)
+    assert refit(Pool(4, 0, 1.0), {"CPU": 2.0}) == Pool(4, 0, 0.45)
+    assert refit(Pool(4, 1, 1.0), {"CPU": 8.0, "GPU": 3.0}) == Pool(3, 1, 1.0)
+    assert refit(Pool(4, 1, 1.0), {"CPU": 8.0, "GPU": 9.0}) == Pool(4, 1, 1.0)
+    with pytest.raises(ClusterError, match="has lost its last GPU"):
+        refit(Pool(4, 1, 1.0), {"CPU": 8.0})
 
 
 @pytest.mark.parametrize(

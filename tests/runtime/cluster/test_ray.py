@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the actors in /proc"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
+ROOT = Path(__file__).parents[3]
 IMAGES = 500
 CPU = {"backend": "cpu", "threads": 1}
 
@@ -196,3 +199,19 @@ def test_a_task_that_kills_every_actor_ends_the_run(ray: Any) -> None:
     with pytest.raises(ClusterError, match=f"lost a process or a node {RETRIES + 1} times at the same task") as raised:
         list(run_tasks(ray, Pool(1, 0, 0.5), Dying(1), [0, 1, 2]))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_in_the_middle_and_nothing_comes_back_in_its_place() -> None:
+    """In a process of its own, since a process has one connection to Ray."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.support.lost_node"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == " ".join(map(str, range(24)))
+    assert "warning: Ray lost a process or a node; going on at task" in done.stderr
+    assert "Traceback" not in done.stderr
