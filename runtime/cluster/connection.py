@@ -45,7 +45,8 @@ def connected(address: str) -> Iterator[Any]:
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: whatever keeps the cluster from answering
         raise ClusterError(
             f"cannot connect to Ray at {address}: {_first_sentence(error)}; start a cluster with ray start --head and "
-            "give its HOST:PORT, or --ray without an address to start Ray on this machine"
+            "give its HOST:PORT (set RAY_AUTH_MODE=token where it asks for its token), or --ray without an address to "
+            "start Ray on this machine"
         ) from error
     try:
         yield ray

@@ -7,6 +7,7 @@ done again, by a new pool.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import warnings
@@ -97,6 +98,12 @@ def run_once(ray: Any, pool: Pool, function: Callable[..., Answer], *arguments: 
     try:
         answer, message = ray.get(remote.remote(function, *arguments))
     except Exception as error:
+        missing = re.search(r"No module named '([\w.]+)'", str(error))
+        if missing is not None:
+            raise ClusterError(
+                f"a node of the Ray cluster has no {missing[1]}: install the same version of atss-toolkit on every "
+                "node, into the environment that runs ray start"
+            ) from error
         if not _is_loss(ray, error):
             raise
         raise _given_up(error) from error

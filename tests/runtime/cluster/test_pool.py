@@ -14,7 +14,7 @@ import pytest
 
 from runtime.cluster import pool as pool_module
 from runtime.cluster.connection import ClusterError, connected
-from runtime.cluster.pool import RETRIES, Pool, needs_gpu, plan_pool, refit, run_tasks
+from runtime.cluster.pool import RETRIES, Pool, needs_gpu, plan_pool, refit, run_once, run_tasks
 from runtime.coco.command import main as evaluate
 from runtime.detect import main as detect
 from runtime.errors import UserError
@@ -206,6 +206,27 @@ def test_a_task_that_is_lost_again_and_again_and_a_bug_end_the_run() -> None:
     with pytest.raises(Bug):
         list(run_tasks(ray, Pool(2, 0, 0.9), Doubling(), range(6)))
     assert ray.begun == [0], "a bug is not tried again"
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "said"),
+    [
+        (Bug("ray::guarded()\nModuleNotFoundError: No module named 'runtime.cluster'"), ClusterError, "has no runtime"),
+        (Bug("KeyError: 'x'"), Bug, "KeyError"),
+        (Lost("The node died."), ClusterError, "times at the same task: The node died"),
+    ],
+)
+def test_what_a_node_cannot_do(raised: Exception, expected: type[Exception], said: str) -> None:
+    class Remote(FakeRay):
+        def remote(self, **resources: Any) -> Any:
+            assert resources["num_gpus"] == 1
+            return lambda function: SimpleNamespace(remote=lambda *arguments: None)
+
+        def get(self, _: Any) -> Any:
+            raise raised
+
+    with pytest.raises(expected, match=said):
+        run_once(Remote(), Pool(1, 1, 0.5), print)
 
 
 def test_the_pool_after_a_loss() -> None:
