@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import torch
 
 from train.config import Config
 from train.trainer.checkpoint import read_checkpoint
-from train.trainer.distributed import ALONE, World
+from train.trainer.distributed import ALONE, World, fresh_store
 from train.trainer.elastic import CLAIM, continues
 from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
@@ -54,6 +57,27 @@ def test_two_processes_one_killed_then_one_failing_take_the_steps_of_an_undistur
     first, second = (read_checkpoint(tmp_path / name / LAST) for name in ("disturbed", "through"))
     assert first.step == second.step == 9
     assert str(first.optimizer) == str(second.optimizer)
+
+
+def test_each_start_has_a_store_of_its_own_in_the_one_that_outlives_them() -> None:
+    shared = torch.distributed.HashStore()
+    for rank in (1, 2):  # a start whose first process was killed before it answered
+        shared.set(f"question/{rank}", f"old{rank}")
+    names = random.Random(0)
+
+    def process(start: int, rank: int, delay_s: float) -> str:
+        time.sleep(delay_s)
+        store = fresh_store(shared, World(rank, 3))
+        if rank == 0:
+            assert not store.check(["address"]), "nothing of an earlier start is in sight"
+            store.set("address", f"of start {start}")
+        return store.get("address").decode()
+
+    with ThreadPoolExecutor(3) as pool:
+        for start in range(8):
+            delays = [names.choice([0.0, 0.02]) for _ in range(3)]
+            found = list(pool.map(process, [start] * 3, range(3), delays, timeout=20))
+            assert found == [f"of start {start}"] * 3
 
 
 @pytest.fixture
