@@ -1,8 +1,10 @@
-"""Detect on images, folders and videos; write OUT/detections.json and drawn copies.
+"""Detect on images, folders, videos and streams; write OUT/detections.json and drawn copies.
 
     python -m runtime.detect model.onnx photo.jpg
     python -m runtime.detect model.onnx photos/ film.mp4 -o found --score 0.4 --classes 1 3 5
     python -m runtime.detect model.onnx photos/ --jsonl found.jsonl
+    python -m runtime.detect model.onnx rtsp://camera/stream1 --json-only --jsonl live.jsonl
+    python -m runtime.detect model.onnx list.txt --ray auto --parquet found.parquet
 
 An image that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
 detections so far are written all the same, with "complete": false.

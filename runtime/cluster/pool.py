@@ -22,6 +22,7 @@ from ..model_spec import ModelSpec
 from .connection import ClusterError
 
 RETRIES = 3  # of a task whose actor is lost; an image that kills every process must not run for ever
+MOST_TASKS = 2000  # of a run: Ray stores each by itself before the first begins
 PAUSE_S = 1.0  # before a new pool: the actors of the one before give back what they hold
 _SHARE = 0.9  # of the processors that actors book: an actor that starts anew finds some left
 Answer = TypeVar("Answer")

@@ -15,7 +15,7 @@ from typing import Any
 from ..cluster.connection import connected
 from ..cluster.model import ClusterModel, ModelFacts, describe_model, on_any_node
 from ..cluster.options import ClusterOptions
-from ..cluster.pool import find_pool, needs_gpu, run_once, run_tasks
+from ..cluster.pool import MOST_TASKS, find_pool, needs_gpu, run_once, run_tasks
 from ..files import sha256_file
 from ..manifest import Manifest
 from ..model_spec import ModelSpec
@@ -84,7 +84,7 @@ def detect_on_cluster(
             dataclasses.replace(run, progress=False),
             tta,
             sha256_file(dataset.json_path),
-            parts=max(1, -(-images // (run.batch * BATCHES))),
+            parts=max(1, min(MOST_TASKS, -(-images // (run.batch * BATCHES)))),
         )
         parts: list[tuple[Path, Part]] = []
         started = time.perf_counter()

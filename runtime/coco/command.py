@@ -11,6 +11,10 @@ In parts, on several processes or machines, and merged:
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
     python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
+On the machines of a Ray cluster, in one command:
+
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --ray auto
+
 Training validates with the same code, so a model's AP before and after export is comparable.
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..batching import cut
 from ..cluster.model import ClusterModel
-from ..cluster.pool import Pool, run_tasks
+from ..cluster.pool import MOST_TASKS, Pool, run_tasks
 from ..detection_files import DetectionFiles
 from ..errors import UserError
 from ..images.sources import Source
@@ -63,7 +63,8 @@ def _sources(task: dict[str, Any]) -> Iterator[Source]:
 
 def plan_tasks(sources: Sequence[Source], groups: Sequence[RowGroup], batch: int) -> list[dict[str, Any]]:
     """The tasks for image files, and then those for row groups. Nodes have another working folder: paths are whole."""
-    pieces = cut([str(source.path.absolute()) for source in sources], batch * BATCHES)
+    size = max(batch * BATCHES, -(-len(sources) // MOST_TASKS))
+    pieces = cut([str(source.path.absolute()) for source in sources], size)
     return [*({"paths": list(piece)} for piece in pieces), *({"group": list(group)} for group in groups)]
 
 

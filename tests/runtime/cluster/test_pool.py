@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,10 @@ from runtime.cluster.connection import ClusterError, connected
 from runtime.cluster.pool import RETRIES, Pool, needs_gpu, plan_pool, refit, run_once, run_tasks
 from runtime.coco.command import main as evaluate
 from runtime.detect import main as detect
+from runtime.detecting.cluster import plan_tasks
 from runtime.errors import UserError
+from runtime.images.sources import Source
+from runtime.images.stored import RowGroup
 from runtime.model_spec import ModelSpec
 from tests.support.cluster_jobs import Doubling
 
@@ -206,6 +210,18 @@ def test_a_task_that_is_lost_again_and_again_and_a_bug_end_the_run() -> None:
     with pytest.raises(Bug):
         list(run_tasks(ray, Pool(2, 0, 0.9), Doubling(), range(6)))
     assert ray.begun == [0], "a bug is not tried again"
+
+
+@pytest.mark.parametrize(("count", "tasks"), [(0, 0), (1, 1), (32, 1), (33, 2), (64_000, 2000), (100_001, 1961)])
+def test_every_image_is_in_one_task(count: int, tasks: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = [Source(Path(f"{number}.jpg"), str(number), False) for number in range(count)]
+    groups = [RowGroup("a.parquet", 0, 5), RowGroup("a.parquet", 2, 7)]
+    planned = plan_tasks(sources, groups, batch=4)
+    assert len(planned) == tasks + 2
+    assert [path for task in planned[:tasks] for path in task["paths"]] == [f"{tmp_path}/{n}.jpg" for n in range(count)]
+    assert [RowGroup(*task["group"]) for task in planned[tasks:]] == groups
+    assert json.loads(json.dumps(planned)) == planned
 
 
 @pytest.mark.parametrize(
