@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime.coco import CocoDataset, load_coco, load_coco_with_truth
 from runtime.coco.evaluation import score_detector
 from runtime.coco.run import RunSettings, plan_batches
-from runtime.detect import BATCH, MIN_SCORE, DetectSettings, detect_images
+from runtime.detect import BATCH, MIN_SCORE
+from runtime.detecting.images import DetectSettings, detect_images
 from runtime.detection_files import DetectionFiles, json_file
 from runtime.detection_filter import DetectionFilter
 from runtime.detector import Detector

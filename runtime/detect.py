@@ -1,8 +1,10 @@
-"""Detect on images, folders and videos; write OUT/detections.json and drawn copies.
+"""Detect on images, folders, videos and streams; write OUT/detections.json and drawn copies.
 
     python -m runtime.detect model.onnx photo.jpg
     python -m runtime.detect model.onnx photos/ film.mp4 -o found --score 0.4 --classes 1 3 5
     python -m runtime.detect model.onnx photos/ --jsonl found.jsonl
+    python -m runtime.detect model.onnx rtsp://camera/stream1 --json-only --jsonl live.jsonl
+    python -m runtime.detect model.onnx list.txt --ray auto --parquet found.parquet
 
 An image that cannot be read is reported, counted and skipped. If the run is interrupted or the disk fills up, the
 detections so far are written all the same, with "complete": false.
@@ -13,168 +15,43 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
-from .batch_settings import WINDOW, pipeline_settings, resolve_batch
+from .batch_settings import resolve_batch
+from .cluster.connection import connected
+from .cluster.model import ClusterModel, describe_model, on_any_node
+from .cluster.options import add_cluster_arguments, parse_cluster
+from .cluster.pool import find_pool, needs_gpu, run_once
 from .command_names import program
 from .decoders import DECODERS
-from .detection_files import DetectionFiles, detection_row, json_file, json_lines_file
-from .detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
-from .detections import Detections
+from .detecting.cluster import detect_images_on_cluster
+from .detecting.images import DetectSettings, detect_images
+from .detecting.video import detect_stream, detect_video
+from .detection_files import DetectionFiles, json_file, json_lines_file, parquet_file
+from .detection_filter import add_filter_arguments, parse_filter
 from .detector import Detector
 from .errors import UserError, run_main
-from .files import atomic_write, require_writable
-from .images import MAX_PIXELS, Decoded, decode
-from .images.draw import draw, encode_jpeg
-from .images.preprocess import Batch, DeviceBatch
+from .files import require_writable
+from .images import MAX_PIXELS
 from .images.sources import Source, find_sources
-from .images.video import Video, VideoError, drawn_video
-from .model_spec import model_summary
-from .pipeline import run_pipeline
+from .images.stored import SUFFIX as PARQUET
+from .images.stored import RowGroup, find_parquet, holds_images, named_paths, row_groups
+from .images.stream import RECONNECTS, LiveStream, is_stream, public_name
+from .images.video import VideoError
+from .manifest import Manifest
+from .model_spec import ModelSpec, model_summary
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
 TEXT_FORMATS = {"jsonl": json_lines_file}  # files beside detections.json, by their option's name
-WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
-
-
-@dataclass(frozen=True)
-class DetectSettings:
-    """How images and videos are detected on, and what is made of the detections."""
-
-    batch: int  # images at a time
-    kept: DetectionFilter = KEEP_ALL
-    draws: bool = True  # write a drawn copy of each input
-    max_pixels: int = MAX_PIXELS  # larger images are skipped
-
-
-def detect_images(
-    detector: Detector,
-    sources: Sequence[Source],
-    out: Path,
-    results: DetectionFiles,
-    settings: DetectSettings,
-    progress: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Detect on image files, write to `results`, and draw into the folder `out`.
-
-    `progress` is called with the number of images done since the last call. Raises UserError where a drawn copy would
-    replace its source.
-    """
-
-    def load(source: Source) -> _Loaded:
-        image = detector.load(source.path, settings.max_pixels)
-        prepared = detector.prepare(image)
-        if not settings.draws:
-            return _Loaded(source, None, prepared)
-        if isinstance(image, Decoded) and image.pixels.shape[:2] == image.size_hw:
-            return _Loaded(source, image.pixels, prepared)
-        # It was decoded at a fraction of its size, or lies in a GPU's memory.
-        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared)
-
-    def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
-        found = detector.detect_prepared([one.prepared for one in loaded])
-        return [finish(*pair) for pair in zip(loaded, found, strict=True)]
-
-    def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
-        kept = settings.kept.apply(found, detector.manifest.category_ids)
-        if one.image is not None:
-            drawn = encode_jpeg(draw(one.image, kept, detector.classes))
-            atomic_write(out / f"{one.source.name}.jpg", drawn)
-        return {
-            "file": str(one.source.path),
-            **detection_row(one.prepared.geometries[0].image_hw, kept, detector.manifest),
-        }
-
-    if settings.draws:
-        for source in sources:
-            _require_other_file(out / f"{source.name}.jpg", source.path)
-    pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
-    running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, pipeline)
-    with closing(running):
-        for source, result in zip(sources, running, strict=True):
-            if isinstance(result, UserError):
-                results.skip(source.path, result)
-            else:
-                results.add(result)
-            progress(1)
-
-
-def detect_video(
-    detector: Detector,
-    source: Source,
-    out: Path,
-    results: DetectionFiles,
-    settings: DetectSettings,
-    progress: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Detect on a video's frames, write to `results`, and write the drawn video into the folder `out`.
-
-    `progress` is called with the number of frames done since the last call. Raises VideoError for a video that cannot
-    be opened, has no frame, or has a size that the graph does not take.
-    """
-
-    def load(frame: np.ndarray) -> _Frame:
-        return _Frame(frame, detector.prepare(frame))
-
-    def run(frames: list[_Frame]) -> list[tuple[np.ndarray, Detections]]:
-        found = detector.detect_prepared([one.prepared for one in frames])
-        kept = [settings.kept.apply(detections, detector.manifest.category_ids) for detections in found]
-        return [(one.frame, detections) for one, detections in zip(frames, kept, strict=True)]
-
-    target = out / f"{source.name}.mp4"
-    _require_other_file(target, source.path)
-    with ExitStack() as stack:
-        video = stack.enter_context(Video(source.path))
-        write = stack.enter_context(drawn_video(target, video.frames_per_second)) if settings.draws else None
-        pipeline = pipeline_settings(detector, settings.batch, window=0)  # frames are all of one size
-        running = run_pipeline(video.frames(), load, lambda one: one.prepared.canvas_hw, run, pipeline)
-        stack.enter_context(closing(running))  # before the video is closed: the pipeline's thread reads from it
-        count = 0
-        for result in running:
-            if isinstance(result, UserError):
-                raise VideoError(f"{source.path}: {result}") from result
-            frame, found = result
-            if write is not None:
-                write(draw(frame, found, detector.classes))
-            position = {"frame": count, "time_s": round(count / video.frames_per_second, 3)}
-            row = detection_row((frame.shape[0], frame.shape[1]), found, detector.manifest)
-            results.add({"file": str(source.path), **position, **row})
-            count += 1
-            progress(1)
-        if count == 0:
-            raise VideoError(
-                f"{source.path}: not one frame could be decoded; convert it, to MP4 with H.264 for instance"
-            )
-        if count < 0.9 * video.frames_announced:
-            message = f"{source.path}: ended after {count} of {video.frames_announced} frames"
-            tqdm.write(f"warning: {message}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    frame: np.ndarray
-    prepared: Batch
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    source: Source
-    image: np.ndarray | None  # to draw on
-    prepared: Batch | DeviceBatch
-
-
-def _require_other_file(target: Path, source: Path) -> None:
-    if target.resolve() == source.resolve():
-        raise UserError(f"{target}: the drawn copy would replace its source; choose another folder with -o")
+FORMATS = {**TEXT_FORMATS, "parquet": parquet_file}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -184,11 +61,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="a deployed model (.onnx, .engine)")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="images, videos, folders of them")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="input",
+        help="images, videos, folders of them, lists of them (.txt), Parquet files, streams (rtsp://…), camera:0",
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
     parser.add_argument("--batch", type=int, help=f"images at a time ({BATCH}, or what the graph allows)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also write a line of JSON per image as it is done")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="also write a Parquet file, a row per image")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
     parser.add_argument(
         "--decode",
@@ -197,56 +80,166 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what decodes JPEG files; OpenCV decodes PNG files and videos in any case. nvimgcodec needs its AP "
         "measured by export.verify --decode (%(default)s)",
     )
+    parser.add_argument("--max-frames", type=int, metavar="N", help="end each video and stream after N frames")
+    parser.add_argument(
+        "--reconnects", type=int, default=RECONNECTS, metavar="N", help="attempts to find a lost stream (%(default)s)"
+    )
     add_filter_arguments(parser, MIN_SCORE)
     add_backend_arguments(parser)
+    add_cluster_arguments(parser)
     options = parser.parse_args(arguments)
+    options.cluster = parse_cluster(parser, options)
+    if options.max_frames is not None and options.max_frames < 1:
+        parser.error("--max-frames must be at least 1")
+    if options.reconnects < 0:
+        parser.error("--reconnects must be 0 or more")
     if options.batch is not None and options.batch < 1:
         parser.error("--batch must be at least 1")
     return options
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run detects on."""
+
+    sources: list[Source]
+    streams: Sequence[str]
+    groups: list[RowGroup]  # of Parquet files, images inside
+
+    @property
+    def count(self) -> int:
+        """Images, videos and streams."""
+        return len(self.sources) + len(self.streams) + sum(group.rows for group in self.groups)
+
+
+class Opened(NamedTuple):
+    """A model that is ready, here or on a cluster."""
+
+    manifest: Manifest
+    summary: str
+    detect: Callable[[Inputs, DetectionFiles, DetectSettings], None]
+
+
+@contextmanager
+def _here(options: argparse.Namespace) -> Iterator[Opened]:
+    with Detector(options.model, decode=options.decode, **backend_options(options)) as detector:
+
+        def detect(inputs: Inputs, results: DetectionFiles, settings: DetectSettings) -> None:
+            _detect_all(detector, inputs, options, results, settings)
+
+        yield Opened(detector.manifest, model_summary(detector, options.model), detect)
+
+
+@contextmanager
+def _on_cluster(options: argparse.Namespace) -> Iterator[Opened]:
+    spec = ModelSpec(options.model)
+    model = ClusterModel(on_any_node(spec), {**backend_options(options), "decode": options.decode})
+    with connected(options.cluster.address) as ray:
+        pool = find_pool(ray, options.cluster.actors, needs_gpu(spec, options.backend))
+        facts = run_once(ray, pool, describe_model, model)
+
+        def detect(inputs: Inputs, results: DetectionFiles, settings: DetectSettings) -> None:
+            settings = replace(settings, draws=False)
+            with _bar("detect", "img", inputs.count) as bar:
+                detect_images_on_cluster(ray, pool, model, inputs.sources, inputs.groups, results, settings, bar.update)
+
+        yield Opened(facts.manifest, f"{facts.summary}; on {pool.actors} actors", detect)
+
+
+def _detect_all(
+    detector: Detector,
+    inputs: Inputs,
+    options: argparse.Namespace,
+    results: DetectionFiles,
+    settings: DetectSettings,
+) -> None:
+    """All images, then each video, then each stream."""
+    images = [source for source in inputs.sources if not source.is_video]
+    with _bar("detect", "img", len(images)) as bar:
+        detect_images(detector, images, options.out, results, settings, bar.update)
+    for source in inputs.sources:
+        if source.is_video:
+            with _bar(source.path.name, "frame") as bar:
+                try:
+                    detect_video(detector, source, options.out, results, settings, bar.update)
+                except VideoError as error:
+                    results.skip(source.path, error)
+    for address in inputs.streams:
+        name = public_name(address)
+        with _bar(name, "frame") as bar:
+            try:
+                with LiveStream(address, options.reconnects, _warn) as stream:
+                    detect_stream(detector, stream, options.out, results, settings, bar.update)
+            except VideoError as error:
+                results.skip(name, error)
+
+
+def _warn(line: str) -> None:
+    tqdm.write(f"warning: {line}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
-    sources = find_sources(options.inputs, options.out)
+    streams = [text for text in options.inputs if is_stream(text)]
+    inputs = _find_inputs([Path(text) for text in options.inputs if text not in streams], streams, options)
     target = options.out / "detections.json"
     require_writable(target)
-    others = [options.model, target, *(source.path for source in sources)]
-    formats = [(name, path) for name in TEXT_FORMATS if (path := getattr(options, name)) is not None]
+    others = [options.model, target, *(source.path for source in inputs.sources)]
+    formats = [(name, path) for name in FORMATS if (path := getattr(options, name)) is not None]
     for name, path in formats:
         _check_output(f"--{name}", path, others)
         others.append(path)
     with ExitStack() as stack:
-        detector = stack.enter_context(Detector(options.model, decode=options.decode, **backend_options(options)))
-        print(model_summary(detector, options.model))
-        manifest = detector.manifest
+        opened = stack.enter_context((_on_cluster if options.cluster else _here)(options))
+        print(opened.summary, flush=True)
         settings = DetectSettings(
-            batch=resolve_batch([manifest.inputs], options.batch, usual=BATCH),
-            kept=parse_filter(options, manifest.categories, options.model),
+            batch=resolve_batch([opened.manifest.inputs], options.batch, usual=BATCH),
+            kept=parse_filter(options, opened.manifest.categories, options.model),
             draws=not options.json_only,
             max_pixels=int(options.max_megapixels * 1e6),
+            max_frames=options.max_frames,
         )
         head = {
             "artifact": str(options.model),
-            "classes": manifest.classes,
-            "category_ids": manifest.category_ids,
+            "classes": opened.manifest.classes,
+            "category_ids": opened.manifest.category_ids,
             "min_score": settings.kept.min_score,
         }
         if settings.kept.category_ids is not None:
             head["kept_category_ids"] = settings.kept.category_ids
         started = time.perf_counter()
         writers = [stack.enter_context(json_file(target, head))]
-        writers += [stack.enter_context(TEXT_FORMATS[name](path)) for name, path in formats]
+        writers += [stack.enter_context(FORMATS[name](path)) for name, path in formats]
         results = DetectionFiles(writers)
-        _detect_all(detector, sources, options.out, results, settings)
+        opened.detect(inputs, results, settings)
         if results.images == 0:
             skipped = results.skipped
             raise UserError(f"none of the {len(skipped)} inputs could be read; the first: {skipped[0]['reason']}")
     seconds = time.perf_counter() - started
     if results.skipped:
-        print(f"warning: {len(results.skipped)} of {len(sources)} inputs were skipped", file=sys.stderr)
+        print(f"warning: {len(results.skipped)} of {inputs.count} inputs were skipped", file=sys.stderr)
     print(f"{results.images} images in {seconds:.1f} s, {results.images / seconds:.2f} images/s → {target}")
     return 0
+
+
+def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argparse.Namespace) -> Inputs:
+    """What the command line names. Raises UserError for inputs that are not there, or that Ray is not given."""
+    parquet = [path for one in given if one.suffix.lower() == PARQUET for path in find_parquet(one)]
+    holding = [path for path in parquet if holds_images(path)]
+    if holding and not options.cluster:
+        raise UserError(f"{holding[0]}: images inside Parquet files are read with --ray; add it, or give image files")
+    named = [path for one in parquet if one not in holding for path in named_paths(one)]
+    files = [*(one for one in given if one.suffix.lower() != PARQUET), *named]
+    inputs = Inputs(
+        find_sources(files, options.out) if files else [],
+        streams,
+        [group for path in holding for group in row_groups(path)],
+    )
+    moving = [*streams, *(str(source.path) for source in inputs.sources if source.is_video)]
+    if moving and options.cluster:
+        raise UserError(f"{public_name(moving[0])}: --ray takes images; detect on videos and streams without it")
+    return inputs
 
 
 def _check_output(option: str, path: Path, others: Sequence[Path]) -> None:
@@ -255,22 +248,6 @@ def _check_output(option: str, path: Path, others: Sequence[Path]) -> None:
         raise UserError(f"{option} {path}: this run reads or writes that file already; choose another name")
     if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
         require_writable(path)
-
-
-def _detect_all(
-    detector: Detector, sources: Sequence[Source], out: Path, results: DetectionFiles, settings: DetectSettings
-) -> None:
-    """All images, then each video."""
-    images = [source for source in sources if not source.is_video]
-    with _bar("detect", "img", len(images)) as bar:
-        detect_images(detector, images, out, results, settings, bar.update)
-    for source in sources:
-        if source.is_video:
-            with _bar(source.path.name, "frame") as bar:
-                try:
-                    detect_video(detector, source, out, results, settings, bar.update)
-                except VideoError as error:
-                    results.skip(source.path, error)
 
 
 def _bar(title: str, unit: str, total: int | None = None) -> tqdm:

@@ -20,6 +20,9 @@ from .detections import Detections
 from .errors import UserError
 from .files import atomic_path, write_error
 from .manifest import Manifest
+from .parquet import import_parquet
+
+GROUP_ROWS = 1000  # of a Parquet file that are in memory at a time
 
 
 def detection_row(image_hw: tuple[int, int], detections: Detections, manifest: Manifest) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class DetectionFiles:
             writer.add(row)
         self.images += 1
 
-    def skip(self, path: Path, error: UserError) -> None:
+    def skip(self, path: Path | str, error: UserError) -> None:
         """Warn of an input that could not be read, and note it in every file."""
         tqdm.write(f"warning: skipped {error}", file=sys.stderr)
         self.skipped.append({"file": str(path), "reason": str(error)})
@@ -139,6 +142,62 @@ def text_file(path: Path, as_text: Callable[[dict[str, Any]], str], head: str = 
     finally:
         with suppress(OSError):  # everything was flushed: what cannot be written has been reported
             file.close()
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[DetectionWriter]:
+    """A Parquet file with a row per image, frame and skipped input; its columns are the fields of the JSON rows.
+
+    The file appears when the block ends, also if it fails or is interrupted, unless it has no row then. Raises
+    WriteError, UserError without pyarrow.
+    """
+    arrow, parquet = import_parquet()
+    detection = [("class", arrow.string()), ("category_id", arrow.int64()), ("score", arrow.float64())]
+    fields = [
+        ("file", arrow.string()),
+        ("frame", arrow.int64()),
+        ("time_s", arrow.float64()),
+        ("height", arrow.int32()),
+        ("width", arrow.int32()),
+        ("detections", arrow.list_(arrow.struct([*detection, ("box_xyxy", arrow.list_(arrow.float64()))]))),
+        ("reason", arrow.string()),  # why the input was skipped
+    ]
+    failure: BaseException | None = None
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+        parquet.ParquetWriter(file, arrow.schema(fields)) as target,
+    ):
+        writer = _ParquetWriter(arrow, target)
+        try:
+            yield writer
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            if not writer.has_rows:
+                raise
+            failure = error
+        writer.flush()
+    if failure is not None:
+        raise failure
+
+
+class _ParquetWriter:
+    def __init__(self, arrow: Any, target: Any) -> None:
+        self._arrow, self._target, self._rows = arrow, target, list[dict[str, Any]]()
+        self.has_rows = False
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self.has_rows = True
+        if len(self._rows) == GROUP_ROWS:
+            self.flush()
+
+    def skip(self, entry: dict[str, str]) -> None:
+        self.add(entry)
+
+    def flush(self) -> None:
+        if self._rows:
+            self._target.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._target.schema))
+        self._rows = []
 
 
 class _TextWriter:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
+from .errors import UserError
 from .manifest import Thresholds
 from .nms import nms
 
@@ -24,6 +26,26 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def to_supervision(self, classes: Sequence[str] = ()) -> Any:
+        """The detections as `supervision.Detections`, for its annotators, trackers and zones.
+
+        `classes` are the names by class index, as `Detector.classes` has them; with them the result has its
+        `data["class_name"]`. The arrays are copies. Raises UserError where supervision isn't installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError(
+                f"to_supervision needs supervision, which cannot be imported ({error}): install atss-toolkit with the "
+                "extra supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.classes.astype(int),
+            data={"class_name": np.array(classes, dtype=str)[self.classes]} if classes else {},
+        )
 
 
 @dataclass(frozen=True)

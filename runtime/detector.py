@@ -200,8 +200,8 @@ class Detector:
         """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
 
-    def load(self, source: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
-        """An image file, decoded as the detector was told to; on the GPU it stays there. Raises ImageError."""
+    def load(self, source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
+        """An image file, or its bytes, decoded as the detector was told to; it stays on the GPU. Raises ImageError."""
         if self._decoder is None:
             return load(source, self.load_preprocess, max_pixels=max_pixels)
         found = self.receive(decode_by(self._decoder, source, max_pixels=max_pixels))

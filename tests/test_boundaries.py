@@ -28,6 +28,10 @@ BACKEND_LIBRARIES = {  # inside functions only
     "nvidia",
     "matplotlib",
     "mlperf_loadgen",
+    # What shares work out to other machines, what Parquet files are read with, and what detections are handed to.
+    "ray",
+    "pyarrow",
+    "supervision",
 }
 
 
@@ -114,7 +118,7 @@ import importlib.abc, pkgutil, sys
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         blocked = "torch torchvision onnx onnxruntime openvino train export tensorrt timm matplotlib".split()
-        if name.split(".")[0] in (*blocked, "mlperf_loadgen"):
+        if name.split(".")[0] in (*blocked, "mlperf_loadgen", "ray", "pyarrow", "supervision"):
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Block())

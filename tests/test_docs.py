@@ -26,8 +26,9 @@ from tests.support.documentation import Block, blocks, commands, program
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("train", "export", "runtime")
 # The site's order; the README's commands are the pages'.
-STORY = ("index", "install", "train", "recipes", "pretrained", "export", "precision", "engines", "deepstream")
-STORY = (*STORY, "run", "evaluate", "benchmark", "contracts", "results", "how-it-works", "troubleshooting")
+STORY = ("index", "install", "train", "recipes", "pretrained", "export", "precision", "engines", "deepstream", "run")
+STORY = (*STORY, "evaluate", "cluster", "hand-over", "benchmark", "contracts", "results", "how-it-works")
+STORY = (*STORY, "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")
 # Appended to commands that are run, so that they take seconds.
 SMALL = ("--preprocess.short-side", "96", "--preprocess.long-side", "128", "--augment.crop", "128", "128")
@@ -103,7 +104,7 @@ def failures(jobs: list[dict[str, Any]], folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the pages take for given: photographs, and a checkpoint that `atss pretrained` converted."""
+    """What the pages take for given: photographs, a list of some, and a checkpoint that `atss pretrained` converted."""
     drawn = subprocess.run(
         [sys.executable, "-m", "train.shapes", "data/shapes", *DRAWN],
         cwd=tmp_path,
@@ -116,6 +117,7 @@ def folder(tmp_path: Path) -> Path:
     for number, image in enumerate(sorted((tmp_path / "data/shapes/val").glob("*.jpg"))[:5]):
         shutil.copy(image, tmp_path / "photos" / f"{number}.jpg")
     shutil.copy(tmp_path / "photos/0.jpg", tmp_path / "photo.jpg")
+    (tmp_path / "list.txt").write_text("photo.jpg\nphotos/0.jpg\n", encoding="utf-8")
     return tmp_path
 
 

@@ -22,6 +22,7 @@ ARROWS = {
     "runtime.errors": "",
     "runtime.files": "",
     "runtime.names": "",
+    "runtime.parquet": "",
     "runtime.records": "",
     "runtime.stopwatch": "",
     "runtime.manifest": "",
@@ -32,8 +33,8 @@ ARROWS = {
     "runtime.machine": "",
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
-    "runtime.detection_files": "runtime.detections",
-    "runtime.images": "runtime.detections",
+    "runtime.detection_files": "runtime.detections runtime.parquet",
+    "runtime.images": "runtime.detections runtime.parquet",
     # Running a model.
     "runtime.cuda": "runtime.images runtime.machine",
     "runtime.backends": "runtime.cuda runtime.detections runtime.images runtime.machine",
@@ -46,9 +47,12 @@ ARROWS = {
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
     "runtime.nms",
     # What is done with a detector.
-    "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.detection_filter "
+    "runtime.cluster": "runtime.backends runtime.detector runtime.model_spec",
+    "runtime.detecting": "runtime.batch_settings runtime.batching runtime.cluster runtime.detection_files "
+    "runtime.detection_filter runtime.detections runtime.detector runtime.images runtime.pipeline",
+    "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.cluster runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
-    "runtime.pipeline runtime.tta",
+    "runtime.parquet runtime.pipeline runtime.tta",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
@@ -56,8 +60,8 @@ ARROWS = {
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
-    "runtime.detect": "runtime.backends runtime.batch_settings runtime.decoders runtime.detection_files "
-    "runtime.detection_filter runtime.detections runtime.detector runtime.images runtime.model_spec runtime.pipeline",
+    "runtime.detect": "runtime.backends runtime.batch_settings runtime.cluster runtime.decoders runtime.detecting "
+    "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
     "runtime.evaluate": "runtime.coco",
     "runtime.show": "runtime.coco runtime.images",
     "runtime.cli": "",

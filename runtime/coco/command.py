@@ -11,6 +11,10 @@ In parts, on several processes or machines, and merged:
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
     python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
+On the machines of a Ray cluster, in one command:
+
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --ray auto
+
 Training validates with the same code, so a model's AP before and after export is comparable.
 """
 
@@ -25,17 +29,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ..backends.options import add_backend_arguments, backend_options
 from ..batch_settings import resolve_batch
+from ..cluster.options import add_cluster_arguments, parse_cluster
 from ..command_names import program
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from ..detector import Detector
 from ..errors import UserError
-from ..files import atomic_write, require_writable
+from ..files import atomic_write, require_writable, sha256_file
 from ..images import MAX_PIXELS
 from ..machine.processor import processors
+from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..tta import add_tta_arguments, parse_tta, with_tta
+from .cluster import detect_on_cluster
 from .dataset import CocoDataset, load_coco_with_truth
 from .evaluation import compare_models
 from .format import read_json
@@ -43,8 +52,10 @@ from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
 from .results import Results, filter_results, parse_results, write_results
-from .run import RunSettings, Speed, detect_dataset
-from .shards import detect_part, is_part, merge_parts, parse_part, parse_shard, write_part
+from .results_parquet import SUFFIX as PARQUET
+from .results_parquet import load_parquet, write_parquet
+from .run import DatasetRun, RunSettings, Speed, detect_dataset
+from .shards import detect_part, is_part, merge_parts, origin_of, parse_part, parse_shard, write_part
 
 SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
 
@@ -64,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    if options.shard is not None:
+    if options.cluster is not None:
+        run = _detect_on_cluster(options, dataset)
+        _report(run.results, run.image_ids, run.speed, truth, kept, options)
+    elif options.shard is not None:
         if kept != KEEP_ALL:
             raise UserError("--shard: results are filtered when the parts are scored; give the filter with --results")
         _detect_part(options, dataset)
@@ -73,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with open_model(options.models[0], **backend_options(options)) as detector:
             print(model_summary(detector, options.models[0]))
-            run = detect_dataset(with_tta(detector, parse_tta(options)), dataset, _settings([detector], options))
+            run = detect_dataset(
+                with_tta(detector, parse_tta(options)), dataset, _settings([detector.manifest], options)
+            )
         _report(run.results, run.image_ids, run.speed, truth, kept, options)
     return 0
 
@@ -100,13 +116,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
-    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results")
+    parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
     parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
     add_filter_arguments(parser, KEEP_ALL.min_score)
     add_tta_arguments(parser)
     add_backend_arguments(parser)
+    add_cluster_arguments(parser)
     options = parser.parse_args(arguments)
+    options.cluster = parse_cluster(parser, options)
     if bool(options.models) == (options.results is not None):
         parser.error("give one or more models, or --results")
     if options.models and options.images is None:
@@ -117,12 +135,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--results-out takes the results of one model")
     if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
         parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
+    if options.shard is not None and options.results_out.suffix.lower() == PARQUET:
+        parser.error("--shard writes a part, which is JSON: name --results-out *.json")
+    if options.cluster is not None and (len(options.models) != 1 or options.shard is not None):
+        parser.error("--ray is for one model, without --shard")
     return options
 
 
-def _settings(detectors: Sequence[Detector], options: argparse.Namespace) -> RunSettings:
+def _settings(manifests: Sequence[Manifest], options: argparse.Namespace) -> RunSettings:
     return RunSettings(
-        batch=resolve_batch([detector.manifest.inputs for detector in detectors], options.batch),
+        batch=resolve_batch([manifest.inputs for manifest in manifests], options.batch),
         limit=options.limit,
         max_pixels=int(options.max_megapixels * 1e6),
         progress=sys.stderr.isatty(),
@@ -131,6 +153,8 @@ def _settings(detectors: Sequence[Detector], options: argparse.Namespace) -> Run
 
 def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Results, list[int], Speed | None]:
     """Results, ids of the images to score on, and speed, from a results file or from the parts of a run."""
+    if len(options.results) == 1 and options.results[0].suffix.lower() == PARQUET:
+        return load_parquet(options.results[0]), dataset.image_ids[: options.limit].tolist(), None
     contents = [read_json(path, "results") for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
@@ -152,7 +176,8 @@ def _report(
     if speed is not None:
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
-        write_results(options.results_out, filter_results(results, kept))
+        write = write_parquet if options.results_out.suffix.lower() == PARQUET else write_results
+        write(options.results_out, filter_results(results, kept))
     metrics = score(truth, results, image_ids, kept)
     for problem in metrics.problems:
         print(f"warning: left out: {problem}", file=sys.stderr)
@@ -173,7 +198,7 @@ def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTru
             detector = stack.enter_context(open_model(spec, **backend_options(options)))
             opened.append((spec, detector))
             print(model_summary(detector, spec))
-        settings = _settings([detector for _, detector in opened], options)
+        settings = _settings([detector.manifest for _, detector in opened], options)
         models = compare_models(opened, dataset, truth, settings, parse_tta(options), kept)
     _warn_of_skipped(models[0].speed)
     conditions: dict[str, Any] = {
@@ -196,12 +221,26 @@ def _detect_part(options: argparse.Namespace, dataset: CocoDataset) -> None:
     detector, sha256 = open_model_with_sha256(spec, **backend_options(options))
     with detector:
         print(model_summary(detector, spec))
-        settings = replace(_settings([detector], options), part=(index, count))
-        part = detect_part(detector, str(spec), sha256, dataset, settings, parse_tta(options))
+        settings, tta = replace(_settings([detector.manifest], options), part=(index, count)), parse_tta(options)
+        origin = origin_of(sha256, sha256_file(dataset.json_path), settings, tta)
+        part = detect_part(detector, str(spec), origin, dataset, settings, tta)
     write_part(options.results_out, part)
     speed = part.run.speed
     _warn_of_skipped(speed)
     print(f"part {index}/{count}: {speed.images} images in {speed.seconds:.1f} s → {options.results_out}")
+
+
+def _detect_on_cluster(options: argparse.Namespace, dataset: CocoDataset) -> DatasetRun:
+    with tqdm(desc="detect", unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
+        return detect_on_cluster(
+            options.models[0],
+            dataset,
+            options.cluster,
+            lambda manifest: _settings([manifest], options),
+            parse_tta(options),
+            backend_options(options),
+            bar.update,
+        )
 
 
 def _warn_of_skipped(speed: Speed) -> None:

@@ -67,18 +67,28 @@ class RunSettings:
 USUAL = RunSettings()
 
 
-def detect_dataset(detector: DetectorProtocol[Any], dataset: CocoDataset, settings: RunSettings = USUAL) -> DatasetRun:
+def detect_dataset(
+    detector: DetectorProtocol[Any],
+    dataset: CocoDataset,
+    settings: RunSettings = USUAL,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> DatasetRun:
     """Detect on the data set's images. Memory holds few images at a time.
+
+    `batches` are the whole run's, as `plan_batches` gives them, which is called if they are not given.
 
     Images that cannot be read are skipped and named in `speed.skipped`. The n parts of `settings.part` together give
     what the whole run gives, since each image keeps its batch. Raises CocoError where model and data set have other
     classes, BackendError for an image that the graph does not take, ImageError where no image could be read.
     """
-    return detect_with_all([detector], dataset, settings)[0]
+    return detect_with_all([detector], dataset, settings, batches)[0]
 
 
 def detect_with_all(
-    detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, settings: RunSettings = USUAL
+    detectors: Sequence[DetectorProtocol[Any]],
+    dataset: CocoDataset,
+    settings: RunSettings = USUAL,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> list[DatasetRun]:
     """As `detect_dataset`, with several detectors on the same images; each image is read once.
 
@@ -88,7 +98,7 @@ def detect_with_all(
     for detector in detectors:
         require_same_classes(detector.manifest, dataset)
     batch, (part, parts) = settings.batch, settings.part
-    batches = plan_batches(detectors, dataset, batch, settings.limit)[part::parts]
+    planned = plan_batches(detectors, dataset, batch, settings.limit) if batches is None else batches
     several = len(detectors) > 1
     runner = _Runner(detectors, dataset, warm_up=several)
 
@@ -102,7 +112,7 @@ def detect_with_all(
     usual = pipeline_settings(detectors[0], batch)
     # A whole batch comes before its window ends, so that an unreadable image does not split it.
     pipeline = PipelineSettings(batch, batch, None, usual.loaders, 1 if several else usual.runners)
-    items = [_Item(number, index) for number, members in enumerate(batches) for index in members]
+    items = [_Item(number, index) for number, members in enumerate(planned[part::parts]) for index in members]
     found = [ResultsBuilder() for _ in detectors]
     indices: list[int] = []  # of the images that were read
     skipped: list[str] = []

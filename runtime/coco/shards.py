@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_path, sha256_file
 from ..records import RecordError, record_from_dict
-from ..tta import TtaSettings, with_tta
+from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset
 from .format import CocoError
 from .results import join_results, parse_results, write_rows
@@ -70,22 +70,13 @@ class Part:
     run: DatasetRun
 
 
-def detect_part(
-    detector: Detector,
-    model: str,
-    sha256: str,
-    dataset: CocoDataset,
-    settings: RunSettings,
-    tta: TtaSettings,
-) -> Part:
-    """Detect on the part of the data set that `settings.part` names.
-
-    `model` and `sha256` are the name and hash of the deployed model's file. Raises as `detect_dataset`.
-    """
-    run = detect_dataset(with_tta(detector, tta), dataset, settings)
-    origin = Origin(
-        artifact_sha256=sha256,
-        annotations_sha256=sha256_file(dataset.json_path),
+def origin_of(
+    artifact_sha256: str, annotations_sha256: str, settings: RunSettings, tta: TtaSettings = NO_TTA
+) -> Origin:
+    """What the parts of an evaluation share, from the hashes of the model's and the annotations' files."""
+    return Origin(
+        artifact_sha256=artifact_sha256,
+        annotations_sha256=annotations_sha256,
         batch=settings.batch,
         limit=settings.limit,
         scales=tta.scales,
@@ -93,6 +84,23 @@ def detect_part(
         vote=tta.vote,
         max_pixels=settings.max_pixels,
     )
+
+
+def detect_part(
+    detector: Detector,
+    model: str,
+    origin: Origin,
+    dataset: CocoDataset,
+    settings: RunSettings,
+    tta: TtaSettings = NO_TTA,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> Part:
+    """Detect on the part of the data set that `settings.part` names.
+
+    `model` is the name of the deployed model's file. `batches` may be given if many parts are detected on: it is what
+    `plan_batches` gives for the whole run. Raises as `detect_dataset`.
+    """
+    run = detect_dataset(with_tta(detector, tta), dataset, settings, batches)
     index, count = settings.part
     head = PartHead(
         version=VERSION,
@@ -120,10 +128,15 @@ def parse_shard(text: str) -> tuple[int, int]:
 def write_part(path: Path, part: Part) -> None:
     """Write a part's file. Raises WriteError."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
-        file.write(head[:-1] + ', "results": ')
-        write_rows(file, part.run.results)
-        file.write("}\n")
+        write_part_to(file, part)
+
+
+def write_part_to(file: TextIO, part: Part) -> None:
+    """Write what a part's file holds."""
+    head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
+    file.write(head[:-1] + ', "results": ')
+    write_rows(file, part.run.results)
+    file.write("}\n")
 
 
 def is_part(content: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Finds the image and video files that a user names, directly or by folder."""
+"""Finds the image and video files that a user names: directly, by folder, or in a list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from .decoding import SUFFIXES
 
+LIST_SUFFIX = ".txt"  # of a text file that names an image or a video per line
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
@@ -19,14 +20,16 @@ class Source:
     path: Path
     name: str
     is_video: bool
+    data: bytes | None = None  # the file's bytes where they are known; None: they are read from the path
 
 
 def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
     """The files of `inputs`, folders searched recursively, in the order of the inputs and then of the file names.
 
+    A text file (.txt) stands for the files that its lines name, relative to the working folder as on a command line.
     Files of a folder that lie in `out` are left out, so that a second run does not detect on the drawings of the first.
     A file given by name is always included, even if it is missing; reading it reports the problem. Raises UserError for
-    a folder without images and videos.
+    a folder without images and videos, and for a list that is empty or cannot be read.
     """
     sources: list[Source] = []
     taken: set[str] = set()
@@ -36,12 +39,26 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
             if not found:
                 known = " ".join((*SUFFIXES, *VIDEO_SUFFIXES))
                 raise UserError(f"{given}: no image or video in this folder; looked for {known}")
+        elif given.suffix.lower() == LIST_SUFFIX:
+            found = [(path, Path(path.name)) for path in _listed(given)]
         else:
             found = [(given, Path(given.name))]
         for path, relative in found:
             name = _unused(relative.with_suffix("").as_posix(), taken)
             sources.append(Source(path, name, path.suffix.lower() in VIDEO_SUFFIXES))
     return sources
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path}: cannot read the list of images: {reason}; expected a file name per line") from error
+    names = [Path(line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path}: the list is empty; expected a file name per line")
+    return names
 
 
 def _is_wanted(path: Path, out: Path) -> bool:

@@ -12,9 +12,16 @@ import numpy as np
 from ..errors import UserError
 from ..files import WriteError, atomic_path
 
+FRAMES_PER_SECOND = 25.0  # where a container or a camera does not say
+
 
 class VideoError(UserError):
     """A video that cannot be read."""
+
+
+def usable_rate(rate: float) -> float:
+    """Frames per second as a capture reports them, or the usual rate for a report that cannot be true."""
+    return float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else FRAMES_PER_SECOND
 
 
 class Video:
@@ -27,8 +34,7 @@ class Video:
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise VideoError(f"{path}: OpenCV cannot open this video; convert it, to MP4 with H.264 for instance")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.frames_per_second = float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else 25.0
+        self.frames_per_second = usable_rate(self._capture.get(cv2.CAP_PROP_FPS))
         self.frames_announced = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # as the container claims
 
     def frames(self) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -70,7 +71,9 @@ def process_group(use_cuda: bool) -> Iterator[World]:
     if use_cuda:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     base, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store, world = dist.PrefixStore("atss", base), World(rank, size)
+    world = World(rank, size)
+    base = fresh_store(base, world)
+    store = dist.PrefixStore("atss", base)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if use_cuda else "gloo", store=base, rank=rank, world_size=size, timeout=TIMEOUT
     )
@@ -94,6 +97,33 @@ def process_group(use_cuda: bool) -> Iterator[World]:
     watch.join()
     dist.barrier()
     dist.destroy_process_group()
+
+
+def fresh_store(shared: dist.Store, world: World) -> dist.Store:
+    """A part of a store that only the processes of this start have written to.
+
+    torchrun's store outlives a restart (torch 2.14), and with it the addresses and messages of processes that are gone:
+    gloo then connects to closed ports, or waits for ever. The number of restarts is no help as a prefix, because nodes
+    count their own. So process 0 makes a name up, and gives it to each process that asks with a new question.
+    """
+    if world.is_main:
+        name, answered = uuid.uuid4().hex, set[str]()
+        missing = set(range(1, world.size))
+        while missing:
+            for rank in missing:
+                # The question of a process that is gone is answered too; the process in its place asks another one.
+                asked = shared.get(f"question/{rank}").decode() if shared.check([f"question/{rank}"]) else ""
+                if asked and asked not in answered:
+                    shared.set(f"answer/{asked}", name)
+                    answered.add(asked)
+            missing = {rank for rank in missing if not shared.check([f"{name}/arrived/{rank}"])}
+            time.sleep(0.01 if missing else 0.0)
+    else:
+        asked = uuid.uuid4().hex
+        shared.set(f"question/{world.rank}", asked)
+        name = shared.get(f"answer/{asked}").decode()
+        shared.set(f"{name}/arrived/{world.rank}", "")
+    return dist.PrefixStore(name, shared)
 
 
 def _leave(use_cuda: bool) -> None:

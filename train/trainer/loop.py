@@ -42,6 +42,7 @@ from .distributed import (
     no_sync,
     require_agreement,
 )
+from .elastic import continues
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
@@ -83,8 +84,9 @@ def train_detector(
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
     and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
-    steps that a single process would; process 0 writes. Raises UserError for settings and data that can't work,
-    TrainingError where the loss is no longer finite.
+    steps that a single process would; process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed
+    without `resume`. Raises UserError for settings and data that can't work, TrainingError where the loss is no longer
+    finite.
     """
     check_config(config)
     train_set, val_set = load_datasets(config, report=world.is_main)
@@ -92,7 +94,7 @@ def train_detector(
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
     classes = Classes(train_set.classes, train_set.category_ids)
-    state = start_or_resume(config, classes, out, resume)
+    state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
     device, dtype = pick_device(config.run.device), pick_precision(config)
     model, average, schedule = state.model, state.average, config.schedule

@@ -1,0 +1,102 @@
+"""Detects on image files, hands the rows to the result files, and draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..batch_settings import WINDOW, pipeline_settings
+from ..detection_files import DetectionFiles, detection_row
+from ..detection_filter import KEEP_ALL, DetectionFilter
+from ..detections import Detections
+from ..detector import Detector
+from ..errors import UserError
+from ..files import atomic_write
+from ..images import MAX_PIXELS, Decoded, decode
+from ..images.draw import draw, encode_jpeg
+from ..images.preprocess import Batch, DeviceBatch
+from ..images.sources import Source
+from ..pipeline import run_pipeline
+
+WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
+
+
+@dataclass(frozen=True)
+class DetectSettings:
+    """How images and videos are detected on, and what is made of the detections."""
+
+    batch: int  # images at a time
+    kept: DetectionFilter = KEEP_ALL
+    draws: bool = True  # write a drawn copy of each input
+    max_pixels: int = MAX_PIXELS  # larger images are skipped
+    max_frames: int | None = None  # of each video or stream; None: all
+
+
+def detect_images(
+    detector: Detector,
+    sources: Sequence[Source],
+    out: Path,
+    results: DetectionFiles,
+    settings: DetectSettings,
+    progress: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Detect on image files, write to `results`, and draw into the folder `out`.
+
+    `progress` is called with the number of images done since the last call. Raises UserError where a drawn copy would
+    replace its source.
+    """
+
+    def load(source: Source) -> _Loaded:
+        image = detector.load(source.path if source.data is None else source.data, settings.max_pixels)
+        prepared = detector.prepare(image)
+        if not settings.draws:
+            return _Loaded(source, None, prepared)
+        if isinstance(image, Decoded) and image.pixels.shape[:2] == image.size_hw:
+            return _Loaded(source, image.pixels, prepared)
+        # It was decoded at a fraction of its size, or lies in a GPU's memory.
+        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared)
+
+    def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
+        found = detector.detect_prepared([one.prepared for one in loaded])
+        return [finish(*pair) for pair in zip(loaded, found, strict=True)]
+
+    def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
+        kept = settings.kept.apply(found, detector.manifest.category_ids)
+        if one.image is not None:
+            drawn = encode_jpeg(draw(one.image, kept, detector.classes))
+            atomic_write(out / f"{one.source.name}.jpg", drawn)
+        return {
+            "file": str(one.source.path),
+            **detection_row(one.prepared.geometries[0].image_hw, kept, detector.manifest),
+        }
+
+    if settings.draws:
+        for source in sources:
+            require_other_file(out / f"{source.name}.jpg", source.path)
+    pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
+    running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, pipeline)
+    with closing(running):
+        for source, result in zip(sources, running, strict=True):
+            if isinstance(result, UserError):
+                results.skip(source.path, result)
+            else:
+                results.add(result)
+            progress(1)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    source: Source
+    image: np.ndarray | None  # to draw on
+    prepared: Batch | DeviceBatch
+
+
+def require_other_file(target: Path, source: Path) -> None:
+    """Raise UserError where a drawn copy would replace its source."""
+    if target.resolve() == source.resolve():
+        raise UserError(f"{target}: the drawn copy would replace its source; choose another folder with -o")
