@@ -37,7 +37,7 @@ from .images.draw import draw, encode_jpeg
 from .images.preprocess import Batch, DeviceBatch
 from .images.sources import Source, find_sources
 from .images.video import Video, VideoError, drawn_video
-from .model_spec import model_summary
+from .model_spec import model_path, model_summary
 from .pipeline import run_pipeline
 
 BATCH = 4  # default of --batch
@@ -183,7 +183,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="a deployed model (.onnx, .engine)")
+    parser.add_argument("model", type=model_path, help="a deployed model (.onnx, .engine), or triton://host:port/model")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="images, videos, folders of them")
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
     parser.add_argument("--batch", type=int, help=f"images at a time ({BATCH}, or what the graph allows)")
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = find_sources(options.inputs, options.out)
     target = options.out / "detections.json"
     require_writable(target)
-    others = [options.model, target, *(source.path for source in sources)]
+    others = [Path(options.model), target, *(source.path for source in sources)]
     formats = [(name, path) for name in TEXT_FORMATS if (path := getattr(options, name)) is not None]
     for name, path in formats:
         _check_output(f"--{name}", path, others)
