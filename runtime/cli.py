@@ -41,6 +41,7 @@ COMMANDS = {
     "export": Command("export.to_onnx", "export a checkpoint to ONNX, and verify the file"),
     "quantize": Command("export.quantize", "convert an ONNX file to fp16, bf16, int8 or fp8, and verify it"),
     "engine": Command("export.to_trt", "build a TensorRT engine"),
+    "triton": Command("export.to_triton", "write a model repository for the Triton Inference Server"),
     "verify": Command("export.verify", "compare a model with what it was made from"),
     "detect": Command("runtime.detect", "detect objects in images, folders and videos"),
     "evaluate": Command("runtime.evaluate", "score models, or results: COCO AP"),
@@ -63,6 +64,7 @@ EXTRAS = {
     "openvino": "openvino",
     "mlperf_loadgen": "loadgen",
     "tensorrt_rtx": "rtx",
+    "tritonclient": "triton",
 }
 
 

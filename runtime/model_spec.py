@@ -1,6 +1,7 @@
-"""Deployed models as commands name them: a file, optionally with its own backend (`model.onnx@openvino`), or an address.
+"""Deployed models as commands name them: a file or an address.
 
-An address, `triton://host:port/model`, names a model that a Triton Inference Server has.
+A file may have a backend of its own (`model.onnx@openvino`). An address, `triton://host:port/model`, names a model that
+a Triton Inference Server has.
 """
 
 from __future__ import annotations

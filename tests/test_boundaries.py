@@ -28,6 +28,9 @@ BACKEND_LIBRARIES = {  # inside functions only
     "nvidia",
     "matplotlib",
     "mlperf_loadgen",
+    # The client of a Triton Inference Server, and what a model in it talks to the server with.
+    "tritonclient",
+    "triton_python_backend_utils",
 }
 
 

@@ -45,6 +45,8 @@ ARROWS = {
     "runtime.model_spec": "runtime.backends runtime.detector",
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
     "runtime.nms",
+    "runtime.triton": "runtime.backends runtime.batching runtime.detections runtime.detector runtime.images "
+    "runtime.machine",
     # What is done with a detector.
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
@@ -88,6 +90,7 @@ ARROWS = {
     "export.verification": "export.onnx_model export.trt train.build train.model train.trainer",
     "export.graph": "export.onnx_model train.build train.geometry train.model train.trainer",
     "export.results": "export.verification",
+    "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
     "export.arguments": "export.quantization",
     "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
@@ -98,6 +101,7 @@ ARROWS = {
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
     "export.quantize": "export.api export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
+    "export.to_triton": "export.console export.triton",
     "export.verify": "export.api export.console",
 }
 

@@ -52,7 +52,8 @@ def evaluate(
         evaluation.metrics.values["AP"]  # 0–1
 
     Args:
-        model: the path of a deployed model (.onnx, .engine), the address of a served one, or an open detector, which stays open.
+        model: the path of a deployed model (.onnx, .engine), the address of a served one
+            (triton://host:port/model), or an open detector, which stays open.
         annotations: COCO annotation file.
         images: folder that the file names of the annotations are relative to.
         batch: images at a time; by default 8, or the nearest batch that the graph takes.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...command_names import TO_TRITON
 from ...detections import Detections
 from ...errors import UserError
 from ...manifest import Manifest, from_json
@@ -131,14 +132,14 @@ class TritonClient:
         text = config.get("parameters", {}).get(contract.MANIFEST, {}).get("string_value")
         if text is None:
             raise BackendError(
-                f"{address}: a model that this toolkit did not write (no manifest in its parameters); write it with: "
-                "python -m export.to_triton MODEL.onnx"
+                f"{address}: a model that this toolkit did not write (no manifest in its parameters); write one with: "
+                f"{TO_TRITON} MODEL.onnx"
             )
         for kind, expected in (("input", contract.INPUTS), ("output", contract.OUTPUTS)):
             if tensors[kind] != expected:
                 raise BackendError(
                     f"{address}: its {kind}s are {_named(tensors[kind])}, expected {_named(expected)}; name the model "
-                    "in front, or write it again: python -m export.to_triton MODEL.onnx"
+                    f"in front, or write it again: {TO_TRITON} MODEL.onnx"
                 )
         about = self._reached("asking", self._metadata)
         return ServedModel(from_json(text, str(address)), f"{about.get('name', 'server')} {about.get('version', '')}")
