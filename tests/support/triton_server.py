@@ -22,7 +22,7 @@ START_S = 120.0
 # Runs the graph with ONNX Runtime alone and takes every name, type and shape from the configuration, as Triton's own
 # backend does. Where the environment asks for it, no NMS is exact and the detections are wrong: the one in front has to
 # run NMS on the candidates.
-NETWORK_PY = '''
+NETWORK_PY = """
 import json
 import os
 
@@ -65,7 +65,7 @@ class TritonPythonModel:
             wanted = request.requested_output_names()
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(name, found[name]) for name in wanted]))
         return responses
-'''
+"""
 
 
 def serve_command() -> Path:
@@ -141,7 +141,9 @@ class TritonServer:
             time.sleep(0.1)
         self.process.kill()
         self.process.wait()
-        raise AssertionError(f"the server did not start:\n{self.log.read_text(encoding='utf-8', errors='replace')[-4000:]}")
+        raise AssertionError(
+            f"the server did not start:\n{self.log.read_text(encoding='utf-8', errors='replace')[-4000:]}"
+        )
 
     def __enter__(self) -> TritonServer:
         return self

@@ -167,7 +167,7 @@ def test_load_reload_and_unload(made: Made, repository: Path, tmp_path: Path) ->
     with served(root, tmp_path, "--model-control-mode=explicit") as server:
         url = server.url("inline")
         client = grpc.InferenceServerClient(f"localhost:{server.grpc}")
-        with pytest.raises(BackendError, match="the model is not ready .*load it"):
+        with pytest.raises(BackendError, match=r"the model is not ready .*load it"):
             TritonDetector(url)
         with pytest.raises(BackendError, match="has no model of that name; it has: inline"):
             TritonDetector(server.url("outline"))

@@ -48,7 +48,7 @@ def test_ap_through_the_server_is_the_files(model: str, server: TritonServer, ma
     assert results[0] == results[1]
 
 
-def test_a_file_and_its_served_model_are_compared_side_by_side(server: TritonServer, made: Made, tmp_path: Path) -> None:
+def test_a_file_and_its_served_model_side_by_side(server: TritonServer, made: Made, tmp_path: Path) -> None:
     words = [f"{made.model}@cpu", server.url("front"), "--json", str(tmp_path / "both.json")]
     evaluate([*words, "--annotations", str(made.annotations), "--images", str(made.images)])
     both = json.loads((tmp_path / "both.json").read_text())["artifacts"]
