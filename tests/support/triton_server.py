@@ -115,7 +115,7 @@ class TritonServer:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )
-        self._wait()
+        self._wait_for_start()
 
     def url(self, model: str, protocol: str = "grpc") -> str:
         """The address of a model in this server."""
@@ -123,17 +123,20 @@ class TritonServer:
             return f"triton+http://localhost:{self.http}/{model}"
         return f"triton://localhost:{self.grpc}/{model}"
 
-    def stop(self) -> int:
-        """End the server as Kubernetes or Docker does; its exit code."""
+    def terminate(self) -> None:
+        """Ask the server to end, as Kubernetes or Docker does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
         try:
             return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
 
-    def _wait(self) -> None:
+    def _wait_for_start(self) -> None:
         ends = time.monotonic() + START_S
         while time.monotonic() < ends and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.http), timeout=1):
@@ -149,7 +152,8 @@ class TritonServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.terminate()
+        self.wait()
 
 
 @contextlib.contextmanager

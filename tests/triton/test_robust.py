@@ -63,7 +63,7 @@ def test_a_bad_image_fails_alone(detector: TritonDetector, made: Made) -> None:
     ("inputs", "told"),
     [
         ({"pixels": np.zeros((1, 8, 8, 3), np.float32)}, "data-type is 'FP32', but .* expects 'UINT8'"),
-        ({"pixels": np.zeros((1, 8, 8, 4), np.uint8)}, r"expected \[-1,-1,-1,3\], got \[1,8,8,4\]"),
+        ({"pixels": np.zeros((1, 8, 8, 4), np.uint8)}, r"Expected \[-1,-1,-1,3\], got \[1,8,8,4\]"),
         ({"pixels": np.zeros((8, 8, 3), np.uint8)}, r"got \[8,8,3\]"),
         ({"pixels": np.zeros((2, 8, 8, 3), np.uint8)}, "a batch of 2, expected 1: the server makes the batches"),
         ({"pixels": np.zeros((1, 0, 8, 3), np.uint8)}, "image"),
@@ -197,25 +197,41 @@ def test_the_networks_own_model_is_not_the_one_in_front(server: TritonServer) ->
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_sigterm_in_flight(protocol: str, made: Made, repository: Path, tmp_path: Path) -> None:
-    """Each request under way is answered in full or fails in one line, and the server ends by itself."""
+    """Each request under way is answered in full or fails in one line, and the server ends by itself.
+
+    Over gRPC new requests are refused at once. Over HTTP the server goes on answering those who are connected.
+    """
     data = [file.read_bytes() for file in made.files] * 8
     wanted = made.found * 8
-    with served(repository, tmp_path) as server, TritonDetector(server.url("front", protocol)) as detector:
+    with served(repository, tmp_path) as server:
+        detector = TritonDetector(server.url("front", protocol))
         with ThreadPoolExecutor(1) as sender:
             sent = sender.submit(detector.detect_encoded, data)
             time.sleep(0.3)
-            started = time.monotonic()
-            code = server.stop()
-            took = time.monotonic() - started
+            server.terminate()
             found = sent.result(timeout=120)
-        assert code == 0, server.log.read_text()[-2000:]
-        assert took < 40
         errors = [str(one) for one in found if isinstance(one, UserError)]
-        assert errors, "it ended before anything was under way"
         assert len(errors) < len(found), "it answered nothing"
+        assert errors or protocol == "http", "it ended before anything was under way"
         assert all("\n" not in error for error in errors)
         assert all(isinstance(a, UserError) or same(a, b) for a, b in zip(found, wanted, strict=True))
-        with pytest.raises(BackendError, match="was not reached while"):
-            detector(made.files[0])
-    with pytest.raises(BackendError, match="was not reached while connecting"):
-        TritonDetector(server.url("front", protocol))
+        detector.close()
+        assert server.wait() == 0, server.log.read_text()[-2000:]
+        with pytest.raises(BackendError, match="was not reached while connecting"):
+            TritonDetector(server.url("front", protocol))
+
+
+def test_a_server_that_is_killed(made: Made, repository: Path, tmp_path: Path) -> None:
+    with (
+        served(repository, tmp_path) as server,
+        TritonDetector(server.url("front")) as by_grpc,
+        TritonDetector(server.url("front", "http")) as by_http,
+        ThreadPoolExecutor(2) as senders,
+    ):
+        sent = [senders.submit(one, [made.files[0]] * 512) for one in (by_grpc, by_http)]
+        time.sleep(0.5)
+        server.process.kill()
+        for one in sent:
+            with pytest.raises(BackendError, match="was not reached while") as raised:
+                one.result(timeout=60)
+            assert "\n" not in str(raised.value)

@@ -279,7 +279,7 @@ def test_files_that_cannot_be_served(exported: Exported, engine: Path, tmp_path:
     (tmp_path / "file").write_text("")
     root = tmp_path / "repository"
     for path, kind, message in (
-        (tmp_path / "none.onnx", ModelError, "cannot read .*none.onnx"),
+        (tmp_path / "none.onnx", ModelError, r"cannot read .*none\.onnx"),
         (tmp_path / "text.onnx", ModelError, "not an ONNX file"),
         (tmp_path / "a.pt", UserError, "expected an exported file .* export one"),
         (changed, EngineError, "its SHA-256 is not the one"),
@@ -289,7 +289,7 @@ def test_files_that_cannot_be_served(exported: Exported, engine: Path, tmp_path:
         one_line(raised.value)
     with pytest.raises(UserError, match="an engine runs on a GPU; leave out --device cpu"):
         write_repository(engine, root, options=ServingOptions(device="cpu"))
-    with pytest.raises(UserError, match="-o .*file: a file; expected the folder"):
+    with pytest.raises(UserError, match=r"-o .*file: a file; expected the folder"):
         write_repository(exported.model, tmp_path / "file")
     assert not root.exists()
 
