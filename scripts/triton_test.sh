@@ -43,4 +43,9 @@ if [ $# -gt 0 ]; then
   exec .venv/bin/python -m pytest -m triton "$@"
 fi
 .venv/bin/python -m pytest -m triton tests/triton
-.venv/bin/python benchmarks/triton_throughput.py
+measured="$ATSS_TRITON_ENV/measured"
+if [ ! -f "$measured/model.onnx" ]; then
+  .venv/bin/python -m train.shapes "$measured" --train 1 --val 64 --size 480
+  .venv/bin/python benchmarks/random_model.py atss_tiny --sides 240 320 --annotations "$measured/val.json" -o "$measured/model.onnx"
+fi
+.venv/bin/python benchmarks/triton_throughput.py "$measured/model.onnx" --images "$measured/val"

@@ -8,10 +8,9 @@ with TritonDetector("triton://localhost:8001/model") as detector:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from ..backends.triton.address import TritonAddress
-from ..backends.triton.backend import REQUESTS, TritonBackend
+from ..backends.triton.backend import TritonBackend
 from ..backends.triton.client import TIMEOUT_S
 from ..detections import Detections
 from ..detector import Detector
@@ -32,18 +31,17 @@ class TritonDetector(Detector):
     ) -> None:
         backend = TritonBackend(TritonAddress.parse(url, model), timeout_s=timeout_s, share_memory=share_memory)
         super().__init__(backend)
-        self._served = backend.client
+        self._served = backend
 
     def detect_encoded(self, files: Sequence[bytes]) -> list[Detections | UserError]:
         """Detections of the bytes of JPEG or PNG files, each in the pixels of its image; the server decodes them.
 
-        An image that the server refuses has its error in its place.
+        An image that the server refuses has its error in its place. Raises BackendError once the detector is closed.
         """
-        with ThreadPoolExecutor(REQUESTS) as senders:
-            return list(senders.map(self._one, files))
+        return self._served.at_once(self._one, files)
 
     def _one(self, data: bytes) -> Detections | UserError:
         try:
-            return self._served.infer_encoded(data)
+            return self._served.client.infer_encoded(data)
         except UserError as error:
             return error

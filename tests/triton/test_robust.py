@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.triton_server import TritonServer, served
 from runtime.backends import BackendError
 from runtime.errors import UserError
 from runtime.triton import TritonDetector
 
-from ..support.triton_server import TritonServer, served
 from .conftest import Made, run, same
 
 pytestmark = pytest.mark.triton

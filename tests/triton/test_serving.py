@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.triton_server import TritonServer, served
 from runtime.coco.command import main as evaluate
 from runtime.detect import main as detect
 from runtime.errors import UserError
 from runtime.loadgen.__main__ import main as loadgen
 from runtime.triton import TritonDetector
 
-from ..support.triton_server import TritonServer, served
 from .conftest import Made, run, same
 
 pytestmark = pytest.mark.triton

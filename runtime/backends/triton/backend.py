@@ -7,7 +7,9 @@ those of the file, to the last bit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from .address import TritonAddress
 from .client import TIMEOUT_S, TritonClient
 
 REQUESTS = 32  # most at once
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class TritonBackend:
@@ -63,8 +67,13 @@ class TritonBackend:
         stopwatch = stopwatch or Stopwatch()
         with stopwatch.measure("infer"):
             regions = [image[:height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
-            found = list(self._senders.map(self.client.infer_pixels, regions))
+            found = self.at_once(self.client.infer_pixels, regions)
         return as_outputs(found)
+
+    def at_once(self, request: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """What `request` returns for each item; REQUESTS of them are under way at once. Raises BackendError."""
+        self.client.require_open()
+        return list(self._senders.map(request, items))
 
     def close(self) -> None:
         """Close the connection; later calls of `infer` raise BackendError."""

@@ -72,6 +72,11 @@ class TritonClient:
         array = np.array([[data]], dtype=np.object_)
         return self._infer(contract.ENCODED, array.shape, lambda given: given.set_data_from_numpy(array))
 
+    def require_open(self) -> None:
+        """Raise BackendError once the connection was closed."""
+        if self._is_closed:
+            raise BackendError(f"{self.address}: the connection was closed; open it again")
+
     def close(self) -> None:
         """Release shared memory and connections; later requests raise BackendError."""
         self._is_closed = True
@@ -86,8 +91,7 @@ class TritonClient:
                 self._opened.pop().close()
 
     def _infer(self, name: str, shape: tuple[int, ...], fill: Callable[[Any], object]) -> Detections:
-        if self._is_closed:
-            raise BackendError(f"{self.address}: the connection was closed; open it again")
+        self.require_open()
         library = self._library
         given = library.InferInput(name, list(shape), contract.INPUT_NAME[contract.INPUTS[name].data_type])
         fill(given)

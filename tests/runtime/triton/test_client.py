@@ -283,9 +283,9 @@ def test_an_answer_that_does_not_come(server: FakeTriton) -> None:
 def test_a_closed_detector_says_so(server: FakeTriton) -> None:
     detector = TritonDetector(server.url)
     detector.close()
-    (found,) = detector.detect_encoded([b"x"])
-    assert isinstance(found, BackendError)
-    assert str(found) == f"{server.url}: the connection was closed; open it again"
+    for call in (lambda: detector.detect_encoded([b"x"]), lambda: detector(red_image())):
+        with pytest.raises(BackendError, match="the connection was closed; open it again"):
+            call()
 
 
 @pytest.mark.parametrize("url", ["triton://localhost:1/red", "triton+http://localhost:1/red"])
