@@ -26,8 +26,8 @@ from tests.support.documentation import Block, blocks, commands, program
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("train", "export", "runtime")
 # The site's order; the README's commands are the pages'.
-STORY = ("index", "install", "train", "recipes", "pretrained", "export", "precision", "engines", "run", "evaluate")
-STORY = (*STORY, "benchmark", "contracts", "results", "how-it-works", "troubleshooting")
+STORY = ("index", "install", "train", "recipes", "pretrained", "export", "precision", "engines", "triton", "run")
+STORY = (*STORY, "evaluate", "benchmark", "contracts", "results", "how-it-works", "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")
 # Appended to commands that are run, so that they take seconds.
 SMALL = ("--preprocess.short-side", "96", "--preprocess.long-side", "128", "--augment.crop", "128", "128")

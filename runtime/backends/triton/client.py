@@ -18,7 +18,7 @@ from ...manifest import Manifest, from_json
 from ..contract import BackendError
 from . import contract
 from .address import TritonAddress
-from .shared_memory import Region, make_region
+from .shared_memory import MemoryFullError, Region, make_region
 
 TIMEOUT_S = 60.0  # of a request
 _WANTED = ("boxes", "scores", "classes")
@@ -46,10 +46,10 @@ class TritonClient:
         )  # HTTP's belongs to the thread it is made in
         self._own = threading.local()
         self._opened: list[Any] = [] if self._one is None else [self._one]
+        self._regions: queue.LifoQueue[Region] = queue.LifoQueue()  # those in use are large enough and registered
         self._is_closed = False
         try:
             self.served = self._checked()
-            self._regions: queue.SimpleQueue[Region] = queue.SimpleQueue()
             self.shares_memory = self._open_regions(regions)
         except BaseException:
             self.close()
@@ -57,15 +57,18 @@ class TritonClient:
 
     def infer_pixels(self, pixels: np.ndarray) -> Detections:
         """Detections of an image uint8 [h, w, 3] RGB, in its pixels. Raises UserError with the server's own words."""
+        self.require_open()
         pixels = np.ascontiguousarray(pixels)[None]
-        if not self.shares_memory:
-            return self._infer(contract.PIXELS, pixels.shape, lambda given: given.set_data_from_numpy(pixels))
-        region = self._regions.get()
-        try:
-            self._reached("reading the image", lambda: region.write(pixels, self._client()))
-            return self._infer(contract.PIXELS, pixels.shape, lambda given: region.give(given, pixels.nbytes))
-        finally:
-            self._regions.put(region)
+        if self.shares_memory:
+            region = self._regions.get()
+            try:
+                self._reached("sharing memory", lambda: region.write(pixels, self._client()))
+                return self._infer(contract.PIXELS, pixels.shape, lambda given: region.give(given, pixels.nbytes))
+            except MemoryFullError:
+                pass  # this image travels in a message
+            finally:
+                self._regions.put(region)
+        return self._infer(contract.PIXELS, pixels.shape, lambda given: given.set_data_from_numpy(pixels))
 
     def infer_encoded(self, data: bytes) -> Detections:
         """Detections of the bytes of a JPEG or PNG file, which the server decodes. Raises as `infer_pixels`."""
@@ -80,7 +83,7 @@ class TritonClient:
     def close(self) -> None:
         """Release shared memory and connections; later requests raise BackendError."""
         self._is_closed = True
-        with contextlib.suppress(AttributeError, queue.Empty):  # it may not have been opened
+        with contextlib.suppress(queue.Empty):
             while True:
                 region = self._regions.get_nowait()
                 with contextlib.suppress(Exception):  # the server may be gone

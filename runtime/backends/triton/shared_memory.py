@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 _STEP = 1 << 20  # bytes; regions grow by whole steps
+_FOLDER = Path("/dev/shm")  # where Linux shows them
+
+
+class MemoryFullError(Exception):
+    """There is no room for a region; a container has 64 MB by default."""
 
 
 def make_region() -> Region:
@@ -26,7 +33,10 @@ class Region:
         self._name, self._size = "", 0
 
     def write(self, array: np.ndarray, client: Any) -> None:
-        """Copy an array into the region, which is first made larger and registered with the server if it must be."""
+        """Copy an array into the region, which is first made larger and registered with the server if it must be.
+
+        Raises MemoryFullError.
+        """
         if array.nbytes > self._size:
             if self._handle is not None:
                 self.unregister(client)
@@ -34,6 +44,7 @@ class Region:
             name, size = f"atss_{uuid.uuid4().hex[:16]}", -(-array.nbytes // _STEP) * _STEP
             self._handle = self._library.create_shared_memory_region(name, f"/{name}", size)
             try:
+                _reserve(name, size)
                 client.register_system_shared_memory(name, f"/{name}", size)
             except BaseException:
                 self.free()
@@ -55,3 +66,12 @@ class Region:
         if self._handle is not None:
             self._library.destroy_shared_memory_region(self._handle)
         self._handle, self._name, self._size = None, "", 0
+
+
+def _reserve(name: str, size: int) -> None:
+    """Have the system set the memory aside: otherwise the first write into memory that is full ends the process."""
+    try:
+        with (_FOLDER / name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise MemoryFullError(f"{size} bytes of shared memory: {error.strerror or error}") from error

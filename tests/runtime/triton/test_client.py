@@ -128,6 +128,25 @@ def test_memory_that_the_server_cannot_read_is_not_used(server: FakeTriton) -> N
     assert {way for _, way, _ in server.sent} == {"message"}
 
 
+def test_memory_that_is_full_is_not_written_to(server: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing into it would end the process; the images travel in messages."""
+    with TritonDetector(server.url) as detector:
+        assert len(detector(red_image())) == 2  # fits the region that is there
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.posix_fallocate", full)
+        backend = detector.backend
+        assert isinstance(backend, TritonBackend)
+        large = red_image(800, 800, (8, 8, 700, 700))
+        with ThreadPoolExecutor(4) as senders:
+            assert [len(one) for one in senders.map(backend.client.infer_pixels, [large] * 4)] == [2] * 4
+        assert len(detector(red_image())) == 2
+    assert [way for _, way, _ in server.sent] == ["memory", *["message"] * 4, "message"]
+    assert list(Path("/dev/shm").glob("atss_*")) == [], "regions are given back"
+
+
 def test_memory_grows_with_the_images() -> None:
     from ...support.triton_fake import FakeTriton
 
