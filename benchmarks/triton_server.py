@@ -43,6 +43,7 @@ class TritonServer:
             raise RuntimeError(f"no Triton server: run scripts/triton_test.sh, or name its folder with {ENVIRONMENT}")
         self.http, self.grpc, metrics = free_ports(3)
         self.log = log
+        self._memory = f"atss_triton_{self.http}"
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [
@@ -51,10 +52,12 @@ class TritonServer:
                     *("--http-address=127.0.0.1", f"--http-port={self.http}"),
                     *("--grpc-address=127.0.0.1", f"--grpc-port={self.grpc}"),
                     *("--metrics-address=127.0.0.1", f"--metrics-port={metrics}"),
+                    f"--backend-config=python,shm-region-prefix-name={self._memory}",
                     *options,
                 ],
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env={**os.environ, **environment},
             )
         self._wait_for_start()
@@ -74,9 +77,16 @@ class TritonServer:
         """The server's exit code, once it has ended."""
         try:
             return self.process.wait(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """End what a server that was killed, or doesn't end, leaves: its Python processes and their memory."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for path in Path("/dev/shm").glob(f"{self._memory}*"):
+            path.unlink(missing_ok=True)
 
     def _wait_for_start(self) -> None:
         """Triton listens once it has tried to load every model."""
@@ -85,8 +95,7 @@ class TritonServer:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.http), timeout=1):
                 return
             time.sleep(0.1)
-        self.process.kill()
-        self.process.wait()
+        self._clean_up()
         told = self.log.read_text(encoding="utf-8", errors="replace")
         raise RuntimeError(f"the server did not start:\n{told[-4000:]}")
 

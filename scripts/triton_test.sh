@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-if [ -z "${ATSS_TRITON_NO_SETUP:-}" ]; then scripts/setup.sh edge dev; fi
+if ! .venv/bin/python -c 'import pytest, tritonclient.grpc' 2>/dev/null; then scripts/setup.sh edge dev; fi
 mkdir -p "${ATSS_TRITON_ENV:=.triton}"
 ATSS_TRITON_ENV=$(cd "$ATSS_TRITON_ENV" && pwd)
 export ATSS_TRITON_ENV
