@@ -33,7 +33,7 @@ from export.triton.repository import write_repository
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import atomic_write
-from runtime.images.sources import find_sources
+from runtime.images.decoding import SUFFIXES
 from runtime.machine.processor import processors
 from runtime.triton import TritonDetector
 
@@ -84,7 +84,7 @@ def served_side(detector: TritonDetector, data: Sequence[bytes], name: str, clie
     return Side(f"{MODELS[name]}, {clients} client{'s' if clients > 1 else ''}", run, [])
 
 
-def mean_batch(server: TritonServer, model: str, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+def count_batches(server: TritonServer, model: str, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """Images and batches that a model has run since `before`."""
     with urllib.request.urlopen(f"http://localhost:{server.http}/v2/models/{model}/stats") as answer:
         stats = json.load(answer)["model_stats"][0]
@@ -102,7 +102,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="of the detector's pipeline (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
-    files = [source.path for source in find_sources([options.images], Path())][: options.num_images]
+    found_here = (path for path in sorted(options.images.iterdir()) if path.suffix.lower() in SUFFIXES)
+    files = list(found_here)[: options.num_images]
     data = [file.read_bytes() for file in files]
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -123,11 +124,11 @@ def main() -> None:
                 raise SystemExit(f"error: the sides don't detect the same: {found}")
             for _ in range(options.rounds):
                 for side in sides:
-                    before = mean_batch(server, "batched")
+                    before = count_batches(server, "batched")
                     started = time.perf_counter()
                     side.run()
                     side.seconds.append(time.perf_counter() - started)
-                    images, runs = mean_batch(server, "batched", before)
+                    images, runs = count_batches(server, "batched", before)
                     if runs:
                         batches.setdefault(side.name, []).append(images / runs)
             description = f"{local.backend.description}; {batched.backend.description}"
