@@ -57,6 +57,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.sleeps.set()
         self.sent: list[tuple[str, str, tuple[int, ...]]] = []
         self._memory: dict[str, tuple[Path, int]] = {}
+        self._paths: list[Path] = []  # of all regions that were ever registered
         self._detector = Detector(RedBackend(manifest))
         self._server = grpc.server(ThreadPoolExecutor(16))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
@@ -69,12 +70,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Names of the regions that are registered."""
         return set(self._memory)
 
+    @property
+    def left_behind(self) -> list[Path]:
+        """Regions that still take memory."""
+        return [path for path in self._paths if path.exists()]
+
     def stop(self) -> None:
         """End at once, with requests under way."""
         self.sleeps.set()
         self._server.stop(None).wait()
 
     def ServerLive(self, request: Any, context: Any) -> Any:
+        self.sleeps.wait(20)
         return service_pb2.ServerLiveResponse(live=True)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
@@ -97,6 +104,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if not self.reads_memory or not path.exists():
             context.abort(grpc.StatusCode.INTERNAL, f"Unable to open shared memory region: '{request.key}'")
         self._memory[request.name] = path, request.byte_size
+        self._paths.append(path)
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:

@@ -41,9 +41,8 @@ class TritonClient:
     def __init__(self, address: TritonAddress, timeout_s: float = TIMEOUT_S, regions: int = 0) -> None:
         self.address, self._timeout_s = address, timeout_s
         self._library = import_client(address)
-        self._one = (
-            None if address.protocol == "http" else self._connect()
-        )  # HTTP's belongs to the thread it is made in
+        # A client of HTTP belongs to the thread that made it; that of gRPC is everyone's.
+        self._one = None if address.protocol == "http" else self._connect()
         self._own = threading.local()
         self._opened: list[Any] = [] if self._one is None else [self._one]
         self._regions: queue.LifoQueue[Region] = queue.LifoQueue()  # those in use are large enough and registered
@@ -68,6 +67,8 @@ class TritonClient:
                 pass  # this image travels in a message
             finally:
                 self._regions.put(region)
+                if self._is_closed:
+                    self._free_regions()
         return self._infer(contract.PIXELS, pixels.shape, lambda given: given.set_data_from_numpy(pixels))
 
     def infer_encoded(self, data: bytes) -> Detections:
@@ -83,15 +84,19 @@ class TritonClient:
     def close(self) -> None:
         """Release shared memory and connections; later requests raise BackendError."""
         self._is_closed = True
+        self._free_regions()
+        while self._opened:
+            with contextlib.suppress(Exception):
+                self._opened.pop().close()
+
+    def _free_regions(self) -> None:
+        """Free the regions that no request uses."""
         with contextlib.suppress(queue.Empty):
             while True:
                 region = self._regions.get_nowait()
                 with contextlib.suppress(Exception):  # the server may be gone
                     region.unregister(self._client())
                 region.free()
-        while self._opened:
-            with contextlib.suppress(Exception):
-                self._opened.pop().close()
 
     def _infer(self, name: str, shape: tuple[int, ...], fill: Callable[[Any], object]) -> Detections:
         self.require_open()
@@ -99,10 +104,9 @@ class TritonClient:
         given = library.InferInput(name, list(shape), contract.INPUT_NAME[contract.INPUTS[name].data_type])
         fill(given)
         wanted = [library.InferRequestedOutput(output) for output in _WANTED]
-        options = {"client_timeout": self._timeout_s} if self._one is not None else {}
         result = self._reached(
             "detecting",
-            lambda: self._client().infer(self.address.model, [given], outputs=wanted, **options),
+            lambda: self._client().infer(self.address.model, [given], outputs=wanted, **self._limits()),
         )
         boxes, scores, classes = (result.as_numpy(output) for output in _WANTED)
         return Detections(boxes[0].reshape(-1, 4), scores[0], classes[0])
@@ -124,9 +128,9 @@ class TritonClient:
 
     def _checked(self) -> ServedModel:
         """Manifest of the model, once server and model were found ready and the tensors are those of the contract."""
-        address, client = self.address, self._client()
-        self._reached("connecting", client.is_server_live)
-        if not self._reached("connecting", lambda: client.is_model_ready(address.model)):
+        address, client, limits = self.address, self._client(), self._limits()
+        self._reached("connecting", lambda: client.is_server_live(**limits))
+        if not self._reached("connecting", lambda: client.is_model_ready(address.model, **limits)):
             raise BackendError(f"{address}: {_not_ready(address.model, self._reached('asking', self._index))}")
         config = self._reached("asking", self._config)
         tensors = {
@@ -162,8 +166,12 @@ class TritonClient:
         found = self._client().get_model_repository_index(**self._as_json())
         return found.get("models", []) if isinstance(found, dict) else found
 
-    def _as_json(self) -> dict[str, bool]:
-        return {} if self._one is None else {"as_json": True}
+    def _limits(self) -> dict[str, Any]:
+        """The time that a call over gRPC may take; over HTTP the connection has it."""
+        return {} if self._one is None else {"client_timeout": self._timeout_s}
+
+    def _as_json(self) -> dict[str, Any]:
+        return {} if self._one is None else {"as_json": True, **self._limits()}
 
     def _open_regions(self, count: int) -> bool:
         """Whether images go through shared memory: the server reads a first region that was made for it."""
