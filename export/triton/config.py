@@ -45,8 +45,11 @@ def import_messages() -> Any:
     return messages
 
 
-def front_config(name: str, network_name: str, network: Network, options: ServingOptions) -> Any:
-    """The `ModelConfig` of the model in front: a Python model that takes an image a request."""
+def front_config(name: str, network_name: str | None, network: Network, options: ServingOptions) -> Any:
+    """The `ModelConfig` of the model in front: a Python model that takes an image a request.
+
+    It runs the model `network_name`; None: the network's file, which lies beside it.
+    """
     messages = import_messages()
     config = messages.ModelConfig(
         name=name, backend="python", max_batch_size=network.manifest.inputs.batch_max, default_model_filename="model.py"
@@ -65,7 +68,7 @@ def front_config(name: str, network_name: str, network: Network, options: Servin
     config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
     group = config.instance_group.add(count=options.front_instances, kind=messages.ModelInstanceGroup.KIND_CPU)
     parameters = {contract.MANIFEST: to_json(network.manifest)}
-    if options.placement == "triton":
+    if network_name is not None:
         parameters[contract.NETWORK] = network_name
     else:
         parameters |= {contract.MODEL_FILE: network.path.name, contract.BACKEND: options.backend}

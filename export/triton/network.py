@@ -9,12 +9,12 @@ from typing import Any
 import onnx
 
 from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
-from runtime.backends.engine_file import EngineManifest, Tensor, json_path, read_engine
+from runtime.backends.engine_file import EngineManifest, Tensor, json_path, read_engine, to_json
 from runtime.command_names import TO_ONNX
 from runtime.errors import UserError
 from runtime.manifest import Manifest
 
-from ..onnx_model.network import load_deployed
+from ..onnx_model.network import parse_deployed, read_deployed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,25 +22,28 @@ class Network:
     """A deployed file that was read and checked."""
 
     path: Path
+    content: bytes  # as they were read: by the time that they are written, another file may have the name
     manifest: Manifest
     tensors: tuple[Tensor, ...]  # in the file's order; −1 stands for any size
     engine: EngineManifest | None  # of a TensorRT engine
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """What the toolkit's own backend needs: the file, and beside an engine its description."""
-        return (self.path,) if self.engine is None else (self.path, json_path(self.path))
+    def files(self) -> dict[str, bytes]:
+        """What the toolkit's own backend needs, by name: the file, and beside an engine its description."""
+        files = {self.path.name: self.content}
+        return files if self.engine is None else files | {json_path(self.path).name: to_json(self.engine).encode()}
 
 
 def read_network(path: Path) -> Network:
     """Read an exported file or an engine. Raises ModelError, ManifestError, EngineError, UserError."""
     suffix = path.suffix.lower()
     if suffix == ".onnx":
-        model, manifest = load_deployed(path)
-        return Network(path, manifest, onnx_tensors(model), None)
+        content = read_deployed(path)
+        model, manifest = parse_deployed(content, path)
+        return Network(path, content, manifest, onnx_tensors(model), None)
     if suffix in ENGINE_SUFFIXES:
-        _, engine = read_engine(path)
-        return Network(path, engine.manifest, engine.tensors, engine)
+        content, engine = read_engine(path)
+        return Network(path, content, engine.manifest, engine.tensors, engine)
     raise UserError(
         f"{path}: expected an exported file (.onnx) or an engine (.engine); export one: {TO_ONNX} CHECKPOINT"
     )

@@ -24,9 +24,7 @@ _MODEL_PY = '''\
 try:
     from runtime.triton.front import TritonPythonModel
 except ImportError as error:
-    raise ImportError(
-        f"{{error}}: the Python of this server needs the toolkit: pip install atss-toolkit=={toolkit}"
-    ) from error
+    raise ImportError(f"{{error}}: the Python of this server needs the toolkit: pip install atss-toolkit") from error
 
 __all__ = ["TritonPythonModel"]
 '''
@@ -53,8 +51,8 @@ def write_repository(
     network = read_network(model)
     name = name or model.stem
     check_arguments(root, name, options)
-    front = WrittenRepository(root, name, f"{name}_network" if options.placement == "triton" else None)
-    contents = _contents(front, network, options)
+    written = WrittenRepository(root, name, f"{name}_network" if options.placement == "triton" else None)
+    contents = _inline(written, network, options) if written.network is None else _apart(written, network, options)
     _require_free(root, [name, f"{name}_network"])
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -62,15 +60,11 @@ def write_repository(
             for path, content in contents.items():
                 target = Path(beside, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, Path):
-                    shutil.copyfile(content, target)
-                else:
-                    target.write_text(content, encoding="utf-8")
-            Path(beside).chmod(0o755)
+                target.write_bytes(content)
             _publish(Path(beside), root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
     except OSError as error:
         raise write_error(root, error) from error
-    return front
+    return written
 
 
 def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
@@ -87,23 +81,33 @@ def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
         raise ArgumentError("--backend is for --network inline: Triton's own backend runs the network")
 
 
-def _contents(written: WrittenRepository, network: Network, options: ServingOptions) -> dict[str, str | Path]:
-    """Files of the repository by path: their text, or the file that is copied. The network's come first."""
-    from runtime.manifest import toolkit_version
+Contents = dict[str, bytes]  # files of the repository, by path
 
-    contents: dict[str, str | Path] = {}
-    at_network = written.network or ""
-    if written.network is not None:
-        config = network_config(written.network, network, options)
-        contents[f"{at_network}/config.pbtxt"] = as_text(config)
-        contents[f"{at_network}/{VERSION}/{config.default_model_filename}"] = network.path
-    else:
-        contents |= {f"{written.front}/{VERSION}/{file.name}": file for file in network.files}
-    front = front_config(written.front, at_network, network, options)
-    contents[f"{written.front}/config.pbtxt"] = as_text(front)
-    text = _MODEL_PY.format(network=written.network or network.path.name, toolkit=toolkit_version())
-    contents[f"{written.front}/{VERSION}/model.py"] = text
-    return contents
+
+def _apart(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    """The network in a backend of Triton, and the model in front of it. The network's files come first."""
+    name = f"{written.network}"
+    config = network_config(name, network, options)
+    return {
+        f"{name}/config.pbtxt": as_text(config).encode(),
+        f"{name}/{VERSION}/{config.default_model_filename}": network.content,
+        **_front(written, network, options),
+    }
+
+
+def _inline(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    """The model in front alone, with the network's file."""
+    files = {f"{written.front}/{VERSION}/{file}": content for file, content in network.files.items()}
+    return {**files, **_front(written, network, options)}
+
+
+def _front(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    config = front_config(written.front, written.network, network, options)
+    text = _MODEL_PY.format(network=written.network or network.path.name)
+    return {
+        f"{written.front}/config.pbtxt": as_text(config).encode(),
+        f"{written.front}/{VERSION}/model.py": text.encode(),
+    }
 
 
 def _require_free(root: Path, names: list[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from export.onnx_model.network import ModelError
 from export.to_triton import main
 from export.triton.config import ServingOptions, import_messages, network_config
-from export.triton.network import Network, read_network
+from export.triton.network import read_network
 from export.triton.repository import write_repository
 from runtime.backends.engine_file import EngineError, EngineManifest, Profile, json_path, read_engine, write_engine
 from runtime.errors import UserError
@@ -226,11 +226,11 @@ def test_a_model_of_that_name_stays_as_it_was(taken: str, exported: Exported, tm
     assert (held.read_text(), os.listdir(tmp_path / "repository")) == ("mine", [taken])
 
 
-@pytest.mark.parametrize("fails_at", ["copy", "first", "second"])
+@pytest.mark.parametrize("fails_at", ["write", "first", "second"])
 def test_nothing_is_left_of_a_repository_that_fails(
     fails_at: str, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full while the network is copied, or one of the two renames fails."""
+    """The disk is full while the files are written, or one of the two renames fails."""
     renamed: list[Path] = []
     rename = Path.rename
 
@@ -243,8 +243,8 @@ def test_nothing_is_left_of_a_repository_that_fails(
             failing()
         return rename(self, target)
 
-    if fails_at == "copy":
-        monkeypatch.setattr(shutil, "copyfile", failing)
+    if fails_at == "write":
+        monkeypatch.setattr(Path, "write_bytes", failing)
     else:
         monkeypatch.setattr(Path, "rename", renaming)
     with pytest.raises(WriteError, match="No space left on device") as raised:
@@ -297,7 +297,7 @@ def test_files_that_cannot_be_served(exported: Exported, engine: Path, tmp_path:
 def test_a_type_that_triton_has_no_name_for(exported: Exported) -> None:
     network = read_network(exported.model)
     strange = dataclasses.replace(network.tensors[0], dtype=np.dtype("complex64").name)
-    changed = Network(network.path, network.manifest, (strange, *network.tensors[1:]), None)
+    changed = dataclasses.replace(network, tensors=(strange, *network.tensors[1:]))
     with pytest.raises(UserError, match="input images is complex64, which Triton's configuration has no type for"):
         network_config("a", changed, ServingOptions())
 
