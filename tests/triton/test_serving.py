@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.triton_server import TritonServer, served
+from runtime.backends.triton.backend import TritonBackend
 from runtime.coco.command import main as evaluate
 from runtime.detect import main as detect
+from runtime.detector import Detector
 from runtime.errors import UserError
+from runtime.images import decode
 from runtime.loadgen.__main__ import main as loadgen
 from runtime.triton import TritonDetector
 
@@ -32,6 +35,16 @@ def test_detections_are_the_files(model: str, protocol: str, share: bool, server
     for given in (encoded, decoded, [*made.found[:-1], alone]):
         assert len(given) == len(made.found)
         assert all(same(one, wanted) for one, wanted in zip(given, made.found, strict=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pixels_of_any_size_are_resized_by_the_server(model: str, server: TritonServer, made: Made) -> None:
+    images = [decode(file) for file in made.files]
+    with Detector(made.model, backend="cpu", threads=1) as local, TritonDetector(server.url(model)) as detector:
+        assert isinstance(detector.backend, TritonBackend)
+        for image in images:
+            assert same(detector.backend.client.infer_pixels(image), local(image))
+    assert len({image.shape for image in images}) >= 5
 
 
 @pytest.mark.parametrize("model", MODELS)
