@@ -75,6 +75,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Regions that still take memory."""
         return [path for path in self._paths if path.exists()]
 
+    def forget_memory(self) -> None:
+        """As a server that was started again."""
+        self._memory.clear()
+
     def stop(self) -> None:
         """End at once, with requests under way."""
         self.sleeps.set()
@@ -116,7 +120,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.breaks:
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         (given,) = request.inputs
-        data, way = self._data(given, request)
+        data, way = self._data(given, request, context)
         self.sent.append((given.name, way, tuple(given.shape)))
         assert given.datatype == {"encoded": "BYTES", "pixels": "UINT8"}[given.name]
         try:
@@ -131,10 +135,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(grpc.StatusCode.INTERNAL, str(error))
         return _response(request, found)
 
-    def _data(self, given: Any, request: Any) -> tuple[bytes, str]:
+    def _data(self, given: Any, request: Any, context: Any) -> tuple[bytes, str]:
         if "shared_memory_region" not in given.parameters:
             return request.raw_input_contents[0], "message"
-        path, _ = self._memory[given.parameters["shared_memory_region"].string_param]
+        name = given.parameters["shared_memory_region"].string_param
+        if name not in self._memory:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Unable to find shared memory region: '{name}'")
+        path, _ = self._memory[name]
         size = given.parameters["shared_memory_byte_size"].int64_param
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
             return memory[:size], "memory"

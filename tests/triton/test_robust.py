@@ -158,6 +158,21 @@ def test_a_client_that_goes_away_takes_nothing_with_it(
     assert server.process.poll() is None
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_memory_that_the_server_forgot_is_registered_anew(protocol: str, server: TritonServer, made: Made) -> None:
+    """As after the server was started again."""
+    from tritonclient import grpc
+
+    with (
+        TritonDetector(server.url("front", protocol)) as detector,
+        contextlib.closing(grpc.InferenceServerClient(f"localhost:{server.grpc}")) as client,
+    ):
+        assert same(detector(made.files[0]), made.found[0])
+        client.unregister_system_shared_memory()
+        assert all(same(detector(file), wanted) for file, wanted in zip(made.files, made.found, strict=True))
+        assert len(client.get_system_shared_memory_status(as_json=True)["regions"]) == 1
+
+
 def test_load_reload_and_unload(made: Made, repository: Path, tmp_path: Path) -> None:
     """The model is replaced by one that gives at most three detections an image, while a client stays connected."""
     from tritonclient import grpc

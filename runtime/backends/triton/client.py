@@ -65,6 +65,10 @@ class TritonClient:
                 return self._infer(contract.PIXELS, pixels.shape, lambda given: region.give(given, pixels.nbytes))
             except MemoryFullError:
                 pass  # this image travels in a message
+            except UserError as error:
+                if isinstance(error, BackendError) or "shared memory" not in str(error):
+                    raise
+                region.free()  # the server was started again and does not know it; the next image has a new one
             finally:
                 self._regions.put(region)
                 if self._is_closed:

@@ -120,6 +120,15 @@ def test_memory_that_is_full_is_not_written_to(server: FakeTriton, monkeypatch: 
     assert [path for path in (*tried, *server.left_behind) if path.exists()] == []
 
 
+def test_a_server_that_was_started_again_is_told_of_the_memory_anew(server: FakeTriton) -> None:
+    with TritonDetector(server.url) as detector:
+        assert len(detector(red_image())) == 2
+        server.forget_memory()
+        assert [len(detector(red_image())) for _ in range(3)] == [2] * 3
+    assert [way for _, way, _ in server.sent] == ["memory", "message", "memory", "memory"]
+    assert server.left_behind == []
+
+
 def test_memory_grows_with_the_images() -> None:
     from ...support.triton_fake import FakeTriton
 
