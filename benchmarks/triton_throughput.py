@@ -1,4 +1,4 @@
-"""Images/s of a served model, with and without Triton's dynamic batching, beside `Detector` on the same machine.
+"""Images/s of a served model, with Triton's dynamic batching and without, beside `Detector` on the same machine.
 
     scripts/triton_test.sh                     # once: installs a server, and runs this
     python benchmarks/triton_throughput.py model.onnx --images photos/ --clients 1 16 --json runs/triton.json
@@ -21,14 +21,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from triton_server import TritonServer, served
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.triton.config import ServingOptions, import_messages
+from export.triton.config import ServingOptions
 from export.triton.repository import write_repository
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -38,7 +38,7 @@ from runtime.machine.processor import processors
 from runtime.triton import TritonDetector
 
 LOCAL = "Detector"
-MODELS = {"batched": "dynamic batching", "single": "without batching"}
+MODELS = {"batched": "dynamic batching", "single": "batches of 1"}
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,9 @@ class Side:
 
 
 def write_both(model: Path, root: Path, options: ServingOptions) -> None:
-    """The model twice: as the exporter writes it, and without dynamic batching."""
-    from google.protobuf import text_format
-
-    for name in MODELS:
-        write_repository(model, root, name, options)
-    path = root / "single" / "config.pbtxt"
-    config = text_format.Parse(path.read_text(encoding="utf-8"), import_messages().ModelConfig())
-    config.ClearField("dynamic_batching")
-    path.write_text(text_format.MessageToString(config), encoding="utf-8")
+    """The model twice: with the file's largest batch, and with batches of 1 (`--batch-max 1`)."""
+    write_repository(model, root, "batched", options)
+    write_repository(model, root, "single", replace(options, batch_max=1))
 
 
 def count_found(results: Sequence[object]) -> int:

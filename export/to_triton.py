@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=options.device,
         instances=options.instances,
         front_instances=options.front_instances,
+        batch_max=options.batch_max,
         queue_delay_us=round(options.queue_delay_ms * 1000),
         backend=options.backend,
     )
@@ -82,6 +83,7 @@ def _parser() -> CommandParser:
         metavar="N",
         help="processes that decode and resize (%(default)s)",
     )
+    add("--batch-max", type=int, metavar="N", help="largest batch that the server makes; default: the file's")
     add(
         "--queue-delay-ms",
         type=float,

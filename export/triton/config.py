@@ -30,6 +30,7 @@ class ServingOptions:
     device: Device = "auto"  # of the network
     instances: int = 1  # of the network, on each device
     front_instances: int = 1  # processes that decode images
+    batch_max: int | None = None  # largest batch that the server makes; None: the file's
     queue_delay_us: int = 2000  # how long the first image of a batch waits for others
     backend: str = "auto"  # inline: a name of BACKENDS
 
@@ -52,7 +53,7 @@ def front_config(name: str, network_name: str | None, network: Network, options:
     """
     messages = import_messages()
     config = messages.ModelConfig(
-        name=name, backend="python", max_batch_size=network.manifest.inputs.batch_max, default_model_filename="model.py"
+        name=name, backend="python", max_batch_size=_batch_max(network, options), default_model_filename="model.py"
     )
     for tensor, spec in contract.INPUTS.items():
         # Images of a batch have sizes of their own, and a request has one of the two inputs.
@@ -90,7 +91,9 @@ def network_config(name: str, network: Network, options: ServingOptions) -> Any:
             "--network inline, or build one with --flavor tensorrt on the server's GPU"
         )
     batched = all(tensor.shape[0] == -1 for tensor in network.tensors)
-    config = messages.ModelConfig(name=name, max_batch_size=network.manifest.inputs.batch_max if batched else 0)
+    # The model in front fills a batch up to the graph's least.
+    batch_max = max(_batch_max(network, options), network.manifest.inputs.batch_min) if batched else 0
+    config = messages.ModelConfig(name=name, max_batch_size=batch_max)
     if engine is None:
         config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
     else:
@@ -100,7 +103,7 @@ def network_config(name: str, network: Network, options: ServingOptions) -> Any:
         dims = tensor.shape[1:] if batched else tensor.shape
         held.add(name=tensor.name, data_type=messages.DataType.Value(_data_type(tensor)), dims=dims)
     if batched:
-        config.dynamic_batching.preferred_batch_size.extend(_preferred(network))
+        config.dynamic_batching.preferred_batch_size.extend(_preferred(network, batch_max))
     group = config.instance_group.add(count=options.instances, kind=_kind(messages, network, options.device))
     parameters = {contract.MANIFEST: to_json(network.manifest)}
     if engine is not None:
@@ -129,11 +132,16 @@ def _data_type(tensor: Tensor) -> str:
     return _TYPES[tensor.dtype]
 
 
-def _preferred(network: Network) -> Iterable[int]:
-    """Batches that the network is tuned for."""
+def _batch_max(network: Network, options: ServingOptions) -> int:
+    most = network.manifest.inputs.batch_max
+    return most if options.batch_max is None else min(most, options.batch_max)
+
+
+def _preferred(network: Network, batch_max: int) -> Iterable[int]:
+    """Batches that the network is tuned for, of those that the server makes."""
     if network.engine is None:
-        return [network.manifest.inputs.batch_max]
-    return sorted({profile.best[0] for profile in network.engine.profiles})
+        return [batch_max]
+    return sorted({min(profile.best[0], batch_max) for profile in network.engine.profiles})
 
 
 def _kind(messages: Any, network: Network, device: Device) -> Any:

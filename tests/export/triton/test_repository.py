@@ -143,6 +143,23 @@ def test_the_options_are_in_the_configuration(exported: Exported, tmp_path: Path
     assert front.dynamic_batching.max_queue_delay_microseconds == 500
 
 
+def test_batches_may_be_smaller_than_the_files(engine: Path, exported: Exported, tmp_path: Path) -> None:
+    main([str(exported.model), "-o", str(tmp_path / "a"), "--batch-max", "1"])
+    network, front = parsed(tmp_path / "a/model_network"), parsed(tmp_path / "a/model")
+    assert (network.max_batch_size, front.max_batch_size) == (1, 1)
+    assert list(network.dynamic_batching.preferred_batch_size) == [1]
+    write_repository(engine, tmp_path / "b", options=ServingOptions(batch_max=6))
+    network = parsed(tmp_path / "b/model_network")
+    assert (network.max_batch_size, list(network.dynamic_batching.preferred_batch_size)) == (6, [4, 6])
+    write_repository(exported.model, tmp_path / "c", options=ServingOptions(batch_max=99))
+    assert parsed(tmp_path / "c/model").max_batch_size == 16
+
+    read = read_network(exported.model)
+    full = dataclasses.replace(read.manifest.inputs, batch_min=4)
+    full_batches = dataclasses.replace(read, manifest=dataclasses.replace(read.manifest, inputs=full))
+    assert network_config("a", full_batches, ServingOptions(batch_max=1)).max_batch_size == 4
+
+
 def test_a_graph_of_one_shape_gets_no_batches(fixed: tuple[LoadedDetector, Path], tmp_path: Path) -> None:
     write_repository(fixed[1], tmp_path / "a")
     network = parsed(tmp_path / "a/fixed_network")
@@ -259,6 +276,7 @@ def test_nothing_is_left_of_a_repository_that_fails(
         (["--name", "a/b"], "--name a/b: expected letters"),
         (["--name", ".hidden"], "--name .hidden: expected letters"),
         (["--instances", "0"], "expected at least one instance"),
+        (["--batch-max", "0"], "batches of at least 1"),
         (["--queue-delay-ms", "-1"], "a queue delay of 0 or more"),
         (["--backend", "cpu"], "--backend is for --network inline"),
     ],
