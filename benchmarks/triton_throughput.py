@@ -6,7 +6,7 @@
 All sides take JPEG files to detections. `Detector` decodes and detects in this process, in its pipeline. The server's
 model runs the network itself (`--network inline`) in ONNX Runtime on the CPU, like `Detector`, and gets each file's
 bytes over gRPC from as many clients at once as `--clients` says. The sides alternate (A B C … A B C …); ratios are
-medians over rounds of the detector's time over a side's. Batches are the server's own count.
+medians over rounds of the first side's time over a side's. Batches are the server's own count.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from runtime.images.decoding import SUFFIXES
 from runtime.machine.processor import processors
 from runtime.triton import TritonDetector
 
-LOCAL = "Detector"
 MODELS = {"batched": "dynamic batching", "single": "batches of 1"}
 
 
@@ -64,6 +63,11 @@ def count_found(results: Sequence[object]) -> int:
             raise found
         total += len(found)  # type: ignore[arg-type]
     return total
+
+
+def local_side(detector: Detector, files: Sequence[Path], batch: int) -> Side:
+    """A side that detects in this process."""
+    return Side(f"Detector, batch {batch}", lambda: count_found(list(detector.stream(files, batch, wait_s=None))), [])
 
 
 def served_side(detector: TritonDetector, data: Sequence[bytes], name: str, clients: int) -> Side:
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=64, help="images a round (%(default)s)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="requests at once (1 16)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each side (%(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="of the detector's pipeline (%(default)s)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 1], help="of the detector's pipeline (8 1)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     found_here = (path for path in sorted(options.images.iterdir()) if path.suffix.lower() in SUFFIXES)
@@ -109,7 +113,7 @@ def main() -> None:
             TritonDetector(server.url("batched")) as batched,
             TritonDetector(server.url("single")) as single,
         ):
-            sides = [Side(LOCAL, lambda: count_found(list(local.stream(files, options.batch, wait_s=None))), [])]
+            sides = [local_side(local, files, batch) for batch in options.batch]
             batches: dict[str, list[float]] = {}
             for clients in options.clients:
                 sides += [served_side(d, data, name, clients) for name, d in (("batched", batched), ("single", single))]
@@ -144,7 +148,7 @@ def main() -> None:
         f"{options.rounds} alternating rounds after one to warm up; {processors()} processors, load {load:.1f} before;"
         f" queue delay {serving.queue_delay_us / 1000:g} ms"
     )
-    print(f"{'':<30}{'img/s':>8}{'× Detector':>12}{'range':>14}{'mean batch':>12}")
+    print(f"{'':<30}{'img/s':>8}{'× first':>12}{'range':>14}{'mean batch':>12}")
     for row in rows:
         batch = "" if row["mean_batch"] is None else f"{row['mean_batch']:.1f}"
         spread = f"{row['ratio_low']:.2f}–{row['ratio_high']:.2f}"

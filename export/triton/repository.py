@@ -73,10 +73,8 @@ def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
         raise ArgumentError(f"--name {name}: expected letters, digits, '.', '_' and '-', as in a folder's name")
     if root.exists() and not root.is_dir():
         raise ArgumentError(f"-o {root}: a file; expected the folder of a model repository")
-    if (
-        min(options.instances, options.front_instances, 1 if options.batch_max is None else options.batch_max) < 1
-        or options.queue_delay_us < 0
-    ):
+    batch_max = 1 if options.batch_max is None else options.batch_max
+    if min(options.instances, options.front_instances, batch_max) < 1 or options.queue_delay_us < 0:
         raise ArgumentError("expected at least one instance, batches of at least 1, and a queue delay of 0 or more")
     if options.backend not in ("auto", *BACKENDS):
         raise ArgumentError(f"--backend {options.backend}: expected auto, {', '.join(BACKENDS)}")
