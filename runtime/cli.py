@@ -42,6 +42,7 @@ COMMANDS = {
     "quantize": Command("export.quantize", "convert an ONNX file to fp16, bf16, int8 or fp8, and verify it"),
     "engine": Command("export.to_trt", "build a TensorRT engine"),
     "deepstream": Command("export.to_deepstream", "write a folder for DeepStream: model, labels, configurations"),
+    "triton": Command("export.to_triton", "write a model repository for the Triton Inference Server"),
     "verify": Command("export.verify", "compare a model with what it was made from"),
     "detect": Command("runtime.detect", "detect objects in images, folders and videos"),
     "evaluate": Command("runtime.evaluate", "score models, or results: COCO AP"),
@@ -64,6 +65,7 @@ EXTRAS = {
     "openvino": "openvino",
     "mlperf_loadgen": "loadgen",
     "tensorrt_rtx": "rtx",
+    "tritonclient": "triton",
 }
 
 

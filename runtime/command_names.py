@@ -9,6 +9,7 @@ TO_ONNX = "python -m export.to_onnx"
 QUANTIZE = "python -m export.quantize"
 TO_TRT = "python -m export.to_trt"
 TO_DEEPSTREAM = "python -m export.to_deepstream"
+TO_TRITON = "python -m export.to_triton"
 VERIFY = "python -m export.verify"
 DOCTOR = "python -m runtime.doctor"
 

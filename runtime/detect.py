@@ -46,7 +46,7 @@ from .images.stored import RowGroup, find_parquet, holds_images, named_paths, ro
 from .images.stream import RECONNECTS, LiveStream, is_stream, public_name
 from .images.video import VideoError
 from .manifest import Manifest
-from .model_spec import ModelSpec, model_summary
+from .model_spec import ModelSpec, model_path, model_summary
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="a deployed model (.onnx, .engine)")
+    parser.add_argument("model", type=model_path, help="a deployed model (.onnx, .engine), or triton://host:port/model")
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inputs = _find_inputs([Path(text) for text in options.inputs if text not in streams], streams, options)
     target = options.out / "detections.json"
     require_writable(target)
-    others = [options.model, target, *(source.path for source in inputs.sources)]
+    others = [Path(options.model), target, *(source.path for source in inputs.sources)]
     formats = [(name, path) for name in FORMATS if (path := getattr(options, name)) is not None]
     for name, path in formats:
         _check_output(f"--{name}", path, others)

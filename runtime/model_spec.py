@@ -1,4 +1,8 @@
-"""Deployed models as commands name them: a file, optionally with its own backend (`model.onnx@openvino`)."""
+"""Deployed models as commands name them: a file or an address.
+
+A file may have a backend of its own (`model.onnx@openvino`). An address, `triton://host:port/model`, names a model that
+a Triton Inference Server has.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,21 @@ from typing import Any
 
 from .backends import BackendError
 from .backends.options import BACKENDS
+from .backends.triton.address import is_address
 from .detector import Detector
 from .files import sha256_file
 
 
+def model_path(text: str | os.PathLike[str]) -> Path | str:
+    """A model's name as code uses it: the path of a file, or an address as it is."""
+    return os.fspath(text) if is_address(text) else Path(text)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """The file of a deployed model, and the backend that was asked for with it."""
+    """A deployed model, and the backend that was asked for with it."""
 
-    path: Path
+    path: Path | str  # a file, or the address of a served model
     backend: str | None = None  # a name of `BACKENDS`; None: the command's --backend decides
 
     def __str__(self) -> str:
@@ -27,7 +37,7 @@ class ModelSpec:
     def parse(cls, text: str) -> ModelSpec:
         """The spec that a command-line argument means. An unknown backend after @ is read as a part of the path."""
         path, at, backend = text.rpartition("@")
-        return cls(Path(path), backend) if at and backend in BACKENDS else cls(Path(text))
+        return cls(Path(path), backend) if at and backend in BACKENDS else cls(model_path(text))
 
 
 def open_model(spec: ModelSpec, **options: Any) -> Detector:
@@ -39,7 +49,13 @@ def open_model(spec: ModelSpec, **options: Any) -> Detector:
 
 
 def open_model_with_sha256(spec: ModelSpec, **options: Any) -> tuple[Detector, str]:
-    """As `open_model`, with the SHA-256 of the opened file. Raises BackendError if the file is replaced meanwhile."""
+    """As `open_model`, with the SHA-256 of the opened file; of a served model, its graph's.
+
+    Raises BackendError if the file is replaced meanwhile.
+    """
+    if is_address(spec.path):
+        served = open_model(spec, **options)
+        return served, served.manifest.graph_sha256
     try:
         before = os.stat(spec.path)
         sha256 = sha256_file(spec.path)
@@ -53,7 +69,7 @@ def open_model_with_sha256(spec: ModelSpec, **options: Any) -> tuple[Detector, s
     return detector, sha256
 
 
-def model_summary(detector: Detector, spec: ModelSpec | Path) -> str:
+def model_summary(detector: Detector, spec: ModelSpec | Path | str) -> str:
     """One line about an opened model: recipe, number of classes, precision, and the backend that runs it."""
     manifest = detector.manifest
     contents = f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}"

@@ -32,6 +32,9 @@ BACKEND_LIBRARIES = {  # inside functions only
     "ray",
     "pyarrow",
     "supervision",
+    # The client of a Triton Inference Server, and what a model in it talks to the server with.
+    "tritonclient",
+    "triton_python_backend_utils",
 }
 
 

@@ -46,6 +46,8 @@ ARROWS = {
     "runtime.model_spec": "runtime.backends runtime.detector",
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
     "runtime.nms",
+    "runtime.triton": "runtime.backends runtime.batching runtime.detections runtime.detector runtime.images "
+    "runtime.machine",
     # What is done with a detector.
     "runtime.cluster": "runtime.backends runtime.detector runtime.model_spec",
     "runtime.detecting": "runtime.batch_settings runtime.batching runtime.cluster runtime.detection_files "
@@ -92,6 +94,7 @@ ARROWS = {
     "export.verification": "export.onnx_model export.trt train.build train.model train.trainer",
     "export.graph": "export.onnx_model train.build train.geometry train.model train.trainer",
     "export.results": "export.verification",
+    "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
     "export.arguments": "export.quantization",
     "export.deepstream": "export.arguments export.onnx_model export.verification",
@@ -104,6 +107,7 @@ ARROWS = {
     "export.quantize": "export.api export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
     "export.to_deepstream": "export.console export.deepstream",
+    "export.to_triton": "export.console export.triton",
     "export.verify": "export.api export.console",
 }
 

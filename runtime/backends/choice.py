@@ -13,8 +13,10 @@ from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 from .fastest import compare_speed, describe_machine, recall, remember
 from .onnx_file import check_file
 from .openvino_backend import OpenVinoBackend
-from .options import BACKENDS, BackendOptions, as_flag, backends_taking, ignored_options
+from .options import BACKENDS, BackendOptions, as_flag, backends_taking, given_options, ignored_options
 from .ort.backend import OrtBackend
+from .triton.address import TritonAddress, is_address
+from .triton.backend import TritonBackend
 
 # Best first. TensorRT's providers are left out: they build an engine for minutes, which users must ask for.
 AUTO = ("cuda", "openvino", "cpu")
@@ -22,7 +24,9 @@ RIVALS = ("openvino", "cpu")  # of these the faster is taken; the first where th
 
 
 def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
-    """Open a deployed model (.onnx, .engine). `options` are fields of `BackendOptions`.
+    """Open a deployed model (.onnx, .engine), or one that a server has (triton://host:port/model).
+
+    `options` are fields of `BackendOptions`; a server decides them itself, and none may be given.
 
     Without options the best backend that starts is taken. On a CPU that is the faster of OpenVINO and ONNX Runtime:
     the first start of a file measures both for a second, or for a few calls of a slow file; later ones remember
@@ -33,6 +37,8 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
     Raises BackendError for a file that the chosen backend, or every backend, can't run; ManifestError, EngineError.
     """
     chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
+    if is_address(path):
+        return open_served(os.fspath(path), chosen)
     if suffix == ".onnx":
         return open_onnx(path, chosen)
     if suffix in ENGINE_SUFFIXES:
@@ -71,6 +77,13 @@ def open_engine(path: str | os.PathLike[str], options: BackendOptions) -> Backen
     from .trt.backend import TrtBackend
 
     return TrtBackend(path, device=options.device, binding=options.binding)
+
+
+def open_served(url: str, options: BackendOptions) -> TritonBackend:
+    """Open a model in a Triton Inference Server. Raises BackendError, also for an option: the server has its own."""
+    if given := [as_flag(options, name) for name in given_options(options)]:
+        raise BackendError(f"{url}: {', '.join(given)} is for files; the server decides how it runs the model")
+    return TritonBackend(TritonAddress.parse(url))
 
 
 def _refuse_ignored(options: BackendOptions) -> None:

@@ -89,9 +89,13 @@ def backend_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def ignored_options(options: BackendOptions, backend: str) -> list[str]:
     """Names of the options that differ from the default and that a backend doesn't read."""
-    names = [field.name for field in fields(BackendOptions) if field.name != "backend"]
-    given = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
-    return [name for name in given if name not in OPTIONS_BY_BACKEND[backend]]
+    return [n for n in given_options(options) if n != "backend" and n not in OPTIONS_BY_BACKEND[backend]]
+
+
+def given_options(options: BackendOptions) -> list[str]:
+    """Names of the options that differ from the default."""
+    names = [field.name for field in fields(BackendOptions)]
+    return [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
 
 
 def as_flag(options: BackendOptions, name: str) -> str:

@@ -25,13 +25,13 @@ class ModelInfo:
     checkpoint_sha256: str
 
 
-def describe_model(path: Path, sha256: str, detector: Detector) -> ModelInfo:
-    """The deployed model that a detector runs; `sha256` is of the file at `path`."""
+def describe_model(path: Path | str, sha256: str, detector: Detector) -> ModelInfo:
+    """The deployed model that a detector runs; `sha256` is of the file at `path`. A served model has 0 bytes here."""
     manifest = detector.manifest
     return ModelInfo(
         path=str(path),
         sha256=sha256,
-        bytes=path.stat().st_size,
+        bytes=path.stat().st_size if isinstance(path, Path) else 0,
         backend=detector.backend.description,
         recipe=manifest.recipe,
         precision=manifest.precision,

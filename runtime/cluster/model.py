@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..detector import Detector
@@ -43,4 +42,4 @@ def describe_model(model: ClusterModel) -> ModelFacts:
 
 def on_any_node(spec: ModelSpec) -> ModelSpec:
     """The spec with an absolute path, since a node's working folder is another."""
-    return replace(spec, path=Path.absolute(spec.path))
+    return spec if isinstance(spec.path, str) else replace(spec, path=spec.path.absolute())

@@ -61,6 +61,8 @@ def plan_pool(resources: Mapping[str, float], nodes: int, asked: int | None, gpu
 
 def needs_gpu(model: ModelSpec, backend: str) -> bool | None:
     """Whether a model runs on a GPU only, with this --backend; None where that is the backend's choice."""
+    if isinstance(model.path, str):
+        return False  # a served model runs where its server is
     if model.path.suffix.lower() in ENGINE_SUFFIXES:
         return True
     named = model.backend or backend

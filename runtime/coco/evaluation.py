@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..batch_settings import resolve_batch
@@ -13,7 +12,7 @@ from ..detection_filter import KEEP_ALL, DetectionFilter, resolve_categories
 from ..detector import Detector
 from ..detector_protocol import DetectorProtocol
 from ..images import MAX_PIXELS
-from ..model_spec import ModelSpec, open_model
+from ..model_spec import ModelSpec, model_path, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset, load_coco_with_truth
 from .ground_truth import GroundTruth, load_ground_truth
@@ -53,7 +52,8 @@ def evaluate(
         evaluation.metrics.values["AP"]  # 0–1
 
     Args:
-        model: the path of a deployed model (.onnx, .engine), or an open detector, which stays open.
+        model: the path of a deployed model (.onnx, .engine), the address of a served one
+            (triton://host:port/model), or an open detector, which stays open.
         annotations: COCO annotation file.
         images: folder that the file names of the annotations are relative to.
         batch: images at a time; by default 8, or the nearest batch that the graph takes.
@@ -74,7 +74,7 @@ def evaluate(
     kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations))
     with ExitStack() as stack:
         if isinstance(model, str | os.PathLike):
-            model = ModelSpec(Path(model))
+            model = ModelSpec(model_path(model))
         if isinstance(model, ModelSpec):
             model = stack.enter_context(open_model(model, **backend_options))
         elif backend_options:

@@ -23,6 +23,7 @@ SCRIPTS = {"scripts/train.sh": "train", "scripts/reproduce.sh": "train.reproduce
 EXACT = {
     ("source", ".venv/bin/activate"),
     ("scripts/quickstart.sh",),
+    ("scripts/triton_test.sh",),
     ("scripts/check.sh",),
     ("scripts/check.sh", "--fix"),
     ("scripts/test.sh",),

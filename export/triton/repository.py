@@ -1,0 +1,135 @@
+"""A model repository: NAME, the model in front, and NAME_network. Written all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from runtime.backends.options import BACKENDS
+from runtime.files import write_error
+
+from ..arguments import ArgumentError
+from .config import ServingOptions, as_text, front_config, network_config
+from .network import Network, read_network
+
+VERSION = "1"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_MODEL_PY = '''\
+"""The model in front of {network}: images of any size in, detections in their pixels out."""
+
+try:
+    from runtime.triton.front import TritonPythonModel
+except ImportError as error:
+    raise ImportError(f"{{error}}: the Python of this server needs the toolkit: pip install atss-toolkit") from error
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenRepository:
+    """What `write_repository` wrote."""
+
+    root: Path
+    front: str  # the name of the model that clients ask
+    network: str | None  # the name of the network's own model; None: it is inside the model in front
+
+
+def write_repository(
+    model: Path, root: Path, name: str | None = None, options: ServingOptions | None = None
+) -> WrittenRepository:
+    """Write the models that serve a deployed file into the repository `root`, which may have other models.
+
+    Everything is written into a folder beside it first; on an error nothing is left behind. Raises ArgumentError for a
+    name that is taken, ModelError, EngineError, ManifestError, WriteError, MissingLibraryError.
+    """
+    options = options or ServingOptions()
+    network = read_network(model)
+    name = name or model.stem
+    check_arguments(root, name, options)
+    written = WrittenRepository(root, name, f"{name}_network" if options.placement == "triton" else None)
+    contents = _inline(written, network, options) if written.network is None else _apart(written, network, options)
+    _require_free(root, [name, f"{name}_network"])
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent) as beside:
+            for path, content in contents.items():
+                target = Path(beside, path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            _publish(Path(beside), root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
+    except OSError as error:
+        raise write_error(root, error) from error
+    return written
+
+
+def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
+    """Raise ArgumentError for a name, a folder or numbers that can't be meant."""
+    if not _NAME.fullmatch(name):
+        raise ArgumentError(f"--name {name}: expected letters, digits, '.', '_' and '-', as in a folder's name")
+    if root.exists() and not root.is_dir():
+        raise ArgumentError(f"-o {root}: a file; expected the folder of a model repository")
+    batch_max = 1 if options.batch_max is None else options.batch_max
+    if min(options.instances, options.front_instances, batch_max) < 1 or options.queue_delay_us < 0:
+        raise ArgumentError("expected at least one instance, batches of at least 1, and a queue delay of 0 or more")
+    if options.backend not in ("auto", *BACKENDS):
+        raise ArgumentError(f"--backend {options.backend}: expected auto, {', '.join(BACKENDS)}")
+    if options.placement == "triton" and options.backend != "auto":
+        raise ArgumentError("--backend is for --network inline: Triton's own backend runs the network")
+
+
+Contents = dict[str, bytes]  # files of the repository, by path
+
+
+def _apart(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    """The network in a backend of Triton, and the model in front of it. The network's files come first."""
+    name = f"{written.network}"
+    config = network_config(name, network, options)
+    return {
+        f"{name}/config.pbtxt": as_text(config).encode(),
+        f"{name}/{VERSION}/{config.default_model_filename}": network.content,
+        **_front(written, network, options),
+    }
+
+
+def _inline(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    """The model in front alone, with the network's file."""
+    files = {f"{written.front}/{VERSION}/{file}": content for file, content in network.files.items()}
+    return {**files, **_front(written, network, options)}
+
+
+def _front(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
+    config = front_config(written.front, written.network, network, options)
+    text = _MODEL_PY.format(network=written.network or network.path.name)
+    return {
+        f"{written.front}/config.pbtxt": as_text(config).encode(),
+        f"{written.front}/{VERSION}/model.py": text.encode(),
+    }
+
+
+def _require_free(root: Path, names: list[str]) -> None:
+    for name in names:
+        if (root / name).exists():
+            raise ArgumentError(f"{root / name}: the repository has a model of that name; remove it or choose --name")
+
+
+def _publish(beside: Path, root: Path, names: list[str]) -> None:
+    """Rename the models' folders into the repository. The one in front comes last: nothing asks for the others."""
+    made = not root.exists()
+    root.mkdir(exist_ok=True)
+    done: list[str] = []
+    try:
+        for name in names:
+            (beside / name).rename(root / name)
+            done.append(name)
+    except OSError:
+        for name in done:
+            shutil.rmtree(root / name, ignore_errors=True)
+        if made:
+            with suppress(OSError):
+                root.rmdir()
+        raise
