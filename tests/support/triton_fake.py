@@ -81,8 +81,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def stop(self) -> None:
         """End at once, with requests under way."""
+        stopped = self._server.stop(None)  # first, or requests that wait would still be answered
         self.sleeps.set()
-        self._server.stop(None).wait()
+        stopped.wait()
 
     def ServerLive(self, request: Any, context: Any) -> Any:
         self.sleeps.wait(20)

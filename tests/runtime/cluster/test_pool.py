@@ -64,6 +64,7 @@ def test_gpus_that_are_not_there() -> None:
         ("m.onnx@openvino", "cuda", False),
         ("m.onnx@ort-rtx", "auto", True),
         ("m.engine", "auto", True),
+        ("triton://localhost:8001/m", "auto", False),
     ],
 )
 def test_which_models_need_a_gpu(model: str, backend: str, expected: bool | None) -> None:
