@@ -32,7 +32,7 @@ class Logger:
     def __init__(self) -> None:
         self._is_made = True
 
-    def log(self, severity: Any, message: str) -> None:
+    def log(self, severity: Any, msg: str) -> None:
         raise NotImplementedError
 
 
@@ -57,11 +57,11 @@ class Runtime:
     def engine_host_code_allowed(self, allowed: bool) -> None:
         self.__dict__["_allowed"] = allowed
 
-    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
-        assert isinstance(serialized, bytes)
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+        assert isinstance(serialized_engine, bytes)
         self._shared.needs_device("deserialize_cuda_engine")
         try:
-            parsed = json.loads(serialized)
+            parsed = json.loads(serialized_engine)
         except ValueError:
             self._shared.fail("Error Code 1: Serialization\n(magicTag == kEXPECTED_MAGIC_TAG failed.)")
             return None
