@@ -119,7 +119,7 @@ def _method(seen: Inference, node: ast.Attribute, member: Member, label: str, li
             yield f"{label} is a method, and isn't called"
         return
     is_unbound = member.kind == "method" and seen.is_class(node.value)
-    if is_unbound and not call.args:
+    if is_unbound and not (call.args and library.fits(label.split(".")[0], seen.type_of(call.args[0]))):
         yield f"{label} is called on the class, without an object"
         return
     yield from _arguments(seen, call, call.args[is_unbound:], member, label, library)
