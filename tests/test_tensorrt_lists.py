@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +224,30 @@ def test_arguments_are_bound_as_pybind11_binds_them() -> None:
     assert reason("str", arg1="int") == "no parameter can be given as arg1= in (name, arg1, shape)"
     assert reason("str", name="str") == "name is given twice in (name, arg1, shape)"
     assert reason("str", "int", "Dims", "int") == "4 arguments for (name, arg1, shape)"
+
+
+def test_what_fits_is_what_the_installed_library_takes() -> None:
+    """Every kind of value for every kind of parameter. The check may refuse more, in the places that are listed."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    tried = subprocess.run([sys.executable, "-m", "tests.support.rtx_values"], capture_output=True, text=True)
+    assert tried.returncode == 0, tried.stderr
+    found = json.loads(tried.stdout.splitlines()[-1])
+    (library,) = (library for library in load_all() if library.version == found["version"])
+    assert len(found["trials"]) > 300
+    wrong, stricter = [], set()
+    for owner, method, given, wanted, is_taken in found["trials"]:
+        member = library.member(owner, method)
+        assert member is not None
+        reason = mismatch(member.overloads, given, {}, library.fits)
+        if not is_taken and reason is None:
+            wrong.append((owner, method, given))
+        elif is_taken and reason:
+            stricter.add((wanted, given[-1]))
+    assert wrong == []
+    assert stricter == {
+        *(("bool", kind) for kind in ("int", "float", "None", "IOptimizationProfile")),
+        *((kind, "ndarray") for kind in ("Dims", "Sequence")),
+        ("Buffer", "int"),  # NumPy's
+        ("IOptimizationProfile", "None"),
+        *(("str", kind) for kind in ("bytes", "None")),
+    }

@@ -22,7 +22,6 @@ _ACCEPTED = {
     "Weights": {"ndarray"},
 }
 _ANYTHING = {"", "object", "Any", "CapsuleType", "Callable"}
-_NEVER_NONE = {"int", "float", "bool", "str", "bytes", "tuple", "list", *_ACCEPTED} - {"Weights"}
 
 
 class SignatureError(Exception):
@@ -35,6 +34,7 @@ class Parameter(NamedTuple):
     name: str
     type: str
     has_default: bool
+    takes_none: bool  # its default is None
 
 
 class Signature(NamedTuple):
@@ -92,7 +92,9 @@ def _parameter(text: str, whole: str) -> Parameter:
         raise SignatureError(f"{text!r} in {whole!r} isn't a parameter")
     if match[3]:
         _expression(match[3], whole)
-    return Parameter(match[1], _expression(match[2], whole) if match[2] else "", match[3] is not None)
+    return Parameter(
+        match[1], _expression(match[2], whole) if match[2] else "", match[3] is not None, match[3] == "None"
+    )
 
 
 def _expression(text: str, whole: str) -> str:
@@ -127,6 +129,8 @@ def _mismatch(signature: Signature, positional: Sequence[str], keywords: Mapping
         if parameter.name not in given:
             if not parameter.has_default:
                 return f"{parameter.name} is missing in {signature}"
+        elif given[parameter.name] == "None" and parameter.takes_none:
+            continue
         elif not fits(parameter.type, given[parameter.name]):
             return f"{parameter.name} is {given[parameter.name]}, expected {parameter.type}"
     return None
@@ -138,17 +142,15 @@ def root(kind: str) -> str:
 
 
 def accepts(wanted: str, given: str, ancestors: Callable[[str], set[str]]) -> bool:
-    """Whether a value of type `given` goes where `wanted` is written.
+    """Whether a value of type `given` goes where `wanted` is written; in doubt not.
 
+    pybind11 takes more in places: None for a pointer, but not for a reference, and the docstring doesn't tell which.
     `ancestors` gives the listed classes that a class inherits from, and "enum" for an enumeration.
     """
     if not given or wanted.startswith(("'", '"')):
         return True
     options = [part.strip() for part in wanted.split(" | ")] if "[" not in wanted else [wanted]
-    for option in (root(option) for option in options):
-        if option in _ANYTHING or (given == "None" and option not in _NEVER_NONE and "enum" not in ancestors(option)):
-            return True
-        kinds = {root(given), *ancestors(root(given))}
-        if option in kinds or kinds & _ACCEPTED.get(option, set()):
-            return True
-    return False
+    kinds = {root(given), *ancestors(root(given))}
+    return any(
+        option in _ANYTHING or option in kinds or kinds & _ACCEPTED.get(option, set()) for option in map(root, options)
+    )
