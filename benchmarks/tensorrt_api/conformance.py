@@ -136,18 +136,18 @@ def _absent(seen: Inference) -> Iterator[str]:
     known = {name for library in libraries for names in library.members.values() for name in names}
     everywhere = set.intersection(*({n for names in lib.members.values() for n in names} for lib in libraries))
     listed = {member for _, member in ONLY_IN}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and seen.class_of(node.value) is None:
-            partial = node.attr in known - everywhere
-            if partial and not (node.attr in listed and id(node) in guarded) and not node.attr.startswith("__"):
-                yield f"line {node.lineno}: {node.attr} is a name of TensorRT's, but not in every version"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "trt":
-            name = node.attr
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Attribute) and seen.class_of(part.value) is None:
+            partial = part.attr in known - everywhere
+            if partial and not (part.attr in listed and id(part) in guarded) and not part.attr.startswith("__"):
+                yield f"line {part.lineno}: {part.attr} is a name of TensorRT's, but not in every version"
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "trt":
+            name = part.attr
             if not name.startswith("__") and not name[0].isupper():
                 absent = [library for library in libraries if name not in library.others]
                 if absent:
-                    yield f"line {node.lineno}: trt.{name} is not in {', '.join(lib.label for lib in absent)}"
+                    yield f"line {part.lineno}: trt.{name} is not in {', '.join(lib.label for lib in absent)}"
 
 
 def _uses(seen: Inference) -> Iterator[tuple[ast.Attribute, str, str | None]]:
