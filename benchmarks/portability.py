@@ -23,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.tensorrt_api.conformance import LISTS, load, problems
+from benchmarks.tensorrt_api.conformance import problems
+from benchmarks.tensorrt_api.lists import load_all
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
@@ -223,14 +224,16 @@ def run_openvino(path: Path, case: Case) -> list[Detections]:
 
 
 def check_names(version: str) -> str:
-    """Check that our code uses no name that this version lacks. Raises UserError with the names."""
+    """Check that our code's names and calls are those of this version. Raises UserError with the wrong uses."""
     root = Path(__file__).resolve().parents[1]
-    lists = [library for library in map(load, LISTS) if library.version == version]
+    lists = [library for library in load_all() if library.version == version]
+    if not lists:
+        raise UserError(f"benchmarks/tensorrt_api has no list of {version}; make one with read_names.py")
     found = [
         f"{file.name} {line}"
         for package in ("export", "runtime")
         for file in sorted((root / package).rglob("*.py"))
-        for line in problems(file.read_text(encoding="utf-8"), lists)
+        for line in problems(file.read_text(encoding="utf-8"), lists, is_trt="trt" in file.relative_to(root).parts)
     ]
     if found:
         raise UserError("; ".join(found))

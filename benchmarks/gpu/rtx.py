@@ -27,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     record.row(TABLE, stage="import", answer=f"version {trt.__version__}")
     with record.part(TABLE):
-        _try(record, trt)
+        _try_rtx(record, trt)
     record.save()
 
 
-def _try(record: Record, trt: Any) -> None:
+def _try_rtx(record: Record, trt: Any) -> None:
     said: list[str] = []
 
     class Log(trt.ILogger):
@@ -50,25 +50,26 @@ def _try(record: Record, trt: Any) -> None:
         said.clear()
         return worked
 
-    log = Log()
-    builder = trt.Builder(log)
+    logger = Log()
+    builder = trt.Builder(logger)
     network = builder.create_network(0)
-    data = network.add_input("data", trt.float32, (1, 3, 8, 8))
+    trt_tensor = network.add_input("data", trt.float32, (1, 3, 8, 8))
     weights = np.full((4, 3, 3, 3), 0.5, np.float32)
-    convolution = network.add_convolution_nd(data, 4, (3, 3), trt.Weights(weights), trt.Weights())
+    convolution = network.add_convolution_nd(trt_tensor, 4, (3, 3), trt.Weights(weights), trt.Weights())
     convolution.get_output(0).name = "sums"
     network.mark_output(convolution.get_output(0))
-    config = builder.create_builder_config()
-    member = _capability(trt)
+    builder_config = builder.create_builder_config()
+    member = _capability_rtx(trt)
     if member is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(member, 0)
-    built = builder.build_serialized_network(network, config)
+        builder_config.num_compute_capabilities = 1
+        if not answer("name the card", builder_config.set_compute_capability(member, 0), str(member)):
+            return
+    host_memory = builder.build_serialized_network(network, builder_config)
     target = "the default targets" if member is None else str(member)
-    if not answer("build", built is not None, f"for {target}"):
+    if not answer("build", host_memory is not None, f"for {target}"):
         return
-    runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(built)
+    trt_runtime = trt.Runtime(logger)
+    engine = trt_runtime.deserialize_cuda_engine(host_memory)
     if not answer("load", engine is not None):
         return
     context = engine.create_execution_context()
@@ -76,7 +77,7 @@ def _try(record: Record, trt: Any) -> None:
         answer("run", *_run(context))
 
 
-def _capability(trt: Any) -> Any:
+def _capability_rtx(trt: Any) -> Any:
     """The member for the card that is here; None without a card or where the library has no such member."""
     import torch
 
@@ -94,8 +95,9 @@ def _run(context: Any) -> tuple[bool, str]:
         return False, "torch finds no CUDA device"
     data = torch.ones((1, 3, 8, 8), device="cuda")
     sums = torch.zeros((1, 4, 6, 6), device="cuda")
-    context.set_tensor_address("data", data.data_ptr())
-    context.set_tensor_address("sums", sums.data_ptr())
+    for name, tensor in (("data", data), ("sums", sums)):
+        if not context.set_tensor_address(name, tensor.data_ptr()):
+            return False, f"it doesn't take the address of {name}"
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     launched = context.execute_async_v3(stream.cuda_stream)

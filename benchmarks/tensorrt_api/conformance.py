@@ -1,6 +1,7 @@
-"""Finds TensorRT names in a module's source that some version of TensorRT doesn't have, without running it.
+"""Finds uses of TensorRT in a module's source that some version of TensorRT doesn't allow, without running it.
 
-The check relies on these rules, and enforces them in every module that uses the name `trt`:
+Here are the names; calls.py checks how they are used. The check relies on these rules, and enforces them in every
+module that uses the name `trt`:
 - the library is named `trt` (`import tensorrt as trt`, or a parameter);
 - a variable, parameter or attribute that holds one of its objects has the name that VARIABLES gives to its class;
 - nothing is looked up with getattr, hasattr or setattr.
@@ -11,45 +12,12 @@ a function whose name ends in `_rtx` or `_tensorrt`.
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-LISTS = sorted(Path(__file__).parent.glob("*.json"))
-VARIABLES = {
-    "builder": "Builder",
-    "builder_config": "IBuilderConfig",
-    "network": "INetworkDefinition",
-    "onnx_parser": "OnnxParser",
-    "parser_error": "ParserError",
-    "optimization_profile": "IOptimizationProfile",
-    "timing_cache": "ITimingCache",
-    "trt_tensor": "ITensor",
-    "host_memory": "IHostMemory",
-    "logger": "ILogger",
-    "trt_runtime": "Runtime",
-    "engine": "ICudaEngine",
-    "inspector": "EngineInspector",
-    "context": "IExecutionContext",
-    "runtime_config": "IRuntimeConfig",
-    "runtime_cache": "IRuntimeCache",
-}
-MAKES = {
-    "create_network": "INetworkDefinition",
-    "create_builder_config": "IBuilderConfig",
-    "create_optimization_profile": "IOptimizationProfile",
-    "create_timing_cache": "ITimingCache",
-    "build_serialized_network": "IHostMemory",
-    "get_error": "ParserError",
-    "get_input": "ITensor",
-    "get_output": "ITensor",
-    "deserialize_cuda_engine": "ICudaEngine",
-    "create_engine_inspector": "EngineInspector",
-    "create_execution_context": "IExecutionContext",
-    "create_runtime_config": "IRuntimeConfig",
-    "create_runtime_cache": "IRuntimeCache",
-}
+from .calls import call_problems
+from .inference import VARIABLES, Inference
+from .lists import Library
+
 # Class and member (None: the class itself) → the flavor that has it, and why it is used.
 ONLY_IN: dict[tuple[str, str | None], tuple[str, str]] = {
     ("ComputeCapability", None): ("rtx", "ahead-of-time builds name the GPUs"),
@@ -66,37 +34,30 @@ ONLY_IN: dict[tuple[str, str | None], tuple[str, str]] = {
 }
 
 
-class Names(NamedTuple):
-    """The names of one library."""
+def problems(source: str, libraries: Sequence[Library], is_trt: bool = False) -> list[str]:
+    """A line for each use that a library doesn't allow, or that the check can't follow.
 
-    label: str  # "rtx 1.7.1.116"
-    flavor: str
-    version: str
-    members: dict[str, set[str]]  # of classes and enumerations
-    others: set[str]  # functions and constants of the module
-
-    def has(self, owner: str, member: str | None) -> bool:
-        """Whether the library has this class, or this member of it."""
-        return owner in self.members and (member is None or member in self.members[owner])
-
-
-def load(path: Path) -> Names:
-    """Read a list that read_names.py wrote; the file's name begins with the flavor."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    flavor = path.name.split("-")[0]
-    members = {name: set(names) | {"name", "value"} for name, names in found["enums"].items()}
-    members |= {name: set(names) for name, names in found["classes"].items()}
-    return Names(f"{flavor} {found['version']}", flavor, found["version"], members, set(found["others"]))
-
-
-def problems(source: str, libraries: list[Names]) -> list[str]:
-    """A line for each use of a name that a library lacks, or that the check can't follow."""
+    A module that doesn't use the name `trt` is only checked for imports, unless `is_trt`: then its variables of the
+    names in VARIABLES hold TensorRT's objects too. Raises ValueError without libraries, which would allow everything.
+    """
+    if not libraries:
+        raise ValueError("no list of TensorRT to check against")
     tree = ast.parse(source)
-    if not any(
-        isinstance(node, ast.Name | ast.arg | ast.alias) and _own_name(node) == "trt" for node in ast.walk(tree)
-    ):
+    seen = Inference(tree, libraries)
+    if not _is_named(tree) and not (is_trt and _uses_objects(seen)):
         return _imports(tree)
-    return [*_imports(tree), *_lookups(tree), *_misnamed(tree), *_absent(tree, libraries)]
+    return [*_imports(tree), *_lookups(seen), *_misnamed(seen), *_absent(seen), *call_problems(seen)]
+
+
+def _is_named(tree: ast.Module) -> bool:
+    """Whether a module uses the name `trt`."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.arg | ast.alias))
+    return any(_own_name(node) == "trt" for node in nodes)
+
+
+def _uses_objects(seen: Inference) -> bool:
+    """Whether a module uses a member of one of TensorRT's objects."""
+    return any(isinstance(node, ast.Attribute) and seen.class_of(node.value) for node in ast.walk(seen.tree))
 
 
 def _own_name(node: ast.AST) -> str | None:
@@ -122,20 +83,20 @@ def _imports(tree: ast.Module) -> list[str]:
     return found
 
 
-def _lookups(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _lookups(seen: Inference) -> Iterator[str]:
+    for node in ast.walk(seen.tree):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id in ("getattr", "hasattr", "setattr")
-            and _class_of(node.args[0]) is not None
+            and seen.class_of(node.args[0]) is not None
         ):
             yield f"line {node.lineno}: {node.func.id} on a TensorRT object hides the name; branch on the flavor"
 
 
-def _misnamed(tree: ast.Module) -> Iterator[str]:
-    """Objects under a name that VARIABLES doesn't have, which the check could not see."""
-    for node in ast.walk(tree):
+def _misnamed(seen: Inference) -> Iterator[str]:
+    """Objects under a name that VARIABLES doesn't have, which the check could not see elsewhere."""
+    for node in ast.walk(seen.tree):
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
             targets, value = node.targets, node.value
@@ -144,25 +105,25 @@ def _misnamed(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.withitem) and node.optional_vars is not None:
             targets, value = [node.optional_vars], node.context_expr
         for target in targets:
-            made = _made_by(value)
-            if made is not None and _class_of(target) != made:
+            made = seen.type_of(value) if isinstance(target, ast.Name | ast.Attribute) else ""
+            if made in VARIABLES.values() and VARIABLES.get(terminal(target) or "") != made:
                 wanted = [name for name, owner in VARIABLES.items() if owner == made]
                 yield f"line {target.lineno}: {ast.unparse(target)} holds a {made}; name it {' or '.join(wanted)}"
+    for node in ast.walk(seen.tree):
+        function = seen.local_function(node.func) if isinstance(node, ast.Call) else None
+        if isinstance(node, ast.Call) and function is not None:
+            parameters = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+            given = list(zip(parameters[isinstance(node.func, ast.Attribute) :], node.args, strict=False))
+            for name, value in [*given, *((item.arg, item.value) for item in node.keywords if item.arg)]:
+                made = seen.type_of(value)
+                if made in VARIABLES.values() and VARIABLES.get(name.lstrip("_")) != made:
+                    yield f"line {node.lineno}: {name} of {function.name} is given a {made}; name it so"
 
 
-def _made_by(value: ast.AST | None) -> str | None:
-    """The class of what a call returns, where VARIABLES has a name for it."""
-    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
-        return None
-    if isinstance(value.func.value, ast.Name) and value.func.value.id == "trt":
-        made = "ILogger" if value.func.attr == "Logger" else value.func.attr
-        return made if made in VARIABLES.values() else None
-    return MAKES.get(value.func.attr) if _class_of(value.func.value) in VARIABLES.values() else None
-
-
-def _absent(tree: ast.Module, libraries: list[Names]) -> Iterator[str]:
+def _absent(seen: Inference) -> Iterator[str]:
+    tree, libraries = seen.tree, seen.libraries
     guarded = _guarded(tree)
-    for node, owner, member in _uses(tree):
+    for node, owner, member in _uses(seen):
         absent = [library for library in libraries if not library.has(owner, member)]
         if not absent:
             continue
@@ -175,44 +136,31 @@ def _absent(tree: ast.Module, libraries: list[Names]) -> Iterator[str]:
     known = {name for library in libraries for names in library.members.values() for name in names}
     everywhere = set.intersection(*({n for names in lib.members.values() for n in names} for lib in libraries))
     listed = {member for _, member in ONLY_IN}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and _class_of(node.value) is None:
-            partial = node.attr in known - everywhere
-            if partial and not (node.attr in listed and id(node) in guarded) and not node.attr.startswith("__"):
-                yield f"line {node.lineno}: {node.attr} is a name of TensorRT's, but not in every version"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "trt":
-            name = node.attr
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Attribute) and seen.class_of(part.value) is None:
+            partial = part.attr in known - everywhere
+            if partial and not (part.attr in listed and id(part) in guarded) and not part.attr.startswith("__"):
+                yield f"line {part.lineno}: {part.attr} is a name of TensorRT's, but not in every version"
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "trt":
+            name = part.attr
             if not name.startswith("__") and not name[0].isupper():
                 absent = [library for library in libraries if name not in library.others]
                 if absent:
-                    yield f"line {node.lineno}: trt.{name} is not in {', '.join(lib.label for lib in absent)}"
+                    yield f"line {part.lineno}: trt.{name} is not in {', '.join(lib.label for lib in absent)}"
 
 
-def _uses(tree: ast.Module) -> Iterator[tuple[ast.Attribute, str, str | None]]:
+def _uses(seen: Inference) -> Iterator[tuple[ast.Attribute, str, str | None]]:
     """Each (node, class, member or None) of an attribute of the library or of one of its objects."""
-    for node in ast.walk(tree):
+    for node in ast.walk(seen.tree):
         if not isinstance(node, ast.Attribute) or node.attr.startswith("__"):
             continue
-        if isinstance(node.value, ast.Name) and node.value.id == "trt":
+        owner = seen.class_of(node.value)
+        if owner == "trt":
             if node.attr[0].isupper():
                 yield node, node.attr, None
-        elif (owner := _class_of(node.value)) is not None and owner != "trt":
+        elif owner is not None:
             yield node, owner, node.attr
-
-
-def _class_of(node: ast.AST) -> str | None:
-    """The TensorRT class that an expression stands for: `trt.X`, or a variable or attribute of a known name."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "trt":
-        return node.attr
-    if isinstance(node, ast.Name) and node.id == "trt":
-        return "trt"
-    if isinstance(node, ast.Name | ast.Attribute):
-        name = node.id if isinstance(node, ast.Name) else node.attr
-        return VARIABLES.get(name.lstrip("_"))
-    if isinstance(node, ast.Call):
-        return _made_by(node)
-    return None
 
 
 def _guarded(tree: ast.Module) -> set[int]:
@@ -220,14 +168,15 @@ def _guarded(tree: ast.Module) -> set[int]:
     found: set[int] = set()
     for node in ast.walk(tree):
         branch = isinstance(node, ast.If | ast.IfExp) and any(
-            _terminal(part) == "flavor" for part in ast.walk(node.test)
+            terminal(part) == "flavor" for part in ast.walk(node.test)
         )
         if branch or (isinstance(node, ast.FunctionDef) and node.name.endswith(("_rtx", "_tensorrt"))):
             found |= {id(part) for part in ast.walk(node)}
     return found
 
 
-def _terminal(node: ast.AST) -> str | None:
+def terminal(node: ast.AST) -> str | None:
+    """The last name of a variable or attribute, without leading underscores."""
     if isinstance(node, ast.Name):
         return node.id.lstrip("_")
     return node.attr.lstrip("_") if isinstance(node, ast.Attribute) else None

@@ -16,6 +16,7 @@ from runtime.names import unknown_name
 
 from .inspector import count_precisions
 from .library import Library
+from .profiles import describe_profile
 from .progress import Phases, interruptible, make_logger, make_monitor
 from .settings import AMPERE_AND_LATER, BuildError, HardwareCompatibility, Settings
 
@@ -80,7 +81,11 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
         trt.BuilderFlag.TF32
     )  # it is on by default and leaves float32 convolutions 10 bits of mantissa
     for profile in settings.profiles:
-        builder_config.add_optimization_profile(_make_profile(builder, profile, tensors))
+        if builder_config.add_optimization_profile(_make_profile(builder, profile, tensors)) < 0:
+            raise BuildError(
+                f"{source}: {library.name} {library.version} does not take the profile {describe_profile(profile)}: "
+                f"{_all(errors)}"
+            )
     builder_config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector knows no types
     monitor = make_monitor(trt, phases)
     builder_config.progress_monitor = monitor
@@ -89,7 +94,7 @@ def _build(library: Library, source: Path, model: bytes, settings: Settings, pha
     if settings.optimization_level is not None:
         builder_config.builder_optimization_level = settings.optimization_level
     if library.flavor == "rtx":
-        capabilities = _name_gpus_rtx(trt, builder_config, library, settings)
+        capabilities = _name_gpus_rtx(trt, builder_config, library, settings, errors)
         timing_cache = None
     else:
         capabilities = _compatibility(trt, builder_config, library, settings)
@@ -140,30 +145,36 @@ def _tensor(trt: Any, kind: Literal["input", "output"], trt_tensor: Any) -> Tens
 def _make_profile(builder: Any, profile: Profile, tensors: tuple[Tensor, ...]) -> Any:
     """The profile of a graph that takes uint8 [B, H, W, 3] and sizes, or of DeepStream's, which takes [B, 3, H, W]."""
     optimization_profile = builder.create_optimization_profile()
-    ranges = (profile.least, profile.best, profile.most)
+    least, best, most = profile.least, profile.best, profile.most
     if any(tensor.name == "image_sizes" for tensor in tensors):
-        optimization_profile.set_shape("images", *((*shape, 3) for shape in ranges))
-        optimization_profile.set_shape("image_sizes", *((batch, 2) for batch, _, _ in ranges))
+        optimization_profile.set_shape("images", (*least, 3), (*best, 3), (*most, 3))
+        optimization_profile.set_shape("image_sizes", (least[0], 2), (best[0], 2), (most[0], 2))
     else:
-        optimization_profile.set_shape("images", *((batch, 3, height, width) for batch, height, width in ranges))
+        planar = [(batch, 3, height, width) for batch, height, width in (least, best, most)]
+        optimization_profile.set_shape("images", planar[0], planar[1], planar[2])
     return optimization_profile
 
 
-def _name_gpus_rtx(trt: Any, builder_config: Any, library: Library, settings: Settings) -> tuple[str, ...]:
+def _name_gpus_rtx(
+    trt: Any, builder_config: Any, library: Library, settings: Settings, errors: list[str]
+) -> tuple[str, ...]:
     """Set the GPUs that the engine is for. Returns their compute capabilities."""
-    if not settings.compute_capabilities:
+    capabilities = settings.compute_capabilities
+    if capabilities:
+        members = [trt.ComputeCapability.__members__[f"SM{capability.replace('.', '')}"] for capability in capabilities]
+    else:
         if library.device is None:
             raise BuildError(
                 "--compute-capability: there is no GPU here to build for; name the GPUs that will run the engine"
             )
-        builder_config.num_compute_capabilities = 1
-        builder_config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-        return (library.device.compute_capability,)
-    builder_config.num_compute_capabilities = len(settings.compute_capabilities)
-    for index, capability in enumerate(settings.compute_capabilities):
-        member = trt.ComputeCapability.__members__[f"SM{capability.replace('.', '')}"]
-        builder_config.set_compute_capability(member, index)
-    return settings.compute_capabilities
+        capabilities, members = (library.device.compute_capability,), [trt.ComputeCapability.CURRENT]
+    builder_config.num_compute_capabilities = len(members)
+    for index, (capability, member) in enumerate(zip(capabilities, members, strict=True)):
+        if not builder_config.set_compute_capability(member, index):
+            raise BuildError(
+                f"{library.name} {library.version} does not build for compute capability {capability}: {_all(errors)}"
+            )
+    return capabilities
 
 
 def _compatibility(trt: Any, builder_config: Any, library: Library, settings: Settings) -> tuple[str, ...]:
@@ -202,3 +213,8 @@ def _use_timing_cache(builder_config: Any, path: Path | None) -> Any:
 
 def _last(errors: list[str], otherwise: object) -> str:
     return (errors[-1] if errors else str(otherwise))[:500]
+
+
+def _all(errors: list[str]) -> str:
+    """Each error once: without a GPU, a call that is refused logs the missing driver after its reason."""
+    return "; ".join(dict.fromkeys(errors))[:500] or "it gives no reason"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import WriteError, atomic_write
+from ..contract import BackendError
 from .engine import LoadedEngine
 
 _HASH_BYTES = 32
@@ -22,6 +23,7 @@ def make_contexts_rtx(loaded: LoadedEngine, kernels: bytes, cuda_graphs: bool) -
     """A function that makes execution contexts whose scratch memory the caller provides, and their kernel cache.
 
     `kernels` is the content of the cache from an earlier run, empty for none. The cache must outlive the contexts.
+    Raises BackendError.
     """
     trt, engine = loaded.trt, loaded.engine
     runtime_config = engine.create_runtime_config()
@@ -32,7 +34,8 @@ def make_contexts_rtx(loaded: LoadedEngine, kernels: bytes, cuda_graphs: bool) -
     runtime_cache = runtime_config.create_runtime_cache()
     if kernels:
         runtime_cache.deserialize(kernels)  # False for another version, driver or GPU: kernels are recompiled
-    runtime_config.set_runtime_cache(runtime_cache)
+    if not runtime_config.set_runtime_cache(runtime_cache):
+        raise BackendError(f"TensorRT for RTX could not use a cache of compiled kernels: {loaded.reason()}")
     return lambda: engine.create_execution_context(runtime_config), runtime_cache
 
 

@@ -32,7 +32,7 @@ class Logger:
     def __init__(self) -> None:
         self._is_made = True
 
-    def log(self, severity: Any, message: str) -> None:
+    def log(self, severity: Any, msg: str) -> None:
         raise NotImplementedError
 
 
@@ -57,11 +57,11 @@ class Runtime:
     def engine_host_code_allowed(self, allowed: bool) -> None:
         self.__dict__["_allowed"] = allowed
 
-    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
-        assert isinstance(serialized, bytes)
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+        assert isinstance(serialized_engine, bytes)
         self._shared.needs_device("deserialize_cuda_engine")
         try:
-            parsed = json.loads(serialized)
+            parsed = json.loads(serialized_engine)
         except ValueError:
             self._shared.fail("Error Code 1: Serialization\n(magicTag == kEXPECTED_MAGIC_TAG failed.)")
             return None
@@ -123,11 +123,13 @@ class Engine:
     def create_runtime_config(self) -> Any:
         return self._shared.module.IRuntimeConfig()
 
-    def create_execution_context(self, how: Any = None) -> Any:
+    def create_execution_context(self, strategy: Any = None, runtime_config: Any = None) -> Any:
         self._shared.needs_device("create_execution_context")
         strategies = self._shared.module.ExecutionContextAllocationStrategy
-        is_config = isinstance(how, self._shared.module.IRuntimeConfig)
-        strategy = how._strategy if is_config else how
+        if isinstance(strategy, self._shared.module.IRuntimeConfig):  # of the other overload
+            runtime_config = strategy
+        if runtime_config is not None:
+            strategy = runtime_config._strategy
         if strategy not in (strategies.USER_MANAGED,):
             raise NotImplementedError(f"the stand-in has no contexts of strategy {strategy}")
         if not self._makes.acquire(blocking=False):
@@ -137,7 +139,7 @@ class Engine:
                 pass
         finally:
             self._makes.release()
-        return self._shared.module.IExecutionContext(self, how if is_config else None)
+        return self._shared.module.IExecutionContext(self, runtime_config)
 
 
 class Inspector:
@@ -145,8 +147,8 @@ class Inspector:
 
     _shared: Shared
 
-    def get_engine_information(self, information_format: Any) -> str:
-        assert information_format == self._shared.module.LayerInformationFormat.JSON
+    def get_engine_information(self, format: Any) -> str:
+        assert format == self._shared.module.LayerInformationFormat.JSON
         return json.dumps({"Layers": self._layers})  # type: ignore[attr-defined]
 
 

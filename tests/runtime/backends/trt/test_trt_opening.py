@@ -181,6 +181,15 @@ def test_kernels_are_kept_between_runs(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert compiled((1, 64, 64)) == ["(1, 64, 64, 3)"]
 
 
+def test_a_cache_of_kernels_that_the_library_does_not_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it, each start would compile for minutes, and nothing would say why."""
+    stand_in = install(monkeypatch, names="rtx-1.7.1")
+    monkeypatch.setattr(stand_in.shared.module.IRuntimeConfig, "set_runtime_cache", lambda *_: False)
+    with pytest.raises(BackendError, match=r"could not use a cache of compiled kernels: it gives no reason$"):
+        TrtBackend(write_standin_engine(tmp_path, stand_in))
+    stand_in.check_end()
+
+
 def test_another_engines_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from runtime.backends.trt.rtx import read_kernels, write_kernels
 
