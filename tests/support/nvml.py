@@ -22,7 +22,7 @@ ERRORS = {
     "NVML_ERROR_FUNCTION_NOT_FOUND": 13,
     "NVML_ERROR_LIB_RM_VERSION_MISMATCH": 18,
 }
-CONSTANTS = {"NVML_CLOCK_SM": 1, "NVML_TEMPERATURE_GPU": 0, "nvmlMemory_v2": 0x02000028}
+CONSTANTS = {"NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0, "nvmlMemory_v2": 0x02000028}
 MIB = 2**20
 
 
@@ -37,6 +37,8 @@ class FakeGpu:
     memory: tuple[int, int, int] = (22500 * MIB, 100 * MIB, 23034 * MIB)  # free, used, total; the rest is reserved
     clocks: tuple[int, ...] = (2040,)  # MHz of the multiprocessors, one call after another, the last one for good
     clock_max: int = 2040
+    memory_clock: int = 6251
+    busy: int = 97  # percent
     temperatures: tuple[int, ...] = (61,)
     power: int = 71_200  # milliwatts
     reasons: tuple[int, ...] = (0,)
@@ -144,8 +146,14 @@ class FakeNvml(types.ModuleType):
         return SimpleNamespace(free=free, used=used if version else total - free, total=total)
 
     def nvmlDeviceGetClockInfo(self, handle: Any, type: int) -> int:
+        gpu = self._gpu(handle, "nvmlDeviceGetClockInfo")
+        if type == CONSTANTS["NVML_CLOCK_MEM"]:
+            return gpu.memory_clock
         assert type == CONSTANTS["NVML_CLOCK_SM"]
-        return self._gpu(handle, "nvmlDeviceGetClockInfo").next("clocks")
+        return gpu.next("clocks")
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> SimpleNamespace:
+        return SimpleNamespace(gpu=self._gpu(handle, "nvmlDeviceGetUtilizationRates").busy, memory=40)
 
     def nvmlDeviceGetMaxClockInfo(self, handle: Any, type: int) -> int:
         assert type == CONSTANTS["NVML_CLOCK_SM"]

@@ -69,6 +69,7 @@ def test_what_a_gpu_reports(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (gpu.name, gpu.uuid, gpu.pci_bus_id) == ("NVIDIA L4", "GPU-8f2c1d5e", "00000000:01:00.0")
         assert (gpu.compute_capability, gpu.memory_mib) == ("8.9", (22500, 100, 23034))
         assert (gpu.clock_mhz, gpu.clock_max_mhz, gpu.temperature_c, gpu.power_w) == (2040, 2040, 61, 71.2)
+        assert (gpu.memory_clock_mhz, gpu.busy_percent) == (6251, 97)
         assert gpu.throttling == ("power cap", "thermal slowdown (software)")
 
 
