@@ -64,7 +64,7 @@ def test_the_calls_of_the_backend_and_the_builder_are_seen(repository: Path) -> 
     )
     assert {name: len(calls) for name, calls in seen.items()} == {
         "benchmarks/gpu/rtx.py": 18,
-        "export/trt/build.py": 26,
+        "export/trt/build.py": 27,
         "export/trt/inspector.py": 4,
         "export/trt/progress.py": 2,
         "runtime/backends/trt/engine.py": 10,
