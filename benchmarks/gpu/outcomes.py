@@ -31,7 +31,7 @@ def is_slow(name: str) -> bool:
 
 
 def read(file: Path) -> list[Outcome]:
-    """The outcomes in a file that a run writes or wrote; none without a file. A line that is being written is left out."""
+    """The outcomes in a file of a run; none where it is missing. A line that is being written is left out."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     return [Outcome(**json.loads(line)) for line in lines]
 
