@@ -22,12 +22,13 @@ from pathlib import Path
 import benchmarks.gpu.driver_graphs
 import benchmarks.gpu.driver_sequences  # noqa: F401  both register sequences
 from benchmarks.gpu.driver_site import MARK
-from benchmarks.gpu.driver_verdicts import DIED, SEQUENCES, agreement, run_standin
+from benchmarks.gpu.driver_verdicts import DIED, SEQUENCES, agreement, run_standin, unexpected
 from benchmarks.gpu.step import Record, Row, begin
 from runtime.cuda import Binding, CudaError, open_cuda
 
 BINDINGS: tuple[Binding, ...] = ("cuda-python", "pycuda")
-WAYS = ("dropped", "detached", "detached while pushed")  # of letting pycuda's primary context go
+# Ways of letting pycuda's primary context go, and the runtime's way, which keeps it.
+WAYS = ("dropped", "detached", "detached while pushed", "opened and closed")
 CHILD = [sys.executable, "-m", "benchmarks.gpu.driver_child"]
 # A tool's options, and the part that runs under it.
 SANITIZED = {
@@ -117,7 +118,10 @@ def _part(record: Record, name: str, arguments: list[str], seconds: float) -> No
 
 
 def _verdicts(record: Record, is_real: bool) -> None:
-    """A row per sequence with both verdicts. Behind a sequence that ends its process another process goes on."""
+    """A row per sequence with both verdicts. Behind a sequence that ends its process another process goes on.
+
+    Raises RuntimeError where the stand-in is laxer than the driver, gives another value, or is stricter unexpectedly.
+    """
     names = list(SEQUENCES)
     standin = {name: run_standin(name) for name in names}
     driver: dict[str, str] = {}
@@ -131,12 +135,17 @@ def _verdicts(record: Record, is_real: bool) -> None:
             driver[begun[-1]] = f"{DIED} ({reason})"
         elif not begun:
             raise RuntimeError(f"no sequence runs: {reason} {rest.strip()[-1500:]}")
+    agreements: dict[str, str] = {}
     for name in names:
         verdict = driver.get(name, "not comparable: no time left")
-        agrees = agreement(standin[name], verdict)
-        record.row("driver: verdicts", sequence=name, stand_in=standin[name], driver=verdict, agreement=agrees)
+        agreements[name] = agreement(standin[name], verdict)
+        record.row(
+            "driver: verdicts", sequence=name, stand_in=standin[name], driver=verdict, agreement=agreements[name]
+        )
     ended = "well" if len(driver) == len(names) else "early"
     record.row("driver: parts", part="driver: verdicts", ended=ended, seconds=round(time.monotonic() - began, 1))
+    if problems := unexpected(agreements):
+        raise RuntimeError(f"the stand-in and the driver differ unexpectedly: {'; '.join(problems)}")
 
 
 def _sanitize(

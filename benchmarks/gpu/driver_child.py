@@ -21,12 +21,27 @@ from runtime.cuda import open_cuda
 from tests.support.standin.trt_on_gpu import Kernels
 
 PARTS = {"calls": calls, "life": life, "speed": speed}
-WAYS = ("dropped", "detached", "detached while pushed")  # of letting pycuda's primary context go
+# Ways of letting pycuda's primary context go, and the runtime's way, which keeps it.
+WAYS = ("dropped", "detached", "detached while pushed", "opened and closed")
 
 
 def context(way: str) -> None:
     """Whether the primary context is current, and alive, after pycuda has let it go in a way."""
     import cuda.bindings.driver as driver
+
+    if way == "opened and closed":
+        opened_and_closed()
+    else:
+        let_go(way)
+    current = driver.cuCtxGetCurrent()
+    is_current = bool(int(current[1])) if int(current[0]) == 0 else current[0].name
+    is_alive = bool(driver.cuDevicePrimaryCtxGetState(driver.CUdevice(0))[2])
+    more = {"check": way, "result": "FAILED: it stays current"} if way == "opened and closed" and is_current else {}
+    out("driver: pycuda's context", way=way, is_current_afterwards=is_current, is_alive_afterwards=is_alive, **more)
+
+
+def let_go(way: str) -> None:
+    """Retain pycuda's primary context, use it and let it go."""
     import pycuda.driver as pycuda
 
     pycuda.init()
@@ -35,18 +50,19 @@ def context(way: str) -> None:
     pycuda.mem_alloc(1 << 20).free()
     if way == "detached while pushed":
         primary.detach()
-    else:
-        pycuda.Context.pop()
-        if way == "detached":
-            primary.detach()
-    del primary
-    current = driver.cuCtxGetCurrent()
-    out(
-        "driver: pycuda's context",
-        way=way,
-        is_current_afterwards=bool(int(current[1])) if int(current[0]) == 0 else current[0].name,
-        is_alive_afterwards=bool(driver.cuDevicePrimaryCtxGetState(driver.CUdevice(0))[2]),
-    )
+        return
+    pycuda.Context.pop()
+    if way == "detached":
+        primary.detach()
+
+
+def opened_and_closed() -> None:
+    """Open and close the device through the runtime, several times."""
+    for _ in range(5):
+        cuda = open_cuda(0, "pycuda")
+        with cuda.current():
+            cuda.free(cuda.alloc(1 << 20))
+        cuda.close()
 
 
 def planted() -> None:

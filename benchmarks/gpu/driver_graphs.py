@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +170,31 @@ def _graph_freed(api: Api) -> Any:
 @sequence
 def _kernel(api: Api) -> Any:
     """A kernel that copies an image to its canvas."""
+    return _sum_of_canvas(api, lambda image, canvas: {})
+
+
+@sequence
+def _kernel_by_address(api: Api) -> Any:
+    """A kernel whose arguments are given by their addresses."""
+    integer, long, address = np.int32, np.int64, np.uint64
+    kinds = (address, *[long] * 3, *[integer] * 3, address, *[integer] * 6)
+    packed = np.dtype([(f"{index}", kind) for index, kind in enumerate(kinds)])
+    values = np.zeros((), packed)
+    offsets = np.cumsum([0, *(np.dtype(kind).itemsize for kind in kinds[:-1])])
+    addresses = (values.ctypes.data + offsets).astype(np.uint64)
+
+    def given(image: int, canvas: int) -> dict[str, Any]:
+        values[()] = (int(image), 48, 3, 1, 1, 16, 16, int(canvas), 16, 16, 16, 16, 0, 0)
+        return {"arguments": addresses}
+
+    return _sum_of_canvas(api, given)
+
+
+def _sum_of_canvas(api: Api, given: Callable[[int, int], dict[str, Any]]) -> int:
     stream, image, canvas, pinned = api.stream(), api.cudaMalloc(SIZE), api.cudaMalloc(SIZE), api.pinned()
     host(pinned, SIZE)[:] = np.arange(SIZE) % 253
     api.up(image, pinned, SIZE, stream)
-    api.launch(image, canvas, stream)
+    api.launch(image, canvas, stream, **given(image, canvas))
     got = api.pinned()
     api.down(got, canvas, 16 * 16 * 3, stream)
     api.cudaStreamSynchronize(stream)

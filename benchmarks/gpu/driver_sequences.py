@@ -157,6 +157,13 @@ def _attributes_of_host(api: Api) -> Any:
 
 
 @sequence
+def _attributes_of_pinned(api: Api) -> Any:
+    """The kind and the device of pinned memory."""
+    found = api.cudaPointerGetAttributes(api.pinned())
+    return [int(found.type), int(found.device)]
+
+
+@sequence
 def _stream_twice(api: Api) -> Any:
     """A stream destroyed twice."""
     stream = api.stream()

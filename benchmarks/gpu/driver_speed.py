@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
+import types
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from benchmarks.gpu.driver_calls import BLOCK, KERNEL, PTX, arguments, grid_of
 from benchmarks.gpu.driver_site import Site, out
@@ -29,10 +32,12 @@ def speed(site: Site) -> None:
                 with cuda.current():
                     value = measure(site, cuda)
                 figures.setdefault(((measure.__doc__ or "").rstrip("."), binding), []).append(value)
+    for what, values in python_us(opened["cuda-python"]).items():
+        figures[what, "cuda-python"] = values
     for (what, binding), values in figures.items():
         middle = statistics.median(values)
         row = {"median": round(middle, 3), "least": round(min(values), 3), "most": round(max(values), 3)}
-        out("driver: speed", what=what, binding=binding, **row, rounds=rounds, device=opened[binding].device.name)
+        out("driver: speed", what=what, binding=binding, **row, rounds=len(values), device=opened[binding].device.name)
     for cuda in opened.values():
         cuda.close()
 
@@ -135,6 +140,41 @@ def launch_and_wait_us(site: Site, cuda: Cuda) -> float:
         return _wall(200 if site.is_real else 2, both)
 
     return _small(cuda, run)
+
+
+def python_us(cuda: Cuda) -> dict[str, list[float]]:
+    """Microseconds of the caller to queue a kernel, without cuLaunchKernel itself: no GPU is needed.
+
+    It is told for arguments by address, as the runtime gives them, and for values with their ctypes types, which
+    cuLaunchKernel would have to convert besides. Both alternate.
+    """
+    with cuda.current():
+        stream, loaded = cuda.create_stream(), cuda.load_kernel(PTX.read_bytes(), KERNEL)
+        driver = loaded.driver
+        loaded.driver = idle = types.SimpleNamespace(CUstream=driver.CUstream, cuLaunchKernel=lambda *_: (0,))
+        given = arguments(1 << 40, (8, 8), 1 << 41, (8, 8))
+
+        def with_types() -> None:
+            values = tuple(argument.item() for argument in given)
+            kinds = tuple(np.ctypeslib.as_ctypes_type(argument.dtype) for argument in given)
+            idle.cuLaunchKernel(loaded.function, 1, 1, 1, *BLOCK, 1, 0, idle.CUstream(int(stream)), (values, kinds), 0)
+
+        forms: dict[str, Callable[[], None]] = {
+            "arguments by address": lambda: cuda.run_kernel(loaded, (1, 1), BLOCK, given, stream),
+            "arguments with ctypes types": with_types,
+        }
+        taken: dict[str, list[float]] = {}
+        for number in range(8):
+            for form, work in forms.items():
+                took = _wall(500, work)
+                if number:  # the first warms up
+                    taken.setdefault(f"Queueing a kernel less cuLaunchKernel, {form}, µs of the caller", []).append(
+                        took
+                    )
+        loaded.driver = driver
+        cuda.unload_kernel(loaded)
+        cuda.destroy_stream(stream)
+    return taken
 
 
 def _twenty(site: Site, cuda: Cuda, queue: Callable[[Callable[[], None], Any], Callable[[], None]]) -> float:

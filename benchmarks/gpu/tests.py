@@ -1,21 +1,24 @@
 """The tests that need a GPU (`pytest -m gpu`), each file in a process of its own, and again under compute-sanitizer.
 
-An illegal access spoils CUDA for the rest of a process: with a process for each file, it spoils one file.
+An illegal access spoils CUDA for the rest of a process: with a process for each file, it spoils one file. How each
+test ended is written as it ends, so that a file that crashes or is stopped still tells it. Files with tests that
+compile, which take minutes, come last.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .outcomes import BEGUN, FINISHED, Outcome, is_slow, read
 from .step import Record, begin
 from .steps import ROOT
 
@@ -29,11 +32,13 @@ _NO_TESTS = 5  # pytest's code where nothing is selected
 
 
 def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Path = ROOT) -> None:
-    """The step: run the files below `folder` in `root`, then those of `runtime/cuda` under the sanitizer."""
+    """The step: the files below `folder` in `root`, those of `runtime/cuda` under the sanitizer too, slow ones last."""
     record = begin(__doc__, arguments)
     files = gpu_files(folder, root)
+    slow = [file for file in files if has_slow_tests(root / file)]
     for file in files:
-        run_file(record, "tests", file, [], root)
+        if file not in slow:
+            run_file(record, "tests", file, [], root)
     sanitizer = shutil.which(SANITIZER)
     memcheck = [str(sanitizer), "--tool", "memcheck", "--error-exitcode", str(_SANITIZER_CODE)]
     # The tests provoke failing calls on purpose; only what kernels and copies do counts.
@@ -45,6 +50,8 @@ def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Pat
             record.skip(f"memcheck: {file}", f"{SANITIZER} is not on the PATH")
         else:
             run_file(record, "tests under memcheck", file, memcheck, root)
+    for file in slow:
+        run_file(record, "tests", file, [], root)
     record.save()
 
 
@@ -67,35 +74,24 @@ def run_file(record: Record, table: str, file: str, wrapper: list[str], root: Pa
         record.skip(part, "no time was left")
         return
     with record.part(part), tempfile.TemporaryDirectory() as folder:
-        junit = Path(folder) / "junit.xml"
-        command = [*wrapper, sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={junit}", *_plain(), file]
+        lines = Path(folder) / "outcomes.jsonl"
+        command = [*wrapper, sys.executable, "-m", "pytest", "-m", "gpu", *_plain(), "--outcomes", str(lines), file]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
         try:
             ran = subprocess.run(
                 command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                timeout=record.seconds_left,
+                timeout=record.seconds_left, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
+            said, how, well = ran.stdout, f"ended with code {ran.returncode}", ran.returncode in (0, _NO_TESTS)
         except subprocess.TimeoutExpired as error:
             said = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
-            raise TimeoutError(f"stopped, its time was up: {shortened(said)}") from error
-        if not junit.exists():
-            record.row(table, **{"file": file, "ended well": False})
-            record.fail(part, f"pytest ended with code {ran.returncode} and without a result: {shortened(ran.stdout)}")
-            return
-        _record(record, table, part, file, junit, ran, bool(wrapper))
+            how, well = "was stopped, its time was up", False
+        _record(record, table, part, file, read(lines), said, how, well, bool(wrapper))
 
 
-def outcomes(junit: Path) -> list[tuple[str, str, str]]:
-    """The tests of a JUnit file: name, how it ended (passed, failed, skipped, error), and the text that says why."""
-    found = []
-    for case in ElementTree.parse(junit).getroot().iter("testcase"):
-        name, ended, text = str(case.get("name")), "passed", ""
-        for tag, meaning in (("skipped", "skipped"), ("failure", "failed"), ("error", "error")):
-            child = case.find(tag)
-            if child is not None:
-                reason = child.get("message") or ""
-                ended, text = meaning, reason if tag == "skipped" else (child.text or reason)
-        found.append((name, ended, text))
-    return found
+def has_slow_tests(file: Path) -> bool:
+    """Whether a file has tests that compile."""
+    return any(map(is_slow, re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))))
 
 
 def _record(
@@ -103,35 +99,40 @@ def _record(
     table: str,
     part: str,
     file: str,
-    junit: Path,
-    ran: subprocess.CompletedProcess[str],
+    outcomes: list[Outcome],
+    said: str,
+    how: str,
+    well: bool,
     sanitized: bool,
 ) -> None:
-    tests = outcomes(junit)
-    counts = {how: sum(ended == how for _, ended, _ in tests) for how in ("passed", "failed", "skipped", "error")}
-    well = ran.returncode in (0, _NO_TESTS)
+    """Record the outcomes of a file's tests, and its end `how` where that says more than they do."""
+    counts = {kind: sum(one.ended == kind for one in outcomes) for kind in ("passed", "failed", "skipped", "error")}
     row: dict[str, Any] = {"file": file, **counts, "ended well": well}
     if sanitized:
-        summary = re.findall(r"ERROR SUMMARY: (\d+) error", ran.stdout)
+        summary = re.findall(r"ERROR SUMMARY: (\d+) error", said)
         row["errors of the sanitizer"] = sum(map(int, summary)) if summary else "no summary"
     record.row(table, **row)
-    for name, ended, text in tests:
+    for test, ended, text in outcomes:
         if ended in ("failed", "error"):
-            record.fail(f"{part}::{name}", shortened(text))
+            record.fail(f"{part}::{test}", shortened(text))
     reasons: dict[str, list[str]] = {}
-    for name, ended, text in tests:
+    for test, ended, text in outcomes:
         if ended == "skipped":
-            reasons.setdefault(text, []).append(name)
-    for reason, names in reasons.items():
-        record.skip(f"{part}: {len(names)} tests ({', '.join(names)})", reason)
-    if not well and not counts["failed"] and not counts["error"]:
-        record.fail(f"{part}: after the tests", f"ended with code {ran.returncode}: {shortened(ran.stdout)}")
+            reasons.setdefault(text, []).append(test)
+    for reason, tests in reasons.items():
+        record.skip(f"{part}: {len(tests)} tests ({', '.join(tests)})", reason)
+    if not any(one.ended == FINISHED for one in outcomes):
+        running = [one.test for one in outcomes[-1:] if one.ended == BEGUN]
+        where = f" while {running[0]} ran" if running else ""
+        record.fail(part, f"pytest {how}{where}: {shortened(said)}")
+    elif not well and not counts["failed"] and not counts["error"]:
+        record.fail(f"{part}: after the tests", f"{how}: {shortened(said)}")
 
 
 def _plain() -> list[str]:
     """Options for a run in one process that leaves nothing behind."""
     one_process = ["-n", "0"] if importlib.util.find_spec("xdist") else []
-    return ["-p", "no:cacheprovider", *one_process]
+    return ["-p", "no:cacheprovider", "-p", "benchmarks.gpu.outcomes", *one_process]
 
 
 def shortened(text: str) -> str:

@@ -157,7 +157,10 @@ class Cuda(Protocol):
         ...
 
     def device_of(self, address: int) -> int:
-        """CUDA's index of the device that memory of anybody lies on."""
+        """CUDA's index of the device that memory of anybody lies on. Raises CudaError for ordinary host memory.
+
+        Page-locked host memory, which a kernel can read too, belongs to a device.
+        """
         ...
 
     def load_kernel(self, ptx: bytes, name: str) -> Any:
@@ -183,6 +186,13 @@ def no_pinned_memory(size: int) -> CudaError:
     """The error for page-locked host memory that the system refuses."""
     mib = f"{size / 2**20:.1f} MiB"
     return CudaError(f"cannot allocate {mib} of pinned host memory; use a smaller batch or fewer slots")
+
+
+def host_memory(address: int) -> CudaError:
+    """The error for an array said to lie in a GPU's memory whose address CUDA doesn't know."""
+    return CudaError(
+        f"memory at {address:#x} lies on the host, expected an array in a GPU's memory; give it as NumPy's array"
+    )
 
 
 def check_index(index: int, count: int) -> None:

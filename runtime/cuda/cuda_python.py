@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .contract import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory, old_driver
+from .contract import (
+    Binding,
+    CudaError,
+    Device,
+    OutOfMemory,
+    check_index,
+    host_memory,
+    no_driver,
+    no_pinned_memory,
+    old_driver,
+)
 
 _BUS_ID_BYTES = 32  # "0000:01:00.0" and its end take 13
 
@@ -32,6 +43,30 @@ def pci_bus_id(cudart: Any, index: int) -> str:
     if error != cudart.cudaError_t.cudaSuccess:
         raise CudaError(f"CUDA device {index} has no PCI bus id ({error.name})")
     return text.split(b"\0")[0].decode()
+
+
+class _Kernel:
+    """A loaded kernel, with memory for the arguments of its runs."""
+
+    def __init__(self, driver: Any, module: Any, function: Any) -> None:
+        self.driver, self.module, self.function = driver, module, function
+        self._memory = threading.local()  # a run may be queued while another thread queues one
+
+    def arguments(self, arguments: Sequence[np.generic]) -> np.ndarray:
+        """The addresses of the arguments' values, uint64 [arguments], valid until the thread's next call.
+
+        cuda-python also takes values with their ctypes types, but converts them anew in each call.
+        """
+        types = tuple(map(type, arguments))
+        if getattr(self._memory, "types", None) != types:
+            packed = np.dtype([(f"{index}", argument.dtype) for index, argument in enumerate(arguments)])
+            values = np.zeros((), packed)
+            offsets = [packed.fields[name][1] for name in packed.names or ()] if packed.fields else []
+            self._memory.types, self._memory.values = types, values
+            self._memory.addresses = np.array(offsets, np.uint64) + np.uint64(values.ctypes.data)
+        self._memory.values[()] = tuple(arguments)
+        addresses: np.ndarray = self._memory.addresses
+        return addresses
 
 
 class CudaPython:
@@ -165,31 +200,29 @@ class CudaPython:
 
     def device_of(self, address: int) -> int:
         """See `Cuda`; by cudaPointerGetAttributes."""
-        return int(self._call(self._cudart.cudaPointerGetAttributes, address).device)
+        attributes = self._call(self._cudart.cudaPointerGetAttributes, address)
+        if attributes.type == self._cudart.cudaMemoryType.cudaMemoryTypeUnregistered:
+            raise host_memory(address)
+        return int(attributes.device)
 
     def load_kernel(self, ptx: bytes, name: str) -> Any:
         """See `Cuda`; the driver API's module and function, in the primary context."""
         import cuda.bindings.driver as driver
 
         module = self._call_driver(driver.cuModuleLoadData, ptx + b"\0")
-        return module, self._call_driver(driver.cuModuleGetFunction, module, name.encode())
+        return _Kernel(driver, module, self._call_driver(driver.cuModuleGetFunction, module, name.encode()))
 
     def run_kernel(
         self, kernel: Any, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[np.generic], stream: Any
     ) -> None:
         """See `Cuda`; by cuLaunchKernel, without dynamic shared memory."""
-        import cuda.bindings.driver as driver
-
-        values = tuple(argument.item() for argument in arguments)
-        types = tuple(np.ctypeslib.as_ctypes_type(argument.dtype) for argument in arguments)
+        driver, given = kernel.driver, kernel.arguments(arguments)
         on = driver.CUstream(int(stream))
-        self._call_driver(driver.cuLaunchKernel, kernel[1], *grid, 1, *block, 1, 0, on, (values, types), 0)
+        self._call_driver(driver.cuLaunchKernel, kernel.function, *grid, 1, *block, 1, 0, on, given, 0)
 
     def unload_kernel(self, kernel: Any) -> None:
         """See `Cuda`."""
-        import cuda.bindings.driver as driver
-
-        self._call_driver(driver.cuModuleUnload, kernel[0])
+        self._call_driver(kernel.driver.cuModuleUnload, kernel.module)
 
     def _call_driver(self, function: Any, *arguments: Any) -> Any:
         """Call a function of the driver API and return its result without the error code. Raises CudaError."""

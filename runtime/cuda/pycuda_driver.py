@@ -1,19 +1,31 @@
 """CUDA through pycuda, which wraps the driver API, on the device's primary context: TensorRT uses the same context.
 
 pycuda's objects free themselves when their last reference is dropped. That works only while their context is current.
+A primary context is such an object too, and letting it go does harm: on a driver for CUDA 13, with pycuda 2026.1, it
+stays current in the thread that let it go, and an explicit `detach` besides destroys it under TensorRT. So each
+device's primary context is retained once and kept until the process ends.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .contract import Binding, CudaError, Device, OutOfMemory, check_index, no_driver, no_pinned_memory
+from .contract import Binding, CudaError, Device, OutOfMemory, check_index, host_memory, no_driver, no_pinned_memory
 
-_STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; pycuda has no name for it
+# pycuda has no names for these.
+_STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+
+_retaining = threading.Lock()
+_primary_contexts: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()  # pycuda.driver → device → context
 
 
 def import_library() -> Any:
@@ -26,6 +38,20 @@ def import_library() -> Any:
             "'atss-toolkit[pycuda]'; cuda-python serves as well: pip install 'cuda-python>=12.6'"
         ) from error
     return pycuda.driver
+
+
+def driver_library() -> Any:
+    """The driver's own library, for what pycuda doesn't wrap. pycuda has loaded it."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+def _primary_context(driver: Any, index: int) -> Any:
+    """The primary context of a device, retained when first asked for. Raises pycuda's errors."""
+    with _retaining:
+        contexts = _primary_contexts.setdefault(driver, {})
+        if index not in contexts:
+            contexts[index] = driver.Device(index).retain_primary_context()
+        return contexts[index]
 
 
 def pci_bus_id(driver: Any, index: int) -> str:
@@ -56,7 +82,7 @@ class PyCuda:
         major, minor = found.compute_capability()
         clock_khz = found.get_attribute(driver.device_attribute.CLOCK_RATE)
         self.device = Device(index, found.name(), f"{major}.{minor}", int(found.total_memory()), clock_khz / 1000)
-        self._primary = found.retain_primary_context()
+        self._primary = self._call(_primary_context, driver, index)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         try:
@@ -150,8 +176,13 @@ class PyCuda:
         self._call(self._driver.Context.synchronize)
 
     def device_of(self, address: int) -> int:
-        """See `Cuda`; pycuda cannot tell, and memory is taken to lie on the opened device."""
-        return self._index
+        """See `Cuda`; by cuPointerGetAttribute, which pycuda doesn't wrap."""
+        device = ctypes.c_int(-1)
+        get_attribute = driver_library().cuPointerGetAttribute
+        error = get_attribute(ctypes.byref(device), _DEVICE_ORDINAL, ctypes.c_uint64(address))
+        if error or device.value < 0:
+            raise host_memory(address)
+        return device.value
 
     def load_kernel(self, ptx: bytes, name: str) -> Any:
         """See `Cuda`."""
@@ -172,5 +203,4 @@ class PyCuda:
         """Does nothing: pycuda unloads a kernel with its last reference."""
 
     def close(self) -> None:
-        """Let the device's primary context go."""
-        self._primary = None
+        """Does nothing: the primary context belongs to the process, and TensorRT uses it too."""

@@ -30,7 +30,31 @@ def test_error(broken): pass
 """
 GOOD = "import pytest\n\n@pytest.MARK\ndef test_good(): pass\n\ndef test_of_a_cpu(): assert False\n"
 CRASH = "import os\nimport pytest\n\n@pytest.MARK\ndef test_crash(): os.kill(os.getpid(), 11)\n"
-HANGS = "import time\nimport pytest\n\n@pytest.MARK\ndef test_hangs(): time.sleep(600)\n"
+HANGS = """
+import time
+import pytest
+pytestmark = pytest.MARK
+
+def test_good(): pass
+
+def test_bad(): assert 1 + 1 == 3, "a wrong sum"
+
+def test_skipped(): pytest.skip("no GPU here")
+
+def test_hangs(): time.sleep(600)
+
+def test_never_reached(): pass
+"""
+ORDER = """
+import pytest
+pytestmark = pytest.MARK
+
+def test_compiled(): print("5", file=open("order", "a"))
+
+def test_b(): print("3", file=open("order", "a"))
+
+def test_a(): print("4", file=open("order", "a"))
+"""
 
 
 def marked(source: str) -> str:
@@ -63,12 +87,12 @@ def test_every_outcome_is_recorded_and_a_crash_costs_its_file_alone(folder: Path
     content = run(folder, mixed=MIXED, crash=CRASH, good=GOOD)
     assert row_of(content, "mixed") == {"passed": 1, "failed": 1, "skipped": 2, "error": 1, "ended well": False}
     assert row_of(content, "good") == {"passed": 1, "failed": 0, "skipped": 0, "error": 0, "ended well": True}
-    assert row_of(content, "crash") == {"ended well": False}
+    assert row_of(content, "crash") == {"passed": 0, "failed": 0, "skipped": 0, "error": 0, "ended well": False}
     failures = {name.rpartition(" ")[2]: text for name, text in content["failures"].items()}
     assert set(failures) == {"test_mixed.py::test_bad", "test_mixed.py::test_error", "test_crash.py"}
     assert "a wrong sum" in failures["test_mixed.py::test_bad"]
     assert "no fixture" in failures["test_mixed.py::test_error"]
-    assert "code -11" in failures["test_crash.py"]
+    assert "code -11 while test_crash ran" in failures["test_crash.py"]
     assert "Segmentation fault" in failures["test_crash.py"]
     ((part, reason),) = content["not_run"].items()
     assert reason.endswith("no GPU | here")
@@ -84,15 +108,23 @@ def test_files_that_ended_well_are_kept_and_a_mended_one_is_no_failure(folder: P
     assert content["failures"] == {}
 
 
-def test_a_file_that_hangs_is_stopped_and_the_rest_is_listed(folder: Path) -> None:
+def test_a_file_that_hangs_is_stopped_and_tells_what_it_had_found(folder: Path) -> None:
     content = run(folder, minutes=0.4, hangs=HANGS, later=GOOD)
-    ((part, text),) = content["failures"].items()
-    assert part.endswith("test_hangs.py")
-    assert "its time was up" in text
-    assert [reason for part, reason in content["not_run"].items() if part.endswith("test_later.py")] == [
-        "no time was left"
-    ]
+    assert row_of(content, "hangs") == {"passed": 1, "failed": 1, "skipped": 1, "error": 0, "ended well": False}
+    failures = {name.rpartition("/")[2]: text for name, text in content["failures"].items()}
+    assert set(failures) == {"test_hangs.py", "test_hangs.py::test_bad"}
+    assert "a wrong sum" in failures["test_hangs.py::test_bad"]
+    assert "its time was up while test_hangs ran" in failures["test_hangs.py"]
+    later = {part.rpartition("/")[2]: reason for part, reason in content["not_run"].items()}
+    assert later == {"test_hangs.py: 1 tests (test_skipped)": "no GPU here", "test_later.py": "no time was left"}
     assert content["cut"]
+
+
+def test_what_compiles_comes_last(folder: Path) -> None:
+    one = "import pytest\n\n@pytest.MARK\ndef test_one(): print({number}, file=open('order', 'a'))\n"
+    content = run(folder, a=ORDER, b=one.format(number=1), c=one.format(number=2))
+    assert not content["failures"]
+    assert (folder / "order").read_text(encoding="utf-8").split() == ["1", "2", "3", "4", "5"]
 
 
 def test_no_tests_are_no_failure_and_a_file_that_cannot_be_collected_is_one(folder: Path) -> None:

@@ -7,13 +7,14 @@ NVIDIA's plugin for TensorRT for RTX (onnxruntime-ep-nv-tensorrt-rtx).
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...command_names import TO_TRT
+from ...command_names import QUANTIZE, TO_TRT
 from ...images.preprocess import plan
 from ...manifest import METADATA_KEY, Manifest
 from ..contract import BackendError
@@ -121,6 +122,8 @@ def _create(
             disabled_optimizers=list(without),
         )
     except Exception as error:  # the library's errors share no narrower base
+        if (lacking := _lacks_kernel(path, PROVIDERS[options.backend], error)) is not None:
+            raise lacking from error
         text = str(error).lower()
         if options.backend != "cpu" and ("invalid device" in text or "device_id" in text or "device id" in text):
             raise BackendError(
@@ -137,12 +140,21 @@ def _create(
                 f"{path}: {PROVIDERS[options.backend]} did not start ({first_line(error)}); "
                 f"{why_not_started(library, missing)}; or choose another --backend"
             ) from error
-        if "not_implemented" in text:
-            raise BackendError(
-                f"{path}: {PROVIDERS[options.backend]} lacks one of its operators ({first_line(error)}); a bf16 graph "
-                "runs in --backend openvino, or as an engine on a GPU"
-            ) from error
         raise unreadable(path, "ONNX Runtime", error) from error
+
+
+def _lacks_kernel(path: Path, provider: str, error: Exception) -> BackendError | None:
+    """The error for an operator that the provider has no kernel for, as in a bf16 file; None for other errors."""
+    found = re.search(r"implementation for (\w+)|Provider type for (\w+) node.* is not set", str(error))
+    if found is None:
+        return None
+    kind = found[1] or found[2]
+    fp16 = f"an fp16 file ({QUANTIZE} MODEL.onnx --precision fp16)"
+    instead = fp16 if provider == CUDA else "the float32 file"
+    return BackendError(
+        f"{path}: {provider} has no kernel for this file's {kind}; a bf16 file runs in TensorRT, as an engine "
+        f"({TO_TRT} {path.name}), and in --backend openvino, not in ONNX Runtime: here use {instead}"
+    )
 
 
 def _check_started(
@@ -176,7 +188,8 @@ def providers_for(library: Any, path: Path, options: BackendOptions) -> list[Any
         CUDA,
         {
             "device_id": str(options.device),
-            # The default doubles the allocation with each new canvas, and keeps it.
+            # The default doubles the allocation with each new canvas, and keeps it. Memory that convolutions work in
+            # has no bound: with cuDNN 9 they don't read cudnn_conv_use_max_workspace (onnxruntime, cuda/nn/conv.cc).
             "arena_extend_strategy": "kSameAsRequested",
             # The default tries every algorithm for each new shape, and there are many canvases.
             "cudnn_conv_algo_search": "HEURISTIC",
@@ -296,5 +309,7 @@ def _manifest_of_file(library: Any, path: Path) -> Manifest:
     try:
         session = library.InferenceSession(os.fspath(path), options, providers=[CPU])
     except Exception as error:  # the library's errors share no narrower base
+        if (lacking := _lacks_kernel(path, "ONNX Runtime", error)) is not None:
+            raise lacking from error
         raise unreadable(path, "ONNX Runtime", error) from error
     return read_manifest(path, session)

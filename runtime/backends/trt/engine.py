@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
@@ -21,6 +22,39 @@ from ..onnx_file import INPUTS, OUTPUTS
 _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "float16", "INT64": "int64"}
 
 
+class ErrorLog:
+    """The last error messages that TensorRT logged, each with the thread that it was logged in.
+
+    TensorRT logs the reason of a failed call in the thread that called. Slots share the log, and a thread is told the
+    reasons of its own calls.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # TensorRT logs from several threads at once
+        self._errors: deque[tuple[int, str]] = deque(maxlen=64)
+
+    def add(self, message: str) -> None:
+        """Note a message that the calling thread logs."""
+        with self._lock:
+            self._errors.append((threading.get_ident(), message))
+
+    def reason(self) -> str:
+        """The errors that the calling thread logged since it last called this method, on one line.
+
+        Where there are none, those that other threads logged, marked as such: TensorRT may work in threads of its own.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            errors = list(self._errors)
+            self._errors.clear()
+            self._errors.extend(entry for entry in errors if entry[0] != me)
+        mine, others = (
+            " ".join("; ".join([text for thread, text in errors if (thread == me) is own][-5:]).split())[:500]
+            for own in (True, False)
+        )
+        return mine or (f"another thread logged: {others}" if others else "it gives no reason")
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedEngine:
     """A deserialized engine, with the logger and runtime that TensorRT requires to outlive it."""
@@ -29,11 +63,7 @@ class LoadedEngine:
     logger: Any
     trt_runtime: Any
     engine: Any
-    errors: deque[str]  # the last error messages that TensorRT logged
-
-    def reason(self) -> str:
-        """The errors that TensorRT logged since the last call of this method, on one line."""
-        return _reason(self.errors)
+    errors: ErrorLog
 
 
 def import_tensorrt(flavor: Flavor) -> Any:
@@ -92,13 +122,13 @@ def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineM
     try:
         trt_runtime = trt.Runtime(logger)
     except TypeError as error:  # the binding raises this where TensorRT returns null
-        raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {_reason(errors)}") from error
+        raise BackendError(f"{path}: TensorRT {trt.__version__} does not start: {errors.reason()}") from error
     if described.version_compatible:  # such an engine contains library code; its hash was verified
         trt_runtime.engine_host_code_allowed = True
     engine = trt_runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BackendError(
-            f"{path}: TensorRT cannot deserialize it ({_reason(errors)}); if the device's memory is full, free it, "
+            f"{path}: TensorRT cannot deserialize it ({errors.reason()}); if the device's memory is full, free it, "
             f"else build it again: {described.rebuild}"
         )
     problem = _difference_of_tensors(trt, engine) or _difference_of_profiles(engine, described.profiles)
@@ -107,8 +137,8 @@ def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineM
     return LoadedEngine(trt, logger, trt_runtime, engine, errors)
 
 
-def _make_logger(trt: Any) -> tuple[Any, deque[str]]:
-    errors: deque[str] = deque(maxlen=5)
+def _make_logger(trt: Any) -> tuple[Any, ErrorLog]:
+    errors = ErrorLog()
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -116,15 +146,9 @@ def _make_logger(trt: Any) -> tuple[Any, deque[str]]:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                errors.append(message)
+                errors.add(message)
 
     return Logger(), errors
-
-
-def _reason(errors: deque[str]) -> str:
-    text = " ".join("; ".join(errors).split())[:500]
-    errors.clear()
-    return text or "it gives no reason"
 
 
 def _difference_of_tensors(trt: Any, engine: Any) -> str | None:

@@ -181,7 +181,7 @@ class Slot:
     def _execute(self, prepared: PreparedShape) -> None:
         if not prepared.context.execute_async_v3(self._cuda.address(self._compute)):
             raise BackendError(
-                f"TensorRT could not run images {list(prepared.shapes['images'])}: {self._loaded.reason()}"
+                f"TensorRT could not run images {list(prepared.shapes['images'])}: {self._loaded.errors.reason()}"
             )
 
     def _capture(self, graphs: Graphs, prepared: PreparedShape) -> None:
@@ -209,17 +209,17 @@ class Slot:
             self._forget(next(iter(self._prepared)))
         context = self._make_context()
         if context is None:
-            raise BackendError(f"TensorRT could not make an execution context: {self._loaded.reason()}")
+            raise BackendError(f"TensorRT could not make an execution context: {self._loaded.errors.reason()}")
         try:
             # On the stream of the later run, so that what the switch copies has arrived before the run.
             if not context.set_optimization_profile_async(profile, self._cuda.address(self._compute)):
-                raise BackendError(f"TensorRT could not choose profile {profile}: {self._loaded.reason()}")
+                raise BackendError(f"TensorRT could not choose profile {profile}: {self._loaded.errors.reason()}")
             shapes, sizes = self._set_shape(context, shape)
             self._reserve(context, shape, sizes, min_batch)
             context.set_device_memory(self._address(_SCRATCH), self._sizes[_SCRATCH])
             for name in shapes:
                 if not context.set_tensor_address(name, self._address(name)):
-                    raise BackendError(f"TensorRT could not set the address of {name}: {self._loaded.reason()}")
+                    raise BackendError(f"TensorRT could not set the address of {name}: {self._loaded.errors.reason()}")
         except BaseException:
             self._wait()  # for the profile switch, which the context must outlive
             del context
@@ -232,13 +232,13 @@ class Slot:
         batch, height, width = shape
         for name, dims in (("images", (batch, height, width, 3)), ("image_sizes", (batch, 2))):
             if not context.set_input_shape(name, dims):
-                raise BackendError(f"TensorRT does not take {name} {list(dims)}: {self._loaded.reason()}")
+                raise BackendError(f"TensorRT does not take {name} {list(dims)}: {self._loaded.errors.reason()}")
         try:
             missing = context.infer_shapes()
         except RuntimeError as error:
-            raise BackendError(f"TensorRT cannot run images {list(shape)}: {self._loaded.reason()}") from error
+            raise BackendError(f"TensorRT cannot run images {list(shape)}: {self._loaded.errors.reason()}") from error
         if missing:
-            raise BackendError(f"TensorRT knows no shape of {', '.join(missing)}: {self._loaded.reason()}")
+            raise BackendError(f"TensorRT knows no shape of {', '.join(missing)}: {self._loaded.errors.reason()}")
         shapes = {name: tuple(context.get_tensor_shape(name)) for name in _DTYPES}
         sizes = {name: math.prod(shapes[name]) * _DTYPES[name].itemsize for name in _DTYPES}
         sizes[_SCRATCH] = context.update_device_memory_size_for_shapes()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from runtime.cuda import Binding, Cuda, CudaError, OutOfMemory, open_cuda
+from runtime.cuda.pycuda_driver import driver_library
 
 pytestmark = pytest.mark.gpu
 
@@ -67,4 +70,65 @@ def test_a_device_that_does_not_exist(cuda: Cuda) -> None:
         open_cuda(99, cuda.binding)
     assert cuda.device.compute_capability.count(".") == 1
     assert cuda.device.clock_mhz > 100
+    cuda.close()
+
+
+def current_context() -> int | None:
+    """The driver's handle of the context that is current in this thread."""
+    context = ctypes.c_void_p()
+    assert driver_library().cuCtxGetCurrent(ctypes.byref(context)) == 0
+    return context.value
+
+
+def primary_context() -> int | None:
+    """The handle of device 0's primary context, retained once more."""
+    library, device, context = driver_library(), ctypes.c_int(), ctypes.c_void_p()
+    assert library.cuInit(0) == library.cuDeviceGet(ctypes.byref(device), 0) == 0
+    assert library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0
+    return context.value
+
+
+def use(binding: Binding) -> None:
+    """Open the device, use it, inside itself too, and close it."""
+    cuda = open_cuda(0, binding)
+    with cuda.current(), cuda.current():
+        cuda.free(cuda.alloc(1 << 20))
+    cuda.close()
+
+
+def test_the_callers_context_stays_current_and_none_piles_up(cuda: Cuda) -> None:
+    cuda.close()
+    primary = primary_context()
+
+    def with_a_context_of_the_caller() -> None:
+        library, popped = driver_library(), ctypes.c_void_p()
+        assert library.cuCtxPushCurrent_v2(ctypes.c_void_p(primary)) == 0
+        for _ in range(20):
+            use(cuda.binding)
+            assert current_context() == primary
+        assert library.cuCtxPopCurrent_v2(ctypes.byref(popped)) == 0
+        assert popped.value == primary
+        assert current_context() is None  # nothing lies below the caller's own
+
+    def with_none() -> None:
+        for _ in range(20):
+            use(cuda.binding)
+            # The runtime API, which cuda-python calls, leaves a device current in every thread that used it.
+            assert current_context() == (None if cuda.binding == "pycuda" else primary)
+
+    for work in (with_a_context_of_the_caller, with_none):
+        with ThreadPoolExecutor(1) as pool:  # a thread in which no context is current
+            pool.submit(work).result()
+
+
+def test_the_device_of_memory(cuda: Cuda) -> None:
+    array = np.zeros(1 << 16, np.uint8)
+    with cuda.current():
+        memory, pinned = cuda.alloc(1 << 16), cuda.alloc_pinned(1 << 16)
+        assert cuda.device_of(cuda.address(memory) + 100) == 0
+        assert cuda.device_of(pinned.ctypes.data) == 0  # a kernel can read it
+        with pytest.raises(CudaError, match="lies on the host"):
+            cuda.device_of(array.ctypes.data)
+        cuda.free(memory)
+        cuda.free_pinned(pinned)
     cuda.close()

@@ -49,7 +49,7 @@ def _reporting(function: Callable[..., tuple]) -> Callable[..., tuple]:
 def _constants() -> dict[str, Any]:
     names = (
         "cudaError_t cudaDeviceAttr cudaMemcpyKind cudaStreamCaptureMode cudaHostAllocPortable cudaStreamNonBlocking "
-        "cudaEventBlockingSync cudaGetErrorString cudaStream_t"
+        "cudaEventBlockingSync cudaGetErrorString cudaStream_t cudaMemoryType"
     )
     return {name: getattr(real, name) for name in names.split()}
 
@@ -118,10 +118,11 @@ def _memory(driver: Driver) -> dict[str, Any]:
         return (OK,)
 
     def cudaPointerGetAttributes(address: int) -> tuple:
-        for allocation in driver.allocations.values():
-            if 0 <= address - allocation.address < allocation.size:
-                return OK, types.SimpleNamespace(device=allocation.device)
-        raise driver.violation("attributes of unknown memory")
+        found, kinds = driver.holder(address), real.cudaMemoryType
+        if found is None:
+            return OK, types.SimpleNamespace(device=-2, type=kinds.cudaMemoryTypeUnregistered)
+        kind = kinds.cudaMemoryTypeDevice if found.kind == "device" else kinds.cudaMemoryTypeHost
+        return OK, types.SimpleNamespace(device=found.device, type=kind)
 
     def cudaMemcpyAsync(target: int, source: int, count: int, kind: Any, stream: Any) -> tuple:
         with driver.call("cudaMemcpyAsync"):

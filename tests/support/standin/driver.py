@@ -52,6 +52,8 @@ class Driver:
         self.unpublished: list[Operation] = []
         self.host_clock: dict[int, int] = {}
         self.current = threading.local()
+        self.contexts: dict[int, list[int]] = {}  # thread → device before any was pushed, and devices of contexts
+        self.retained: dict[int, int] = {}  # device → how often its primary context is retained
         self._numbers = iter(range(16, 1 << 40))
         self._next_address = _DEVICE_BASE
 
@@ -90,6 +92,19 @@ class Driver:
 
     def device(self) -> int:
         return getattr(self.current, "device", 0)
+
+    def push_context(self, device: int) -> None:
+        """Make a device's primary context current in this thread, on top of those that are."""
+        self.contexts.setdefault(threading.get_ident(), [self.device()]).append(device)
+        self.current.device = device
+
+    def pop_context(self) -> None:
+        """Make current what was below this thread's topmost context."""
+        pushed = self.contexts[threading.get_ident()]
+        pushed.pop()
+        self.current.device = pushed[-1]
+        if len(pushed) == 1:
+            del self.contexts[threading.get_ident()]
 
     def _here(self, device: int, what: str) -> None:
         if device != self.device():
@@ -142,6 +157,11 @@ class Driver:
         allocation.is_freed = True
         allocation.data.fill(POISON)
         self.graveyard.append(allocation)
+
+    def holder(self, address: int) -> Allocation | None:
+        """The live allocation that an address lies in, of any kind and device."""
+        inside = (a for a in self.allocations.values() if 0 <= address - a.address < a.size)
+        return next(inside, None)
 
     def find(self, address: int, size: int, kind: str, what: str) -> tuple[Allocation, int]:
         """The live allocation that holds a range, and the offset in it."""
@@ -284,6 +304,8 @@ class Driver:
         left += [type(handle).__name__.lower() for handle in self.handles.values()]
         if left:
             self.violation(f"not freed at the end: {', '.join(sorted(left))}")
+        if self.contexts:
+            self.violation("a context is current at the end that wasn't before")
         if any((old.data != POISON).any() for old in self.graveyard):
             self.violation("memory was written after it was freed")
         if self.violations:

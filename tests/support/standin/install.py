@@ -9,10 +9,12 @@ from typing import Literal
 
 import pytest
 
+from runtime.cuda import pycuda_driver
+
 from .cudart import make_cudart
 from .driver import Driver, Order
 from .kernels import make_driver_api
-from .pycuda_module import make_pycuda
+from .pycuda_module import make_library, make_pycuda
 from .trt import make_tensorrt
 from .trt_context import Shared
 
@@ -66,4 +68,6 @@ def install(
         package = make_pycuda(driver)
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
+        library = make_library(driver)
+        monkeypatch.setattr(pycuda_driver, "driver_library", lambda: library)
     return StandIn(driver, shared, names)

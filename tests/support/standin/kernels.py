@@ -10,6 +10,7 @@ import ctypes
 import re
 import types
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .parts import Access, Allocation, Module, Operation, Stream
 
 KERNEL = "lay_on_canvas"
 KERNEL_SECONDS = 0.0001
+_INTEGERS = {32: ctypes.c_int32, 64: ctypes.c_int64}
 
 
 def make_driver_api(driver: Driver) -> types.ModuleType:
@@ -45,10 +47,13 @@ def make_driver_api(driver: Driver) -> types.ModuleType:
         return (ok,)
 
     def cuLaunchKernel(function: Module, *rest: Any) -> tuple:
-        *sides, shared_bytes, stream, (values, kinds), extra = rest
+        *sides, shared_bytes, stream, parameters, extra = rest
         assert (shared_bytes, extra) == (0, 0)
         with driver.call("cuLaunchKernel"):
-            bits = [8 * ctypes.sizeof(kind) for kind in kinds]
+            if isinstance(parameters, tuple):
+                values, bits = parameters[0], [8 * ctypes.sizeof(kind) for kind in parameters[1]]
+            else:
+                values, bits = _pointed_at(driver, function, memoryview(parameters))
             run(driver, function, sides, values, bits, driver.stream(int(stream)))
         return (ok,)
 
@@ -58,6 +63,21 @@ def make_driver_api(driver: Driver) -> types.ModuleType:
         setattr(module, function.__name__, function)
     module.CUstream = real.CUstream  # type: ignore[attr-defined]
     return module
+
+
+def _pointed_at(driver: Driver, module: Module, addresses: memoryview) -> tuple[list[int], list[int]]:
+    """The values and bits of arguments that are given as addresses.
+
+    The real driver knows no argument's size and reads what each parameter takes. Here the values must lie one behind
+    the other, so that each size is known but the last, which is taken to be right.
+    """
+    if addresses.itemsize != 8 or len(addresses) != len(module.bits):
+        raise driver.violation(f"{addresses.nbytes // 8} addresses of arguments, expected {len(module.bits)}")
+    first = list(addresses)
+    bits = [8 * (after - before) for before, after in pairwise(first)] + list(module.bits.values())[-1:]
+    if bits != list(module.bits.values()):
+        return [0] * len(bits), bits  # refused by its bits
+    return [_INTEGERS[size].from_address(address).value for size, address in zip(bits, first, strict=True)], bits
 
 
 def load(driver: Driver, ptx: bytes) -> Module:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import types
 from contextlib import suppress
 from typing import Any
 
+import cuda.bindings.driver as real
 import numpy as np
 
 from . import kernels, streams
@@ -33,6 +36,20 @@ def make_pycuda(driver: Driver) -> types.ModuleType:
 Error = Failure
 
 
+def make_library(driver: Driver) -> types.SimpleNamespace:
+    """The driver's library, as far as it is called beside pycuda."""
+
+    def cuPointerGetAttribute(data: Any, attribute: int, pointer: ctypes.c_uint64) -> int:
+        assert attribute == real.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        found = driver.holder(pointer.value)
+        if found is None:
+            return int(real.CUresult.CUDA_ERROR_INVALID_VALUE)
+        data._obj.value = found.device
+        return 0
+
+    return types.SimpleNamespace(cuPointerGetAttribute=cuPointerGetAttribute)
+
+
 class OutOfMemory(Error):
     """pycuda's error for memory that ran out."""
 
@@ -51,8 +68,8 @@ def _constants() -> dict[str, Any]:
     }
 
 
-def _stack(driver: Driver) -> list[int]:
-    """The devices whose contexts this thread has pushed."""
+def _stack(driver: Driver) -> list[Any]:
+    """The contexts that this thread has pushed through pycuda."""
     if not hasattr(driver.current, "stack"):
         driver.current.stack = []
     return driver.current.stack
@@ -65,19 +82,47 @@ def _entered(driver: Driver, what: str) -> None:
 
 def _devices(driver: Driver) -> dict[str, Any]:
     class Context:
+        """A primary context. pycuda pops the driver's own stack of contexts only for what it pushed itself."""
+
         def __init__(self, number: int) -> None:
-            self.number = number
+            self.number, self._thread, self._is_valid = number, threading.get_ident(), True
+            driver.retained[number] = driver.retained.get(number, 0) + 1
 
         def push(self) -> None:
-            _stack(driver).append(self.number)
-            driver.current.device = self.number
+            if not self._is_valid:
+                raise driver.violation("a context is pushed that was detached")
+            if _stack(driver):
+                driver.pop_context()
+            driver.push_context(self.number)
+            _stack(driver).append(self)
 
         @staticmethod
         def pop() -> None:
             if not _stack(driver):
                 raise driver.violation("cannot pop non-current context")
+            driver.pop_context()
             _stack(driver).pop()
-            driver.current.device = _stack(driver)[-1] if _stack(driver) else 0
+            if _stack(driver):
+                driver.push_context(_stack(driver)[-1].number)
+
+        def detach(self) -> None:
+            if not self._is_valid:
+                raise Error("context::detach failed: invalid device context - cannot detach from invalid context")
+            self._is_valid = False
+            if self not in _stack(driver)[-1:] and not self._pushed_to_detach():
+                return
+            driver.retained[self.number] -= 1
+
+        def _pushed_to_detach(self) -> bool:
+            """Whether pycuda makes it current to let it go. Nothing pops it afterwards."""
+            if self._thread == threading.get_ident():
+                driver.push_context(self.number)
+                return True
+            return False
+
+        def __del__(self) -> None:
+            if self._is_valid:  # the count stays: the destructor detaches as if it were not a primary context
+                self._pushed_to_detach()
 
         @staticmethod
         def synchronize() -> None:
