@@ -35,7 +35,7 @@ def make_contexts_rtx(loaded: LoadedEngine, kernels: bytes, cuda_graphs: bool) -
     if kernels:
         runtime_cache.deserialize(kernels)  # False for another version, driver or GPU: kernels are recompiled
     if not runtime_config.set_runtime_cache(runtime_cache):
-        raise BackendError(f"TensorRT for RTX could not use a cache of compiled kernels: {loaded.reason()}")
+        raise BackendError(f"TensorRT for RTX could not use a cache of compiled kernels: {loaded.errors.reason()}")
     return lambda: engine.create_execution_context(runtime_config), runtime_cache
 
 
