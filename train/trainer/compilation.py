@@ -4,13 +4,14 @@ Sizes that change from batch to batch are marked as dynamic, so that a handful o
 boxes G, and the canvas where images aren't cropped to one size. Canvas sides go in as numbers of 32 px, the network's
 coarsest stride, so that the compiler sees that every level divides evenly.
 
-Nothing here has run on a GPU; on a CPU the same graphs are compiled and compared with the plain functions.
+Of this a GPU has run the compiled assignment; on a CPU all graphs are compiled and compared with the plain functions.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +42,23 @@ _WARNINGS_OF_TORCH = (
     "`torch.jit",  # torch's own modules use what torch has deprecated
     "Please use the new API settings to control TF32",  # torch 2.9 and 2.10 read the setting by its old name themselves
 )
+# Modules that are not this toolkit's.
+_OTHERS = r"(?!(train|export|runtime)\.)"
+
+
+@contextmanager
+def compiler_may_warn() -> Iterator[None]:
+    """Inside, no warning of torch, Triton and what they use is raised, also where the process raises warnings.
+
+    They are shown instead: what a compiler advises must not end a compilation. Warnings of this toolkit's modules are
+    raised as before.
+    """
+    with warnings.catch_warnings():
+        if any(action == "error" for action, *_ in warnings.filters):
+            warnings.filterwarnings("default", module=_OTHERS)
+        for message in _WARNINGS_OF_TORCH:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 class Compiler:
@@ -65,9 +83,7 @@ class Compiler:
         def call(*arguments: Any) -> Any:
             if not self.failed:
                 try:
-                    with warnings.catch_warnings(), functorch.patch(force_non_lazy_backward_lowering=True):
-                        for message in _WARNINGS_OF_TORCH:
-                            warnings.filterwarnings("ignore", message)
+                    with compiler_may_warn(), functorch.patch(force_non_lazy_backward_lowering=True):
                         return compiled(*arguments)
                 except torch.OutOfMemoryError:
                     raise
@@ -212,7 +228,8 @@ def _mark(tensors: Iterable[Tensor | None], dimension: int) -> None:
 def _cause(error: Exception) -> str:
     """The innermost cause of an error, in one line."""
     cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    # torch's error of a backend holds the backend's own as an attribute; its own first line names the backend alone.
+    while (inner := getattr(cause, "inner_exception", None) or cause.__cause__) is not None:
+        cause = inner
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[0] if lines else type(cause).__name__
