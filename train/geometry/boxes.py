@@ -20,33 +20,44 @@ _EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
 
 def area(boxes: Tensor) -> Tensor:
     """Areas [...] in px² of boxes [..., 4]; 0 for an inverted box."""
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    left_top, right_bottom = boxes.split(2, dim=-1)
+    return _spanned(left_top, right_bottom)
 
 
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    sides = (elementwise_min(a[..., 2:], b[..., 2:]) - elementwise_max(a[..., :2], b[..., :2])).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+def _spanned(left_top: Tensor, right_bottom: Tensor) -> Tensor:
+    """The area between corners [..., 2]; 0 where they are the wrong way round."""
+    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    low_a, high_a = a.split(2, dim=-1)
+    low_b, high_b = b.split(2, dim=-1)
+    intersection = _spanned(elementwise_max(low_a, low_b), elementwise_min(high_a, high_b))
+    union = _spanned(low_a, high_a) + _spanned(low_b, high_b) - intersection
+    return intersection, union.clamp(min=_EPSILON)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [...] of the pairs a, b [..., 4] (broadcast); 0 where both are empty."""
-    intersection = _intersection(a, b)
-    return intersection / (area(a) + area(b) - intersection).clamp(min=_EPSILON)
+    intersection, union = _intersection_and_union(a, b)
+    return intersection / union
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalized IoU [...] of the pairs a, b [..., 4], in [−1, 1] (arXiv 1902.09630, Algorithm 1)."""
-    intersection = _intersection(a, b)
-    union = (area(a) + area(b) - intersection).clamp(min=_EPSILON)
-    hull = elementwise_max(a[..., 2:], b[..., 2:]) - elementwise_min(a[..., :2], b[..., :2])
-    hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=_EPSILON)
-    return intersection / union - (hull_area - union) / hull_area
+    intersection, union = _intersection_and_union(a, b)
+    low_a, high_a = a.split(2, dim=-1)
+    low_b, high_b = b.split(2, dim=-1)
+    width, height = (elementwise_max(high_a, high_b) - elementwise_min(low_a, low_b)).unbind(-1)
+    hull = (width * height).clamp(min=_EPSILON)
+    return intersection / union - (hull - union) / hull
 
 
 def centers(boxes: Tensor) -> Tensor:
     """Centres [..., 2] (x, y) of boxes [..., 4]."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
+    left_top, right_bottom = boxes.split(2, dim=-1)
+    return (left_top + right_bottom) / 2
 
 
 def decode_deltas(

@@ -9,7 +9,7 @@ B images, N anchors over all levels, C classes, G boxes of an image (padded).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from ..model.detector import DenseOutputs
 from .losses import focal_loss_sum
 
 BoxLoss = Literal["giou", "iou", "smooth_l1"]
+GRIDS = 16  # canvases whose anchors a criterion keeps
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Criterion:
     assigner: Assigner
     has_centerness: bool
     loss: Loss
+    _grids: dict[tuple[tuple[int, int], torch.device], AnchorGrid] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __call__(
         self,
@@ -127,10 +131,14 @@ class Criterion:
         center = self.loss.centerness_weight * center / normalizers.positives
         return Losses(classification + box + center, classification, box, center)
 
-    def assign(self, targets: Targets, canvas_hw: tuple[int, int]) -> Assigned:
-        """Which anchors of the canvas are trained on which target; without gradients."""
+    def assign(self, targets: Targets, canvas_hw: tuple[int, int], grid: AnchorGrid | None = None) -> Assigned:
+        """Which anchors of the canvas are trained on which target; without gradients.
+
+        `grid`, the canvas's anchors, is given where the canvas is a number that the compiler doesn't know.
+        """
+        grid = self.grid(canvas_hw, targets.boxes.device) if grid is None else grid
         with torch.no_grad():
-            return self.assigner(targets.boxes, targets.mask, self._levels(canvas_hw))
+            return self.assigner(targets.boxes, targets.mask, self._levels(canvas_hw), grid=grid)
 
     def normalizers(
         self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned | None = None
@@ -150,8 +158,16 @@ class Criterion:
         return Normalizers(positive.sum().float(), self._quality(positive, boxes, grid).sum())
 
     def grid(self, canvas_hw: tuple[int, int], device: torch.device) -> AnchorGrid:
-        """The anchors of a canvas as tensors on `device`."""
-        return anchor_grid(self._levels(canvas_hw), device)
+        """The anchors of a canvas as tensors on `device`; those of the last `GRIDS` new canvases are kept."""
+        if torch.compiler.is_compiling():
+            return anchor_grid(self._levels(canvas_hw), device)
+        key = (canvas_hw, device)
+        if key not in self._grids:
+            if len(self._grids) == GRIDS:
+                del self._grids[next(iter(self._grids))]
+            with torch.inference_mode(False):  # what is made in inference mode can't take part in a training step
+                self._grids[key] = anchor_grid(self._levels(canvas_hw), device)
+        return self._grids[key]
 
     def _levels(self, canvas_hw: tuple[int, int]) -> list[Level]:
         return pyramid_levels(canvas_hw, self.levels, self.anchors)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ from ..model.backbones import COARSEST
 from ..model.detector import DenseOutputs, DetectorNetwork
 from .distributed import World
 
-GRIDS = 16  # canvases whose anchors are kept
 # Steps of a run in which compiled losses save more time than compiling them takes. An estimate: a minute, against some
 # milliseconds of kernel launches a step.
 PAYS_FROM = 10_000
@@ -108,13 +106,13 @@ class CompiledCriterion:
     def __init__(self, criterion: Criterion, compiler: Compiler, fixed_canvas: bool) -> None:
         self._anchors = anchors_per_cell(criterion.anchors)
         self._fixed = fixed_canvas
-        self._grid: Callable[[tuple[int, int], torch.device], AnchorGrid] = lru_cache(GRIDS)(criterion.grid)
+        self._grid = criterion.grid
         self._losses = compiler.compile(criterion.losses)
         self._count = compiler.compile(criterion.count)
 
-        def assign(targets: Targets, canvas: Tensor) -> Assigned:
+        def assign(targets: Targets, canvas: Tensor, grid: AnchorGrid) -> Assigned:
             rows, columns = canvas.shape
-            return criterion.assign(targets, (COARSEST * (rows - 1), COARSEST * (columns - 1)))
+            return criterion.assign(targets, (COARSEST * (rows - 1), COARSEST * (columns - 1)), grid)
 
         self._assign = compiler.compile(assign)
 
@@ -139,9 +137,11 @@ class CompiledCriterion:
         # the compiler takes a size of 1 as a constant.
         rows, columns = (side // COARSEST + 1 for side in canvas_hw)
         canvas = targets.boxes.new_empty(()).expand(rows, columns)
+        grid = self._grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
             maybe_mark_dynamic(canvas, [0, 1])
-        return self._assign(_with_dynamic_boxes(targets), canvas)
+            _mark_anchors(grid)
+        return self._assign(_with_dynamic_boxes(targets), canvas, grid)
 
     def normalizers(self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned) -> Normalizers:
         """The divisors of the losses, as `Criterion.normalizers` has them."""
@@ -152,7 +152,7 @@ class CompiledCriterion:
         """The targets and the canvas's anchors; G, and N where it changes, are marked in them and in `assigned`."""
         grid = self._grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
-            _mark(grid, 0)
+            _mark_anchors(grid)
             _mark(assigned, 1)
         return _with_dynamic_boxes(targets), grid
 
@@ -217,6 +217,11 @@ def _with_dynamic_boxes(targets: Targets) -> Targets:
         targets = Targets(pad(boxes, (0, 0, 0, missing)), pad(labels, (0, missing)), pad(mask, (0, missing)))
     _mark(targets, 1)
     return targets
+
+
+def _mark_anchors(grid: AnchorGrid) -> None:
+    """Mark N of a canvas's anchors as dynamic; the number of levels is the same for all canvases."""
+    _mark((grid.boxes, grid.points, grid.strides), 0)
 
 
 def _mark(tensors: Iterable[Tensor | None], dimension: int) -> None:
