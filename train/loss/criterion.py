@@ -113,7 +113,7 @@ class Criterion:
         so one compiled graph serves every canvas.
         """
         positive = assigned.matched >= 0  # [B, N]
-        labels, boxes = _matched_targets(assigned, targets)
+        labels, boxes = _matched_targets(assigned, positive, targets)
         quality = self._quality(positive, boxes, grid)
         if normalizers is None:
             normalizers = at_least_one(Normalizers(positive.sum().float(), quality.sum()))
@@ -154,7 +154,7 @@ class Criterion:
     def count(self, targets: Targets, assigned: Assigned, grid: AnchorGrid) -> Normalizers:
         """`normalizers` of assigned targets; `grid` is the canvas's anchors."""
         positive = assigned.matched >= 0
-        _, boxes = _matched_targets(assigned, targets)
+        _, boxes = _matched_targets(assigned, positive, targets)
         return Normalizers(positive.sum().float(), self._quality(positive, boxes, grid).sum())
 
     def grid(self, canvas_hw: tuple[int, int], device: torch.device) -> AnchorGrid:
@@ -219,15 +219,14 @@ def flatten(outputs: DenseOutputs, anchors: int = 1) -> FlatOutputs:
 
     def join(maps: list[Tensor]) -> Tensor:
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)  # [B, cells, A · channels]
-        return flat.unflatten(2, (anchors, -1)).flatten(1, 2).float()
+        return (flat.unflatten(2, (anchors, -1)).flatten(1, 2) if anchors > 1 else flat).float()
 
     center = join(outputs.centerness).squeeze(-1) if outputs.centerness else None
     return FlatOutputs(join(outputs.class_logits), join(outputs.box_regression), center)
 
 
-def _matched_targets(assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor]:
+def _matched_targets(assigned: Assigned, positive: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Each anchor's class, int64 [B, N], −1 for a negative, and its box, [B, N, 4], arbitrary for a negative."""
-    positive = assigned.matched >= 0
     if targets.boxes.shape[1] == 0:
         return assigned.matched, targets.boxes.new_zeros((*positive.shape, 4))
     index = assigned.matched.clamp(min=0)
