@@ -5,7 +5,8 @@ Prints ratios and writes them as JSON:
     python benchmarks/assignment_benchmark.py --json runs/assignment.json
 
 The baselines are the paper's Algorithm 1 with full matrices, image by image (as public implementations do it) and
-batched, in the same process on the same scenes. Times are medians of alternating runs.
+batched, in the same process on the same scenes. Times are medians of alternating runs. The canvas's anchors are made
+before, as in training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,18 @@ from benchmarks.alternation import take_turns
 from runtime.files import atomic_write
 from train.assign import NEGATIVE, atss
 from train.config import Anchors
-from train.geometry.anchors import Level, grid_anchors, pyramid_levels
+from train.geometry.anchors import AnchorGrid, Level, anchor_grid, pyramid_levels
 from train.geometry.boxes import centers, iou
 
 BATCH, K = 16, 9
 CPU = torch.device("cpu")
 
 
-def full_matrix(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False) -> Tensor:
+def full_matrix(
+    boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False, grid: AnchorGrid | None = None
+) -> Tensor:
     """Algorithm 1 for a batch [B, G, 4] with matrices [B, G, N]; `stable` breaks ties as the windows do, but slower."""
-    anchors = grid_anchors(levels, boxes.device)
+    anchors = (anchor_grid(levels, boxes.device) if grid is None else grid).boxes
     away = (centers(anchors) - centers(boxes)[:, :, None]).square().sum(-1)  # [B, G, N]
     overlap = iou(anchors, boxes[:, :, None])
     chosen, first = [], 0
@@ -59,15 +63,17 @@ def full_matrix(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool =
     return torch.where(best >= 0, owner, NEGATIVE)
 
 
-def per_image(boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False) -> Tensor:
+def per_image(
+    boxes: Tensor, mask: Tensor, levels: list[Level], stable: bool = False, grid: AnchorGrid | None = None
+) -> Tensor:
     """Algorithm 1 with full matrices, one image after the other; returns matched [B, N]."""
-    rows = [full_matrix(b[None], m[None], levels, stable) for b, m in zip(boxes, mask, strict=True)]
+    rows = [full_matrix(b[None], m[None], levels, stable, grid) for b, m in zip(boxes, mask, strict=True)]
     return torch.cat(rows)
 
 
-def windowed(boxes: Tensor, mask: Tensor, levels: list[Level]) -> Tensor:
+def windowed(boxes: Tensor, mask: Tensor, levels: list[Level], grid: AnchorGrid | None = None) -> Tensor:
     """The toolkit's ATSS; returns matched [B, N]."""
-    return atss(boxes, mask, levels, K).matched
+    return atss(boxes, mask, levels, K, grid=grid).matched
 
 
 def scene(canvas_hw: tuple[int, int], count: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
@@ -137,14 +143,15 @@ def main() -> None:
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"torch": torch.__version__, "batch": BATCH, "k": K, "threads": 1}
     levels = pyramid_levels((800, 1344), 5, Anchors())
+    grid = anchor_grid(levels)
     for count in (7, 50, 200):
         boxes, mask = scene((800, 1344), count)
-        same = torch.equal(windowed(boxes, mask, levels), per_image(boxes, mask, levels, stable=True))
+        same = torch.equal(windowed(boxes, mask, levels, grid), per_image(boxes, mask, levels, stable=True, grid=grid))
         ours, theirs, unstable = medians(
             [
-                lambda b=boxes, m=mask: windowed(b, m, levels),
-                lambda b=boxes, m=mask: per_image(b, m, levels, stable=True),
-                lambda b=boxes, m=mask: per_image(b, m, levels),
+                lambda b=boxes, m=mask: windowed(b, m, levels, grid),
+                lambda b=boxes, m=mask: per_image(b, m, levels, stable=True, grid=grid),
+                lambda b=boxes, m=mask: per_image(b, m, levels, grid=grid),
             ],
             options.rounds,
         )
@@ -156,13 +163,14 @@ def main() -> None:
             flush=True,
         )
     boxes, mask = scene((800, 1344), 50)
-    ours, theirs = (peak_bytes(lambda f=f: f(boxes, mask, levels)) for f in (windowed, full_matrix))
+    ours, theirs = (peak_bytes(lambda f=f: f(boxes, mask, levels, grid=grid)) for f in (windowed, full_matrix))
     figures |= {"megabytes_50_boxes": ours / 1e6, "megabytes_full_matrix": theirs / 1e6}
     print(f"  50 boxes: {ours / 1e6:.0f} MB of tensors at once, full matrices batched {theirs / 1e6:.0f} MB")
     for side in (100, 400, 1344):
         boxes, mask = scene((side, side), 50)
         canvas_levels = pyramid_levels((side, side), 5, Anchors())
-        (seconds,) = medians([lambda b=boxes, m=mask, v=canvas_levels: windowed(b, m, v)], 3 * options.rounds)
+        search = partial(windowed, boxes, mask, canvas_levels, anchor_grid(canvas_levels))
+        (seconds,) = medians([search], 3 * options.rounds)
         figures[f"ms_canvas_{side}"] = 1e3 * seconds
         print(f"{side:4} × {side}: {1e3 * seconds:.1f} ms")
     if options.json is not None:

@@ -1,6 +1,7 @@
 """The windowed assignment on a GPU beside the one with full matrices: microseconds, kernels, memory, equal results.
 
-ATSS for batch 16, k 9 and 800 × 1344 with 7, 50 and 200 boxes an image; functions alternate, figures are medians.
+ATSS for batch 16, k 9 and 800 × 1344 with 7, 50 and 200 boxes an image; functions alternate, figures are medians. The
+canvas's anchors are made before, as in training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.gpu.kernels import profile_of
 from benchmarks.gpu.step import Record, begin
 from train.build import build_criterion
 from train.config import Anchors, Model
-from train.geometry.anchors import pyramid_levels
+from train.geometry.anchors import anchor_grid, pyramid_levels
 from train.loss.criterion import Targets
 from train.trainer.compilation import CompiledCriterion, Compiler
 
@@ -90,6 +91,7 @@ def main() -> int:
     small = record.rehearsal or device.type == "cpu"
     canvas_hw, counts, limit_s = ((96, 128), (3,), 0.0) if small else ((800, 1344), (7, 50, 200), 6.0)
     levels = pyramid_levels(canvas_hw, 5, Anchors())
+    grid = anchor_grid(levels, device)
     model = Model()
     assert model.assignment.k == K
     compiled = CompiledCriterion(
@@ -104,7 +106,7 @@ def main() -> int:
         boxes, mask = scene(canvas_hw, count, device)
         labels = torch.zeros((BATCH, count), dtype=torch.int64, device=device)
         expected = windowed(boxes.cpu(), mask.cpu(), levels)
-        eager = partial(windowed, boxes, mask, levels)
+        eager = partial(windowed, boxes, mask, levels, grid)
         functions: dict[str, Function] = {WINDOWED: eager}
         if device.type == "cuda":
             targets = Targets(boxes, labels, mask)
@@ -114,9 +116,9 @@ def main() -> int:
         else:
             record.skip("compiled assignment, CUDA graph", "torch finds no CUDA device")
         functions |= {
-            "full matrices, batched": partial(full_matrix, boxes, mask, levels, stable=True),
-            "full matrices, image by image": partial(per_image, boxes, mask, levels, stable=True),
-            "full matrices, image by image, unstable": partial(per_image, boxes, mask, levels),
+            "full matrices, batched": partial(full_matrix, boxes, mask, levels, stable=True, grid=grid),
+            "full matrices, image by image": partial(per_image, boxes, mask, levels, stable=True, grid=grid),
+            "full matrices, image by image, unstable": partial(per_image, boxes, mask, levels, grid=grid),
         }
         compare(record, functions, count, expected, limit_s)
     return 0

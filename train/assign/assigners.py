@@ -1,7 +1,8 @@
 """Every way to choose positives, by name: `ASSIGNERS`.
 
-A new one is a function of boxes [B, G, 4], their mask [B, G] and the levels, a name in `AssignmentMethod` and an entry
-in the table, which takes the function's other arguments from `Assignment`.
+A new one is a function of boxes [B, G, 4], their mask [B, G], the levels and `grid`, the levels' anchors where they
+were made before; a name in `AssignmentMethod`; and an entry in the table, which takes the function's other arguments
+from `Assignment`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from runtime.names import unknown_name
 
-from ..geometry.anchors import Level
+from ..geometry.anchors import AnchorGrid, Level
 from ..tables import part_of
 from .atss import KCounts, atss, topk
 from .fcos import fcos, fcos_nearest, fcos_radius
@@ -24,8 +25,18 @@ from .types import Assigned
 
 AssignmentMethod = Literal["atss", "topk", "max_iou", "fcos"]
 CenterSampling = Literal["none", "radius", "nearest"]
-# Boxes float32 [B, G, 4] xyxy px; bool [B, G], which of them are real; the levels whose anchors are assigned.
-Assigner = Callable[[Tensor, Tensor, list[Level]], Assigned]
+
+
+class Assigner(Protocol):
+    """Assigns the anchors of `levels` to boxes float32 [B, G, 4] xyxy px, of which `gt_mask` bool [B, G] are real.
+
+    `grid` has the anchors where they were made before.
+    """
+
+    def __call__(
+        self, gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], *, grid: AnchorGrid | None = None
+    ) -> Assigned:
+        """The box of each anchor."""
 
 
 @dataclass(frozen=True)

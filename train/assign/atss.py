@@ -18,7 +18,7 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from ..geometry.anchors import Level, around, half_sides
+from ..geometry.anchors import AnchorGrid, Level, LevelNumbers, anchor_grid
 from ..geometry.boxes import centers, iou
 from .types import NEGATIVE, Assigned
 
@@ -34,12 +34,13 @@ def atss(
     k: int,
     k_counts: KCounts = "cells",
     center_in_box: bool = True,
+    grid: AnchorGrid | None = None,
 ) -> Assigned:
     """Assign the anchors of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
     Ties in distance go to the lower anchor index, ties in IoU to the lower box index.
     """
-    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box)
+    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box, grid)
     positive = found.positive & gt_mask.unsqueeze(-1)
     return Assigned(best_box(found.anchor, found.overlap, positive, sum(level.anchors for level in levels)))
 
@@ -51,9 +52,10 @@ def topk(
     k: int,
     k_counts: KCounts = "cells",
     center_in_box: bool = True,
+    grid: AnchorGrid | None = None,
 ) -> Assigned:
     """As `atss`, but without a threshold: each box gets the k candidates of highest IoU."""
-    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box)
+    found = candidate_anchors(gt_boxes, levels, k, k_counts, center_in_box, grid)
     count = min(k, found.overlap.shape[-1])
     rank = torch.sort(found.overlap, dim=-1, descending=True, stable=True).indices[..., :count]
     chosen = torch.zeros_like(found.positive).scatter(-1, rank, True)
@@ -72,13 +74,18 @@ class CandidateAnchors(NamedTuple):
 
 
 def candidate_anchors(
-    gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells", center_in_box: bool = True
+    gt_boxes: Tensor,
+    levels: list[Level],
+    k: int,
+    k_counts: KCounts = "cells",
+    center_in_box: bool = True,
+    grid: AnchorGrid | None = None,
 ) -> CandidateAnchors:
     """Lines 1-12 of the algorithm for boxes [B, G, 4] xyxy px: candidates, their IoU, the threshold, the positives.
 
     An anchor may be positive for several boxes here; `best_box` chooses one.
     """
-    index, joined = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # lines 3 and 4
+    index, joined = nearest_on_all_levels(gt_boxes, levels, k, k_counts, grid)  # lines 3 and 4
     overlap = iou(joined, gt_boxes.unsqueeze(2))  # line 5
     threshold = _mean_plus_std(overlap)  # lines 6-8
     inside = centers_inside(joined, gt_boxes) if center_in_box else torch.ones_like(overlap, dtype=torch.bool)
@@ -86,28 +93,45 @@ def candidate_anchors(
 
 
 def nearest_on_all_levels(
-    gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells"
+    gt_boxes: Tensor, levels: list[Level], k: int, k_counts: KCounts = "cells", grid: AnchorGrid | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The candidates of boxes [B, G, 4], level by level: flat indices int64 [B, G, K] and anchors [B, G, K, 4]."""
-    indices, centres, halves = [], [], []
-    first = 0
-    for level in levels:
-        index, center, half = _nearest(gt_boxes, level, k, k_counts)
-        indices.append(index + first)
-        centres.append(center)
-        halves.append(half)
-        first += level.anchors
-    centre = torch.cat(centres, dim=-2)
-    return torch.cat(indices, dim=-1), around(centre, torch.cat(halves))
-
-
-def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple[Tensor, Tensor, Tensor]:
-    """The anchors of one level whose centres are nearest to each box's centre (line 3), nearest first.
+    """The anchors of each level whose centres are nearest to each box's centre (lines 3 and 4), nearest first.
 
     These are the anchors of the min(k, cells) nearest cells, or the min(k, cells · A) nearest anchors; all anchors of a
-    cell are equally near. Returns their indices in the level, int64 [B, G, n], their centres [B, G, n, 2] and halves of
-    their sides [n, 2]. Exact for boxes whose centres are on the grid, as after clipping to the canvas.
+    cell are equally near. Returns flat indices int64 [B, G, K], level by level, and the anchors [B, G, K, 4]. Exact for
+    boxes [B, G, 4] whose centres are on the grid, as after clipping to the canvas. `grid` has the anchors of `levels`
+    where they were made before.
     """
+    grid = anchor_grid(levels, gt_boxes.device) if grid is None else grid
+    center = centers(gt_boxes).unsqueeze(-1)  # [B, G, 2, 1]
+    # Neighbouring levels with windows of one size are searched together; on a large canvas these are all levels.
+    searches: list[_Search] = []
+    counts: list[int] = []  # of each search the levels
+    for level in levels:
+        search = _search(level, k, k_counts)
+        if searches and searches[-1] == search:
+            counts[-1] += 1
+        else:
+            searches.append(search)
+            counts.append(1)
+    parts = zip(*(numbers.split(counts, dim=-1) for numbers in grid.levels), strict=True)
+    found = [_nearest(center, LevelNumbers(*part), search) for part, search in zip(parts, searches, strict=True)]
+    index = torch.cat(found, dim=-1) if len(found) > 1 else found[0]
+    return index, grid.boxes[index]
+
+
+class _Search(NamedTuple):
+    """How the anchors that are nearest to a point are found on a level."""
+
+    rows: int  # of the window
+    columns: int
+    cells: int  # how many of the window's cells are wanted
+    per_cell: int  # anchors of a cell, A
+    most: int | None  # how many anchors are wanted, where that isn't all of the cells'
+    first_center: float  # of the first cell, in units of the pitch
+
+
+def _search(level: Level, k: int, k_counts: KCounts) -> _Search:
     per_cell = len(level.sides)
     match k_counts:
         case "cells":
@@ -116,33 +140,27 @@ def _nearest(gt_boxes: Tensor, level: Level, k: int, k_counts: KCounts) -> tuple
             cells, most = math.ceil(k / per_cell), k
         case _:
             unknown_name(k_counts, "assignment.k_counts", KCounts)
-    cell, center = _nearest_cells(gt_boxes, level, at_most(level.cells, cells))
-    half = half_sides(level, cell.device).repeat(cell.shape[-1], 1)
-    if per_cell == 1:
-        return cell, center, half
-    in_cell = torch.arange(per_cell, device=cell.device)
-    index = (cell.unsqueeze(-1) * per_cell + in_cell).flatten(-2)  # [B, G, cells · A]
-    center = center.repeat_interleave(per_cell, dim=-2)
-    return index[..., :most], center[..., :most, :], half[:most]
+    cells = at_most(level.cells, cells)
+    return _Search(*window_size(level.rows, level.columns, cells), cells, per_cell, most, level.center)
 
 
-def _nearest_cells(gt_boxes: Tensor, level: Level, k: int) -> tuple[Tensor, Tensor]:
-    """The k cells of a level nearest to each box's centre: indices int64 [B, G, k] and their centres [B, G, k, 2]."""
-    rows, columns = window_size(level.rows, level.columns, k)
-    center = centers(gt_boxes)  # [B, G, 2]
-    pitch_x, pitch_y = level.pitch_xy
-    column = _window(center[..., 0], pitch_x, level.center, level.columns, columns)  # [B, G, columns]
-    row = _window(center[..., 1], pitch_y, level.center, level.rows, rows)  # [B, G, rows]
-    x = (column + level.center) * pitch_x
-    y = (row + level.center) * pitch_y
-    dx = x - center[..., 0:1]
-    dy = y - center[..., 1:2]
-    distance = (dx.square().unsqueeze(-2) + dy.square().unsqueeze(-1)).flatten(-2)  # [B, G, rows · columns]
-    nearest = _smallest(distance, k)  # the window is in row-major order: ties stay in the order of anchor indices
-    in_row = nearest // columns
-    in_column = nearest - in_row * columns
-    index = row.gather(-1, in_row) * level.columns + column.gather(-1, in_column)
-    return index, torch.stack((x.gather(-1, in_column), y.gather(-1, in_row)), dim=-1)
+def _nearest(center: Tensor, numbers: LevelNumbers, search: _Search) -> Tensor:
+    """Flat indices int64 [B, G, n] of the anchors nearest to `center` px [B, G, 2, 1], on levels of one search."""
+    # Of two cells at the same distance the lower counts as nearest: the window contains the cells that win ties.
+    nearest = (torch.ceil(center / numbers.pitch + (0.5 - search.first_center)) - 1).long()  # [B, G, 2, L]
+    left, x = _window(nearest[:, :, 0], numbers.pitch[0], numbers.cells[0], search.columns, search.first_center)
+    top, y = _window(nearest[:, :, 1], numbers.pitch[1], numbers.cells[1], search.rows, search.first_center)
+    dx = (x - center[:, :, :1]).square()  # [B, G, L, columns]
+    dy = (y - center[:, :, 1:]).square()  # [B, G, L, rows]
+    distance = (dx.unsqueeze(-2) + dy.unsqueeze(-1)).flatten(-2)  # [B, G, L, rows · columns]
+    in_window = _smallest(distance, search.cells)  # in row-major order: ties stay in the order of anchor indices
+    columns = numbers.cells[0].unsqueeze(-1)
+    beside = columns - search.columns  # cells of a row that are not in the window
+    cell = top * columns + left + in_window + in_window // search.columns * beside  # [B, G, L, cells]
+    if search.per_cell > 1:
+        in_cell = torch.arange(search.per_cell, device=center.device)
+        cell = (cell.unsqueeze(-1) * search.per_cell + in_cell).flatten(-2)[..., : search.most]
+    return (cell + numbers.first.unsqueeze(-1)).flatten(-2)
 
 
 def _smallest(values: Tensor, k: int) -> Tensor:
@@ -150,7 +168,7 @@ def _smallest(values: Tensor, k: int) -> Tensor:
     # The bits of non-negative floats, read as integers, sort like the floats. With the index in the lower bits no two
     # keys are equal, so topk gives the order of a stable sort in less time.
     bits = values.shape[-1].bit_length()
-    keys = (values.view(torch.int32).long() << bits) | torch.arange(values.shape[-1], device=values.device)
+    keys = torch.add(torch.arange(values.shape[-1], device=values.device), values.view(torch.int32), alpha=1 << bits)
     return keys.topk(k, dim=-1, largest=False).values & ((1 << bits) - 1)
 
 
@@ -177,15 +195,14 @@ def at_most(size: int, limit: int) -> int:
     return next((number for number in range(limit) if size == number), size)
 
 
-def _window(center: Tensor, pitch: int, first: float, cells: int, size: int) -> Tensor:
-    """Indices int64 [B, G, size] of the cells around `center` px [B, G] on one axis, shifted so as to be on the grid.
+def _window(nearest: Tensor, pitch: Tensor, cells: Tensor, size: int, first_center: float) -> tuple[Tensor, Tensor]:
+    """A window of `size` cells around the `nearest` int64 [B, G, L] on one axis, shifted so as to be on the grid.
 
-    The first cell's centre is at `first` · `pitch` px.
+    `pitch` and `cells` are the levels' [L]. Returns the window's first cell int64 [B, G, L, 1] and the centres of its
+    cells [B, G, L, size] px.
     """
-    # Of two cells at the same distance the lower counts as nearest: the window contains the cells that win ties.
-    nearest = (torch.ceil(center / pitch + (0.5 - first)) - 1).clamp(0, cells - 1).long()
-    start = (nearest - size // 2).clamp(0, cells - size)
-    return start.unsqueeze(-1) + torch.arange(size, device=center.device)
+    start = torch.minimum((nearest - size // 2).clamp(min=0), cells - size).unsqueeze(-1)
+    return start, (start + torch.arange(size, device=nearest.device) + first_center) * pitch.unsqueeze(-1)
 
 
 def _mean_plus_std(overlap: Tensor) -> Tensor:
@@ -199,9 +216,8 @@ def _mean_plus_std(overlap: Tensor) -> Tensor:
 def centers_inside(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     """Whether the centres of anchors [B, G, K, 4] lie inside their boxes [B, G, 4]: bool [B, G, K]."""
     center = centers(anchors)
-    low = center - gt_boxes[..., :2].unsqueeze(-2)
-    high = gt_boxes[..., 2:].unsqueeze(-2) - center
-    nearest_x, nearest_y = torch.minimum(low, high).unbind(dim=-1)  # sides
+    left_top, right_bottom = gt_boxes.unsqueeze(-2).split(2, dim=-1)
+    nearest_x, nearest_y = torch.minimum(center - left_top, right_bottom - center).unbind(dim=-1)  # sides
     return torch.minimum(nearest_x, nearest_y) > INSIDE_MARGIN
 
 
@@ -215,11 +231,11 @@ def best_box(index: Tensor, score: Tensor, positive: Tensor, anchors_total: int)
     anchor = index.flatten(1)  # [B, G · K]
     score = torch.where(positive, score, -math.inf).flatten(1)
     best = score.new_full((batch, anchors_total), -math.inf).scatter_reduce_(1, anchor, score, "amax")
-    wins = positive.flatten(1) & (score == best.gather(1, anchor))
+    wins = positive & (score == best.gather(1, anchor)).view_as(positive)
     # Box indices are reversed here, so that the maximum is the lowest index and above NEGATIVE. The last step writes at
     # the candidates alone, since a pass over all anchors would take longer than everything else.
-    number = (boxes - 1 - torch.arange(boxes, device=index.device)).unsqueeze(1).expand(index.shape[1:]).flatten()
+    number = (boxes - 1 - torch.arange(boxes, device=index.device)).unsqueeze(1)  # [G, 1]
     matched = torch.full((batch, anchors_total), NEGATIVE, device=index.device)
-    matched.scatter_reduce_(1, anchor, torch.where(wins, number, NEGATIVE), "amax")
+    matched.scatter_reduce_(1, anchor, torch.where(wins, number, NEGATIVE).flatten(1), "amax")
     found = matched.gather(1, anchor)
     return matched.scatter_(1, anchor, torch.where(found == NEGATIVE, NEGATIVE, boxes - 1 - found))

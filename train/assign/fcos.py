@@ -7,27 +7,38 @@ import math
 import torch
 from torch import Tensor
 
-from ..geometry.anchors import Level, grid_points, grid_strides
+from ..geometry.anchors import AnchorGrid, Level, anchor_grid
 from ..geometry.boxes import area, centers
 from .atss import KCounts, best_box, nearest_on_all_levels
 from .types import NEGATIVE, Assigned
 
 
-def fcos(gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], level_limits: tuple[float, ...]) -> Assigned:
+def fcos(
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    levels: list[Level],
+    level_limits: tuple[float, ...],
+    grid: AnchorGrid | None = None,
+) -> Assigned:
     """Assign the points of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
     A point inside a box is positive for the box if its largest distance to a side is in its level's range.
     `level_limits` are the bounds between the levels' ranges in px, inclusive. Of several boxes the smallest gets the
     point, and of equal boxes the lower index.
     """
-    return _constrained(gt_boxes, gt_mask, levels, level_limits, radius=math.inf)
+    return _constrained(gt_boxes, gt_mask, levels, level_limits, math.inf, grid)
 
 
 def fcos_radius(
-    gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], level_limits: tuple[float, ...], radius: float
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    levels: list[Level],
+    level_limits: tuple[float, ...],
+    radius: float,
+    grid: AnchorGrid | None = None,
 ) -> Assigned:
     """As `fcos`, but only points within `radius` strides of the box's centre, on each axis, are positive."""
-    return _constrained(gt_boxes, gt_mask, levels, level_limits, radius)
+    return _constrained(gt_boxes, gt_mask, levels, level_limits, radius, grid)
 
 
 def fcos_nearest(
@@ -37,12 +48,13 @@ def fcos_nearest(
     level_limits: tuple[float, ...],
     k: int,
     k_counts: KCounts = "cells",
+    grid: AnchorGrid | None = None,
 ) -> Assigned:
     """As `fcos`, but only the k points nearest to the box's centre on each level are candidates.
 
     The ATSS paper's "lite" version (arXiv 1912.02424, section 4.2). Like ATSS it builds no [points × boxes] matrix.
     """
-    index, anchors = nearest_on_all_levels(gt_boxes, levels, k, k_counts)  # [B, G, K]
+    index, anchors = nearest_on_all_levels(gt_boxes, levels, k, k_counts, grid)  # [B, G, K]
     low, high = _ranges(levels, level_limits, gt_boxes.device)
     positive = _in_range(centers(anchors), gt_boxes.unsqueeze(2), low[index], high[index]) & gt_mask.unsqueeze(-1)
     smaller = -area(gt_boxes).unsqueeze(-1).expand_as(index)
@@ -50,11 +62,16 @@ def fcos_nearest(
 
 
 def _constrained(
-    gt_boxes: Tensor, gt_mask: Tensor, levels: list[Level], level_limits: tuple[float, ...], radius: float
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    levels: list[Level],
+    level_limits: tuple[float, ...],
+    radius: float,
+    grid: AnchorGrid | None,
 ) -> Assigned:
-    points = grid_points(levels, device=gt_boxes.device)
+    _, points, strides, _ = anchor_grid(levels, gt_boxes.device) if grid is None else grid
     low, high = _ranges(levels, level_limits, gt_boxes.device)
-    reach = radius * grid_strides(levels, device=gt_boxes.device)
+    reach = radius * strides
     if gt_boxes.shape[1] == 0:
         return Assigned(torch.full((len(gt_boxes), len(points)), NEGATIVE, device=gt_boxes.device))
     matched = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..geometry.anchors import Level, grid_anchors
+from ..geometry.anchors import AnchorGrid, Level, grid_anchors
 from ..geometry.boxes import iou
 from .atss import centers_inside
 from .types import NEGATIVE, Assigned
@@ -19,6 +19,7 @@ def max_iou(
     negative_iou: float,
     low_quality: bool,
     center_in_box: bool = False,
+    grid: AnchorGrid | None = None,
 ) -> Assigned:
     """Assign the anchors of `levels` to boxes [B, G, 4] xyxy px; `gt_mask` bool [B, G] says which boxes are real.
 
@@ -27,7 +28,7 @@ def max_iou(
     anchors that share the box's highest IoU, if that is above 0; an anchor of several such boxes goes to the last. With
     `center_in_box` only anchors whose centre lies in their box are positive.
     """
-    anchors = grid_anchors(levels, device=gt_boxes.device)
+    anchors = grid_anchors(levels, device=gt_boxes.device) if grid is None else grid.boxes
     if gt_boxes.shape[1] == 0:
         none = torch.full((len(gt_boxes), len(anchors)), NEGATIVE, device=gt_boxes.device)
         return Assigned(none, torch.zeros_like(none, dtype=torch.bool))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -155,19 +156,43 @@ def grid_anchors(levels: list[Level], device: torch.device | None = None) -> Ten
     return anchor_grid(levels, device).boxes
 
 
+class LevelNumbers(NamedTuple):
+    """The numbers of L levels as tensors, for what is computed on all levels at once."""
+
+    pitch: Tensor  # float32 [2, L] px between neighbouring centres (x, y)
+    cells: Tensor  # int64 [2, L]: columns and rows
+    first: Tensor  # int64 [L]: the level's first anchor, as a flat index
+
+
 class AnchorGrid(NamedTuple):
-    """All anchors of a canvas as flat tensors, in the order of anchor indices."""
+    """All anchors of a canvas as flat tensors, in the order of anchor indices, and the numbers of the levels."""
 
     boxes: Tensor  # float32 [N, 4] xyxy px
     points: Tensor  # float32 [N, 2], their centres (x, y) px
     strides: Tensor  # float32 [N] px
+    levels: LevelNumbers
 
 
 def anchor_grid(levels: list[Level], device: torch.device | None = None) -> AnchorGrid:
-    """The anchors of the levels with their centres and strides, made on `device` without a copy from the host."""
+    """The anchors of the levels with their centres and strides, made on `device` without a copy from the host.
+
+    This takes a hundred small operations: what needs the same grid again keeps it.
+    """
     points = grid_points(levels, device)
     halves = [half_sides(v, device).repeat(v.cells, 1) for v in levels]
-    return AnchorGrid(around(points, torch.cat(halves)), points, grid_strides(levels, device))
+    boxes = around(points, torch.cat(halves))
+    return AnchorGrid(boxes, points, grid_strides(levels, device), _level_numbers(levels, device))
+
+
+def _level_numbers(levels: list[Level], device: torch.device | None) -> LevelNumbers:
+    def row(numbers: Iterable[int], dtype: torch.dtype) -> Tensor:
+        return torch.stack([torch.full((), number, dtype=dtype, device=device) for number in numbers])
+
+    pitch = torch.stack([row((level.pitch_xy[axis] for level in levels), torch.float32) for axis in (0, 1)])
+    columns = row((level.columns for level in levels), torch.int64)
+    rows = row((level.rows for level in levels), torch.int64)
+    first = row(accumulate((level.anchors for level in levels[:-1]), initial=0), torch.int64)
+    return LevelNumbers(pitch, torch.stack((columns, rows)), first)
 
 
 def half_sides(level: Level, device: torch.device | None) -> Tensor:

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from runtime.names import unknown_name
 
-from .boxes import MAX_LOG_DISTANCE, Sides, centers, decode_deltas, decode_distances, encode_deltas, encode_distances
+from .boxes import (
+    MAX_LOG_DISTANCE,
+    Sides,
+    centers,
+    decode_delta_pairs,
+    decode_deltas,
+    decode_distances,
+    encode_deltas,
+    encode_distances,
+)
 
 RegressionStart = Literal["box", "point"]
 Distance = Literal["exp", "relu"]
@@ -35,6 +44,8 @@ class Regression:
 
 def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: Regression) -> Tensor:
     """Boxes [..., 4] xyxy px from codes [..., 4] of anchors [..., 4] on levels of strides [...] px."""
+    if rule.start == "box":
+        return decode_delta_pairs(anchors, codes, rule.delta_std)
     left, top, right, bottom = anchors.unbind(-1)
     x, y = (left + right) / 2, (top + bottom) / 2
     return torch.stack(decode_apart(x, y, right - left, bottom - top, strides, codes.unbind(-1), rule), dim=-1)

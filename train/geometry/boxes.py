@@ -20,33 +20,43 @@ _EPSILON = 1e-7  # px²; keeps ratios of empty boxes finite
 
 def area(boxes: Tensor) -> Tensor:
     """Areas [...] in px² of boxes [..., 4]; 0 for an inverted box."""
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    left_top, right_bottom = boxes.split(2, dim=-1)
+    return _spanned(left_top, right_bottom)
 
 
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    sides = (elementwise_min(a[..., 2:], b[..., 2:]) - elementwise_max(a[..., :2], b[..., :2])).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+def _spanned(left_top: Tensor, right_bottom: Tensor) -> Tensor:
+    """The area between corners [..., 2]; 0 where they are the wrong way round."""
+    width, height = (right_bottom - left_top).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def _intersection_and_union(low_a: Tensor, high_a: Tensor, low_b: Tensor, high_b: Tensor) -> tuple[Tensor, Tensor]:
+    """The areas [...] of boxes that are given by their corners [..., 2]; the union's is above 0."""
+    intersection = _spanned(elementwise_max(low_a, low_b), elementwise_min(high_a, high_b))
+    union = _spanned(low_a, high_a) + _spanned(low_b, high_b) - intersection
+    return intersection, union.clamp(min=_EPSILON)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [...] of the pairs a, b [..., 4] (broadcast); 0 where both are empty."""
-    intersection = _intersection(a, b)
-    return intersection / (area(a) + area(b) - intersection).clamp(min=_EPSILON)
+    intersection, union = _intersection_and_union(*a.split(2, dim=-1), *b.split(2, dim=-1))
+    return intersection / union
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalized IoU [...] of the pairs a, b [..., 4], in [−1, 1] (arXiv 1902.09630, Algorithm 1)."""
-    intersection = _intersection(a, b)
-    union = (area(a) + area(b) - intersection).clamp(min=_EPSILON)
-    hull = elementwise_max(a[..., 2:], b[..., 2:]) - elementwise_min(a[..., :2], b[..., :2])
-    hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=_EPSILON)
-    return intersection / union - (hull_area - union) / hull_area
+    low_a, high_a = a.split(2, dim=-1)
+    low_b, high_b = b.split(2, dim=-1)
+    intersection, union = _intersection_and_union(low_a, high_a, low_b, high_b)
+    width, height = (elementwise_max(high_a, high_b) - elementwise_min(low_a, low_b)).unbind(-1)
+    hull = (width * height).clamp(min=_EPSILON)
+    return intersection / union - (hull - union) / hull
 
 
 def centers(boxes: Tensor) -> Tensor:
     """Centres [..., 2] (x, y) of boxes [..., 4]."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
+    left_top, right_bottom = boxes.split(2, dim=-1)
+    return (left_top + right_bottom) / 2
 
 
 def decode_deltas(
@@ -66,6 +76,24 @@ def decode_deltas(
     w = width * dw.clamp(max=MAX_LOG_RATIO).exp() / 2
     h = height * dh.clamp(max=MAX_LOG_RATIO).exp() / 2
     return x - w, y - h, x + w, y + h
+
+
+def decode_delta_pairs(anchors: Tensor, deltas: Tensor, std: tuple[float, float, float, float]) -> Tensor:
+    """`decode_deltas` of anchors [..., 4] xyxy and deltas [..., 4]: boxes [..., 4] xyxy, in half as many operations."""
+    low, high = anchors.split(2, dim=-1)
+    shift, growth = deltas.split(2, dim=-1)
+    size = high - low
+    center = (low + high) / 2 + _times(shift, std[:2]) * size
+    half = size * _times(growth, std[2:]).clamp(max=MAX_LOG_RATIO).exp() / 2
+    return torch.cat((center - half, center + half), dim=-1)
+
+
+def _times(pair: Tensor, factors: tuple[float, ...]) -> Tensor:
+    """A pair [..., 2] times two numbers."""
+    first, second = factors
+    if first == second:
+        return pair * first
+    return stack([number * factor for number, factor in zip(pair.unbind(-1), factors, strict=True)], dim=-1)
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor, std: tuple[float, float, float, float]) -> Tensor:
@@ -90,11 +118,12 @@ def encode_distances(points: Tensor, boxes: Tensor) -> Tensor:
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
     """FCOS centerness [...] in [0, 1] of points [..., 2] in boxes [..., 4]; 0 outside (arXiv 1904.01355, eq. 3)."""
-    left_top = points - boxes[..., :2]
-    right_bottom = boxes[..., 2:] - points
+    low, high = boxes.split(2, dim=-1)
+    left_top, right_bottom = points - low, high - points
     nearer = elementwise_min(left_top, right_bottom).clamp(min=0)
     farther = elementwise_max(left_top, right_bottom).clamp(min=_EPSILON)
-    ratio = nearer / farther
-    product = ratio[..., 0] * ratio[..., 1]
+    across, along = (nearer / farther).unbind(-1)
+    product = across * along
     # The square root's slope at 0 is infinite; the inner `where` keeps a gradient through it finite.
-    return where(product > 0, where(product > 0, product, 1.0).sqrt(), 0.0)
+    positive = product > 0
+    return where(positive, where(positive, product, 1.0).sqrt(), 0.0)

@@ -9,7 +9,7 @@ B images, N anchors over all levels, C classes, G boxes of an image (padded).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from ..model.detector import DenseOutputs
 from .losses import focal_loss_sum
 
 BoxLoss = Literal["giou", "iou", "smooth_l1"]
+GRIDS = 16  # canvases whose anchors a criterion keeps
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Criterion:
     assigner: Assigner
     has_centerness: bool
     loss: Loss
+    _grids: dict[tuple[tuple[int, int], torch.device], AnchorGrid] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __call__(
         self,
@@ -109,7 +113,7 @@ class Criterion:
         so one compiled graph serves every canvas.
         """
         positive = assigned.matched >= 0  # [B, N]
-        labels, boxes = _matched_targets(assigned, targets)
+        labels, boxes = _matched_targets(assigned, positive, targets)
         quality = self._quality(positive, boxes, grid)
         if normalizers is None:
             normalizers = at_least_one(Normalizers(positive.sum().float(), quality.sum()))
@@ -127,10 +131,14 @@ class Criterion:
         center = self.loss.centerness_weight * center / normalizers.positives
         return Losses(classification + box + center, classification, box, center)
 
-    def assign(self, targets: Targets, canvas_hw: tuple[int, int]) -> Assigned:
-        """Which anchors of the canvas are trained on which target; without gradients."""
+    def assign(self, targets: Targets, canvas_hw: tuple[int, int], grid: AnchorGrid | None = None) -> Assigned:
+        """Which anchors of the canvas are trained on which target; without gradients.
+
+        `grid`, the canvas's anchors, is given where the canvas is a number that the compiler doesn't know.
+        """
+        grid = self.grid(canvas_hw, targets.boxes.device) if grid is None else grid
         with torch.no_grad():
-            return self.assigner(targets.boxes, targets.mask, self._levels(canvas_hw))
+            return self.assigner(targets.boxes, targets.mask, self._levels(canvas_hw), grid=grid)
 
     def normalizers(
         self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned | None = None
@@ -146,12 +154,20 @@ class Criterion:
     def count(self, targets: Targets, assigned: Assigned, grid: AnchorGrid) -> Normalizers:
         """`normalizers` of assigned targets; `grid` is the canvas's anchors."""
         positive = assigned.matched >= 0
-        _, boxes = _matched_targets(assigned, targets)
+        _, boxes = _matched_targets(assigned, positive, targets)
         return Normalizers(positive.sum().float(), self._quality(positive, boxes, grid).sum())
 
     def grid(self, canvas_hw: tuple[int, int], device: torch.device) -> AnchorGrid:
-        """The anchors of a canvas as tensors on `device`."""
-        return anchor_grid(self._levels(canvas_hw), device)
+        """The anchors of a canvas as tensors on `device`; those of the last `GRIDS` new canvases are kept."""
+        if torch.compiler.is_compiling():
+            return anchor_grid(self._levels(canvas_hw), device)
+        key = (canvas_hw, device)
+        if key not in self._grids:
+            if len(self._grids) == GRIDS:
+                del self._grids[next(iter(self._grids))]
+            with torch.inference_mode(False):  # what is made in inference mode can't take part in a training step
+                self._grids[key] = anchor_grid(self._levels(canvas_hw), device)
+        return self._grids[key]
 
     def _levels(self, canvas_hw: tuple[int, int]) -> list[Level]:
         return pyramid_levels(canvas_hw, self.levels, self.anchors)
@@ -203,15 +219,14 @@ def flatten(outputs: DenseOutputs, anchors: int = 1) -> FlatOutputs:
 
     def join(maps: list[Tensor]) -> Tensor:
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)  # [B, cells, A · channels]
-        return flat.unflatten(2, (anchors, -1)).flatten(1, 2).float()
+        return (flat.unflatten(2, (anchors, -1)).flatten(1, 2) if anchors > 1 else flat).float()
 
     center = join(outputs.centerness).squeeze(-1) if outputs.centerness else None
     return FlatOutputs(join(outputs.class_logits), join(outputs.box_regression), center)
 
 
-def _matched_targets(assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor]:
+def _matched_targets(assigned: Assigned, positive: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Each anchor's class, int64 [B, N], −1 for a negative, and its box, [B, N, 4], arbitrary for a negative."""
-    positive = assigned.matched >= 0
     if targets.boxes.shape[1] == 0:
         return assigned.matched, targets.boxes.new_zeros((*positive.shape, 4))
     index = assigned.matched.clamp(min=0)

@@ -4,14 +4,14 @@ Sizes that change from batch to batch are marked as dynamic, so that a handful o
 boxes G, and the canvas where images aren't cropped to one size. Canvas sides go in as numbers of 32 px, the network's
 coarsest stride, so that the compiler sees that every level divides evenly.
 
-Nothing here has run on a GPU; on a CPU the same graphs are compiled and compared with the plain functions.
+Of this a GPU has run the compiled assignment; on a CPU all graphs are compiled and compared with the plain functions.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ from ..model.backbones import COARSEST
 from ..model.detector import DenseOutputs, DetectorNetwork
 from .distributed import World
 
-GRIDS = 16  # canvases whose anchors are kept
 # Steps of a run in which compiled losses save more time than compiling them takes. An estimate: a minute, against some
 # milliseconds of kernel launches a step.
 PAYS_FROM = 10_000
@@ -41,6 +40,23 @@ _WARNINGS_OF_TORCH = (
     "`torch.jit",  # torch's own modules use what torch has deprecated
     "Please use the new API settings to control TF32",  # torch 2.9 and 2.10 read the setting by its old name themselves
 )
+# Modules that are not this toolkit's.
+_OTHERS = r"(?!(train|export|runtime)\.)"
+
+
+@contextmanager
+def compiler_may_warn() -> Iterator[None]:
+    """Inside, no warning of torch, Triton and what they use is raised, also where the process raises warnings.
+
+    They are shown instead: what a compiler advises must not end a compilation. Warnings of this toolkit's modules are
+    raised as before.
+    """
+    with warnings.catch_warnings():
+        if any(action == "error" for action, *_ in warnings.filters):
+            warnings.filterwarnings("default", module=_OTHERS)
+        for message in _WARNINGS_OF_TORCH:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 class Compiler:
@@ -65,9 +81,7 @@ class Compiler:
         def call(*arguments: Any) -> Any:
             if not self.failed:
                 try:
-                    with warnings.catch_warnings(), functorch.patch(force_non_lazy_backward_lowering=True):
-                        for message in _WARNINGS_OF_TORCH:
-                            warnings.filterwarnings("ignore", message)
+                    with compiler_may_warn(), functorch.patch(force_non_lazy_backward_lowering=True):
                         return compiled(*arguments)
                 except torch.OutOfMemoryError:
                     raise
@@ -92,13 +106,13 @@ class CompiledCriterion:
     def __init__(self, criterion: Criterion, compiler: Compiler, fixed_canvas: bool) -> None:
         self._anchors = anchors_per_cell(criterion.anchors)
         self._fixed = fixed_canvas
-        self._grid: Callable[[tuple[int, int], torch.device], AnchorGrid] = lru_cache(GRIDS)(criterion.grid)
+        self._grid = criterion.grid
         self._losses = compiler.compile(criterion.losses)
         self._count = compiler.compile(criterion.count)
 
-        def assign(targets: Targets, canvas: Tensor) -> Assigned:
+        def assign(targets: Targets, canvas: Tensor, grid: AnchorGrid) -> Assigned:
             rows, columns = canvas.shape
-            return criterion.assign(targets, (COARSEST * (rows - 1), COARSEST * (columns - 1)))
+            return criterion.assign(targets, (COARSEST * (rows - 1), COARSEST * (columns - 1)), grid)
 
         self._assign = compiler.compile(assign)
 
@@ -123,9 +137,11 @@ class CompiledCriterion:
         # the compiler takes a size of 1 as a constant.
         rows, columns = (side // COARSEST + 1 for side in canvas_hw)
         canvas = targets.boxes.new_empty(()).expand(rows, columns)
+        grid = self._grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
             maybe_mark_dynamic(canvas, [0, 1])
-        return self._assign(_with_dynamic_boxes(targets), canvas)
+            _mark_anchors(grid)
+        return self._assign(_with_dynamic_boxes(targets), canvas, grid)
 
     def normalizers(self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned) -> Normalizers:
         """The divisors of the losses, as `Criterion.normalizers` has them."""
@@ -136,7 +152,7 @@ class CompiledCriterion:
         """The targets and the canvas's anchors; G, and N where it changes, are marked in them and in `assigned`."""
         grid = self._grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
-            _mark(grid, 0)
+            _mark_anchors(grid)
             _mark(assigned, 1)
         return _with_dynamic_boxes(targets), grid
 
@@ -203,6 +219,11 @@ def _with_dynamic_boxes(targets: Targets) -> Targets:
     return targets
 
 
+def _mark_anchors(grid: AnchorGrid) -> None:
+    """Mark N of a canvas's anchors as dynamic; the number of levels is the same for all canvases."""
+    _mark((grid.boxes, grid.points, grid.strides), 0)
+
+
 def _mark(tensors: Iterable[Tensor | None], dimension: int) -> None:
     for tensor in tensors:
         if tensor is not None:
@@ -212,7 +233,8 @@ def _mark(tensors: Iterable[Tensor | None], dimension: int) -> None:
 def _cause(error: Exception) -> str:
     """The innermost cause of an error, in one line."""
     cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    # torch's error of a backend holds the backend's own as an attribute; its own first line names the backend alone.
+    while (inner := getattr(cause, "inner_exception", None) or cause.__cause__) is not None:
+        cause = inner
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[0] if lines else type(cause).__name__

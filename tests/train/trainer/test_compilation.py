@@ -147,18 +147,43 @@ def test_one_graph_serves_all_large_canvases() -> None:
     assert graphs() == 4
 
 
-def test_the_compilers_own_warnings_end_no_compilation() -> None:
-    """Warnings are errors here, and what fails while compiling ends compilation."""
+def warning_backend(module: str, message: str) -> Callable[..., Any]:
+    """A backend during which the module of this name warns."""
 
     def advising(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        warnings.warn("TensorFloat32 tensor cores for float32 matrix multiplication available", stacklevel=1)
-        warnings.warn("`torch.jit.script_method` is deprecated.", DeprecationWarning, stacklevel=1)
-        warnings.warn("Please use the new API settings to control TF32 behavior, such as …", stacklevel=1)
+        exec("import warnings\nwarnings.warn(message)", {"__name__": module, "message": message})
         return aot_eager(graph, inputs)
 
-    function = Compiler(refuse, backend=advising).compile(lambda x: 2 * x)
-    assert torch.equal(function(torch.ones(3)), torch.full((3,), 2.0))
+    return advising
+
+
+@pytest.mark.parametrize("module", ["torch._inductor.lowering", "triton.language.core", "multiprocessing.popen_fork"])
+def test_warnings_of_the_compiler_are_shown_and_end_no_compilation(module: str) -> None:
+    """Warnings are errors here, and what fails while compiling ends compilation."""
+    function = Compiler(refuse, warning_backend(module, "softmax is computed in two steps")).compile(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="in two steps"):
+        found = function(torch.ones(3))
+    assert torch.equal(found, torch.full((3,), 2.0))
     assert graphs() == 1
+
+
+def test_warnings_that_no_user_can_act_on_are_not_shown(recwarn: pytest.WarningsRecorder) -> None:
+    for message in ("TensorFloat32 tensor cores available", "`torch.jit.script_method` is deprecated."):
+        function = Compiler(refuse, warning_backend("torch._inductor.lowering", message)).compile(lambda x: 2 * x)
+        assert torch.equal(function(torch.ones(3)), torch.full((3,), 2.0))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_warnings_of_the_toolkit_are_what_they_were(action: str, recwarn: pytest.WarningsRecorder) -> None:
+    lines: list[str] = []
+    one = Compiler(lines.append, warning_backend("train.assign.atss", "of our own"))
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)  # type: ignore[arg-type]
+        one.compile(lambda x: 2 * x)(torch.ones(3))
+    assert one.failed == (action == "error")
+    assert ["of our own" in line for line in lines] == [True] * one.failed
+    assert not recwarn.list
 
 
 @front_end.patch(recompile_limit=1)
@@ -220,7 +245,8 @@ def test_without_a_compiler_training_goes_on_with_one_warning(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     (line,) = [text for text in capsys.readouterr().out.splitlines() if "warning" in text]
     assert "torch.compile failed" in line
-    assert "without it" in line
+    assert "without it: " in line
+    assert "raised:" not in line, "the cause itself, not who raised it"
 
 
 def test_a_backward_pass_that_cannot_be_compiled_shows_in_the_forward_pass() -> None:
