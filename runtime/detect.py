@@ -236,6 +236,8 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
         streams,
         [group for path in holding for group in row_groups(path)],
     )
+    if inputs.count == 0:
+        raise UserError(f"{' '.join(map(str, given))}: no image in these Parquet files; expected a row per image")
     moving = [*streams, *(str(source.path) for source in inputs.sources if source.is_video)]
     if moving and options.cluster:
         raise UserError(f"{public_name(moving[0])}: --ray takes images; detect on videos and streams without it")
