@@ -22,7 +22,7 @@ import numpy as np
 from .video import VideoError, usable_rate
 
 QUEUE = 8  # frames that wait for the consumer
-RECONNECTS = 10  # default; attempts in a row before a lost stream is given up
+RECONNECTS = 10  # default; attempts without a frame before a lost stream is given up
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0  # before an attempt to reconnect; the wait doubles from attempt to attempt
 OPEN_MS = READ_MS = 10_000  # OpenCV's limits for opening a stream and for one frame of it
 CLOSE_S = 2.0  # how long closing waits for a read that is under way
@@ -71,8 +71,8 @@ class LiveStream:
 
     `say` gets a line for each lost and each new connection. `open_capture` makes what has OpenCV's `read`, `get`,
     `isOpened` and `release`. Raises VideoError for a stream that cannot be opened at all; one that is lost later is
-    opened anew, up to `reconnects` times in a row. A stream that announces its length, such as a film on a web server,
-    ends with its last frame, and none of its frames is dropped.
+    opened anew, up to `reconnects` times without a frame. A stream that announces its length, such as a film on a web
+    server, ends with its last frame, and none of its frames is dropped.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class LiveStream:
         self.name = public_name(address)
         self.dropped, self.reconnects = 0, 0
         self._address, self._most, self._say, self._open = address, reconnects, say, open_capture
-        self._first_wait_s = first_wait_s
+        self._first_wait_s = self._wait_s = first_wait_s
+        self._attempts = 0  # to connect again since the last frame: a server may accept, and send nothing
         self._capture: Any = None
         if not self._connect():
             raise VideoError(f"{self.name}: cannot be opened; check the address, and that the camera or server runs")
@@ -145,6 +146,7 @@ class LiveStream:
         while not self._is_closed:
             ok, frame = self._capture.read()
             if ok:
+                self._attempts, self._wait_s = 0, self._first_wait_s
                 if number == 0:
                     began = time.monotonic()
                 time_s = time.monotonic() - began if self._is_live else number / self.frames_per_second
@@ -166,15 +168,16 @@ class LiveStream:
     def _reconnect(self, frames: int) -> bool:
         """Open the stream anew; False where it was closed meanwhile. Raises VideoError after too many attempts."""
         self._release()
-        wait_s = self._first_wait_s
-        for attempt in range(1, self._most + 1):
+        while self._attempts < self._most:
+            self._attempts += 1
             self._say(
-                f"{self.name}: lost after {frames} frames; connecting again in {wait_s:g} s ({attempt} of {self._most})"
+                f"{self.name}: lost after {frames} frames; connecting again in {self._wait_s:g} s "
+                f"({self._attempts} of {self._most})"
             )
             with self._changed:
-                if self._changed.wait_for(lambda: self._is_closed, wait_s):
+                if self._changed.wait_for(lambda: self._is_closed, self._wait_s):
                     return False
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
             if self._connect():
                 self.reconnects += 1
                 return True

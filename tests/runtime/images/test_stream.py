@@ -99,6 +99,16 @@ def test_a_lost_stream_is_found_again_and_each_loss_is_said() -> None:
     assert not any("p%40ss" in line for line in said)
 
 
+def test_a_server_that_accepts_and_sends_nothing_is_given_up() -> None:
+    said: list[str] = []
+    source = Source(2, 0, 0, 3, *[0] * 50)
+    with pytest.raises(VideoError, match=r"lost after 5 frames, and not back after 3 attempts"):
+        read(source, said, reconnects=3)
+    assert [line.split("(")[1] for line in said] == ["1 of 3)", "2 of 3)", "3 of 3)"] * 2
+    assert [line.split(" in ")[1].split(" (")[0] for line in said] == ["0.01 s", "0.02 s", "0.04 s"] * 2
+    assert source.opened == 1 + 3 + 3
+
+
 def test_frames_before_the_loss_all_arrive() -> None:
     source = Source(3, None, 2, pause_s=0.002)
     found = until_lost(LiveStream(ADDRESS, 2, open_capture=source.open, first_wait_s=0.01))
