@@ -49,7 +49,7 @@ def is_stream(text: str) -> bool:
 
 def public_name(address: str) -> str:
     """The address without user name and password, for messages and results."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+    return re.sub(r"(?<=://)[^/?#]*@", "", address)  # up to the last @: FFmpeg takes a password that holds one
 
 
 def file_name(address: str) -> str:

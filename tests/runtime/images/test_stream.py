@@ -77,6 +77,8 @@ def test_a_file_that_is_named_like_a_camera(tmp_path: Path, monkeypatch: pytest.
 
 def test_passwords_are_not_told() -> None:
     assert public_name(ADDRESS) == "rtsp://camera.example:554/live/1?x=2"
+    assert public_name("rtsp://user:p@ss@host:554/a@b") == "rtsp://host:554/a@b"
+    assert public_name("rtsp://host?a=x@y") == "rtsp://host?a=x@y"
     assert public_name("rtsp://host/a@b") == "rtsp://host/a@b"
     assert file_name(ADDRESS) == "rtsp_camera.example_554_live_1_x_2"
     assert file_name("camera:0") == "camera_0"
