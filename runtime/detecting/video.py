@@ -121,8 +121,8 @@ def detect_stream(
             _write_frames(running, detector, stream.name, _of_one_size(stream.name, write), results, counted)
         except KeyboardInterrupt as error:
             interrupted = error
-        if count == 0 and interrupted is None:
-            raise VideoError(f"{stream.name}: not one frame came; check the address")
+        if count == 0:  # raised inside: there is no drawn video to finish
+            raise interrupted or VideoError(f"{stream.name}: not one frame came; check the address")
     told = f"{stream.name}: {count} frames, {stream.dropped} dropped, {stream.reconnects} times connected again"
     tqdm.write(told, file=sys.stderr)
     if interrupted is not None:

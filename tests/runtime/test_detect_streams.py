@@ -124,6 +124,18 @@ def test_ctrl_c_ends_a_stream_and_leaves_what_was_drawn(tmp_path: Path) -> None:
     capture.release()
 
 
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(LiveStream, "frames", interrupted)
+    stream = LiveStream(ADDRESS, open_capture=Source(5).open)
+    with pytest.raises(KeyboardInterrupt):
+        detect_stream(Detector(RedBackend()), stream, tmp_path, DetectionFiles([Rows()]), DetectSettings(batch=2))
+    assert list(tmp_path.iterdir()) == []
+
+
 class Changing(Source):
     """A camera whose second connection has another size."""
 
