@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,18 @@ def test_a_stream_from_the_command_line(
     with serving(mjpeg(pictures(28), before_close=14)) as url:
         secret = url.replace("http://", "http://me:secret@")
         command = [str(model), secret, "-o", str(out), "--backend", "cpu", "--reconnects", "1", "--score", "0.5"]
-        assert main([*command, "--jsonl", str(tmp_path / "found.jsonl")]) == 0
+        parquet = ["--parquet", str(tmp_path / "found.parquet")] if find_spec("pyarrow") else []
+        assert main([*command, "--jsonl", str(tmp_path / "found.jsonl"), *parquet]) == 0
     content = json.loads((out / "detections.json").read_text())
     rows = content["images"]
     assert [row["frame"] for row in rows] == sorted({row["frame"] for row in rows})
     assert len(rows) + rows[-1]["dropped"] == rows[-1]["frame"] + 1 >= 24
     assert {row["reconnects"] for row in rows} == {0, 1}
     assert [row["time_s"] for row in rows] == sorted(row["time_s"] for row in rows)
+    if parquet:
+        from pyarrow.parquet import read_table
+
+        assert read_table(tmp_path / "found.parquet").drop_columns("reason").to_pylist()[: len(rows)] == rows
     lefts = [row["detections"][0]["box_xyxy"][0] for row in rows]
     assert lefts == sorted(lefts), "each row has the detections of its own frame"
     assert lefts[-1] > lefts[0] + 30
