@@ -69,10 +69,10 @@ def open_capture(address: str) -> Any:
 class LiveStream:
     """An open stream or camera. A context manager; `frames` may be iterated once.
 
-    `say` gets a line for each lost and each new connection. `open_capture` makes what has OpenCV's `read`, `get`,
-    `isOpened` and `release`. Raises VideoError for a stream that cannot be opened at all; one that is lost later is
-    opened anew, up to `reconnects` times without a frame. A stream that announces its length, such as a film on a web
-    server, ends with its last frame, and none of its frames is dropped.
+    `say` gets a line for each lost connection, and for a film that ends early. `open_capture` makes what has OpenCV's
+    `read`, `get`, `isOpened` and `release`. Raises VideoError for a stream that cannot be opened at all; one that is
+    lost later is opened anew, up to `reconnects` times without a frame. A stream that announces its length, such as a
+    film on a web server, ends with its last frame, and none of its frames is dropped.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class LiveStream:
         self.frames_per_second = usable_rate(self._property(cv2.CAP_PROP_FPS))
         announced = self._property(cv2.CAP_PROP_FRAME_COUNT)
         self._is_live = not np.isfinite(announced) or announced <= 0
+        self._announced = 0 if self._is_live else int(announced)
         self._waiting: deque[LiveFrame] = deque()
         self._changed = threading.Condition()
         self._has_ended = self._is_closed = False
@@ -152,7 +153,11 @@ class LiveStream:
                 time_s = time.monotonic() - began if self._is_live else number / self.frames_per_second
                 self._put(number, time_s, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 number += 1
-            elif not self._is_live or not self._reconnect(number):
+            elif not self._is_live:
+                if number < 0.9 * self._announced:  # as of a video file: what a container announces is an estimate
+                    self._say(f"{self.name}: ended after {number} of {self._announced} frames")
+                return
+            elif not self._reconnect(number):
                 return
 
     def _put(self, number: int, time_s: float, pixels: np.ndarray) -> None:

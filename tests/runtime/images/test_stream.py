@@ -151,6 +151,13 @@ def test_a_stream_of_known_length_is_read_whole_and_ends() -> None:
         assert [frame.time_s for frame in stream.frames()] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
+@pytest.mark.parametrize(("frames", "expected"), [(60, []), (55, []), (20, ["ended after 20 of 60 frames"])])
+def test_a_film_that_is_cut_off_is_said(frames: int, expected: list[str]) -> None:
+    said: list[str] = []
+    assert len(read(Source(frames, length=60, fps=20.0), said)) == frames
+    assert [line.split(": ")[1] for line in said] == expected
+
+
 def test_memory_holds_a_few_frames_of_a_long_stream() -> None:
     class Array(np.ndarray):
         """An array that a weak set takes."""
