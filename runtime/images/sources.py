@@ -44,7 +44,7 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
         else:
             found = [(given, Path(given.name))]
         for path, relative in found:
-            name = _unused(relative.with_suffix("").as_posix(), taken)
+            name = unused_name(relative.with_suffix("").as_posix(), taken)
             sources.append(Source(path, name, path.suffix.lower() in VIDEO_SUFFIXES))
     return sources
 
@@ -68,7 +68,7 @@ def _is_wanted(path: Path, out: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and out.resolve() not in path.resolve().parents
 
 
-def _unused(name: str, taken: set[str]) -> str:
+def unused_name(name: str, taken: set[str]) -> str:
     """`name`, with a number if another input took it: a.jpg and a.png, or x/a.jpg and y/a.jpg."""
     candidate, number = name, 1
     while candidate.lower() in taken:

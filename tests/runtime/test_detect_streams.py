@@ -91,6 +91,17 @@ def test_a_stream_that_ends_after_some_frames(
     capture.release()
 
 
+def test_each_stream_has_a_drawn_video_of_its_own(model: Path, tmp_path: Path, opens_http: None) -> None:
+    """Also where several addresses make the same name of a file, or one address is given twice."""
+    with serving(mjpeg(pictures(60), before_close=6)) as url:
+        addresses = [f"{url}/1", f"{url}_1", f"{url}/1"]
+        command = [str(model), *addresses, "-o", str(tmp_path), "--backend", "cpu", "--max-frames", "2"]
+        assert main([*command, "--batch", "1"]) == 0
+    rows = json.loads((tmp_path / "detections.json").read_text())["images"]
+    assert [row["file"] for row in rows] == [address for address in addresses for _ in range(2)]
+    assert len(list(tmp_path.glob("*.mp4"))) == 3
+
+
 def test_a_stream_that_is_not_there_is_one_of_the_inputs(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of the 1 inputs could be read; the first: http://127\.0\.0\.1:9/x"):
         main([str(model), "http://127.0.0.1:9/x", "-o", str(tmp_path / "out"), "--backend", "cpu"])
