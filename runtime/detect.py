@@ -40,10 +40,10 @@ from .detector import Detector
 from .errors import UserError, run_main
 from .files import require_writable
 from .images import MAX_PIXELS
-from .images.sources import Source, find_sources
+from .images.sources import Source, find_sources, unused_name
 from .images.stored import SUFFIX as PARQUET
 from .images.stored import RowGroup, find_parquet, holds_images, named_paths, row_groups
-from .images.stream import RECONNECTS, LiveStream, is_stream, public_name
+from .images.stream import RECONNECTS, LiveStream, file_name, is_stream, public_name
 from .images.video import VideoError
 from .manifest import Manifest
 from .model_spec import ModelSpec, model_path, model_summary
@@ -164,12 +164,13 @@ def _detect_all(
                     detect_video(detector, source, options.out, results, settings, bar.update)
                 except VideoError as error:
                     results.skip(source.path, error)
+    taken = {source.name.lower() for source in inputs.sources if source.is_video}
     for address in inputs.streams:
-        name = public_name(address)
+        name, drawn = public_name(address), unused_name(file_name(address), taken)
         with _bar(name, "frame") as bar:
             try:
                 with LiveStream(address, options.reconnects, _warn) as stream:
-                    detect_stream(detector, stream, options.out, results, settings, bar.update)
+                    detect_stream(detector, stream, options.out, results, settings, bar.update, drawn)
             except VideoError as error:
                 results.skip(name, error)
 
@@ -236,6 +237,8 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
         streams,
         [group for path in holding for group in row_groups(path)],
     )
+    if inputs.count == 0:
+        raise UserError(f"{' '.join(map(str, given))}: no image in these Parquet files; expected a row per image")
     moving = [*streams, *(str(source.path) for source in inputs.sources if source.is_video)]
     if moving and options.cluster:
         raise UserError(f"{public_name(moving[0])}: --ray takes images; detect on videos and streams without it")

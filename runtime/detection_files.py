@@ -157,6 +157,8 @@ def parquet_file(path: Path) -> Iterator[DetectionWriter]:
         ("file", arrow.string()),
         ("frame", arrow.int64()),
         ("time_s", arrow.float64()),
+        ("dropped", arrow.int64()),  # of a stream
+        ("reconnects", arrow.int64()),
         ("height", arrow.int32()),
         ("width", arrow.int32()),
         ("detections", arrow.list_(arrow.struct([*detection, ("box_xyxy", arrow.list_(arrow.float64()))]))),

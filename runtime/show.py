@@ -15,6 +15,8 @@ import numpy as np
 
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
 from .coco.results import known_results, results_to_detections, take
+from .coco.results_parquet import SUFFIX as PARQUET
+from .coco.results_parquet import load_parquet
 from .command_names import program
 from .errors import UserError, run_main
 from .files import atomic_write
@@ -52,7 +54,9 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     parser = argparse.ArgumentParser(prog=program("runtime.show"), description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="COCO results file, as runtime.evaluate --results-out writes it")
+    parser.add_argument(
+        "results", type=Path, help="COCO results (.json, .parquet), as runtime.evaluate --results-out writes them"
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images)
-    written = draw_results(load_results(options.results), dataset, options.out, options.count, options.score)
+    load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
+    written = draw_results(load(options.results), dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")
     return 0
 

@@ -65,7 +65,8 @@ def plan_tasks(sources: Sequence[Source], groups: Sequence[RowGroup], batch: int
     """The tasks for image files, and then those for row groups. Nodes have another working folder: paths are whole."""
     size = max(batch * BATCHES, -(-len(sources) // MOST_TASKS))
     pieces = cut([str(source.path.absolute()) for source in sources], size)
-    return [*({"paths": list(piece)} for piece in pieces), *({"group": list(group)} for group in groups)]
+    whole = [group._replace(file=str(Path(group.file).absolute())) for group in groups]
+    return [*({"paths": list(piece)} for piece in pieces), *({"group": list(group)} for group in whole)]
 
 
 def detect_images_on_cluster(

@@ -85,8 +85,11 @@ def detect_stream(
     results: DetectionFiles,
     settings: DetectSettings,
     progress: Callable[[int], object] = lambda _: None,
+    drawn_name: str | None = None,
 ) -> None:
     """As `detect_video`, on a stream or camera. Ctrl-C ends it, and leaves the drawn video whole.
+
+    `drawn_name` is the drawn video's, without suffix; by default it is made of the address.
 
     A row also has the frames that were dropped and the connections that were made anew up to there. Raises VideoError
     for a stream that has no frame, that is lost for good, or whose frames change their size while they are drawn.
@@ -94,7 +97,7 @@ def detect_stream(
     interrupted: KeyboardInterrupt | None = None
     count = 0
     with ExitStack() as stack:
-        target = out / f"{file_name(stream.name)}.mp4"
+        target = out / f"{drawn_name or file_name(stream.name)}.mp4"
         write = stack.enter_context(drawn_video(target, stream.frames_per_second)) if settings.draws else None
         frames = (
             _Frame(
@@ -121,8 +124,8 @@ def detect_stream(
             _write_frames(running, detector, stream.name, _of_one_size(stream.name, write), results, counted)
         except KeyboardInterrupt as error:
             interrupted = error
-        if count == 0 and interrupted is None:
-            raise VideoError(f"{stream.name}: not one frame came; check the address")
+        if count == 0:  # raised inside: there is no drawn video to finish
+            raise interrupted or VideoError(f"{stream.name}: not one frame came; check the address")
     told = f"{stream.name}: {count} frames, {stream.dropped} dropped, {stream.reconnects} times connected again"
     tqdm.write(told, file=sys.stderr)
     if interrupted is not None:

@@ -44,14 +44,14 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
         else:
             found = [(given, Path(given.name))]
         for path, relative in found:
-            name = _unused(relative.with_suffix("").as_posix(), taken)
+            name = unused_name(relative.with_suffix("").as_posix(), taken)
             sources.append(Source(path, name, path.suffix.lower() in VIDEO_SUFFIXES))
     return sources
 
 
 def _listed(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a text with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"{path}: cannot read the list of images: {reason}; expected a file name per line") from error
@@ -68,7 +68,7 @@ def _is_wanted(path: Path, out: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and out.resolve() not in path.resolve().parents
 
 
-def _unused(name: str, taken: set[str]) -> str:
+def unused_name(name: str, taken: set[str]) -> str:
     """`name`, with a number if another input took it: a.jpg and a.png, or x/a.jpg and y/a.jpg."""
     candidate, number = name, 1
     while candidate.lower() in taken:

@@ -6,6 +6,7 @@ struct of the two, as Hugging Face's data sets have it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,11 @@ from ..errors import UserError
 from ..parquet import import_parquet
 
 SUFFIX = ".parquet"
+# Arrow's types, by column; "null" is a column without any value.
+_TYPES = {
+    "path": r"^(null|(dictionary<values=)?(large_)?string(_view)?\b)",
+    "bytes": r"^(null|(large_|fixed_size_)?binary)",
+}
 
 
 class RowGroup(NamedTuple):
@@ -30,14 +36,18 @@ def find_parquet(given: Path) -> list[Path]:
 
 def holds_images(path: Path) -> bool:
     """Whether the rows hold images, not only their names. Raises UserError for a file without either."""
-    names = _names(_open(path), path)
-    return "bytes" in names
+    return "bytes" in _names(_open(path), path)
 
 
 def named_paths(path: Path) -> list[Path]:
-    """The files that the rows name, in order. Raises UserError."""
-    table = _open(path).read(columns=["path"])
-    return [Path(name) for name in table.column("path").to_pylist()]
+    """The files that the rows name, in order. Raises UserError, also for a row that names none."""
+    file = _open(path)
+    _names(file, path)
+    names = _values(file, path, ["path"])["path"]
+    for row, name in enumerate(names):
+        if not name:
+            raise UserError(f"{path}: row {row} names no file; leave such rows out")
+    return [Path(name) for name in names]
 
 
 def row_groups(path: Path) -> list[RowGroup]:
@@ -49,21 +59,15 @@ def row_groups(path: Path) -> list[RowGroup]:
 
 def read_group(group: RowGroup) -> list[tuple[str, bytes]]:
     """Name and bytes of each image of a row group; a row without a name gets its number. Raises UserError."""
-    file = _open(Path(group.file))
-    where = "image" if "image" in file.schema_arrow.names else None
-    names = _names(file, Path(group.file))
-    table = file.read_row_group(
-        group.number, columns=[where] if where else [n for n in ("path", "bytes") if n in names]
-    )
-    if where:
-        table = table.flatten().rename_columns([name.removeprefix("image.") for name in table.flatten().column_names])
-    data = table.column("bytes").to_pylist()
-    paths = table.column("path").to_pylist() if "path" in names else [None] * len(data)
-    first = sum(one.rows for one in row_groups(Path(group.file)) if one.number < group.number)
-    unnamed = Path(group.file).stem
+    path = Path(group.file)
+    file = _open(path)
+    columns = _values(file, path, sorted(_names(file, path)), group.number)
+    data = columns["bytes"]
+    paths = columns.get("path", [None] * len(data))
+    first = sum(one.rows for one in row_groups(path) if one.number < group.number)
     return [
-        (path or f"{unnamed}[{first + index}]", content or b"")
-        for index, (path, content) in enumerate(zip(paths, data, strict=True))
+        (name or f"{path.stem}[{first + index}]", content or b"")
+        for index, (name, content) in enumerate(zip(paths, data, strict=True))
     ]
 
 
@@ -72,23 +76,40 @@ def _open(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (OSError, arrow.ArrowException) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise UserError(
-            f"{path}: cannot read this Parquet file ({reason}); check the path, or write it again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or ["unknown"])[0]
+    return UserError(f"{path}: cannot read this Parquet file ({reason}); check the path, or write it again")
+
+
+def _values(file: Any, path: Path, names: list[str], group: int | None = None) -> dict[str, list[Any]]:
+    """The values of columns by name, of a row group or of the whole file. Raises UserError for damaged content."""
+    arrow, _ = import_parquet()
+    prefix = "image." if _has_struct(file) else ""
+    wanted = [prefix + name for name in names]
+    try:
+        table = file.read(columns=wanted) if group is None else file.read_row_group(group, columns=wanted)
+        table = table.flatten() if prefix else table
+        return {name: table.column(prefix + name).to_pylist() for name in names}
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
+        raise _unreadable(path, error) from error
 
 
 def _names(file: Any, path: Path) -> set[str]:
-    """Which of "path" and "bytes" the rows have."""
+    """Which of "path" and "bytes" the rows have. Raises UserError where they have neither, or with other types."""
     schema = file.schema_arrow
-    columns = set(schema.names)
-    if _has_struct(file):
-        columns = {field.name for field in schema.field("image").type}
-    if not columns & {"path", "bytes"}:
+    fields = schema.field("image").type if _has_struct(file) else schema
+    types = {field.name: str(field.type) for field in fields if field.name in _TYPES}
+    if not types:
         raise UserError(
             f"{path}: no column of images (it has {', '.join(schema.names)}); expected path, bytes, or image with both"
         )
-    return columns & {"path", "bytes"}
+    for name, given in types.items():
+        if not re.search(_TYPES[name], given):
+            raise UserError(f"{path}: the column {name} is {given}; expected strings in path, and binary in bytes")
+    return set(types)
 
 
 def _has_struct(file: Any) -> bool:

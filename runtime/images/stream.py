@@ -22,7 +22,7 @@ import numpy as np
 from .video import VideoError, usable_rate
 
 QUEUE = 8  # frames that wait for the consumer
-RECONNECTS = 10  # default; attempts in a row before a lost stream is given up
+RECONNECTS = 10  # default; attempts without a frame before a lost stream is given up
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0  # before an attempt to reconnect; the wait doubles from attempt to attempt
 OPEN_MS = READ_MS = 10_000  # OpenCV's limits for opening a stream and for one frame of it
 CLOSE_S = 2.0  # how long closing waits for a read that is under way
@@ -49,7 +49,7 @@ def is_stream(text: str) -> bool:
 
 def public_name(address: str) -> str:
     """The address without user name and password, for messages and results."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+    return re.sub(r"(?<=://)[^/?#]*@", "", address)  # up to the last @: FFmpeg takes a password that holds one
 
 
 def file_name(address: str) -> str:
@@ -69,10 +69,10 @@ def open_capture(address: str) -> Any:
 class LiveStream:
     """An open stream or camera. A context manager; `frames` may be iterated once.
 
-    `say` gets a line for each lost and each new connection. `open_capture` makes what has OpenCV's `read`, `get`,
-    `isOpened` and `release`. Raises VideoError for a stream that cannot be opened at all; one that is lost later is
-    opened anew, up to `reconnects` times in a row. A stream that announces its length, such as a film on a web server,
-    ends with its last frame, and none of its frames is dropped.
+    `say` gets a line for each lost connection, and for a film that ends early. `open_capture` makes what has OpenCV's
+    `read`, `get`, `isOpened` and `release`. Raises VideoError for a stream that cannot be opened at all; one that is
+    lost later is opened anew, up to `reconnects` times without a frame. A stream that announces its length, such as a
+    film on a web server, ends with its last frame, and none of its frames is dropped.
     """
 
     def __init__(
@@ -86,13 +86,15 @@ class LiveStream:
         self.name = public_name(address)
         self.dropped, self.reconnects = 0, 0
         self._address, self._most, self._say, self._open = address, reconnects, say, open_capture
-        self._first_wait_s = first_wait_s
+        self._first_wait_s = self._wait_s = first_wait_s
+        self._attempts = 0  # to connect again since the last frame: a server may accept, and send nothing
         self._capture: Any = None
         if not self._connect():
             raise VideoError(f"{self.name}: cannot be opened; check the address, and that the camera or server runs")
         self.frames_per_second = usable_rate(self._property(cv2.CAP_PROP_FPS))
         announced = self._property(cv2.CAP_PROP_FRAME_COUNT)
         self._is_live = not np.isfinite(announced) or announced <= 0
+        self._announced = 0 if self._is_live else int(announced)
         self._waiting: deque[LiveFrame] = deque()
         self._changed = threading.Condition()
         self._has_ended = self._is_closed = False
@@ -145,12 +147,17 @@ class LiveStream:
         while not self._is_closed:
             ok, frame = self._capture.read()
             if ok:
+                self._attempts, self._wait_s = 0, self._first_wait_s
                 if number == 0:
                     began = time.monotonic()
                 time_s = time.monotonic() - began if self._is_live else number / self.frames_per_second
                 self._put(number, time_s, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 number += 1
-            elif not self._is_live or not self._reconnect(number):
+            elif not self._is_live:
+                if number < 0.9 * self._announced:  # as of a video file: what a container announces is an estimate
+                    self._say(f"{self.name}: ended after {number} of {self._announced} frames")
+                return
+            elif not self._reconnect(number):
                 return
 
     def _put(self, number: int, time_s: float, pixels: np.ndarray) -> None:
@@ -166,15 +173,16 @@ class LiveStream:
     def _reconnect(self, frames: int) -> bool:
         """Open the stream anew; False where it was closed meanwhile. Raises VideoError after too many attempts."""
         self._release()
-        wait_s = self._first_wait_s
-        for attempt in range(1, self._most + 1):
+        while self._attempts < self._most:
+            self._attempts += 1
             self._say(
-                f"{self.name}: lost after {frames} frames; connecting again in {wait_s:g} s ({attempt} of {self._most})"
+                f"{self.name}: lost after {frames} frames; connecting again in {self._wait_s:g} s "
+                f"({self._attempts} of {self._most})"
             )
             with self._changed:
-                if self._changed.wait_for(lambda: self._is_closed, wait_s):
+                if self._changed.wait_for(lambda: self._is_closed, self._wait_s):
                     return False
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
             if self._connect():
                 self.reconnects += 1
                 return True

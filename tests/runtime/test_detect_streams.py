@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,18 @@ def test_a_stream_from_the_command_line(
     with serving(mjpeg(pictures(28), before_close=14)) as url:
         secret = url.replace("http://", "http://me:secret@")
         command = [str(model), secret, "-o", str(out), "--backend", "cpu", "--reconnects", "1", "--score", "0.5"]
-        assert main([*command, "--jsonl", str(tmp_path / "found.jsonl")]) == 0
+        parquet = ["--parquet", str(tmp_path / "found.parquet")] if find_spec("pyarrow") else []
+        assert main([*command, "--jsonl", str(tmp_path / "found.jsonl"), *parquet]) == 0
     content = json.loads((out / "detections.json").read_text())
     rows = content["images"]
     assert [row["frame"] for row in rows] == sorted({row["frame"] for row in rows})
     assert len(rows) + rows[-1]["dropped"] == rows[-1]["frame"] + 1 >= 24
     assert {row["reconnects"] for row in rows} == {0, 1}
     assert [row["time_s"] for row in rows] == sorted(row["time_s"] for row in rows)
+    if parquet:
+        from pyarrow.parquet import read_table
+
+        assert read_table(tmp_path / "found.parquet").drop_columns("reason").to_pylist()[: len(rows)] == rows
     lefts = [row["detections"][0]["box_xyxy"][0] for row in rows]
     assert lefts == sorted(lefts), "each row has the detections of its own frame"
     assert lefts[-1] > lefts[0] + 30
@@ -83,6 +89,17 @@ def test_a_stream_that_ends_after_some_frames(
     capture = cv2.VideoCapture(str(drawn))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 9
     capture.release()
+
+
+def test_each_stream_has_a_drawn_video_of_its_own(model: Path, tmp_path: Path, opens_http: None) -> None:
+    """Also where several addresses make the same name of a file, or one address is given twice."""
+    with serving(mjpeg(pictures(60), before_close=6)) as url:
+        addresses = [f"{url}/1", f"{url}_1", f"{url}/1"]
+        command = [str(model), *addresses, "-o", str(tmp_path), "--backend", "cpu", "--max-frames", "2"]
+        assert main([*command, "--batch", "1"]) == 0
+    rows = json.loads((tmp_path / "detections.json").read_text())["images"]
+    assert [row["file"] for row in rows] == [address for address in addresses for _ in range(2)]
+    assert len(list(tmp_path.glob("*.mp4"))) == 3
 
 
 def test_a_stream_that_is_not_there_is_one_of_the_inputs(model: Path, tmp_path: Path) -> None:
@@ -122,6 +139,18 @@ def test_ctrl_c_ends_a_stream_and_leaves_what_was_drawn(tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(drawn))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 5
     capture.release()
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(LiveStream, "frames", interrupted)
+    stream = LiveStream(ADDRESS, open_capture=Source(5).open)
+    with pytest.raises(KeyboardInterrupt):
+        detect_stream(Detector(RedBackend()), stream, tmp_path, DetectionFiles([Rows()]), DetectSettings(batch=2))
+    assert list(tmp_path.iterdir()) == []
 
 
 class Changing(Source):

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.coco import CocoDataset, CocoError, parse_results
 from runtime.coco.results import results_of_image, results_to_detections, take
+from runtime.coco.results_parquet import write_parquet
 from runtime.detections import Detections
 from runtime.images import ImageError
 from runtime.show import draw_results, main
@@ -76,3 +77,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(results), *data, "--count", "3"]) == 0
     assert "3 images" in capsys.readouterr().out
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_the_command_reads_parquet_too(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    dataset, results = make_dataset(tmp_path), [a_result(1)]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_parquet(tmp_path / "results.parquet", parse_results(results, "results"))
+    for kind in ("json", "parquet"):
+        data = ["--annotations", str(dataset.json_path), "--images", str(dataset.root), "--out", str(tmp_path / kind)]
+        assert main([str(tmp_path / f"results.{kind}"), *data]) == 0
+    drawn = [{path.name: path.read_bytes() for path in (tmp_path / kind).iterdir()} for kind in ("json", "parquet")]
+    assert drawn[0] == drawn[1] != {}

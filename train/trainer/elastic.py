@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime.files import atomic_write
 
-from .distributed import World
+from .distributed import World, all_gather
 from .start import LAST
 
 CLAIM = "torchrun.json"  # in the folder of the run
@@ -23,26 +23,33 @@ UNNAMED = "none"  # torchrun's id where no --rdzv-id was given: every such start
 def continues(out: Path, resume: bool, world: World) -> bool:
     """Whether the run in `out` is continued: with `resume`, and where this torchrun began it and has restarted.
 
-    All processes get the same answer; process 0 writes the claim. A torchrun with an --rdzv-id of its own continues
-    the run that has this id at any start, as when a node is replaced or Slurm requeues the job.
+    Process 0 decides, writes the claim and tells the others. A torchrun with an --rdzv-id of its own continues the run
+    that has this id at any start, as when a node is replaced or Slurm requeues the job.
     """
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     if run_id is None:
         return resume
-    has_restarted = restart_count() > 0 or run_id != UNNAMED
+    # torchrun counts the restarts of a node whose own process failed, and not those of the other nodes.
+    has_restarted = any(all_gather(restart_count() > 0, world)) or run_id != UNNAMED
+    continued = _claim(out, run_id, resume, has_restarted) if world.is_main else None
+    return all_gather(continued, world)[0]
+
+
+def _claim(out: Path, run_id: str, resume: bool, has_restarted: bool) -> bool:
+    """Whether the run is continued; a run that is this torchrun's has its claim then."""
     is_ours = _claimed_by(out) == run_id
     continued = resume or (has_restarted and is_ours)
     if not continued and (out / LAST).exists():
         # This start is refused, and so must be its restarts: an earlier torchrun without an id had the same claim.
-        if world.is_main and is_ours:
+        if is_ours:
             (out / CLAIM).unlink(missing_ok=True)
-    elif world.is_main and not is_ours:
+    elif not is_ours:
         atomic_write(out / CLAIM, json.dumps({"run_id": run_id}) + "\n")
     return continued
 
 
 def restart_count() -> int:
-    """How often torchrun has started the processes anew because one failed; 0 without torchrun."""
+    """How often torchrun has started the processes of this node anew because one of them failed; 0 without torchrun."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 

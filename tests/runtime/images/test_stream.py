@@ -77,6 +77,8 @@ def test_a_file_that_is_named_like_a_camera(tmp_path: Path, monkeypatch: pytest.
 
 def test_passwords_are_not_told() -> None:
     assert public_name(ADDRESS) == "rtsp://camera.example:554/live/1?x=2"
+    assert public_name("rtsp://user:p@ss@host:554/a@b") == "rtsp://host:554/a@b"
+    assert public_name("rtsp://host?a=x@y") == "rtsp://host?a=x@y"
     assert public_name("rtsp://host/a@b") == "rtsp://host/a@b"
     assert file_name(ADDRESS) == "rtsp_camera.example_554_live_1_x_2"
     assert file_name("camera:0") == "camera_0"
@@ -97,6 +99,16 @@ def test_a_lost_stream_is_found_again_and_each_loss_is_said() -> None:
     assert "lost after 3 frames; connecting again in 0.01 s (1 of 4)" in said[0]
     assert "in 0.02 s (2 of 4)" in said[1], "it waits longer each time"
     assert not any("p%40ss" in line for line in said)
+
+
+def test_a_server_that_accepts_and_sends_nothing_is_given_up() -> None:
+    said: list[str] = []
+    source = Source(2, 0, 0, 3, *[0] * 50)
+    with pytest.raises(VideoError, match=r"lost after 5 frames, and not back after 3 attempts"):
+        read(source, said, reconnects=3)
+    assert [line.split("(")[1] for line in said] == ["1 of 3)", "2 of 3)", "3 of 3)"] * 2
+    assert [line.split(" in ")[1].split(" (")[0] for line in said] == ["0.01 s", "0.02 s", "0.04 s"] * 2
+    assert source.opened == 1 + 3 + 3
 
 
 def test_frames_before_the_loss_all_arrive() -> None:
@@ -137,6 +149,13 @@ def test_a_stream_of_known_length_is_read_whole_and_ends() -> None:
     assert source.opened == 1
     with LiveStream(ADDRESS, open_capture=Source(5, length=5, fps=20.0).open) as stream:
         assert [frame.time_s for frame in stream.frames()] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(60, []), (55, []), (20, ["ended after 20 of 60 frames"])])
+def test_a_film_that_is_cut_off_is_said(frames: int, expected: list[str]) -> None:
+    said: list[str] = []
+    assert len(read(Source(frames, length=60, fps=20.0), said)) == frames
+    assert [line.split(": ")[1] for line in said] == expected
 
 
 def test_memory_holds_a_few_frames_of_a_long_stream() -> None:

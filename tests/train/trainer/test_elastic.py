@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,6 @@ from .test_resume import losses, run_interrupted, same_weights
 
 Make = Callable[..., Config]
 ROOT = Path(__file__).parents[3]
-SECOND = World(1, 2)
 
 
 def test_two_processes_one_killed_then_one_failing_take_the_steps_of_an_undisturbed_run(
@@ -57,6 +57,36 @@ def test_two_processes_one_killed_then_one_failing_take_the_steps_of_an_undistur
     first, second = (read_checkpoint(tmp_path / name / LAST) for name in ("disturbed", "through"))
     assert first.step == second.step == 9
     assert str(first.optimizer) == str(second.optimizer)
+
+
+def test_all_nodes_go_on_when_the_process_of_one_is_killed(tmp_path: Path) -> None:
+    """torchrun counts the restart on that node alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+                *("--max-restarts", "3", "--monitor-interval", "0.1", "--rdzv-backend", "c10d"),
+                *("--rdzv-endpoint", meeting, "-m", "tests.support.elastic_node", str(tmp_path)),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        said = [node.communicate(timeout=100)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert sorted(answer["restarts"] for answer in answers) == [0, 1], "else every node counts, and this tests nothing"
+    assert [answer["continues"] for answer in answers] == [True, True]
 
 
 def test_each_start_has_a_store_of_its_own_in_the_one_that_outlives_them() -> None:
@@ -108,7 +138,7 @@ def test_a_restart_goes_on(run_id: str, torchrun: Become, small_config: Make, tm
     run_interrupted(config, out, 4)
     assert read_checkpoint(out / LAST).step == 3
     torchrun(run_id, 1)
-    assert continues(out, False, SECOND), "process 0 has written the claim, the others read it"
+    assert continues(out, False, ALONE)
     assert train_detector(config, out).steps == 6
     train_detector(config, tmp_path / "through")
     assert losses(out) == losses(tmp_path / "through")
@@ -162,4 +192,4 @@ def test_a_job_with_an_id_of_its_own_goes_on_when_it_is_queued_again(
 def test_a_damaged_claim_is_nobody_s(content: str, torchrun: Become, tmp_path: Path) -> None:
     (tmp_path / CLAIM).write_text(content)
     torchrun("3", 1)
-    assert not continues(tmp_path, False, SECOND)
+    assert not continues(tmp_path, False, ALONE)
