@@ -130,7 +130,11 @@ class ServerBackend:
         library = self._library
         tensors = [library.Tensor("images", np.ascontiguousarray(images)), library.Tensor("image_sizes", image_sizes)]
         request = library.InferenceRequest(
-            model_name=self._model, requested_output_names=list(OUTPUT_NAMES), inputs=tensors
+            model_name=self._model,
+            requested_output_names=list(OUTPUT_NAMES),
+            inputs=tensors,
+            # Outputs of a model on a GPU lie there otherwise, where as_numpy can't read them.
+            preferred_memory=library.PreferredMemory(library.TRITONSERVER_MEMORY_CPU, 0),
         )
         stopwatch = stopwatch or Stopwatch()
         with stopwatch.measure("infer"):
