@@ -110,7 +110,7 @@ def network_config(name: str, network: Network, options: ServingOptions) -> Any:
         group.profile.extend(str(number) for number in range(len(engine.profiles)))
         config.optimization.cuda.graphs = True
         for profile in engine.profiles:
-            _add_graph(config.optimization.cuda.graph_spec.add(), profile, batched)
+            _add_graph(config.optimization.cuda.graph_spec.add(), profile, batch_max)
         parameters |= {
             "tensorrt": engine.library_version,
             "compute_capabilities": " ".join(engine.compute_capabilities),
@@ -153,11 +153,11 @@ def _kind(messages: Any, network: Network, device: Device) -> Any:
     return kinds.KIND_CPU if device == "cpu" else kinds.KIND_GPU
 
 
-def _add_graph(graph: Any, profile: Profile, batched: bool) -> None:
-    """A CUDA graph for the shape that a profile was tuned for."""
+def _add_graph(graph: Any, profile: Profile, batch_max: int) -> None:
+    """A CUDA graph for the shape that a profile was tuned for. Triton refuses one above the configuration's batch."""
     batch, height, width = profile.best
-    first = [] if batched else [batch]
-    graph.batch_size = batch if batched else 0
+    first = [] if batch_max else [batch]
+    graph.batch_size = min(batch, batch_max)
     graph.input["images"].dim.extend([*first, height, width, 3])
     graph.input["image_sizes"].dim.extend([*first, 2])
 

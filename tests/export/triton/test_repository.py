@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from export.to_triton import main
 from export.triton.config import ServingOptions, import_messages, network_config
 from export.triton.network import read_network
 from export.triton.repository import write_repository
-from runtime.backends.engine_file import EngineError, EngineManifest, Profile, json_path, read_engine, write_engine
+from runtime.backends.engine_file import EngineError, json_path, read_engine
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.manifest import from_json
@@ -26,10 +25,9 @@ from train.trainer.checkpoint import LoadedDetector
 
 from ...support.blocked import run_without
 from ..conftest import Exported
+from .conftest import parsed
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'atss-toolkit[triton]'")
-LANDSCAPE = Profile((1, 64, 64), (4, 192, 256), (16, 192, 256))
-UPRIGHT = Profile((1, 64, 64), (8, 256, 192), (16, 256, 192))
 # Types as ONNX Runtime names them, and as Triton does.
 TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}
 FRONT = {
@@ -40,14 +38,6 @@ FRONT = {
     "classes": ("TYPE_INT32", [-1]),
     "labels": ("TYPE_STRING", [-1]),
 }
-
-
-def parsed(model: Path) -> Any:
-    """The configuration of a model's folder, read by Triton's own messages; an unknown field is an error."""
-    from google.protobuf import text_format
-
-    text = (model / "config.pbtxt").read_text(encoding="utf-8")
-    return text_format.Parse(text, import_messages().ModelConfig())
 
 
 def tensors(config: Any) -> dict[str, tuple[str, list[int]]]:
@@ -70,28 +60,6 @@ def signature(model: Path, batched: bool) -> dict[str, tuple[str, list[int]]]:
 
 def names(config: Any) -> tuple[list[str], list[str]]:
     return [one.name for one in config.input], [one.name for one in config.output]
-
-
-@pytest.fixture
-def engine(exported: Exported, tmp_path: Path) -> Path:
-    """The description of a standard engine of two profiles; only TensorRT reads the bytes."""
-    network = read_network(exported.model)
-    data = b"an engine"
-    described = EngineManifest(
-        manifest=network.manifest,
-        flavor="tensorrt",
-        library_version="10.13.2.6",
-        compute_capabilities=("8.6", "9.0"),
-        platform="linux-x86_64",
-        engine_sha256=hashlib.sha256(data).hexdigest(),
-        onnx_sha256="2" * 64,
-        profiles=(LANDSCAPE, UPRIGHT),
-        tensors=network.tensors,
-        rebuild="python -m export.to_trt model.onnx",
-        layers={},
-    )
-    write_engine(tmp_path / "model.engine", data, described)
-    return tmp_path / "model.engine"
 
 
 def test_an_exported_file_by_the_command(
@@ -151,6 +119,7 @@ def test_batches_may_be_smaller_than_the_files(engine: Path, exported: Exported,
     write_repository(engine, tmp_path / "b", options=ServingOptions(batch_max=6))
     network = parsed(tmp_path / "b/model_network")
     assert (network.max_batch_size, list(network.dynamic_batching.preferred_batch_size)) == (6, [4, 6])
+    assert [graph.batch_size for graph in network.optimization.cuda.graph_spec] == [4, 6], "none is larger"
     write_repository(exported.model, tmp_path / "c", options=ServingOptions(batch_max=99))
     assert parsed(tmp_path / "c/model").max_batch_size == 16
 
