@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,7 +134,8 @@ class TritonClient:
     def _checked(self) -> ServedModel:
         """Manifest of the model, once server and model were found ready and the tensors are those of the contract."""
         address, client, limits = self.address, self._client(), self._limits()
-        self._reached("connecting", lambda: client.is_server_live(**limits))
+        if not self._reached("connecting", lambda: client.is_server_live(**limits)):
+            raise _unreachable(address, "connecting", "it is not live")
         if not self._reached("connecting", lambda: client.is_model_ready(address.model, **limits)):
             raise BackendError(f"{address}: {_not_ready(address.model, self._reached('asking', self._index))}")
         config = self._reached("asking", self._config)
@@ -215,11 +217,10 @@ def explained(address: TritonAddress, doing: str) -> Iterator[None]:
         if status.endswith("CANCELLED"):
             raise BackendError(f"{address}: the connection was closed while {doing}; open it again") from error
         raise UserError(_line(error.message() or str(error))) from error
-    except Exception as error:  # geventhttpclient has errors of its own beside OSError
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
-            "geventhttpclient",
-            "gevent",
-        ):
+    except Exception as error:
+        # The libraries have errors of their own; rapidjson's is for an answer that isn't Triton's.
+        theirs = type(error).__module__.split(".")[0] in ("geventhttpclient", "gevent", "rapidjson")
+        if not theirs and not isinstance(error, OSError | HTTPException):
             raise
         raise _unreachable(address, doing, str(error) or type(error).__name__) from error
 
