@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -239,6 +240,26 @@ def test_nothing_is_left_of_a_repository_that_fails(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EACCES])
+def test_a_repository_may_be_a_mounted_volume(
+    number: int, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed into it from outside. Here a link leads to it."""
+    root, rename = tmp_path / "volume", Path.rename
+
+    def renaming(self: Path, target: Path) -> Path:
+        if root not in self.parents:
+            raise OSError(number, os.strerror(number))
+        return rename(self, target)
+
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.setattr(Path, "rename", renaming)
+    write_repository(exported.model, tmp_path / "link", "shapes")
+    assert sorted(os.listdir(root)) == ["shapes", "shapes_network"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "volume"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -247,6 +268,9 @@ def test_nothing_is_left_of_a_repository_that_fails(
         (["--instances", "0"], "expected at least one instance"),
         (["--batch-max", "0"], "batches of at least 1"),
         (["--queue-delay-ms", "-1"], "a queue delay of 0 or more"),
+        (["--queue-delay-ms", "nan"], "--queue-delay-ms nan: expected a number"),
+        (["--queue-delay-ms", "1e30"], "of at most 2147483647"),
+        (["--instances", "9999999999"], "of at most 2147483647"),
         (["--backend", "cpu"], "--backend is for --network inline"),
     ],
 )
