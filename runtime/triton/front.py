@@ -39,6 +39,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._library = library
+        self._digest = contract.manifest_digest(parameters[contract.MANIFEST])
         self._detector = _open_detector(library, parameters, args)
         self._loaders = ThreadPoolExecutor(processors())
 
@@ -62,6 +63,9 @@ class TritonPythonModel:
         """The image of a request, or what is wrong with the request."""
         if request.is_cancelled():
             return UserError("the request was cancelled")
+        given = json.loads(request.parameters() or "{}")
+        if given.get(contract.OPENED_WITH, self._digest) != self._digest:
+            return UserError("the model was replaced by another after the client had opened it; open it again")
         tensors = {name: self._library.get_input_tensor_by_name(request, name) for name in contract.INPUTS}
         arrays = [tensor.as_numpy() for tensor in tensors.values() if tensor is not None]
         if len(arrays) != 1:

@@ -64,15 +64,18 @@ class InferenceResponse:
 class Request:
     """A request as `execute` gets it."""
 
-    def __init__(self, *outputs: str, is_cancelled: bool = False, **inputs: np.ndarray) -> None:
+    def __init__(self, *outputs: str, is_cancelled: bool = False, parameters: str = "", **inputs: np.ndarray) -> None:
         self.inputs = {name: Tensor(name, array) for name, array in inputs.items()}
-        self._outputs, self._is_cancelled = list(outputs), is_cancelled
+        self._outputs, self._is_cancelled, self._parameters = list(outputs), is_cancelled, parameters
 
     def requested_output_names(self) -> list[str]:
         return self._outputs
 
     def is_cancelled(self) -> bool:
         return self._is_cancelled
+
+    def parameters(self) -> str:
+        return self._parameters
 
 
 Models = dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]]

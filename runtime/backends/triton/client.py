@@ -29,6 +29,7 @@ class ServedModel(NamedTuple):
     """What the server says about a model."""
 
     manifest: Manifest
+    digest: str  # of the manifest, for requests
     server: str  # its name and version
 
 
@@ -109,10 +110,9 @@ class TritonClient:
         given = library.InferInput(name, list(shape), contract.INPUT_NAME[contract.INPUTS[name].data_type])
         fill(given)
         wanted = [library.InferRequestedOutput(output) for output in _WANTED]
-        result = self._reached(
-            "detecting",
-            lambda: self._client().infer(self.address.model, [given], outputs=wanted, **self._limits()),
-        )
+        # A model that replaced this one while the client was open would have its classes misread.
+        options = {"outputs": wanted, "parameters": {contract.OPENED_WITH: self.served.digest}, **self._limits()}
+        result = self._reached("detecting", lambda: self._client().infer(self.address.model, [given], **options))
         boxes, scores, classes = (result.as_numpy(output) for output in _WANTED)
         return Detections(boxes[0].reshape(-1, 4), scores[0], classes[0])
 
@@ -159,7 +159,8 @@ class TritonClient:
                     f"in front, or write it again: {TO_TRITON} MODEL.onnx"
                 )
         about = self._reached("asking", self._metadata)
-        return ServedModel(from_json(text, str(address)), f"{about.get('name', 'server')} {about.get('version', '')}")
+        server = f"{about.get('name', 'server')} {about.get('version', '')}"
+        return ServedModel(from_json(text, str(address)), contract.manifest_digest(text), server)
 
     def _config(self) -> dict[str, Any]:
         found = self._client().get_model_config(self.address.model, **self._as_json())
