@@ -193,3 +193,6 @@ def test_a_file_of_its_own_is_run_inline(monkeypatch: pytest.MonkeyPatch, tmp_pa
     model.finalize()
     with pytest.raises(BackendError, match=r"none\.onnx: cannot read the model"):
         TritonPythonModel().initialize(arguments(tmp_path, model_file="none.onnx", **parameters))
+    on_gpu = {"model_instance_kind": "GPU", "model_instance_device_id": "3"}
+    with pytest.raises(BackendError, match="--device 3 is for"):  # a backend of CPUs refuses it
+        TritonPythonModel().initialize(arguments(tmp_path, model_file="red.onnx", **parameters) | on_gpu)
