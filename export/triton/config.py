@@ -73,7 +73,7 @@ def front_config(name: str, network_name: str | None, network: Network, options:
     if network_name is not None:
         parameters[contract.NETWORK] = network_name
     else:
-        parameters |= {contract.MODEL_FILE: network.path.name, contract.BACKEND: options.backend}
+        parameters |= {contract.MODEL_FILE: network.file_name, contract.BACKEND: options.backend}
         group.count, group.kind = options.instances, _kind(messages, network, options)
     _set_parameters(config, parameters)
     return config

@@ -28,10 +28,17 @@ class Network:
     engine: EngineManifest | None  # of a TensorRT engine
 
     @property
+    def file_name(self) -> str:
+        """The file's name in a repository: one that the server's Python can open, whatever its own is."""
+        return f"model{self.path.suffix.lower()}"
+
+    @property
     def files(self) -> dict[str, bytes]:
         """What the toolkit's own backend needs, by name: the file, and beside an engine its description."""
-        files = {self.path.name: self.content}
-        return files if self.engine is None else files | {json_path(self.path).name: to_json(self.engine).encode()}
+        files = {self.file_name: self.content}
+        if self.engine is None:
+            return files
+        return files | {json_path(self.file_name).name: to_json(self.engine).encode()}
 
 
 def read_network(path: Path) -> Network:

@@ -19,7 +19,7 @@ from .network import Network, read_network
 
 VERSION = "1"
 _MOST = 2**31 - 1  # the fields of a configuration have 32 bits
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # the server's Python may not open others
 _MODEL_PY = '''\
 """The model in front of {network}: images of any size in, detections in their pixels out."""
 
@@ -66,7 +66,7 @@ def write_repository(
 def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
     """Raise ArgumentError for a name, a folder or numbers that can't be meant."""
     if not _NAME.fullmatch(name):
-        raise ArgumentError(f"--name {name}: expected letters, digits, '.', '_' and '-', as in a folder's name")
+        raise ArgumentError(f"--name {name}: expected ASCII letters, digits, '.', '_' and '-', as in a folder's name")
     if root.exists() and not root.is_dir():
         raise ArgumentError(f"-o {root}: a file; expected the folder of a model repository")
     batch_max = 1 if options.batch_max is None else options.batch_max
@@ -103,7 +103,7 @@ def _inline(written: WrittenRepository, network: Network, options: ServingOption
 
 def _front(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
     config = front_config(written.front, written.network, network, options)
-    text = _MODEL_PY.format(network=written.network or network.path.name)
+    text = _MODEL_PY.format(network=written.network or network.file_name)
     return {
         f"{written.front}/config.pbtxt": as_text(config).encode(),
         f"{written.front}/{VERSION}/model.py": text.encode(),

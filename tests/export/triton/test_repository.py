@@ -159,7 +159,9 @@ def test_an_engine_gets_both_profiles_and_their_cuda_graphs(engine: Path, export
 
 def test_inline_the_model_in_front_has_the_file(exported: Exported, engine: Path, tmp_path: Path) -> None:
     words = ["--network", "inline", "--backend", "cpu", "--instances", "2", "--device", "cpu"]
-    main([str(exported.model), "-o", str(tmp_path / "a"), *words])
+    named = Path(shutil.copy(exported.model, tmp_path / 'modèle "1".ONNX'))
+    main([str(named), "-o", str(tmp_path / "a"), "--name", "model", *words])
+    compile((tmp_path / "a/model/1/model.py").read_text("ascii"), "model.py", "exec")
     assert sorted(os.listdir(tmp_path / "a")) == ["model"]
     assert sorted(os.listdir(tmp_path / "a/model/1")) == ["model.onnx", "model.py"]
     front = parsed(tmp_path / "a/model")
@@ -263,8 +265,9 @@ def test_a_repository_may_be_a_mounted_volume(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--name", "a/b"], "--name a/b: expected letters"),
-        (["--name", ".hidden"], "--name .hidden: expected letters"),
+        (["--name", "a/b"], "--name a/b: expected ASCII letters"),
+        (["--name", ".hidden"], "--name .hidden: expected ASCII letters"),
+        (["--name", "modèle"], "--name modèle: expected ASCII letters"),
         (["--instances", "0"], "expected at least one instance"),
         (["--batch-max", "0"], "batches of at least 1"),
         (["--queue-delay-ms", "-1"], "a queue delay of 0 or more"),
