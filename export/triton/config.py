@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from runtime.backends.engine_file import Profile, Tensor
+from runtime.backends.options import OPTIONS_BY_BACKEND
 from runtime.backends.triton import contract
 from runtime.errors import UserError
 from runtime.manifest import to_json
@@ -72,8 +73,8 @@ def front_config(name: str, network_name: str | None, network: Network, options:
     if network_name is not None:
         parameters[contract.NETWORK] = network_name
     else:
-        parameters |= {contract.MODEL_FILE: network.path.name, contract.BACKEND: options.backend}
-        group.count, group.kind = options.instances, _kind(messages, network, options.device)
+        parameters |= {contract.MODEL_FILE: network.file_name, contract.BACKEND: options.backend}
+        group.count, group.kind = options.instances, _kind(messages, network, options)
     _set_parameters(config, parameters)
     return config
 
@@ -104,13 +105,13 @@ def network_config(name: str, network: Network, options: ServingOptions) -> Any:
         held.add(name=tensor.name, data_type=messages.DataType.Value(_data_type(tensor)), dims=dims)
     if batched:
         config.dynamic_batching.preferred_batch_size.extend(_preferred(network, batch_max))
-    group = config.instance_group.add(count=options.instances, kind=_kind(messages, network, options.device))
+    group = config.instance_group.add(count=options.instances, kind=_kind(messages, network, options))
     parameters = {contract.MANIFEST: to_json(network.manifest)}
     if engine is not None:
         group.profile.extend(str(number) for number in range(len(engine.profiles)))
         config.optimization.cuda.graphs = True
         for profile in engine.profiles:
-            _add_graph(config.optimization.cuda.graph_spec.add(), profile, batched)
+            _add_graph(config.optimization.cuda.graph_spec.add(), profile, batch_max)
         parameters |= {
             "tensorrt": engine.library_version,
             "compute_capabilities": " ".join(engine.compute_capabilities),
@@ -144,20 +145,32 @@ def _preferred(network: Network, batch_max: int) -> Iterable[int]:
     return sorted({min(profile.best[0], batch_max) for profile in network.engine.profiles})
 
 
-def _kind(messages: Any, network: Network, device: Device) -> Any:
-    kinds = messages.ModelInstanceGroup
+def _kind(messages: Any, network: Network, options: ServingOptions) -> Any:
+    """Where Triton places the network. An instance on GPU N opens its backend there, which those of CPUs refuse."""
+    kinds, device = messages.ModelInstanceGroup, options.device
     if network.engine is not None and device == "cpu":
         raise UserError(f"{network.path}: an engine runs on a GPU; leave out --device cpu")
-    if device == "auto":
-        return kinds.KIND_GPU if network.engine is not None else kinds.KIND_AUTO
-    return kinds.KIND_CPU if device == "cpu" else kinds.KIND_GPU
+    if network.engine is not None and options.backend not in ("auto", "tensorrt"):
+        raise UserError(f"{network.path}: an engine runs in TensorRT only; leave out --backend {options.backend}")
+    if network.engine is None and options.backend == "tensorrt":
+        raise UserError(f"{network.path}: --backend tensorrt runs engines; use ort-tensorrt for an exported file")
+    if network.engine is not None:
+        return kinds.KIND_GPU
+    if options.backend != "auto":
+        takes: Device = "gpu" if "device" in OPTIONS_BY_BACKEND[options.backend] else "cpu"
+        if device not in ("auto", takes):
+            raise UserError(f"--device {device}: --backend {options.backend} runs on a {takes.upper()}")
+        device = takes
+    elif options.placement == "inline" and device == "cpu":
+        raise UserError("--device cpu: --backend auto takes a GPU where there is one; name cpu or openvino")
+    return {"auto": kinds.KIND_AUTO, "cpu": kinds.KIND_CPU, "gpu": kinds.KIND_GPU}[device]
 
 
-def _add_graph(graph: Any, profile: Profile, batched: bool) -> None:
-    """A CUDA graph for the shape that a profile was tuned for."""
+def _add_graph(graph: Any, profile: Profile, batch_max: int) -> None:
+    """A CUDA graph for the shape that a profile was tuned for. Triton refuses one above the configuration's batch."""
     batch, height, width = profile.best
-    first = [] if batched else [batch]
-    graph.batch_size = batch if batched else 0
+    first = [] if batch_max else [batch]
+    graph.batch_size = min(batch, batch_max)
     graph.input["images"].dim.extend([*first, height, width, 3])
     graph.input["image_sizes"].dim.extend([*first, 2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 import shutil
 import tempfile
@@ -17,7 +18,8 @@ from .config import ServingOptions, as_text, front_config, network_config
 from .network import Network, read_network
 
 VERSION = "1"
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_MOST = 2**31 - 1  # the fields of a configuration have 32 bits
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # the server's Python may not open others
 _MODEL_PY = '''\
 """The model in front of {network}: images of any size in, detections in their pixels out."""
 
@@ -44,7 +46,7 @@ def write_repository(
 ) -> WrittenRepository:
     """Write the models that serve a deployed file into the repository `root`, which may have other models.
 
-    Everything is written into a folder beside it first; on an error nothing is left behind. Raises ArgumentError for a
+    Everything is written into a temporary folder first; on an error nothing is left behind. Raises ArgumentError for a
     name that is taken, ModelError, EngineError, ManifestError, WriteError, MissingLibraryError.
     """
     options = options or ServingOptions()
@@ -55,13 +57,7 @@ def write_repository(
     contents = _inline(written, network, options) if written.network is None else _apart(written, network, options)
     _require_free(root, [name, f"{name}_network"])
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent) as beside:
-            for path, content in contents.items():
-                target = Path(beside, path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            _publish(Path(beside), root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
+        _write(contents, root)
     except OSError as error:
         raise write_error(root, error) from error
     return written
@@ -70,12 +66,15 @@ def write_repository(
 def check_arguments(root: Path, name: str, options: ServingOptions) -> None:
     """Raise ArgumentError for a name, a folder or numbers that can't be meant."""
     if not _NAME.fullmatch(name):
-        raise ArgumentError(f"--name {name}: expected letters, digits, '.', '_' and '-', as in a folder's name")
+        raise ArgumentError(f"--name {name}: expected ASCII letters, digits, '.', '_' and '-', as in a folder's name")
     if root.exists() and not root.is_dir():
         raise ArgumentError(f"-o {root}: a file; expected the folder of a model repository")
     batch_max = 1 if options.batch_max is None else options.batch_max
-    if min(options.instances, options.front_instances, batch_max) < 1 or options.queue_delay_us < 0:
+    counts = (options.instances, options.front_instances, batch_max)
+    if min(counts) < 1 or options.queue_delay_us < 0:
         raise ArgumentError("expected at least one instance, batches of at least 1, and a queue delay of 0 or more")
+    if max(*counts, options.queue_delay_us) > _MOST:
+        raise ArgumentError(f"expected instances, batches, and a queue delay in µs of at most {_MOST}")
     if options.backend not in ("auto", *BACKENDS):
         raise ArgumentError(f"--backend {options.backend}: expected auto, {', '.join(BACKENDS)}")
     if options.placement == "triton" and options.backend != "auto":
@@ -104,7 +103,7 @@ def _inline(written: WrittenRepository, network: Network, options: ServingOption
 
 def _front(written: WrittenRepository, network: Network, options: ServingOptions) -> Contents:
     config = front_config(written.front, written.network, network, options)
-    text = _MODEL_PY.format(network=written.network or network.path.name)
+    text = _MODEL_PY.format(network=written.network or network.file_name)
     return {
         f"{written.front}/config.pbtxt": as_text(config).encode(),
         f"{written.front}/{VERSION}/model.py": text.encode(),
@@ -115,6 +114,30 @@ def _require_free(root: Path, names: list[str]) -> None:
     for name in names:
         if (root / name).exists():
             raise ArgumentError(f"{root / name}: the repository has a model of that name; remove it or choose --name")
+
+
+def _write(contents: Contents, root: Path) -> None:
+    """Write the files into a folder beside the repository, or in it where none can be renamed from there.
+
+    A repository can be a mounted volume, whose parent is another file system, or one that this user can't write to.
+    """
+    place = root.resolve()  # what a link leads to
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_from(place.parent, contents, place)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS) or not place.is_dir():
+            raise
+        _write_from(place, contents, place)
+
+
+def _write_from(folder: Path, contents: Contents, root: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=folder) as beside:
+        for path, content in contents.items():
+            target = Path(beside, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        _publish(Path(beside), root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
 
 
 def _publish(beside: Path, root: Path, names: list[str]) -> None:

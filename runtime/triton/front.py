@@ -39,6 +39,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._library = library
+        self._digest = contract.manifest_digest(parameters[contract.MANIFEST])
         self._detector = _open_detector(library, parameters, args)
         self._loaders = ThreadPoolExecutor(processors())
 
@@ -62,6 +63,9 @@ class TritonPythonModel:
         """The image of a request, or what is wrong with the request."""
         if request.is_cancelled():
             return UserError("the request was cancelled")
+        given = json.loads(request.parameters() or "{}")
+        if given.get(contract.OPENED_WITH, self._digest) != self._digest:
+            return UserError("the model was replaced by another after the client had opened it; open it again")
         tensors = {name: self._library.get_input_tensor_by_name(request, name) for name in contract.INPUTS}
         arrays = [tensor.as_numpy() for tensor in tensors.values() if tensor is not None]
         if len(arrays) != 1:
@@ -130,7 +134,11 @@ class ServerBackend:
         library = self._library
         tensors = [library.Tensor("images", np.ascontiguousarray(images)), library.Tensor("image_sizes", image_sizes)]
         request = library.InferenceRequest(
-            model_name=self._model, requested_output_names=list(OUTPUT_NAMES), inputs=tensors
+            model_name=self._model,
+            requested_output_names=list(OUTPUT_NAMES),
+            inputs=tensors,
+            # Outputs of a model on a GPU lie there otherwise, where as_numpy can't read them.
+            preferred_memory=library.PreferredMemory(library.TRITONSERVER_MEMORY_CPU, 0),
         )
         stopwatch = stopwatch or Stopwatch()
         with stopwatch.measure("infer"):

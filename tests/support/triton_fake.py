@@ -121,6 +121,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.breaks:
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         (given,) = request.inputs
+        manifest = self.config.parameters[contract.MANIFEST].string_value
+        assert request.parameters[contract.OPENED_WITH].string_param == contract.manifest_digest(manifest)
         data, way = self._data(given, request, context)
         self.sent.append((given.name, way, tuple(given.shape)))
         assert given.datatype == {"encoded": "BYTES", "pixels": "UINT8"}[given.name]

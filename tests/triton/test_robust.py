@@ -174,7 +174,7 @@ def test_memory_that_the_server_forgot_is_registered_anew(protocol: str, server:
 
 
 def test_load_reload_and_unload(made: Made, repository: Path, tmp_path: Path) -> None:
-    """The model is replaced by one that gives at most three detections an image, while a client stays connected."""
+    """The model is replaced by itself, then by one of another manifest, while a client stays connected."""
     from tritonclient import grpc
 
     root = tmp_path / "repository"
@@ -192,7 +192,15 @@ def test_load_reload_and_unload(made: Made, repository: Path, tmp_path: Path) ->
             shutil.rmtree(root / "inline")
             run("-m", "export.to_triton", made.model, "-o", root, "--name", "inline", "--network", "inline")
             client.load_model("inline")
-            assert len(detector(made.files[0])) == len(made.found[0])
+            assert same(detector(made.files[0]), made.found[0])
+            config = root / "inline/config.pbtxt"
+            assert "atss_tiny" in config.read_text()
+            config.write_text(config.read_text().replace("atss_tiny", "another"))
+            client.load_model("inline")
+            with pytest.raises(UserError, match=r"the model was replaced by another .* open it again"):
+                detector(made.files[0])
+            with TritonDetector(url) as opened_again:
+                assert same(opened_again(made.files[0]), made.found[0])
             client.unload_model("inline")
             ends = time.monotonic() + 30
             while client.is_model_ready("inline") and time.monotonic() < ends:

@@ -43,7 +43,8 @@ class TritonAddress:
         """The address that a URL means; `model` is for a URL that names none. Raises BackendError."""
         found = _ADDRESS.fullmatch(url)
         name = model if found is None else found[4] or model
-        if found is None or not name or (model is not None and name != model):
+        is_port = found is None or found[3] is None or 1 <= int(found[3]) <= 65535
+        if found is None or not is_port or not name or (model is not None and name != model):
             raise BackendError(
                 f"{url}: not the address of a served model; expected triton://HOST:PORT/MODEL (gRPC) or "
                 "triton+http://HOST:PORT/MODEL"

@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class ServedModel(NamedTuple):
     """What the server says about a model."""
 
     manifest: Manifest
+    digest: str  # of the manifest, for requests
     server: str  # its name and version
 
 
@@ -108,10 +110,9 @@ class TritonClient:
         given = library.InferInput(name, list(shape), contract.INPUT_NAME[contract.INPUTS[name].data_type])
         fill(given)
         wanted = [library.InferRequestedOutput(output) for output in _WANTED]
-        result = self._reached(
-            "detecting",
-            lambda: self._client().infer(self.address.model, [given], outputs=wanted, **self._limits()),
-        )
+        # A model that replaced this one while the client was open would have its classes misread.
+        options = {"outputs": wanted, "parameters": {contract.OPENED_WITH: self.served.digest}, **self._limits()}
+        result = self._reached("detecting", lambda: self._client().infer(self.address.model, [given], **options))
         boxes, scores, classes = (result.as_numpy(output) for output in _WANTED)
         return Detections(boxes[0].reshape(-1, 4), scores[0], classes[0])
 
@@ -133,7 +134,8 @@ class TritonClient:
     def _checked(self) -> ServedModel:
         """Manifest of the model, once server and model were found ready and the tensors are those of the contract."""
         address, client, limits = self.address, self._client(), self._limits()
-        self._reached("connecting", lambda: client.is_server_live(**limits))
+        if not self._reached("connecting", lambda: client.is_server_live(**limits)):
+            raise _unreachable(address, "connecting", "it is not live")
         if not self._reached("connecting", lambda: client.is_model_ready(address.model, **limits)):
             raise BackendError(f"{address}: {_not_ready(address.model, self._reached('asking', self._index))}")
         config = self._reached("asking", self._config)
@@ -157,7 +159,8 @@ class TritonClient:
                     f"in front, or write it again: {TO_TRITON} MODEL.onnx"
                 )
         about = self._reached("asking", self._metadata)
-        return ServedModel(from_json(text, str(address)), f"{about.get('name', 'server')} {about.get('version', '')}")
+        server = f"{about.get('name', 'server')} {about.get('version', '')}"
+        return ServedModel(from_json(text, str(address)), contract.manifest_digest(text), server)
 
     def _config(self) -> dict[str, Any]:
         found = self._client().get_model_config(self.address.model, **self._as_json())
@@ -215,11 +218,10 @@ def explained(address: TritonAddress, doing: str) -> Iterator[None]:
         if status.endswith("CANCELLED"):
             raise BackendError(f"{address}: the connection was closed while {doing}; open it again") from error
         raise UserError(_line(error.message() or str(error))) from error
-    except Exception as error:  # geventhttpclient has errors of its own beside OSError
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in (
-            "geventhttpclient",
-            "gevent",
-        ):
+    except Exception as error:
+        # The libraries have errors of their own; rapidjson's is for an answer that isn't Triton's.
+        theirs = type(error).__module__.split(".")[0] in ("geventhttpclient", "gevent", "rapidjson")
+        if not theirs and not isinstance(error, OSError | HTTPException):
             raise
         raise _unreachable(address, doing, str(error) or type(error).__name__) from error
 

@@ -5,6 +5,7 @@ A request has one image and gets that image's detections; the server puts reques
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 
@@ -34,5 +35,13 @@ NETWORK = "network"  # the model in the server that runs the graph; absent where
 MODEL_FILE = "model_file"  # that file's name, in the version's folder
 BACKEND = "backend"  # and the backend that runs it, a name of BACKENDS or "auto"
 
+# Parameter of a request: the digest of the manifest that the client was opened with. Other clients leave it out.
+OPENED_WITH = "manifest_sha256"
+
 INPUT_NAME = {"TYPE_STRING": "BYTES", "TYPE_UINT8": "UINT8"}  # a type as requests name it
 EXTRA = "atss-toolkit[triton]"
+
+
+def manifest_digest(text: str) -> str:
+    """What stands for a manifest in requests. `text` is the configuration's parameter."""
+    return hashlib.sha256(text.encode()).hexdigest()

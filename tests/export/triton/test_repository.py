@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ from export.to_triton import main
 from export.triton.config import ServingOptions, import_messages, network_config
 from export.triton.network import read_network
 from export.triton.repository import write_repository
-from runtime.backends.engine_file import EngineError, EngineManifest, Profile, json_path, read_engine, write_engine
+from runtime.backends.engine_file import EngineError, json_path, read_engine
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.manifest import from_json
@@ -26,10 +26,9 @@ from train.trainer.checkpoint import LoadedDetector
 
 from ...support.blocked import run_without
 from ..conftest import Exported
+from .conftest import parsed
 
 pytest.importorskip("tritonclient.grpc", reason="pip install 'atss-toolkit[triton]'")
-LANDSCAPE = Profile((1, 64, 64), (4, 192, 256), (16, 192, 256))
-UPRIGHT = Profile((1, 64, 64), (8, 256, 192), (16, 256, 192))
 # Types as ONNX Runtime names them, and as Triton does.
 TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}
 FRONT = {
@@ -40,14 +39,6 @@ FRONT = {
     "classes": ("TYPE_INT32", [-1]),
     "labels": ("TYPE_STRING", [-1]),
 }
-
-
-def parsed(model: Path) -> Any:
-    """The configuration of a model's folder, read by Triton's own messages; an unknown field is an error."""
-    from google.protobuf import text_format
-
-    text = (model / "config.pbtxt").read_text(encoding="utf-8")
-    return text_format.Parse(text, import_messages().ModelConfig())
 
 
 def tensors(config: Any) -> dict[str, tuple[str, list[int]]]:
@@ -70,28 +61,6 @@ def signature(model: Path, batched: bool) -> dict[str, tuple[str, list[int]]]:
 
 def names(config: Any) -> tuple[list[str], list[str]]:
     return [one.name for one in config.input], [one.name for one in config.output]
-
-
-@pytest.fixture
-def engine(exported: Exported, tmp_path: Path) -> Path:
-    """The description of a standard engine of two profiles; only TensorRT reads the bytes."""
-    network = read_network(exported.model)
-    data = b"an engine"
-    described = EngineManifest(
-        manifest=network.manifest,
-        flavor="tensorrt",
-        library_version="10.13.2.6",
-        compute_capabilities=("8.6", "9.0"),
-        platform="linux-x86_64",
-        engine_sha256=hashlib.sha256(data).hexdigest(),
-        onnx_sha256="2" * 64,
-        profiles=(LANDSCAPE, UPRIGHT),
-        tensors=network.tensors,
-        rebuild="python -m export.to_trt model.onnx",
-        layers={},
-    )
-    write_engine(tmp_path / "model.engine", data, described)
-    return tmp_path / "model.engine"
 
 
 def test_an_exported_file_by_the_command(
@@ -151,6 +120,7 @@ def test_batches_may_be_smaller_than_the_files(engine: Path, exported: Exported,
     write_repository(engine, tmp_path / "b", options=ServingOptions(batch_max=6))
     network = parsed(tmp_path / "b/model_network")
     assert (network.max_batch_size, list(network.dynamic_batching.preferred_batch_size)) == (6, [4, 6])
+    assert [graph.batch_size for graph in network.optimization.cuda.graph_spec] == [4, 6], "none is larger"
     write_repository(exported.model, tmp_path / "c", options=ServingOptions(batch_max=99))
     assert parsed(tmp_path / "c/model").max_batch_size == 16
 
@@ -189,7 +159,9 @@ def test_an_engine_gets_both_profiles_and_their_cuda_graphs(engine: Path, export
 
 def test_inline_the_model_in_front_has_the_file(exported: Exported, engine: Path, tmp_path: Path) -> None:
     words = ["--network", "inline", "--backend", "cpu", "--instances", "2", "--device", "cpu"]
-    main([str(exported.model), "-o", str(tmp_path / "a"), *words])
+    named = Path(shutil.copy(exported.model, tmp_path / 'modèle "1".ONNX'))
+    main([str(named), "-o", str(tmp_path / "a"), "--name", "model", *words])
+    compile((tmp_path / "a/model/1/model.py").read_text("ascii"), "model.py", "exec")
     assert sorted(os.listdir(tmp_path / "a")) == ["model"]
     assert sorted(os.listdir(tmp_path / "a/model/1")) == ["model.onnx", "model.py"]
     front = parsed(tmp_path / "a/model")
@@ -270,14 +242,38 @@ def test_nothing_is_left_of_a_repository_that_fails(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EACCES])
+def test_a_repository_may_be_a_mounted_volume(
+    number: int, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed into it from outside. Here a link leads to it."""
+    root, rename = tmp_path / "volume", Path.rename
+
+    def renaming(self: Path, target: Path) -> Path:
+        if root not in self.parents:
+            raise OSError(number, os.strerror(number))
+        return rename(self, target)
+
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.setattr(Path, "rename", renaming)
+    write_repository(exported.model, tmp_path / "link", "shapes")
+    assert sorted(os.listdir(root)) == ["shapes", "shapes_network"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "volume"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--name", "a/b"], "--name a/b: expected letters"),
-        (["--name", ".hidden"], "--name .hidden: expected letters"),
+        (["--name", "a/b"], "--name a/b: expected ASCII letters"),
+        (["--name", ".hidden"], "--name .hidden: expected ASCII letters"),
+        (["--name", "modèle"], "--name modèle: expected ASCII letters"),
         (["--instances", "0"], "expected at least one instance"),
         (["--batch-max", "0"], "batches of at least 1"),
         (["--queue-delay-ms", "-1"], "a queue delay of 0 or more"),
+        (["--queue-delay-ms", "nan"], "--queue-delay-ms nan: expected a number"),
+        (["--queue-delay-ms", "1e30"], "of at most 2147483647"),
+        (["--instances", "9999999999"], "of at most 2147483647"),
         (["--backend", "cpu"], "--backend is for --network inline"),
     ],
 )

@@ -36,7 +36,16 @@ def test_a_path_is_no_address(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["triton://", "triton://host:8001", "triton://host:port/red", "triton+udp://host/red", "triton://a/b/c"]
+    "url",
+    [
+        "triton://",
+        "triton://host:8001",
+        "triton://host:port/red",
+        "triton://host:0/red",
+        "triton+http://host:65536/red",
+        "triton+udp://host/red",
+        "triton://a/b/c",
+    ],
 )
 def test_what_is_no_address_is_refused_with_the_form(url: str) -> None:
     with pytest.raises(BackendError, match=r"expected triton://HOST:PORT/MODEL"):

@@ -27,6 +27,7 @@ from runtime.detect import main as detect
 from runtime.detections import Detections, empty_detections
 from runtime.detector import Detector
 from runtime.errors import UserError
+from runtime.images.preprocess import plan
 from runtime.manifest import InputShapes, Preprocess
 from runtime.model_spec import ModelSpec, open_model_with_sha256
 from runtime.triton import TritonDetector
@@ -86,8 +87,8 @@ def test_detections_are_the_local_detectors(share: bool, server: FakeTriton, tmp
     ways = {way for name, way, _ in server.sent if name == "pixels"}
     assert ways == {"memory" if share else "message"}
     assert (server.memory, server.left_behind) == (set(), []), "everything was given back"
-    largest = max(shape[1] * shape[2] for name, _, shape in server.sent if name == "pixels")
-    assert largest <= 64 * 128, "images are resized before they are sent"
+    resized = {(1, *plan(size, MANIFEST.preprocess).resized_hw, 3) for size in SIZES}
+    assert {shape for name, _, shape in server.sent if name == "pixels"} == resized, "without the canvas around them"
 
 
 def test_memory_that_the_server_cannot_read_is_not_used(server: FakeTriton) -> None:

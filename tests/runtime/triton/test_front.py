@@ -136,8 +136,9 @@ def test_an_image_without_detections(model: TritonPythonModel) -> None:
             "8000×9000 is 72.0 megapixels, the limit is 64",
         ),
         (Request(*ALL, pixels=red_image()[None], is_cancelled=True), "the request was cancelled"),
+        (Request(*ALL, pixels=red_image()[None], parameters='{"manifest_sha256": "1"}'), "replaced by another"),
     ],
-    ids=["empty", "gif", "truncated", "none", "both", "two", "no-pixels", "large", "cancelled"],
+    ids=["empty", "gif", "truncated", "none", "both", "two", "no-pixels", "large", "cancelled", "stale"],
 )
 def test_a_bad_request_fails_alone(request_: Request, told: str, model: TritonPythonModel) -> None:
     good = Request(*ALL, pixels=red_image()[None])
@@ -192,3 +193,6 @@ def test_a_file_of_its_own_is_run_inline(monkeypatch: pytest.MonkeyPatch, tmp_pa
     model.finalize()
     with pytest.raises(BackendError, match=r"none\.onnx: cannot read the model"):
         TritonPythonModel().initialize(arguments(tmp_path, model_file="none.onnx", **parameters))
+    on_gpu = {"model_instance_kind": "GPU", "model_instance_device_id": "3"}
+    with pytest.raises(BackendError, match="--device 3 is for"):  # a backend of CPUs refuses it
+        TritonPythonModel().initialize(arguments(tmp_path, model_file="red.onnx", **parameters) | on_gpu)
