@@ -78,9 +78,9 @@ def train_detector(
     out: Path,
     resume: bool = False,
     world: World = ALONE,
-    make_batches: BatchSource = build_training_batches,
+    make_batches: BatchSource | None = None,
 ) -> TrainingResult:
-    """Train the detector of a configuration on the batches of `make_batches`.
+    """Train the detector of a configuration on the batches of `make_batches`, by default `build_training_batches`.
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
     and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
@@ -125,7 +125,7 @@ def train_detector(
 
     with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = make_batches(train_set, config, state.step, share, world.rank)
+        batches = (make_batches or build_training_batches)(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
