@@ -7,16 +7,15 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from runtime.machine.conditions import describe_machine, describe_run, version_of
+from runtime.machine.gpu_watch import GpuSampler
 from runtime.machine.gpus import list_gpus
-from runtime.machine.nvml import LIMIT_S, NvmlError, NvmlGpu, open_nvml
+from runtime.machine.nvml import NvmlError, NvmlGpu, open_nvml
 from runtime.machine.processor import read_processor
 
 from .steps import ROOT
@@ -114,31 +113,18 @@ def _clocks() -> str:
     return UNKNOWN
 
 
-class CardWatch:
-    """Samples the card in a thread while the block runs; `summary` is what it saw, empty where there is no card."""
+class CardWatch(GpuSampler[dict[str, Any]]):
+    """Samples the card while the block runs; `summary` is what it saw, empty where there is no card."""
 
-    def __init__(self, interval_s: float = 0.25, limit_s: float = LIMIT_S) -> None:
-        self._interval_s, self._limit_s = interval_s, limit_s
-        self._samples: list[dict[str, Any]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="card watch", daemon=True)
-
-    def __enter__(self) -> CardWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(self._limit_s)
+    def __init__(self, interval_ms: int = 250) -> None:
+        super().__init__(_sample, interval_ms=interval_ms)
 
     def summary(self) -> dict[str, Any]:
         """Median clocks, power, highest temperature, memory and throttling over the samples.
 
         Clocks and power are those of the samples in which a kernel ran, where the card says so: an idle card sleeps.
         """
-        samples = list(self._samples)
+        samples = list(self.samples)
         busy = [sample for sample in samples if sample["busy"]] or samples
         if not samples:
             return {}
@@ -159,14 +145,6 @@ class CardWatch:
             }
             or "not throttled",
         }
-
-    def _watch(self) -> None:
-        with suppress(NvmlError), open_nvml() as nvml:
-            gpu = nvml.gpu_of_cuda(0, lambda device: None)
-            while True:
-                self._samples.append(_sample(gpu))
-                if self._ended.wait(self._interval_s):
-                    return
 
 
 def _sample(gpu: NvmlGpu) -> dict[str, Any]:

@@ -6,8 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .nvml import LIMIT_S, NO_ANSWER, NvmlError, NvmlGpu, open_nvml
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,28 @@ class GpuReport:
     throttling: dict[str, float]  # reason → share of the samples
 
 
-class GpuWatch:
-    """Samples a GPU in a thread while the block runs.
+class GpuSampler(Generic[Sample]):
+    """Calls `take` with a GPU in a thread, again and again while the block runs, and keeps what it returns.
 
     `device` is CUDA's index. Of several GPUs, `pci_bus_id` (such as `runtime.cuda.pci_bus_id`) tells which one it is.
-    Where the GPU can't be watched, the block runs all the same: `report()` is None and `problem` says why.
+    Where the GPU can't be watched, the block runs all the same: there are no samples, and `problem` says why.
     """
 
     def __init__(
-        self, device: int = 0, pci_bus_id: Callable[[int], str | None] = lambda device: None, interval_ms: int = 200
+        self,
+        take: Callable[[NvmlGpu], Sample],
+        device: int = 0,
+        pci_bus_id: Callable[[int], str | None] = lambda device: None,
+        interval_ms: int = 200,
     ) -> None:
         self.problem: str | None = None
-        self._device, self._pci_bus_id, self._interval_s = device, pci_bus_id, interval_ms / 1000
-        self._about: tuple[str, str, float | None] | None = None  # name, driver, highest clock
-        self._samples: list[GpuSample] = []
+        self.samples: list[Sample] = []
+        self.about: tuple[str, str, float | None] | None = None  # name, driver, highest clock; None: not watched
+        self._take, self._device, self._pci_bus_id, self._interval_s = take, device, pci_bus_id, interval_ms / 1000
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gpu watch", daemon=True)
 
-    def __enter__(self) -> GpuWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -65,23 +75,30 @@ class GpuWatch:
         if self._thread.is_alive():
             self.problem = NO_ANSWER
 
-    def report(self) -> GpuReport | None:
-        """What was seen until now; None where the GPU can't be watched."""
-        if self._about is None:
-            return None
-        return summarise(*self._about, tuple(self._samples))
-
     def _watch(self) -> None:
         try:
             with open_nvml() as nvml:
                 gpu = nvml.gpu_of_cuda(self._device, self._pci_bus_id)
-                self._about = (gpu.name, nvml.driver, gpu.clock_max_mhz)
+                self.about = (gpu.name, nvml.driver, gpu.clock_max_mhz)
                 while True:
-                    self._samples.append(take_sample(gpu))
+                    self.samples.append(self._take(gpu))
                     if self._ended.wait(self._interval_s):
                         return
         except NvmlError as error:
             self.problem = str(error)
+
+
+class GpuWatch(GpuSampler[GpuSample]):
+    """Samples a GPU's clocks, temperature, power, memory and throttling while the block runs; see `GpuSampler`."""
+
+    def __init__(
+        self, device: int = 0, pci_bus_id: Callable[[int], str | None] = lambda device: None, interval_ms: int = 200
+    ) -> None:
+        super().__init__(take_sample, device, pci_bus_id, interval_ms)
+
+    def report(self) -> GpuReport | None:
+        """What was seen until now; None where the GPU can't be watched."""
+        return None if self.about is None else summarise(*self.about, tuple(self.samples))
 
 
 def take_sample(gpu: NvmlGpu) -> GpuSample:
