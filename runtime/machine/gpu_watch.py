@@ -6,14 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .nvml import LIMIT_S, NO_ANSWER, NvmlError, NvmlGpu, open_nvml
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 Sample = TypeVar("Sample")
+Watch = TypeVar("Watch", bound="GpuSampler[Any]")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class GpuSampler(Generic[Sample]):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gpu watch", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Watch) -> Watch:
         self._thread.start()
         return self
 
