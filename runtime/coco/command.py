@@ -153,7 +153,9 @@ def _settings(manifests: Sequence[Manifest], options: argparse.Namespace) -> Run
 
 def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Results, list[int], Speed | None]:
     """Results, ids of the images to score on, and speed, from a results file or from the parts of a run."""
-    if len(options.results) == 1 and options.results[0].suffix.lower() == PARQUET:
+    if any(path.suffix.lower() == PARQUET for path in options.results):
+        if len(options.results) > 1:
+            raise UserError("--results: a Parquet file holds all results and is given alone; parts of a run are JSON")
         return load_parquet(options.results[0]), dataset.image_ids[: options.limit].tolist(), None
     contents = [read_json(path, "results") for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):

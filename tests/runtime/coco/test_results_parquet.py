@@ -13,6 +13,7 @@ from runtime.coco import CocoError, parse_results
 from runtime.coco.command import main
 from runtime.coco.results import empty_results
 from runtime.coco.results_parquet import load_parquet, write_parquet
+from runtime.errors import UserError
 
 from .test_evaluate import make_dataset
 from .test_evaluate_several import arguments
@@ -89,3 +90,11 @@ def test_a_missing_or_damaged_file_is_one_line(content: bytes | None, tmp_path: 
         path.write_bytes(content)
     with pytest.raises(CocoError, match="no results in this Parquet file"):
         load_parquet(path)
+
+
+def test_a_parquet_file_is_given_alone(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    write_parquet(tmp_path / "a.parquet", empty_results())
+    several = [str(tmp_path / "a.parquet"), str(tmp_path / "b.json")]
+    with pytest.raises(UserError, match="a Parquet file holds all results and is given alone"):
+        main(["--results", *several, "--annotations", str(dataset.json_path)])
