@@ -19,11 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from export.calibration import METHODS
 from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, evenly_spaced
+from export.quantization.calibrate import calibrate, evenly_spaced
 from export.quantization.convert import convert_model
-from export.quantization.scheme import METHODS, Scheme
+from export.quantization.scheme import Scheme
 from runtime.coco import load_coco_with_truth, score
 from runtime.coco.results import join_results
 from runtime.coco.run import RunSettings, detect_with_all, plan_batches

@@ -61,7 +61,7 @@ from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.images import decode
 from runtime.machine.conditions import describe_run
-from train.trainer.checkpoint import load_detector
+from train.checkpoint import load_detector
 
 STEPS = ("resize", "black", "canvas", "parser", "uncropped", "limited", "cropped")
 

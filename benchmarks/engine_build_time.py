@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate
+from export.quantization.calibrate import calibrate
 from export.quantization.convert import convert_model
 from export.quantization.scheme import Scheme
 from export.trt.build import build
@@ -40,8 +40,8 @@ from runtime.backends.trt.engine import import_tensorrt
 from runtime.errors import run_main
 from runtime.manifest import Precision
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.config.recipes import RECIPES
-from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 

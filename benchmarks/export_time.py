@@ -79,7 +79,7 @@ def export_once(checkpoint: Path, canvas_hw: tuple[int, int] | None) -> dict[str
     from export.graph import checkpoint as graph
     from export.graph.shapes import input_shapes
     from export.verification.checkpoint import verify_export
-    from train.trainer.checkpoint import load_detector
+    from train.checkpoint import load_detector
 
     loaded = load_detector(checkpoint)
     shapes = input_shapes(loaded.config.preprocess, 16, tuple(canvas_hw) if canvas_hw else None)

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, calibration_images, list_images
+from export.quantization.calibrate import calibrate, calibration_images, list_images
 from export.quantization.convert import convert_model
 from export.quantization.scheme import CALIBRATION_IMAGES, Scheme
 from export.verification.checks import DETECTIONS, NETWORK, RANGES

@@ -32,7 +32,7 @@ from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
 from runtime.backends.ort.session import open_session
 from runtime.files import atomic_write
-from train.trainer.checkpoint import load_detector
+from train.checkpoint import load_detector
 
 RECIPE = "atss_r50_fpn_1x"
 RESTS = 5  # runs of the rest in a round

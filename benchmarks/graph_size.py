@@ -27,8 +27,8 @@ from export.onnx_model.network import dense_map_names, parse_deployed, postproce
 from export.onnx_model.processor import Processor
 from runtime.files import atomic_write
 from train.build import build_detector, without_weights
+from train.checkpoint import Classes, LoadedDetector
 from train.config.recipes import RECIPES
-from train.trainer.checkpoint import Classes, LoadedDetector
 
 CLASSES = 80
 

@@ -28,7 +28,7 @@ from benchmarks.tensorrt_api.lists import load_all
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, list_images
+from export.quantization.calibrate import calibrate, list_images
 from export.quantization.convert import convert_model
 from export.quantization.scheme import Scheme
 from export.trt.build import build
@@ -49,9 +49,9 @@ from runtime.errors import UserError, run_main
 from runtime.images.preprocess import plan
 from runtime.manifest import Manifest
 from train.build import build_detector
+from train.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone
 from train.config.paper_recipes import SYSTEMS
-from train.trainer.checkpoint import Checkpoint, LoadedDetector, load_detector, save_checkpoint
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 VARIANTS = (

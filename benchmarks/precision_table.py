@@ -28,13 +28,14 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from export.calibration import METHODS
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.emulation import emulate
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, calibration_images
+from export.quantization.calibrate import calibrate, calibration_images
 from export.quantization.convert import convert_model
-from export.quantization.scheme import CALIBRATION_IMAGES, METHODS, Scheme
+from export.quantization.scheme import CALIBRATION_IMAGES, Scheme
 from export.verification.matching import MatchTolerance, count_unmatched
 from runtime.backends import BackendError
 from runtime.benchmark.images import ImageFiles, find_images
@@ -49,7 +50,7 @@ from runtime.errors import run_main
 from runtime.files import atomic_write, require_writable, sha256_file
 from runtime.machine.conditions import describe_machine, describe_run, version_of
 from runtime.machine.processor import read_processor
-from train.trainer.checkpoint import load_detector
+from train.checkpoint import load_detector
 
 ALIKE, LEAST_SCORE = MatchTolerance(iou=0.9, shift=2.0, score=0.05), 0.1
 RUNTIMES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO"}

@@ -23,8 +23,8 @@ from runtime.files import atomic_path
 from runtime.images import decode
 from runtime.images.preprocess import resize
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config.recipes import RECIPES
-from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 CLASSES = 80  # for torchvision's too, whose published models compute 91: the same for all
 CANDIDATES = 1000  # scores of an image above the threshold; a COCO detector has some hundred to a few thousand

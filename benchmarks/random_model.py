@@ -23,8 +23,8 @@ from export.graph.shapes import input_shapes
 from runtime.coco import load_coco
 from runtime.files import atomic_write
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.config.recipes import RECIPES
-from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 
 LOGIT_STD = 0.03  # × √(256 channels × 9 taps × ½) ≈ 1: with a prior of 0.01, a score of 0.05 is 1.7 σ above the mean
 

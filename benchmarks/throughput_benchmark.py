@@ -41,7 +41,7 @@ from benchmarks.random_detectors import our_model, photographs, torchvision_mode
 from benchmarks.sides import Side, alternate, eager_side, our_side, write_form
 from export.onnx_model.group_norm import join_group_norms, split_group_norms
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate
+from export.quantization.calibrate import calibrate
 from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
 from runtime.backends import open_backend

@@ -29,7 +29,8 @@ from runtime.manifest import Interface, Precision
 
 from . import arguments
 from .arguments import BATCH_MAX, AnyPath, folder_name, optional_path, require_libraries
-from .quantization.scheme import CALIBRATION_IMAGES, Method, Scheme, Target
+from .calibration import Method
+from .quantization.scheme import CALIBRATION_IMAGES, Scheme, Target
 from .results import BuiltEngine, ExportedModel
 from .trt.library import choose_library
 from .trt.profiles import make_profiles
@@ -84,7 +85,7 @@ def export_onnx(
     arguments.check_interface(interface, scheme)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
-    from train.trainer.checkpoint import load_detector
+    from train.checkpoint import load_detector
 
     from .export_step import publish_export, publish_variant
     from .graph.shapes import input_shapes
@@ -152,7 +153,7 @@ def quantize(
     path = arguments.converted_path(Path(model), out, scheme)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
-    from .quantization.calibration import calibration_images, list_images
+    from .quantization.calibrate import calibration_images, list_images
     from .quantization.convert import load_float32
     from .quantize_step import publish_conversion, readable_images
     from .verification.images import COMPARISON_IMAGES, unseen
@@ -336,7 +337,7 @@ def _verify_file(reference: Path, path: Path, folder: str | None, onnx_file: Pat
     if reference.suffix == ".onnx":
         return Verification(tuple(verify_conversion(reference, path, load_comparison_images(folder))))
     require_libraries(("torch", "torchvision"), "a checkpoint runs in it: pip install {name}")
-    from train.trainer.checkpoint import load_detector
+    from train.checkpoint import load_detector
 
     loaded = load_detector(reference)
     compare_on = load_comparison_images(folder, loaded.config.data.val_images)

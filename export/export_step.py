@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.manifest import InputShapes, Precision
-from train.trainer.checkpoint import LoadedDetector, load_detector
+from train.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
 from .arguments import BATCH_MAX
@@ -18,7 +18,7 @@ from .graph.checkpoint import checkpoint_to_graph
 from .graph.shapes import ExportError, input_shapes
 from .onnx_model.network import load_deployed, parse_deployed
 from .onnx_model.processor import Processor
-from .quantization.calibration import calibration_images
+from .quantization.calibrate import calibration_images
 from .quantization.convert import load_float32
 from .quantization.scheme import CALIBRATION_IMAGES, Scheme
 from .quantize_step import publish_conversion

@@ -30,8 +30,9 @@ from runtime.errors import run_main
 from runtime.manifest import Precision
 
 from .api import quantize
+from .calibration import METHODS
 from .console import CommandParser, log_to_console
-from .quantization.scheme import CALIBRATION_IMAGES, METHODS, Target
+from .quantization.scheme import CALIBRATION_IMAGES, Target
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from runtime.images import ImageError, decode
 
 from .onnx_model.network import load_deployed
 from .onnx_model.precision import count_convolutions, format_counts
-from .quantization.calibration import calibrate_cached
+from .quantization.calibrate import calibrate_cached
 from .quantization.convert import Float32Model, convert_model
 from .quantization.goal import AccuracyGoal
 from .quantization.mixed import RANKING_IMAGES, convolutions_in_float

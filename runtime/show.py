@@ -18,10 +18,10 @@ from .coco.results import known_results, results_to_detections, take
 from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
 from .command_names import program
+from .draw import draw_side_by_side, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
-from .images.draw import draw_side_by_side, encode_jpeg
 
 
 def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:

@@ -16,7 +16,7 @@ from export.verification.matching import count_unmatched
 from runtime.coco import load_coco
 from runtime.detections import Detections
 from runtime.detector import Detector
-from train.trainer.checkpoint import load_detector
+from train.checkpoint import load_detector
 from train.trainer.evaluation import TorchBackend, evaluate_distributed
 
 ROOT = Path(__file__).parent.parent

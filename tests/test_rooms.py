@@ -33,8 +33,9 @@ ARROWS = {
     "runtime.machine": "",
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
+    "runtime.draw": "runtime.detections",
     "runtime.detection_files": "runtime.detections runtime.parquet",
-    "runtime.images": "runtime.detections runtime.parquet",
+    "runtime.images": "runtime.parquet",
     # Running a model.
     "runtime.cuda": "runtime.images runtime.machine",
     "runtime.backends": "runtime.cuda runtime.detections runtime.images runtime.machine",
@@ -51,7 +52,7 @@ ARROWS = {
     # What is done with a detector.
     "runtime.cluster": "runtime.backends runtime.detector runtime.model_spec",
     "runtime.detecting": "runtime.batch_settings runtime.batching runtime.cluster runtime.detection_files "
-    "runtime.detection_filter runtime.detections runtime.detector runtime.images runtime.pipeline",
+    "runtime.detection_filter runtime.detections runtime.detector runtime.draw runtime.images runtime.pipeline",
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.cluster runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.parquet runtime.pipeline runtime.tta",
@@ -65,7 +66,7 @@ ARROWS = {
     "runtime.detect": "runtime.backends runtime.batch_settings runtime.cluster runtime.decoders runtime.detecting "
     "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
     "runtime.evaluate": "runtime.coco",
-    "runtime.show": "runtime.coco runtime.images",
+    "runtime.show": "runtime.coco runtime.draw runtime.images",
     "runtime.cli": "",
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
@@ -77,22 +78,24 @@ ARROWS = {
     "train.data": "train.loss",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.trainer": "train.assign train.build train.config train.data train.geometry train.loss train.model "
+    "train.checkpoint": "train.build train.config train.model",
+    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss train.model "
     "train.tables",
     "train.shapes": "train.trainer",
-    "train.pretrained": "train.build train.config train.geometry train.trainer",
+    "train.pretrained": "train.build train.checkpoint train.config train.geometry",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
-    "train.api": "train.build train.config train.trainer",
+    "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",
-    "train.validate": "train.trainer",
+    "train.validate": "train.checkpoint train.trainer",
     "train.plot": "train.trainer",
     "train.show_assignment": "train.assign train.config train.geometry",
     # Export. The rooms up to `verification`, `graph` aside, run without torch.
     "export.onnx_model": "",
-    "export.quantization": "export.onnx_model",
+    "export.calibration": "",
+    "export.quantization": "export.calibration export.onnx_model",
     "export.trt": "export.onnx_model",
-    "export.verification": "export.onnx_model export.trt train.build train.model train.trainer",
-    "export.graph": "export.onnx_model train.build train.geometry train.model train.trainer",
+    "export.verification": "export.onnx_model export.trt train.build train.checkpoint train.model train.trainer",
+    "export.graph": "export.onnx_model train.build train.checkpoint train.geometry train.model train.trainer",
     "export.results": "export.verification",
     "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
@@ -100,11 +103,11 @@ ARROWS = {
     "export.deepstream": "export.arguments export.onnx_model export.verification",
     "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
-    "export.quantize_step export.results export.trt export.verification train.trainer",
-    "export.api": "export.arguments export.export_step export.graph export.quantization export.quantize_step "
-    "export.results export.trt export.verification train.trainer",
+    "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
+    "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization export.quantize_step "
+    "export.results export.trt export.verification train.checkpoint",
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
-    "export.quantize": "export.api export.console export.quantization",
+    "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
     "export.to_deepstream": "export.console export.deepstream",
     "export.to_triton": "export.arguments export.console export.triton",

@@ -11,10 +11,10 @@ from typing import Any
 from runtime.errors import UserError
 
 from .build import without_weights
+from .checkpoint import read_checkpoint
 from .config import Config, Data
 from .config.overrides import override
 from .config.recipes import RECIPES
-from .trainer.checkpoint import read_checkpoint
 from .trainer.device import pick_device
 from .trainer.distributed import process_group
 from .trainer.loop import TrainingResult, train_detector

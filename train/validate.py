@@ -20,7 +20,7 @@ from runtime.errors import run_main
 from runtime.files import atomic_write
 from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
-from .trainer.checkpoint import load_detector
+from .checkpoint import load_detector
 from .trainer.distributed import process_group
 from .trainer.evaluation import TorchBackend, evaluate_distributed
 

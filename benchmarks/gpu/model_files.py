@@ -12,19 +12,20 @@ import torch
 
 from benchmarks.random_detectors import CLASSES, our_model, photographs
 from benchmarks.sides import write_form
+from export.calibration import Calibration
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.forms import for_processor
 from export.onnx_model.group_norm import split_group_norms
 from export.onnx_model.network import cut_network, load_deployed
-from export.quantization.calibration import Calibration, calibrate_cached, evenly_spaced, list_images
+from export.quantization.calibrate import calibrate_cached, evenly_spaced, list_images
 from export.quantization.convert import convert_model
 from export.quantization.scheme import Scheme
 from runtime.files import atomic_path
 from runtime.manifest import Manifest
 from train.api import train
+from train.checkpoint import load_detector
 from train.shapes.dataset import Settings, generate
-from train.trainer.checkpoint import load_detector
 
 SCHEMES = {
     f"{precision} {form}": Scheme(precision, target)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import torch
 
 from runtime.manifest import METADATA_KEY, InputShapes, to_json
 from train.build import build_postprocess
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.file import INPUT_NAMES, graph_sha256, keep_outputs, strip_debug_info

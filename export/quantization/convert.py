@@ -15,13 +15,13 @@ from runtime.errors import UserError
 from runtime.files import atomic_path
 from runtime.manifest import METADATA_KEY, Manifest, to_json
 
+from ..calibration import Calibration, check_calibration
 from ..onnx_model.file import graph_sha256
 from ..onnx_model.forms import for_processor
 from ..onnx_model.group_norm import join_group_norms
 from ..onnx_model.network import ModelError, cut_network, load_deployed, replace_network
 from ..onnx_model.precision import QUANTIZATION_KEY, QuantizationNote
 from ..onnx_model.saturation import sums_fit_16_bits
-from .calibration import Calibration, check_calibration
 from .half import to_half
 from .qdq import layout_of, quantize_network, weight_format
 from .scheme import Scheme

@@ -6,18 +6,12 @@ import math
 
 import numpy as np
 
-from runtime.errors import UserError
-
-from .scheme import Method
+from ..calibration import CalibrationError, Method
 
 _BINS = 2048
 _SAMPLE = 1 << 16  # numbers of a value that enter its histogram, per image; the extremes are taken of all
 _PERCENTILE = 99.99
 _STEPS = 255  # of the 8-bit range whose rounding error `mse` estimates
-
-
-class CalibrationError(UserError):
-    """Images or a calibration file that can't be used."""
 
 
 class Histogram:

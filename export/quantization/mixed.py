@@ -29,11 +29,12 @@ from runtime.coco.run import RunSettings, require_same_classes
 from runtime.detector import Detector
 from runtime.errors import UserError
 
+from ..calibration import Calibration
 from ..onnx_model.emulation import emulate, emulate_network, needs_emulation
 from ..onnx_model.file import INPUT_NAMES
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
-from .calibration import Calibration, calibration_batch
+from .calibrate import calibration_batch
 from .convert import Float32Model, convert_model, quantize_by_scheme
 from .goal import AccuracyGoal
 from .qdq import INT8, NumberFormat, quantizable, weight_format

@@ -11,12 +11,11 @@ from typing import Any, Literal, get_args
 from runtime.manifest import Precision
 from runtime.names import unknown_name
 
+from ..calibration import Method
 from ..onnx_model.processor import Processor
 
 CALIBRATION_IMAGES = 500  # as many as MLPerf's rules allow
 Target = Literal["tensorrt", "cpu", "cpu-vnni"]  # what a file is for; of int8 see `qdq.py`
-Method = Literal["max", "mse", "percentile"]  # how a range is chosen from a histogram; see `histogram.py`
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 
 from runtime.detections import Detections
 from train.build import build_postprocess
+from train.checkpoint import LoadedDetector
 from train.model.detector import DenseOutputs
 from train.model.postprocess import select_candidates
-from train.trainer.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 
 from .checks import Check

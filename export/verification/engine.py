@@ -18,7 +18,7 @@ from runtime.backends.trt.backend import TrtBackend
 from runtime.backends.trt.engine import import_tensorrt
 from runtime.detections import Detections, RawOutputs
 from runtime.files import sha256_file
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 from train.trainer.evaluation import detector_manifest
 
 from ..onnx_model.network import load_deployed

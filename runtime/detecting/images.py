@@ -15,10 +15,10 @@ from ..detection_files import DetectionFiles, detection_row
 from ..detection_filter import KEEP_ALL, DetectionFilter
 from ..detections import Detections
 from ..detector import Detector
+from ..draw import draw, encode_jpeg
 from ..errors import UserError
 from ..files import atomic_write
 from ..images import MAX_PIXELS, Decoded, decode
-from ..images.draw import draw, encode_jpeg
 from ..images.preprocess import Batch, DeviceBatch
 from ..images.sources import Source
 from ..pipeline import run_pipeline

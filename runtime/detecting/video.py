@@ -17,8 +17,8 @@ from ..batch_settings import pipeline_settings
 from ..detection_files import DetectionFiles, detection_row
 from ..detections import Detections
 from ..detector import Detector
+from ..draw import draw
 from ..errors import UserError
-from ..images.draw import draw
 from ..images.preprocess import Batch
 from ..images.sources import Source
 from ..images.stream import LiveStream, file_name

@@ -15,19 +15,20 @@ import onnx
 import pytest
 import torch
 
+from export.calibration import Calibration
 from export.graph.checkpoint import checkpoint_to_graph
 from export.graph.shapes import input_shapes
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import Calibration, calibrate, list_images
+from export.quantization.calibrate import calibrate, list_images
 from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
 from export.verification.images import synthetic_images
 from runtime.manifest import METADATA_KEY, Precision, Preprocess, from_json, to_json
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Head, Model, Pyramid
 from train.pretrained import dialects
-from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 from ..conftest import made_once
 from ..support.systems import narrowed, saved

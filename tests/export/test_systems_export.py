@@ -13,9 +13,9 @@ from export.verification.checkpoint import verify_export
 from export.verification.checks import DETECTIONS
 from export.verification.images import synthetic_images
 from runtime.manifest import Preprocess, Thresholds
+from train.checkpoint import LoadedDetector
 from train.config.paper_recipes import SYSTEMS
 from train.pretrained import dialects
-from train.trainer.checkpoint import LoadedDetector
 
 from ..support.systems import narrowed, saved
 

@@ -28,8 +28,8 @@ from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.manifest import METADATA_KEY, InputShapes, Preprocess, Thresholds
+from train.checkpoint import LoadedDetector
 from train.config import Anchors
-from train.trainer.checkpoint import LoadedDetector
 
 from .conftest import Exported
 

@@ -22,10 +22,10 @@ from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import UserError, run_main
 from runtime.records import record_from_dict
 from train.build import build_training_batches
+from train.checkpoint import load_detector
 from train.config import Config
 from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
-from train.trainer.checkpoint import load_detector
 from train.trainer.distributed import World, all_gather, all_reduce, process_group, require_agreement
 from train.trainer.evaluation import TorchBackend, evaluate_distributed
 from train.trainer.loop import LAST, train_detector

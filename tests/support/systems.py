@@ -10,8 +10,8 @@ from torch import nn
 
 from runtime.manifest import Preprocess, Thresholds
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 from train.config import Backbone, Config, Model
-from train.trainer.checkpoint import Checkpoint, Classes, LoadedDetector, load_detector, save_checkpoint
 
 THIN = Backbone("resnet18", weights="none", stem_channels=8)
 

@@ -10,10 +10,10 @@ import pytest
 
 from runtime.errors import UserError
 from train.api import TrainingResult, starting_config, train
+from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.config.overrides import override, setting_names
 from train.config.recipes import atss_lite0, atss_r50_fpn_1x, atss_tiny
-from train.trainer.checkpoint import read_checkpoint
 from train.trainer.loop import BEST, LAST
 
 Make = Callable[..., Config]

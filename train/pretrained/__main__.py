@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.command_names import program
 from runtime.errors import run_main
 
-from ..trainer.checkpoint import Checkpoint, save_checkpoint
+from ..checkpoint import Checkpoint, save_checkpoint
 from .convert import ForeignError, convert
 from .dialects import DIALECTS
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from runtime.errors import UserError
 
 from ..build import build_detector
+from ..checkpoint import Classes
 from ..config import Config, Model
 from ..geometry.anchors import anchors_per_cell
-from ..trainer.checkpoint import Classes
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 
 

@@ -18,11 +18,11 @@ from runtime.manifest import InputShapes, Manifest, toolkit_version
 from runtime.stopwatch import Stopwatch
 
 from ..build import build_postprocess
+from ..checkpoint import Classes
 from ..config import Config
 from ..model.backbones import COARSEST
 from ..model.detector import DetectorNetwork
 from ..model.postprocess import select_candidates
-from .checkpoint import Classes
 from .distributed import ALONE, World, all_gather, gather_to_main
 
 ANY_SIZE = InputShapes(1, 65536, COARSEST, 65536, COARSEST, 65536)  # ranges of batch, height and width

@@ -12,9 +12,9 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
 
 from ..build import build_detector
+from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from ..config import Config
 from ..model.detector import DetectorNetwork
-from .checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from .device import pick_device, pick_precision
 from .optim import AveragedWeights, build_optimizer, resume_optimizer
 from .progress import say

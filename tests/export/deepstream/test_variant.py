@@ -27,7 +27,7 @@ from runtime.backends.openvino_backend import OpenVinoBackend
 from runtime.backends.ort.backend import OrtBackend
 from runtime.manifest import Manifest
 from train.build import build_detector
-from train.trainer.checkpoint import load_detector
+from train.checkpoint import load_detector
 
 from ..conftest import Exported, restamp
 

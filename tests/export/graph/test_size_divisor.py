@@ -22,10 +22,10 @@ from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.manifest import InputShapes, Manifest, Preprocess, Thresholds
 from train import shapes
+from train.checkpoint import Classes, load_detector
 from train.config import Augment, Backbone, Config, Data, Head, Model, Pyramid, Schedule
 from train.config.recipes import atss_tiny
 from train.model.backbones import COARSEST, STRIDES, build_backbone
-from train.trainer.checkpoint import Classes, load_detector
 from train.trainer.evaluation import TorchBackend, detector_manifest
 from train.trainer.loop import train_detector
 

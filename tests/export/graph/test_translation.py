@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram, export
 from export.graph.checkpoint import checkpoint_to_graph, quiet_exporter
 from export.graph.shapes import input_shapes
 from export.graph.translation import make_functional, translate
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 
 from ..conftest import Exported
 

@@ -13,14 +13,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.calibration import Calibration
 from export.onnx_model.emulation import emulate_network
 from export.onnx_model.group_norm import join_group_norms, split_group_norms
 from export.onnx_model.network import cut_network, dense_map_names, load_deployed
 from export.onnx_model.precision import count_convolutions
 from export.onnx_model.session import open_session
-from export.quantization.calibration import Calibration
 from export.quantization.qdq import quantize_network
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 
 from ..conftest import Exported
 

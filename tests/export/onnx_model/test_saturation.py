@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from export.calibration import Calibration
 from export.onnx_model.network import cut_network, load_deployed
 from export.onnx_model.saturation import (
     LARGEST_SUM,
@@ -23,7 +24,6 @@ from export.onnx_model.saturation import (
     sums_fit_16_bits,
 )
 from export.onnx_model.session import open_session
-from export.quantization.calibration import Calibration
 from export.quantization.convert import convert_model
 from export.quantization.qdq import quantize_network
 from export.quantization.scheme import Scheme

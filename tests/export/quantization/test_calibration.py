@@ -10,18 +10,16 @@ import numpy as np
 import onnx
 import pytest
 
+from export.calibration import Calibration, CalibrationError, load_calibration
 from export.onnx_model.network import cut_network, load_deployed
 from export.onnx_model.session import open_session
-from export.quantization.calibration import (
-    Calibration,
-    CalibrationError,
+from export.quantization.calibrate import (
     Histogram,
     calibrate,
     calibrate_cached,
     calibration_batch,
     evenly_spaced,
     list_images,
-    load_calibration,
 )
 from export.verification.images import synthetic_images
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from export.calibration import Calibration, CalibrationError
 from export.onnx_model.file import graph_sha256
 from export.onnx_model.forms import for_processor
 from export.onnx_model.network import (
@@ -22,7 +23,6 @@ from export.onnx_model.network import (
     replace_network,
 )
 from export.onnx_model.precision import count_convolutions, read_quantization_note
-from export.quantization.calibration import Calibration, CalibrationError
 from export.quantization.convert import ConvertError, convert_file
 from export.quantization.scheme import Scheme
 from export.verification.checks import CANDIDATES, DETECTIONS, KERNELS, NETWORK, RERUN, ROWS, Check

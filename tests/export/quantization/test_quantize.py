@@ -17,9 +17,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from export import export_step, quantize_step, to_onnx
+from export.calibration import CalibrationError, load_calibration
 from export.onnx_model.network import load_deployed
 from export.onnx_model.precision import convolution_precisions, read_quantization_note
-from export.quantization.calibration import CalibrationError, load_calibration
 from export.quantization.convert import convert_file, convert_model
 from export.quantization.scheme import Scheme
 from export.quantize import main
@@ -159,7 +159,7 @@ def test_the_way_from_the_checkpoint_compares_conversions_on_its_images(
     shown, trained = greys(tmp_path / "shown", (20, 21)), greys(tmp_path / "trained", (30, 31))
     data = replace(exported.loaded.config.data, val_images=str(greys(tmp_path / "val", (40,))))
     loaded = exported.loaded._replace(config=replace(exported.loaded.config, data=data))
-    monkeypatch.setattr("train.trainer.checkpoint.load_detector", lambda _: loaded)
+    monkeypatch.setattr("train.checkpoint.load_detector", lambda _: loaded)
     monkeypatch.setattr(export_step, "checkpoint_to_graph", lambda *_: exported.model.read_bytes())
     monkeypatch.setattr(export_step, "verify_export", lambda *_: [])
     arguments = [str(exported.checkpoint), "-o", str(tmp_path / "model.onnx")]

@@ -22,7 +22,7 @@ from runtime.backends.engine_file import EngineError, json_path, read_engine
 from runtime.errors import UserError
 from runtime.files import WriteError
 from runtime.manifest import from_json
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 
 from ...support.blocked import run_without
 from ..conftest import Exported

@@ -30,7 +30,7 @@ from runtime.backends.engine_file import EngineManifest, Profile, read_engine
 from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.manifest import InputShapes, Precision
-from train.trainer.checkpoint import LoadedDetector
+from train.checkpoint import LoadedDetector
 
 from ...support.blocked import TRAINING, run_without
 from ...support.rtx import LIBRARY, SMALL, one_line

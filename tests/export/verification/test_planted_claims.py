@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from export.calibration import Calibration
 from export.onnx_model.network import load_deployed
 from export.onnx_model.precision import (
     convolution_precisions,
@@ -19,7 +20,7 @@ from export.onnx_model.precision import (
     read_quantization_note,
 )
 from export.quantization import qdq
-from export.quantization.calibration import Calibration, calibrate, list_images
+from export.quantization.calibrate import calibrate, list_images
 from export.quantization.convert import convert_file, convert_model
 from export.quantization.scheme import Scheme
 from export.verification.checkpoint import open_export

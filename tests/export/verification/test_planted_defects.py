@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from export.calibration import Calibration
 from export.onnx_model.network import cut_network, load_deployed
-from export.quantization.calibration import Calibration
 from export.quantization.convert import convert_file
 from export.quantization.scheme import Scheme
 from export.verification.checkpoint import open_export

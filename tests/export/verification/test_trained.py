@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.onnx_model.network import load_deployed
-from export.quantization.calibration import calibrate, list_images
+from export.quantization.calibrate import calibrate, list_images
 from export.quantization.convert import convert_file
 from export.verification.comparison import open_model_file
 from export.verification.conversion import verify_conversion

@@ -15,6 +15,7 @@ from runtime.errors import UserError
 from runtime.manifest import Preprocess
 from train.__main__ import parse
 from train.build import build_detector, without_weights
+from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.config import Backbone, BackboneName, Config
 from train.config.check import check_config
 from train.config.overrides import follow_backbone
@@ -22,7 +23,6 @@ from train.config.recipes import RECIPES, atss_lite0, atss_r18_fpn, atss_tiny
 from train.model.backbones import BACKBONES, Network, build_backbone
 from train.model.weights import WeightsError, load_state
 from train.pretrained import dialects
-from train.trainer.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
 from train.trainer.loop import train_detector
 
 Make = Callable[..., Config]

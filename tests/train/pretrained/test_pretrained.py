@@ -19,13 +19,7 @@ from export.verification.matching import EXACT
 from runtime.detections import Detections, postprocess
 from train.__main__ import parse
 from train.build import build_criterion, build_detector
-from train.config import Pyramid
-from train.loss.criterion import Losses, Targets
-from train.model.detector import DenseOutputs
-from train.pretrained import __main__ as pretrained
-from train.pretrained.convert import ForeignError, convert
-from train.pretrained.dialects import State
-from train.trainer.checkpoint import (
+from train.checkpoint import (
     Checkpoint,
     CheckpointError,
     LoadedDetector,
@@ -33,6 +27,12 @@ from train.trainer.checkpoint import (
     load_detector,
     save_checkpoint,
 )
+from train.config import Pyramid
+from train.loss.criterion import Losses, Targets
+from train.model.detector import DenseOutputs
+from train.pretrained import __main__ as pretrained
+from train.pretrained.convert import ForeignError, convert
+from train.pretrained.dialects import State
 from train.trainer.evaluation import TorchBackend
 
 GOLDENS = {

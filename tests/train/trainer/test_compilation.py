@@ -21,13 +21,13 @@ from torch._inductor import config as inductor
 from tests.train.loss.test_criterion import random_outputs
 from train import config
 from train.build import build_criterion, build_detector
+from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.config.recipes import RECIPES
 from train.geometry.anchors import anchors_per_cell
 from train.loss.criterion import Criterion, Losses, Normalizers, Targets
 from train.model.detector import DenseOutputs
 from train.trainer import loop
-from train.trainer.checkpoint import read_checkpoint
 from train.trainer.compilation import (
     PAYS_FROM,
     CompiledCriterion,

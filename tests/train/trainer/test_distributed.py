@@ -21,11 +21,11 @@ from tests.support.ranks import DEFECTS, patched
 from tests.train.loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
 from train import validate
 from train.build import build_criterion, build_detector, build_training_batches
+from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
 from train.loss.criterion import Losses, Normalizers, Targets, at_least_one
 from train.model.detector import DenseOutputs
 from train.trainer import loop
-from train.trainer.checkpoint import load_detector, read_checkpoint
 from train.trainer.distributed import ALONE, World, all_gather, all_reduce, local_batch_size, require_agreement
 from train.trainer.evaluation import TorchBackend, evaluate_distributed
 from train.trainer.loop import LAST, train_detector

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from train.checkpoint import read_checkpoint
 from train.config import Config
-from train.trainer.checkpoint import read_checkpoint
 from train.trainer.distributed import ALONE, World, fresh_store
 from train.trainer.elastic import CLAIM, continues
 from train.trainer.loop import LAST, train_detector

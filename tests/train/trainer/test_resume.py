@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from runtime.errors import UserError
+from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.loss.criterion import Criterion
-from train.trainer.checkpoint import read_checkpoint
 from train.trainer.loop import LAST, train_detector
 from train.trainer.run_log import LOG, read_log
 

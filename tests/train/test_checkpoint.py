@@ -18,9 +18,9 @@ from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.records import record_from_dict
 from train.build import build_detector
+from train.checkpoint import Checkpoint, Classes, load_detector, read_checkpoint, save_checkpoint
 from train.config import Config
 from train.config.recipes import RECIPES
-from train.trainer.checkpoint import Checkpoint, Classes, load_detector, read_checkpoint, save_checkpoint
 from train.trainer.optim import build_optimizer
 
 CLASSES = Classes(("cat", "dog"), (3, 17))

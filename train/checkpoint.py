@@ -18,9 +18,9 @@ from runtime.errors import UserError
 from runtime.files import atomic_path, sha256_file
 from runtime.records import record_from_dict
 
-from ..build import build_detector, without_weights
-from ..config import Config
-from ..model.detector import DetectorNetwork
+from .build import build_detector, without_weights
+from .config import Config
+from .model.detector import DetectorNetwork
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1

@@ -1,4 +1,4 @@
-"""Calibration: the range of every value that may be quantized, measured on images and kept in a file.
+"""Calibrating: the range of every value that may be quantized, measured on images and kept in a file.
 
 Images are preprocessed as when deployed (`runtime.images.preprocess`) and run one at a time, so memory doesn't grow
 with their number. One pass leaves the ranges of every method (`histogram.py`), and the mean of each channel, which
@@ -8,7 +8,6 @@ corrects biases.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -23,31 +22,16 @@ from runtime.files import atomic_write
 from runtime.images import SUFFIXES, Decoded, ImageError
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
-from runtime.records import RecordError, record_from_dict
 
+from ..calibration import METHODS, Calibration, CalibrationError, foreign, images_sha256, load_calibration
 from ..onnx_model.file import INPUT_NAMES, expose_values
 from ..onnx_model.network import cut_network
 from ..onnx_model.session import open_session
-from .histogram import CalibrationError, Histogram
+from .histogram import Histogram
 from .qdq import values_to_calibrate
-from .scheme import CALIBRATION_IMAGES, METHODS, Scheme
-
-CALIBRATION_VERSION = 2
+from .scheme import CALIBRATION_IMAGES, Scheme
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """What a calibration measured, as it is kept in its file."""
-
-    graph_sha256: str  # of the float32 graph
-    images_sha256: str  # of the images' names and sizes, in order
-    images: int  # how many could be read
-    skipped: tuple[str, ...]  # one line for each image that could not be read
-    ranges: dict[str, dict[str, tuple[float, float]]]  # method → value → its least and largest number
-    means: dict[str, tuple[float, ...]]  # value → the mean of each channel
-    version: int = CALIBRATION_VERSION
 
 
 def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
@@ -121,7 +105,7 @@ def calibrate_cached(
     """
     if cache.exists():
         known = load_calibration(cache)
-        problem = _foreign(known, manifest, images)
+        problem = foreign(known, manifest, images)
         if problem is None:
             return known
         if not may_replace:
@@ -130,58 +114,6 @@ def calibrate_cached(
     made = calibrate(model, manifest, images, progress)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
-
-
-def load_calibration(path: Path) -> Calibration:
-    """Read a calibration file. Raises CalibrationError where it is damaged or of another version."""
-    again = "delete it to calibrate again"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(f"{path}: not a calibration file ({error}); {again}") from error
-    if not isinstance(fields, dict) or fields.get("version") != CALIBRATION_VERSION:
-        raise CalibrationError(f"{path}: not a calibration file of version {CALIBRATION_VERSION}; {again}")
-    try:
-        found = record_from_dict(Calibration, fields, str(path))
-    except RecordError as error:
-        raise CalibrationError(f"{error}; {again}") from error
-    for method in METHODS:
-        for name, (low, high) in found.ranges.get(method, {}).items():
-            if not low <= high:
-                raise CalibrationError(f"{path}: the range of {name} is {low} to {high}; {again}")
-    return found
-
-
-def check_calibration(
-    calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None, source: Path | str
-) -> None:
-    """Raise CalibrationError for a calibration of another graph, or of other images than these (None: of any).
-
-    `source` names the calibration in the message.
-    """
-    if problem := _foreign(calibration, manifest, images):
-        raise CalibrationError(f"{source}: {problem}; delete it to calibrate again")
-
-
-def _foreign(calibration: Calibration, manifest: Manifest, images: Sequence[Path] | None) -> str | None:
-    """Why a calibration doesn't belong to this graph and these images (None: any images); None where it does."""
-    if calibration.graph_sha256 != manifest.graph_sha256:
-        return (
-            f"made of another graph (SHA-256 {calibration.graph_sha256[:12]}…, this one has "
-            f"{manifest.graph_sha256[:12]}…)"
-        )
-    if images is not None and calibration.images_sha256 != images_sha256(images):
-        return f"made of other images than these {len(images)}"
-    return None
-
-
-def images_sha256(images: Sequence[Path]) -> str:
-    """SHA-256 of the images' names and sizes in bytes, in order."""
-    digest = hashlib.sha256()
-    for path in images:
-        size = path.stat().st_size if path.exists() else -1
-        digest.update(f"{path.name}\0{size}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def calibration_batch(image: np.ndarray | Decoded, manifest: Manifest) -> np.ndarray:

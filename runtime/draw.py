@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ..detections import Detections
+from .detections import Detections
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_ANGLE = 0.61803398875  # of the colour wheel: neighbouring classes get colours far apart

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from runtime.detections import Detections, empty_detections
+from runtime.draw import class_color, draw, draw_side_by_side, draw_truth, encode_jpeg
 from runtime.images import decode
-from runtime.images.draw import class_color, draw, draw_side_by_side, draw_truth, encode_jpeg
 
 CLASSES = ("cat", "größe")
 GREY = np.full((120, 200, 3), 90, np.uint8)
