@@ -79,8 +79,8 @@ ARROWS = {
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
     "train.checkpoint": "train.build train.config train.model",
-    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss train.model "
-    "train.tables",
+    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
+    "train.model train.tables",
     "train.shapes": "train.trainer",
     "train.pretrained": "train.build train.checkpoint train.config train.geometry",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
@@ -104,8 +104,8 @@ ARROWS = {
     "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
     "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
-    "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization export.quantize_step "
-    "export.results export.trt export.verification train.checkpoint",
+    "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization "
+    "export.quantize_step export.results export.trt export.verification train.checkpoint",
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
     "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",

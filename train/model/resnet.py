@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -47,7 +49,7 @@ class ResNet(nn.Module):
                 shortcut = None
                 if stride != 1 or channels != out:
                     shortcut = nn.Sequential(
-                        nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
+                        Pointwise(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
                     )
                 # A bottleneck's inner width is planes · base_width / 64, a basic block's is planes.
                 blocks.append(block(channels, width, stride, shortcut, groups, width_per_group))
@@ -73,6 +75,22 @@ class ResNet(nn.Module):
         c3 = self.layer2(self.layer1(x))
         c4 = self.layer3(c3)
         return [c3, c4, self.layer4(c4)]
+
+
+class Pointwise(nn.Conv2d):
+    """A 1×1 convolution, of any stride, without padding.
+
+    oneDNN 3.12 (torch 2.14) writes beyond the gradient of the input where that has fewer than 16 channels, the layout
+    is channels-last, the stride is 2 and the processor has AVX-512; the process then dies. Taking every second pixel
+    first gives the same output without that kernel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, `out_channels`, H / stride, W / stride], rounded up."""
+        if self.stride == (1, 1) or self.in_channels >= 16 or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        down, right = self.stride
+        return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
 
 
 def move_stride(network: ResNet, convolution: BottleneckStride) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
 from runtime.errors import UserError
-from tests.train.trainer.test_checkpoint import Malicious
+from tests.train.test_checkpoint import Malicious
 from train.build import build_criterion, build_detector
 from train.config import Backbone, BackboneName
 from train.config.recipes import atss_tiny
