@@ -16,8 +16,7 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .annotations import as_annotations, read_coco_json
-from .format import Problems, categories
+from .format import Problems, as_annotations, categories, read_coco_json
 from .ground_truth import GroundTruth, parse_ground_truth
 
 

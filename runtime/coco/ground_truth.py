@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotations import as_annotations, read_coco_json
-from .format import Problems, categories
+from .format import Problems, as_annotations, categories, read_coco_json
 
 
 @dataclass(frozen=True)

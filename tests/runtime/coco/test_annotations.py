@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from runtime.coco import CocoError, load_coco_with_truth
-from runtime.coco.annotations import as_annotations, read_coco_json
 from runtime.coco.dataset import parse_dataset
+from runtime.coco.format import as_annotations, read_coco_json
 from runtime.coco.ground_truth import parse_ground_truth
 
 # Half of the entries take one of these values in place of a usable one.

@@ -1,57 +1,13 @@
-"""What untrusted files in COCO's format must fulfil: JSON, ids, sizes and paths; and the counting of their problems."""
+"""What the entries of a file in COCO's format must fulfil: ids, names, sizes and paths."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeGuard
+from typing import Any
 
-from ..errors import UserError
-
-LARGEST = 1e30  # numbers stay below; JSON's may have any size
-PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
-
-
-class CocoError(UserError):
-    """Annotations or results do not follow COCO's format."""
-
-
-def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Parsed JSON of a file, every object passed through `object_hook`. `what` names it in a CocoError."""
-    try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
-    except OSError as error:
-        raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); the file may be cut short") from error
-
-
-def is_finite(value: Any) -> TypeGuard[float]:
-    """Whether a JSON value is a number that a float can hold."""
-    return is_number(value) and abs(value) < LARGEST
-
-
-class Problems:
-    """Counts problems by kind and remembers the names of the first few of each."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._named: dict[str, list[str]] = {}
-
-    def add(self, kind: str, name: str) -> None:
-        """Count a problem of this kind with the thing called `name`."""
-        self._counts[kind] += 1
-        if self._counts[kind] <= PROBLEMS_NAMED:
-            self._named.setdefault(kind, []).append(name)
-
-    def lines(self) -> tuple[str, ...]:
-        """A line per kind: how often it occurred, and the first names."""
-        return tuple(
-            f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
-            for kind, count in self._counts.items()
-        )
+from .values import CocoError, Problems
 
 
 def categories(content: dict[str, Any], problems: Problems) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -97,8 +53,3 @@ def require_distinct(ids: Iterable[Any], where: str) -> None:
     twice = [value for value, count in Counter(map(repr, ids)).items() if count > 1]
     if twice:
         raise CocoError(f"{where}: id {twice[0]} occurs more than once ({len(twice)} such ids); ids must be distinct")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
