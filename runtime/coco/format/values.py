@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from ...errors import UserError
 
 LARGEST = 1e30  # numbers stay below; JSON's may have any size
+SHOWN = 60  # characters of a value that a message repeats
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
 
 
@@ -52,6 +53,14 @@ class Problems:
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
             for kind, count in self._counts.items()
         )
+
+
+def shown(value: Any) -> str:
+    """A JSON value in a message: its `repr`, cut where it is long."""
+    if type(value) is int and value.bit_length() > 256:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def is_number(value: Any) -> bool:
