@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_writable(path)
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
-    dataset, truth = load_coco_with_truth(options.annotations, options.images or ".")
+    dataset, truth = load_coco_with_truth(options.annotations, options.images)
     kept = parse_filter(options, dataset.categories, options.annotations)
     if options.results is not None:
         _report(*_read_results(options, dataset), truth, kept, options)

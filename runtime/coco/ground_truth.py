@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .format import Problems, as_annotations, categories, read_coco_json
+from .format import Problems, categories, normalised, read_coco_json
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
 
 def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
     """The usable annotations of a parsed annotation file. Boxes are not clipped to the image."""
+    content = normalised(content, "annotations")
     image_ids = np.unique(np.array([image["id"] for image in content["images"]], np.int64))
     category_ids, classes = categories(content, Problems())
-    annotations = as_annotations(content["annotations"])
+    annotations = content["annotations"]
     rows = np.flatnonzero(annotations.usable(image_ids, category_ids))
     images = np.searchsorted(image_ids, annotations.image_ids[rows])
     labels = np.searchsorted(category_ids, annotations.category_ids[rows])

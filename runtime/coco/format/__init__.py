@@ -1,17 +1,24 @@
 """Files in COCO's format, as tools write them: the one layer that reads and checks them."""
 
-from .annotations import Annotations, as_annotations
-from .entries import categories
-from .reading import read_coco_json
-from .values import CocoError, Problems, is_finite, read_json
+from .annotations import Annotations
+from .ids import NO_ID, IdTable
+from .images import image_files
+from .masks import mask_box
+from .reading import categories, normalised, read_coco_json
+from .values import CocoError, Problems, is_finite, read_json, shown
 
 __all__ = [
+    "NO_ID",
     "Annotations",
     "CocoError",
+    "IdTable",
     "Problems",
-    "as_annotations",
     "categories",
+    "image_files",
     "is_finite",
+    "mask_box",
+    "normalised",
     "read_coco_json",
     "read_json",
+    "shown",
 ]

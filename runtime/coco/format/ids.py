@@ -32,7 +32,7 @@ def key_of(value: Any) -> int | float | str | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """The integer that a JSON value means: 3, 3.0, "3", "003" and "3.0" are 3. None for all else, true and false too."""
+    """The integer that a JSON value means: 3, 3.0, "3", "003" and "3.0" are 3. None for all else, true too."""
     if isinstance(value, str):
         text = value.strip()
         return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None

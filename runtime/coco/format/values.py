@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeGuard
 from ...errors import UserError
 
 LARGEST = 1e30  # numbers stay below; JSON's may have any size
+_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})(e[+-]?[0-9]{1,4})?", re.IGNORECASE)
 SHOWN = 60  # characters of a value that a message repeats
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
 
@@ -53,6 +55,13 @@ class Problems:
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
             for kind, count in self._counts.items()
         )
+
+
+def number_of(value: Any) -> float | None:
+    """The finite number that a JSON value is or that its text says; None for all else, true and false too."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    return float(value) if is_finite(value) else None
 
 
 def shown(value: Any) -> str:
