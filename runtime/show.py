@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
+from .coco.dataset import add_outside_argument
 from .coco.results import known_results, results_to_detections, take
 from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
@@ -59,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    add_outside_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")
     parser.add_argument("--score", type=float, default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
-    dataset = load_coco(options.annotations, options.images)
+    dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
     written = draw_results(load(options.results), dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from runtime.coco import load_coco
+from runtime.coco.dataset import add_outside_argument
 from runtime.coco.report import metrics_as_json, metrics_as_table
 from runtime.command_names import program
 from runtime.detector import Detector
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    add_outside_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
@@ -38,7 +40,7 @@ def main() -> int:
     with process_group(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
-        dataset = load_coco(options.annotations, options.images)
+        dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
         detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         bar = sys.stderr.isatty()
         seen = with_tta(detector, parse_tta(options))

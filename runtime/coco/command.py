@@ -45,7 +45,7 @@ from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..tta import add_tta_arguments, parse_tta, with_tta
 from .cluster import detect_on_cluster
-from .dataset import CocoDataset, load_coco_with_truth
+from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
 from .evaluation import compare_models
 from .format import read_json
 from .ground_truth import GroundTruth
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_writable(path)
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
-    dataset, truth = load_coco_with_truth(options.annotations, options.images)
+    dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
     kept = parse_filter(options, dataset.categories, options.annotations)
     if options.results is not None:
         _report(*_read_results(options, dataset), truth, kept, options)
@@ -107,6 +107,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, help="folder of the images; required with a model")
+    add_outside_argument(parser)
     parser.add_argument(
         "--results",
         type=Path,

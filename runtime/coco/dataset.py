@@ -5,6 +5,7 @@ I images, A annotations. COCO's boxes (x, y, width, height) become xyxy here; `r
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,8 +73,8 @@ class CocoDataset:
     offsets: np.ndarray  # int64 [I + 1]: the annotations of image i are offsets[i] … offsets[i + 1]
     problems: tuple[str, ...]  # what was dropped or changed while reading, a line per kind
     # Ids as the file has them, where they are not integers of 64 bits; None: as they are.
-    written_image_ids: tuple[Any, ...] | None = None  # [I]
-    written_category_ids: tuple[Any, ...] | None = None  # by category, as `category_ids`
+    written_image_ids: tuple[Any, ...] | None  # [I]
+    written_category_ids: tuple[Any, ...] | None  # by category, as `category_ids`
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -114,6 +115,13 @@ class CocoDataset:
                 f"{said_w}×{said_h}; boxes would be misplaced, so correct either"
             )
         return image
+
+
+def add_outside_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --allow-outside, the `allow_outside` of `load_coco`, to a command that reads annotations."""
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="read images whose file names lead out of the folder of the images"
+    )
 
 
 def load_coco(

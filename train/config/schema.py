@@ -94,6 +94,8 @@ class Data:
     # on crops, which all have the same size.
     group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
+    # Whether file names of the annotations may lead out of the folder of the images.
+    allow_outside: bool = field(default=False, metadata={"absent": False})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from runtime.manifest import Preprocess
 
 from ..loss.criterion import Targets
 from .augment import Augment, Sample, augment, choose, training_hw
+from .objects import images_to_train_on
 from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # consecutive unreadable images before training stops
@@ -131,18 +132,6 @@ class _Steps(Sampler[list[int]]):
         for step in range(self.first, self.last):
             start = step * self.batch + self.rank * self.share
             yield list(range(start, start + self.share))
-
-
-def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
-    """The indices of the images with at least one object, crowds aside; with `keep_empty` of all images.
-
-    Raises ImageError where there is none.
-    """
-    counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
-    indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
-    if len(indices) == 0:
-        raise ImageError(f"{dataset.json_path} has no image to train on: add boxes, or set --data.keep-empty")
-    return indices
 
 
 def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess) -> TrainBatch:

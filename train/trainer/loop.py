@@ -20,7 +20,8 @@ from ..build import build_criterion, build_training_batches
 from ..checkpoint import Checkpoint, Classes, save_checkpoint
 from ..config import Config
 from ..config.check import check_config
-from ..data.loader import TrainBatch, images_to_train_on
+from ..data.loader import TrainBatch
+from ..data.objects import images_to_train_on
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .compilation import (

@@ -14,6 +14,7 @@ from runtime.errors import UserError
 from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from ..config import Config
+from ..data.objects import crowds_as_objects
 from ..model.detector import DetectorNetwork
 from .device import pick_device, pick_precision
 from .optim import AveragedWeights, build_optimizer, resume_optimizer
@@ -105,11 +106,14 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
             "no training data: give --data.train-json and --data.train-images (COCO format), "
             "or make some with: python -m train.shapes data/shapes"
         )
-    train_set = load_coco(data.train_json, data.train_images)
-    val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
+    train_set = load_coco(data.train_json, data.train_images, allow_outside=data.allow_outside)
+    train_set, notes = crowds_as_objects(train_set)
+    val_set = load_coco(data.val_json, data.val_images, allow_outside=data.allow_outside) if data.val_json else None
     for dataset in ([train_set] if val_set is None else [train_set, val_set]) if report else []:
         for problem in dataset.problems:
             say(f"warning: {dataset.json_path}: {problem}")
+    for note in notes if report else ():
+        say(f"{train_set.json_path}: {note}")
     if val_set is not None:
         found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
         if found != expected:
