@@ -89,6 +89,10 @@ class CocoDataset:
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return self.boxes[rows], self.labels[rows], self.crowd[rows]
 
+    def ignored(self, index: int) -> np.ndarray:
+        """Which annotations of image `index` are regions to ignore, bool [n] (a view)."""
+        return self.ignore[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
     def path(self, index: int) -> Path:
         """File of image `index`; it may be missing."""
         return self.root / self.file_names[index]

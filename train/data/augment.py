@@ -11,6 +11,7 @@ import numpy as np
 from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
 
+REGION = -1  # label of a region to ignore, which is no object
 MIN_SIDE = 1.0  # px on the canvas; boxes cropped to less are dropped
 
 
@@ -38,7 +39,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # uint8 [h, w, 3] RGB
     boxes: np.ndarray  # float32 [n, 4] xyxy px
-    labels: np.ndarray  # int64 [n]
+    labels: np.ndarray  # int64 [n]; REGION: the box is a region to ignore
 
 
 class Choices(NamedTuple):
@@ -127,7 +128,8 @@ def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False
 def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rng: np.random.Generator) -> Sample:
     """Crop to a window of at most `crop_hw` at a random place.
 
-    Boxes are clipped to the window; a box of which less than the fraction `min_visible` is left is dropped.
+    Boxes are clipped to the window; a box of which less than the fraction `min_visible` is left is dropped. Of a
+    region to ignore anything that is left counts.
     """
     height, width = sample.image.shape[:2]
     h, w = min(height, crop_hw[0]), min(width, crop_hw[1])
@@ -137,7 +139,8 @@ def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rn
     clipped = np.clip(shifted, 0, np.array([w, h, w, h], dtype=np.float32))
     sides = clipped[:, 2:] - clipped[:, :2]
     full = np.prod(shifted[:, 2:] - shifted[:, :2], axis=1)
-    keep = (sides >= MIN_SIDE).all(axis=1) & (sides.prod(axis=1) >= min_visible * full)
+    visible = (sides.prod(axis=1) >= min_visible * full) | (sample.labels == REGION)
+    keep = (sides >= MIN_SIDE).all(axis=1) & visible
     return Sample(sample.image[top : top + h, left : left + w], clipped[keep], sample.labels[keep])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from runtime.coco import CocoDataset
 from runtime.detector import Detector as RuntimeDetector
 
+from ..assign import ignore_regions
 from ..build import build_criterion, build_training_batches
 from ..checkpoint import Checkpoint, Classes, save_checkpoint
 from ..config import Config
@@ -136,7 +137,10 @@ def train_detector(
             images = batch.images.to(device, non_blocking=True)
             targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
             state.optimizer.zero_grad(set_to_none=True)
-            losses = backward(network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world)
+            regions = None if batch.regions is None else batch.regions.to(device, non_blocking=True)
+            losses = backward(
+                network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world, regions
+            )
             state.scaler.unscale_(state.optimizer)
             norm = clip_gradients(parameters, schedule.clip_norm)
             state.scaler.step(state.optimizer)
@@ -208,16 +212,19 @@ def backward(
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler,
     world: World = ALONE,
+    regions: Tensor | None = None,
 ) -> Losses:
     """Add the gradients of a batch to the parameters, and return its losses.
 
     `images` uint8 [B, H, W, 3] and `targets` are this process's share of the batch; they are worked through in `pieces`
-    to need less memory. The means of gradients and losses over the processes are those of the whole batch, whatever the
-    number of pieces.
+    to need less memory. In `regions` [B, R, 4] xyxy px no anchor learns that it is none. The means of gradients and
+    losses over the processes are those of the whole batch, whatever the number of pieces.
     """
     canvas_hw = images.shape[1], images.shape[2]
     # Assigned once for the whole share: assignment needs no outputs, and is small beside a piece's activations.
     assigned = criterion.assign(targets, canvas_hw)
+    if regions is not None:
+        assigned = ignore_regions(assigned, regions, criterion.grid(canvas_hw, regions.device).points)
     normalizers = None
     if pieces > 1 or world.size > 1:
         counts = all_reduce(torch.stack(criterion.normalizers(targets, canvas_hw, assigned)), world)

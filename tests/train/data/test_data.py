@@ -196,6 +196,29 @@ def test_crowds_are_objects_where_nothing_else_is(own_copy: Path, small_config: 
     assert int(kept.crowd.sum()) == 3, "regions to ignore stay so"
 
 
+def test_regions_to_ignore_go_along_and_are_no_targets(own_copy: Path, small_config: Make) -> None:
+    plain = load_coco(own_copy / "train.json", own_copy / "train")
+    dataset = with_annotations(own_copy, lambda found: [a | {"ignore": int(i % 3 == 0)} for i, a in enumerate(found)])
+    settings = small_config()
+    (before,), (after,) = (list(build_training_batches(d, replace_steps(settings, 1), 0)) for d in (plain, dataset))
+    assert before.regions is None
+    assert after.regions is not None
+    assert torch.equal(before.images, after.images)
+    kept = 0
+    for i in range(len(after.image_ids)):
+        expected = before.targets.boxes[i][before.targets.mask[i]].tolist()
+        objects = after.targets.boxes[i][after.targets.mask[i]].tolist()
+        regions = after.regions[i][after.regions[i].any(dim=1)].tolist()
+        assert all(box in expected for box in objects), "augmentation moves both alike"
+        assert sum(box in regions for box in expected) + len(objects) == len(expected)
+        kept += len(regions)
+    assert kept > 0
+
+
+def replace_steps(settings: Config, steps: int) -> Config:
+    return replace(settings, schedule=replace(settings.schedule, steps=steps))
+
+
 def item(height: int, width: int, boxes: int, image_id: int) -> Item:
     rng = np.random.default_rng(image_id)
     corner = rng.uniform(0, 20, (boxes, 2))
