@@ -78,8 +78,8 @@ def _size_hw(image: dict[str, Any], place: int, who: Callable[[int], str]) -> tu
 def _name(image: dict[str, Any], place: int, who: Callable[[int], str], root: Path | None, allow_outside: bool) -> str:
     """The file's path, relative to the image folder where it lies in it."""
     name = image.get("file_name")
-    if name is None and isinstance(image.get("coco_url"), str):
-        return _name_of_url(image["coco_url"], root)
+    if (name is None or name == "") and isinstance(image.get("coco_url"), str):
+        name = _name_of_url(image["coco_url"], root)
     if not isinstance(name, str) or not name or "\0" in name:
         raise CocoError(f"{who(place)} has file_name {shown(name)}, expected a path inside the image folder")
     if root is None:
@@ -93,7 +93,7 @@ def _name(image: dict[str, Any], place: int, who: Callable[[int], str], root: Pa
     inside = _inside(name, root)
     if inside is not None:
         return inside
-    leads_out = f"{who(place)} has file_name {shown(image['file_name'])}, which leads out of the image folder"
+    leads_out = f"{who(place)} has file_name {shown(image.get('file_name'))}, which leads out of the image folder"
     if windows.drive and os.sep != "\\":
         raise CocoError(f"{leads_out}: a path of Windows; write it relative to the folder")
     if not allow_outside:
