@@ -28,11 +28,17 @@ def crowds_as_objects(dataset: CocoDataset) -> tuple[CocoDataset, tuple[str, ...
 def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
     """The indices of the images with at least one object, crowds aside; with `keep_empty` of all images.
 
-    Raises CocoError, which names the reason, where the data set has no object at all.
+    Raises CocoError, which names the reason, where the data set has no object at all, or none that is larger than a
+    pixel because its coordinates are fractions of the images' sides.
     """
     is_object = ~dataset.crowd
     if not is_object.any():
         raise CocoError(f"{dataset.json_path} has no object to train on: {_why_none(dataset)}")
+    if dataset.boxes[is_object].max() <= 1.0:
+        raise CocoError(
+            f"{dataset.json_path}: every box lies within the first pixel of its image; the coordinates seem to be "
+            "fractions of the image's sides, but COCO's are pixels: multiply them by width and height"
+        )
     counts = np.diff(np.concatenate([[0], np.cumsum(is_object)])[dataset.offsets])
     return np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
 

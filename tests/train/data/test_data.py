@@ -177,6 +177,14 @@ def test_a_data_set_without_any_object_is_refused(
         stream_of(dataset, small_config(), keep_empty=keep_empty)
 
 
+def test_boxes_in_fractions_of_the_image_are_refused(own_copy: Path, small_config: Make) -> None:
+    dataset = with_annotations(own_copy, lambda found: [a | {"bbox": [0.25, 0.5, 0.5, 0.5]} for a in found])
+    with pytest.raises(UserError, match="every box lies within the first pixel of its image; the coordinates seem to"):
+        stream_of(dataset, small_config())
+    dataset = with_annotations(own_copy, lambda found: [*found[1:], found[0] | {"bbox": [0.25, 0.5, 0.5, 0.51]}])
+    stream_of(dataset, small_config())
+
+
 def test_crowds_are_objects_where_nothing_else_is(own_copy: Path, small_config: Make) -> None:
     plain = load_coco(own_copy / "train.json", own_copy / "train")
     assert crowds_as_objects(plain) == (plain, ())
