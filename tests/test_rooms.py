@@ -14,13 +14,28 @@ MOST_LINES = 350  # of a file: what a reader can hold
 # A room is a folder of a package, or a module that lies in the package itself. A room may import what its line names,
 # and these modules at the bottom of the runtime; train and export may import every room of the runtime.
 BOTTOM = {
-    f"runtime.{name}" for name in ("command_names", "errors", "files", "manifest", "names", "records", "stopwatch")
+    f"runtime.{name}"
+    for name in (
+        "command_names",
+        "errors",
+        "files",
+        "locks",
+        "manifest",
+        "names",
+        "outputs",
+        "records",
+        "stopwatch",
+        "temporaries",
+    )
 }
 ARROWS = {
     # The bottom itself, whose modules import only each other.
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
+    "runtime.locks": "",
+    "runtime.outputs": "",
+    "runtime.temporaries": "",
     "runtime.names": "",
     "runtime.parquet": "",
     "runtime.records": "",
