@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from .errors import UserError
 from .temporaries import temporary_file
@@ -105,8 +105,15 @@ def _put_back(place: Path, old: Path | None) -> bool:
     return True
 
 
+def write_all(file: io.RawIOBase, data: Any) -> None:
+    """Write all of the bytes to an unbuffered file, which may take a part at a time. Raises OSError."""
+    left = memoryview(data).cast("B")
+    while left:  # a disk that is nearly full takes a part, and then raises
+        left = left[file.write(left) or 0 :]
+
+
 @contextmanager
-def patient_file(path: str | os.PathLike[str]) -> Iterator[PatientFile]:
+def patient_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for a library that mishandles a full disk; the first error of a write is raised when the block ends.
 
     torch.save writes on in a destructor after an error, and ends with a RuntimeError of its own. Raises OSError, and
@@ -115,7 +122,7 @@ def patient_file(path: str | os.PathLike[str]) -> Iterator[PatientFile]:
     with open(path, "wb", buffering=0) as raw:
         file = PatientFile(raw)
         try:
-            yield file
+            yield cast(IO[bytes], file)
         except Exception as error:
             if file.error is not None:
                 raise file.error from error
@@ -133,14 +140,12 @@ class PatientFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of the bytes, or none of them after an error. The return value is always their number."""
-        left = memoryview(data).cast("B")
-        count = left.nbytes
-        try:
-            while left and self.error is None:  # on a disk that is nearly full it writes a part
-                left = left[self._raw.write(left) or 0 :]
-        except OSError as error:
-            self.error = error
-        return count
+        if self.error is None:
+            try:
+                write_all(self._raw, data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
 
     def writable(self) -> bool:
         """Always."""

@@ -50,12 +50,13 @@ def check_outputs(
             if key is None:
                 continue
             if key in written:
-                raise OutputError(f"{option} {path}: this run writes that file already ({written[key]}); {expected}")
+                raise OutputError(f"{option} {path}: this run writes that file already, by {written[key]}; {expected}")
             written[key] = f"{option} {path}"
 
     def refuse(key: _Key | None, name: AnyPath) -> None:
         if key is not None and key in written:
-            raise OutputError(f"{written[key]}: this run reads that file ({os.fspath(name)}); {expected}")
+            alias = "" if written[key].endswith(f" {os.fspath(name)}") else f", as {os.fspath(name)}"
+            raise OutputError(f"{written[key]}: this run reads that file{alias}; {expected}")
 
     replaces = any(not isinstance(key, str) for key in written)
     for given in inputs:

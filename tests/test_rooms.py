@@ -114,9 +114,9 @@ ARROWS = {
     "export.results": "export.verification",
     "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
-    "export.arguments": "export.quantization",
+    "export.arguments": "export.quantization export.verification",
     "export.deepstream": "export.arguments export.onnx_model export.verification",
-    "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
+    "export.quantize_step": "export.arguments export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
     "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
     "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization "

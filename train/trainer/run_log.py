@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from runtime.errors import UserError, describe_os_error
-from runtime.files import atomic_write, write_error
+from runtime.files import atomic_write, write_all, write_error
 
 from ..config import Config
 from ..loss.criterion import Losses
@@ -100,8 +98,7 @@ class RunLog:
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
         line = (json.dumps({"kind": kind, "step": step, **values}) + "\n").encode()
         try:
-            if self.file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(self.file, line)
         except OSError as error:
             raise write_error(self.path, error) from error
         if self.board is not None:
