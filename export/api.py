@@ -82,7 +82,7 @@ def export_onnx(
 
     """
     path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target or "tensorrt")
-    arguments.check_interface(interface, scheme)
+    arguments.check_export((checkpoint, images, calibrate_on), path, scheme, interface)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
     from train.checkpoint import load_detector
@@ -151,6 +151,8 @@ def quantize(
     """
     scheme = Scheme(precision, target, method)
     path = arguments.converted_path(Path(model), out, scheme)
+    reads = model, images, annotations, val_annotations, val_images
+    arguments.check_conversion_outputs(reads, path, scheme, calibration)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
     from .quantization.calibrate import calibration_images, list_images
@@ -230,14 +232,15 @@ def build_engine(
     path, capabilities = Path(model), tuple(dict.fromkeys(compute_capabilities))
     from_checkpoint = arguments.is_checkpoint(path)
     if not from_checkpoint:
-        exported_with = {"--precision": precision, "--canvas": canvas_hw}
-        arguments.refuse_for_exported_file(path, exported_with | {"--images": images, "--calibrate-on": calibrate_on})
+        arguments.refuse_for_exported_file(path, precision, canvas_hw, images, calibrate_on)
     scratch = arguments.workspace_bytes(workspace_gib)
-    if separate and not capabilities:
-        raise arguments.ArgumentError("--separate requires --compute-capability, for example 8.6 8.9 12.0")
+    arguments.check_separate(separate, capabilities)
     wanted = Scheme(precision or "fp16").precision
     default = path.with_suffix(f".{wanted}") if from_checkpoint else path.with_suffix("")
     outputs = engine_paths(default, optional_path(out), capabilities if separate else ())
+    exported_as = path.with_suffix(".onnx").name if from_checkpoint else None
+    reads, written = (model, images, calibrate_on), [engine for engine, _ in outputs]
+    arguments.check_engine_outputs(reads, written, timing_cache, exported_as, Scheme(wanted))
     library = choose_library(flavor, capabilities)
     settings = Settings(
         profiles=(),
@@ -316,10 +319,7 @@ def verify(
     """
     require_libraries(("onnx", "onnxruntime"), "a verification runs the file with them: pip install {name}")
     path, folder = Path(model), folder_name(images)
-    if decode is not None and (annotations is None or folder is None):
-        raise arguments.ArgumentError(
-            f"--decode {decode} is measured on annotated images: give --annotations JSON --images DIR"
-        )
+    arguments.check_decode(decode, path, (annotations, folder), onnx_file)
     found = _verify_file(Path(reference), path, folder, optional_path(onnx_file))
     if decode is None or annotations is None or folder is None:
         return found

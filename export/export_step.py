@@ -11,7 +11,7 @@ from runtime.manifest import InputShapes, Precision
 from train.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
-from .arguments import BATCH_MAX
+from .arguments import BATCH_MAX, default_calibration
 from .deepstream.variant import to_variant
 from .deepstream.verify import verify_variant
 from .graph.checkpoint import checkpoint_to_graph
@@ -127,7 +127,7 @@ def publish_export_for_engine(
     exported, scheme = folder / f"{checkpoint.stem}.onnx", Scheme(precision)
     files = [exported] if precision == "fp32" else [exported, exported.with_suffix(f".{precision}.onnx")]
     if scheme.is_quantized:
-        files.append(exported.with_suffix(".calibration.json"))
+        files.append(default_calibration(exported))
     logger.info(f"writing {', '.join(map(str, files))} (files of these names are replaced)")
     written = publish_export(loaded, exported, inputs, scheme, images, calibrate_on, show_progress)
     if not written.passed:

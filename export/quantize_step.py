@@ -11,6 +11,7 @@ import numpy as np
 from runtime.files import require_writable
 from runtime.images import ImageError, decode
 
+from .arguments import default_calibration
 from .onnx_model.network import load_deployed
 from .onnx_model.precision import count_convolutions, format_counts
 from .quantization.calibrate import calibrate_cached
@@ -48,7 +49,7 @@ def publish_conversion(
     require_writable(out)
     calibration, in_float = None, list[str]()
     if scheme.is_quantized:
-        path = cache or source.path.with_name(f"{source.path.stem}.calibration.json")
+        path = cache or default_calibration(source.path)
         calibration = calibrate_cached(
             source.model, source.manifest, images, path, show_progress, may_replace=cache is None
         )

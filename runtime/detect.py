@@ -32,7 +32,7 @@ from .cluster.pool import find_pool, needs_gpu, run_once
 from .command_names import program
 from .decoders import DECODERS
 from .detecting.cluster import detect_images_on_cluster
-from .detecting.images import DetectSettings, detect_images
+from .detecting.images import DetectSettings, detect_images, drawn_path
 from .detecting.video import detect_stream, detect_video
 from .detection_files import DetectionFiles, json_file, json_lines_file, parquet_file
 from .detection_filter import add_filter_arguments, parse_filter
@@ -47,6 +47,7 @@ from .images.stream import RECONNECTS, LiveStream, file_name, is_stream, public_
 from .images.video import VideoError
 from .manifest import Manifest
 from .model_spec import ModelSpec, model_path, model_summary
+from .outputs import check_outputs
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
@@ -164,9 +165,8 @@ def _detect_all(
                     detect_video(detector, source, options.out, results, settings, bar.update)
                 except VideoError as error:
                     results.skip(source.path, error)
-    taken = {source.name.lower() for source in inputs.sources if source.is_video}
-    for address in inputs.streams:
-        name, drawn = public_name(address), unused_name(file_name(address), taken)
+    for address, drawn in zip(inputs.streams, _stream_names(inputs), strict=True):
+        name = public_name(address)
         with _bar(name, "frame") as bar:
             try:
                 with LiveStream(address, options.reconnects, _warn) as stream:
@@ -185,12 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     streams = [text for text in options.inputs if is_stream(text)]
     inputs = _find_inputs([Path(text) for text in options.inputs if text not in streams], streams, options)
     target = options.out / "detections.json"
-    require_writable(target)
-    others = [Path(options.model), target, *(source.path for source in inputs.sources)]
     formats = [(name, path) for name in FORMATS if (path := getattr(options, name)) is not None]
-    for name, path in formats:
-        _check_output(f"--{name}", path, others)
-        others.append(path)
+    check_outputs(
+        [options.model, *(one for one in options.inputs if not Path(one).is_dir()), *(s.path for s in inputs.sources)],
+        {"-o": [target, *_drawn(inputs, options)], **{f"--{name}": path for name, path in formats}},
+    )
+    for path in [target, *(path for _, path in formats)]:
+        if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
+            require_writable(path)
     with ExitStack() as stack:
         opened = stack.enter_context((_on_cluster if options.cluster else _here)(options))
         print(opened.summary, flush=True)
@@ -245,12 +247,18 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
     return inputs
 
 
-def _check_output(option: str, path: Path, others: Sequence[Path]) -> None:
-    """Raise UserError where the file cannot be written, or is one that this run reads or writes otherwise."""
-    if any(path.resolve() == other.resolve() for other in others):
-        raise UserError(f"{option} {path}: this run reads or writes that file already; choose another name")
-    if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
-        require_writable(path)
+def _stream_names(inputs: Inputs) -> list[str]:
+    """The names of the streams' drawn videos, without suffix."""
+    taken = {source.name.lower() for source in inputs.sources if source.is_video}
+    return [unused_name(file_name(address), taken) for address in inputs.streams]
+
+
+def _drawn(inputs: Inputs, options: argparse.Namespace) -> list[Path]:
+    """The drawn copies that a run writes."""
+    if options.json_only or options.cluster:
+        return []
+    drawn = [drawn_path(options.out, source.name, source.is_video) for source in inputs.sources]
+    return drawn + [drawn_path(options.out, name, is_video=True) for name in _stream_names(inputs)]
 
 
 def _bar(title: str, unit: str, total: int | None = None) -> tqdm:

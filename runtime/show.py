@@ -23,17 +23,20 @@ from .draw import draw_side_by_side, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
+from .outputs import check_outputs
 
 
 def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
     """Write one drawing for each of `count` images, evenly spread over the data set, and return their paths.
 
     An image that cannot be read is reported and left out. Raises CocoError for results of other images or categories
-    than the data set's, ImageError where no image can be read.
+    than the data set's, ImageError where no image can be read, OutputError where a drawing would replace an image.
     """
     results = known_results(results, dataset.image_ids, dataset.category_ids, Problems())
     written, problems = [], []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)).tolist():
+    chosen = drawn_images(dataset, out, count)
+    check_outputs([dataset.json_path, *map(dataset.path, range(len(dataset)))], {"--out": chosen.values()})
+    for index, path in chosen.items():
         try:
             image = dataset.image(index)
         except ImageError as error:
@@ -44,12 +47,19 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
         boxes, labels, _ = dataset.annotations(index)
         found = results_to_detections(take(results, results.image_ids == image_id), dataset.category_ids)
         drawing = draw_side_by_side(image, found, boxes, labels, dataset.classes, min_score)
-        path = out / f"{Path(dataset.file_names[index]).stem}_{image_id}.jpg"
         atomic_write(path, encode_jpeg(drawing))
         written.append(path)
     if not written:
         raise ImageError(f"none of the images could be read; the first: {problems[0]}")
     return written
+
+
+def drawn_images(dataset: CocoDataset, out: Path, count: int) -> dict[int, Path]:
+    """The indices of `count` images, evenly spread over the data set, and where their drawings lie in `out`."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)).tolist()
+    return {
+        index: out / f"{Path(dataset.file_names[index]).stem}_{int(dataset.image_ids[index])}.jpg" for index in chosen
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
+    check_outputs([options.results], {"--out": drawn_images(dataset, options.out, options.count).values()})
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
     written = draw_results(load(options.results, dataset), dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")

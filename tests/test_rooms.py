@@ -14,13 +14,28 @@ MOST_LINES = 350  # of a file: what a reader can hold
 # A room is a folder of a package, or a module that lies in the package itself. A room may import what its line names,
 # and these modules at the bottom of the runtime; train and export may import every room of the runtime.
 BOTTOM = {
-    f"runtime.{name}" for name in ("command_names", "errors", "files", "manifest", "names", "records", "stopwatch")
+    f"runtime.{name}"
+    for name in (
+        "command_names",
+        "errors",
+        "files",
+        "locks",
+        "manifest",
+        "names",
+        "outputs",
+        "records",
+        "stopwatch",
+        "temporaries",
+    )
 }
 ARROWS = {
     # The bottom itself, whose modules import only each other.
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
+    "runtime.locks": "",
+    "runtime.outputs": "",
+    "runtime.temporaries": "",
     "runtime.names": "",
     "runtime.parquet": "",
     "runtime.records": "",
@@ -99,9 +114,9 @@ ARROWS = {
     "export.results": "export.verification",
     "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
-    "export.arguments": "export.quantization",
+    "export.arguments": "export.quantization export.verification",
     "export.deepstream": "export.arguments export.onnx_model export.verification",
-    "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
+    "export.quantize_step": "export.arguments export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
     "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
     "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
-from runtime.files import atomic_path, sha256_file
+from runtime.files import atomic_path, patient_file, sha256_file
 from runtime.records import record_from_dict
 
 from .build import build_detector, without_weights
@@ -83,7 +83,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "category_ids": list(checkpoint.classes.category_ids),
         **{k: v for k, v in checkpoint._asdict().items() if k not in ("config", "classes")},
     }
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, patient_file(temporary) as file:
         torch.save(content, file)
 
 

@@ -13,6 +13,7 @@ import matplotlib
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
+from runtime.outputs import check_outputs
 
 from .trainer.run_log import LOG, read_log
 
@@ -24,6 +25,8 @@ def plot_run(folder: Path) -> Path:
 
     Raises UserError where the run has logged no training step.
     """
+    path = folder / "curves.png"
+    check_outputs([folder / LOG], {"the drawing": path}, "remove it")
     lines = read_log(folder / LOG)
     steps = [line for line in lines if line["kind"] == "train"]
     evaluations = [line for line in lines if line["kind"] == "val"]
@@ -42,7 +45,6 @@ def plot_run(folder: Path) -> Path:
         right.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
     right.set(xlabel="step", ylabel="COCO AP (of 100)", xlim=(0, None), ylim=(0, 100))
     right.legend()
-    path = folder / "curves.png"
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)

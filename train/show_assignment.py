@@ -23,6 +23,7 @@ from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.preprocess import boxes_to_canvas, make_batch
+from runtime.outputs import check_outputs
 
 from .assign import build_assigner
 from .assign.atss import candidate_anchors
@@ -122,8 +123,10 @@ def main() -> None:
     chosen = np.flatnonzero(np.diff(dataset.offsets))[: options.count].tolist()
     if not chosen:
         raise UserError(f"{options.annotations} has no image with an object: there is no assignment to show")
-    for index in chosen:
-        path = options.out / f"assignment_{dataset.image_ids[index]}.png"
+    paths = {index: options.out / f"assignment_{dataset.image_ids[index]}.png" for index in chosen}
+    reads = [options.annotations, *map(dataset.path, range(len(dataset)))]
+    check_outputs(reads, {"--out": paths.values()}, "choose another folder")
+    for index, path in paths.items():
         draw_scene(assign_image(dataset, index, config), path)
         print(path)
 

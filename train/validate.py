@@ -20,6 +20,7 @@ from runtime.command_names import program
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
+from runtime.outputs import check_outputs
 from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
 from .checkpoint import load_detector
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
     options = parser.parse_args()
+    check_outputs([options.checkpoint, options.annotations, options.images], {"--json": options.json})
     with process_group(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -25,6 +25,7 @@ from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
+from ..outputs import check_outputs
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -81,6 +82,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
+    reads = [*(spec.path for spec in options.models), *(options.images or ())]
+    check_outputs(reads, {"--json": options.json, "--plot": options.plot})
     for path in (options.json, options.plot):
         if path is not None:
             require_writable(path)

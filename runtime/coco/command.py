@@ -47,6 +47,7 @@ from ..images import MAX_PIXELS
 from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
+from ..outputs import check_outputs
 from ..tta import add_tta_arguments, parse_tta, with_tta
 from .classes import print_differences
 from .cluster import detect_on_cluster
@@ -68,6 +69,10 @@ SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
+    check_outputs(
+        [*(spec.path for spec in options.models), options.annotations, options.images, *(options.results or ())],
+        {"--json": options.json, "--results-out": options.results_out},
+    )
     for path in (options.json, options.results_out):
         if path is not None:
             require_writable(path)

@@ -43,13 +43,15 @@ from ..machine.conditions import command_line, describe_machine, describe_run, v
 from ..machine.processor import processors
 from ..manifest import Preprocess
 from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
-from .logs import Summary, read_responses, read_summary
+from ..outputs import alone_in, check_outputs
+from .logs import LOGS, Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
 from .sut import Samples
 
 WARMUP_IMAGES = 32
 ATTEMPTS = 3  # in Offline: a machine that was busy during the warm-up makes the run too short
+SETTINGS, RESULT, RESULTS = "settings.json", "result.json", "results.json"  # in the output folder
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
@@ -151,7 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
     import_loadgen()
-    require_writable(options.out / "settings.json")
+    check_outputs(
+        [options.model.path, *options.images, options.annotations],
+        {"-o": [options.out / name for name in (SETTINGS, RESULT, RESULTS, *LOGS)]},
+        "choose another folder",
+    )
+    require_writable(options.out / SETTINGS)
     target = Target(
         scenario=options.scenario,
         is_accuracy=options.accuracy,
@@ -179,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "machine": asdict(machine),
             "artifact": asdict(describe_model(options.model.path, sha256, detector)),
         }
-        return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
+        with alone_in(options.out):
+            return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
 
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
@@ -198,7 +206,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
             print(f"Offline: the run was too short at {rate:.1f} images/s; repeating it with more images", flush=True)
             plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
     try:
-        atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
+        atomic_write(options.out / RESULT, json.dumps(asdict(summary), indent=2) + "\n")
     finally:  # print the figures even if the disk is full
         print(summary_as_text(summary, target.scenario))
     return 0 if summary.is_valid else 1
@@ -216,8 +224,8 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     found = read_responses(options.out, len(indices))
     metrics, results = score_responses(detector, dataset, indices, found)
     try:
-        write_results(options.out / "results.json", results, dataset)
-        atomic_write(options.out / "result.json", metrics_as_json(metrics))
+        write_results(options.out / RESULTS, results, dataset)
+        atomic_write(options.out / RESULT, metrics_as_json(metrics))
     finally:
         print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
         print(metrics_as_table(metrics))
@@ -248,7 +256,7 @@ def _run(plan: Plan) -> None:
     """Write settings.json, then run LoadGen."""
     settings = settings_for(plan.target, plan.found, import_loadgen())
     content = {"settings": settings, "target": asdict(plan.target), "estimate": asdict(plan.found), **plan.conditions}
-    atomic_write(plan.folder / "settings.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(plan.folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if not plan.target.is_accuracy:
         print(f"{plan.target.scenario}: about {expected_seconds(settings, plan.found):.0f} s …", flush=True)
     run_loadgen(plan.detector, plan.paths, plan.target, settings, plan.found, plan.folder)

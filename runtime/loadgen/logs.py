@@ -20,6 +20,7 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
 )
 
 FAILED = f"failed_{SUMMARY}"  # new name of the summary if a query failed
+LOGS = (SUMMARY, DETAIL, ACCURACY, TRACE, FAILED)
 
 
 class LoadgenError(UserError):
@@ -91,7 +92,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
 
 def remove_logs(folder: Path) -> None:
     """Remove the logs of an earlier run, so that they are not taken for those of the next."""
-    for name in (SUMMARY, FAILED, DETAIL, ACCURACY, TRACE):
+    for name in LOGS:
         (folder / name).unlink(missing_ok=True)
 
 

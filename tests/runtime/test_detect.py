@@ -127,7 +127,7 @@ def test_a_second_run_does_not_detect_on_the_drawn_images(model: Path, tmp_path:
 def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.jpg")
     before = path.read_bytes()
-    with pytest.raises(UserError, match="would replace its source"):
+    with pytest.raises(UserError, match="this run reads that file"):
         main([str(model), str(path), "-o", str(tmp_path)])
     assert path.read_bytes() == before
     assert not (tmp_path / "detections.json").exists()

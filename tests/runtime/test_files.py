@@ -144,8 +144,7 @@ def test_an_unwritable_folder_as_the_system_reports_it(tmp_path: Path, monkeypat
     def refuse(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(files.Path, "touch", refuse)
-    monkeypatch.setattr(files.Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     for write in (lambda path: atomic_write(path, b""), require_writable):
         with pytest.raises(WriteError, match=r"cannot write .*x: Permission denied; .*folder that you may write to"):
             write(tmp_path / "x")

@@ -202,7 +202,7 @@ def test_a_disk_that_fills_while_writing(
     path = tmp_path / "last.pt"
     save_checkpoint(path, checkpoint)
     before = path.read_bytes()
-    monkeypatch.setattr("builtins.open", lambda name, mode, _open=open: _open("/dev/full", mode))
+    monkeypatch.setattr("builtins.open", lambda name, mode, _open=open, **how: _open("/dev/full", mode, **how))
     with pytest.raises(UserError, match="No space left on device"):
         save_checkpoint(path, checkpoint._replace(step=8))
     assert path.read_bytes() == before

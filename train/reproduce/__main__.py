@@ -10,10 +10,11 @@ from pathlib import Path
 
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
+from runtime.outputs import check_outputs
 
 from .. import shapes
 from .pretrain import pretrain
-from .report import write_report
+from .report import CROSSINGS_PLOT, K_PLOT, NUMBERS, PAGE, write_report
 from .run import run
 from .systems import SIDE, STEPS, jobs
 
@@ -39,6 +40,8 @@ def main() -> None:
     if not given.hours >= 0:
         raise UserError(f"--hours {given.hours}: expected a number of at least 0")
     data, weights = given.out / "data", given.out / "backbone.pt"
+    report = [(given.into or given.out) / name for name in (PAGE, NUMBERS, CROSSINGS_PLOT, K_PLOT)]
+    check_outputs([data, weights], {"--into": report}, "choose another folder")
     trainings = jobs(data, weights, given.seeds, given.steps)
     if not given.report:
         ends = time.monotonic() + 3600 * given.hours

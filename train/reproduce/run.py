@@ -7,7 +7,6 @@ metrics, or the reason of its failure. Everything survives a kill at any moment,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 from runtime.errors import EXIT_INTERRUPTED, UserError
 from runtime.files import atomic_write
+from runtime.outputs import alone_in
 
 from .systems import Job
 
@@ -85,21 +85,6 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     left = sum(read_result(out, job) is None for job in jobs)
     if left:
         print(f"{left} of {len(jobs)} trainings are left: run the same command again to resume", flush=True)
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder while the block runs; the system releases the lock of a killed process.
-
-    With `wait` the lock is waited for; otherwise UserError is raised where another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(f"{folder}: another run is working here; wait for it or choose another --out") from None
-        yield
 
 
 @contextlib.contextmanager

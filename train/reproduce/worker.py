@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import torch
 
 from runtime.coco.metrics import NOTHING, is_measured
 from runtime.errors import run_main
+from runtime.outputs import alone_in
 from runtime.records import record_from_dict
 
 from ..config import Config
 from ..trainer.loop import train_detector
 from ..trainer.run_log import LOG, read_log
-from .run import CONFIG, RESULT, TRAIN, Result, alone_in, write_result
+from .run import CONFIG, RESULT, TRAIN, Result, write_result
 
 
 def work(folder: Path) -> None:
@@ -24,7 +26,7 @@ def work(folder: Path) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     # A killed run may have left a process that still trains in this folder: its result is taken then.
-    with alone_in(folder, wait=True):
+    with alone_in(folder, wait_s=math.inf):
         if (folder / RESULT).exists():
             return
         config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))

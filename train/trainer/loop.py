@@ -49,6 +49,7 @@ from .elastic import continues
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
+from .run_folder import run_folder
 from .run_log import RunLog
 from .start import BEST, LAST, TrainingError, load_datasets, start_or_resume
 
@@ -88,10 +89,15 @@ def train_detector(
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
     and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
     steps that a single process would; process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed
-    without `resume`. Raises UserError for settings and data that can't work, TrainingError where the loss is no longer
-    finite.
+    without `resume`. Raises UserError for settings and data that can't work and where another run works in `out`,
+    TrainingError where the loss is no longer finite.
     """
     check_config(config)
+    with run_folder(config, out, world):
+        return _train(config, out, resume, world, make_batches or build_training_batches)
+
+
+def _train(config: Config, out: Path, resume: bool, world: World, make_batches: BatchSource) -> TrainingResult:
     train_set, val_set = load_datasets(config, report=world.is_main)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
@@ -128,7 +134,7 @@ def train_detector(
 
     with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = (make_batches or build_training_batches)(train_set, config, state.step, share, world.rank)
+        batches = make_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
