@@ -125,13 +125,14 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # with l
 # Values that many records and commands have.
 Count = Annotated[int, Bounds(0, 10**9)]
 Positive = Annotated[int, Bounds(1, 10**9)]
-Side = Annotated[int, Bounds(1, 2**16)]  # px, of an image or canvas
+Side = Annotated[int, Bounds(1, 2**14)]  # px, of an image or canvas
 Batch = Annotated[int, Bounds(1, 2**16)]
 Id = Annotated[int, Bounds(-(2**63), 2**63 - 1)]
-Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Seed = Annotated[int, Bounds(0, 2**62)]
 Fraction = Annotated[float, Bounds(0, 1)]
 Seconds = Annotated[float, Bounds(0, 1e9)]
 Name = Annotated[str, Text()]
+PathText = Annotated[str, Pattern("(?s)[^\0]*", "a path")]
 Sha256 = Annotated[str, Pattern("[0-9a-f]{64}", "a SHA-256, 64 hexadecimal digits")]
 
 
