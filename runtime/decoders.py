@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from .bounds import Fraction, Name, Positive, Sha256
 from .command_names import VERIFY
 from .errors import UserError
 from .files import atomic_write
 from .images.nvimgcodec import NvImageCodec
+from .json_file import read_json_file
 from .manifest import Manifest
 from .names import unknown_name
 from .records import record_from_dict
@@ -28,13 +30,20 @@ DECODERS: tuple[Decode, ...] = get_args(Decode)
 class Measured:
     """A model's AP (0–1) on the same images, decoded by OpenCV and by another decoder."""
 
-    decoder: str
-    version: str
-    place: str  # "gpu" or "cpu"
-    graph_sha256: str  # the model's
-    images: int
-    ap_opencv: float
-    ap: float
+    decoder: Name
+    version: Name
+    place: Name  # "gpu" or "cpu"
+    graph_sha256: Sha256  # the model's
+    images: Positive
+    ap_opencv: Fraction
+    ap: Fraction
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the note beside a model holds."""
+
+    measured: tuple[Measured, ...]
 
 
 def open_decoder(name: Decode, device: int | None) -> NvImageCodec | None:
@@ -59,10 +68,9 @@ def read_note(model: str | os.PathLike[str]) -> list[Measured]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["measured"]
-        return [record_from_dict(Measured, entry, str(path)) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a note of decoders ({error}); delete it and measure again: {VERIFY}") from error
+        return list(record_from_dict(Note, read_json_file(path, "note of decoders"), str(path)).measured)
+    except UserError as error:
+        raise UserError(f"{error}; delete the note of decoders and measure again: {VERIFY}") from error
 
 
 def write_note(model: str | os.PathLike[str], measured: Measured) -> None:

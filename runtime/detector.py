@@ -29,7 +29,7 @@ from .detections import (
     empty_detections,
     first_images,
     nms_candidates,
-    postprocess,
+    read_outputs,
 )
 from .errors import UserError
 from .images import MAX_PIXELS, Decoded, whole
@@ -194,7 +194,7 @@ class Detector:
         Images that share a canvas size run together, in batches as large as the graph allows. Each image gets the
         canvas that it would get alone, so its detections do not depend on the other images.
         """
-        return self._run(images, lambda raw: postprocess(raw, self.manifest.thresholds), all_candidates=False)
+        return self._run(images, lambda raw: read_outputs(raw, self.manifest), all_candidates=False)
 
     def detect_candidates(self, images: Sequence[Pixels]) -> list[Detections]:
         """As `detect`, but without NMS: all candidates, in no particular order."""
@@ -242,7 +242,7 @@ class Detector:
             batch = join_batches(piece)
             raw = self._infer(batch, all_candidates=False, stopwatch=stopwatch)
             with stopwatch.measure("postprocess"):
-                found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
+                found += _in_images(read_outputs(raw, self.manifest), batch)
         return found
 
     def _received(self, images: Iterable[Image]) -> Iterator[tuple[int, Any]]:

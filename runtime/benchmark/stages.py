@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..batch_settings import resolve_batch
 from ..batching import cut, group_by
-from ..detections import postprocess
+from ..detections import read_outputs
 from ..detector import Detector
 from ..images.preprocess import boxes_to_image, join_batches, load
 from ..stopwatch import STAGES, Stage, Stopwatch
@@ -68,7 +68,7 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
         batch = join_batches([detector.prepare(image) for image in images])
     raw = detector.backend.infer(batch.images, batch.image_sizes, stopwatch=stopwatch)
     with stopwatch.measure("postprocess"):
-        found = postprocess(raw, detector.manifest.thresholds)
+        found = read_outputs(raw, detector.manifest)
         for detections, geometry in zip(found, batch.geometries, strict=True):
             boxes_to_image(detections.boxes, geometry)
     wall = clock() - started
