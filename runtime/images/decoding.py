@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from .headers import ImageError
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
 MAX_FILE_BYTES = 1 << 30
@@ -37,10 +37,6 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class ImageError(UserError):
-    """An image that cannot be read."""
 
 
 @dataclass(frozen=True)
