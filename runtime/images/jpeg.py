@@ -10,6 +10,8 @@ A byte that changed can leave a file that decodes without a warning, and then no
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,13 +20,13 @@ import simplejpeg
 from .headers import Header
 
 _EOI = b"\xff\xd9"
-# A marker that ends compressed data: not a stuffed zero, a fill byte or a restart marker.
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# A marker with a segment, or the end: not a stuffed zero, a fill byte, TEM or a restart marker.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 _TOLERATED = 16  # bytes between the pixels and the next marker that some cameras and editors leave
-_EARLY_END = ("Premature end of JPEG file", "Corrupt JPEG data: premature end of data segment")
-# Warnings about the header alone, which libjpeg-turbo gives before it reads any pixel.
-_HARMLESS = ("Warning: unknown JFIF revision", "Unknown Adobe color transform", "Invalid SOS parameters for sequential")
+_READ_AHEAD = 16  # bytes; more than the decoder takes in beyond the pixels without counting them
+_EARLY_END = "Premature end of JPEG file"
+_MISSING = "Corrupt JPEG data: premature end of data segment"
 _ZEROS = bytes(64)
 _TRUNCATED = "truncated, the file ends early"
 _REDUCED = {
@@ -85,18 +87,23 @@ def _decode_cmyk(data: bytes, by: int) -> np.ndarray:
 
 
 def _mended(data: bytes, header: Header, warning: str) -> bytes:
-    """The file without what the decoder warned of, if it is whole all the same. Raises ValueError if it isn't."""
-    if has_no_end := warning == _EARLY_END[0]:
+    """The file without what the decoder warns of, if it is whole all the same. Raises ValueError if it isn't."""
+    if _pixels_begin(data) >= len(data):
+        raise ValueError(_TRUNCATED)
+    has_no_end = warning == _EARLY_END
+    if has_no_end:
         data = _ended(data)
         warning = _warning(data, header)
-    if _is_before_pixels(data, warning):
-        data = _without_stray_bytes(data)
-        warning = _warning(data, header)
-    if warning in _EARLY_END:
+    for mend in (_without_stray_bytes, _with_known_header, _without_padding):
+        if warning:
+            data = mend(data, warning)
+            warning = _warning(data, header)
+    if warning == _MISSING:
         raise ValueError(_TRUNCATED if has_no_end else "damaged, a part of its compressed data is missing")
-    if not warning or warning.startswith(_HARMLESS) or _is_padding(data, warning):
-        return data
-    raise ValueError(f"damaged ({warning})")
+    stray = _EXTRANEOUS.match(warning)
+    if warning and (stray is None or int(stray[1]) > _TOLERATED):
+        raise ValueError(f"damaged ({warning})")
+    return data
 
 
 def _warning(data: bytes, header: Header) -> str:
@@ -108,102 +115,115 @@ def _warning(data: bytes, header: Header) -> str:
     return ""
 
 
-def _ended(data: bytes) -> bytes:
-    """The file with the end marker that it lacks. Raises ValueError if scans are missing too, or if nobody can tell."""
-    data = (data[:-1] if data.endswith(b"\xff") else data) + _EOI
-    precision_left: dict[tuple[int, int], int] = {}  # by component and coefficient: bits that no scan had yet
-    components: tuple[int, ...] = ()
-    for marker, content in _segments(data):
-        if marker in (0xC9, 0xCA):
-            raise ValueError(_TRUNCATED)  # arithmetic codes are decodable without their end
-        if marker in (0xC0, 0xC1, 0xC2):
-            components = tuple(content[6 + 3 * index] for index in range(content[5]))
-        elif marker == 0xDA:
-            count = content[0]
-            first, last, bits = content[1 + 2 * count], content[2 + 2 * count], content[3 + 2 * count] & 15
-            for index in range(count):
-                for coefficient in range(first, min(last, 63) + 1):
-                    precision_left[content[1 + 2 * index], coefficient] = bits
-    if any(precision_left.get((one, coefficient), 1) for one in components for coefficient in range(64)):
-        raise ValueError(_TRUNCATED)
-    return data
+class _Segment(NamedTuple):
+    marker: int
+    begin: int  # where the marker stands
+    end: int
+    content: bytes
 
 
-def _segments(data: bytes) -> list[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end marker, that of compressed data left out."""
-    found, position = [], 2
-    while match := _END_OF_SCAN.search(data, position):
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """The file's segments up to the end marker, which is the last; compressed data and stray bytes lie between them."""
+    position = 2
+    while match := _MARKER.search(data, position):
         marker = data[match.end() - 1]
         if marker == _EOI[1]:
-            break
+            yield _Segment(marker, match.start(), match.end(), b"")
+            return
         length = max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
-        found.append((marker, data[match.end() + 2 : match.end() + length]))
         position = match.end() + length
-    return found
+        yield _Segment(marker, match.start(), position, data[match.end() + 2 : position])
 
 
 def _pixels_begin(data: bytes) -> int:
     """Where the compressed data of the first scan begins; the data's end if there is no scan."""
-    position = 2
-    while match := _END_OF_SCAN.search(data, position):
-        position = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
-        if data[match.end() - 1] == 0xDA:
-            return position
-    return len(data)
+    return next((segment.end for segment in _segments(data) if segment.marker == 0xDA), len(data))
 
 
-def _is_before_pixels(data: bytes, warning: str) -> bool:
-    """Whether a warning is about stray bytes between the segments of the header, which hold no pixels."""
-    found = _EXTRANEOUS.match(warning)
-    return found is not None and int(found[2], 16) != _EOI[1] and _without_stray_bytes(data) != data
+def _ended(data: bytes) -> bytes:
+    """The file with the end marker that it lacks. Raises ValueError if scans are missing too, or if nobody can tell."""
+    data = (data[:-1] if data.endswith(b"\xff") else data) + _EOI
+    missing_bits: dict[tuple[int, int], int] = {}  # by component and coefficient: lower bits that no scan had yet
+    components: tuple[int, ...] = ()
+    for marker, _, _, content in _segments(data):
+        if marker in (0xC9, 0xCA):
+            raise ValueError(_TRUNCATED)  # arithmetic codes are decodable without their end
+        if marker in (0xC0, 0xC1, 0xC2):
+            components = tuple(content[6:-2:3])
+        elif marker == 0xDA:
+            count = content[0]
+            first, last, bits = content[1 + 2 * count : 4 + 2 * count]
+            for index in range(count):
+                for coefficient in range(first, min(last, 63) + 1):
+                    missing_bits[content[1 + 2 * index], coefficient] = bits & 15
+    if any(missing_bits.get((one, coefficient), 1) for one in components for coefficient in range(64)):
+        raise ValueError(_TRUNCATED)
+    return data
 
 
-def _without_stray_bytes(data: bytes) -> bytes:
-    """The file without bytes that belong to no segment of its header."""
-    parts, position = [data[:2]], 2
-    while match := _END_OF_SCAN.search(data, position):
-        position = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
-        parts.append(data[match.start() : position])
-        if data[match.end() - 1] == 0xDA:
+def _without_stray_bytes(data: bytes, warning: str) -> bytes:
+    """The file without the bytes in its header that belong to no segment."""
+    if not _EXTRANEOUS.match(warning):
+        return data
+    parts, end = [data[:2]], 2
+    for segment in _segments(data):
+        parts.append(data[segment.begin : segment.end])
+        end = segment.end
+        if segment.marker == 0xDA:
             break
-    return b"".join((*parts, data[position:]))
+    return b"".join((*parts, data[end:]))
 
 
-def _is_padding(data: bytes, warning: str) -> bool:
-    """Whether stray bytes after the pixels are few, or fill the file up to a length, as some cameras do."""
-    found = _EXTRANEOUS.match(warning)
-    if found is None:
-        return False
-    count = int(found[1])
-    if count <= _TOLERATED:
-        return True
-    end = _END_OF_SCAN.search(data, _pixels_begin(data))
-    if end is None or data[end.end() - 1] != _EOI[1]:
-        return False
-    padding, before = data[end.start() - count : end.start()], data[: end.start() - count]
-    # Zeros before the padding too: the decoder took the first of them for pixels.
-    return padding.count(padding[:1]) == count and not before.endswith(8 * padding[:1])
+def _with_known_header(data: bytes, warning: str) -> bytes:
+    """The file with the usual value where its header has one that the decoder warns of and does not use."""
+    for marker, begin, end, content in _segments(data):
+        changed = bytearray(content)
+        if warning.startswith("Warning: unknown JFIF revision") and content.startswith(b"JFIF\0") and len(content) > 6:
+            changed[5] = 1
+        elif warning.startswith("Unknown Adobe color") and content.startswith(b"Adobe") and len(content) > 11:
+            changed[11] = 1  # what the decoder takes for three channels
+        elif warning.startswith("Invalid SOS parameters for sequential") and marker == 0xDA:
+            changed[-3:] = b"\0\x3f\0"
+        if changed != content:
+            return data[: begin + 4] + bytes(changed) + data[end:]
+    return data
+
+
+def _without_padding(data: bytes, warning: str) -> bytes:
+    """The file without the bytes of one value before its end marker, with which some cameras fill a file up."""
+    stray = _EXTRANEOUS.match(warning)
+    if stray is None:
+        return data
+    end = next((segment.begin for segment in _segments(data) if segment.marker == _EOI[1]), 0)
+    count, padding = int(stray[1]), data[end - 1 : end]
+    begin = end - count
+    # More of the same before them: the decoder took some of them for pixels, so these were lost.
+    if begin < 0 or data[begin:end] != count * padding or data[:begin].endswith(_READ_AHEAD * padding):
+        return data
+    return data[:begin] + data[end:]
 
 
 def _has_zeroed_part(data: bytes, header: Header) -> bool:
     """Whether compressed data holds more zero bits than an encoder writes, as where a block of the file was lost.
 
-    Zeros are a valid code. Only where the code of zeros alone means a flat block can an encoder repeat it, so other
-    files are meant here: all colours in one scan, and a table in which that code has another meaning.
+    Zeros are a valid code. An encoder can repeat it only where the code of zeros alone means a flat block. Files of
+    which that is not known are left: several scans, and tables in which that code has this meaning.
     """
     if not header.is_plain_jpeg or _ZEROS not in data:
         return False
-    begin = _pixels_begin(data)
-    end = _END_OF_SCAN.search(data, begin)
-    if data.find(_ZEROS, begin, end.start() if end else len(data)) < 0:
-        return False
     meanings: list[int] = []  # of the shortest code in each table of coefficients
-    for marker, content in _segments(data[:begin] + _EOI):
-        if marker == 0xDA and content[0] != header.channels:
-            return False
+    begin = 0
+    for marker, start, end, content in _segments(data):
+        if begin:
+            is_plain_end = marker == _EOI[1]
+            return is_plain_end and any(meanings) and _ZEROS in data[begin:start].rstrip(b"\0")
+        if marker == 0xDA:
+            if content[:1] != bytes([header.channels]):
+                return False
+            begin = end
         while marker == 0xC4 and len(content) > 17:
             count = sum(content[1:17])
             if content[0] >> 4 == 1 and count:
                 meanings.append(content[17])
             content = content[17 + count :]
-    return any(meanings)
+    return False
