@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from .bounds import Fraction, Name, Positive, Sha256
 from .command_names import VERIFY
@@ -24,6 +24,11 @@ from .records import record_from_dict
 
 Decode = Literal["opencv", "nvimgcodec"]
 DECODERS: tuple[Decode, ...] = get_args(Decode)
+
+
+class _TakesOnDevice(Protocol):
+    @property
+    def device(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,26 @@ def open_decoder(name: Decode, device: int | None) -> NvImageCodec | None:
             return NvImageCodec(device)
         case _:
             unknown_name(name, "decode", Decode)
+
+
+def decoder_for(
+    decode: Decode | NvImageCodec, model: str | os.PathLike[str] | None, manifest: Manifest, taker: _TakesOnDevice
+) -> NvImageCodec | None:
+    """The decoder that a detector was told to use, on the GPU on which its backend takes images; OpenCV's is None.
+
+    An opened decoder is taken as it is. Raises UserError for one by name without a path of a model, or that was not
+    measured with the model.
+    """
+    if isinstance(decode, NvImageCodec):
+        return decode
+    if decode == "opencv":
+        return None
+    decoder = open_decoder(decode, taker.device)
+    if model is None:
+        raise UserError(f"decode={decode!r} needs the model's path, or pass NvImageCodec(...), an opened decoder")
+    if decoder is not None:
+        require_measured(model, manifest, decoder)
+    return decoder
 
 
 def note_path(model: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ from ..errors import UserError
 _SIGNATURE_BYTES = 32
 _ORIENTATION = 274  # EXIF's and TIFF's tag
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SUBFILE = 256, 257, 254
+_TILE_WIDTH, _TILE_HEIGHT, _LARGEST_TILE = 322, 323, 1 << 16  # px
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
@@ -32,12 +34,29 @@ class Header:
     format: str  # "JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF" or "PNM"
     stored_hw: tuple[int, int]  # height and width as stored
     orientation: int = 1  # EXIF's, 1 to 8
+    channels: int = 3  # of a JPEG: 4 are CMYK
+    is_plain_jpeg: bool = False  # one of Huffman codes, and not progressive
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image after its orientation is applied."""
         height, width = self.stored_hw
         return (width, height) if self.orientation >= 5 else (height, width)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """An image file, open for reading. Raises ImageError, also for an error while the block reads."""
+    name = os.fspath(path)
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ImageError(f"{name}: not a file; expected an image")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise ImageError(f"{name}: cannot read the image: {error.strerror or error}; check the path") from error
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"{name!r}: not a file name ({error})") from error
 
 
 def read_header(file: BinaryIO, name: str) -> Header:
@@ -48,35 +67,35 @@ def read_header(file: BinaryIO, name: str) -> Header:
     signature = file.read(_SIGNATURE_BYTES)
     if not signature:
         raise ImageError(f"{name}: the file is empty; copy or download it again")
-    format_name, reader = recognise(signature, name)
+    reader = _reader_of(signature, name)
     file.seek(0)
     try:
-        stored_hw, orientation = reader(file)
+        header = reader(file)
     except (struct.error, IndexError) as error:
         raise ImageError(f"{name}: truncated, the file ends early; copy or download it again") from error
     except ValueError as error:
         raise ImageError(f"{name}: {error}; copy or download it again") from error
-    height, width = stored_hw
+    height, width = header.stored_hw
     if height < 1 or width < 1:
         raise ImageError(f"{name}: the header says {width}×{height} pixels; copy or download it again")
-    return Header(format_name, stored_hw, orientation if 1 <= orientation <= 8 else 1)
+    return header
 
 
-_Reader = Callable[[BinaryIO], tuple[tuple[int, int], int]]
+_Reader = Callable[[BinaryIO], Header]
 
 
-def recognise(signature: bytes, name: str) -> tuple[str, _Reader]:
-    """The format that a file's first bytes show, and the reader of its header.
+def _reader_of(signature: bytes, name: str) -> _Reader:
+    """The reader of the header of the format that a file's first bytes show.
 
     Raises ImageError for another format, which is named where it is a known one.
     """
     if signature.startswith(b"RIFF") and signature[8:12] == b"WEBP":
-        return "WebP", _webp
-    for begin, format_name, reader in _READ:
+        return _webp
+    for begin, reader in _READ:
         if signature.startswith(begin):
-            return format_name, reader
+            return reader
     if signature[:1] == b"P" and signature[1:2] in b"123456" and signature[2:3] in b" \t\r\n#":
-        return "PNM", _pnm
+        return _pnm
     known = _foreign_format(signature)
     said = f"{known}, which is not read" if known else "not an image of a known format by its content"
     raise ImageError(f"{name}: {said}; convert it to JPEG or PNG")
@@ -109,7 +128,7 @@ def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
-def _jpeg(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _jpeg(file: BinaryIO) -> Header:
     """Segments up to the frame header; the orientation stands before it."""
     file.seek(2)
     orientation = 1
@@ -120,8 +139,9 @@ def _jpeg(file: BinaryIO) -> tuple[tuple[int, int], int]:
         (length,) = _unpack(file, ">H")
         end = file.tell() + max(0, length - 2)
         if marker in _JPEG_FRAMES:
-            _, height, width = _unpack(file, ">BHH")
-            return (height, width), orientation
+            _, height, width, channels = _unpack(file, ">BHHB")
+            _unpack(file, f"{3 * channels}s")
+            return Header("JPEG", (height, width), orientation, channels, marker in (0xC0, 0xC1))
         if marker == 0xE1:
             content = file.read(max(0, length - 2))
             if content.startswith(b"Exif\0\0"):
@@ -141,7 +161,7 @@ def _next_jpeg_marker(file: BinaryIO) -> int:
             return byte
 
 
-def _png(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _png(file: BinaryIO) -> Header:
     """IHDR, and eXIf, which may stand before or after the pixels."""
     file.seek(8)
     length, kind, width, height = struct.unpack(">I4sII", file.read(16))
@@ -151,16 +171,16 @@ def _png(file: BinaryIO) -> tuple[tuple[int, int], int]:
     while True:
         head = file.read(8)
         if len(head) < 8:
-            return (height, width), 1  # whether the file is whole is for the decoder to say
+            return Header("PNG", (height, width))  # whether the file is whole is for the decoder to say
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
-            return (height, width), exif_orientation(file.read(length))
+            return Header("PNG", (height, width), exif_orientation(file.read(length)))
         if kind == b"IEND":
-            return (height, width), 1
+            return Header("PNG", (height, width))
         file.seek(length + 4, os.SEEK_CUR)
 
 
-def _webp(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _webp(file: BinaryIO) -> Header:
     """The first chunk has the size; an EXIF chunk follows the pixels."""
     file.seek(12)
     head = file.read(18)
@@ -170,17 +190,17 @@ def _webp(file: BinaryIO) -> tuple[tuple[int, int], int]:
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (12, 15))
         if len(head) < 18:
             raise IndexError("no canvas size")
-        return (height, width), (_webp_orientation(file) if flags & 0x08 else 1)
+        return Header("WebP", (height, width), _webp_orientation(file) if flags & 0x08 else 1)
     if kind == b"VP8L":
         signature, bits = struct.unpack_from("<BI", head, 8)
         if signature != 0x2F:
             raise ValueError("damaged, a lossless WebP without its signature")
-        return ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1), 1
+        return Header("WebP", ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1))
     if kind == b"VP8 ":
         code, width, height = struct.unpack_from("<3s2H", head + file.read(4), 11)
         if code != b"\x9d\x01\x2a":
             raise ValueError("damaged, a WebP whose pixels do not begin with a key frame")
-        return (height & 0x3FFF, width & 0x3FFF), 1
+        return Header("WebP", (height & 0x3FFF, width & 0x3FFF))
     raise ValueError("damaged, a WebP without a header")
 
 
@@ -194,20 +214,20 @@ def _webp_orientation(file: BinaryIO) -> int:
     return 1
 
 
-def _bmp(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _bmp(file: BinaryIO) -> Header:
     file.seek(14)
     (header,) = _unpack(file, "<I")
     width, height = _unpack(file, "<HH" if header == 12 else "<ii")
-    return (abs(height), width), 1  # rows from the top down have a negative height
+    return Header("BMP", (abs(height), width))  # rows from the top down have a negative height
 
 
-def _gif(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _gif(file: BinaryIO) -> Header:
     file.seek(6)
     width, height = _unpack(file, "<HH")
-    return (height, width), 1
+    return Header("GIF", (height, width))
 
 
-def _pnm(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _pnm(file: BinaryIO) -> Header:
     """Width and height are the first two numbers after the kind; comments run from # to the line's end."""
     file.seek(2)
     numbers: list[int] = []
@@ -224,10 +244,10 @@ def _pnm(file: BinaryIO) -> tuple[tuple[int, int], int]:
         elif text:
             numbers.append(int(text))
             text = b""
-    return (numbers[1], numbers[0]), 1
+    return Header("PNM", (numbers[1], numbers[0]))
 
 
-def _tiff(file: BinaryIO) -> tuple[tuple[int, int], int]:
+def _tiff(file: BinaryIO) -> Header:
     """Tags of the first page."""
     start = file.read(16)
     order = _byte_order(start)
@@ -247,21 +267,24 @@ def _tiff(file: BinaryIO) -> tuple[tuple[int, int], int]:
             (tags[tag],) = struct.unpack_from(order + layout, entry.ljust(entry_bytes, b"\0"), value_at)
     if _TIFF_WIDTH not in tags or _TIFF_HEIGHT not in tags:
         raise ValueError("damaged, a TIFF whose first page has no size")
+    if max(tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)) > _LARGEST_TILE:
+        raise ValueError("damaged, a TIFF whose tiles are larger than any")
     if tags.get(_TIFF_SUBFILE, 0) & 1:
         raise ValueError("its first page is only a preview, as in a camera's raw file; convert it to JPEG or PNG")
-    return (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]), tags.get(_ORIENTATION, 1)
+    turned = tags.get(_ORIENTATION, 1)
+    return Header("TIFF", (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]), turned if 1 <= turned <= 8 else 1)
 
 
-_READ: tuple[tuple[bytes, str, _Reader], ...] = (
-    (b"\xff\xd8\xff", "JPEG", _jpeg),
-    (b"\x89PNG\r\n\x1a\n", "PNG", _png),
-    (b"BM", "BMP", _bmp),
-    (b"II*\0", "TIFF", _tiff),
-    (b"MM\0*", "TIFF", _tiff),
-    (b"II+\0", "TIFF", _tiff),
-    (b"MM\0+", "TIFF", _tiff),
-    (b"GIF87a", "GIF", _gif),
-    (b"GIF89a", "GIF", _gif),
+_READ: tuple[tuple[bytes, _Reader], ...] = (
+    (b"\xff\xd8\xff", _jpeg),
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"BM", _bmp),
+    (b"II*\0", _tiff),
+    (b"MM\0*", _tiff),
+    (b"II+\0", _tiff),
+    (b"MM\0+", _tiff),
+    (b"GIF87a", _gif),
+    (b"GIF89a", _gif),
 )
 # Formats that are refused by name.
 _FOREIGN: tuple[tuple[bytes, str], ...] = (

@@ -68,5 +68,5 @@ def test_what_is_no_image_is_refused_in_a_line(tmp_path: Path) -> None:
             image_size(path)
     with pytest.raises(ImageError, match="check the path"):
         image_size(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="check the path"):
+    with pytest.raises(ImageError, match="not a file"):
         image_size(tmp_path)
