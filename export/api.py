@@ -16,7 +16,6 @@ function loads what it needs, and raises MissingLibraryError where that isn't in
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -153,14 +152,16 @@ def quantize(
     path = arguments.converted_path(Path(model), out, scheme)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
-    from .quantization.calibrate import calibration_images, list_images
+    from runtime.images.finder import find_images
+
+    from .quantization.calibrate import calibration_images
     from .quantization.convert import load_float32
-    from .quantize_step import publish_conversion, readable_images
-    from .verification.images import COMPARISON_IMAGES, unseen
+    from .quantize_step import publish_conversion
+    from .verification.images import COMPARISON_IMAGES, readable_images, unseen
 
     source, folder = load_float32(Path(model)), folder_name(images)
     calibrated_on = calibration_images(folder, folder_name(annotations), calibration_count, scheme)
-    others = unseen(list_images(Path(folder), sys.maxsize), calibrated_on) if folder is not None else ()
+    others = unseen(find_images(Path(folder)).paths, calibrated_on) if folder is not None else ()
     goal = arguments.accuracy_goal(scheme, max_ap_loss, val_annotations or annotations, val_images or images)
     compare_on = readable_images(others, COMPARISON_IMAGES)
     cache = optional_path(calibration)

@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(tuple(options.batch), options.rounds, options.warmup, options.pair)
     backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
-        for line in image_files.skipped:
-            print(f"warning: skipped {line}", file=sys.stderr)
+        for line in image_files.problems():
+            print(line, file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
         report = run_benchmark(options.models, image_files, settings, backend, command)
     try:

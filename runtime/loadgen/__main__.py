@@ -181,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     image_files = find_images(options.images, options.num_images)
-    for line in image_files.skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+    for line in image_files.problems():
+        print(line, file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
@@ -206,7 +206,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     require_same_classes(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
