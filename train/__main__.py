@@ -11,6 +11,11 @@ Any setting of the recipe can be overridden by name. `--resume` continues the ru
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,6 +11,11 @@ verdict is INVALID. Results are unverified and no MLPerf submission; its rules a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 import re
