@@ -84,14 +84,17 @@ def kept_from_children() -> Iterator[None]:
 def exit_of(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit code of an interrupted command; None where `error` is not about an interruption.
 
-    After a signal any error counts as one: an import that is broken off raises whatever it likes.
+    After a signal any error counts as one, and the line names it: an import that is broken off raises what it likes.
     """
     number = error.number if isinstance(error, Interrupted) else _State.received
     if number is None:
         if not isinstance(error, KeyboardInterrupt):
             return None
         number = int(signal.SIGINT)
-    return _SIGNALS[number], 128 + number
+    line = _SIGNALS[number]
+    if not isinstance(error, KeyboardInterrupt):
+        line += f" (in the end: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+    return line, 128 + number
 
 
 def end_children() -> None:

@@ -25,6 +25,7 @@ import tyro
 
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
+from runtime.terminal import own_codes
 
 from .api import starting_config, train
 from .config import Config
@@ -65,9 +66,10 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    config, options = tyro.cli(
-        command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
-    )
+    with own_codes():
+        config, options = tyro.cli(
+            command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
+        )
     config = follow_backbone(config, default, _names(arguments[1:]))
     check_config(config)
     return config, options
