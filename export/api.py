@@ -152,18 +152,15 @@ def quantize(
     path = arguments.converted_path(Path(model), out, scheme)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
-    from runtime.images.finder import find_images
-
     from .quantization.calibrate import calibration_images
     from .quantization.convert import load_float32
     from .quantize_step import publish_conversion
-    from .verification.images import COMPARISON_IMAGES, readable_images, unseen
+    from .verification.images import other_images
 
     source, folder = load_float32(Path(model)), folder_name(images)
     calibrated_on = calibration_images(folder, folder_name(annotations), calibration_count, scheme)
-    others = unseen(find_images(Path(folder)).paths, calibrated_on) if folder is not None else ()
     goal = arguments.accuracy_goal(scheme, max_ap_loss, val_annotations or annotations, val_images or images)
-    compare_on = readable_images(others, COMPARISON_IMAGES)
+    compare_on = other_images(folder, calibrated_on)
     cache = optional_path(calibration)
     return publish_conversion(source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress)
 

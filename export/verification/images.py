@@ -72,6 +72,11 @@ def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterabl
     return images
 
 
+def other_images(folder: str | None, seen: Iterable[Path]) -> list[np.ndarray]:
+    """The first readable images of `folder` that are not in `seen`, uint8 [h, w, 3] RGB; none without a folder."""
+    return [] if folder is None else readable_images(unseen(find_images(Path(folder)).paths, seen), COMPARISON_IMAGES)
+
+
 def readable_images(paths: Iterable[Path], count: int, problems: list[str] | None = None) -> list[np.ndarray]:
     """The first `count` images that can be read, uint8 [h, w, 3] RGB; `problems` gets a message for each other."""
     found: list[np.ndarray] = []
