@@ -16,7 +16,6 @@ function loads what it needs, and raises MissingLibraryError where that isn't in
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -155,16 +154,15 @@ def quantize(
     arguments.check_conversion_outputs(reads, path, scheme, calibration)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
-    from .quantization.calibrate import calibration_images, list_images
+    from .quantization.calibrate import calibration_images
     from .quantization.convert import load_float32
-    from .quantize_step import publish_conversion, readable_images
-    from .verification.images import COMPARISON_IMAGES, unseen
+    from .quantize_step import publish_conversion
+    from .verification.images import other_images
 
     source, folder = load_float32(Path(model)), folder_name(images)
     calibrated_on = calibration_images(folder, folder_name(annotations), calibration_count, scheme)
-    others = unseen(list_images(Path(folder), sys.maxsize), calibrated_on) if folder is not None else ()
     goal = arguments.accuracy_goal(scheme, max_ap_loss, val_annotations or annotations, val_images or images)
-    compare_on = readable_images(others, COMPARISON_IMAGES)
+    compare_on = other_images(folder, calibrated_on)
     cache = optional_path(calibration)
     return publish_conversion(source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress)
 

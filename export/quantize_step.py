@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from runtime.files import require_writable
-from runtime.images import ImageError, decode
 
 from .arguments import default_calibration
 from .onnx_model.network import load_deployed
@@ -21,7 +20,7 @@ from .quantization.mixed import RANKING_IMAGES, convolutions_in_float
 from .quantization.scheme import Scheme
 from .results import ExportedModel
 from .verification.conversion import verify_conversion
-from .verification.images import COMPARISON_IMAGES
+from .verification.images import COMPARISON_IMAGES, readable_images
 from .verification.publish import failed_path, publish
 
 SKIPPED_NAMED = 5  # images that a warning names one by one
@@ -81,19 +80,6 @@ def publish_conversion(
                 "16 bits there"
             )
     return ExportedModel(written, size, manifest, verification)
-
-
-def readable_images(paths: Iterable[Path], count: int) -> list[np.ndarray]:
-    """The first `count` images that can be read, uint8 [h, w, 3] RGB; the calibration names the others."""
-    found: list[np.ndarray] = []
-    for path in paths:
-        if len(found) == count:
-            break
-        try:
-            found.append(decode(path))
-        except ImageError:
-            continue
-    return found
 
 
 def _warn_of_skipped(skipped: Sequence[str]) -> None:

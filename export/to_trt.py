@@ -20,6 +20,11 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_trt", run_name="__main__", alter_sys=True)
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import os
 import sys
 from typing import get_args

@@ -22,6 +22,11 @@ unfit ranges. The exit code is 1 where a difference exceeds its limit.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 from runtime.command_names import program
 from runtime.decoders import DECODERS
 from runtime.errors import run_main

@@ -12,6 +12,11 @@ detections so far are written all the same, with "complete": false.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 import time
@@ -175,8 +180,12 @@ def _detect_all(
                 results.skip(name, error)
 
 
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
 def _warn(line: str) -> None:
-    tqdm.write(f"warning: {line}", file=sys.stderr)
+    _say(f"warning: {line}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,7 +244,7 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
     named = [path for one in parquet if one not in holding for path in named_paths(one)]
     files = [*(one for one in given if one.suffix.lower() != PARQUET), *named]
     inputs = Inputs(
-        find_sources(files, options.out) if files else [],
+        find_sources(files, options.out, _say) if files else [],
         streams,
         [group for path in holding for group in row_groups(path)],
     )

@@ -6,6 +6,11 @@ python -m runtime.show results.json --annotations val.json --images val/ --out s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ BOTTOM = {
         "command_names",
         "errors",
         "files",
+        "interrupts",
         "locks",
         "manifest",
         "names",
@@ -26,6 +27,7 @@ BOTTOM = {
         "records",
         "stopwatch",
         "temporaries",
+        "terminal",
     )
 }
 ARROWS = {
@@ -33,6 +35,7 @@ ARROWS = {
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
+    "runtime.interrupts": "",
     "runtime.locks": "",
     "runtime.outputs": "",
     "runtime.temporaries": "",
@@ -40,6 +43,7 @@ ARROWS = {
     "runtime.parquet": "",
     "runtime.records": "",
     "runtime.stopwatch": "",
+    "runtime.terminal": "",
     "runtime.manifest": "",
     # What knows no backend.
     "runtime.batching": "",
@@ -86,18 +90,19 @@ ARROWS = {
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
     "train.tables": "",
+    "train.torch_files": "",
     "train.geometry": "",
     "train.assign": "train.geometry train.tables",
-    "train.model": "train.geometry train.tables",
+    "train.model": "train.geometry train.tables train.torch_files",
     "train.loss": "train.assign train.geometry train.model",
     "train.data": "train.loss",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.checkpoint": "train.build train.config train.model",
+    "train.checkpoint": "train.build train.config train.model train.torch_files",
     "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
     "train.model train.tables",
     "train.shapes": "train.trainer",
-    "train.pretrained": "train.build train.checkpoint train.config train.geometry",
+    "train.pretrained": "train.build train.checkpoint train.config train.geometry train.torch_files",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
     "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",

@@ -11,6 +11,11 @@ Any setting of the recipe can be overridden by name. `--resume` continues the ru
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +25,7 @@ import tyro
 
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
+from runtime.terminal import own_codes
 
 from .api import starting_config, train
 from .config import Config
@@ -60,9 +66,10 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    config, options = tyro.cli(
-        command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
-    )
+    with own_codes():
+        config, options = tyro.cli(
+            command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
+        )
     config = follow_backbone(config, default, _names(arguments[1:]))
     check_config(config)
     return config, options

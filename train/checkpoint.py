@@ -21,6 +21,7 @@ from runtime.records import record_from_dict
 from .build import build_detector, without_weights
 from .config import Config
 from .model.detector import DetectorNetwork
+from .torch_files import load_plain, why_not
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1
@@ -92,11 +93,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: give the last.pt or best.pt of a training run")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
-        reason = (str(error).split(". ")[0].splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {reason}. "
+            f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {why_not(error)}. "
             "Use another checkpoint of the run, or train again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -5,6 +5,11 @@ python -m train.plot runs/NAME            # → runs/NAME/curves.png
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 

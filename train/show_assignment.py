@@ -10,6 +10,11 @@ retinanet_a1_r50_fpn_1x.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 from typing import NamedTuple

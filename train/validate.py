@@ -6,6 +6,11 @@ torchrun --nproc-per-node 8 -m train.validate runs/NAME/last.pt --annotations va
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 from pathlib import Path

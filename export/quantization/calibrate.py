@@ -20,6 +20,7 @@ from tqdm import tqdm
 from runtime.coco import load_coco
 from runtime.files import atomic_write
 from runtime.images import SUFFIXES, Decoded, ImageError
+from runtime.images.finder import find_images
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
 
@@ -37,14 +38,16 @@ logger = logging.getLogger(__name__)
 def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
     """Up to `count` images of a folder and its subfolders, evenly spaced in the order of their names.
 
-    Raises CalibrationError where there are none.
+    What is left out (`runtime.images.finder`) is logged. Raises CalibrationError where there are none.
     """
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    found = find_images(folder)
+    for line in found.left_out:
+        logger.info(f"{folder}: left out {line}")
+    if not found.paths:
         raise CalibrationError(f"{folder}: no images there; looked for {' '.join(SUFFIXES)}")
-    return evenly_spaced(found, count)
+    return evenly_spaced(found.paths, count)
 
 
 def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:

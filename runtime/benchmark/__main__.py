@@ -12,6 +12,11 @@ the other, each alone in the process, so that the memory of each is known.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 import tempfile
@@ -92,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(tuple(options.batch), options.rounds, options.warmup, options.pair)
     backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
-        for line in image_files.skipped:
-            print(f"warning: skipped {line}", file=sys.stderr)
+        for line in image_files.problems():
+            print(line, file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
         report = run_benchmark(options.models, image_files, settings, backend, command)
     try:

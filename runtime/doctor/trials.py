@@ -6,6 +6,11 @@ survives. `python -m runtime.doctor.trials BACKEND` is such a trial; it prints o
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import base64
 import json
 import os

@@ -11,6 +11,11 @@ verdict is INVALID. Results are unverified and no MLPerf submission; its rules a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 import re
@@ -192,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     image_files = find_images(options.images, options.num_images)
-    for line in image_files.skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+    for line in image_files.problems():
+        print(line, file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
@@ -217,7 +222,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))

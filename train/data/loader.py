@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.coco import CocoDataset
 from runtime.images import ImageError
+from runtime.interrupts import kept_from_children
 from runtime.manifest import Preprocess
 
 from ..loss.criterion import Targets
@@ -205,7 +206,9 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
     )
-    for items in loader:
+    with kept_from_children():
+        loaded = iter(loader)
+    for items in loaded:
         if isinstance(items, ImageError):
             raise items
         yield items

@@ -7,6 +7,11 @@ writes OUT/train/*.jpg, OUT/train.json, the same for val, and OUT/shapes.json, t
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 

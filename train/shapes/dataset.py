@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from runtime.errors import UserError
+from runtime.interrupts import kept_from_children
 
 from ..trainer.progress import Progress
 from .draw import DrawnObject, draw_image
@@ -183,7 +184,9 @@ def _in_order(function: Callable[[int], _Written], count: int, processes: int) -
         yield map(function, range(count))
         return
     # Forking a process that has threads, as torch starts them, may hang the child.
-    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+    with kept_from_children():
+        pool = multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,))
+    with pool:
         yield pool.imap(function, range(count), chunksize=16)
 
 

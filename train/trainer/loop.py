@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from runtime.coco import CocoDataset
 from runtime.coco.metrics import is_measured
 from runtime.detector import Detector as RuntimeDetector
+from runtime.interrupts import Interrupted, held
 
 from ..assign import ignore_regions
 from ..build import build_criterion, build_training_batches
@@ -87,10 +88,11 @@ def train_detector(
     """Train the detector of a configuration on the batches of `make_batches`, by default `build_training_batches`.
 
     `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
-    and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
-    steps that a single process would; process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed
-    without `resume`. Raises UserError for settings and data that can't work and where another run works in `out`,
-    TrainingError where the loss is no longer finite.
+    and resumed takes the identical step sequence as one that ran through. A command that Ctrl-C or SIGTERM ends
+    finishes its step and writes `last.pt` first, unless it evaluates or has other processes beside it. The processes
+    of a `world` together take the steps that a single process would; process 0 writes. Under `torchrun --max-restarts`
+    a restarted run is resumed without `resume`. Raises UserError for settings and data that can't work and where
+    another run works in `out`, TrainingError where the loss is no longer finite.
     """
     check_config(config)
     with run_folder(config, out, world):
@@ -117,65 +119,78 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     def save(name: str, step: int) -> None:
         if not world.is_main:
             return
-        save_checkpoint(
-            out / name,
-            Checkpoint(
-                config,
-                classes,
-                step,
-                model.state_dict(),
-                average.model.state_dict() if average is not None else None,
-                state.optimizer.state_dict(),
-                state.scaler.state_dict(),
-                ap,
-                best_ap,
-            ),
-        )
+        with held():
+            save_checkpoint(
+                out / name,
+                Checkpoint(
+                    config,
+                    classes,
+                    step,
+                    model.state_dict(),
+                    average.model.state_dict() if average is not None else None,
+                    state.optimizer.state_dict(),
+                    state.scaler.state_dict(),
+                    ap,
+                    best_ap,
+                ),
+            )
 
-    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
+    done = saved = evaluated = state.step  # the last step that was finished, that `last.pt` has, that was evaluated
+
+    def save_the_rest() -> None:
+        # A resumed run would leave out an evaluation that is due. Several processes are rarely at the same step.
+        if world.size == 1 and done > saved and not (evaluated < done and _is_evaluated(done, config, val_set)):
+            if unchecked.entries:
+                unchecked.check()
+            save(LAST, done)
+
+    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
         batches = make_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
         for step, batch in enumerate(progress, start=state.step):
-            model.train()
-            set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
-            images = batch.images.to(device, non_blocking=True)
-            targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-            state.optimizer.zero_grad(set_to_none=True)
-            regions = None if batch.regions is None else batch.regions.to(device, non_blocking=True)
-            losses = backward(
-                network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world, regions
-            )
-            state.scaler.unscale_(state.optimizer)
-            norm = clip_gradients(parameters, schedule.clip_norm)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            if average is not None:
-                average.update(model, step)
-            image_count += share * world.size
-            run_log.problems(batch.problems)
+            with held():  # an interrupted run has taken a step as a whole, or not begun it
+                model.train()
+                set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
+                images = batch.images.to(device, non_blocking=True)
+                targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
+                state.optimizer.zero_grad(set_to_none=True)
+                regions = None if batch.regions is None else batch.regions.to(device, non_blocking=True)
+                losses = backward(
+                    network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world, regions
+                )
+                state.scaler.unscale_(state.optimizer)
+                norm = clip_gradients(parameters, schedule.clip_norm)
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                if average is not None:
+                    average.update(model, step)
+                image_count += share * world.size
+                run_log.problems(batch.problems)
 
-            done = step + 1
-            # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
-            # such gradients and skips their steps.
-            unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
-            log = done % config.run.log_every == 0 or done == schedule.steps
-            evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
-            save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
-            # On a GPU, reading a loss makes the host wait, so losses are read together, before anything relies on them.
-            if log or evaluate or save_now or device.type == "cpu":
-                losses = unchecked.check()
-            if log:
-                rate = image_count / (time.perf_counter() - started)
-                run_log.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
-                progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
+                done = step + 1
+                # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler
+                # expects such gradients and skips their steps.
+                unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
+                log = done % config.run.log_every == 0 or done == schedule.steps
+                evaluate = _is_evaluated(done, config, val_set)
+                save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
+                # On a GPU, reading a loss makes the host wait, so losses are read together, before anything relies on
+                # them.
+                if log or evaluate or save_now or device.type == "cpu":
+                    losses = unchecked.check()
+                if log:
+                    rate = image_count / (time.perf_counter() - started)
+                    run_log.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
+                    progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
-                evaluated = average.model if average is not None else model
-                metrics = evaluate_model(evaluated, config, classes, val_set, limit, world)
+                scored = average.model if average is not None else model
+                metrics = evaluate_model(scored, config, classes, val_set, limit, world)
+                evaluated = done
                 run_log.evaluation(done, metrics, limit)
                 ap = metrics["AP"] if limit == 0 and is_measured(metrics) else None
                 # A lucky subset of the images must not beat the AP on all of them.
@@ -185,6 +200,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 started, image_count = time.perf_counter(), 0
             if save_now:
                 save(LAST, done)
+                saved = done
     best = out / BEST
     return TrainingResult(
         last=out / LAST,
@@ -193,6 +209,21 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
         ap=ap,
         best_ap=best_ap if best_ap >= 0 else None,
     )
+
+
+def _is_evaluated(step: int, config: Config, val_set: CocoDataset | None) -> bool:
+    """Whether the run evaluates after `step` steps."""
+    return val_set is not None and (step % config.run.evaluate_every == 0 or step == config.schedule.steps)
+
+
+@contextlib.contextmanager
+def _if_interrupted(write: Callable[[], None]) -> Iterator[None]:
+    """Call `write` where a signal ends the block."""
+    try:
+        yield
+    except Interrupted:
+        write()
+        raise
 
 
 def _network_of(

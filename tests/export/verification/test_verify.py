@@ -191,6 +191,14 @@ def test_images(tmp_path: Path) -> None:
     assert load_comparison_images(None, str(tmp_path)) == []
 
 
+def test_one_bad_image_among_good_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((8, 8, 3), np.uint8))
+    with caplog.at_level("INFO", "export"):
+        assert len(load_comparison_images(str(tmp_path))) == 1
+    assert [line for line in caplog.messages if "a.png" in line and line.startswith("warning: skipped")]
+
+
 def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:
     """Each image is of its number's grey; a path to a seen one may be spelled otherwise."""
     paths = [tmp_path / f"{number}.png" for number in range(6)]
