@@ -31,6 +31,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train a detector from a recipe, or fine-tune a checkpoint"),
     "validate": Command("train.validate", "score a checkpoint: COCO AP of the torch model"),
+    "inspect": Command("train.inspect", "say what is in a data set before training on it"),
+    "convert": Command("train.convert", "write a YOLO, Pascal VOC or CreateML data set in COCO's format"),
     "plot": Command("train.plot", "draw the curves of a training run"),
     "show-assignment": Command("train.show_assignment", "draw which anchors each object is trained on"),
     "shapes": Command("train.shapes", "draw the built-in data set"),
@@ -54,7 +56,7 @@ COMMANDS = {
 # The extras that bring a library which a command imports. A library of several extras names the smallest.
 EXTRAS = {
     **dict.fromkeys(
-        ("torch", "torchvision", "onnx", "onnxscript", "ml_dtypes", "tyro", "tensorboard", "matplotlib"),
+        ("torch", "torchvision", "onnx", "onnxscript", "ml_dtypes", "tyro", "tensorboard", "matplotlib", "yaml"),
         "cpu (with an NVIDIA GPU: gpu)",
     ),
     "onnxruntime": "cpu (with an NVIDIA GPU: gpu)",

@@ -87,11 +87,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """The data sets (COCO format), and how they are read."""
+    """The data sets, and how they are read."""
 
-    train_json: PathText = ""  # annotations of the training set
+    # The training set in any layout: yolo:data.yaml, voc:FOLDER, createml:FILE or coco:FILE, with #SPLIT for another
+    # split than "train". It replaces train_json and train_images.
+    train: PathText = field(default="", metadata={"absent": ""})
+    val: PathText = field(default="", metadata={"absent": ""})  # the validation set likewise, by default of split "val"
+    train_json: PathText = ""  # annotations (COCO format) of the training set
     train_images: PathText = ""  # folder of the training images
-    val_json: PathText = ""  # annotations of the validation set; empty: no evaluation while training
+    val_json: PathText = ""  # annotations (COCO format) of the validation set; empty: no evaluation while training
     val_images: PathText = ""  # folder of the validation images
     # Whether to train on images without a box; recipes for COCO don't.
     keep_empty: bool = True

@@ -35,6 +35,7 @@ from .compilation import (
     has_fixed_canvas,
     uses_cuda_graphs,
 )
+from .data_in_coco import data_in_coco
 from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
@@ -87,12 +88,13 @@ def train_detector(
 ) -> TrainingResult:
     """Train the detector of a configuration on the batches of `make_batches`, by default `build_training_batches`.
 
-    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
-    and resumed takes the identical step sequence as one that ran through. A command that Ctrl-C or SIGTERM ends
-    finishes its step and writes `last.pt` first, unless it evaluates or has other processes beside it. The processes
-    of a `world` together take the steps that a single process would; process 0 writes. Under `torchrun --max-restarts`
-    a restarted run is resumed without `resume`. Raises UserError for settings and data that can't work and where
-    another run works in `out`, TrainingError where the loss is no longer finite.
+    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files, and `data/` for data of another layout
+    than COCO's. A run that is interrupted at any moment and resumed takes the identical step sequence as one that ran
+    through. A command that Ctrl-C or SIGTERM ends finishes its step and writes `last.pt` first, unless it evaluates or
+    has other processes beside it. The processes of a `world` together take the steps that a single process would;
+    process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed without `resume`. Raises UserError for
+    settings and data that can't work and where another run works in `out`, TrainingError where the loss is no longer
+    finite.
     """
     check_config(config)
     with run_folder(config, out, world):
@@ -100,6 +102,7 @@ def train_detector(
 
 
 def _train(config: Config, out: Path, resume: bool, world: World, make_batches: BatchSource) -> TrainingResult:
+    config = data_in_coco(config, out, resume, world)
     train_set, val_set = load_datasets(config, report=world.is_main)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))

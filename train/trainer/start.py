@@ -106,8 +106,8 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
     data = config.data
     if not data.train_json or not data.train_images:
         raise TrainingError(
-            "no training data: give --data.train-json and --data.train-images (COCO format), "
-            "or make some with: python -m train.shapes data/shapes"
+            "no training data: give --data.train-json and --data.train-images (COCO format), or --data.train "
+            "(yolo:data.yaml, voc:FOLDER, createml:FILE), or make some with: python -m train.shapes data/shapes"
         )
     train_set = load_coco(data.train_json, data.train_images, allow_outside=data.allow_outside)
     train_set, notes = crowds_as_objects(train_set)

@@ -1,0 +1,50 @@
+"""Opens a data set of any layout as the index and the ground truth of a COCO file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.coco import CocoDataset, GroundTruth, load_coco_with_truth
+
+from ..layouts import COCO, LayoutError, Source, as_coco, find_image_folder, read_source
+
+
+class Opened(NamedTuple):
+    """A data set, and what was left out while it was read."""
+
+    name: str
+    dataset: CocoDataset
+    truth: GroundTruth  # boxes as annotated, where the data set's are clipped to the images
+    problems: tuple[str, ...]
+
+
+def open_data(source: Source, split: str, images: Path | None = None) -> Opened:
+    """Read a data set; `images` is the image folder of a COCO file, `split` counts where the source names none.
+
+    Raises UserError where it cannot be read.
+    """
+    if source.layout == COCO:
+        root = images if images is not None else find_image_folder(source.path)
+        dataset, truth = load_coco_with_truth(source.path, root)
+        return Opened(str(source.path), dataset, truth, dataset.problems)
+    if images is not None:
+        raise LayoutError(f"{source}: the images' folder follows from the layout; leave --images out")
+    labeled = read_source(source, split)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "annotations.json"
+        path.write_text(json.dumps(as_coco(labeled)), encoding="utf-8")
+        dataset, truth = load_coco_with_truth(path, labeled.root)
+    return Opened(labeled.source, dataset, truth, (*labeled.problems, *dataset.problems))
+
+
+def open_other_split(source: Source, split: str) -> Opened | None:
+    """Another split of the same source, where it has one of its own; None for COCO, and for a source that names one."""
+    if source.layout == COCO or source.split:
+        return None
+    try:
+        return open_data(source, split)
+    except LayoutError:
+        return None
