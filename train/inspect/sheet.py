@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 
@@ -33,11 +31,15 @@ def contact_sheet(dataset: CocoDataset, count: int = COUNT) -> bytes:
             continue
     if not cells:
         raise ImageError(f"{dataset.root}: none of the chosen images can be read, so there is nothing to draw")
-    rows, columns = math.ceil(len(cells) / COLUMNS), min(COLUMNS, len(cells))
-    page = np.full((rows * (CELL + GAP) + GAP, columns * (CELL + GAP) + GAP, 3), BACKGROUND, np.uint8)
-    for number, cell in enumerate(cells):
-        top, left = (GAP + place * (CELL + GAP) for place in divmod(number, COLUMNS))
-        page[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    rows = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
+    heights = [GAP + max(cell.shape[0] for cell in row) for row in rows]
+    page = np.full((sum(heights) + GAP, len(rows[0]) * (CELL + GAP) + GAP, 3), BACKGROUND, np.uint8)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for number, cell in enumerate(row):
+            left = GAP + number * (CELL + GAP)
+            page[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+        top += height
     return encode_jpeg(page)
 
 
