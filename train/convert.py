@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from runtime.coco import CocoDataset, GroundTruth, load_coco_with_truth
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
+from runtime.outputs import check_outputs
 
-from .layouts import COCO, as_coco, find_image_folder, parse_source, read_source
+from .layouts import COCO, annotation_files, as_coco, find_image_folder, parse_source, read_source
 
 
 def convert(source: str, split: str = "train", images: Path | None = None) -> tuple[dict[str, Any], Path, list[str]]:
@@ -91,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder that the file names are relative to (default: the innermost that holds all images)",
     )
     options = parser.parse_args(arguments)
-    _refuse_input(options.out, parse_source(options.source).path)
+    if options.out.suffix.lower() != ".json":
+        raise UserError(f"-o {options.out}: expected a name that ends in .json")
+    check_outputs(annotation_files(parse_source(options.source)), {"-o": options.out})
     require_writable(options.out)
     content, root, problems = convert(options.source, options.split, options.images_root)
     atomic_write(options.out, json.dumps(content))
@@ -100,11 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.out}: {summary(content)}")
     print(f"train with: --data.train-json {options.out} --data.train-images {root}")
     return 0
-
-
-def _refuse_input(out: Path, source: Path) -> None:
-    if out.exists() and source.exists() and os.path.samefile(out, source):
-        raise UserError(f"-o {out} is the data set that is read; choose another file")
 
 
 if __name__ == "__main__":

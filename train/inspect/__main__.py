@@ -18,10 +18,11 @@ from pathlib import Path
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
+from runtime.outputs import check_outputs
 
 from ..api import starting_config
 from ..config import Config
-from ..layouts import parse_source
+from ..layouts import Source, annotation_files, parse_source
 from .opened import Opened, open_data, open_other_split
 from .report import inspect_data, report_as_json, report_as_text
 from .sheet import contact_sheet
@@ -36,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if value < 0:
             raise UserError(f"{name} is {value}, expected a number of images, or 0 for all")
     config = None if options.recipe is None else _config(options)
-    for path in (options.out, options.json):
-        if path is not None:
-            require_writable(path)
     source = parse_source(options.data)
+    _check_outputs(options, source)
     opened = open_data(source, options.split, options.images)
     val = _validation_set(options) or (open_other_split(source, "val") if options.split == "train" else None)
+    images = [opened.dataset.path(index) for index in range(len(opened.dataset))] if options.out is not None else []
+    check_outputs(images, {"-o": options.out})
     report = inspect_data(opened, val, config, decode=options.decode, assign=options.assign)
     print(report_as_text(report))
     if options.json is not None:
@@ -83,6 +84,18 @@ def _validation_set(options: argparse.Namespace) -> Opened | None:
             raise UserError("--val-images is the folder of --val, which is missing")
         return None
     return open_data(parse_source(options.val), "val", options.val_images)
+
+
+def _check_outputs(options: argparse.Namespace, source: Source) -> None:
+    """Refuse outputs that are inputs, or of another kind than they are written in, before any work."""
+    for name, path, suffixes in (("-o", options.out, (".jpg", ".jpeg")), ("--json", options.json, (".json",))):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise UserError(f"{name} {path}: expected a name that ends in {' or '.join(suffixes)}")
+    inputs = annotation_files(source) + ([] if options.val is None else annotation_files(parse_source(options.val)))
+    check_outputs(inputs, {"-o": options.out, "--json": options.json})
+    for path in (options.out, options.json):
+        if path is not None:
+            require_writable(path)
 
 
 def _config(options: argparse.Namespace) -> Config:

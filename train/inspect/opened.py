@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from runtime.coco import CocoDataset, GroundTruth, load_coco_with_truth
+from runtime.temporaries import scratch_folder
 
 from ..layouts import COCO, LayoutError, Source, as_coco, find_image_folder, read_source
 
@@ -33,8 +33,8 @@ def open_data(source: Source, split: str, images: Path | None = None) -> Opened:
     if images is not None:
         raise LayoutError(f"{source}: the images' folder follows from the layout; leave --images out")
     labeled = read_source(source, split)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "annotations.json"
+    with scratch_folder() as folder:
+        path = folder / "annotations.json"
         path.write_text(json.dumps(as_coco(labeled)), encoding="utf-8")
         dataset, truth = load_coco_with_truth(path, labeled.root)
     return Opened(labeled.source, dataset, truth, (*labeled.problems, *dataset.problems))

@@ -2,7 +2,7 @@
 
 from .coco import find_image_folder
 from .labeled import LabeledImage, LabeledObject, LabeledSet, LayoutError, as_coco, with_categories
-from .source import COCO, LAYOUTS, Source, parse_source, read_source
+from .source import COCO, LAYOUTS, Source, annotation_files, parse_source, read_source
 
 __all__ = [
     "COCO",
@@ -12,6 +12,7 @@ __all__ = [
     "LabeledSet",
     "LayoutError",
     "Source",
+    "annotation_files",
     "as_coco",
     "find_image_folder",
     "parse_source",

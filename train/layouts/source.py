@@ -60,6 +60,12 @@ def read_source(source: Source, split: str) -> LabeledSet:
     return LAYOUTS[source.layout](source.path, source.split or split)
 
 
+def annotation_files(source: Source) -> list[Path]:
+    """The file of a source, or the JSON files of its folder: what a JSON file that is written may not replace."""
+    path = source.path
+    return [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json")]
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

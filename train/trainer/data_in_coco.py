@@ -15,6 +15,7 @@ from .progress import say
 from .start import LAST, TrainingError
 
 FOLDER = "data"  # in the folder of the run
+_BEGIN = '{"info": {"description": "read from '  # of every file that a run writes there
 
 
 def data_in_coco(config: Config, out: Path, resume: bool, world: World) -> Config:
@@ -65,8 +66,10 @@ def _settings(name: str, annotations: Path, images: Path) -> dict[str, str]:
 def _write(path: Path, labeled: LabeledSet, out: Path, resume: bool) -> None:
     """Write a set, unless it is there already, and say what was left out of it."""
     text = json.dumps(as_coco(labeled))
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     if before != text:
+        if before is not None and not before.startswith(_BEGIN):
+            raise TrainingError(f"{path} is there already and is no file of a run; choose another --out")
         if before is not None and (out / LAST).exists():
             if not resume:
                 raise TrainingError(
