@@ -51,7 +51,8 @@ def _written(config: Config, out: Path, resume: bool) -> dict[str, str]:
     both = {image.path for labeled in sets.values() for image in labeled.images}
     twice = sum(len(labeled.images) for labeled in sets.values()) - len(both)
     if twice:
-        say(f"warning: {twice} images are in {config.data.train} and in {config.data.val}: the AP will be too high")
+        train, val = (labeled.source for labeled in sets.values())
+        say(f"warning: {twice} images are in {train} and in {val}: the AP will be too high")
     for name, labeled in sets.items():
         path = out / FOLDER / f"{name}.json"
         _write(path, labeled, out, resume)

@@ -1,0 +1,62 @@
+"""`python -m train.convert`: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.coco import load_coco
+from runtime.errors import UserError
+from runtime.outputs import OutputError
+from tests.support.layout_writers import WRITERS
+from train.convert import convert, main
+
+
+@pytest.fixture
+def source(shapes_set: Path, tmp_path: Path) -> str:
+    content = json.loads((shapes_set / "train.json").read_bytes())
+    name = WRITERS["yolo"](content, shapes_set / "train", tmp_path / "set")
+    (tmp_path / "set" / "labels" / "train" / "000001.txt").write_text("9 0.5 0.5 0.1 0.1\n")
+    return name
+
+
+def test_the_file_trains_and_the_dropped_is_said(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "train.json"
+    assert main([source, "-o", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("warning: 1 × line of a class that has no name, dropped: labels/train/000001.txt:1")
+    assert said[1].startswith(f"{out}: 24 images (")
+    assert said[2] == f"train with: --data.train-json {out} --data.train-images {tmp_path}/set/images/train"
+    dataset = load_coco(out, tmp_path / "set" / "images" / "train")
+    assert (len(dataset), dataset.problems) == (24, ())
+
+
+def test_another_root(source: str, tmp_path: Path) -> None:
+    content, root, _ = convert(source, images=tmp_path)
+    assert root == tmp_path
+    assert content["images"][0]["file_name"] == "set/images/train/000000.jpg"
+    with pytest.raises(UserError, match=r"--images-root .*: the images lie in .*/images/train"):
+        convert(source, images=tmp_path / "set" / "labels")
+
+
+def test_outputs_eat_no_inputs(shapes_set: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes_set / "train.json").read_bytes())
+    source = WRITERS["createml"](content, shapes_set / "train", tmp_path)
+    file = source.partition(":")[2]
+    before = Path(file).read_bytes()
+    for given in (source, f"createml:{Path(file).parent}", f"createml:{tmp_path}"):
+        with pytest.raises(OutputError, match="this run reads that file"):
+            main([given, "-o", file])
+    with pytest.raises(UserError, match="expected a name that ends in "):
+        main([source, "-o", str(tmp_path / "train" / "000000.jpg")])
+    assert Path(file).read_bytes() == before
+
+
+def test_a_split_that_is_not_there(source: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="val names 'images/val', which is not there"):
+        main([source, "-o", str(tmp_path / "o.json"), "--split", "val"])
+    assert not (tmp_path / "o.json").exists()
