@@ -32,12 +32,6 @@ def dataset(shapes_set: Path) -> CocoDataset:
     return load_coco(shapes_set / "train.json", shapes_set / "train")
 
 
-@pytest.fixture
-def own_copy(shapes_set: Path, tmp_path: Path) -> Path:
-    """A copy of the data set that a test may damage."""
-    return Path(shutil.copytree(shapes_set, tmp_path / "copy"))
-
-
 def stream_of(dataset: CocoDataset, settings: Config, seed: int = 0, keep_empty: bool = True) -> TrainingStream:
     return TrainingStream(dataset, settings.augment, settings.preprocess, keep_empty, seed)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from runtime.coco import CocoDataset, CocoError, load_coco
+from runtime import show
+from runtime.coco import CocoDataset, CocoError, command, load_coco
 
 
 def load(root: Path, allow_outside: bool = False, **image: object) -> CocoDataset:
@@ -107,3 +110,20 @@ def test_lvis_names_are_those_of_the_url(root: Path, url: str, expected: str) ->
 def test_no_name_at_all(root: Path, image: dict[str, object]) -> None:
     with pytest.raises(CocoError, match=r"image 1 has file_name .*, expected a path inside the image folder"):
         load(root, **image)
+
+
+def test_the_commands_have_the_option(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(root.parent / "outside.jpg"), np.zeros((10, 10, 3), np.uint8))
+    load(root, allow_outside=True, file_name="../outside.jpg")
+    (root.parent / "results.json").write_text("[]")
+    annotations = [str(root.parent / "results.json"), "--annotations", str(root.parent / "set.json")]
+    drawing = [*annotations, "--images", str(root), "--out", str(root.parent / "shown")]
+    with pytest.raises(CocoError, match="leads out of the image folder"):
+        show.main(drawing)
+    assert show.main([*drawing, "--allow-outside"]) == 0
+    scoring = ["--results", *annotations, "--images", str(root)]
+    with pytest.raises(CocoError, match="leads out of the image folder"):
+        command.main(scoring)
+    assert command.main([*scoring, "--allow-outside"]) == 0
+    assert command.main(scoring[:-2]) == 0, "without a folder of images no name is looked at"
+    capsys.readouterr()
