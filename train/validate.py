@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from runtime.coco import load_coco
+from runtime.coco.classes import print_differences
 from runtime.coco.dataset import add_outside_argument
 from runtime.coco.report import metrics_as_json, metrics_as_table
 from runtime.command_names import program
@@ -42,6 +43,8 @@ def main() -> int:
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
         detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
+        if world.is_main:
+            print_differences(detector.manifest, dataset)
         bar = sys.stderr.isatty()
         seen = with_tta(detector, parse_tta(options))
         evaluation = evaluate_distributed(seen, dataset, world, options.batch, progress=bar)

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from runtime.backends import open_backend
 from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
+from runtime.coco.classes import match_dataset
 from runtime.coco.evaluation import score_detector
-from runtime.coco.run import RunSettings, require_same_classes
+from runtime.coco.run import RunSettings
 from runtime.detector import Detector
 from runtime.errors import UserError
 
@@ -78,10 +79,12 @@ def convolutions_in_float(
     """Outputs of the convolutions to keep in float, the fewest blocks of them with which the AP meets the goal.
 
     Blocks are ranked, and speed is measured, on `images` (uint8 [h, w, 3] RGB). Logs each measurement and the table of
-    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has other classes.
+    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has none of the
+    model's classes.
     """
     path, model, manifest = source
-    require_same_classes(manifest, goal.dataset)
+    for line in match_dataset(manifest, goal.dataset).differences:
+        logger.warning(f"warning: {line}")
     reference, runtime = average_precision(path, goal.dataset, progress)
     logger.info(f"float32: AP {100 * reference:.2f} ({runtime})")
     canvases = [calibration_batch(image, manifest) for image in images]

@@ -44,6 +44,7 @@ from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..tta import add_tta_arguments, parse_tta, with_tta
+from .classes import print_differences
 from .cluster import detect_on_cluster
 from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
 from .evaluation import compare_models
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with open_model(options.models[0], **backend_options(options)) as detector:
             print(model_summary(detector, options.models[0]))
+            print_differences(detector.manifest, dataset)
             run = detect_dataset(
                 with_tta(detector, parse_tta(options)), dataset, _settings([detector.manifest], options)
             )
@@ -201,6 +203,7 @@ def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTru
             detector = stack.enter_context(open_model(spec, **backend_options(options)))
             opened.append((spec, detector))
             print(model_summary(detector, spec))
+            print_differences(detector.manifest, dataset)
         settings = _settings([detector.manifest for _, detector in opened], options)
         models = compare_models(opened, dataset, truth, settings, parse_tta(options), kept)
     _warn_of_skipped(models[0].speed)
@@ -224,6 +227,7 @@ def _detect_part(options: argparse.Namespace, dataset: CocoDataset) -> None:
     detector, sha256 = open_model_with_sha256(spec, **backend_options(options))
     with detector:
         print(model_summary(detector, spec))
+        print_differences(detector.manifest, dataset)
         settings, tta = replace(_settings([detector.manifest], options), part=(index, count)), parse_tta(options)
         origin = origin_of(sha256, sha256_file(dataset.json_path), settings, tta)
         part = detect_part(detector, str(spec), origin, dataset, settings, tta)

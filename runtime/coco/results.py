@@ -19,7 +19,7 @@ from typing import Any, TextIO, overload
 import numpy as np
 
 from ..detection_filter import DetectionFilter
-from ..detections import Detections
+from ..detections import Detections, select
 from ..files import atomic_path
 from .format import CocoError, Problems, is_finite, read_json
 from .row_store import RowStore, chunks, ranges, release
@@ -67,14 +67,19 @@ class Results(Sequence[dict[str, Any]]):
 def results_of_image(
     image_id: int,
     detections: Detections,
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> Results:
     """Detections of one image (xyxy, image pixels) as COCO results.
 
-    `category_ids` are the manifest's, by class; `box_growth` is `Thresholds.box_growth`. Values are rounded (0.001 px,
-    1e-6 score), so that scoring a written file gives the metrics that were printed.
+    `category_ids` are the data set's, by class (`ClassMatch.category_ids`); detections of a class without one are left
+    out. `box_growth` is `Thresholds.box_growth`. Values are rounded (0.001 px, 1e-6 score), so that scoring a written
+    file gives the metrics that were printed.
     """
+    if None in category_ids:
+        known = np.array([category_id is not None for category_id in category_ids])
+        detections = select(detections, known[detections.classes])
+        category_ids = [0 if category_id is None else category_id for category_id in category_ids]
     boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes[:, 2:] -= boxes[:, :2]
     return Results(

@@ -28,9 +28,10 @@ from ..batch_settings import resolve_batch
 from ..benchmark.images import find_images
 from ..benchmark.model_info import describe_model
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
+from ..coco.classes import match_dataset, print_differences
 from ..coco.report import metrics_as_json, metrics_as_table
 from ..coco.results import Results, join_results, results_of_image, write_results
-from ..coco.run import no_image_readable, require_same_classes
+from ..coco.run import no_image_readable
 from ..command_names import program
 from ..detections import Detections
 from ..detector import Detector
@@ -71,8 +72,9 @@ def score_responses(
     """COCO metrics of the responses for these images of the data set, computed as `runtime.evaluate` does."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
+    category_ids = match_dataset(manifest, dataset).category_ids
     results = join_results(
-        results_of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
+        results_of_image(image_id, detections, category_ids, manifest.thresholds.box_growth)
         for image_id, detections in zip(image_ids, found, strict=True)
     )
     return Scored(score(load_ground_truth(dataset.json_path), results, image_ids), results)
@@ -203,7 +205,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
-    require_same_classes(detector.manifest, dataset)
+    print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
         print(f"warning: skipped {line}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from runtime.coco import CocoDataset, load_coco
+from runtime.coco.classes import match_classes
 from runtime.errors import UserError
 
 from ..build import build_detector
@@ -97,8 +98,9 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
 def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training set and, where the configuration names one, the validation set.
 
-    With `report` the data sets' problems are printed. Raises TrainingError where there is no training set, or where the
-    two sets have other categories.
+    The validation set's categories are matched by name with those of the training set. With `report` what the two don't
+    have in common is printed, and the data sets' problems. Raises TrainingError where there is no training set,
+    CocoError where the two sets share no category.
     """
     data = config.data
     if not data.train_json or not data.train_images:
@@ -115,10 +117,7 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
     for note in notes if report else ():
         say(f"{train_set.json_path}: {note}")
     if val_set is not None:
-        found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
-        if found != expected:
-            raise TrainingError(
-                f"{data.val_json} has the categories {found}, {data.train_json} has {expected}: "
-                "both must list the same categories"
-            )
+        matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set")
+        for line in matched.differences if report else ():
+            say(f"warning: {line}")
     return train_set, val_set
