@@ -38,7 +38,7 @@ def plot_run(folder: Path) -> Path:
     left.set(xlabel="step", ylabel="loss", ylim=(0, None))
     left.legend()
     for name in ("AP", "AP50", "AP75"):
-        points = [(line["step"], 100 * line[name]) for line in evaluations]
+        points = [(line["step"], 100 * line[name]) for line in evaluations if line[name] >= 0]  # −1: nothing measured
         right.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
     right.set(xlabel="step", ylabel="COCO AP (of 100)", xlim=(0, None), ylim=(0, 100))
     right.legend()

@@ -26,6 +26,7 @@ from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
 from runtime.coco.classes import match_dataset
 from runtime.coco.evaluation import score_detector
+from runtime.coco.metrics import NOTHING
 from runtime.coco.run import RunSettings
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -182,7 +183,7 @@ def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, *
     with Detector(path, **options) as detector:
         ap = score_detector(detector, dataset, settings=RunSettings(progress=progress)).metrics.values["AP"]
     if ap < 0:
-        raise MixedError(f"{dataset.json_path}: nothing to be found on these images, so no AP to hold")
+        raise MixedError(f"{dataset.json_path}: {NOTHING}, so there is no AP to hold")
     return ap, detector.backend.description
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from runtime.backends.receiving import Receiver
 from runtime.coco.dataset import CocoDataset
 from runtime.coco.evaluation import score_detector
+from runtime.coco.metrics import NOTHING, is_measured
 from runtime.decoders import Decode, Measured, note_path, open_decoder, write_note
 from runtime.detector import Detector
 from runtime.errors import UserError
@@ -38,6 +39,8 @@ def verify_decoder(model: Path, name: Decode, dataset: CocoDataset, **options: A
     if by_other.speed.images != by_opencv.speed.images:
         unread = next(iter(by_other.speed.skipped))
         raise UserError(f"{decoder.name} {decoder.version} reads fewer images than OpenCV does; the first: {unread}")
+    if not is_measured(by_opencv.metrics.values):
+        raise UserError(f"{dataset.json_path}: {NOTHING}; give annotations with objects")
     aps = by_opencv.metrics.values["AP"], by_other.metrics.values["AP"]
     images = by_opencv.speed.images
     told = f"AP {100 * aps[1]:.2f} with {decoder.name} {decoder.version} on the {decoder.place.upper()}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..detection_filter import KEEP_ALL, DetectionFilter
@@ -10,6 +10,8 @@ from . import scoring
 from .format import Problems
 from .ground_truth import GroundTruth
 from .results import Results, filter_results, known_results
+
+NOTHING = "nothing to measure: no object that counts in these images (crowds and regions to ignore do not count)"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class CocoMetrics:
     per_class: dict[str, float]  # AP by class name
     images: int  # how many were scored
     problems: tuple[str, ...] = ()  # results that were left out, one line per kind
+
+
+def is_measured(values: Mapping[str, float]) -> bool:
+    """Whether there was an object to measure on; `values` are those of CocoMetrics."""
+    return values["AP"] >= 0
 
 
 def score(

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from runtime.coco.metrics import NOTHING, is_measured
 from runtime.errors import run_main
 from runtime.records import record_from_dict
 
@@ -30,7 +31,7 @@ def work(folder: Path) -> None:
         train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
         metrics = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}
-        write_result(folder, Result(metrics, ""))
+        write_result(folder, Result(metrics, "") if is_measured(metrics) else Result({}, NOTHING))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.coco import CocoDataset
+from runtime.coco.metrics import is_measured
 from runtime.detector import Detector as RuntimeDetector
 
 from ..assign import ignore_regions
@@ -170,7 +171,7 @@ def train_detector(
                 evaluated = average.model if average is not None else model
                 metrics = evaluate_model(evaluated, config, classes, val_set, limit, world)
                 run_log.evaluation(done, metrics, limit)
-                ap = metrics["AP"] if limit == 0 else None
+                ap = metrics["AP"] if limit == 0 and is_measured(metrics) else None
                 # A lucky subset of the images must not beat the AP on all of them.
                 if ap is not None and ap > best_ap:
                     best_ap = ap

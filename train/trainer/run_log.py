@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from runtime.coco.metrics import NOTHING, is_measured
+from runtime.coco.report import percent
 from runtime.errors import UserError
 from runtime.files import atomic_write
 
@@ -71,12 +73,16 @@ class RunLog:
         self._write("train", step, values)
 
     def evaluation(self, step: int, metrics: dict[str, float], limit: int) -> None:
-        """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all)."""
+        """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all).
+
+        The log has −1 for a metric without objects, as pycocotools; TensorBoard and the terminal have no such figure.
+        """
         if not self.writes:
             return
         self._write("val", step, metrics)
         part = f" (first {limit} images)" if limit else ""
-        say(f"step {step}: AP {100 * metrics['AP']:.1f}  AP50 {100 * metrics['AP50']:.1f}{part}")
+        figures = f"AP {percent(metrics['AP'])}  AP50 {percent(metrics['AP50'])}"
+        say(f"step {step}: {figures if is_measured(metrics) else NOTHING}{part}")
 
     def problems(self, problems: list[str]) -> None:
         """Print a warning for each image that could not be read."""
@@ -87,7 +93,8 @@ class RunLog:
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
         for name, value in values.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
+            if kind != "val" or value >= 0:
+                self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def __enter__(self) -> RunLog:
         return self

@@ -10,6 +10,7 @@ import torch
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.coco.classes import match_classes
+from runtime.coco.metrics import NOTHING
 from runtime.errors import UserError
 
 from ..build import build_detector
@@ -120,4 +121,6 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
         matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set")
         for line in matched.differences if report else ():
             say(f"warning: {line}")
+        if report and val_set.crowd.all():
+            say(f"warning: {data.val_json}: {NOTHING}; the run gets no {BEST}")
     return train_set, val_set

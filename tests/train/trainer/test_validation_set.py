@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from train.checkpoint import read_checkpoint
 from train.config import Config
-from train.trainer.loop import train_detector
+from train.plot import plot_run
+from train.trainer.loop import BEST, train_detector
 
-from .test_loop import Make, lines, refusal, with_validation
+from .test_loop import Make, lines, refusal, with_run, with_validation
 
 
 def with_categories(settings: Config, path: Path, change: Callable[[list[dict[str, Any]]], object]) -> Config:
@@ -66,3 +69,25 @@ def test_validation_of_other_classes_alone_is_refused(small_config: Make, tmp_pa
     other = with_categories(settings, tmp_path / "val.json", rename)
     assert "no category there is a class of the training set" in refusal(other, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "before the training, not after it"
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_validation_set_without_objects_measures_nothing(
+    small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], crowds: bool
+) -> None:
+    settings = with_validation(small_config(steps=2))
+    content = json.loads(Path(settings.data.val_json).read_text())
+    content["annotations"] = [{**a, "iscrowd": 1} for a in content["annotations"] if crowds]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    settings = replace(settings, data=replace(settings.data, val_json=str(tmp_path / "val.json")))
+    result = train_detector(with_run(settings, evaluate_every=1), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.count("nothing to measure") == 3, "before the training and at both evaluations"
+    assert "AP " not in said
+    assert (result.ap, result.best, result.best_ap) == (None, None, None)
+    assert not (tmp_path / "run" / BEST).exists()
+    assert read_checkpoint(result.last).ap is None
+    assert [line["AP"] for line in lines(tmp_path / "run", "val")] == [-1, -1], "as pycocotools says it"
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert not [tag for tag in board.Tags()["scalars"] if tag.startswith("val/")]
+    assert plot_run(tmp_path / "run").exists()
