@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
-    written = draw_results(load(options.results), dataset, options.out, options.count, options.score)
+    written = draw_results(load(options.results, dataset), dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")
     return 0
 

@@ -11,6 +11,10 @@ In parts, on several processes or machines, and merged:
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
     python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
+A test set, whose file has no annotations, is not scored; its results are written for the server that has them:
+
+    python -m runtime.evaluate model.onnx --annotations image_info_test.json --images test/ --results-out results.json
+
 On the machines of a Ray cluster, in one command:
 
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --ray auto
@@ -48,11 +52,11 @@ from .classes import print_differences
 from .cluster import detect_on_cluster
 from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
 from .evaluation import compare_models
-from .format import read_json
 from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
-from .results import Results, filter_results, parse_results, write_results
+from .results import Results, filter_results
+from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
 from .results_parquet import load_parquet, write_parquet
 from .run import DatasetRun, RunSettings, Speed, detect_dataset
@@ -71,14 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
     dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
     kept = parse_filter(options, dataset.categories, options.annotations)
-    if options.results is not None:
-        _report(*_read_results(options, dataset), truth, kept, options)
-        return 0
+    if not truth.annotated and (options.results_out is None or options.json is not None):
+        raise UserError(
+            f"{options.annotations} has no annotations, as COCO's test sets: there is nothing to score; give "
+            "--results-out FILE for the detections, and no --json"
+        )
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    if options.cluster is not None:
+    if options.results is not None:
+        _report(*_read_results(options, dataset), dataset, truth, kept, options)
+    elif options.cluster is not None:
         run = _detect_on_cluster(options, dataset)
-        _report(run.results, run.image_ids, run.speed, truth, kept, options)
+        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
     elif options.shard is not None:
         if kept != KEEP_ALL:
             raise UserError("--shard: results are filtered when the parts are scored; give the filter with --results")
@@ -92,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = detect_dataset(
                 with_tta(detector, parse_tta(options)), dataset, _settings([detector.manifest], options)
             )
-        _report(run.results, run.image_ids, run.speed, truth, kept, options)
+        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
     return 0
 
 
@@ -159,13 +167,13 @@ def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Re
     if any(path.suffix.lower() == PARQUET for path in options.results):
         if len(options.results) > 1:
             raise UserError("--results: a Parquet file holds all results and is given alone; parts of a run are JSON")
-        return load_parquet(options.results[0]), dataset.image_ids[: options.limit].tolist(), None
-    contents = [read_json(path, "results") for path in options.results]
+        return load_parquet(options.results[0], dataset), dataset.image_ids[: options.limit].tolist(), None
+    contents = [read_results(path) for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
         run = merge_parts(parts, options.annotations, dataset.image_ids)
         return run.results, run.image_ids, run.speed
-    results = parse_results(contents[0], options.results[0])
+    results = parse_results(contents[0], options.results[0], dataset)
     return results, dataset.image_ids[: options.limit].tolist(), None
 
 
@@ -173,6 +181,7 @@ def _report(
     results: Results,
     image_ids: list[int],
     speed: Speed | None,
+    dataset: CocoDataset,
     truth: GroundTruth,
     kept: DetectionFilter,
     options: argparse.Namespace,
@@ -182,10 +191,15 @@ def _report(
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
         write = write_parquet if options.results_out.suffix.lower() == PARQUET else write_results
-        write(options.results_out, filter_results(results, kept))
+        written = filter_results(results, kept)
+        write(options.results_out, written, dataset)
+        if not truth.annotated:
+            what = f"nothing to score; {len(written)} detections → {options.results_out}"
+            print(f"{options.annotations} has no annotations: {what}")
+            return
     metrics = score(truth, results, image_ids, kept)
     for problem in metrics.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
+        print(f"warning: {problem}", file=sys.stderr)
     try:
         if options.json is not None:
             atomic_write(options.json, metrics_as_json(metrics, speed))

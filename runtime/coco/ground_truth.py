@@ -29,6 +29,7 @@ class GroundTruth:
     boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
     areas: np.ndarray  # float64 [A] px²: the object's own where the file has it, else the box's
     crowd: np.ndarray  # bool [A] crowds, and regions to ignore
+    annotated: bool = True  # false for a test set, whose file has no annotations and which cannot be scored
 
     def select(self, rows: np.ndarray | slice) -> GroundTruth:
         """Only the annotations that `rows` (indices, a mask or a slice) names, of the same images and categories."""
@@ -81,4 +82,5 @@ def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
         boxes=boxes,
         areas=np.where(np.isnan(areas), boxes[:, 2:].clip(min=0).prod(axis=1), areas),
         crowd=(annotations.crowd | annotations.ignore)[rows],
+        annotated=content["annotated"],
     )

@@ -42,13 +42,13 @@ def score(
     No results at all give 0. Results of categories that the ground truth lacks are left out and named in `problems`.
     Raises CocoError for results of unknown images, or where all results are of unknown categories.
     """
-    truth, results, problems = truth.restricted_to(kept.category_ids), filter_results(results, kept), Problems()
-    known = known_results(results, truth.image_ids, truth.category_ids, problems)
+    truth, problems = truth.restricted_to(kept.category_ids), Problems()
+    known = known_results(filter_results(results, kept), truth.image_ids, truth.category_ids, problems)
     found = scoring.precision_recall(truth, known, image_ids)
     per_class = [scoring.mean_of_measured(found.precision[:, :, k, 0]) for k in range(len(truth.classes))]
     return CocoMetrics(
         values=scoring.metric_values(found),
         per_class=dict(zip(truth.classes, per_class, strict=True)),
         images=len(truth.image_ids) if image_ids is None else len({int(value) for value in image_ids}),
-        problems=problems.lines(),
+        problems=(*results.problems, *problems.lines()),
     )

@@ -22,7 +22,8 @@ from ..records import RecordError, record_from_dict
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset
 from .format import CocoError
-from .results import join_results, parse_results, write_rows
+from .results import join_results
+from .results_files import parse_results, write_rows
 from .run import DatasetRun, RunSettings, Speed, detect_dataset, no_image_readable
 
 VERSION = 1

@@ -30,7 +30,8 @@ from ..benchmark.model_info import describe_model
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
 from ..coco.classes import match_dataset, print_differences
 from ..coco.report import metrics_as_json, metrics_as_table
-from ..coco.results import Results, join_results, results_of_image, write_results
+from ..coco.results import Results, join_results, results_of_image
+from ..coco.results_files import write_results
 from ..coco.run import no_image_readable
 from ..command_names import program
 from ..detections import Detections
@@ -215,7 +216,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     found = read_responses(options.out, len(indices))
     metrics, results = score_responses(detector, dataset, indices, found)
     try:
-        write_results(options.out / "results.json", results)
+        write_results(options.out / "results.json", results, dataset)
         atomic_write(options.out / "result.json", metrics_as_json(metrics))
     finally:
         print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")

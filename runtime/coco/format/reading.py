@@ -25,7 +25,7 @@ def normalised(content: Any, source: str, packer: Packer | None = None) -> dict[
     `images` and `categories` have to be lists of objects with distinct ids, which may be anything that can be one (see
     IdTable), and categories need names. "annotations" may be absent, as in COCO's test sets. Where ids of images or
     categories are not integers, "written_image_ids" and "written_category_ids" have them as written, by entry; else
-    these are None. "notes" has the kinds and names of what was mended.
+    these are None. "notes" has the kinds and names of what was mended; "annotated" is false for a test set.
 
     `packer` has the annotations that were packed while `source`, which messages name, was parsed. A content that this
     function made is returned as it is. Raises CocoError if the structure is wrong.
@@ -57,6 +57,7 @@ def normalised(content: Any, source: str, packer: Packer | None = None) -> dict[
         "written_image_ids": images.written,
         "written_category_ids": categories.written,
         "notes": notes,
+        "annotated": "annotations" in content,
     }
 
 

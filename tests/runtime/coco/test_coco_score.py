@@ -208,7 +208,7 @@ def test_results_of_other_categories() -> None:
     stranger = {**rows[0], "category_id": 4}
     found = score(content, [*rows, stranger])
     assert found.values == score(content, rows).values
-    assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
+    assert found.problems == ("1 × result of a category that the annotations lack, left out: category 4",)
     with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
         score(content, [stranger] * 2)
 

@@ -1,0 +1,143 @@
+"""Ids in results files: those of the data set that the results are of, in whichever form a tool wrote them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from .dataset import CocoDataset
+from .format import CocoError, IdTable, Problems, shown
+from .format.ids import MOST, whole_number
+from .results import UNKNOWN_CATEGORY, Results, all_unknown
+
+IDS = ("image_id", "category_id")
+EXPECTED = "expected {image_id, category_id, bbox [x, y, width, height], score}"
+
+
+def with_found_ids(
+    images: Sequence[Any],
+    categories: Sequence[Any],
+    file_names: Sequence[Any],
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    dataset: CocoDataset,
+    source: object,
+) -> Results:
+    """Results [n] of images and categories as written, with the data set's numbers; those of no category left out.
+
+    An image is meant by its id or, where some result has no image's id, by its file name (Ultralytics writes it without
+    the suffix, and as a number where it is one); `file_names` has what the results call it, None where they do not. A
+    category is meant by its id or its name. Ids are found by value: 3.0 and "3" are 3. What was found otherwise than by
+    id or is left out is named in `problems`. Raises CocoError, whose text begins with `source`, for images that the
+    data set lacks, and where it lacks all categories.
+    """
+    problems, notes = Problems(), tuple[str, ...]()
+    table = IdTable(_written(dataset.written_image_ids, dataset.image_ids.tolist()), f"{dataset.json_path}: images")
+    image_ids = _each(images, table.find)
+    if None in image_ids:
+        named = [image if name is None else name for image, name in zip(images, file_names, strict=True)]
+        by_name = _each(named, _finder_of_names(dataset))
+        if None in by_name:
+            raise _unknown_images([number is None for number in image_ids], images, source)
+        image_ids = by_name
+        notes = (f"{source}: images are found by their file names, since not all image ids are the annotations'",)
+    found = _each(categories, _finder_of_categories(dataset))
+    for value, number in zip(categories, found, strict=True):
+        if number is None:
+            problems.add(UNKNOWN_CATEGORY, f"category {shown(value)}")
+    if found and all(number is None for number in found):
+        raise all_unknown(len(found))
+    kept = np.array([number is not None for number in found], bool)
+    return Results(
+        np.array(image_ids, np.int64)[kept],
+        np.array([number for number in found if number is not None], np.int64),
+        boxes[kept],
+        scores[kept],
+        (*notes, *problems.lines()),
+    )
+
+
+def has_plain_ids(dataset: CocoDataset, image_ids: np.ndarray) -> bool:
+    """Whether the data set's ids are integers, and the images are all its own."""
+    is_plain = dataset.written_image_ids is None and dataset.written_category_ids is None
+    return is_plain and bool(np.isin(image_ids, dataset.image_ids).all())
+
+
+def whole_ids(column: Sequence[Any], name: str, source: object) -> np.ndarray:
+    """Ids of results as integers, without a data set. Raises CocoError for ids that are no whole numbers."""
+    numbers = [whole_number(value) for value in column]
+    for place, (number, value) in enumerate(zip(numbers, column, strict=True)):
+        if number is None or not -MOST < number < MOST:
+            raise CocoError(
+                f"{source}: result {place + 1} of {len(column)} has no integer {name} ({shown(value)}); {EXPECTED}"
+            )
+    return np.array(numbers, np.int64)
+
+
+def _unknown_images(is_unknown: Sequence[bool], image_ids: Sequence[Any], source: object) -> CocoError:
+    """The error for results [n] of images that the annotations lack."""
+    places = np.flatnonzero(is_unknown)
+    first = int(places[0])
+    return CocoError(
+        f"{source}: {len(places)} of {len(image_ids)} results are of images that the annotations lack, the first: "
+        f"result {first + 1} has image_id {shown(image_ids[first])}; give the annotations that the results were made on"
+    )
+
+
+def _written(written: Sequence[Any] | None, ids: Sequence[int]) -> Sequence[Any]:
+    return ids if written is None else written
+
+
+def _each(values: Sequence[Any], find: Callable[[Any], int | None]) -> list[int | None]:
+    """What `find` gives for each value; asked once for values that are alike."""
+    known: dict[Any, int | None] = {}
+    found = []
+    for value in values:
+        key = (type(value), value) if isinstance(value, int | float | str) else None
+        if key not in known:
+            known[key] = None if key is None else find(value)
+        found.append(known[key])
+    return found
+
+
+def _finder_of_categories(dataset: CocoDataset) -> Callable[[Any], int | None]:
+    ids = dataset.category_ids
+    table = IdTable(_written(dataset.written_category_ids, ids), f"{dataset.json_path}: categories")
+    by_name = dict(zip(dataset.classes, ids, strict=True))
+
+    def find(value: Any) -> int | None:
+        number = table.find(value)
+        return by_name.get(value) if number is None and isinstance(value, str) else number
+
+    return find
+
+
+def _finder_of_names(dataset: CocoDataset) -> Callable[[Any], int | None]:
+    """Finds images by file name: with its folders or without, with its suffix or without."""
+    pairs = list(zip(dataset.file_names, dataset.image_ids.tolist(), strict=True))
+    by_name = _unambiguous((name, number) for text, number in pairs for name in _names_of(text))
+    by_number = _unambiguous((whole_number(PurePosixPath(text).stem), number) for text, number in pairs)
+
+    def find(value: Any) -> int | None:
+        if isinstance(value, str):
+            return by_name.get(value)
+        number = whole_number(value)
+        return None if number is None else by_number.get(number)
+
+    return find
+
+
+def _names_of(file_name: str) -> set[str]:
+    path = PurePosixPath(file_name)
+    return {file_name, path.name, path.stem, str(path.with_suffix("")) if path.name else file_name}
+
+
+def _unambiguous(pairs: Iterable[tuple[Any, int]]) -> dict[Any, int]:
+    """The pairs as a dictionary, without keys that occur more than once."""
+    listed = list(pairs)
+    counts = Counter(key for key, _ in listed)
+    return {key: number for key, number in listed if counts[key] == 1}
