@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from runtime.coco import CocoDataset, CocoError, load_coco, load_results, parse_results
+from runtime.coco import CocoDataset, CocoError, load_coco, load_ground_truth, load_results, parse_results, score
 from runtime.coco.command import main
 from runtime.coco.evaluation import score_detector
 from runtime.coco.results_files import write_results
 from runtime.coco.results_parquet import load_parquet, write_parquet
+from runtime.detection_filter import DetectionFilter
 from runtime.detector import Detector
 from runtime.errors import UserError
 
@@ -88,6 +94,50 @@ def test_a_mask_without_a_box_gets_the_box_of_pycocotools(box: dict[str, Any], d
     code["counts"] = code["counts"].decode()
     (found,) = parse_results([{**WHERE, "score": 0.5, "segmentation": code, **box}], "r.json", dataset)
     assert found["bbox"] == mask.toBbox(code).tolist() == [10, 12, 60, 44]
+
+
+def test_polygons_without_a_box_get_the_box_around_them(dataset: CocoDataset) -> None:
+    rows = [{**WHERE, "score": 0.5, "segmentation": [[10, 12, 70, 12, 70, 56.5]]}]
+    assert list(parse_results(rows, "r.json", dataset)) == [ROW]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_score_as_in_pycocotools(seed: int, tmp_path: Path) -> None:
+    """Its own reading of masks: boxes around them, and their areas instead of the boxes' for small, medium, large."""
+    rng = np.random.default_rng(seed)
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 150, "width": 180} for i in range(1, 9)],
+        "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "other"}],
+        "annotations": [],
+    }
+    rows: list[dict[str, Any]] = []
+    for image in content["images"]:
+        for _ in range(5):
+            x, y, w, h = (int(value) for value in (*rng.integers(0, 70, 2), *rng.integers(20, 110, 2)))
+            place = {"image_id": image["id"], "category_id": int(rng.choice([7, 9]))}
+            pixels = np.zeros((150, 180), np.uint8, order="F")
+            pixels[y : min(150, y + h), x : min(180, x + w)] = rng.random() < 0.95
+            pixels[y + 2 : y + h - 2, x + 2 : x + int(w * rng.random())] = 0
+            code = mask.encode(pixels)
+            code["counts"] = code["counts"].decode()
+            rows.append({**place, "segmentation": code, "score": float(rng.random())})
+            box = (np.array([x, y, w, h]) + rng.normal(0, 1.5, 4)).clip(0).tolist()
+            entry = {"id": len(rows), **place, "bbox": box, "area": 0.8 * box[2] * box[3], "iscrowd": 0}
+            content["annotations"].append(entry)
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(path))
+        scorer = COCOeval(reference, reference.loadRes(json.loads(json.dumps(rows))), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    truth, found = load_ground_truth(path), parse_results(rows, "r.json", load_coco(path, tmp_path))
+    assert list(score(truth, found).values.values()) == scorer.stats.tolist()
+    kept = score(truth, found, kept=DetectionFilter(min_score=0.3)).values
+    again = parse_results([row for row in rows if row["score"] >= 0.3], "r.json")
+    assert kept == score(truth, again).values
+    assert kept != score(truth, replace(again, areas=None)).values, "else this shows little"
 
 
 @pytest.mark.parametrize(
