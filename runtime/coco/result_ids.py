@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,8 @@ def with_ids(
         whole = [_whole(column, name, source) for column, name in zip((images, categories), IDS, strict=True)]
         return replace(results, image_ids=whole[0], category_ids=whole[1])
     problems, notes = Problems(), tuple[str, ...]()
-    table = IdTable(_written(dataset.written_image_ids, dataset.image_ids.tolist()), f"{dataset.json_path}: images")
-    found_images = _each(images, table.find)
-    if None in found_images:
-        named = [image if name is None else name for image, name in zip(images, file_names, strict=True)]
-        by_name = _each(named, _finder_of_names(dataset))
-        if None in by_name:
-            raise _unknown_images([number is None for number in found_images], images, source)
-        found_images = by_name
+    found_images, by_name = _find_images(images, file_names, dataset, source)
+    if by_name:
         notes = (f"{source}: images are found by their file names, since not all image ids are the annotations'",)
     found = _each(categories, _finder_of_categories(dataset))
     for value, number in zip(categories, found, strict=True):
@@ -63,6 +57,39 @@ def with_ids(
         category_ids=np.array([number for number in found if number is not None], np.int64),
         problems=(*notes, *problems.lines()),
     )
+
+
+def _find_images(
+    images: Sequence[Any], file_names: Sequence[Any], dataset: CocoDataset, source: object
+) -> tuple[list[int | None], bool]:
+    """The numbers of images, none of which is None, and whether they were found by file name. Raises CocoError."""
+    written = _written(dataset.written_image_ids, dataset.image_ids.tolist())
+    by_id = _each(images, IdTable(written, f"{dataset.json_path}: images").find)
+    named = [image if name is None else name for image, name in zip(images, file_names, strict=True)]
+    if None in by_id:
+        by_name = _each(named, _finder_of_names(dataset))
+        if None in by_name:
+            raise _unknown_images([number is None for number in by_id], images, source)
+        return by_name, True
+    if any(isinstance(name, str) for name in named):
+        _require_one_meaning(images, by_id, _each(named, _finder_of_names(dataset)), set(written), source)
+    return by_id, False
+
+
+def _require_one_meaning(
+    images: Sequence[Any],
+    by_id: Sequence[int | None],
+    by_name: Sequence[int | None],
+    written: Container[Any],
+    source: object,
+) -> None:
+    """Raise CocoError where a text means one image by its value and another by its file name: "0003" of 0003.jpg."""
+    for place, (image, one, other) in enumerate(zip(images, by_id, by_name, strict=True)):
+        if isinstance(image, str) and image not in written and other is not None and other != one:
+            raise CocoError(
+                f"{source}: result {place + 1} has image_id {shown(image)}, the id of one image as a number and the "
+                "file name of another; write the ids that the annotations have"
+            )
 
 
 def has_plain_ids(dataset: CocoDataset, image_ids: np.ndarray) -> bool:
@@ -128,7 +155,7 @@ def _finder_of_names(dataset: CocoDataset) -> Callable[[Any], int | None]:
 
     def find(value: Any) -> int | None:
         if isinstance(value, str):
-            return by_name.get(value)
+            return by_name.get(value, by_name.get(PureWindowsPath(value).name))  # which reads both separators
         number = whole_number(value)
         return None if number is None else by_number.get(number)
 

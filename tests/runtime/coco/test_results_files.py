@@ -189,7 +189,9 @@ def test_a_category_that_the_annotations_lack_is_left_out_and_named(dataset: Coc
     assert found.problems == ("1 × result of a category that the annotations lack, left out: category 'blue'",)
 
 
-@pytest.mark.parametrize("ids", [("a", "b"), ("a.jpg", "b.jpg"), ("sub/b/a", "sub/b/b")])
+@pytest.mark.parametrize(
+    "ids", [("a", "b"), ("a.jpg", "b.jpg"), ("sub/b/a", "sub/b/b"), ("/data/val/a.jpg", r"C:\val\b.jpg")]
+)
 def test_images_are_found_by_file_name(ids: tuple[str, str], tmp_path: Path) -> None:
     """Ultralytics' predictions.json has file names without suffix as image ids."""
     dataset = data_set(tmp_path, names=("sub/b/a.jpg", "sub/b/b.jpg"))
@@ -210,6 +212,17 @@ def test_images_are_found_by_a_number_as_file_name_only_where_all_are(tmp_path: 
     twice = data_set(tmp_path, names=("x/000051.jpg", "y/000051.jpg"))
     with pytest.raises(CocoError, match="images that the annotations lack"):
         parse_results(rows[1:], "r.json", twice)
+
+
+def test_a_text_that_is_one_images_id_and_anothers_name_is_doubtful(tmp_path: Path) -> None:
+    rows = [{**ROW, "image_id": "0003"}]
+    dataset = data_set(tmp_path, names=("0003.jpg", "0004.jpg"))
+    assert parse_results(rows, "r.json", dataset).image_ids.tolist() == [3]
+    other = data_set(tmp_path, names=("0004.jpg", "0003.jpg"))
+    with pytest.raises(CocoError, match="result 1 has image_id '0003', the id of one image as a number and the file"):
+        parse_results(rows, "r.json", other)
+    texts = data_set(tmp_path, image_ids=("0003", "0004"), names=("0004.jpg", "0003.jpg"))
+    assert parse_results(rows, "r.json", texts).image_ids.tolist() == texts.image_ids[:1].tolist()
 
 
 def test_json_lines(dataset: CocoDataset, tmp_path: Path) -> None:
