@@ -296,6 +296,10 @@ def test_the_command_writes_ids_as_they_were_in_every_format(
     assert {row["image_id"] for row in written} == {f"scene-{number}" for number in range(1, 7)}
     assert {row["category_id"] for row in written} == {"kind-7"}
     assert json.loads((tmp_path / "r1.json").read_text()) == written
+    assert main(["--results", str(tmp_path / "r0.json"), *base[:2], "--classes", "kind-9", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["per_class"] == {"other": -1}
+    with pytest.raises(UserError, match=r"class .1.: no such category .*; known: kind-7 red, kind-9 other"):
+        main(["--results", str(tmp_path / "r0.json"), *base[:2], "--classes", "1"])
 
 
 @pytest.mark.parametrize("more", [[], ["--json", "f.json"]])
