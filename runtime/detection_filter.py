@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,33 +42,34 @@ def add_filter_arguments(parser: argparse.ArgumentParser, min_score: float) -> N
     group.add_argument("--classes", nargs="+", default=[], metavar="ID", help="COCO category ids, or names, to keep")
 
 
-def parse_filter(options: argparse.Namespace, categories: Mapping[int, str], source: object) -> DetectionFilter:
-    """The filter that a command line asks for.
-
-    `categories` maps the known category ids to their names; `source` names where they come from in messages. Raises
-    UserError for a class that is not among them.
-    """
-    return DetectionFilter(options.score, resolve_categories(options.classes, categories, source))
+def parse_filter(
+    options: argparse.Namespace, categories: Mapping[int, str], source: object, written: Sequence[Any] | None = None
+) -> DetectionFilter:
+    """The filter that a command line asks for. Takes the categories and raises as `resolve_categories`."""
+    return DetectionFilter(options.score, resolve_categories(options.classes, categories, source, written))
 
 
 def resolve_categories(
-    classes: Sequence[int | str], categories: Mapping[int, str], source: object
+    classes: Sequence[int | str], categories: Mapping[int, str], source: object, written: Sequence[Any] | None = None
 ) -> tuple[int, ...] | None:
     """Category ids of `classes`, each an id or a name; None if there are none. A number is always read as an id.
 
-    Raises UserError for an unknown class, and for a name that several categories share.
+    `categories` maps the known category ids to their names; `source` names where they come from in messages. `written`
+    has the ids as users know them, by category (`CocoDataset.written_category_ids`); None: as in `categories`. Raises
+    UserError for an unknown class, and for a name that several categories share.
     """
-    return tuple(_category_id(str(given), categories, source) for given in classes) or None
+    by_id = {str(given): number for given, number in zip(written or categories, categories, strict=True)}
+    return tuple(_category_id(str(given), by_id, categories, source) for given in classes) or None
 
 
-def _category_id(given: str, categories: Mapping[int, str], source: object) -> int:
-    if given in map(str, categories):
-        return int(given)
+def _category_id(given: str, by_id: Mapping[str, int], categories: Mapping[int, str], source: object) -> int:
+    if given in by_id:
+        return by_id[given]
     ids = [category_id for category_id, name in categories.items() if name == given]
     if len(ids) > 1:
         raise UserError(f"class {given!r}: several categories of {source} have this name; give one of their ids: {ids}")
     if not ids:
-        known = ", ".join(f"{category_id} {name}" for category_id, name in list(categories.items())[:KNOWN_NAMED])
+        known = ", ".join(f"{text} {categories[number]}" for text, number in list(by_id.items())[:KNOWN_NAMED])
         more = f", … ({len(categories)} in all)" if len(categories) > KNOWN_NAMED else ""
         raise UserError(f"class {given!r}: no such category in {source}; known: {known}{more}")
     return ids[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..manifest import Manifest
 from .dataset import CocoDataset
@@ -24,14 +25,20 @@ class ClassMatch:
 
 
 def match_classes(
-    ours: Mapping[int, str], theirs: Mapping[int, str], source: object, owner: str = "the model"
+    ours: Mapping[int, str],
+    theirs: Mapping[int, str],
+    source: object,
+    owner: str = "the model",
+    written: Sequence[Any] | None = None,
 ) -> ClassMatch:
     """Match the classes of a model by name with the categories of a data set; both are names by id.
 
     Ids are compared only where several classes have one name. Names that differ in case alone are matched where there
-    is one choice. `source` names the data set's file in messages, `owner` what has the classes. Raises CocoError where
-    no class is matched.
+    is one choice. `source` names the data set's file in messages, `owner` what has the classes, and `written` are the
+    ids that the file has, by category, where they are not those of `theirs`. Raises CocoError where no class is
+    matched.
     """
+    shown = dict(zip(theirs, written or theirs, strict=True))
     found = {own: own for own, name in ours.items() if theirs.get(own) == name}
     for key in (str, _without_case):
         found |= _matched_by(key, ours, theirs, found)
@@ -43,7 +50,7 @@ def match_classes(
     pairs = [(own, found[own]) for own in ours if own in found]
     kinds = (
         ("{} has other ids there, matched by name", "{} have other ids there, matched by name",
-         [f"{ours[own]} {own} → {their}" for own, their in pairs if own != their]),
+         [f"{ours[own]} {own} → {shown[their]}" for own, their in pairs if own != their]),
         ("{} is written otherwise there, matched without regard to case",
          "{} are written otherwise there, matched without regard to case",
          [f"{ours[own]} → {theirs[their]}" for own, their in pairs if ours[own] != theirs[their]]),
@@ -64,7 +71,8 @@ def match_classes(
 
 def match_dataset(manifest: Manifest, dataset: CocoDataset) -> ClassMatch:
     """As `match_classes`, of a deployed model and a data set."""
-    return match_classes(manifest.categories, dataset.categories, dataset.json_path)
+    written = dataset.written_category_ids
+    return match_classes(manifest.categories, dataset.categories, dataset.json_path, written=written)
 
 
 def print_differences(manifest: Manifest, dataset: CocoDataset) -> None:

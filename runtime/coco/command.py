@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
     dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
-    kept = parse_filter(options, dataset.categories, options.annotations)
+    kept = parse_filter(options, dataset.categories, options.annotations, dataset.written_category_ids)
     if not truth.annotated and (options.results_out is None or options.json is not None):
         raise UserError(
             f"{options.annotations} has no annotations, as COCO's test sets: there is nothing to score; give "

@@ -74,7 +74,8 @@ def evaluate(
 
     """
     dataset, truth = load_coco_with_truth(annotations, images)
-    kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations))
+    written = dataset.written_category_ids
+    kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations, written))
     with ExitStack() as stack:
         if isinstance(model, str | os.PathLike):
             model = ModelSpec(model_path(model))

@@ -33,6 +33,7 @@ class Results(Sequence[dict[str, Any]]):
     category_ids: np.ndarray  # int64 [n], the data set's own
     boxes: np.ndarray  # float64 [n, 4] x, y, width, height
     scores: np.ndarray  # float64 [n]
+    areas: np.ndarray | None = None  # float64 [n] px², of results that are masks; None: those of the boxes
     problems: tuple[str, ...] = ()  # what was left out or read otherwise than written, a line per kind
 
     def __len__(self) -> int:
@@ -134,7 +135,13 @@ def all_unknown(count: int) -> CocoError:
 
 def take(results: Results, rows: np.ndarray | slice) -> Results:
     """The results at `rows` (indices, a mask or a slice)."""
-    return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
+    return Results(
+        results.image_ids[rows],
+        results.category_ids[rows],
+        results.boxes[rows],
+        results.scores[rows],
+        None if results.areas is None else results.areas[rows],
+    )
 
 
 def in_parts(results: Results, size: int = PART) -> Iterator[Results]:
@@ -153,6 +160,8 @@ def _kept(results: Results, mask: Callable[[Results], np.ndarray]) -> Results:
     """The results where `mask` of their part is true; the same object where all are."""
     if all(mask(part).all() for part in in_parts(results)):
         return results
+    if results.areas is not None:  # of a results file, which is in memory
+        return take(results, mask(results))
     return join_results(take(part, mask(part)) for part in in_parts(results))
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..files import atomic_path
 from .dataset import CocoDataset
-from .format import CocoError, mask_box, read_json, shown
+from .format import CocoError, mask_area, mask_box, read_json, shown
 from .format.ids import MOST
 from .format.values import LARGEST, number_of
-from .result_ids import EXPECTED, IDS, has_plain_ids, whole_ids, with_found_ids
+from .result_ids import EXPECTED, IDS, has_plain_ids, with_ids
 from .results import Results
 
 WRAPPERS = ("results", "predictions", "detections")  # keys under which an object may have the list of results
@@ -69,16 +69,16 @@ def parse_results(content: Any, source: object, dataset: CocoDataset | None = No
                 np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4),
                 np.array([entry["score"] for entry in entries], np.float64),
             )
-    boxes, scores = np.empty((len(entries), 4)), np.empty(len(entries))
+    boxes, areas, scores = np.empty((len(entries), 4)), np.empty(len(entries)), np.empty(len(entries))
     for place, entry in enumerate(entries):
         try:
-            boxes[place], scores[place] = _box(entry), _score(entry)
+            boxes[place], areas[place] = _box_and_area(entry)
+            scores[place] = _score(entry)
         except ValueError as error:
             raise CocoError(f"{source}: result {place + 1} of {len(entries)} {error}; {EXPECTED}") from error
     images, categories, names = ([entry.get(name) for entry in entries] for name in (*IDS, "file_name"))
-    if dataset is not None:
-        return with_found_ids(images, categories, names, boxes, scores, dataset, source)
-    return Results(whole_ids(images, IDS[0], source), whole_ids(categories, IDS[1], source), boxes, scores)
+    none = np.zeros(len(entries), np.int64)
+    return with_ids(images, categories, names, Results(none, none, boxes, scores, areas), dataset, source)
 
 
 def _entries(content: Any, source: object) -> list[Any]:
@@ -91,9 +91,13 @@ def _entries(content: Any, source: object) -> list[Any]:
             return wrapped
         if {*IDS, "score"} <= content.keys():
             return [content]
-        if others := [key for key, value in content.items() if isinstance(value, list)]:
+        if others := [key for key, value in content.items() if isinstance(value, list) and any(map(_has_score, value))]:
             hint = f"; if the list under {shown(others[0])} has the results, write that list alone"
     raise CocoError(f"{source}: not COCO results; expected a list of {{image_id, category_id, bbox, score}}{hint}")
+
+
+def _has_score(entry: Any) -> bool:
+    return isinstance(entry, dict) and "score" in entry
 
 
 def _is_clean(entry: Any) -> bool:
@@ -117,14 +121,15 @@ def _is_clean(entry: Any) -> bool:
     )
 
 
-def _box(entry: Any) -> tuple[float, ...]:
-    """The box of a result. Raises ValueError, which says what the result lacks."""
+def _box_and_area(entry: Any) -> tuple[tuple[float, ...], float]:
+    """The box of a result, and the area of its mask or box. Raises ValueError, which says what the result lacks."""
     if not isinstance(entry, dict):
         raise ValueError("is not an object")
     box = entry.get("bbox")
-    if not box and entry.get("segmentation"):
+    if not box and (mask := entry.get("segmentation")):
         try:
-            return mask_box(entry["segmentation"])
+            box = mask_box(mask)
+            return box, mask_area(mask) if isinstance(mask, dict) else box[2] * box[3]
         except ValueError as error:
             raise ValueError(f"has no bbox, and its mask cannot be read: {error}") from error
     if not isinstance(box, list | tuple) or len(box) != 4:
@@ -132,7 +137,7 @@ def _box(entry: Any) -> tuple[float, ...]:
     numbers = tuple(number_of(value) for value in box)
     if None in numbers:
         raise ValueError(f"has bbox {shown(box)}, expected finite numbers")
-    return numbers  # type: ignore[return-value]
+    return numbers, numbers[2] * numbers[3]  # type: ignore[return-value,operator]
 
 
 def _score(entry: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from ..parquet import import_parquet
 from .dataset import CocoDataset
 from .format import CocoError
 from .format.ids import MOST, whole_number
-from .result_ids import IDS, has_plain_ids, whole_ids, with_found_ids
+from .result_ids import has_plain_ids, with_ids
 from .results import Results, in_parts
 from .results_files import written_ids
 
@@ -92,9 +92,8 @@ def load_parquet(path: Path, dataset: CocoDataset | None = None) -> Results:
         if dataset is None or has_plain_ids(dataset, image_ids):
             return Results(image_ids, category_ids, boxes, scores)
     images, categories = (column.to_pylist() for column in ids)
-    if dataset is not None:
-        return with_found_ids(images, categories, [None] * len(images), boxes, scores, dataset, path)
-    return Results(whole_ids(images, IDS[0], path), whole_ids(categories, IDS[1], path), boxes, scores)
+    none = np.zeros(len(scores), np.int64)
+    return with_ids(images, categories, [None] * len(scores), Results(none, none, boxes, scores), dataset, path)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -118,7 +118,8 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
     for note in notes if report else ():
         say(f"{train_set.json_path}: {note}")
     if val_set is not None:
-        matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set")
+        written = val_set.written_category_ids
+        matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set", written)
         for line in matched.differences if report else ():
             say(f"warning: {line}")
         if report and val_set.crowd.all():

@@ -3,7 +3,7 @@
 from .annotations import Annotations
 from .ids import NO_ID, IdTable
 from .images import image_files
-from .masks import mask_box
+from .masks import mask_area, mask_box
 from .reading import categories, normalised, read_coco_json
 from .values import CocoError, Problems, is_finite, read_json, shown
 
@@ -16,6 +16,7 @@ __all__ = [
     "categories",
     "image_files",
     "is_finite",
+    "mask_area",
     "mask_box",
     "normalised",
     "read_coco_json",

@@ -1,4 +1,4 @@
-"""Boxes of masks, for entries that have no box: run-length codes as pycocotools writes them, and polygons.
+"""Boxes and areas of masks, for entries that have no box: run-length codes as pycocotools writes them, and polygons.
 
 A code is read here and not by pycocotools, whose C code trusts it: counts that end early are read beyond their end, and
 a height of 0 is divided by. Nothing here takes memory or time in proportion to the size that a code claims.
@@ -37,6 +37,12 @@ def mask_box(segmentation: Any, size_hw: tuple[int, int] | None = None) -> tuple
     raise ValueError(f"a mask is a run-length code or a list of polygons, not {_short(segmentation)}")
 
 
+def mask_area(code: dict[str, Any]) -> float:
+    """The pixels in the mask of a run-length code, as pycocotools' `area` counts. Raises ValueError as `mask_box`."""
+    starts, ends, _ = _runs(code)
+    return float((ends - starts).sum())
+
+
 def _polygon_box(polygons: list[Any]) -> tuple[float, float, float, float]:
     lists = polygons if any(isinstance(polygon, list) for polygon in polygons) else [polygons]
     points: list[tuple[float, float]] = []
@@ -54,32 +60,34 @@ def _polygon_box(polygons: list[Any]) -> tuple[float, float, float, float]:
 
 
 def _code_box(code: dict[str, Any], size_hw: tuple[int, int] | None) -> tuple[float, float, float, float]:
-    size = code.get("size")
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise ValueError(f"a run-length code needs its size [height, width], not {_short(size)}")
-    height, width = (_whole(side, "side of a mask's size") for side in size)
-    if not (1 <= height < LARGEST_SIDE and 1 <= width < LARGEST_SIDE):
-        raise ValueError(f"the mask is of size {height}×{width}, which no image has")
+    starts, ends, (height, width) = _runs(code)
     if size_hw is not None and (height, width) != tuple(size_hw):
         raise ValueError(f"the mask is {width}×{height}, the image {size_hw[1]}×{size_hw[0]}")
-    return _box_of_runs(_counts(code.get("counts")), height, width)
-
-
-def _box_of_runs(counts: list[int], height: int, width: int) -> tuple[float, float, float, float]:
-    """The box of runs of pixels, column by column, that are in turn outside and inside."""
-    if min(counts, default=0) < 0 or sum(counts) > height * width:
-        raise ValueError(f"the mask's counts are not those of {width}×{height} pixels")
-    ends = np.cumsum(np.array(counts, np.int64))
-    starts, ends = ends[:-1:2], ends[1::2]
-    starts, lasts = starts[ends > starts], ends[ends > starts] - 1
     if not len(starts):
         return 0.0, 0.0, 0.0, 0.0
+    lasts = ends - 1
     left, right = int(starts.min() // height), int(lasts.max() // height)
     if (starts // height < lasts // height).any():  # a run that goes on in the next column touches both edges
         top, bottom = 0, height - 1
     else:
         top, bottom = int((starts % height).min()), int((lasts % height).max())
     return float(left), float(top), float(right - left + 1), float(bottom - top + 1)
+
+
+def _runs(code: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Where the runs of pixels in a mask start and end, column by column, int64; and the mask's height and width."""
+    size = code.get("size")
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"a run-length code needs its size [height, width], not {_short(size)}")
+    height, width = (_whole(side, "side of a mask's size") for side in size)
+    if not (1 <= height < LARGEST_SIDE and 1 <= width < LARGEST_SIDE):
+        raise ValueError(f"the mask is of size {height}×{width}, which no image has")
+    counts = _counts(code.get("counts"))
+    if min(counts, default=0) < 0 or sum(counts) > height * width:
+        raise ValueError(f"the mask's counts are not those of {width}×{height} pixels")
+    borders = np.cumsum(np.array(counts, np.int64))  # a run outside the mask comes first, then one inside
+    starts, ends = borders[:-1:2], borders[1::2]
+    return starts[ends > starts], ends[ends > starts], (height, width)
 
 
 def _counts(counts: Any) -> list[int]:

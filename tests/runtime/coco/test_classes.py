@@ -113,3 +113,10 @@ def test_the_command_says_the_differences(
     assert {row["category_id"] for row in json.loads(out.read_text())} == {1}
     assert main(["--results", str(out), *base[:2]]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_ids_that_are_texts_are_shown_as_the_file_has_them() -> None:
+    match = match_classes(MODEL, {1: "blue", 2: "red", 3: "green"}, "val.json", written=["b", "r", "g"])
+    assert match.category_ids == (2, 3, 1)
+    assert match.differences[0].endswith("matched by name: red 1 → r, green 2 → g, blue 3 → b")
+    assert match_classes(MODEL, MODEL, "val.json", written=["r", "g", "b"]).differences == ()

@@ -145,6 +145,19 @@ def test_the_makers_cases_are_awkward() -> None:
     assert score(content, results).values != score(without, results).values
 
 
+@pytest.mark.parametrize("kind", ["plain", "crowds"])
+def test_a_region_to_ignore_is_scored_as_a_crowd(kind: str) -> None:
+    """pycocotools itself knows crowds alone: the reference has the regions as crowds."""
+    content, results = make(kind, 7)
+    marked, as_crowds = copy.deepcopy(content), copy.deepcopy(content)
+    for entry, crowd in zip(marked["annotations"][::3], as_crowds["annotations"][::3], strict=True):
+        entry["ignore"], crowd["iscrowd"] = 1, 1
+    reference = by_pycocotools(as_crowds, results)
+    found = score(marked, results)
+    assert list(found.values.values()) == reference.stats.tolist()
+    assert found.values != score(content, results).values
+
+
 def test_an_object_without_a_size_is_missed_and_without_an_area_has_its_boxs() -> None:
     boxes = [[1, 1, 50, 50], [9, 9, 9, 0], [9, 9, -9, -9]]
     content: dict[str, Any] = {

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from runtime.coco import CocoDataset, CocoError, load_coco, load_results, parse_results
+from runtime.coco import CocoDataset, CocoError, load_coco, load_ground_truth, load_results, parse_results, score
 from runtime.coco.command import main
 from runtime.coco.evaluation import score_detector
 from runtime.coco.results_files import write_results
 from runtime.coco.results_parquet import load_parquet, write_parquet
+from runtime.detection_filter import DetectionFilter
 from runtime.detector import Detector
 from runtime.errors import UserError
 
@@ -90,6 +96,50 @@ def test_a_mask_without_a_box_gets_the_box_of_pycocotools(box: dict[str, Any], d
     assert found["bbox"] == mask.toBbox(code).tolist() == [10, 12, 60, 44]
 
 
+def test_polygons_without_a_box_get_the_box_around_them(dataset: CocoDataset) -> None:
+    rows = [{**WHERE, "score": 0.5, "segmentation": [[10, 12, 70, 12, 70, 56.5]]}]
+    assert list(parse_results(rows, "r.json", dataset)) == [ROW]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_score_as_in_pycocotools(seed: int, tmp_path: Path) -> None:
+    """Its own reading of masks: boxes around them, and their areas instead of the boxes' for small, medium, large."""
+    rng = np.random.default_rng(seed)
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 150, "width": 180} for i in range(1, 9)],
+        "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "other"}],
+        "annotations": [],
+    }
+    rows: list[dict[str, Any]] = []
+    for image in content["images"]:
+        for _ in range(5):
+            x, y, w, h = (int(value) for value in (*rng.integers(0, 70, 2), *rng.integers(20, 110, 2)))
+            place = {"image_id": image["id"], "category_id": int(rng.choice([7, 9]))}
+            pixels = np.zeros((150, 180), np.uint8, order="F")
+            pixels[y : min(150, y + h), x : min(180, x + w)] = rng.random() < 0.95
+            pixels[y + 2 : y + h - 2, x + 2 : x + int(w * rng.random())] = 0
+            code = mask.encode(pixels)
+            code["counts"] = code["counts"].decode()
+            rows.append({**place, "segmentation": code, "score": float(rng.random())})
+            box = (np.array([x, y, w, h]) + rng.normal(0, 1.5, 4)).clip(0).tolist()
+            entry = {"id": len(rows), **place, "bbox": box, "area": 0.8 * box[2] * box[3], "iscrowd": 0}
+            content["annotations"].append(entry)
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(path))
+        scorer = COCOeval(reference, reference.loadRes(json.loads(json.dumps(rows))), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    truth, found = load_ground_truth(path), parse_results(rows, "r.json", load_coco(path, tmp_path))
+    assert list(score(truth, found).values.values()) == scorer.stats.tolist()
+    kept = score(truth, found, kept=DetectionFilter(min_score=0.3)).values
+    again = parse_results([row for row in rows if row["score"] >= 0.3], "r.json")
+    assert kept == score(truth, again).values
+    assert kept != score(truth, replace(again, areas=None)).values, "else this shows little"
+
+
 @pytest.mark.parametrize(
     ("content", "count"),
     [
@@ -139,7 +189,9 @@ def test_a_category_that_the_annotations_lack_is_left_out_and_named(dataset: Coc
     assert found.problems == ("1 × result of a category that the annotations lack, left out: category 'blue'",)
 
 
-@pytest.mark.parametrize("ids", [("a", "b"), ("a.jpg", "b.jpg"), ("sub/b/a", "sub/b/b")])
+@pytest.mark.parametrize(
+    "ids", [("a", "b"), ("a.jpg", "b.jpg"), ("sub/b/a", "sub/b/b"), ("/data/val/a.jpg", r"C:\val\b.jpg")]
+)
 def test_images_are_found_by_file_name(ids: tuple[str, str], tmp_path: Path) -> None:
     """Ultralytics' predictions.json has file names without suffix as image ids."""
     dataset = data_set(tmp_path, names=("sub/b/a.jpg", "sub/b/b.jpg"))
@@ -160,6 +212,17 @@ def test_images_are_found_by_a_number_as_file_name_only_where_all_are(tmp_path: 
     twice = data_set(tmp_path, names=("x/000051.jpg", "y/000051.jpg"))
     with pytest.raises(CocoError, match="images that the annotations lack"):
         parse_results(rows[1:], "r.json", twice)
+
+
+def test_a_text_that_is_one_images_id_and_anothers_name_is_doubtful(tmp_path: Path) -> None:
+    rows = [{**ROW, "image_id": "0003"}]
+    dataset = data_set(tmp_path, names=("0003.jpg", "0004.jpg"))
+    assert parse_results(rows, "r.json", dataset).image_ids.tolist() == [3]
+    other = data_set(tmp_path, names=("0004.jpg", "0003.jpg"))
+    with pytest.raises(CocoError, match="result 1 has image_id '0003', the id of one image as a number and the file"):
+        parse_results(rows, "r.json", other)
+    texts = data_set(tmp_path, image_ids=("0003", "0004"), names=("0004.jpg", "0003.jpg"))
+    assert parse_results(rows, "r.json", texts).image_ids.tolist() == texts.image_ids[:1].tolist()
 
 
 def test_json_lines(dataset: CocoDataset, tmp_path: Path) -> None:
@@ -233,6 +296,10 @@ def test_the_command_writes_ids_as_they_were_in_every_format(
     assert {row["image_id"] for row in written} == {f"scene-{number}" for number in range(1, 7)}
     assert {row["category_id"] for row in written} == {"kind-7"}
     assert json.loads((tmp_path / "r1.json").read_text()) == written
+    assert main(["--results", str(tmp_path / "r0.json"), *base[:2], "--classes", "kind-9", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["per_class"] == {"other": -1}
+    with pytest.raises(UserError, match=r"class .1.: no such category .*; known: kind-7 red, kind-9 other"):
+        main(["--results", str(tmp_path / "r0.json"), *base[:2], "--classes", "1"])
 
 
 @pytest.mark.parametrize("more", [[], ["--json", "f.json"]])
