@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from runtime.command_names import program
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
 from .checkpoint import load_detector
@@ -33,12 +35,14 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
+    add_limit_argument(parser)
     add_tta_arguments(parser)
     options = parser.parse_args()
     with process_group(torch.cuda.is_available()) as world:
         loaded = load_detector(options.checkpoint)
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images)
+        dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
         detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         bar = sys.stderr.isatty()
         seen = with_tta(detector, parse_tta(options))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, decode
+from runtime.images import MAX_PIXELS, SUFFIXES, decode
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
@@ -44,7 +44,9 @@ def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     ]
 
 
-def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
+def load_comparison_images(
+    folder: str | None, fallback: str = "", seen: Iterable[Path] = (), *, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
     """The first images of `folder`, or of the folder `fallback`; none where the fallback can't be read.
 
     Images in `seen`, on which ranges were measured, are passed over where there are others. Raises UserError where
@@ -56,7 +58,7 @@ def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterabl
         raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
     paths = list(islice(unseen(found, seen), COMPARISON_IMAGES)) or found[:COMPARISON_IMAGES]
     try:
-        return [decode(path) for path in paths]
+        return [decode(path, max_pixels=max_pixels) for path in paths]
     except UserError:
         if folder is not None:
             raise

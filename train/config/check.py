@@ -39,7 +39,13 @@ _AT_LEAST: dict[str, int] = {
     "run.evaluate_every": 1,
     "run.evaluate_limit": 0,
 }
-_MORE_THAN_0 = ("schedule.learning_rate", "schedule.repeat", "model.anchors.scale", "model.head.prior_probability")
+_MORE_THAN_0 = (
+    "data.max_megapixels",
+    "schedule.learning_rate",
+    "schedule.repeat",
+    "model.anchors.scale",
+    "model.head.prior_probability",
+)
 _LESS_THAN_1 = ("model.head.prior_probability", "schedule.ema")
 
 

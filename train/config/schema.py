@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.images.limit import MAX_MEGAPIXELS
 from runtime.manifest import Preprocess, Thresholds
 from runtime.names import unknown_name
 
@@ -94,6 +95,8 @@ class Data:
     # on crops, which all have the same size.
     group_by_aspect: bool = True
     workers: int = 2  # loader processes; 0 loads in the training process
+    # Larger images are not read, since a small file can claim any size.
+    max_megapixels: float = field(default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
+from runtime.images.limit import max_pixels
 
 from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
@@ -117,4 +118,6 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
                 f"{data.val_json} has the categories {found}, {data.train_json} has {expected}: "
                 "both must list the same categories"
             )
-    return train_set, val_set
+    limit = max_pixels(data.max_megapixels)
+    limited = dataclasses.replace(train_set, max_pixels=limit)
+    return limited, None if val_set is None else dataclasses.replace(val_set, max_pixels=limit)
