@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.backends.engine_file import Flavor
 from runtime.command_names import TO_ONNX
 from runtime.decoders import Decode
+from runtime.images import MAX_PIXELS
 from runtime.manifest import Interface, Precision
 
 from . import arguments
@@ -113,6 +113,7 @@ def quantize(
     max_ap_loss: float | None = None,
     val_annotations: AnyPath | None = None,
     val_images: AnyPath | None = None,
+    max_pixels: int = MAX_PIXELS,
     show_progress: bool = False,
 ) -> ExportedModel:
     """Convert an exported float32 file to fp16, bf16, int8 or fp8. Needs onnx and onnxruntime, no torch.
@@ -135,6 +136,7 @@ def quantize(
         max_ap_loss: points of AP (of 100) that may be lost; blocks of the network stay in float until that is met.
         val_annotations: COCO file to measure AP on; by default `annotations`.
         val_images: folder of its images; by default `images`.
+        max_pixels: larger images are left out.
         show_progress: whether to show progress bars on stderr.
 
     Returns:
@@ -161,10 +163,13 @@ def quantize(
 
     source, folder = load_float32(Path(model)), folder_name(images)
     calibrated_on = calibration_images(folder, folder_name(annotations), calibration_count, scheme)
-    goal = arguments.accuracy_goal(scheme, max_ap_loss, val_annotations or annotations, val_images or images)
-    compare_on = other_images(folder, calibrated_on)
+    measured_on = val_annotations or annotations, val_images or images
+    goal = arguments.accuracy_goal(scheme, max_ap_loss, *measured_on, max_pixels)
+    compare_on = other_images(folder, calibrated_on, max_pixels=max_pixels)
     cache = optional_path(calibration)
-    return publish_conversion(source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress)
+    return publish_conversion(
+        source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress, max_pixels=max_pixels
+    )
 
 
 def build_engine(
@@ -290,6 +295,7 @@ def verify(
     onnx_file: AnyPath | None = None,
     decode: Decode | None = None,
     annotations: AnyPath | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Verification:
     """Compare a deployed file with what it was made of: manifests, precision, dense maps, candidates, detections.
 
@@ -303,6 +309,7 @@ def verify(
         decode: also measure the AP with this decoder beside OpenCV's, on `images` by `annotations`. Where it loses at
             most 0.1 points, that is noted beside the model, and the runtime accepts the decoder for it.
         annotations: COCO file of `images`, for `decode`.
+        max_pixels: larger images are not read.
 
     Returns:
         The checks with their limits. A file that differs too much is no error: see `passed` and `table`.
@@ -318,31 +325,14 @@ def verify(
     require_libraries(("onnx", "onnxruntime"), "a verification runs the file with them: pip install {name}")
     path, folder = Path(model), folder_name(images)
     arguments.check_decode(decode, path, (annotations, folder), onnx_file)
-    found = _verify_file(Path(reference), path, folder, optional_path(onnx_file))
+    from .verify_step import verify_file
+
+    found = verify_file(Path(reference), path, folder, optional_path(onnx_file), max_pixels)
     if decode is None or annotations is None or folder is None:
         return found
     from runtime.coco import load_coco
 
     from .verification.decoders import verify_decoder
 
-    return found + verify_decoder(path, decode, load_coco(annotations, folder))
-
-
-def _verify_file(reference: Path, path: Path, folder: str | None, onnx_file: Path | None) -> Verification:
-    from .verification.conversion import verify_conversion
-    from .verification.images import load_comparison_images
-
-    if reference.suffix == ".onnx":
-        return Verification(tuple(verify_conversion(reference, path, load_comparison_images(folder))))
-    require_libraries(("torch", "torchvision"), "a checkpoint runs in it: pip install {name}")
-    from train.checkpoint import load_detector
-
-    loaded = load_detector(reference)
-    compare_on = load_comparison_images(folder, loaded.config.data.val_images)
-    if path.suffix in ENGINE_SUFFIXES:
-        from .verification.engine import verify_engine
-
-        return verify_engine(loaded, path, compare_on, onnx_file)
-    from .verification.checkpoint import verify_export
-
-    return Verification(tuple(verify_export(loaded, path, compare_on)))
+    dataset = dataclasses.replace(load_coco(annotations, folder), max_pixels=max_pixels)
+    return found + verify_decoder(path, decode, dataset)

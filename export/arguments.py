@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runtime.coco import load_coco
 from runtime.command_names import QUANTIZE, TO_DEEPSTREAM
 from runtime.decoders import note_path
 from runtime.errors import UserError
+from runtime.images import MAX_PIXELS
 from runtime.manifest import Interface
 from runtime.outputs import check_outputs
 
@@ -142,7 +144,11 @@ def check_export(reads: Sequence[AnyPath | None], out: Path, scheme: Scheme, int
 
 
 def accuracy_goal(
-    scheme: Scheme, max_ap_loss: float | None, annotations: AnyPath | None, images: AnyPath | None
+    scheme: Scheme,
+    max_ap_loss: float | None,
+    annotations: AnyPath | None,
+    images: AnyPath | None,
+    max_pixels: int = MAX_PIXELS,
 ) -> AccuracyGoal | None:
     """The loss of AP to keep to, with its data set; None where no loss is named. Raises UserError."""
     if max_ap_loss is None:
@@ -154,7 +160,7 @@ def accuracy_goal(
         )
     if annotations is None or images is None:
         raise ArgumentError("--max-ap-loss is measured on annotated images: give --val-annotations JSON")
-    return AccuracyGoal(max_ap_loss, load_coco(annotations, images))
+    return AccuracyGoal(max_ap_loss, replace(load_coco(annotations, images), max_pixels=max_pixels))
 
 
 def is_checkpoint(model: Path) -> bool:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.images.limit import max_pixels
 from runtime.manifest import InputShapes, Precision
 from train.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
@@ -49,11 +50,13 @@ def publish_export(
 
     Each file is published only after its verification: the export against the checkpoint, the conversion against the
     export. Both are compared on images of the folder `images`, by default on the checkpoint's validation images. int8
-    and fp8 are calibrated on the folder `calibrate_on`, by default on the checkpoint's training images. Returns the
-    last file, or the first that failed. Raises UserError.
+    and fp8 are calibrated on the folder `calibrate_on`, by default on the checkpoint's training images. Images above
+    the limit of the checkpoint's training (`data.max_megapixels`) are left out. Returns the last file, or the first
+    that failed. Raises UserError.
     """
     calibrated_on = _calibration_images(calibrate_on, loaded, scheme)  # first: they may be missing
-    compare_on = load_comparison_images(images, loaded.config.data.val_images, calibrated_on)
+    limit = max_pixels(loaded.config.data.max_megapixels)
+    compare_on = load_comparison_images(images, loaded.config.data.val_images, calibrated_on, max_pixels=limit)
     logger.info(f"exporting {shapes.summary()} …")
     verification = publish(
         out,
@@ -68,7 +71,13 @@ def publish_export(
         if scheme.precision != "fp32":
             converted = out.with_suffix(f".{scheme.precision}.onnx")
             return publish_conversion(
-                load_float32(out), converted, scheme, calibrated_on, compare_on=compare_on, show_progress=show_progress
+                load_float32(out),
+                converted,
+                scheme,
+                calibrated_on,
+                compare_on=compare_on,
+                show_progress=show_progress,
+                max_pixels=limit,
             )
     _, manifest = load_deployed(written)
     return ExportedModel(written, size, manifest, verification)
@@ -80,7 +89,8 @@ def publish_variant(loaded: LoadedDetector, out: Path, shapes: InputShapes, imag
     The file is published only after two verifications: the graph with this toolkit's inputs and outputs against the
     checkpoint, and the file against that graph, bit by bit. Raises UserError.
     """
-    compare_on = load_comparison_images(images, loaded.config.data.val_images)
+    limit = max_pixels(loaded.config.data.max_megapixels)
+    compare_on = load_comparison_images(images, loaded.config.data.val_images, max_pixels=limit)
     logger.info(f"exporting {shapes.summary()} for DeepStream …")
     original = checkpoint_to_graph(loaded, shapes, "gpu")
     model, manifest = parse_deployed(original, out)

@@ -32,6 +32,7 @@ from typing import get_args
 
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.manifest import Precision
 
 from .api import quantize
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             max_ap_loss=options.max_ap_loss,
             val_annotations=options.val_annotations,
             val_images=options.val_images,
+            max_pixels=max_pixels(options.max_megapixels),
             show_progress=sys.stderr.isatty(),
         )
     return 0 if converted.passed else 1
@@ -97,6 +99,7 @@ def _parser() -> CommandParser:
         "--val-annotations", metavar="JSON", help="measure AP on this COCO file (default: --annotations)"
     )
     parser.add_argument("--val-images", metavar="DIR", help="folder of its images (default: --images)")
+    add_limit_argument(parser)
     return parser
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.files import require_writable
+from runtime.images import MAX_PIXELS
 
 from .arguments import default_calibration
 from .onnx_model.network import load_deployed
@@ -37,6 +38,8 @@ def publish_conversion(
     goal: AccuracyGoal | None = None,
     compare_on: Sequence[np.ndarray] = (),
     show_progress: bool = False,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ExportedModel:
     """Convert a float32 file, and publish the new file at `out` only after its verification against the old one.
 
@@ -50,15 +53,21 @@ def publish_conversion(
     if scheme.is_quantized:
         path = cache or default_calibration(source.path)
         calibration = calibrate_cached(
-            source.model, source.manifest, images, path, show_progress, may_replace=cache is None
+            source.model,
+            source.manifest,
+            images,
+            path,
+            show_progress,
+            may_replace=cache is None,
+            max_pixels=max_pixels,
         )
         logger.info(f"ranges of {calibration.images} images: {path}")
         _warn_of_skipped(calibration.skipped)
         if goal is not None:
-            rank_on = readable_images(images, RANKING_IMAGES)
+            rank_on = readable_images(images, RANKING_IMAGES, max_pixels=max_pixels)
             in_float = convolutions_in_float(source, scheme, calibration, rank_on, goal, show_progress)
     converted = convert_model(source.model, source.manifest, scheme, calibration, in_float)
-    compared_on = compare_on or readable_images(images, COMPARISON_IMAGES)
+    compared_on = compare_on or readable_images(images, COMPARISON_IMAGES, max_pixels=max_pixels)
     verification = publish(
         out,
         lambda: converted.SerializeToString(deterministic=True),

@@ -28,6 +28,7 @@ from typing import get_args
 
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument, max_pixels
 
 from .console import CommandParser, log_to_console
 from .deepstream.contract import Version
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             score=options.score,
             version=options.deepstream,
             images=options.images,
+            max_pixels=max_pixels(options.max_megapixels),
         )
     return 0 if written.passed else 1
 
@@ -67,6 +69,7 @@ def _parser() -> CommandParser:
         "--deepstream", choices=get_args(Version), default="9", help="version of DeepStream (%(default)s)"
     )
     parser.add_argument("--images", metavar="DIR", help="images to compare on; default: synthetic ones")
+    add_limit_argument(parser)
     return parser
 
 

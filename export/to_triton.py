@@ -33,6 +33,7 @@ from typing import get_args
 from runtime.backends.options import BACKENDS
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument
 
 from .arguments import ArgumentError
 from .console import CommandParser
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         batch_max=options.batch_max,
         queue_delay_us=_microseconds(options.queue_delay_ms),
         backend=options.backend,
+        max_megapixels=options.max_megapixels,
     )
     written = write_repository(Path(options.model), Path(options.output), options.name, serving)
     models = " and ".join(filter(None, (written.front, written.network)))
@@ -110,6 +112,7 @@ def _parser() -> CommandParser:
         default=default.backend,
         help="inline: the toolkit's backend that runs the network (%(default)s)",
     )
+    add_limit_argument(parser)
     return parser
 
 

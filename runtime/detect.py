@@ -44,7 +44,7 @@ from .detection_filter import add_filter_arguments, parse_filter
 from .detector import Detector
 from .errors import UserError, run_main
 from .files import require_writable
-from .images import MAX_PIXELS
+from .images.limit import add_limit_argument, max_pixels
 from .images.sources import Source, find_sources, unused_name
 from .images.stored import SUFFIX as PARQUET
 from .images.stored import RowGroup, find_parquet, holds_images, named_paths, row_groups
@@ -78,7 +78,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also write a line of JSON per image as it is done")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="also write a Parquet file, a row per image")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    add_limit_argument(parser)
     parser.add_argument(
         "--decode",
         choices=DECODERS,
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             batch=resolve_batch([opened.manifest.inputs], options.batch, usual=BATCH),
             kept=parse_filter(options, opened.manifest.categories, options.model),
             draws=not options.json_only,
-            max_pixels=int(options.max_megapixels * 1e6),
+            max_pixels=max_pixels(options.max_megapixels),
             max_frames=options.max_frames,
         )
         head = {

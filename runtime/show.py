@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from .draw import draw_side_by_side, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
+from .images.limit import add_limit_argument, max_pixels
 from .outputs import check_outputs
 
 
@@ -79,10 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")
     parser.add_argument("--score", type=float, default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
+    add_limit_argument(parser)
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
+    dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     check_outputs([options.results], {"--out": drawn_images(dataset, options.out, options.count).values()})
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
     written = draw_results(load(options.results, dataset), dataset, options.out, options.count, options.score)

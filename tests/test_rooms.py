@@ -124,8 +124,9 @@ ARROWS = {
     "export.quantize_step": "export.arguments export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
     "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
+    "export.verify_step": "export.arguments export.verification train.checkpoint",
     "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization "
-    "export.quantize_step export.results export.trt export.verification train.checkpoint",
+    "export.quantize_step export.results export.trt export.verification export.verify_step train.checkpoint",
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
     "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",

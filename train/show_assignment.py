@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
     end_at_once()
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.images.preprocess import boxes_to_canvas, make_batch
 from runtime.outputs import check_outputs
 
@@ -122,9 +124,11 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=4, metavar="N", help="only the first N images with objects (%(default)s)"
     )
+    add_limit_argument(parser)
     options = parser.parse_args()
     config = RECIPES[options.recipe]()
     dataset = load_coco(options.annotations, options.images)
+    dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     chosen = np.flatnonzero(np.diff(dataset.offsets))[: options.count].tolist()
     if not chosen:
         raise UserError(f"{options.annotations} has no image with an object: there is no assignment to show")

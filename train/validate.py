@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from runtime.command_names import program
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.outputs import check_outputs
 from runtime.tta import add_tta_arguments, parse_tta, with_tta
 
@@ -42,6 +44,7 @@ def main() -> int:
     add_outside_argument(parser)
     parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
+    add_limit_argument(parser)
     add_tta_arguments(parser)
     options = parser.parse_args()
     check_outputs([options.checkpoint, options.annotations, options.images], {"--json": options.json})
@@ -49,6 +52,7 @@ def main() -> int:
         loaded = load_detector(options.checkpoint)
         loaded.detector.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
+        dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
         detector = Detector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
         if world.is_main:
             print_differences(detector.manifest, dataset)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from runtime.coco import load_coco
 from runtime.files import atomic_write
-from runtime.images import SUFFIXES, Decoded, ImageError
+from runtime.images import MAX_PIXELS, SUFFIXES, Decoded, ImageError
 from runtime.images.finder import find_images
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
@@ -59,7 +59,14 @@ def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
-def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], progress: bool = True) -> Calibration:
+def calibrate(
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    images: Sequence[Path],
+    progress: bool = True,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Calibration:
     """Measure ranges by running the float32 network on images.
 
     An image that can't be read is left out and named in `skipped`. Raises CalibrationError where none can be read, or
@@ -74,7 +81,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
         try:
-            image = load(path, manifest.preprocess)
+            image = load(path, manifest.preprocess, max_pixels=max_pixels)
         except ImageError as error:
             skipped.append(str(error))
             continue
@@ -101,6 +108,7 @@ def calibrate_cached(
     progress: bool = True,
     *,
     may_replace: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Calibration:
     """The calibration in the file `cache`; a new one, written there, where the file doesn't exist.
 
@@ -114,7 +122,7 @@ def calibrate_cached(
         if not may_replace:
             raise CalibrationError(f"{cache}: {problem}; delete it to calibrate again")
         logger.info(f"{cache}: {problem}; calibrating again")
-    made = calibrate(model, manifest, images, progress)
+    made = calibrate(model, manifest, images, progress, max_pixels=max_pixels)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
 

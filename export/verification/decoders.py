@@ -13,7 +13,7 @@ from runtime.coco.metrics import NOTHING, is_measured
 from runtime.decoders import Decode, Measured, note_path, open_decoder, write_note
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.images import MAX_PIXELS, Decoded
+from runtime.images import Decoded
 from runtime.images.preprocess import WantedHw
 from runtime.manifest import Preprocess
 
@@ -59,6 +59,7 @@ class _DecodedDataset(CocoDataset):
     detector: Detector
 
     def load(
-        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+        self, index: int, pre: Preprocess | None, max_pixels: int | None = None, wanted_hw: WantedHw | None = None
     ) -> Any:
-        return self._checked(index, cast(Decoded, self.detector.load(self.path(index), max_pixels)))  # or a DeviceImage
+        image = self.detector.load(self.path(index), max_pixels or self.max_pixels)
+        return self._checked(index, cast(Decoded, image))  # or a DeviceImage

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, ImageError, decode
+from runtime.images import MAX_PIXELS, SUFFIXES, ImageError, decode
 from runtime.images.finder import find_images
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
@@ -47,7 +47,9 @@ def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     ]
 
 
-def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
+def load_comparison_images(
+    folder: str | None, fallback: str = "", seen: Iterable[Path] = (), *, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
     """The first readable images of `folder`, or of the folder `fallback`; none where the fallback has none.
 
     Images in `seen`, on which ranges were measured, are passed over where there are others. What is left out
@@ -63,8 +65,8 @@ def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterabl
     if folder is not None and not found.paths:
         raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
     problems: list[str] = []
-    images = readable_images(unseen(found.paths, seen), COMPARISON_IMAGES, problems)
-    images = images or readable_images(found.paths, COMPARISON_IMAGES, problems)
+    images = readable_images(unseen(found.paths, seen), COMPARISON_IMAGES, problems, max_pixels=max_pixels)
+    images = images or readable_images(found.paths, COMPARISON_IMAGES, problems, max_pixels=max_pixels)
     if folder is not None and not images:
         raise UserError(f"none of the {len(found.paths)} images could be read; the first: {problems[0]}")
     for problem in problems:
@@ -72,19 +74,23 @@ def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterabl
     return images
 
 
-def other_images(folder: str | None, seen: Iterable[Path]) -> list[np.ndarray]:
+def other_images(folder: str | None, seen: Iterable[Path], *, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
     """The first readable images of `folder` that are not in `seen`, uint8 [h, w, 3] RGB; none without a folder."""
-    return [] if folder is None else readable_images(unseen(find_images(Path(folder)).paths, seen), COMPARISON_IMAGES)
+    if folder is None:
+        return []
+    return readable_images(unseen(find_images(Path(folder)).paths, seen), COMPARISON_IMAGES, max_pixels=max_pixels)
 
 
-def readable_images(paths: Iterable[Path], count: int, problems: list[str] | None = None) -> list[np.ndarray]:
+def readable_images(
+    paths: Iterable[Path], count: int, problems: list[str] | None = None, *, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
     """The first `count` images that can be read, uint8 [h, w, 3] RGB; `problems` gets a message for each other."""
     found: list[np.ndarray] = []
     for path in paths:
         if len(found) == count:
             break
         try:
-            found.append(decode(path))
+            found.append(decode(path, max_pixels=max_pixels))
         except ImageError as error:
             if problems is not None:
                 problems.append(str(error))

@@ -28,6 +28,7 @@ from ..backends.options import BackendOptions, add_backend_arguments, backend_op
 from ..command_names import program
 from ..errors import run_main
 from ..files import atomic_write, require_writable
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
 from ..outputs import check_outputs
@@ -41,7 +42,7 @@ from .text import caveats, report_as_text
 @contextmanager
 def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
     if options.images:
-        yield find_images(options.images, options.num_images)
+        yield find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield generate_images(Path(folder), options.num_images)
@@ -70,6 +71,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pair", action="store_true", help="alternate between the models and print ratios")
     parser.add_argument("--json", type=Path, help="write figures and conditions to this file")
     parser.add_argument("--plot", type=Path, help="draw the figures to this .png file (needs matplotlib)")
+    add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     for name in ("num_images", "rounds"):

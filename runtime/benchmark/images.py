@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import atomic_write
-from ..images import ImageError, decode
+from ..images import MAX_PIXELS, ImageError, decode
 from ..images.sources import find_sources
 
 # Sizes (height, width), about as frequent as in COCO.
@@ -54,7 +54,7 @@ class ImageFiles:
         return ImageSet(self.source, self.is_generated, count, sizes, self.bytes / count, len(self.skipped))
 
 
-def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
+def find_images(inputs: Sequence[Path], count: int, max_pixels: int = MAX_PIXELS) -> ImageFiles:
     """The first `count` readable images in files and folders. Raises UserError where none is readable."""
     left_out: list[str] = []
     files = [source.path for source in find_sources(inputs, say=left_out.append) if not source.is_video]
@@ -63,7 +63,7 @@ def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
         if len(sizes) == count:
             break
         try:
-            image = decode(path)
+            image = decode(path, max_pixels=max_pixels)
         except ImageError as error:
             skipped.append(str(error))
         else:
@@ -73,7 +73,7 @@ def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
         raise UserError(
             f"{source}: none of the {len(skipped)} images could be read; the first: {skipped[0]}"
             if skipped
-            else f"{source}: no image there, expected JPEG or PNG files; give a folder of them, or leave --images out"
+            else f"{source}: no image there, expected image files; give a folder of them, or leave --images out"
         )
     return ImageFiles(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped), tuple(left_out))
 

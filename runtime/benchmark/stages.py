@@ -6,6 +6,7 @@ every stage are synchronised, on a GPU too. The pipeline, whose stages overlap, 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     stopwatch = Stopwatch(clock)
     started = clock()
     with stopwatch.measure("decode"):
-        images = [load(path, detector.load_preprocess) for path in work.files]
+        images = [load(path, detector.load_preprocess, max_pixels=sys.maxsize) for path in work.files]  # found before
     with stopwatch.measure("preprocess"):
         batch = join_batches([detector.prepare(image) for image in images])
     raw = detector.backend.infer(batch.images, batch.image_sizes, stopwatch=stopwatch)

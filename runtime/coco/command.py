@@ -43,7 +43,7 @@ from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, 
 from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_write, require_writable, sha256_file
-from ..images import MAX_PIXELS
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
@@ -134,7 +134,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    add_limit_argument(parser)
     add_filter_arguments(parser, KEEP_ALL.min_score)
     add_tta_arguments(parser)
     add_backend_arguments(parser)
@@ -162,7 +162,7 @@ def _settings(manifests: Sequence[Manifest], options: argparse.Namespace) -> Run
     return RunSettings(
         batch=resolve_batch([manifest.inputs for manifest in manifests], options.batch),
         limit=options.limit,
-        max_pixels=int(options.max_megapixels * 1e6),
+        max_pixels=max_pixels(options.max_megapixels),
         progress=sys.stderr.isatty(),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -75,6 +75,7 @@ class CocoDataset:
     # Ids as the file has them, where they are not integers of 64 bits; None: as they are.
     written_image_ids: tuple[Any, ...] | None  # [I]
     written_category_ids: tuple[Any, ...] | None  # by category, as `category_ids`
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)  # larger images are not read
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -101,15 +102,15 @@ class CocoDataset:
         """Annotated height and width of image `index`, px."""
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
-    def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def image(self, index: int, max_pixels: int | None = None) -> np.ndarray:
         """Image `index`, uint8 [h, w, 3] RGB. Raises ImageError, also if its size is not the annotated size."""
-        return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels)).pixels
+        return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels or self.max_pixels)).pixels
 
     def load(
-        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+        self, index: int, pre: Preprocess | None, max_pixels: int | None = None, wanted_hw: WantedHw | None = None
     ) -> Decoded:
         """Image `index`, decoded at the size its resize needs (`preprocess.load`). Raises ImageError as `image`."""
-        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
+        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels or self.max_pixels))
 
     def _checked(self, index: int, image: Decoded) -> Decoded:
         if image.size_hw != self.size_hw(index):

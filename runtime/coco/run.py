@@ -15,7 +15,7 @@ from ..batch_settings import pipeline_settings
 from ..batching import batches_by
 from ..detector_protocol import DetectorProtocol
 from ..errors import UserError
-from ..images import MAX_PIXELS, ImageError
+from ..images import ImageError
 from ..pipeline import PipelineSettings, run_pipeline
 from ..stopwatch import Stopwatch
 from .classes import match_dataset
@@ -58,7 +58,7 @@ class RunSettings:
 
     batch: int = 8  # images at a time
     limit: int | None = None  # only the first N images; None: all
-    max_pixels: int = MAX_PIXELS  # larger images are skipped
+    max_pixels: int | None = None  # larger images are skipped; None: the data set's limit
     part: tuple[int, int] = (0, 1)  # (i, n): only every n-th batch, from batch i on
     progress: bool = False  # show a progress bar
 

@@ -19,6 +19,7 @@ from ..bounds import Batch, Bounds, Id, Items, Name, Positive, Seconds, Sha256, 
 from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_path, sha256_file
+from ..images import MAX_PIXELS
 from ..records import RecordError, record_from_dict
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset
@@ -91,7 +92,7 @@ def origin_of(
         scales=tta.scales,
         flip=tta.flip,
         vote=tta.vote,
-        max_pixels=settings.max_pixels,
+        max_pixels=settings.max_pixels or MAX_PIXELS,
     )
 
 

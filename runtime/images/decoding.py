@@ -112,7 +112,7 @@ def _checked(source: str | os.PathLike[str] | bytes, max_pixels: int) -> tuple[s
     if height * width > max_pixels:
         raise ImageError(
             f"{name}: {width}×{height} is {height * width / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}; "
-            "scale it down, or raise the limit if you trust the file"
+            "scale it down, or raise --max-megapixels (in training --data.max-megapixels) if you trust the file"
         )
     return name, data, header
 

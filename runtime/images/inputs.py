@@ -38,7 +38,7 @@ def is_one(value: object) -> bool:
 
 
 def take_encoded(value: Encoded) -> str | os.PathLike[str] | bytes:
-    """A path as it is, or the bytes of an encoded image; an open file is read to its end. Raises ImageError."""
+    """A path as it is, or the bytes of an encoded image; an open file is read from its beginning. Raises ImageError."""
     if isinstance(value, str | os.PathLike | bytes):
         return value
     if isinstance(value, bytearray | memoryview):
@@ -93,6 +93,8 @@ def _is_file(value: object) -> bool:
 
 def _read(file: Any) -> Any:
     try:
+        if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
+            file.seek(0)  # as Pillow does: the file may have been read before
         return file.read(MAX_FILE_BYTES + 1)
     except Exception as error:  # each library has files of its own
         raise ImageError(f"{_name(file)}: cannot be read ({error}); open it again with mode 'rb'") from error

@@ -44,6 +44,7 @@ from ..detector import Detector
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.conditions import command_line, describe_machine, describe_run, version_of
 from ..machine.processor import processors
 from ..manifest import Preprocess
@@ -141,6 +142,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound on the 99th percentile (100)")
     parser.add_argument("--qps", type=float, help="Server: queries per second (0.4 of the warm-up's)")
     parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: time a query waits for its batch (0)")
+    add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.accuracy and (options.annotations is None or len(options.images) != 1):
@@ -196,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
-    image_files = find_images(options.images, options.num_images)
+    image_files = find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
     for line in image_files.problems():
         print(line, file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
@@ -219,6 +221,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
+    dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:

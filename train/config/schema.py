@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from runtime.bounds import Batch, Bounds, Count, Fraction, Items, Name, PathText, Positive, Seed
+from runtime.images.limit import MAX_MEGAPIXELS
 from runtime.manifest import Preprocess, Thresholds
 from runtime.names import unknown_name
 
@@ -105,6 +106,10 @@ class Data:
     workers: Annotated[int, Bounds(0, 1024)] = 2  # loader processes; 0 loads in the training process
     # Whether file names of the annotations may lead out of the folder of the images.
     allow_outside: bool = field(default=False, metadata={"absent": False})
+    # Larger images are not read, since a small file can claim any size.
+    max_megapixels: Annotated[float, Bounds(0, 1e6, above=True)] = field(
+        default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS}
+    )
 
 
 @dataclass(frozen=True)

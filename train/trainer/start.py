@@ -12,6 +12,7 @@ from runtime.coco import CocoDataset, load_coco
 from runtime.coco.classes import match_classes
 from runtime.coco.metrics import NOTHING
 from runtime.errors import UserError
+from runtime.images.limit import max_pixels
 
 from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
@@ -117,7 +118,10 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
             say(f"warning: {dataset.json_path}: {problem}")
     for note in notes if report else ():
         say(f"{train_set.json_path}: {note}")
+    limit = max_pixels(data.max_megapixels)
+    train_set = dataclasses.replace(train_set, max_pixels=limit)
     if val_set is not None:
+        val_set = dataclasses.replace(val_set, max_pixels=limit)
         written = val_set.written_category_ids
         matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set", written)
         for line in matched.differences if report else ():
