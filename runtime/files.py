@@ -48,11 +48,20 @@ def atomic_write_together(contents: Mapping[Path, bytes | str]) -> None:
         written = []
         for target, data in contents.items():
             temporary = stack.enter_context(_temporary(target))
-            temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            temporary.write_bytes(as_utf8(data).encode("utf-8") if isinstance(data, str) else data)
             _flush_to_disk(temporary)
             written.append((temporary, target))
         for temporary, target in written:
             os.replace(temporary, target)
+
+
+def as_utf8(text: str) -> str:
+    r"""The text with each lone surrogate as "\udcXX", so that UTF-8 can hold it.
+
+    Python has a lone surrogate for each byte of a file name that isn't UTF-8. JSON reads the escape back as the same
+    surrogate, and `os.fsencode` makes the file's name of it.
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from .command_names import TO_ONNX
 from .errors import UserError
+from .files import as_utf8
 from .records import RecordError, kind_of, record_from_dict
 
 MANIFEST_VERSION = 1
@@ -150,7 +151,7 @@ class Manifest:
 def to_json(manifest: Manifest) -> str:
     """JSON text of a manifest. Raises ManifestError if a value makes no sense."""
     check(manifest, "this manifest")
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    return as_utf8(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def from_json(text: str | bytes, source: str) -> Manifest:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ..command_names import TO_TRT
 from ..errors import UserError
-from ..files import atomic_write_together
+from ..files import as_utf8, atomic_write_together
 from ..manifest import Manifest, ManifestError
 from ..manifest import check as check_manifest
 from ..names import unknown_name
@@ -141,7 +141,7 @@ def library_name(flavor: Flavor) -> str:
 def to_json(described: EngineManifest) -> str:
     """A description as JSON text. Raises ManifestError for a graph manifest with invalid values."""
     check_manifest(described.manifest, "this engine's manifest")
-    return json.dumps(dataclasses.asdict(described), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_utf8(json.dumps(dataclasses.asdict(described), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def from_json(text: str, source: str) -> EngineManifest:
