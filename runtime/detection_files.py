@@ -1,9 +1,9 @@
-"""The files that `runtime.detect` writes. A format is a context manager that yields a DetectionWriter.
+r"""The files that `runtime.detect` writes. A format is a context manager that yields a DetectionWriter.
 
 A row describes one image or frame: file, height, width, detections (a list of class, category_id, score, box_xyxy), and
 of a frame its number and time_s. An input that could not be read is an entry of file and reason.
 
-A byte of a file name that isn't UTF-8 is written as \\udcXX. Python's JSON reader makes the character of it from which
+A byte of a file name that isn't UTF-8 is written as \udcXX. Python's JSON reader makes the character of it from which
 `os.fsencode` makes the byte again.
 """
 
@@ -213,7 +213,7 @@ class _ParquetWriter:
 
 def _with_utf8(row: dict[str, Any]) -> dict[str, Any]:
     """The row with texts that Parquet can hold."""
-    fields = {key: as_utf8(value) if isinstance(value, str) else value for key, value in row.items()}
+    fields: dict[str, Any] = {key: as_utf8(value) if isinstance(value, str) else value for key, value in row.items()}
     if "detections" in fields:
         fields["detections"] = [{**found, "class": as_utf8(found["class"])} for found in fields["detections"]]
     return fields

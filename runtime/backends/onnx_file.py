@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..command_names import TO_ONNX
 from ..detections import RawOutputs
+from ..files import as_utf8
 from ..manifest import Manifest, from_json
 from .contract import BackendError, require_toolkit_interface
 
@@ -62,6 +63,12 @@ def check_contract(path: Path, inputs: Tensors, outputs: Tensors) -> None:
             if given.get(name) != (kind, rank):
                 found = "missing" if name not in given else f"{given[name][0]} of rank {given[name][1]}"
                 raise BackendError(f"{path}: {what} {name!r} is {found}, expected {kind} of rank {rank}; {EXPORT}")
+
+
+def for_onnxruntime(path: Path) -> str | bytes:
+    """What ONNX Runtime opens: the file's name, or its bytes where the name isn't UTF-8, which it doesn't take."""
+    name = str(path)
+    return name if as_utf8(name) == name else path.read_bytes()
 
 
 def unreadable(path: Path, library: str, error: Exception) -> BackendError:

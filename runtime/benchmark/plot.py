@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import atomic_path
 from ..stopwatch import STAGES
+from ..terminal import printable
 from .report import Report
 
 
@@ -30,7 +31,7 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = report.figures
-    labels = [f"{Path(figures.artifact).name}\nbatch {figures.batch}" for figures in rows]
+    labels = [f"{printable(Path(figures.artifact).name)}\nbatch {figures.batch}" for figures in rows]
     places = list(range(len(rows)))
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 1.6 + 0.6 * len(rows)), layout="constrained", sharey=True, width_ratios=(3, 2)
