@@ -54,7 +54,7 @@ def atomic_write_together(contents: Mapping[Path, bytes | str]) -> None:
         written = []
         for target, data in contents.items():
             temporary, place = stack.enter_context(_temporary(target))
-            temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            temporary.write_bytes(as_utf8(data).encode("utf-8") if isinstance(data, str) else data)
             _flush_to_disk(temporary)
             written.append((temporary, place))
         # Of a single file nothing is undone. The last one is kept too: its rename may fail after it was done (NFS).
@@ -162,6 +162,15 @@ class PatientFile(io.RawIOBase):
     def tell(self) -> int:
         """The position in bytes."""
         return self._raw.tell()
+
+
+def as_utf8(text: str) -> str:
+    r"""The text with each lone surrogate as "\udcXX", so that UTF-8 can hold it.
+
+    Python has a lone surrogate for each byte of a file name that isn't UTF-8. JSON reads the escape back as the same
+    surrogate, and `os.fsencode` makes the file's name of it.
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from .bounds import Batch, Bounds, Fraction, Id, Items, Name, Sha256, Side
 from .command_names import TO_ONNX
 from .errors import UserError
+from .files import as_utf8
 from .json_file import JsonError, parse_json
 from .records import RecordError, check_record, kind_of, record_from_dict, shown
 
@@ -180,7 +181,7 @@ class Manifest:
 def to_json(manifest: Manifest) -> str:
     """JSON text of a manifest. Raises ManifestError if a value makes no sense."""
     check(manifest, "this manifest")
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    return as_utf8(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def from_json(text: str | bytes, source: str) -> Manifest:

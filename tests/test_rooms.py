@@ -52,7 +52,8 @@ ARROWS = {
     "runtime.machine": "",
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
-    "runtime.draw": "runtime.detections",
+    "runtime.lettering": "",
+    "runtime.draw": "runtime.detections runtime.lettering",
     "runtime.detection_files": "runtime.detections runtime.parquet",
     "runtime.images": "runtime.parquet",
     # Running a model.
@@ -76,7 +77,7 @@ ARROWS = {
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.parquet runtime.pipeline runtime.tta",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
-    "runtime.detector runtime.images runtime.machine runtime.model_spec",
+    "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",

@@ -30,6 +30,7 @@ from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.images.preprocess import boxes_to_canvas, make_batch
+from runtime.lettering import texts_for_matplotlib
 from runtime.outputs import check_outputs
 
 from .assign import build_assigner
@@ -105,7 +106,8 @@ def draw_scene(scene: Scene, path: Path) -> None:
         panel.set_title(f"P{3 + scene.levels.index(level)}, stride {level.stride}: {positives} positive")
         first = last
     lines = []
-    for g, (name, (x1, y1, x2, y2)) in enumerate(zip(scene.names, scene.boxes, strict=True)):
+    names = texts_for_matplotlib(scene.names)
+    for g, (name, (x1, y1, x2, y2)) in enumerate(zip(names, scene.boxes, strict=True)):
         threshold = "" if scene.thresholds is None else f"threshold {scene.thresholds[g]:.2f}, "
         lines.append(f"{name} {x2 - x1:.0f}×{y2 - y1:.0f} px: {threshold}{(scene.matched == g).sum()} anchors")
     figure.suptitle("   ·   ".join(lines) or "no objects: every anchor is negative", fontsize=8, wrap=True)

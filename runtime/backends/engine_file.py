@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from ..bounds import Batch, Bounds, Count, Items, Name, Pattern, Sha256, Side
 from ..command_names import TO_TRT
 from ..errors import UserError
-from ..files import atomic_write_together
+from ..files import as_utf8, atomic_write_together
 from ..json_file import JsonError, parse_json
 from ..manifest import Manifest
 from ..names import unknown_name
@@ -149,7 +149,7 @@ def library_name(flavor: Flavor) -> str:
 def to_json(described: EngineManifest) -> str:
     """A description as JSON text. Raises RecordError for a description with invalid values."""
     check_record(described, "this engine's description")
-    return json.dumps(plain(described), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_utf8(json.dumps(plain(described), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def from_json(text: str | bytes, source: str) -> EngineManifest:

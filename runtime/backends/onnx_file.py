@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..command_names import TO_ONNX
 from ..detections import RawOutputs
+from ..files import as_utf8
 from ..manifest import Manifest, ManifestError, from_json
 from .contract import BackendError, require_toolkit_interface
 from .onnx_bytes import read_facts
@@ -126,6 +127,12 @@ def difference_of_shapes(shapes: Mapping[str, Shape], manifest: Manifest) -> str
         if len(set(counts.values())) > 1:
             return f"the graph has {kind}s in different numbers: {counts}"
     return None
+
+
+def for_onnxruntime(path: Path) -> str | bytes:
+    """What ONNX Runtime opens: the file's name, or its bytes where the name isn't UTF-8, which it doesn't take."""
+    name = str(path)
+    return name if as_utf8(name) == name else path.read_bytes()
 
 
 def unreadable(path: Path, library: str, error: Exception) -> BackendError:

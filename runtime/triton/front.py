@@ -22,6 +22,7 @@ from ..batching import group_by
 from ..detections import Detections, RawOutputs
 from ..detector import Detector
 from ..errors import UserError
+from ..files import as_utf8
 from ..images.limit import MAX_MEGAPIXELS, max_pixels
 from ..images.preprocess import Batch, load
 from ..machine.processor import processors
@@ -108,7 +109,7 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         outputs = {"boxes": found.boxes, "scores": found.scores, "classes": found.classes}
         if "labels" in wanted:
-            names = [self._detector.classes[index].encode() for index in found.classes]
+            names = [as_utf8(self._detector.classes[index]).encode() for index in found.classes]
             outputs["labels"] = np.array(names, dtype=np.object_)
         return library.InferenceResponse(
             [library.Tensor(name, array[None]) for name, array in outputs.items() if name in wanted]

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from runtime.coco.metrics import NOTHING, is_measured
 from runtime.coco.report import percent
 from runtime.errors import UserError, describe_os_error
-from runtime.files import atomic_write, write_all, write_error
+from runtime.files import as_utf8, atomic_write, write_all, write_error
 
 from ..config import Config
 from ..loss.criterion import Losses
@@ -42,6 +42,8 @@ class RunLog:
         self.writes = writes
         if not writes:
             return
+        if as_utf8(str(out)) != str(out):
+            raise LogError(f"{out}: TensorBoard takes no folder whose name is not UTF-8; rename it, or choose another")
         path = out / LOG
         kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
