@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..files import atomic_write, require_writable
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
 from ..outputs import check_outputs
+from ..temporaries import scratch_folder
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -38,8 +38,8 @@ def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
     if options.images:
         yield find_images(options.images, options.num_images)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield generate_images(Path(folder), options.num_images)
+        with scratch_folder() as folder:
+            yield generate_images(folder, options.num_images)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
