@@ -156,10 +156,14 @@ def test_the_first_error_of_a_patient_file_is_raised_whatever_the_library_does(t
     assert file.write(memoryview(b"6789").cast("H")) == 4
     assert file.error is not None
     assert file.error.errno == number
-    with pytest.raises(WriteError, match=os.strerror(number)), atomic_path(tmp_path / "x") as temporary:
-        with patient_file(temporary) as stream:
+
+    def fill_up() -> None:
+        with atomic_path(tmp_path / "x") as temporary, patient_file(temporary) as stream:
             stream.error = OSError(number, os.strerror(number))  # type: ignore[attr-defined]
             raise RuntimeError("what the library makes of it")
+
+    with pytest.raises(WriteError, match=os.strerror(number)):
+        fill_up()
     assert entries(tmp_path) == []
     with patient_file(tmp_path / "x") as stream:
         stream.write(b"whole")

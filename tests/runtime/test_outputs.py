@@ -130,11 +130,9 @@ def test_weights_outside_an_onnx_file_are_read_too(tmp_path: Path, name: str) ->
         check_outputs([path], {"--json": tmp_path / name})
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x0a\x08location\x12", b"\x0a\x08location\x12\xff", b"\x0a\x08location\x12\x7fa"]
-)
-def test_a_damaged_onnx_file_is_no_error_here(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.onnx").write_bytes(content)
+@pytest.mark.parametrize("length", [b"", b"\xff", b"\x7fa"])
+def test_a_damaged_onnx_file_is_no_error_here(tmp_path: Path, length: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x0a\x08location\x12" + length)
     check_outputs([tmp_path / "m.onnx"], {"--json": tmp_path / "m.json"})
     check_outputs([tmp_path / "missing.onnx"], {"--json": tmp_path / "m.json"})
     os.mkfifo(tmp_path / "pipe.onnx")
@@ -175,7 +173,7 @@ def test_the_second_run_is_refused_and_a_killed_one_frees_the_folder_at_once(tmp
 
 def test_a_folder_that_cannot_be_written_and_one_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match="cannot write .*file"), alone_in(tmp_path / "file"):
+    with pytest.raises(WriteError, match=r"cannot write .*file"), alone_in(tmp_path / "file"):
         pass
     monkeypatch.setattr(outputs, "try_lock", lambda descriptor: None)
     with alone_in(tmp_path / "run"), alone_in(tmp_path / "run"):
@@ -193,5 +191,5 @@ def test_a_link_at_an_output_stays_a_link(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["data"]
     circle = tmp_path / "circle"
     circle.symlink_to(circle)
-    with pytest.raises(WriteError, match="cannot write .*circle"):
+    with pytest.raises(WriteError, match=r"cannot write .*circle"):
         atomic_write(circle, "1")
