@@ -50,9 +50,9 @@ def write_repository(
     name that is taken, ModelError, EngineError, ManifestError, WriteError, MissingLibraryError.
     """
     options = options or ServingOptions()
-    network = read_network(model)
     name = name or model.stem
     check_arguments(root, name, options)
+    network = read_network(model)
     written = WrittenRepository(root, name, f"{name}_network" if options.placement == "triton" else None)
     contents = _inline(written, network, options) if written.network is None else _apart(written, network, options)
     _require_free(root, [name, f"{name}_network"])
