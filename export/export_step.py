@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.images.limit import max_pixels
 from runtime.manifest import InputShapes, Precision
+from runtime.temporaries import scratch_folder
 from train.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
@@ -97,8 +97,8 @@ def publish_variant(loaded: LoadedDetector, out: Path, shapes: InputShapes, imag
     variant = to_variant(model, manifest)
 
     def verify(temporary: Path) -> list[Check]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / out.name
+        with scratch_folder() as folder:
+            path = folder / out.name
             path.write_bytes(original)
             written, stated = load_deployed(temporary)
             return [

@@ -6,8 +6,6 @@ import dataclasses
 import errno
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from runtime.images import MAX_PIXELS
 from runtime.images.preprocess import plan
 from runtime.manifest import METADATA_KEY, InputShapes, Manifest, from_json
 from runtime.names import unknown_name
+from runtime.temporaries import temporary_folder
 
 from ..arguments import AnyPath, folder_name, require_libraries
 from ..verification.checks import Verification
@@ -157,14 +156,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises WriteError where it can't be written, or where `path` appeared meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():  # a rename would replace an empty folder
-            raise FileExistsError(errno.EEXIST, "there is a file or folder of that name", str(path))
-        os.rename(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path) as temporary:
+            yield temporary
+            if path.exists():  # a rename would replace an empty folder
+                raise FileExistsError(errno.EEXIST, "there is a file or folder of that name", str(path))
+            os.rename(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

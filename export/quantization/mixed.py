@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -30,6 +29,7 @@ from runtime.coco.metrics import NOTHING
 from runtime.coco.run import RunSettings
 from runtime.detector import Detector
 from runtime.errors import UserError
+from runtime.temporaries import scratch_folder
 
 from ..calibration import Calibration
 from ..onnx_model.emulation import emulate, emulate_network, needs_emulation
@@ -194,8 +194,8 @@ def measure_model(
 
     The AP is the emulation's where this CPU's kernels don't compute what the model says (`needs_emulation`).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = scored = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = scored = folder / "model.onnx"
         path.write_bytes(model.SerializeToString())
         if needs_emulation(model):
             scored = path.with_name("emulated.onnx")

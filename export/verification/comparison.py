@@ -6,7 +6,6 @@ Free of torch. The reference is a float32 file in `conversion.py`, and a checkpo
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +20,7 @@ from runtime.command_names import TO_ONNX
 from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError
 from runtime.manifest import Manifest
+from runtime.temporaries import scratch_folder
 
 from ..onnx_model.emulation import emulate, needs_emulation
 from ..onnx_model.file import INPUT_NAMES, expose_values, graph_sha256
@@ -98,8 +98,8 @@ def open_model_file(path: Path) -> ModelFile:
     note = read_quantization_note(model)
     target = None if note is None else note.target
     if is_emulated := needs_emulation(model):
-        with tempfile.TemporaryDirectory() as folder:
-            stand_in = Path(folder) / path.name
+        with scratch_folder() as folder:
+            stand_in = folder / path.name
             stand_in.write_bytes(emulate(model).SerializeToString())
             backend = OrtBackend(stand_in, BackendOptions(backend="cpu", allow_saturation=True))
     else:

@@ -19,7 +19,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from ..images.limit import add_limit_argument, max_pixels
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
 from ..outputs import check_outputs
+from ..temporaries import scratch_folder
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -44,8 +44,8 @@ def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
     if options.images:
         yield find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield generate_images(Path(folder), options.num_images)
+        with scratch_folder() as folder:
+            yield generate_images(folder, options.num_images)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

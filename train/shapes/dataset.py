@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ import numpy as np
 
 from runtime.errors import UserError
 from runtime.interrupts import kept_from_children
+from runtime.temporaries import temporary_folder
 
 from ..trainer.progress import Progress
 from .draw import DrawnObject, draw_image
@@ -82,22 +81,21 @@ def generate(
     out = Path(out).absolute()
     if not _may_write(out, settings, force):
         return False
-    unfinished = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are so small that threads would take a third longer
     try:
-        unfinished.mkdir(parents=True)
-        for split in SPLITS:
-            _write_split(unfinished, split, settings, progress, processes)
-        (unfinished / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-        _move_into_place(unfinished, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(out) as unfinished:
+            for split in SPLITS:
+                _write_split(unfinished, split, settings, progress, processes)
+            (unfinished / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+            _move_into_place(unfinished, out)
     except OSError as error:
         raise UserError(
             f"{out}: cannot write the data set ({error.strerror}); free some space or choose another folder"
         ) from error
     finally:
         cv2.setNumThreads(threads)
-        shutil.rmtree(unfinished, ignore_errors=True)
     return True
 
 
@@ -152,14 +150,14 @@ def _move_into_place(unfinished: Path, out: Path) -> None:
     if not out.exists():
         unfinished.rename(out)
         return
-    aside = unfinished.with_name(unfinished.name + "-old")
-    out.rename(aside)
-    try:
-        unfinished.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    with temporary_folder(out) as aside:
+        previous = aside / out.name
+        out.rename(previous)
+        try:
+            unfinished.rename(out)
+        except OSError:
+            previous.rename(out)
+            raise
 
 
 def _write_split(folder: Path, split: str, settings: Settings, progress: bool, processes: int) -> None:
