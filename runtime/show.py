@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .bounds import Fraction, Positive, argument
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
 from .coco.results import known_results, results_to_detections, take
 from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
 from .command_names import program
 from .draw import draw_side_by_side, encode_jpeg
-from .errors import UserError, run_main
+from .errors import run_main
 from .files import atomic_write
 from .images import ImageError
 
@@ -60,11 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
+    parser.add_argument("--count", type=argument(Positive), default=12, help="number of images to draw (%(default)s)")
+    parser.add_argument("--score", type=argument(Fraction), default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
     options = parser.parse_args(arguments)
-    if options.count < 1:
-        raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images)
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
     written = draw_results(load(options.results), dataset, options.out, options.count, options.score)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from runtime.bounds import Batch, argument
 from runtime.coco import load_coco
 from runtime.coco.report import metrics_as_json, metrics_as_table
 from runtime.command_names import program
@@ -31,7 +32,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
+    parser.add_argument("--batch", type=argument(Batch), default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_tta_arguments(parser)
     options = parser.parse_args()
