@@ -143,8 +143,12 @@ def argument(kind: Any) -> Callable[[str], Any]:
 
     Its errors name what was given and what is expected; argparse puts the option's name before them.
     """
-    number, bounds = kind.__origin__, next(one for one in kind.__metadata__ if isinstance(one, Constraint))
-    return _Argument(number, bounds)
+    return _Argument(kind.__origin__, bounds_of(kind))
+
+
+def bounds_of(kind: Any) -> Constraint:
+    """The first constraint of a type such as `Count`."""
+    return next(one for one in kind.__metadata__ if isinstance(one, Constraint))
 
 
 @dataclass(frozen=True)

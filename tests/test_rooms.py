@@ -14,13 +14,16 @@ MOST_LINES = 350  # of a file: what a reader can hold
 # A room is a folder of a package, or a module that lies in the package itself. A room may import what its line names,
 # and these modules at the bottom of the runtime; train and export may import every room of the runtime.
 BOTTOM = {
-    f"runtime.{name}" for name in ("command_names", "errors", "files", "manifest", "names", "records", "stopwatch")
+    f"runtime.{name}"
+    for name in ("bounds", "command_names", "errors", "files", "json_file", "manifest", "names", "records", "stopwatch")
 }
 ARROWS = {
     # The bottom itself, whose modules import only each other.
+    "runtime.bounds": "",
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
+    "runtime.json_file": "",
     "runtime.names": "",
     "runtime.parquet": "",
     "runtime.records": "",
@@ -71,18 +74,19 @@ ARROWS = {
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
     "train.tables": "",
+    "train.integrity": "",
     "train.geometry": "",
     "train.assign": "train.geometry train.tables",
-    "train.model": "train.geometry train.tables",
+    "train.model": "train.geometry train.integrity train.tables",
     "train.loss": "train.assign train.geometry train.model",
     "train.data": "train.loss",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.checkpoint": "train.build train.config train.model",
+    "train.checkpoint": "train.build train.config train.integrity train.model",
     "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
     "train.model train.tables",
     "train.shapes": "train.trainer",
-    "train.pretrained": "train.build train.checkpoint train.config train.geometry",
+    "train.pretrained": "train.build train.checkpoint train.config train.geometry train.integrity",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
     "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",

@@ -19,7 +19,7 @@ from runtime.bounds import Bounds, Count, Fraction, Id, Items, Name
 from runtime.errors import UserError
 from runtime.files import atomic_path, sha256_file
 from runtime.json_file import parse_json
-from runtime.records import kind_of, plain, record_from_dict, shown
+from runtime.records import check_record, kind_of, plain, record_from_dict, shown
 
 from .build import build_detector, without_weights
 from .config import Config
@@ -90,6 +90,15 @@ class LoadedDetector(NamedTuple):
     ap: float | None
     step: int
     sha256: str  # of the checkpoint file
+
+
+def checked_classes(names: tuple[str, ...], category_ids: tuple[int, ...], source: str) -> Classes:
+    """The classes of a data set, for a checkpoint.
+
+    Raises UserError for names and ids that no checkpoint or manifest takes: now, not at the export after the training.
+    """
+    check_record(Facts(step=0, ap=None, best_ap=-1.0, classes=names, category_ids=category_ids), source)
+    return Classes(names, category_ids)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

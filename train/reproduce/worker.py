@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import cv2
 import torch
 
 from runtime.errors import run_main
+from runtime.json_file import read_json_file
 from runtime.records import record_from_dict
 
 from ..config import Config
@@ -26,7 +26,7 @@ def work(folder: Path) -> None:
     with alone_in(folder, wait=True):
         if (folder / RESULT).exists():
             return
-        config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
+        config = record_from_dict(Config, read_json_file(folder / CONFIG, "configuration"), str(folder))
         train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
         metrics = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}

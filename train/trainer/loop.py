@@ -17,7 +17,7 @@ from runtime.coco import CocoDataset
 from runtime.detector import Detector as RuntimeDetector
 
 from ..build import build_criterion, build_training_batches
-from ..checkpoint import Checkpoint, Classes, save_checkpoint
+from ..checkpoint import Checkpoint, Classes, checked_classes, save_checkpoint
 from ..config import Config
 from ..config.check import check_config
 from ..data.loader import TrainBatch, images_to_train_on
@@ -93,7 +93,7 @@ def train_detector(
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
-    classes = Classes(train_set.classes, train_set.category_ids)
+    classes = checked_classes(train_set.classes, train_set.category_ids, config.data.train_json)
     state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
     device, dtype = pick_device(config.run.device), pick_precision(config)
