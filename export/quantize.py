@@ -28,8 +28,9 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
     end_at_once()
 
 import sys
-from typing import get_args
+from typing import Annotated, get_args
 
+from runtime.bounds import Bounds, Positive, argument
 from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument, max_pixels
@@ -39,6 +40,8 @@ from .api import quantize
 from .calibration import METHODS
 from .console import CommandParser, log_to_console
 from .quantization.scheme import CALIBRATION_IMAGES, Target
+
+Points = Annotated[float, Bounds(0, 100)]  # of AP
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,7 +81,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--annotations", metavar="JSON", help="calibrate only on the images that this COCO file lists")
     parser.add_argument(
         "--calibration-images",
-        type=int,
+        type=argument(Positive),
         default=CALIBRATION_IMAGES,
         metavar="N",
         help="calibrate on N images at most (%(default)s)",
@@ -91,7 +94,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
     parser.add_argument(
         "--max-ap-loss",
-        type=float,
+        type=argument(Points),
         metavar="POINTS",
         help="keep blocks of the network in float until AP falls by no more than POINTS",
     )

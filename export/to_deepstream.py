@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
 from typing import get_args
 
+from runtime.bounds import Batch, Fraction, Side, argument
 from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument, max_pixels
@@ -58,13 +59,26 @@ def _parser() -> CommandParser:
     parser.add_argument("model", metavar="MODEL.onnx", help="file that export.to_onnx or export.quantize wrote")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; it must not exist")
     parser.add_argument(
-        "--canvas", type=int, nargs=2, metavar=("H", "W"), help="what frames are scaled into; default: from --frame"
+        "--canvas",
+        type=argument(Side),
+        nargs=2,
+        metavar=("H", "W"),
+        help="what frames are scaled into; default: from --frame",
     )
     parser.add_argument(
-        "--frame", type=int, nargs=2, metavar=("H", "W"), default=FRAME_HW, help="size of the frames (1080 1920)"
+        "--frame",
+        type=argument(Side),
+        nargs=2,
+        metavar=("H", "W"),
+        default=FRAME_HW,
+        help="size of the frames (1080 1920)",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="frames at a time: the sources (%(default)s)")
-    parser.add_argument("--score", type=float, default=SCORE, help="lowest score of a detection (%(default)s)")
+    parser.add_argument(
+        "--batch", type=argument(Batch), default=1, metavar="N", help="frames at a time: the sources (%(default)s)"
+    )
+    parser.add_argument(
+        "--score", type=argument(Fraction), default=SCORE, help="lowest score of a detection (%(default)s)"
+    )
     parser.add_argument(
         "--deepstream", choices=get_args(Version), default="9", help="version of DeepStream (%(default)s)"
     )

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import get_args
 
 from runtime.backends.options import BACKENDS
+from runtime.bounds import Batch, Milliseconds, Positive, argument
 from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument
@@ -90,18 +91,29 @@ def _parser() -> CommandParser:
         default=default.device,
         help="of the network; auto: GPUs where the server has any (%(default)s)",
     )
-    add("--instances", type=int, default=default.instances, metavar="N", help="of the network, a device (%(default)s)")
+    add(
+        "--instances",
+        type=argument(Positive),
+        default=default.instances,
+        metavar="N",
+        help="of the network, a device (%(default)s)",
+    )
     add(
         "--front-instances",
-        type=int,
+        type=argument(Positive),
         default=default.front_instances,
         metavar="N",
         help="processes that decode and resize (%(default)s)",
     )
-    add("--batch-max", type=int, metavar="N", help="largest batch that the server makes; default: the file's")
+    add(
+        "--batch-max",
+        type=argument(Batch),
+        metavar="N",
+        help="largest batch that the server makes; default: the file's",
+    )
     add(
         "--queue-delay-ms",
-        type=float,
+        type=argument(Milliseconds),
         default=default.queue_delay_us / 1000,
         metavar="MS",
         help="how long an image waits for others to join its batch (%(default)s)",

@@ -131,6 +131,8 @@ Id = Annotated[int, Bounds(-(2**63), 2**63 - 1)]
 Seed = Annotated[int, Bounds(0, 2**62)]
 Fraction = Annotated[float, Bounds(0, 1)]
 Seconds = Annotated[float, Bounds(0, 1e9)]
+Megapixels = Annotated[float, Bounds(1e-6, 1e6)]
+Milliseconds = Annotated[float, Bounds(0, 1e7)]
 Name = Annotated[str, Text()]
 PathText = Annotated[str, Pattern("(?s)[^\0]*", "a path")]
 Sha256 = Annotated[str, Pattern("[0-9a-f]{64}", "a SHA-256, 64 hexadecimal digits")]
@@ -141,8 +143,12 @@ def argument(kind: Any) -> Callable[[str], Any]:
 
     Its errors name what was given and what is expected; argparse puts the option's name before them.
     """
-    number, bounds = kind.__origin__, next(one for one in kind.__metadata__ if isinstance(one, Constraint))
-    return _Argument(number, bounds)
+    return _Argument(kind.__origin__, bounds_of(kind))
+
+
+def bounds_of(kind: Any) -> Constraint:
+    """The first constraint of a type such as `Count`."""
+    return next(one for one in kind.__metadata__ if isinstance(one, Constraint))
 
 
 @dataclass(frozen=True)

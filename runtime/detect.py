@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
 from .batch_settings import resolve_batch
+from .bounds import Batch, Count, Positive, argument
 from .cluster.connection import connected
 from .cluster.model import ClusterModel, describe_model, on_any_node
 from .cluster.options import add_cluster_arguments, parse_cluster
@@ -74,7 +75,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="images, videos, folders of them, lists of them (.txt), Parquet files, streams (rtsp://…), camera:0",
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
-    parser.add_argument("--batch", type=int, help=f"images at a time ({BATCH}, or what the graph allows)")
+    parser.add_argument("--batch", type=argument(Batch), help=f"images at a time ({BATCH}, or what the graph allows)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also write a line of JSON per image as it is done")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="also write a Parquet file, a row per image")
@@ -86,21 +87,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what decodes JPEG files; OpenCV decodes PNG files and videos in any case. nvimgcodec needs its AP "
         "measured by export.verify --decode (%(default)s)",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="end each video and stream after N frames")
     parser.add_argument(
-        "--reconnects", type=int, default=RECONNECTS, metavar="N", help="attempts to find a lost stream (%(default)s)"
+        "--max-frames", type=argument(Positive), metavar="N", help="end each video and stream after N frames"
+    )
+    parser.add_argument(
+        "--reconnects",
+        type=argument(Count),
+        default=RECONNECTS,
+        metavar="N",
+        help="attempts to find a lost stream (%(default)s)",
     )
     add_filter_arguments(parser, MIN_SCORE)
     add_backend_arguments(parser)
     add_cluster_arguments(parser)
     options = parser.parse_args(arguments)
     options.cluster = parse_cluster(parser, options)
-    if options.max_frames is not None and options.max_frames < 1:
-        parser.error("--max-frames must be at least 1")
-    if options.reconnects < 0:
-        parser.error("--reconnects must be 0 or more")
-    if options.batch is not None and options.batch < 1:
-        parser.error("--batch must be at least 1")
     return options
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .bounds import Fraction, argument
 from .detections import Detections, select
 from .errors import UserError
 
@@ -38,7 +39,9 @@ KEEP_ALL = DetectionFilter()
 def add_filter_arguments(parser: argparse.ArgumentParser, min_score: float) -> None:
     """Add the command-line options that `parse_filter` reads; `min_score` is the default of --score."""
     group = parser.add_argument_group("which detections are kept")
-    group.add_argument("--score", type=_score, default=min_score, help="lowest score to keep, 0–1 (%(default)s)")
+    group.add_argument(
+        "--score", type=argument(Fraction), default=min_score, help="lowest score to keep, 0–1 (%(default)s)"
+    )
     group.add_argument("--classes", nargs="+", default=[], metavar="ID", help="COCO category ids, or names, to keep")
 
 
@@ -73,13 +76,3 @@ def _category_id(given: str, by_id: Mapping[str, int], categories: Mapping[int, 
         more = f", … ({len(categories)} in all)" if len(categories) > KNOWN_NAMED else ""
         raise UserError(f"class {given!r}: no such category in {source}; known: {known}{more}")
     return ids[0]
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
-    return value

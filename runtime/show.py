@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bounds import Fraction, Positive, argument
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
 from .coco.dataset import add_outside_argument
 from .coco.results import known_results, results_to_detections, take
@@ -26,7 +27,7 @@ from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
 from .command_names import program
 from .draw import draw_side_by_side, encode_jpeg
-from .errors import UserError, run_main
+from .errors import run_main
 from .files import atomic_write
 from .images import ImageError
 from .images.limit import add_limit_argument, max_pixels
@@ -79,12 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     add_outside_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
-    parser.add_argument("--count", type=int, default=12, help="number of images to draw (%(default)s)")
-    parser.add_argument("--score", type=float, default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
+    parser.add_argument("--count", type=argument(Positive), default=12, help="number of images to draw (%(default)s)")
+    parser.add_argument("--score", type=argument(Fraction), default=0.5, help="lowest score to draw, 0–1 (%(default)s)")
     add_limit_argument(parser)
     options = parser.parse_args(arguments)
-    if options.count < 1:
-        raise UserError(f"--count is {options.count}, expected at least 1")
     dataset = load_coco(options.annotations, options.images, allow_outside=options.allow_outside)
     dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     check_outputs([options.results], {"--out": drawn_images(dataset, options.out, options.count).values()})

@@ -16,10 +16,12 @@ MOST_LINES = 350  # of a file: what a reader can hold
 BOTTOM = {
     f"runtime.{name}"
     for name in (
+        "bounds",
         "command_names",
         "errors",
         "files",
         "interrupts",
+        "json_file",
         "locks",
         "manifest",
         "names",
@@ -32,10 +34,12 @@ BOTTOM = {
 }
 ARROWS = {
     # The bottom itself, whose modules import only each other.
+    "runtime.bounds": "",
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
     "runtime.interrupts": "",
+    "runtime.json_file": "",
     "runtime.locks": "",
     "runtime.outputs": "",
     "runtime.temporaries": "",
@@ -91,19 +95,20 @@ ARROWS = {
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
     "train.tables": "",
-    "train.torch_files": "",
+    "train.integrity": "",
+    "train.torch_files": "train.integrity",
     "train.geometry": "",
     "train.assign": "train.geometry train.tables",
-    "train.model": "train.geometry train.tables train.torch_files",
+    "train.model": "train.geometry train.integrity train.tables train.torch_files",
     "train.loss": "train.assign train.geometry train.model",
     "train.data": "train.loss",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.checkpoint": "train.build train.config train.model train.torch_files",
+    "train.checkpoint": "train.build train.config train.integrity train.model train.torch_files",
     "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
     "train.model train.tables",
     "train.shapes": "train.trainer",
-    "train.pretrained": "train.build train.checkpoint train.config train.geometry train.torch_files",
+    "train.pretrained": "train.build train.checkpoint train.config train.geometry train.integrity train.torch_files",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
     "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",

@@ -24,6 +24,7 @@ import matplotlib
 import numpy as np
 import torch
 
+from runtime.bounds import Positive, argument
 from runtime.coco import CocoDataset, load_coco
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
@@ -124,7 +125,11 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument(
-        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (%(default)s)"
+        "--count",
+        type=argument(Positive),
+        default=4,
+        metavar="N",
+        help="only the first N images with objects (%(default)s)",
     )
     add_limit_argument(parser)
     options = parser.parse_args()

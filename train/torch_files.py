@@ -10,9 +10,15 @@ import torch
 
 from runtime.terminal import printable
 
+from .integrity import check_archive
+
 
 def load_plain(path: Path) -> Any:
-    """The tensors and plain values of a file, on the CPU. Raises what torch raises, a dozen types: see `why_not`."""
+    """The tensors and plain values of a file, on the CPU, after its checksums were checked.
+
+    Raises what torch raises, a dozen types, and DamagedError: see `why_not`.
+    """
+    check_archive(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from runtime.bounds import Batch, argument
 from runtime.coco import load_coco
 from runtime.coco.classes import print_differences
 from runtime.coco.dataset import add_outside_argument
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     add_outside_argument(parser)
-    parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
+    parser.add_argument("--batch", type=argument(Batch), default=8, help="images at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the metrics to this file")
     add_limit_argument(parser)
     add_tta_arguments(parser)

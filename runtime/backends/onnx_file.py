@@ -59,8 +59,8 @@ def check_file(path: Path) -> None:
     manifest = from_json(facts.manifest, str(path))
     if facts.graph_sha256 != manifest.graph_sha256:
         raise BackendError(
-            f"{path}: the graph is not the one that was exported (its SHA-256 is not the manifest's): the file was "
-            f"damaged or altered since; copy it again, or {EXPORT}"
+            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's): the file is damaged, "
+            f"or a program altered it; copy it again, or {EXPORT}"
         )
     if facts.classes not in (None, len(manifest.classes)):
         raise ManifestError(

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..backends.options import BackendOptions, add_backend_arguments, backend_options
+from ..bounds import Batch, Count, Positive, argument
 from ..command_names import program
 from ..errors import run_main
 from ..files import atomic_write, require_writable
@@ -63,24 +64,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--images", nargs="+", type=Path, help="image files or folders (default: generated images)")
     parser.add_argument(
-        "--num-images", "--pictures", type=int, default=32, help="only the first N images (%(default)s)"
+        "--num-images", "--pictures", type=argument(Positive), default=32, help="only the first N images (%(default)s)"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over all images (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before those, not recorded (%(default)s)")
+    parser.add_argument("--batch", nargs="+", type=argument(Batch), default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--rounds", type=argument(Positive), default=5, help="rounds over all images (%(default)s)")
+    parser.add_argument(
+        "--warmup", type=argument(Count), default=1, help="rounds before those, not recorded (%(default)s)"
+    )
     parser.add_argument("--pair", action="store_true", help="alternate between the models and print ratios")
     parser.add_argument("--json", type=Path, help="write figures and conditions to this file")
     parser.add_argument("--plot", type=Path, help="draw the figures to this .png file (needs matplotlib)")
     add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
-    for name in ("num_images", "rounds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if options.warmup < 0:
-        parser.error("--warmup must be at least 0")
-    if min(options.batch) < 1:
-        parser.error("--batch must be at least 1")
     if options.pair and len(options.models) < 2:
         parser.error("--pair compares at least two models; give one twice to see how far two equal runs differ")
     return options

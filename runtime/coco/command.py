@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments, backend_options
 from ..batch_settings import resolve_batch
+from ..bounds import Batch, Positive, argument
 from ..cluster.options import add_cluster_arguments, parse_cluster
 from ..command_names import program
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
@@ -129,8 +130,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         help="score this COCO results file, or all parts of a run, instead of a model",
     )
-    parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--batch", type=argument(Batch), help="images at a time (8, or what the graphs allow)")
+    parser.add_argument("--limit", type=argument(Positive), metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
@@ -145,8 +146,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give one or more models, or --results")
     if options.models and options.images is None:
         parser.error("--images is required with a model: the folder of the images")
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit must be at least 1")
     if options.results_out is not None and len(options.models) > 1:
         parser.error("--results-out takes the results of one model")
     if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -32,6 +32,7 @@ from ..backends.options import add_backend_arguments, backend_options
 from ..batch_settings import resolve_batch
 from ..benchmark.images import find_images
 from ..benchmark.model_info import describe_model
+from ..bounds import Batch, Bounds, Milliseconds, Positive, argument
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
 from ..coco.classes import match_dataset, print_differences
 from ..coco.report import metrics_as_json, metrics_as_table
@@ -56,6 +57,9 @@ from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, e
 from .sut import Samples
 
 WARMUP_IMAGES = 32
+Duration = Annotated[float, Bounds(0, 1e7, above=True)]  # s
+Latency = Annotated[float, Bounds(0, 1e7, above=True)]  # ms
+Rate = Annotated[float, Bounds(0, 1e9, above=True)]  # 1/s
 ATTEMPTS = 3  # in Offline: a machine that was busy during the warm-up makes the run too short
 SETTINGS, RESULT, RESULTS = "settings.json", "result.json", "results.json"  # in the output folder
 UNVERIFIED = "unverified, and no MLPerf submission"
@@ -133,26 +137,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for logs and results")
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of the logged responses")
     parser.add_argument("--annotations", type=Path, help="COCO annotation file; required with --accuracy")
-    parser.add_argument("--limit", type=int, metavar="N", help="accuracy mode: only the first N images")
+    parser.add_argument("--limit", type=argument(Positive), metavar="N", help="accuracy mode: only the first N images")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=10.0, help="minimum duration of a run (%(default)s)")
+    length.add_argument(
+        "--seconds", type=argument(Duration), default=10.0, help="minimum duration of a run (%(default)s)"
+    )
     length.add_argument("--official", action="store_true", help="MLPerf's own minimum: 600 s, in Offline 24576 images")
-    parser.add_argument("--batch", type=int, default=8, help="largest batch (%(default)s)")
-    parser.add_argument("--num-images", "--pictures", type=int, default=256, help="images held in memory (%(default)s)")
-    parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound on the 99th percentile (100)")
-    parser.add_argument("--qps", type=float, help="Server: queries per second (0.4 of the warm-up's)")
-    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: time a query waits for its batch (0)")
+    parser.add_argument("--batch", type=argument(Batch), default=8, help="largest batch (%(default)s)")
+    parser.add_argument(
+        "--num-images", "--pictures", type=argument(Positive), default=256, help="images held in memory (%(default)s)"
+    )
+    parser.add_argument(
+        "--latency-ms", type=argument(Latency), default=100.0, help="Server: bound on the 99th percentile (100)"
+    )
+    parser.add_argument("--qps", type=argument(Rate), help="Server: queries per second (0.4 of the warm-up's)")
+    parser.add_argument(
+        "--wait-ms", type=argument(Milliseconds), default=0.0, help="Server: time a query waits for its batch (0)"
+    )
     add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.accuracy and (options.annotations is None or len(options.images) != 1):
         parser.error("--accuracy needs --annotations and one folder as --images")
-    if options.wait_ms < 0:
-        parser.error("--wait-ms must be at least 0")
-    for name in ("limit", "batch", "num_images", "latency_ms", "qps", "seconds"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0")
     return options
 
 

@@ -79,7 +79,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
         for entry in json.loads(_read(path)):
             if entry["qsl_idx"] not in found:
                 found[entry["qsl_idx"]] = decode_response(bytes.fromhex(entry["data"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LoadgenError(f"{path}: not a whole accuracy run's log ({error}); is the disk full? Repeat") from error
     missing = set(range(count)) - found.keys()
     if missing or len(found) != count:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from runtime.bounds import Batch, Bounds, Count, Fraction, Items, Name, PathText, Positive, Seed
+from runtime.bounds import Batch, Bounds, Count, Fraction, Items, Megapixels, Name, PathText, Positive, Seed
 from runtime.images.limit import MAX_MEGAPIXELS
 from runtime.manifest import Preprocess, Thresholds
 from runtime.names import unknown_name
@@ -107,9 +107,7 @@ class Data:
     # Whether file names of the annotations may lead out of the folder of the images.
     allow_outside: bool = field(default=False, metadata={"absent": False})
     # Larger images are not read, since a small file can claim any size.
-    max_megapixels: Annotated[float, Bounds(0, 1e6, above=True)] = field(
-        default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS}
-    )
+    max_megapixels: Megapixels = field(default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS})
 
 
 @dataclass(frozen=True)

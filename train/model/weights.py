@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from runtime.errors import UserError
 
+from ..integrity import DamagedError, check_finite
 from ..torch_files import load_plain, why_not
 
 State = dict[str, Tensor]
@@ -25,6 +26,10 @@ def read_state(path: Path) -> State:
         raise WeightsError(f"{path} is not a state-dict file that can be loaded safely: {why_not(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} doesn't hold a state dict (names to tensors)")
+    try:
+        check_finite(state)
+    except DamagedError as error:
+        raise WeightsError(f"{path}: {error}; it is damaged, or its training diverged") from error
     return state
 
 

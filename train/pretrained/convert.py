@@ -19,6 +19,7 @@ from ..build import build_detector
 from ..checkpoint import Classes
 from ..config import Config, Model
 from ..geometry.anchors import anchors_per_cell
+from ..integrity import DamagedError, check_finite
 from ..torch_files import load_plain, why_not
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 
@@ -83,6 +84,10 @@ def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
             f"{path} holds no state dict (keys to tensors, alone or under 'state_dict' or 'model'): give one that does"
         )
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
+    try:
+        check_finite(state)
+    except DamagedError as error:
+        raise ForeignError(f"{path}: {error}; it is damaged, or its training diverged: download it again") from error
     readable = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
     return state, tuple(names) if readable else ()
 

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from runtime.coco.metrics import NOTHING, is_measured
 from runtime.errors import run_main
+from runtime.json_file import read_json_file
 from runtime.outputs import alone_in
 from runtime.records import record_from_dict
 
@@ -34,7 +34,7 @@ def work(folder: Path) -> None:
     with alone_in(folder, wait_s=math.inf):
         if (folder / RESULT).exists():
             return
-        config = record_from_dict(Config, json.loads((folder / CONFIG).read_text(encoding="utf-8")), str(folder))
+        config = record_from_dict(Config, read_json_file(folder / CONFIG, "configuration"), str(folder))
         train_detector(config, folder / TRAIN, resume=True)
         evaluations = [line for line in read_log(folder / TRAIN / LOG) if line["kind"] == "val"]
         metrics = {name: value for name, value in evaluations[-1].items() if name not in ("kind", "step")}

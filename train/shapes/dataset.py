@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 
+from runtime.bounds import Bounds, bounds_of
 from runtime.errors import UserError
 from runtime.interrupts import kept_from_children
 from runtime.temporaries import temporary_folder
@@ -31,6 +33,9 @@ JPEG_QUALITY = 92
 PNG_EVERY = 16  # every 16th image is a PNG, so that both formats are exercised
 SETTINGS_NAME = "shapes.json"
 _Written = tuple[dict, list[dict]]  # the entries of an image and of its objects
+Images = Annotated[int, Bounds(1, 999_999)]
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Size = Annotated[int, Bounds(64, 2048)]  # px
 _GENERATOR_VERSION = 1  # to be raised when the same settings give other images
 
 
@@ -41,22 +46,17 @@ class Settings:
     Raises UserError for a number out of range.
     """
 
-    train: int = 2000
-    val: int = 300
-    seed: int = 0
-    size: int = 256
+    train: Images = 2000
+    val: Images = 300
+    seed: Seed = 0
+    size: Size = 256
     version: int = _GENERATOR_VERSION
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("train", 1, 999_999),
-            ("val", 1, 999_999),
-            ("seed", 0, 2**32 - 1),
-            ("size", 64, 2048),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UserError(f"shapes: {name} is {value}; expected a whole number from {least} to {most}")
+        for name, kind in (("train", Images), ("val", Images), ("seed", Seed), ("size", Size)):
+            value, bounds = getattr(self, name), bounds_of(kind)
+            if not bounds.holds(value):
+                raise UserError(f"shapes: {name} is {value}; expected a whole number, {bounds.expected}")
 
 
 def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,7 +129,7 @@ def _may_write(out: Path, settings: Settings, force: bool) -> bool:
 def _has_settings(out: Path, settings: Settings) -> bool:
     try:
         return json.loads((out / SETTINGS_NAME).read_text(encoding="utf-8")) == asdict(settings)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -140,7 +140,7 @@ def _is_complete(out: Path) -> bool:
             named = {image["file_name"] for image in json.loads((out / f"{split}.json").read_bytes())["images"]}
             if not named <= set(os.listdir(out / split)):
                 return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return True
 

@@ -20,7 +20,7 @@ from runtime.interrupts import Interrupted, held
 
 from ..assign import ignore_regions
 from ..build import build_criterion, build_training_batches
-from ..checkpoint import Checkpoint, Classes, save_checkpoint
+from ..checkpoint import Checkpoint, Classes, checked_classes, save_checkpoint
 from ..config import Config
 from ..config.check import check_config
 from ..data.loader import TrainBatch
@@ -107,7 +107,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
-    classes = Classes(train_set.classes, train_set.category_ids)
+    classes = checked_classes(train_set.classes, train_set.category_ids, config.data.train_json)
     state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
     device, dtype = pick_device(config.run.device), pick_precision(config)

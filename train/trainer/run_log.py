@@ -154,6 +154,15 @@ def _quiet_writer_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
+def _is_entry(line: dict[str, Any]) -> bool:
+    """Whether an object is a line of a log: its kind, the step, and floats (or whole numbers that a float can hold)."""
+    values = [value for name, value in line.items() if name != "kind"]
+    numbers = all(
+        value is None or isinstance(value, float) or (type(value) is int and abs(value) < 10**18) for value in values
+    )
+    return line.get("kind") in ("train", "val") and type(line.get("step")) is int and numbers
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log as dictionaries with "kind" ("train" or "val") and "step"; none where there is no file.
 
@@ -166,9 +175,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+        if isinstance(line, dict) and _is_entry(line):
             lines.append(line)
         elif number < len(texts):
             raise LogError(

@@ -69,8 +69,19 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     load_weights(model, checkpoint.model, last)
     if average is not None:  # an average that is switched on now starts at the trained weights
         load_weights(average.model, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, last)
-    resume_optimizer(optimizer, checkpoint.optimizer)
-    scaler.load_state_dict(checkpoint.scaler)
+    if not checkpoint.optimizer:
+        raise CheckpointError(
+            f"{last} lacks the optimizer's state, so its run can't be continued; fine-tune it in another --out with "
+            f"--run.init {last}"
+        )
+    try:
+        resume_optimizer(optimizer, checkpoint.optimizer)
+        scaler.load_state_dict(checkpoint.scaler)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{last}: the optimizer's state doesn't fit the model ({type(error).__name__}: {error}); "
+            "use another checkpoint of the run, or train again"
+        ) from error
     return State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
 
 
