@@ -97,6 +97,7 @@ def _read(folder: Path, seeds: Path) -> str:
     content = read_checkpoint(path)
     require(set(content.model) == set(whole["model"]), "other tensors than the checkpoint was saved with")
     for name, tensor in content.model.items():
+        require(isinstance(tensor, torch.Tensor), f"{name} is no tensor")
         require(torch.equal(tensor, whole["model"][name]), f"{name} has other numbers than were saved")
     loaded = load_detector(path)
     names, ids = loaded.classes
