@@ -13,6 +13,7 @@ from hypothesis.strategies import DrawFn
 
 from ..mutation import as_json, changed, damaged, odd_values
 from ..target import Target, require
+from .records import require_manifest
 
 
 @functools.cache
@@ -87,10 +88,7 @@ def _tensors(draw: DrawFn, state: dict[str, Any]) -> dict[str, Any]:
 def _read(folder: Path, seeds: Path) -> str:
     import torch
 
-    from export.graph.shapes import input_shapes
-    from runtime.manifest import from_json, to_json
     from train.checkpoint import load_detector, read_checkpoint
-    from train.trainer.evaluation import detector_manifest
 
     whole = _content(seeds / "checkpoint.pt")
     path = folder / "c.pt"
@@ -101,12 +99,11 @@ def _read(folder: Path, seeds: Path) -> str:
         require(torch.equal(tensor, whole["model"][name]), f"{name} has other numbers than were saved")
     loaded = load_detector(path)
     names, ids = loaded.classes
-    require(len(names) == len(ids) == len(set(ids)) >= 1, f"{len(names)} classes and {len(ids)} ids")
     require(all(isinstance(name, str) for name in names) and all(type(i) is int for i in ids), "types of classes")
+    require(len(names) == len(ids) == len(set(ids)) >= 1, f"{len(names)} classes and {len(ids)} ids")
     for name, tensor in loaded.detector.state_dict().items():
         require(not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()), f"{name} is not finite")
-    manifest = detector_manifest(loaded.config, loaded.classes, input_shapes(loaded.config.preprocess, 3))
-    require(from_json(to_json(manifest), "again") == manifest, "a manifest that doesn't survive being written")
+    require_manifest(loaded.config, names, ids)
     return f"step {loaded.step}"
 
 

@@ -140,4 +140,4 @@ def _described(found: Any) -> str:
     return f"{len(members)} images"
 
 
-TARGETS = {"images in memory": Target(lambda seeds: _inputs(), _read, 2, 80)}
+TARGETS = {"images in memory": Target(lambda seeds: _inputs(), _read, 2, 80, ("torch", "PIL.Image"))}

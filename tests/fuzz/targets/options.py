@@ -5,6 +5,7 @@ What a command would write lies in the input's folder, so no value names a place
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import io
@@ -25,6 +26,7 @@ from runtime.errors import UserError
 
 from ..mutation import option_lists
 from ..target import Target, require
+from .records import require_manifest
 
 SEEDS = "SEEDS"  # stands for the folder of the valid inputs
 _DATA = ("--annotations", "SEEDS/annotations.json", "--images", "SEEDS/images")
@@ -220,13 +222,9 @@ def _read_train(folder: Path, seeds: Path) -> str:
     """Settings that are accepted give a checkpoint's record and a manifest that are valid, and build their parts."""
     import torch
 
-    from export.graph.shapes import input_shapes
-    from runtime.manifest import from_json, to_json
     from runtime.records import record_from_dict
     from train.__main__ import parse
-    from train.checkpoint import Classes
     from train.config import Config
-    from train.trainer.evaluation import detector_manifest
     from train.trainer.optim import OPTIMIZERS, in_steps
 
     given = [text.replace(SEEDS, str(seeds)) for text in json.loads((folder / "arguments.json").read_bytes())]
@@ -237,12 +235,9 @@ def _read_train(folder: Path, seeds: Path) -> str:
     if not kept:
         return said
     (config,) = kept
-    from dataclasses import asdict
-
-    again = record_from_dict(Config, json.loads(json.dumps(asdict(config))), "again")
+    again = record_from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config))), "again")
     require(again == config, "another configuration after writing and reading")
-    manifest = detector_manifest(config, Classes(("a",), (1,)), input_shapes(config.preprocess, 1))
-    require(from_json(to_json(manifest), "again") == manifest, "another manifest after writing and reading")
+    require_manifest(config, ("a",), (1,))
     steps = in_steps(config.schedule, 100)
     require(1 <= steps.steps < 2**63, f"{steps.steps} steps")
     parameter = torch.nn.Parameter(torch.ones(2))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -33,6 +35,16 @@ def check_manifest(manifest: Manifest) -> None:
     require(0 <= limits.score < 1 and 0 < limits.nms_iou <= 1 and limits.detections >= 1, "thresholds")
     for low, high in shapes.ranges.values():
         require(1 <= low <= high < 2**31, f"a range of {low} to {high}")
+
+
+def require_manifest(config: Any, names: tuple[str, ...], ids: tuple[int, ...]) -> None:
+    """Raise Nonsense unless a configuration gives a manifest that survives being written and read."""
+    from export.graph.shapes import input_shapes
+    from train.checkpoint import Classes
+    from train.trainer.evaluation import detector_manifest
+
+    made = detector_manifest(config, Classes(names, ids), input_shapes(config.preprocess, 3))
+    check_manifest(dataclasses.replace(made, checkpoint_sha256="0" * 64, graph_sha256="0" * 64))
 
 
 def _read_manifest(folder: Path, seeds: Path) -> str:
