@@ -150,7 +150,7 @@ def _read(folder: Path, seeds: Path) -> str:
 def _require_no_warning(data: bytes, whole: bytes) -> None:
     """A JPEG of which libjpeg says that its data is damaged must not be accepted.
 
-    A missing end mark is harmless, and so is padding of the header where the compressed data is that of the `whole` file.
+    A missing end mark is harmless. So is padding of the header where the compressed data is that of the `whole` file.
     """
     if not data.startswith(b"\xff\xd8") or data.endswith(whole[whole.index(b"\xff\xda") :]):
         return

@@ -113,6 +113,9 @@ def _read(folder: Path, seeds: Path) -> str:
     count = found.boxes.shape[0] if found.boxes.ndim == 2 else -1
     shapes = found.boxes.shape, found.scores.shape, found.classes.shape
     require(shapes == ((count, 4), (count,), (count,)), f"detections of the shapes {shapes}")
+    require(bool(np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()), "not finite")
+    known = len(opened.served.manifest.classes)
+    require(bool(((found.classes >= 0) & (found.classes < known)).all()), f"classes {found.classes} of {known}")
     return f"{count} detections by {opened.served.server[:40]}"
 
 
