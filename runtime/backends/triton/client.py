@@ -17,7 +17,7 @@ from ...detections import Detections
 from ...errors import UserError
 from ...manifest import Manifest, from_json
 from ..contract import BackendError
-from . import contract
+from . import answers, contract
 from .address import TritonAddress
 from .shared_memory import MemoryFullError, Region, make_region
 
@@ -113,8 +113,9 @@ class TritonClient:
         # A model that replaced this one while the client was open would have its classes misread.
         options = {"outputs": wanted, "parameters": {contract.OPENED_WITH: self.served.digest}, **self._limits()}
         result = self._reached("detecting", lambda: self._client().infer(self.address.model, [given], **options))
-        boxes, scores, classes = (result.as_numpy(output) for output in _WANTED)
-        return Detections(boxes[0].reshape(-1, 4), scores[0], classes[0])
+        with explained(self.address, "detecting"):
+            boxes, scores, classes = (result.as_numpy(output) for output in _WANTED)
+            return answers.detections(boxes, scores, classes, len(self.served.manifest.classes))
 
     def _connect(self) -> Any:
         if self.address.protocol == "grpc":
@@ -138,15 +139,10 @@ class TritonClient:
             raise _unreachable(address, "connecting", "it is not live")
         if not self._reached("connecting", lambda: client.is_model_ready(address.model, **limits)):
             raise BackendError(f"{address}: {_not_ready(address.model, self._reached('asking', self._index))}")
-        config = self._reached("asking", self._config)
-        tensors = {
-            kind: {
-                one["name"]: contract.TensorSpec(one["data_type"], tuple(map(int, one.get("dims", ()))))
-                for one in config.get(kind, ())
-            }
-            for kind in ("input", "output")
-        }
-        text = config.get("parameters", {}).get(contract.MANIFEST, {}).get("string_value")
+        with explained(address, "asking"):
+            config = self._config()
+            tensors = {kind: answers.tensors(config, kind) for kind in ("input", "output")}
+            text = answers.manifest_text(config)
         if text is None:
             raise BackendError(
                 f"{address}: a model that this toolkit did not write (no manifest in its parameters); write one with: "
@@ -158,20 +154,18 @@ class TritonClient:
                     f"{address}: its {kind}s are {_named(tensors[kind])}, expected {_named(expected)}; name the model "
                     f"in front, or write it again: {TO_TRITON} MODEL.onnx"
                 )
-        about = self._reached("asking", self._metadata)
-        server = f"{about.get('name', 'server')} {about.get('version', '')}"
+        server = self._reached("asking", lambda: answers.server_name(self._metadata()))
         return ServedModel(from_json(text, str(address)), contract.manifest_digest(text), server)
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self) -> Any:
         found = self._client().get_model_config(self.address.model, **self._as_json())
-        return found.get("config", found)
+        return found.get("config", found) if isinstance(found, dict) else found
 
-    def _metadata(self) -> dict[str, Any]:
+    def _metadata(self) -> Any:
         return self._client().get_server_metadata(**self._as_json())
 
-    def _index(self) -> list[dict[str, Any]]:
-        found = self._client().get_model_repository_index(**self._as_json())
-        return found.get("models", []) if isinstance(found, dict) else found
+    def _index(self) -> list[answers.ModelState]:
+        return answers.index(self._client().get_model_repository_index(**self._as_json()))
 
     def _limits(self) -> dict[str, Any]:
         """The time that a call over gRPC may take; over HTTP the connection has it."""
@@ -209,6 +203,11 @@ def explained(address: TritonAddress, doing: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except answers.AnswerError as error:
+        raise BackendError(
+            f"{address}: the server at {address.server} answers otherwise than Triton does ({_line(str(error))}); "
+            "is it the right address and model?"
+        ) from error
     except InferenceServerException as error:
         status = str(error.status() or "")
         if status.endswith("UNAVAILABLE"):
@@ -247,17 +246,17 @@ def _unreachable(address: TritonAddress, doing: str, reason: str) -> BackendErro
     )
 
 
-def _not_ready(model: str, index: list[dict[str, Any]]) -> str:
-    found = next((one for one in index if one["name"] == model), None)
+def _not_ready(model: str, index: list[answers.ModelState]) -> str:
+    found = next((one for one in index if one.name == model), None)
     if found is None:
-        known = ", ".join(sorted({one["name"] for one in index})) or "none"
-        return f"the server has no model of that name; it has: {known}"
-    state = " ".join(filter(None, (found.get("state", ""), found.get("reason", "")))) or "not loaded"
-    return f"the model is not ready ({_line(state)}); load it, and look into the server's log"
+        known = ", ".join(sorted({one.name for one in index})) or "none"
+        return f"the server has no model of that name; it has: {_line(known)}"
+    return f"the model is not ready ({_line(found.state or 'not loaded')}); load it, and look into the server's log"
 
 
 def _named(tensors: Mapping[str, contract.TensorSpec]) -> str:
-    return json.dumps({name: [one.data_type.removeprefix("TYPE_"), *one.dims] for name, one in tensors.items()})
+    text = json.dumps({name: [one.data_type.removeprefix("TYPE_"), *one.dims] for name, one in tensors.items()})
+    return _line(text)
 
 
 def _line(text: str) -> str:
