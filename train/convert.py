@@ -12,11 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.coco import CocoDataset, GroundTruth, load_coco_with_truth
+import numpy as np
+
+from runtime.coco import CocoDataset
+from runtime.coco.dataset import add_outside_argument, parse_dataset
+from runtime.coco.format import Annotations, read_coco_json
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
@@ -25,17 +30,21 @@ from runtime.outputs import check_outputs
 from .layouts import COCO, annotation_files, as_coco, find_image_folder, parse_source, read_source
 
 
-def convert(source: str, split: str = "train", images: Path | None = None) -> tuple[dict[str, Any], Path, list[str]]:
+def convert(
+    source: str, split: str = "train", images: Path | None = None, allow_outside: bool = False
+) -> tuple[dict[str, Any], Path, list[str]]:
     """The COCO content of a data set, the folder that its file names are relative to, and what was left out.
 
     `split` counts where the source names none. `images` is that folder; by default it is the innermost folder of all
-    images, and for COCO the folder that has them. Raises UserError where the data cannot be read.
+    images, and for COCO the folder that has them; names that lead out of it need `allow_outside` there. Raises
+    UserError where the data cannot be read.
     """
     given = parse_source(source)
     if given.layout == COCO:
         root = images if images is not None else find_image_folder(given.path)
-        dataset, truth = load_coco_with_truth(given.path, root)
-        return _cleaned(dataset, truth), root, list(dataset.problems)
+        content = read_coco_json(given.path)
+        dataset = parse_dataset(content, given.path, root, allow_outside)
+        return cleaned(content, dataset), root, list(dataset.problems)
     labeled = read_source(given, split)
     root = labeled.root if images is None else images
     if not labeled.root.is_relative_to(root.absolute()):
@@ -43,25 +52,41 @@ def convert(source: str, split: str = "train", images: Path | None = None) -> tu
     return as_coco(labeled, root.absolute()), root, list(labeled.problems)
 
 
-def _cleaned(dataset: CocoDataset, truth: GroundTruth) -> dict[str, Any]:
-    """The usable annotations of a COCO file: ids, boxes and areas as they were, outlines left out."""
-    images = [
-        {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
-        for image_id, name, (height, width) in zip(dataset.image_ids, dataset.file_names, dataset.sizes_hw, strict=True)
-    ]
-    annotations = [
-        {
-            "id": row + 1,
-            "image_id": int(truth.image_ids[truth.images[row]]),
-            "category_id": int(truth.category_ids[truth.categories[row]]),
-            "bbox": truth.boxes[row].tolist(),
-            "area": float(truth.areas[row]),
-            "iscrowd": int(truth.crowd[row]),
-        }
-        for row in range(len(truth.boxes))
-    ]
-    categories = [{"id": number, "name": name} for number, name in dataset.categories.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
+def cleaned(content: dict[str, Any], dataset: CocoDataset) -> dict[str, Any]:
+    """A COCO file in one form: ids, boxes, areas and marks as they were, sizes and names as they are read.
+
+    Outlines are left out, and annotations of unknown images or categories.
+    """
+    annotations: Annotations = content["annotations"]
+    image_ids = _by_id(dataset.image_ids.tolist(), dataset.written_image_ids)
+    category_ids = _by_id(dataset.category_ids, dataset.written_category_ids)
+    images = []
+    for index, (entry, name) in enumerate(zip(content["images"], dataset.file_names, strict=True)):
+        height, width = dataset.size_hw(index)
+        # A size that neither the entry nor the file says is left out here too.
+        size = {"height": height, "width": width} if entry.get("width") or height * width > 1 else {}
+        images.append({"id": image_ids[entry["id"]], "file_name": name, **size})
+    entries: list[dict[str, Any]] = []
+    for row in np.flatnonzero(annotations.known(dataset.image_ids, dataset.category_ids)).tolist():
+        box, area = annotations.boxes[row].tolist(), float(annotations.areas[row])
+        entries.append(
+            {
+                "id": len(entries) + 1,
+                "image_id": image_ids[int(annotations.image_ids[row])],
+                "category_id": category_ids[int(annotations.category_ids[row])],
+                "bbox": box,
+                "area": max(box[2], 0.0) * max(box[3], 0.0) if math.isnan(area) else area,
+                "iscrowd": int(annotations.crowd[row]),
+                **({"ignore": 1} if annotations.ignore[row] else {}),
+            }
+        )
+    categories = [{"id": category_ids[number], "name": name} for number, name in dataset.categories.items()]
+    return {"images": images, "annotations": entries, "categories": categories}
+
+
+def _by_id(ids: Sequence[int], written: Sequence[Any] | None) -> dict[int, Any]:
+    """The ids as the file has them, by the ids that are used inside."""
+    return dict(zip(ids, ids if written is None else written, strict=True))
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -90,12 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="folder that the file names are relative to (default: the innermost that holds all images)",
     )
+    add_outside_argument(parser)
     options = parser.parse_args(arguments)
     if options.out.suffix.lower() != ".json":
         raise UserError(f"-o {options.out}: expected a name that ends in .json")
     check_outputs(annotation_files(parse_source(options.source)), {"-o": options.out})
     require_writable(options.out)
-    content, root, problems = convert(options.source, options.split, options.images_root)
+    content, root, problems = convert(options.source, options.split, options.images_root, options.allow_outside)
     atomic_write(options.out, json.dumps(content))
     for problem in problems:
         print(f"warning: {problem}")

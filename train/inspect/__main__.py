@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.coco.dataset import add_outside_argument
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = None if options.recipe is None else _config(options)
     source = parse_source(options.data)
     _check_outputs(options, source)
-    opened = open_data(source, options.split, options.images)
+    opened = open_data(source, options.split, options.images, options.allow_outside)
     val = _validation_set(options) or (open_other_split(source, "val") if options.split == "train" else None)
     images = [opened.dataset.path(index) for index in range(len(opened.dataset))] if options.out is not None else []
     check_outputs(images, {"-o": options.out})
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images whose anchors to assign, evenly spread; 0: all (%(default)s)",
     )
+    add_outside_argument(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write a page of images with their boxes (JPEG)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
     return parser
@@ -83,7 +85,7 @@ def _validation_set(options: argparse.Namespace) -> Opened | None:
         if options.val_images is not None:
             raise UserError("--val-images is the folder of --val, which is missing")
         return None
-    return open_data(parse_source(options.val), "val", options.val_images)
+    return open_data(parse_source(options.val), "val", options.val_images, options.allow_outside)
 
 
 def _check_outputs(options: argparse.Namespace, source: Source) -> None:

@@ -77,25 +77,20 @@ def _marks(dataset: CocoDataset, truth: GroundTruth) -> dict[str, np.ndarray]:
     image = order[np.searchsorted(dataset.image_ids, truth.image_ids[truth.images], sorter=order)]
     x1y1, x2y2 = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
     beyond = np.maximum(-x1y1, x2y2 - dataset.sizes_hw[image, ::-1]).max(axis=1, initial=-np.inf)
-    is_object = ~truth.crowd
-    boxes, classes, images = truth.boxes[is_object], truth.categories[is_object], image[is_object]
-    same_box = _repeated(np.column_stack([images, boxes]))
-    same_all = _repeated(np.column_stack([images, classes, boxes]))
+    same_box = _repeated(np.column_stack([image, truth.boxes]))
+    same_all = _repeated(np.column_stack([image, truth.categories, truth.boxes]))
     return {
         "tiny": image[(truth.boxes[:, 2:] < TINY).any(axis=1)],
         "outside": image[beyond > OUTSIDE],
-        "same_twice": images[same_all],
-        "two_classes": images[same_box & ~same_all],
+        "same_twice": image[same_all],
+        "two_classes": image[same_box & ~same_all],
     }
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:
     """Which rows [n, k] an earlier row equals, bool [n]."""
     is_repeated = np.ones(len(rows), bool)
-    if len(rows):
-        is_repeated[np.unique(rows, axis=0, return_index=True)[1]] = False
-    else:
-        is_repeated = np.zeros(0, bool)
+    is_repeated[np.unique(rows, axis=0, return_index=True)[1]] = False
     return is_repeated
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.train.conftest import Make
 from train.layouts import LabeledSet, LayoutError, parse_source, read_source
-
-from .conftest import Make
 
 
 def read(path: Path, split: str = "train") -> LabeledSet:

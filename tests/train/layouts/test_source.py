@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.conftest import Make
 from train.layouts import LayoutError, find_image_folder, parse_source
-
-from .conftest import Make
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.conftest import Make
 from train.layouts import LabeledSet, LayoutError, parse_source, read_source
 from train.layouts.files import read_xml
-
-from .conftest import Make
 
 
 def xml(*objects: str, size: str = "<size><width>80</width><height>60</height></size>", name: str = "") -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.conftest import Make
 from train.layouts import LabeledSet, LayoutError, parse_source, read_source
 from train.layouts.yolo import LineError, parse_line
-
-from .conftest import Make
 
 BOX = "0 0.5 0.5 0.25 0.5\n"  # of 80 × 60 px: 30, 15, 50, 45
 
