@@ -102,17 +102,20 @@ ARROWS = {
     "train.model": "train.geometry train.integrity train.tables train.torch_files",
     "train.loss": "train.assign train.geometry train.model",
     "train.data": "train.loss",
+    "train.layouts": "",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
     "train.checkpoint": "train.build train.config train.integrity train.model train.torch_files",
-    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
-    "train.model train.tables",
+    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.layouts "
+    "train.loss train.model train.tables",
     "train.shapes": "train.trainer",
     "train.pretrained": "train.build train.checkpoint train.config train.geometry train.integrity train.torch_files",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
     "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",
     "train.validate": "train.checkpoint train.trainer",
+    "train.convert": "train.layouts",
+    "train.inspect": "train.api train.assign train.config train.data train.geometry train.layouts",
     "train.plot": "train.trainer",
     "train.show_assignment": "train.assign train.config train.geometry",
     # Export. The rooms up to `verification`, `graph` aside, run without torch.
