@@ -56,7 +56,7 @@ COMMANDS = {
 # The extras that bring a library which a command imports. A library of several extras names the smallest.
 EXTRAS = {
     **dict.fromkeys(
-        ("torch", "torchvision", "onnx", "onnxscript", "ml_dtypes", "tyro", "tensorboard", "matplotlib", "yaml"),
+        ("torch", "torchvision", "onnx", "onnxscript", "ml_dtypes", "tyro", "tensorboard", "matplotlib"),
         "cpu (with an NVIDIA GPU: gpu)",
     ),
     "onnxruntime": "cpu (with an NVIDIA GPU: gpu)",

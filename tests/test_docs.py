@@ -30,6 +30,7 @@ STORY = (
     "index",
     "install",
     "train",
+    "layouts",
     "annotations",
     "recipes",
     "pretrained",

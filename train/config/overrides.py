@@ -44,8 +44,9 @@ def one_source(config: Config, given: Collection[str]) -> Config:
     """
     data = config.data
     for name in ("train", "val"):
-        pair = [f"data.{name}_{part}" for part in ("json", "images") if f"data.{name}_{part}" in given]
-        if not pair:
+        files = (f"data.{name}_json", f"data.{name}_images")
+        pair = [f for f in files if f in given and getattr(data, f.removeprefix("data."))]
+        if not pair or not getattr(data, name):
             continue
         if f"data.{name}" in given:
             options = " and ".join(f"--{option.replace('_', '-')}" for option in (f"data.{name}", pair[0]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from runtime.errors import UserError
 from tests.train.conftest import Make
 from train.layouts import LabeledSet, LayoutError, parse_source, read_source
 from train.layouts.yolo import LineError, parse_line
@@ -256,6 +258,12 @@ def test_images_outside_the_data_set_are_said(picture: Make, text: Make, tmp_pat
     assert f"image outside the data set's folder {tmp_path}/set, read as it is listed: {tmp_path}/private/a.jpg" in said
     assert "image listed more than once, taken once" in said
     assert "2 × image that cannot be read, left out: /etc/hostname" in said
+
+
+def test_without_pyyaml_one_line_says_so(text: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(UserError, match=r"read with PyYAML, which is not installed: install atss-toolkit\[train\]"):
+        read(text("data.yaml", "train: .\nnames: [red]\n"))
 
 
 def test_a_pipe_in_the_place_of_labels_does_not_wait(picture: Make, text: Make, tmp_path: Path) -> None:
