@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .annotations import ABSENT, Annotations
-from .ids import MOST, NO_ID, IdTable
+from .ids import MOST, NO_ID, IdTable, key_of
 from .masks import mask_box
 from .values import LARGEST, CocoError, is_number, number_of, shown
 
@@ -80,6 +80,8 @@ class Packer:
         row = len(self._ids)
         for name, odd in (("image_id", self._odd_image_ids), ("category_id", self._odd_category_ids)):
             value = entry[name]
+            if type(value) is float:
+                entry[name] = value = key_of(value)  # an integer where it is whole: columns need less memory
             if type(value) is not int or not -MOST < value < MOST:
                 odd[row], entry[name] = value, NO_ID
         return self._add(entry)
