@@ -2,6 +2,9 @@
 
 A part holds the results on every n-th batch, and describes model, data set and settings. A merge requires all n parts
 of one evaluation, each once. Every batch is one of the whole run, so the merged score equals that of the whole run.
+
+A part has ids as the data set numbers them, since it belongs to one annotation file; what is written of all parts
+together has ids as that file has them.
 """
 
 from __future__ import annotations
