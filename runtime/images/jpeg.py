@@ -27,6 +27,7 @@ _TOLERATED = 16  # bytes between the pixels and the next marker that some camera
 _READ_AHEAD = 16  # bytes; more than the decoder takes in beyond the pixels without counting them
 _EARLY_END = "Premature end of JPEG file"
 _MISSING = "Corrupt JPEG data: premature end of data segment"
+_MOST_SCANS = 100  # encoders write about ten
 _ZEROS = bytes(64)
 _TRUNCATED = "truncated, the file ends early"
 _REDUCED = {
@@ -42,6 +43,7 @@ def decode_jpeg(data: bytes, header: Header, by: int = 1) -> np.ndarray:
 
     The orientation is not applied. Raises ValueError for a file that is truncated or damaged.
     """
+    _require_few_scans(data)
     try:
         pixels = _decode(data, header, by, strict=True)
     except ValueError as error:
@@ -56,12 +58,21 @@ def check_jpeg(data: bytes, header: Header) -> bytes:
 
     All compressed data is read, but few pixels are made. Raises ValueError for a file that is truncated or damaged.
     """
+    _require_few_scans(data)
     try:
         _decode(data, header, 8, strict=True)
     except ValueError as error:
         data = _mended(data, header, str(error))
     _require_all_parts(data, header)
     return data
+
+
+def _require_few_scans(data: bytes) -> None:
+    """Raise ValueError for a file made to keep the decoder busy, which goes over all pixels for each scan."""
+    if data.count(b"\xff\xda") > _MOST_SCANS:
+        scans = sum(segment.marker == 0xDA for segment in _segments(data))
+        if scans > _MOST_SCANS:
+            raise ValueError(f"damaged, {scans} scans are more than an encoder writes")
 
 
 def _require_all_parts(data: bytes, header: Header) -> None:

@@ -159,6 +159,15 @@ def test_a_lost_block_of_zeros_is_noticed_though_the_decoder_says_nothing() -> N
                 decode(data[:begin] + bytes(length) + data[begin + length :])
 
 
+def test_a_file_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    data = KINDS["progressive"]
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="scans are more than an encoder writes"):
+        decode(data[:-2] + 200 * last_scan + data[-2:])
+    film = 200 * saved(pixels=photo(16, 16))  # images one after the other: the first is read
+    np.testing.assert_array_equal(decode(film), decode(saved(pixels=photo(16, 16))))
+
+
 def test_a_progressive_file_that_lost_its_last_scan_is_truncated() -> None:
     data = KINDS["progressive"]
     with pytest.raises(ImageError, match="truncated"):
