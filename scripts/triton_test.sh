@@ -10,7 +10,7 @@ mkdir -p "${ATSS_TRITON_ENV:=.triton}"
 ATSS_TRITON_ENV=$(cd "$ATSS_TRITON_ENV" && pwd)
 export ATSS_TRITON_ENV
 python="$ATSS_TRITON_ENV/bin/python"
-requirements=(nvidia-pytriton==0.7.0 "numpy>=1.26,<2" "opencv-python-headless>=4.9,<4.12" "pycocotools>=2.0.8,<3" "tqdm>=4.66,<5" "onnxruntime>=1.20,<2")
+requirements=(nvidia-pytriton==0.7.0 "numpy>=1.26,<2" "opencv-python-headless>=4.9,<4.12" "pillow>=11,<15" "simplejpeg>=1.8,<2" "pycocotools>=2.0.8,<3" "tqdm>=4.66,<5" "onnxruntime>=1.20,<2")
 if [ "$(cat "$ATSS_TRITON_ENV/stamp" 2>/dev/null)" != "${requirements[*]}" ]; then
   echo "triton: installing the server into $ATSS_TRITON_ENV"
   .venv/bin/python -m venv "$ATSS_TRITON_ENV"

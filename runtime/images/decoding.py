@@ -106,7 +106,7 @@ def decode_by(
 def _checked(source: str | os.PathLike[str] | bytes, max_pixels: int) -> tuple[str, bytes, Header]:
     """A name for messages, the file's bytes, and what its header says. Raises ImageError."""
     name = "image data" if isinstance(source, bytes) else os.fspath(source)
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else read_file(Path(source))
     header = read_header(io.BytesIO(data), name)
     height, width = header.stored_hw
     if height * width > max_pixels:
@@ -172,7 +172,8 @@ def _check_png(data: bytes) -> None:
         position += 12 + length
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises ImageError, also for one that is larger than any image."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_FILE_BYTES:

@@ -71,7 +71,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     file.seek(0)
     try:
         header = reader(file)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:  # also an offset that no file has
         raise ImageError(f"{name}: truncated, the file ends early; copy or download it again") from error
     except ValueError as error:
         raise ImageError(f"{name}: {error}; copy or download it again") from error

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import UserError
-from .decoding import MAX_FILE_BYTES, Decoded
+from .decoding import MAX_FILE_BYTES, Decoded, read_file
 from .device_array import DeviceImage, is_foreign_array, is_planar
 from .headers import ImageError
 from .other_formats import as_rgb
@@ -49,6 +50,14 @@ def take_encoded(value: Encoded) -> str | os.PathLike[str] | bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{_name(value)}: images of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read")
     return bytes(data)
+
+
+def encoded_bytes(value: Encoded) -> bytes:
+    """The bytes of an encoded image, read from its file where that is given. Raises ImageError, UserError."""
+    if not is_encoded(value):
+        raise UserError(f"{type(value).__name__} is no image file; expected its path, its bytes, or the open file")
+    taken = take_encoded(value)
+    return taken if isinstance(taken, bytes) else read_file(Path(taken))
 
 
 def take(value: Any, number: int) -> Any:

@@ -4,7 +4,7 @@ The decoder fills what it cannot read and goes on with a warning. OpenCV drops t
 first one, and gives the same pixels, also at a half, quarter or eighth of the size. This module judges the warning: a
 file that is whole, with an oddity that cameras write, is read; any other is refused.
 
-A byte that changed can leave a file that decodes without a warning, and then nobody can tell (`docs/data.md`).
+A byte that changed can leave a file that decodes without a warning; then nobody can tell.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _TOLERATED = 16  # bytes between the pixels and the next marker that some camera
 _READ_AHEAD = 16  # bytes; more than the decoder takes in beyond the pixels without counting them
 _EARLY_END = "Premature end of JPEG file"
 _MISSING = "Corrupt JPEG data: premature end of data segment"
+_MOST_SCANS = 100  # encoders write about ten
 _ZEROS = bytes(64)
 _TRUNCATED = "truncated, the file ends early"
 _REDUCED = {
@@ -42,13 +43,13 @@ def decode_jpeg(data: bytes, header: Header, by: int = 1) -> np.ndarray:
 
     The orientation is not applied. Raises ValueError for a file that is truncated or damaged.
     """
+    _require_few_scans(data)
     try:
         pixels = _decode(data, header, by, strict=True)
     except ValueError as error:
         data = _mended(data, header, str(error))
         pixels = _decode(data, header, by, strict=False)
-    if _has_zeroed_part(data, header):
-        raise ValueError("damaged, a part of its compressed data is zeros")
+    _require_all_parts(data, header)
     return pixels if header.channels != 4 else _decode_cmyk(data, by)
 
 
@@ -57,13 +58,29 @@ def check_jpeg(data: bytes, header: Header) -> bytes:
 
     All compressed data is read, but few pixels are made. Raises ValueError for a file that is truncated or damaged.
     """
+    _require_few_scans(data)
     try:
         _decode(data, header, 8, strict=True)
     except ValueError as error:
         data = _mended(data, header, str(error))
-    if _has_zeroed_part(data, header):
-        raise ValueError("damaged, a part of its compressed data is zeros")
+    _require_all_parts(data, header)
     return data
+
+
+def _require_few_scans(data: bytes) -> None:
+    """Raise ValueError for a file made to keep the decoder busy, which goes over all pixels for each scan."""
+    if data.count(b"\xff\xda") > _MOST_SCANS:
+        scans = sum(segment.marker == 0xDA for segment in _segments(data))
+        if scans > _MOST_SCANS:
+            raise ValueError(f"damaged, {scans} scans are more than an encoder writes")
+
+
+def _require_all_parts(data: bytes, header: Header) -> None:
+    """Raise ValueError for a loss of which the decoder does not warn."""
+    if not header.is_plain_jpeg and not _has_all_scans(data):
+        raise ValueError("damaged, some of its scans are missing")
+    if header.is_plain_jpeg and _has_zeroed_part(data, header):
+        raise ValueError("damaged, a part of its compressed data is zeros")
 
 
 def _decode(data: bytes, header: Header, by: int, strict: bool) -> np.ndarray:
@@ -98,6 +115,8 @@ def _mended(data: bytes, header: Header, warning: str) -> bytes:
         if warning:
             data = mend(data, warning)
             warning = _warning(data, header)
+    if warning == _EARLY_END or (has_no_end and not _has_all_scans(data)):
+        raise ValueError(_TRUNCATED)
     if warning == _MISSING:
         raise ValueError(_TRUNCATED if has_no_end else "damaged, a part of its compressed data is missing")
     stray = _EXTRANEOUS.match(warning)
@@ -141,24 +160,31 @@ def _pixels_begin(data: bytes) -> int:
 
 
 def _ended(data: bytes) -> bytes:
-    """The file with the end marker that it lacks. Raises ValueError if scans are missing too, or if nobody can tell."""
-    data = (data[:-1] if data.endswith(b"\xff") else data) + _EOI
+    """The file with the end marker that it lacks. Raises ValueError where the end of arithmetic codes is lost with it.
+
+    Arithmetic codes can be decoded without their end, so the decoder would not warn.
+    """
+    if any(segment.marker in (0xC9, 0xCA) for segment in _segments(data)):
+        raise ValueError(_TRUNCATED)
+    return (data[:-1] if data.endswith(b"\xff") else data) + _EOI
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a file together have all bits of all coefficients of all components.
+
+    A progressive file without its last scans is valid, but cameras and editors don't write it: a part of it is lost.
+    """
     missing_bits: dict[tuple[int, int], int] = {}  # by component and coefficient: lower bits that no scan had yet
     components: tuple[int, ...] = ()
     for marker, _, _, content in _segments(data):
-        if marker in (0xC9, 0xCA):
-            raise ValueError(_TRUNCATED)  # arithmetic codes are decodable without their end
-        if marker in (0xC0, 0xC1, 0xC2):
+        if marker in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
             components = tuple(content[6:-2:3])
-        elif marker == 0xDA:
+        elif marker == 0xDA and content:
             count = content[0]
-            first, last, bits = content[1 + 2 * count : 4 + 2 * count]
-            for index in range(count):
-                for coefficient in range(first, min(last, 63) + 1):
-                    missing_bits[content[1 + 2 * index], coefficient] = bits & 15
-    if any(missing_bits.get((one, coefficient), 1) for one in components for coefficient in range(64)):
-        raise ValueError(_TRUNCATED)
-    return data
+            first, last, bits = (*content[1 + 2 * count : 4 + 2 * count], 0, 0, 0)[:3]
+            for component in content[1 : 1 + 2 * count : 2]:
+                missing_bits |= {(component, at): bits & 15 for at in range(first, min(last, 63) + 1)}
+    return not any(missing_bits.get((component, at), 1) for component in components for at in range(64))
 
 
 def _without_stray_bytes(data: bytes, warning: str) -> bytes:
@@ -209,7 +235,7 @@ def _has_zeroed_part(data: bytes, header: Header) -> bool:
     Zeros are a valid code. An encoder can repeat it only where the code of zeros alone means a flat block. Files of
     which that is not known are left: several scans, and tables in which that code has this meaning.
     """
-    if not header.is_plain_jpeg or _ZEROS not in data:
+    if _ZEROS not in data:
         return False
     meanings: list[int] = []  # of the shortest code in each table of coefficients
     begin = 0

@@ -107,7 +107,7 @@ def load(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
-    """A JPEG or PNG image, decoded at the size that its resize needs. Raises ImageError.
+    """An image file, or its bytes, decoded at the size that its resize needs. Raises ImageError.
 
     The resize is that of `make_batch` with `pre`, or to `wanted_hw` of the image's size. If `pre` is None, all pixels
     are decoded.

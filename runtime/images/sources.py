@@ -13,7 +13,11 @@ from .decoding import SUFFIXES
 from .finder import find_files
 
 LIST_SUFFIX = ".txt"  # of a text file that names an image or a video per line
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Of videos in a folder, as far as OpenCV's FFmpeg reads them. An animated GIF counts as a video.
+VIDEO_SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv"),
+    *(".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Images that Parquet files name or hold: a row per image, with a column `path`, `bytes`, or `image` with both.
 
-`path` alone names files. `bytes` holds whole JPEG or PNG files, which are read a row group at a time; `image` is a
+`path` alone names files. `bytes` holds whole image files, which are read a row group at a time; `image` is a
 struct of the two, as Hugging Face's data sets have it.
 """
 

@@ -20,6 +20,8 @@ from .processor import processors, read_processor
 LIBRARIES = (
     "numpy",
     "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
     "pycocotools",
     "onnxruntime",
     "onnxruntime-gpu",

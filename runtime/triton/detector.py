@@ -15,6 +15,7 @@ from ..backends.triton.client import TIMEOUT_S
 from ..detections import Detections
 from ..detector import Detector
 from ..errors import UserError
+from ..images.inputs import Encoded, encoded_bytes
 
 
 class TritonDetector(Detector):
@@ -33,15 +34,16 @@ class TritonDetector(Detector):
         super().__init__(backend)
         self._served = backend
 
-    def detect_encoded(self, files: Sequence[bytes]) -> list[Detections | UserError]:
-        """Detections of the bytes of JPEG or PNG files, each in the pixels of its image; the server decodes them.
+    def detect_encoded(self, files: Sequence[Encoded]) -> list[Detections | UserError]:
+        """Detections of image files (paths, bytes or open files), each in its own pixels; the server decodes them.
 
-        An image that the server refuses has its error in its place. Raises BackendError once the detector is closed.
+        An image that cannot be read, or that the server refuses, has its error in its place. Raises BackendError once
+        the detector is closed.
         """
         return self._served.at_once(self._one, files)
 
-    def _one(self, data: bytes) -> Detections | UserError:
+    def _one(self, file: Encoded) -> Detections | UserError:
         try:
-            return self._served.client.infer_encoded(data)
+            return self._served.client.infer_encoded(encoded_bytes(file))
         except UserError as error:
             return error

@@ -46,14 +46,14 @@ def test_a_bad_image_fails_alone(detector: TritonDetector, made: Made) -> None:
     good = made.files[0].read_bytes()
     ok, huge = cv2.imencode(".jpg", np.zeros((10_000, 10_000, 3), np.uint8))
     assert ok
-    bad = [good[: len(good) // 2], b"", b"GIF89a", huge.tobytes()]
+    bad = [good[: len(good) // 2], b"", b"plain text", huge.tobytes()]
     found = detector.detect_encoded([good, *bad, good])
     assert [str(error) for error in found[1:-1] if isinstance(error, UserError)] == [
         "image data: truncated, the file ends early; copy or download it again",
         "image data: the file is empty; copy or download it again",
-        "image data: neither JPEG nor PNG by its content; convert it to either",
-        "image data: 10000×10000 is 100.0 megapixels, the limit is 64; scale it down, or raise the limit if you trust "
-        "the file",
+        "image data: not an image of a known format by its content; convert it to JPEG or PNG",
+        "image data: 10000×10000 is 100.0 megapixels, the limit is 64; scale it down, or raise --max-megapixels "
+        "(in training --data.max-megapixels) if you trust the file",
     ]
     assert same(found[0], made.found[0])
     assert same(found[-1], made.found[0])

@@ -78,7 +78,7 @@ class TritonClient:
         return self._infer(contract.PIXELS, pixels.shape, lambda given: given.set_data_from_numpy(pixels))
 
     def infer_encoded(self, data: bytes) -> Detections:
-        """Detections of the bytes of a JPEG or PNG file, which the server decodes. Raises as `infer_pixels`."""
+        """Detections of the bytes of an image file, which the server decodes. Raises as `infer_pixels`."""
         array = np.array([[data]], dtype=np.object_)
         return self._infer(contract.ENCODED, array.shape, lambda given: given.set_data_from_numpy(array))
 

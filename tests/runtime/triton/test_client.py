@@ -72,10 +72,13 @@ def test_detections_are_the_local_detectors(share: bool, server: FakeTriton, tmp
     with TritonDetector(server.url, share_memory=share) as detector:
         given = {
             "files": list(detector(files)),
-            "encoded": detector.detect_encoded([file.read_bytes() for file in files]),
+            "encoded": detector.detect_encoded([files[0], *(file.read_bytes() for file in files[1:])]),
             "alone": [detector(file) for file in files],
         }
         assert detector.detect_encoded([]) == []
+        (unread, no_file) = detector.detect_encoded([Path("none.jpg"), None])  # type: ignore[list-item]
+        assert "none.jpg: cannot read" in str(unread)
+        assert "NoneType is no image file" in str(no_file)
         assert bool(server.memory) == share
     for found in given.values():
         for one, wanted in zip(found, expected, strict=True):

@@ -153,6 +153,8 @@ IMPOSSIBLE = [
     ("--preprocess.short-side", "0"),
     ("--model.head.prior-probability", "0"),
     ("--data.workers", "-1"),
+    ("--data.max-megapixels", "0"),
+    ("--data.max-megapixels", "nan"),
     ("--schedule.ema", "1"),
     ("--schedule.learning-rate", "0"),
     ("--preprocess.size-divisor", "48"),
