@@ -47,12 +47,20 @@ def end_at_once() -> None:
     _install(_leave)
 
 
-def raise_interrupts() -> None:
-    """From now on the first signal raises Interrupted in the main thread, and the second one ends the process."""
+@contextlib.contextmanager
+def raise_interrupts() -> Iterator[None]:
+    """While the block runs, the first signal raises Interrupted in the main thread; the second one ends the process.
+
+    After the block `end_at_once` holds: the interpreter's own end would answer a signal with a traceback.
+    """
     _State.received, _State.is_waiting, _State.holds = None, False, 0
+    before, sys.unraisablehook = sys.unraisablehook, _raise_again
     _install(_raise)
-    if sys.unraisablehook is not _raise_again:
-        sys.unraisablehook = _raise_again
+    try:
+        yield
+    finally:
+        end_at_once()
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -155,8 +163,23 @@ def _is_copy(number: int) -> bool:
 
 def _raise_again(unraisable: Any) -> None:
     """Where Python would drop the exception (in a destructor, in a callback of a library), raise it once more."""
-    if isinstance(unraisable.exc_value, Interrupted):
-        _State.received = None
-        signal.raise_signal(unraisable.exc_value.number)
-    else:
+    if not isinstance(unraisable.exc_value, Interrupted):
         sys.__unraisablehook__(unraisable)
+        return
+    import threading
+
+    _State.received = None
+    # Later, and from another thread: raised here, it would be dropped again.
+    again = threading.Timer(0.05, _send_to_main_thread, (unraisable.exc_value.number,))
+    again.daemon = True
+    again.start()
+
+
+def _send_to_main_thread(number: int) -> None:
+    import _thread
+    import threading
+
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))

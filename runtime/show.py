@@ -27,6 +27,7 @@ from .draw import draw_side_by_side, encode_jpeg
 from .errors import UserError, run_main
 from .files import atomic_write
 from .images import ImageError
+from .terminal import printable
 
 
 def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
@@ -42,7 +43,7 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
             image = dataset.image(index)
         except ImageError as error:
             problems.append(str(error))
-            print(f"warning: skipped {error}", file=sys.stderr)
+            print(f"warning: skipped {printable(error)}", file=sys.stderr)
             continue
         image_id = int(dataset.image_ids[index])
         boxes, labels, _ = dataset.annotations(index)

@@ -30,6 +30,7 @@ from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
+from ..terminal import printable
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
         for line in image_files.problems():
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
         report = run_benchmark(options.models, image_files, settings, backend, command)
     try:

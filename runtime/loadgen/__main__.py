@@ -46,6 +46,7 @@ from ..machine.conditions import command_line, describe_machine, describe_run, v
 from ..machine.processor import processors
 from ..manifest import Preprocess
 from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
+from ..terminal import printable
 from .logs import Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     image_files = find_images(options.images, options.num_images)
     for line in image_files.problems():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
@@ -211,7 +212,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     require_same_classes(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
