@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # typing would be most of the time that this module takes to 
     from types import FrameType
     from typing import Any
 
+ENDED_BY_SIGNAL = (
+    128  # the exit code of a command that a signal ended is this and the signal's number, as shells have it
+)
 _WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 _SIGNALS: dict[int, str] = {int(getattr(signal, name)): word for name, word in _WORDS.items() if hasattr(signal, name)}
 
@@ -102,7 +105,7 @@ def exit_of(error: BaseException) -> tuple[str, int] | None:
     line = _SIGNALS[number]
     if not isinstance(error, KeyboardInterrupt):
         line += f" (in the end: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
-    return line, 128 + number
+    return line, ENDED_BY_SIGNAL + number
 
 
 def end_children() -> None:
@@ -134,7 +137,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"{_SIGNALS[number]}\n".encode())
     end_children()
-    os._exit(128 + number)
+    os._exit(ENDED_BY_SIGNAL + number)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -10,18 +10,17 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
-from runtime.errors import EXIT_INTERRUPTED, UserError
+from runtime.errors import UserError
 from runtime.files import atomic_write
+from runtime.interrupts import ENDED_BY_SIGNAL
 
 from .systems import Job
 
@@ -62,7 +61,7 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     UserError where another run works in `out`, or where `out` was begun with other settings.
     """
     deadline = time.monotonic() + seconds
-    with alone_in(out), _terminable():
+    with alone_in(out):
         for job in jobs:
             _write_config(job, job_folder(out, job))
         pending = [job for job in jobs if read_result(out, job) is None]
@@ -102,20 +101,6 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt, so that no job outlives the run."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _write_config(job: Job, folder: Path) -> None:
     path, text = folder / CONFIG, json.dumps(asdict(job.config), indent=1) + "\n"
     if not path.exists():
@@ -141,14 +126,15 @@ def _ended(job: Job, code: int, out: Path, done: int, jobs: list[Job]) -> None:
     """Print how a job ended, and write a result for a job that failed by itself."""
     folder = job_folder(out, job)
     result = read_result(out, job)
-    if result is None and code >= 0 and code != EXIT_INTERRUPTED:
+    if result is None and 0 <= code <= ENDED_BY_SIGNAL:
         lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         result = Result({}, last if code else "it ended without a result")
         write_result(folder, result)
         done += 1
     if result is None:
-        text = f"ended by signal {-code}, and will be tried again by the next run"
+        number = -code if code < 0 else code - ENDED_BY_SIGNAL
+        text = f"ended by signal {number}, and will be tried again by the next run"
     else:
         text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.metrics['AP']:.1f}"
     print(f"{time.strftime('%H:%M:%S')} [{done}/{len(jobs)}] {job.name}: {text}", flush=True)
