@@ -31,7 +31,8 @@ from typing import Annotated, get_args
 
 from runtime.bounds import Batch, Bounds, Side, argument
 from runtime.command_names import program
-from runtime.errors import EXIT_INTERRUPTED, run_main
+from runtime.errors import run_main
+from runtime.interrupts import ENDED_BY_SIGNAL
 from runtime.manifest import Precision
 
 from .api import build_engine
@@ -137,8 +138,8 @@ if __name__ == "__main__":
     try:
         run_main(main)
     except SystemExit as ended:
-        if ended.code == EXIT_INTERRUPTED:
+        if isinstance(ended.code, int) and ended.code > ENDED_BY_SIGNAL:
             # TensorRT for RTX leaves threads of a stopped build behind, which crash when the interpreter ends first.
             sys.stderr.flush()
-            os._exit(EXIT_INTERRUPTED)
+            os._exit(ended.code)
         raise

@@ -54,6 +54,7 @@ from .images.video import VideoError
 from .manifest import Manifest
 from .model_spec import ModelSpec, model_path, model_summary
 from .outputs import check_outputs
+from .terminal import printable
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
@@ -182,7 +183,7 @@ def _detect_all(
 
 
 def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 def _warn(line: str) -> None:
@@ -273,7 +274,7 @@ def _drawn(inputs: Inputs, options: argparse.Namespace) -> list[Path]:
 
 def _bar(title: str, unit: str, total: int | None = None) -> tqdm:
     """A bar with the count, the rate and, where the total is known, the time left."""
-    return tqdm(total=total, desc=title, unit=unit, disable=not sys.stderr.isatty(), leave=False)
+    return tqdm(total=total, desc=printable(title), unit=unit, disable=not sys.stderr.isatty(), leave=False)
 
 
 if __name__ == "__main__":

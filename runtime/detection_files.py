@@ -24,6 +24,7 @@ from .errors import UserError
 from .files import as_utf8, atomic_path, write_error
 from .manifest import Manifest
 from .parquet import import_parquet
+from .terminal import printable
 
 GROUP_ROWS = 1000  # of a Parquet file that are in memory at a time
 
@@ -75,7 +76,7 @@ class DetectionFiles:
 
     def skip(self, path: Path | str, error: UserError) -> None:
         """Warn of an input that could not be read, and note it in every file."""
-        tqdm.write(f"warning: skipped {error}", file=sys.stderr)
+        tqdm.write(f"warning: skipped {printable(error)}", file=sys.stderr)
         self.skipped.append({"file": str(path), "reason": str(error)})
         for writer in self._writers:
             writer.skip(self.skipped[-1])

@@ -33,13 +33,11 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     exit code 2, a signal its own line and exit code (`interrupts`). Any other exception is a bug of this toolkit and
     keeps its traceback. What is printed meanwhile is safe for the terminal (`terminal.guard_output`).
     """
-    interrupts.raise_interrupts()
-    with guard_output():
-        try:
+    try:
+        with guard_output(), interrupts.raise_interrupts():
             code = _exit_code(main)
-            interrupts.end_at_once()  # the interpreter's own end would answer Ctrl-C with a traceback
-        except interrupts.Interrupted as error:  # it came between the work and its end
-            code = _interrupted(error)
+    except interrupts.Interrupted as error:  # it came between the work and its end
+        code = _interrupted(error)
     sys.exit(code)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # typing would be most of the time that this module takes to 
     from types import FrameType
     from typing import Any
 
+ENDED_BY_SIGNAL = (
+    128  # the exit code of a command that a signal ended is this and the signal's number, as shells have it
+)
 _WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 _SIGNALS: dict[int, str] = {int(getattr(signal, name)): word for name, word in _WORDS.items() if hasattr(signal, name)}
 
@@ -47,12 +50,20 @@ def end_at_once() -> None:
     _install(_leave)
 
 
-def raise_interrupts() -> None:
-    """From now on the first signal raises Interrupted in the main thread, and the second one ends the process."""
+@contextlib.contextmanager
+def raise_interrupts() -> Iterator[None]:
+    """While the block runs, the first signal raises Interrupted in the main thread; the second one ends the process.
+
+    After the block `end_at_once` holds: the interpreter's own end would answer a signal with a traceback.
+    """
     _State.received, _State.is_waiting, _State.holds = None, False, 0
+    before, sys.unraisablehook = sys.unraisablehook, _raise_again
     _install(_raise)
-    if sys.unraisablehook is not _raise_again:
-        sys.unraisablehook = _raise_again
+    try:
+        yield
+    finally:
+        end_at_once()
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -94,7 +105,7 @@ def exit_of(error: BaseException) -> tuple[str, int] | None:
     line = _SIGNALS[number]
     if not isinstance(error, KeyboardInterrupt):
         line += f" (in the end: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
-    return line, 128 + number
+    return line, ENDED_BY_SIGNAL + number
 
 
 def end_children() -> None:
@@ -126,7 +137,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"{_SIGNALS[number]}\n".encode())
     end_children()
-    os._exit(128 + number)
+    os._exit(ENDED_BY_SIGNAL + number)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
@@ -155,8 +166,23 @@ def _is_copy(number: int) -> bool:
 
 def _raise_again(unraisable: Any) -> None:
     """Where Python would drop the exception (in a destructor, in a callback of a library), raise it once more."""
-    if isinstance(unraisable.exc_value, Interrupted):
-        _State.received = None
-        signal.raise_signal(unraisable.exc_value.number)
-    else:
+    if not isinstance(unraisable.exc_value, Interrupted):
         sys.__unraisablehook__(unraisable)
+        return
+    import threading
+
+    _State.received = None
+    # Later, and from another thread: raised here, it would be dropped again.
+    again = threading.Timer(0.05, _send_to_main_thread, (unraisable.exc_value.number,))
+    again.daemon = True
+    again.start()
+
+
+def _send_to_main_thread(number: int) -> None:
+    import _thread
+    import threading
+
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))

@@ -16,6 +16,7 @@ from .backends.options import BACKENDS
 from .backends.triton.address import is_address
 from .detector import Detector
 from .files import sha256_file
+from .terminal import printable
 
 
 def model_path(text: str | os.PathLike[str]) -> Path | str:
@@ -72,5 +73,5 @@ def open_model_with_sha256(spec: ModelSpec, **options: Any) -> tuple[Detector, s
 def model_summary(detector: Detector, spec: ModelSpec | Path | str) -> str:
     """One line about an opened model: recipe, number of classes, precision, and the backend that runs it."""
     manifest = detector.manifest
-    contents = f"{manifest.recipe}, {len(manifest.classes)} classes, {manifest.precision}"
-    return f"{spec}: {contents}; {detector.backend.description}"
+    contents = f"{printable(manifest.recipe)}, {len(manifest.classes)} classes, {printable(manifest.precision)}"
+    return f"{printable(spec)}: {contents}; {detector.backend.description}"

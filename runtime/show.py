@@ -32,6 +32,7 @@ from .files import atomic_write
 from .images import ImageError
 from .images.limit import add_limit_argument, max_pixels
 from .outputs import check_outputs
+from .terminal import printable
 
 
 def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, min_score: float) -> list[Path]:
@@ -49,7 +50,7 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
             image = dataset.image(index)
         except ImageError as error:
             problems.append(str(error))
-            print(f"warning: skipped {error}", file=sys.stderr)
+            print(f"warning: skipped {printable(error)}", file=sys.stderr)
             continue
         image_id = int(dataset.image_ids[index])
         boxes, labels, _ = dataset.annotations(index)

@@ -33,6 +33,7 @@ from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
 from ..outputs import check_outputs
 from ..temporaries import scratch_folder
+from ..terminal import printable
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
         for line in image_files.problems():
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
         report = run_benchmark(options.models, image_files, settings, backend, command)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..machine.conditions import Machine
 from ..machine.gpu_watch import GpuReport
 from ..stopwatch import STAGES
+from ..terminal import printable
 from .images import ImageSet
 from .measuring import Distribution
 from .model_info import ModelInfo
@@ -103,7 +104,7 @@ def _images(image_files: ImageSet) -> str:
 
 def _artifact(artifact: ModelInfo) -> str:
     return (
-        f"{artifact.path}: {artifact.recipe}, {artifact.classes} classes, {artifact.precision}, "
+        f"{printable(artifact.path)}: {printable(artifact.recipe)}, {artifact.classes} classes, {artifact.precision}, "
         f"{artifact.bytes / 1e6:.1f} MB, SHA-256 {artifact.sha256[:16]}…; {artifact.backend}"
     )
 

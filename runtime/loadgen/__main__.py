@@ -51,6 +51,7 @@ from ..machine.processor import processors
 from ..manifest import Preprocess
 from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
 from ..outputs import alone_in, check_outputs
+from ..terminal import printable
 from .logs import LOGS, Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     image_files = find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
     for line in image_files.problems():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
@@ -231,7 +232,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))

@@ -128,12 +128,15 @@ def _guarded(call: Callable[[Sequence[int]], None], responses: Responses) -> Cal
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: Python would see it only when LoadGen calls back, in Server after minutes."""
+    """Let signals end the process at once: Python would see them when LoadGen calls back, in Server after minutes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -171,11 +171,14 @@ def test_a_video(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert sorted(path.name for path in out.iterdir()) == ["detections.json", "film.mp4"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_writes_what_is_done(
+    number: signal.Signals, word: str, model: Path, tmp_path: Path, repository: Path
+) -> None:
     first, out = write_image(tmp_path / "in" / "0000.png"), tmp_path / "out"
-    for number in range(1, 4000):
-        os.link(first, first.with_name(f"{number:04}.png"))
+    for index in range(1, 4000):
+        os.link(first, first.with_name(f"{index:04}.png"))
     process = subprocess.Popen(
         [sys.executable, "-m", "runtime.detect", str(model), str(first.parent), "-o", str(out), "--batch", "2"],
         cwd=repository,
@@ -187,15 +190,42 @@ def test_ctrl_c_writes_what_is_done(model: Path, tmp_path: Path, repository: Pat
     deadline = time.monotonic() + 60
     while not (out / "0020.jpg").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.splitlines() == ["interrupted"]
+    assert process.returncode == 128 + number
+    assert said.splitlines() == [word]
     content = found(out)
     names = [Path(row["file"]).name for row in content["images"]]
     assert 5 < len(names) < 4000
-    assert names == [f"{number:04}.png" for number in range(len(names))]
+    assert names == [f"{index:04}.png" for index in range(len(names))]
     assert content["complete"] is False
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
+def test_a_name_that_is_not_utf_8(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Every file has it, and gives it back; a bad image of such a name and a film cost only themselves."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    odd, bad, film = (
+        folder / os.fsdecode(name) for name in (b"caf\xe9.png", b"bad\xff\n\x1b[31m.jpg", b"film\xe9.mp4")
+    )
+    odd.parent.mkdir()
+    odd.write_bytes(write_image(folder / "a.png").read_bytes())
+    bad.write_bytes(b"no image")
+    film.write_bytes(write_video(tmp_path / "film.mp4").read_bytes())
+    options = ["--jsonl", str(tmp_path / "rows.jsonl"), "--parquet", str(tmp_path / "rows.parquet")]
+    assert main([str(model), str(folder), "-o", str(out), *options]) == 0
+    content = found(out)
+    assert [os.fsencode(row["file"]) for row in content["images"]] == [os.fsencode(folder / "a.png"), os.fsencode(odd)]
+    assert {os.fsencode(row["file"]) for row in content["skipped"]} == {os.fsencode(bad), os.fsencode(film)}
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["file"] for line in lines} == {str(path) for path in (folder / "a.png", odd, bad, film)}
+    assert (out / f"{odd.stem}.jpg").is_file()
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert str(folder / "caf") + "\\udce9.png" in {row["file"] for row in rows}
+    warned = capsys.readouterr().err
+    assert "bad\\udcff\\n\\x1b[31m.jpg" in warned
+    assert "\x1b" not in warned
 
 
 def test_an_image_that_the_graph_does_not_take_is_skipped(tmp_path: Path) -> None:

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import UserError, run_main
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """`run_main` is a process's last act, and leaves its handlers."""
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number]
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def run(code: str, repository: Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -6,22 +6,19 @@ metrics, or the reason of its failure. Everything survives a kill at any moment,
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NamedTuple
 
 from runtime.bounds import Bounds, Name
-from runtime.errors import EXIT_INTERRUPTED, UserError
+from runtime.errors import UserError
 from runtime.files import atomic_write
+from runtime.interrupts import ENDED_BY_SIGNAL
 from runtime.json_file import read_json_file
 from runtime.outputs import alone_in
 from runtime.records import record_from_dict
@@ -76,7 +73,7 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     UserError where another run works in `out`, or where `out` was begun with other settings.
     """
     deadline = time.monotonic() + seconds
-    with alone_in(out), _terminable():
+    with alone_in(out):
         for job in jobs:
             _write_config(job, job_folder(out, job))
         pending = [job for job in jobs if read_result(out, job) is None]
@@ -99,20 +96,6 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     left = sum(read_result(out, job) is None for job in jobs)
     if left:
         print(f"{left} of {len(jobs)} trainings are left: run the same command again to resume", flush=True)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt, so that no job outlives the run."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_config(job: Job, folder: Path) -> None:
@@ -140,14 +123,15 @@ def _ended(job: Job, code: int, out: Path, done: int, jobs: list[Job]) -> None:
     """Print how a job ended, and write a result for a job that failed by itself."""
     folder = job_folder(out, job)
     result = read_result(out, job)
-    if result is None and code >= 0 and code != EXIT_INTERRUPTED:
+    if result is None and 0 <= code <= ENDED_BY_SIGNAL:
         lines = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         result = Result({}, last if code else "it ended without a result")
         write_result(folder, result)
         done += 1
     if result is None:
-        text = f"ended by signal {-code}, and will be tried again by the next run"
+        number = -code if code < 0 else code - ENDED_BY_SIGNAL
+        text = f"ended by signal {number}, and will be tried again by the next run"
     else:
         text = f"FAILED: {result.error}" if result.error else f"AP {100 * result.metrics['AP']:.1f}"
     print(f"{time.strftime('%H:%M:%S')} [{done}/{len(jobs)}] {job.name}: {text}", flush=True)

@@ -112,7 +112,8 @@ def test_killed_and_continued_gives_the_result_of_a_run_that_went_through(
         "from train.config import Config; from train.reproduce.run import run; from train.reproduce.systems import *\n"
         "config = record_from_dict(Config, json.loads(Path(sys.argv[2]).read_text()), 'test')\n"
         "system = next(s for s in systems() if s.key == 'atss-box')\n"
-        "run([Job(system, 0, config)], Path(sys.argv[1]), 1, 120)"
+        "from runtime.errors import run_main\n"
+        "run_main(lambda: run([Job(system, 0, config)], Path(sys.argv[1]), 1, 120))"
     )
     config = job_folder(through, trainings[0]) / "config.json"
     last = job_folder(killed, trainings[0]) / "train" / "last.pt"
@@ -132,7 +133,7 @@ def test_killed_and_continued_gives_the_result_of_a_run_that_went_through(
     assert killed_at < 60
     process = until_step(killed_at + 1)
     process.terminate()
-    process.wait()
+    assert process.wait() == 128 + signal.SIGTERM
     with alone_in(job_folder(killed, trainings[0])):  # no training holds its folder any more
         assert killed_at < read_checkpoint(last).step < 60
     run(trainings, killed, processes=1, seconds=120)
