@@ -150,28 +150,43 @@ def alone_in(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
 
     Waits up to `wait_s` seconds for the lock, then raises OutputError. Where a file system has no locks nobody is
     refused. Another machine's lock on a network file system ends when the server gives the machine up, in NFS 4 after
-    90 seconds. Raises WriteError for a folder that can't be written.
+    90 seconds. A folder that is made for the lock and stays empty is removed. Raises WriteError for a folder that can't
+    be written.
     """
-    path = folder / LOCK
+    path, is_new, ends = folder / LOCK, not folder.exists(), time.monotonic() + wait_s
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_lock(path)
+        except OSError as error:
+            raise write_error(path, error) from error
+        if try_lock(descriptor) is not False and _is_at(descriptor, path):
+            break
+        let_go(descriptor)
+        if time.monotonic() >= ends and path.exists():
+            raise OutputError(
+                f"{folder}: another run is working here{_holder(path)}; wait for it or choose another --out"
+            )
+        time.sleep(0.1)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _open_lock(path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    try:
-        ends = time.monotonic() + wait_s
-        while try_lock(descriptor) is False:
-            if time.monotonic() >= ends:
-                raise OutputError(
-                    f"{folder}: another run is working here{_holder(path)}; wait for it or choose another --out"
-                )
-            time.sleep(0.1)
         with suppress(OSError):  # a note for the message above
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
         yield
     finally:
+        with suppress(OSError):
+            if is_new and os.listdir(folder) == [LOCK]:
+                path.unlink()
+                folder.rmdir()
         let_go(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name: a run may have removed it with its empty folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _open_lock(path: Path) -> int:

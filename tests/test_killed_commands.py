@@ -32,11 +32,13 @@ TRAIN = (
 
 
 TRIALS = {
-    "train": [Trial(TRAIN, "run/last.pt run/log.jsonl", f"{TRAIN} --resume")],
+    "train": [Trial(TRAIN, "run/last.pt run/log.jsonl", f"{TRAIN} --resume", replaces=False)],
     "validate": [Trial("best.pt --annotations labelled.json --images images --json out/v.json", "v.json")],
     "plot": [Trial("out", "curves.png")],
     "show-assignment": [Trial(f"atss_tiny {DATA} --count 1 --out out", "assignment_1.png")],
-    "shapes": [Trial("out/set --train 3 --val 1 --size 64", "set/train.json set/val.json set/shapes.json")],
+    "shapes": [
+        Trial("out/set --train 3 --val 1 --size 64", "set/train.json set/val.json set/shapes.json", replaces=False)
+    ],
     "detect": [
         Trial(
             "m.onnx images -o out --jsonl out/a.jsonl --parquet out/a.parquet",

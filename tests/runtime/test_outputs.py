@@ -163,12 +163,23 @@ def test_the_second_run_is_refused_and_a_killed_one_frees_the_folder_at_once(tmp
         process.kill()
         process.wait()
     with alone_in(folder):
+        (folder / "made").touch()
         with pytest.raises(UserError, match="another run"), alone_in(folder):  # another thread of this process
             pass
         with alone_in(tmp_path / "elsewhere"):
             pass
     with alone_in(folder):
         pass
+
+
+def test_a_folder_that_stays_empty_is_removed_only_where_the_lock_made_it(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "new" / "run"):
+        pass
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "old").mkdir()
+    with alone_in(tmp_path / "old"):
+        pass
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["lock"]
 
 
 def test_a_folder_that_cannot_be_written_and_one_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

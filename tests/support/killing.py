@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,6 @@ import torch
 from runtime import cli
 
 ROOT = Path(__file__).parents[2]
-FEW = 3  # moments of a command that are tried where not all are
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -47,6 +47,7 @@ class Trial(NamedTuple):
     arguments: str
     files: str
     again: str = ""
+    replaces: bool = True  # outputs that are there; other commands refuse them, or do nothing where they are done
 
 
 class Runner:
@@ -147,8 +148,8 @@ def complete(runner: Runner, command: str, trial: Trial) -> tuple[int, dict[str,
 
 
 def few(count: int) -> list[int]:
-    """The first of so many moments, the last, and some between."""
-    return sorted({1 + number * (count - 1) // (FEW - 1) for number in range(FEW)})
+    """A moment in the middle and the last, of so many."""
+    return sorted({(count + 1) // 2, count})
 
 
 def kill(runner: Runner, command: str, trial: Trial, moments: Callable[[int], list[int]]) -> None:
@@ -157,7 +158,7 @@ def kill(runner: Runner, command: str, trial: Trial, moments: Callable[[int], li
     for number, moment in enumerate(moments(count)):
         out = begin(runner.folder, command)
         before = contents(out)
-        if number % 2 and command not in ("train", "shapes"):  # those do nothing where they are done
+        if number % 2 and trial.replaces:
             for name, content in left.items():
                 (out / name).write_bytes(content)
             before = left
@@ -165,6 +166,11 @@ def kill(runner: Runner, command: str, trial: Trial, moments: Callable[[int], li
         assert ended["code"] == -9, f"moment {moment} of {count}: {ended}"
         require_whole(out, trial, before)
         ended = runner(command, trial.again or trial.arguments)
+        if not trial.replaces and ended["code"] == 2:  # the kill came after the first rename
+            assert re.search("exists already|has a model of that name", ended["said"]), ended
+            for name in {name.split("/")[0] for name in trial.files.split()}:
+                shutil.rmtree(out / name, ignore_errors=True)
+            ended = runner(command, trial.arguments)
         assert ended["code"] == 0, f"after moment {moment} of {count}: {ended['said']}"
         assert set(trial.files.split()) <= contents(out).keys()
         assert temporaries(out) == [], f"after moment {moment} of {count}"
@@ -178,7 +184,7 @@ def fill(runner: Runner, command: str, trial: Trial, conditions: Callable[[int, 
     for number, condition in enumerate(conditions(count, largest)):
         out = begin(runner.folder, command)
         before = contents(out)
-        if number % 2 and command not in ("train", "shapes"):
+        if number % 2 and trial.replaces:
             for name, content in left.items():
                 (out / name).write_bytes(content)
             before = left

@@ -47,6 +47,8 @@ def _child(trial: dict[str, Any], report: int) -> None:
 
     if "limit" in trial:  # as on a full disk, writes fail with an OSError (EFBIG), since Python ignores SIGXFSZ
         resource.setrlimit(resource.RLIMIT_FSIZE, (trial["limit"], resource.RLIM_INFINITY))
+    # The parent's streams know other files under these numbers.
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     sys.addaudithook(watch)
     sys.argv = [trial["module"], *trial["arguments"]]
     try:

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from runtime.files import sha256_file
+from runtime.files import WriteError, sha256_file
 from runtime.records import record_from_dict
 from train.build import build_detector
 from train.checkpoint import Checkpoint, CheckpointError, Classes, load_detector, read_checkpoint, save_checkpoint
@@ -299,6 +300,23 @@ def test_a_full_disk_leaves_the_former_file(
     with pytest.raises(UserError, match="No space left on device") as caught:
         save_checkpoint(path, checkpoint._replace(step=8))
     assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.99])
+def test_a_disk_that_ends_inside_the_file(checkpoint: Checkpoint, tmp_path: Path, share: float) -> None:
+    """torch's writer goes on in its destructor, and used to end with an error of its own."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, checkpoint)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(before)), limits[1]))  # Python ignores SIGXFSZ
+    try:
+        with pytest.raises(WriteError, match="File too large; free some space"):
+            save_checkpoint(path, checkpoint._replace(step=8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
