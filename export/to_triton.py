@@ -21,7 +21,6 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trito
     runpy.run_module("export.to_triton", run_name="__main__", alter_sys=True)
 
 import argparse
-import math
 from pathlib import Path
 from typing import get_args
 
@@ -30,7 +29,6 @@ from runtime.bounds import Batch, Milliseconds, Positive, argument
 from runtime.command_names import program
 from runtime.errors import run_main
 
-from .arguments import ArgumentError
 from .console import CommandParser
 from .triton.config import Device, Placement, ServingOptions
 from .triton.repository import write_repository
@@ -45,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         instances=options.instances,
         front_instances=options.front_instances,
         batch_max=options.batch_max,
-        queue_delay_us=_microseconds(options.queue_delay_ms),
+        queue_delay_us=round(1000 * options.queue_delay_ms),
         backend=options.backend,
     )
     written = write_repository(Path(options.model), Path(options.output), options.name, serving)
@@ -54,12 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"start it: tritonserver --model-repository={written.root.resolve()}")
     print(f"ask it:   python -m runtime.detect triton://localhost:8001/{written.front} IMAGE")
     return 0
-
-
-def _microseconds(milliseconds: float) -> int:
-    if not math.isfinite(milliseconds):
-        raise ArgumentError(f"--queue-delay-ms {milliseconds}: expected a number of milliseconds")
-    return round(milliseconds * 1000)
 
 
 def _parser() -> CommandParser:
