@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
     end_at_once()
 
 import argparse
-import math
 from pathlib import Path
 from typing import get_args
 
@@ -36,7 +35,6 @@ from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument
 
-from .arguments import ArgumentError
 from .console import CommandParser
 from .triton.config import Device, Placement, ServingOptions
 from .triton.repository import write_repository
@@ -51,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         instances=options.instances,
         front_instances=options.front_instances,
         batch_max=options.batch_max,
-        queue_delay_us=_microseconds(options.queue_delay_ms),
+        queue_delay_us=round(1000 * options.queue_delay_ms),
         backend=options.backend,
         max_megapixels=options.max_megapixels,
     )
@@ -61,12 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"start it: tritonserver --model-repository={written.root.resolve()}")
     print(f"ask it:   python -m runtime.detect triton://localhost:8001/{written.front} IMAGE")
     return 0
-
-
-def _microseconds(milliseconds: float) -> int:
-    if not math.isfinite(milliseconds):
-        raise ArgumentError(f"--queue-delay-ms {milliseconds}: expected a number of milliseconds")
-    return round(milliseconds * 1000)
 
 
 def _parser() -> CommandParser:

@@ -29,7 +29,7 @@ _SIDES = 4  # numbers of a box code
 class OnnxFacts(NamedTuple):
     """What was read from a file."""
 
-    manifest: str | None  # JSON; None: the file has none, or it isn't text
+    manifest: bytes | None  # JSON; None: the file has none
     graph_sha256: str  # of everything but the metadata
     classes: int | None  # from the shapes of the network's dense maps; None: the file doesn't name them
 
@@ -64,10 +64,7 @@ def _facts(content: memoryview) -> OnnxFacts:
             if number == _MODEL_GRAPH:
                 classes = _classes(content[at:end])
         elif _first(content[at:end], _ENTRY_KEY) == METADATA_KEY.encode():
-            try:
-                manifest = bytes(_first(content[at:end], _ENTRY_VALUE) or b"").decode()
-            except UnicodeDecodeError:
-                manifest = None
+            manifest = bytes(_first(content[at:end], _ENTRY_VALUE) or b"")
     return OnnxFacts(manifest, digest.hexdigest(), classes)
 
 

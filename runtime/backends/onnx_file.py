@@ -36,11 +36,11 @@ Shape = Sequence[int | None]  # None: the size depends on the images
 Tensors = Mapping[str, tuple[str, Shape]]  # name → NumPy's name of the type, and the shape
 
 
-def check_file(path: Path) -> None:
-    """Raise BackendError unless `path` is a non-empty file whose graph is the one that its manifest was written for.
+def check_file(path: Path) -> Manifest | None:
+    """The manifest of a non-empty file whose graph is the one that its manifest was written for. Raises BackendError.
 
-    Raises ManifestError where the manifest is invalid. What isn't an ONNX file of this toolkit passes: the library that
-    opens it says so.
+    None where the file has no manifest, or isn't an ONNX file: the library that opens it says which. Raises
+    ManifestError for an invalid manifest, or one with other classes than the graph.
     """
     try:
         size = path.stat().st_size
@@ -55,7 +55,7 @@ def check_file(path: Path) -> None:
     except OSError as error:
         raise BackendError(f"{path}: cannot read the model: {error.strerror or error}; check the path") from error
     if facts is None or facts.manifest is None:
-        return
+        return None
     manifest = from_json(facts.manifest, str(path))
     if facts.graph_sha256 != manifest.graph_sha256:
         raise BackendError(
@@ -67,16 +67,13 @@ def check_file(path: Path) -> None:
             f"{path}: the graph has {facts.classes} classes, the manifest's classes are {len(manifest.classes)}; "
             f"{EXPORT}"
         )
+    return manifest
 
 
-def manifest_from(text: str | None, path: Path) -> Manifest:
-    """The manifest from the file's metadata.
-
-    Raises BackendError where it is missing or another program's, ManifestError where it is invalid.
-    """
-    if text is None:
+def require_manifest(manifest: Manifest | None, path: Path) -> Manifest:
+    """The manifest that `check_file` found. Raises BackendError where there is none, or it is for another program."""
+    if manifest is None:
         raise BackendError(f"{path}: an ONNX file, but not one that this toolkit exported (no manifest); {EXPORT}")
-    manifest = from_json(text, str(path))
     require_toolkit_interface(manifest, path)
     return manifest
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..detections import RawOutputs
-from ..manifest import METADATA_KEY, Manifest
+from ..manifest import Manifest
 from ..stopwatch import Stopwatch
 from .contract import BackendError
 from .failures import inference_error
@@ -24,7 +24,7 @@ from .onnx_file import (
     check_contract,
     check_file,
     first_line,
-    manifest_from,
+    require_manifest,
     unreadable,
 )
 from .options import BackendOptions
@@ -48,7 +48,7 @@ class OpenVinoBackend:
     def __init__(self, path: str | os.PathLike[str], options: BackendOptions = OPENVINO) -> None:
         self._path = Path(path)
         library = _import_library()
-        check_file(self._path)
+        manifest = check_file(self._path)
         core = shared_core()
         _check_precision(core, options)
         try:
@@ -57,7 +57,7 @@ class OpenVinoBackend:
             model = reader.convert(reader.load(os.fspath(self._path)))
         except Exception as error:  # the library's errors share no narrower base
             raise unreadable(self._path, "OpenVINO", error) from error
-        self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
+        self._manifest = require_manifest(manifest, self._path)
         check_saturation(self._path, self._manifest, options.allow_saturation)
         check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs), self._manifest)
         try:
@@ -191,12 +191,6 @@ def _properties(options: BackendOptions) -> dict[str, Any]:
     if options.threads:
         properties["INFERENCE_NUM_THREADS"] = options.threads
     return properties
-
-
-def _metadata(model: Any) -> dict[str, str]:
-    """The metadata of the ONNX file, which OpenVINO stores under "framework"."""
-    info = model.get_rt_info()
-    return {key: value.astype(str) for key, value in info["framework"].items()} if "framework" in info else {}
 
 
 def _tensors(ports: Any) -> Tensors:

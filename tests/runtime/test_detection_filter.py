@@ -77,4 +77,4 @@ def test_scores_that_make_no_sense(score: str, capsys: pytest.CaptureFixture) ->
     add_filter_arguments(parser, 0.3)
     with pytest.raises(SystemExit):
         parser.parse_args([f"--score={score}"])
-    assert f"{score}: expected a number from 0 to 1" in capsys.readouterr().err
+    assert f"{score}: expected at least 0 and at most 1" in capsys.readouterr().err

@@ -212,9 +212,6 @@ class FakeSession:
             SimpleNamespace(ep_name=self.providers[0], get_nodes=lambda: [SimpleNamespace(op_type="Conv")]),
         ]
 
-    def get_modelmeta(self) -> Any:
-        return self.real.get_modelmeta()
-
     def get_inputs(self) -> Any:
         return self.real.get_inputs()
 

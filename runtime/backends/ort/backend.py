@@ -18,11 +18,11 @@ from ...stopwatch import Stopwatch
 from ..contract import BackendError
 from ..failures import inference_error
 from ..feeds import check_feed
-from ..onnx_file import OUTPUT_NAMES, Shape, Tensors, check_contract, check_file
+from ..onnx_file import OUTPUT_NAMES, Shape, Tensors, check_contract, check_file, require_manifest
 from ..options import BackendOptions
 from ..saturation import check_saturation
 from .binding import BoundRuns
-from .session import import_library, on_the_cpu, open_session, read_manifest
+from .session import import_library, on_the_cpu, open_session
 
 Run = Callable[[Any, np.ndarray, bool, Stopwatch], RawOutputs]
 
@@ -40,9 +40,9 @@ class OrtBackend:
     def __init__(self, path: str | os.PathLike[str], options: BackendOptions = CPU_BACKEND) -> None:
         self._path = Path(path)
         library = import_library()
-        check_file(self._path)
+        manifest = check_file(self._path)
         session = open_session(library, self._path, options)
-        self._manifest = read_manifest(self._path, session)
+        self._manifest = require_manifest(manifest, self._path)
         if self._manifest.precision == "fp8":
             # Up to 1.32 these optimizers drop a ReLU before a float8 quantization, and round float weights of a
             # convolution between two float8 layers to 8 bits with one scale for all channels.

@@ -16,10 +16,10 @@ from typing import Any
 
 from ...command_names import QUANTIZE, TO_TRT
 from ...images.preprocess import plan
-from ...manifest import METADATA_KEY, Manifest
+from ...manifest import Manifest
 from ..contract import BackendError
 from ..failures import is_out_of_memory
-from ..onnx_file import first_line, for_onnxruntime, manifest_from, unreadable
+from ..onnx_file import check_file, first_line, for_onnxruntime, require_manifest, unreadable
 from ..options import BackendOptions
 from .libraries import preload, preload_tensorrt, why_not_started
 
@@ -90,11 +90,6 @@ def load_libraries(library: Any, backend: str) -> str | None:
     return missing or (preload_tensorrt(library) if backend == "ort-tensorrt" else None)
 
 
-def read_manifest(path: Path, session: Any) -> Manifest:
-    """The manifest in the metadata of a session's model. Raises BackendError, ManifestError."""
-    return manifest_from(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
-
-
 def on_the_cpu(session: Any) -> Counter[str] | None:
     """How many operators of each kind the session runs on the CPU; None before ONNX Runtime 1.24, which can't tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
@@ -146,9 +141,10 @@ def _create(
 def _lacks_kernel(path: Path, provider: str, error: Exception) -> BackendError | None:
     """The error for an operator that the provider has no kernel for, as in a bf16 file; None for other errors."""
     found = re.search(r"implementation for (\w+)|Provider type for (\w+) node.* is not set", str(error))
-    if found is None:
-        return None
-    kind = found[1] or found[2]
+    return None if found is None else _no_kernel(path, provider, found[1] or found[2])
+
+
+def _no_kernel(path: Path, provider: str, kind: str) -> BackendError:
     fp16 = f"an fp16 file ({QUANTIZE} MODEL.onnx --precision fp16)"
     instead = fp16 if provider == CUDA else "the float32 file"
     return BackendError(
@@ -203,7 +199,9 @@ def providers_for(library: Any, path: Path, options: BackendOptions) -> list[Any
 
 
 def _tensorrt_options(library: Any, path: Path, options: BackendOptions) -> dict[str, str]:
-    manifest = _manifest_of_file(library, path)
+    manifest = require_manifest(check_file(path), path)
+    if manifest.precision == "bf16":
+        raise _no_kernel(path, PROVIDERS["ort-tensorrt"], "bfloat16")
     if manifest.precision != "fp32":
         raise BackendError(
             f"{path}: a {manifest.precision} graph, whose types ONNX Runtime's TensorRT provider may not keep; build "
@@ -290,7 +288,7 @@ def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOpt
             f"--device {options.device}: {PROVIDERS['ort-rtx']} sees {len(devices)} GPUs, numbered from 0; "
             "nvidia-smi -L lists them"
         )
-    least, best, most = profile_shapes(_manifest_of_file(library, path))
+    least, best, most = profile_shapes(require_manifest(check_file(path), path))
     chosen = {"nv_profile_min_shapes": least, "nv_profile_opt_shapes": best, "nv_profile_max_shapes": most}
     if options.engine_cache is not None:
         chosen["nv_runtime_cache_path"] = os.fspath(own_folder(options.engine_cache))
@@ -299,17 +297,3 @@ def _add_rtx(library: Any, session_options: Any, path: Path, options: BackendOpt
 
 def _rtx_devices(library: Any, name: str) -> Sequence[Any]:
     return [device for device in library.get_ep_devices() if device.ep_name == name]
-
-
-def _manifest_of_file(library: Any, path: Path) -> Manifest:
-    """The manifest of an ONNX file, read through a CPU session without optimizations: the cheapest way to metadata."""
-    options = library.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = library.InferenceSession(for_onnxruntime(path), options, providers=[CPU])
-    except Exception as error:  # the library's errors share no narrower base
-        if (lacking := _lacks_kernel(path, "ONNX Runtime", error)) is not None:
-            raise lacking from error
-        raise unreadable(path, "ONNX Runtime", error) from error
-    return read_manifest(path, session)

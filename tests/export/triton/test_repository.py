@@ -269,12 +269,6 @@ def test_a_repository_may_be_a_mounted_volume(
         (["--name", "a/b"], "--name a/b: expected ASCII letters"),
         (["--name", ".hidden"], "--name .hidden: expected ASCII letters"),
         (["--name", "modèle"], "--name modèle: expected ASCII letters"),
-        (["--instances", "0"], "expected at least one instance"),
-        (["--batch-max", "0"], "batches of at least 1"),
-        (["--queue-delay-ms", "-1"], "a queue delay of 0 or more"),
-        (["--queue-delay-ms", "nan"], "--queue-delay-ms nan: expected a number"),
-        (["--queue-delay-ms", "1e30"], "of at most 2147483647"),
-        (["--instances", "9999999999"], "of at most 2147483647"),
         (["--backend", "cpu"], "--backend is for --network inline"),
     ],
 )
@@ -282,6 +276,45 @@ def test_options_that_cannot_be_meant(words: list[str], message: str, exported: 
     with pytest.raises(UserError, match=message.replace(".", r"\.")) as raised:
         main([str(exported.model), "-o", str(tmp_path / "a"), *words])
     one_line(raised.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--instances", "0"],
+        ["--instances", "9999999999"],
+        ["--batch-max", "0"],
+        ["--queue-delay-ms", "-1"],
+        ["--queue-delay-ms", "nan"],
+        ["--queue-delay-ms", "1e30"],
+    ],
+)
+def test_numbers_out_of_bounds(
+    words: list[str], exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(exported.model), "-o", str(tmp_path / "a"), *words])
+    assert ended.value.code == 2
+    assert f"argument {words[0]}: {words[1]}: expected" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ServingOptions(instances=0), "expected at least one instance"),
+        (ServingOptions(batch_max=0), "batches of at least 1"),
+        (ServingOptions(queue_delay_us=-1), "a queue delay of 0 or more"),
+        (ServingOptions(queue_delay_us=10**30), "of at most 2147483647"),
+        (ServingOptions(front_instances=9999999999), "of at most 2147483647"),
+    ],
+)
+def test_numbers_that_triton_does_not_take(
+    options: ServingOptions, message: str, exported: Exported, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        write_repository(exported.model, tmp_path / "a", options=options)
     assert os.listdir(tmp_path) == []
 
 

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto
 
 from export import api, export_step
-from export.arguments import ArgumentError
+from export.arguments import ArgumentError, workspace_bytes
 from export.onnx_model.network import load_deployed
 from export.quantization.scheme import Scheme
 from export.results import ExportedModel
@@ -249,8 +249,6 @@ def test_bad_files_get_one_line(exported: Exported, tmp_path: Path) -> None:
         (["-o", "model.onnx"], "-o model.onnx: expected a name that ends in .engine"),
         (["-o", "/"], "-o /: expected a name"),
         (["-o", "/dev/null/model.engine"], "cannot write"),
-        (["--workspace", "0"], "--workspace 0: expected GiB, more than 0"),
-        (["--workspace", "nan"], "--workspace nan: expected GiB, more than 0"),
         (["--compute-capability", "sm86"], "--compute-capability sm86: TensorRT for RTX builds for 7.5, 8.0, 8.6"),
         (["--separate"], "--separate requires --compute-capability"),
         (
@@ -264,6 +262,23 @@ def test_bad_options_get_one_line(arguments: list[str], message: str, exported: 
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         main([str(exported.model), "--flavor", "rtx", *arguments])
     one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--workspace", "0"], ["--workspace", "nan"], ["--optimization-level", "6"], ["--batch", "0", "1", "2"]],
+)
+def test_numbers_out_of_bounds(arguments: list[str], exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(exported.model), "--flavor", "rtx", *arguments])
+    assert ended.value.code == 2
+    assert f"argument {arguments[0]}: {arguments[1]}: expected" in capsys.readouterr().err
+
+
+def test_scratch_memory_without_sense() -> None:
+    for gib in (0, float("nan"), -1):
+        with pytest.raises(UserError, match=f"--workspace {gib}: expected GiB, more than 0"):
+            workspace_bytes(gib)
 
 
 def test_another_kind_of_file(tmp_path: Path) -> None:

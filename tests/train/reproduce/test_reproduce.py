@@ -164,7 +164,8 @@ def test_a_training_that_diverges_is_reported(
     small_config: Make, shapes_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = tiny_jobs(small_config, shapes_set)
-    bad = replace(bad, config=replace(bad.config, schedule=replace(bad.config.schedule, learning_rate=1e30)))
+    schedule = replace(bad.config.schedule, learning_rate=1000.0, clip_norm=0.0, warmup_steps=0, optimizer="sgd")
+    bad = replace(bad, config=replace(bad.config, schedule=schedule))
     run([good, bad], tmp_path, processes=2, seconds=120)
     result = read_result(tmp_path, bad)
     assert result is not None

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from runtime.backends import BackendError, open_backend
 from runtime.backends.failures import is_out_of_memory
 
-from ....support.fakes import write_red_onnx
+from ....support.fakes import manifest_with, write_red_onnx
 from ....support.ort_fake import FakeOrt
 
 # What ONNX Runtime 1.31's CUDA provider said on an H200.
@@ -71,18 +71,24 @@ def test_on_the_cpu(half: Path) -> None:
     assert text.endswith("not in ONNX Runtime: here use the float32 file")
 
 
-@pytest.mark.parametrize("backend", ["cuda", "ort-tensorrt"])
-def test_on_a_gpu(half: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_on_a_gpu(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Lacking(FakeOrt):
         def InferenceSession(self, *_: object, **__: object) -> None:
             raise RuntimeError(POOLING)
 
     monkeypatch.setitem(sys.modules, "onnxruntime", Lacking())  # type: ignore[arg-type]
-    text = refusal(half, backend)
+    text = refusal(half, "cuda")
     assert " has no kernel for this file's MaxPool; a bf16 file" in text
-    fp16 = "an fp16 file (python -m export.quantize MODEL.onnx --precision fp16)"
-    # ONNX Runtime's TensorRT provider takes no half precision from us.
-    assert text.endswith(f"here use {fp16 if backend == 'cuda' else 'the float32 file'}")
+    assert text.endswith("here use an fp16 file (python -m export.quantize MODEL.onnx --precision fp16)")
+
+
+def test_in_onnx_runtimes_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest says that the file is bf16; that provider takes no half precision from us."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())  # type: ignore[arg-type]
+    path = write_red_onnx(tmp_path / "model.bf16.onnx", manifest_with(precision="bf16"))
+    text = refusal(path, "ort-tensorrt")
+    assert "TensorrtExecutionProvider has no kernel for this file's bfloat16; a bf16 file" in text
+    assert text.endswith("here use the float32 file")
 
 
 def test_other_failures_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
