@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ def parse_source(text: str) -> Source:
     layout, colon, rest = text.partition(":")
     if not colon or layout not in known:
         layout, rest = "", text
+    rest = os.path.expanduser(rest)  # shells leave the ~ of yolo:~/data.yaml alone
     path, split = Path(rest), ""
     if not _exists(path) and "#" in rest:
         head, _, split = rest.rpartition("#")
