@@ -63,9 +63,11 @@ def read_source(source: Source, split: str) -> LabeledSet:
 
 
 def annotation_files(source: Source) -> list[Path]:
-    """The file of a source, or the JSON files of its folder: what a JSON file that is written may not replace."""
+    """The JSON and YAML files of a source, which a JSON file that is written may not replace."""
     path = source.path
-    return [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json")]
+    if path.is_file():
+        return [path]
+    return [*path.glob("*.json"), *path.glob("*/*.json")] if source.layout == "createml" else []
 
 
 def _exists(path: Path) -> bool:

@@ -296,3 +296,11 @@ def test_links_and_names_that_are_not_utf8(picture: Make, text: Make, tmp_path: 
     written = text("out.json", json.dumps(as_coco(found)))
     dataset = load_coco(written, found.root)
     assert all(dataset.path(index).is_file() for index in range(2))
+
+
+def test_a_name_with_a_line_break_stays_on_its_line(picture: Make, text: Make) -> None:
+    picture("images/a.jpg")
+    picture("images/b\n\x1b[31m.jpg")
+    text("labels/a.txt", BOX)
+    found = read(text("data.yaml", "train: images\nnames: [red]\n"))
+    assert [line.rpartition(": ")[2] for line in found.problems] == ["images/b\\n\\x1b[31m.jpg"]
