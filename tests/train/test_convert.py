@@ -37,6 +37,13 @@ def test_the_file_trains_and_the_dropped_is_said(
     assert (len(dataset), dataset.problems) == (24, ())
 
 
+def test_a_second_time(source: str, tmp_path: Path) -> None:
+    """What the first run wrote into the data set's folder is no input of the second."""
+    out = tmp_path / "set" / "train.json"
+    for given in (source, f"yolo:{tmp_path / 'set'}"):
+        assert main([given, "-o", str(out)]) == 0
+
+
 def test_another_root(source: str, tmp_path: Path) -> None:
     content, root, _ = convert(source, images=tmp_path)
     assert root == tmp_path

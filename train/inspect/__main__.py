@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.bounds import Count, Side, argument
 from runtime.coco.dataset import add_outside_argument
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.outputs import check_outputs
 
 from ..api import starting_config
@@ -34,13 +36,11 @@ FAULTY = 1  # the exit code of a data set with faults
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: print the report, and write the sheet and the JSON that are asked for. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    for name, value in (("--decode", options.decode), ("--assign", options.assign)):
-        if value < 0:
-            raise UserError(f"{name} is {value}, expected a number of images, or 0 for all")
     config = None if options.recipe is None else _config(options)
     source = parse_source(options.data)
     _check_outputs(options, source)
     opened = open_data(source, options.split, options.images, options.allow_outside)
+    opened = opened._replace(dataset=replace(opened.dataset, max_pixels=max_pixels(options.max_megapixels)))
     val = _validation_set(options) or (open_other_split(source, "val") if options.split == "train" else None)
     images = [opened.dataset.path(index) for index in range(len(opened.dataset))] if options.out is not None else []
     check_outputs(images, {"-o": options.out})
@@ -62,19 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--val", metavar="DATA", help="validation set to look for the same images in")
     parser.add_argument("--val-images", type=Path, help="image folder of a COCO file given as --val")
     parser.add_argument("--recipe", help="recipe or checkpoint whose anchors to assign to the objects")
-    parser.add_argument("--short-side", type=int, help="px: resize to this shorter side in the recipe's place")
-    parser.add_argument("--long-side", type=int, help="px: resize to at most this longer side")
     parser.add_argument(
-        "--decode", type=int, default=200, metavar="N", help="images to decode, evenly spread; 0: all (%(default)s)"
+        "--short-side", type=argument(Side), help="px: resize to this shorter side in the recipe's place"
+    )
+    parser.add_argument("--long-side", type=argument(Side), help="px: resize to at most this longer side")
+    parser.add_argument(
+        "--decode",
+        type=argument(Count),
+        default=200,
+        metavar="N",
+        help="images to decode, evenly spread; 0: all (%(default)s)",
     )
     parser.add_argument(
         "--assign",
-        type=int,
+        type=argument(Count),
         default=2000,
         metavar="N",
         help="images whose anchors to assign, evenly spread; 0: all (%(default)s)",
     )
     add_outside_argument(parser)
+    add_limit_argument(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write a page of images with their boxes (JPEG)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
     return parser
@@ -103,9 +110,6 @@ def _check_outputs(options: argparse.Namespace, source: Source) -> None:
 def _config(options: argparse.Namespace) -> Config:
     config = starting_config(options.recipe)
     given = {name: value for name in ("short_side", "long_side") if (value := getattr(options, name)) is not None}
-    for name, value in given.items():
-        if not 1 <= value < 1 << 16:
-            raise UserError(f"--{name.replace('_', '-')} is {value}, expected a size in pixels")
     return replace(config, preprocess=replace(config.preprocess, **given))
 
 

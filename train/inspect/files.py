@@ -106,6 +106,9 @@ def _header(dataset: CocoDataset, index: int) -> tuple[str, str]:
         height, width = image_size(path)
     except ImageError as error:
         return "unreadable", str(error)
+    if height * width > dataset.max_pixels:
+        millions = f"{height * width / 1e6:.1f} megapixels, the limit is {dataset.max_pixels / 1e6:g}"
+        return "unreadable", f"{path}: {width}×{height} is {millions}; training needs --data.max-megapixels"
     said_h, said_w = dataset.size_hw(index)
     if (height, width) != (said_h, said_w):
         return "size", f"{path}: the image is {width}×{height}, the annotations say {said_w}×{said_h}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runtime.bounds import CONTROL
 from runtime.coco import Problems
 from runtime.errors import UserError
 from runtime.images.headers import ImageError
@@ -171,7 +172,12 @@ class Collector:
         outside = [path for path in self._images if not path.is_relative_to(self.base)]
         for path in outside:
             self.problems.add(f"image outside the data set's folder {self.base}, read as it is listed", str(path))
-        lines = self.problems.lines()
+        lines = tuple(_on_one_line(line) for line in self.problems.lines())
         if not self._images:
             raise LayoutError(f"{source}: no image is left" + (f" ({'; '.join(lines)})" if lines else ""))
         return LabeledSet(source, categories, tuple(self._images.values()), lines)
+
+
+def _on_one_line(text: str) -> str:
+    """A text whose line breaks and other control characters, from names of files, are written out."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

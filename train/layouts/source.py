@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ def parse_source(text: str) -> Source:
     layout, colon, rest = text.partition(":")
     if not colon or layout not in known:
         layout, rest = "", text
+    rest = os.path.expanduser(rest)  # shells leave the ~ of yolo:~/data.yaml alone
     path, split = Path(rest), ""
     if not _exists(path) and "#" in rest:
         head, _, split = rest.rpartition("#")
@@ -61,9 +63,11 @@ def read_source(source: Source, split: str) -> LabeledSet:
 
 
 def annotation_files(source: Source) -> list[Path]:
-    """The file of a source, or the JSON files of its folder: what a JSON file that is written may not replace."""
+    """The JSON and YAML files of a source, which a JSON file that is written may not replace."""
     path = source.path
-    return [path] if path.is_file() else [*path.glob("*.json"), *path.glob("*/*.json")]
+    if path.is_file():
+        return [path]
+    return [*path.glob("*.json"), *path.glob("*/*.json")] if source.layout == "createml" else []
 
 
 def _exists(path: Path) -> bool:

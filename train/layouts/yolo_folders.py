@@ -13,7 +13,8 @@ from .files import read_text, read_yaml
 from .labeled import SPLITS, Collector, LayoutError
 
 YAML_SUFFIXES = (".yaml", ".yml")
-NAME_FILES = ("classes.txt", "obj.names")  # of data sets without data.yaml: LabelImg's, Label Studio's and darknet's
+# Of data sets without data.yaml: Label Studio's, LabelImg's with its labels in a folder of their own, and darknet's.
+NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
 LARGEST_CLASS = 1 << 53  # class numbers stay below
 
 

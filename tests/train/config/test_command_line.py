@@ -102,9 +102,14 @@ def test_a_choice_that_is_none_lists_the_choices(capsys: pytest.CaptureFixture[s
     ids=["nothing", "data", "option"],
 )
 def test_the_command_fails_without_a_traceback(
-    arguments: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     """As `python -m train` runs it, in this process, which has torch already."""
+    monkeypatch.chdir(tmp_path)  # the lock of a run's folder is left there
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     monkeypatch.delitem(sys.modules, "train.__main__")
     with pytest.raises(SystemExit) as caught:

@@ -125,6 +125,13 @@ def test_files_that_cannot_be_used(data: Path, capsys: pytest.CaptureFixture[str
     assert (sampled["files"]["decoded"], len(sampled["files"]["unreadable"])) == (2, 2)
 
 
+def test_images_above_the_limit(data: Path) -> None:
+    report = report_on(data, "--max-megapixels", "0.01", code=1)
+    assert report["faults"] == ["8 images that can't be read"]
+    assert "120×90 is 0.0 megapixels, the limit is 0.01" in report["files"]["unreadable"][0]
+    assert report_on(data, "--max-megapixels", "0.0108")["faults"] == []
+
+
 def test_the_same_images_in_the_set_and_in_validation(data: Path) -> None:
     shutil.copy(data / "train" / "1.png", data / "train" / "5.png")
     (data / "val").mkdir()
@@ -278,8 +285,9 @@ def test_what_cannot_be_inspected(data: Path, tmp_path: Path) -> None:
         main([file, "--json", file])
     with pytest.raises(UserError, match="no recipe 'atss_tinny', did you mean atss_tiny"):
         main([file, "--recipe", "atss_tinny"])
-    with pytest.raises(UserError, match="--decode is -1"):
-        main([file, "--decode", "-1"])
+    for options in (["--decode", "-1"], ["--recipe", "atss_tiny", "--short-side", "0"]):
+        with pytest.raises(SystemExit):
+            main([file, *options])
     with pytest.raises(UserError, match="--val-images is the folder of --val"):
         main([file, "--val-images", str(data)])
     with pytest.raises(UserError, match="leave --images out"):

@@ -32,6 +32,13 @@ def test_names_of_sources(given: str, expected: tuple[str, str, str], text: Make
     assert parse_source(str(found)) == found
 
 
+def test_the_home_folder(text: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand ~ at the beginning of a word alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = text("data.yaml", "")
+    assert parse_source("yolo:~/data.yaml#test") == ("yolo", path, "test")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from runtime.coco import load_coco
 from runtime.errors import UserError
 from tests.train.conftest import Make
-from train.layouts import LabeledSet, LayoutError, parse_source, read_source
+from train.layouts import LabeledSet, LayoutError, as_coco, parse_source, read_source
 from train.layouts.yolo import LineError, parse_line
 
 BOX = "0 0.5 0.5 0.25 0.5\n"  # of 80 × 60 px: 30, 15, 50, 45
@@ -103,11 +105,14 @@ def test_the_rule_of_folders(picture: Make, text: Make) -> None:
     assert list(boxes(read(file, "val"))) == ["a.png"]
 
 
-def test_labels_beside_the_images_and_a_folder_without_yaml(picture: Make, text: Make, tmp_path: Path) -> None:
-    """LabelImg's export: images, labels and classes.txt in one folder."""
-    picture("a.jpg")
-    text("a.txt", BOX)
-    text("classes.txt", "red\ngreen\n")
+@pytest.mark.parametrize("names", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_labels_beside_the_images_and_a_folder_without_yaml(
+    names: str, picture: Make, text: Make, tmp_path: Path
+) -> None:
+    """LabelImg's export: images, labels and classes.txt in one folder; Label Studio's and darknet's."""
+    picture("images/a.jpg" if "/" in names else "a.jpg")
+    text("labels/a.txt" if "/" in names else "a.txt", BOX)
+    text(names, "red\ngreen\n")
     found = read(tmp_path)
     assert (boxes(found), found.categories) == ({"a.jpg": [(1, 30, 15, 50, 45)]}, {1: "red", 2: "green"})
     assert found.problems == ()
@@ -274,3 +279,28 @@ def test_a_pipe_in_the_place_of_labels_does_not_wait(picture: Make, text: Make, 
     found = read(text("data.yaml", "train: .\nnames: [red]\n"))
     assert list(boxes(found)) == ["b.jpg"]
     assert "image whose labels cannot be read, left out: a.txt (not a file)" in found.problems[0]
+
+
+def test_links_and_names_that_are_not_utf8(picture: Make, text: Make, tmp_path: Path) -> None:
+    """Labels lie beside the link, not beside what it leads to; names come through a COCO file as they are."""
+    stored = picture("store/photo.jpg")
+    folder = tmp_path / "set" / "images"
+    folder.mkdir(parents=True)
+    (folder / "link.jpg").symlink_to(stored)
+    odd = os.fsdecode(b"\xff \xe9.jpg")
+    (folder / odd).write_bytes(stored.read_bytes())
+    text("set/labels/link.txt", BOX)
+    (tmp_path / "set" / "labels" / odd).with_suffix(".txt").write_text(BOX)
+    found = read(text("set/data.yaml", "train: images\nnames: [red]\n"))
+    assert {image.path.name: len(image.objects) for image in found.images} == {"link.jpg": 1, odd: 1}
+    written = text("out.json", json.dumps(as_coco(found)))
+    dataset = load_coco(written, found.root)
+    assert all(dataset.path(index).is_file() for index in range(2))
+
+
+def test_a_name_with_a_line_break_stays_on_its_line(picture: Make, text: Make) -> None:
+    picture("images/a.jpg")
+    picture("images/b\n\x1b[31m.jpg")
+    text("labels/a.txt", BOX)
+    found = read(text("data.yaml", "train: images\nnames: [red]\n"))
+    assert [line.rpartition(": ")[2] for line in found.problems] == ["images/b\\n\\x1b[31m.jpg"]
