@@ -1,12 +1,18 @@
 """COCO's twelve metrics of the same made-up results by `runtime.coco`, pycocotools and faster-coco-eval.
 
     python benchmarks/coco_benchmark.py --num-images 500 5000 --json runs/coco.json
+    python benchmarks/coco_benchmark.py --reading-against ../before --num-images 5000 --rounds 9
 
 Compared are time, peak memory and the numbers. There are two data sets of each size, with 100 detections per image: 14
 objects of 3 categories, and 7 of 80. All scorers begin with the parsed JSON of annotations and results, and take turns.
 A ratio is the median over rounds. Memory is the peak above the parsed JSON, each scorer in a process of its own.
 faster-coco-eval is left out where it is not installed. The exit code is 1 unless every metric of ours equals that of
 pycocotools bit for bit.
+
+With --reading-against, only the reading of an annotation file is measured, by this checkout and by another one, which
+take turns in processes of their own: processor time, wall time and peak memory. The file has 7 objects of each image
+with outlines of 20 points, as COCO's own have. The exit code is 1 where the median ratio of processor times is above
+1.1, or memory above 1.02.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +43,20 @@ from runtime.machine.conditions import memory_mb, peak_memory_mb, reset_peak_mem
 DETECTIONS = 100
 SETS = ((14, 3), (7, 80))  # objects of an image, categories
 OURS, REFERENCE = "runtime.coco", "pycocotools"
+
+READING_AT_MOST, MEMORY_AT_MOST = 1.1, 1.02  # times the other checkout's
+# Run in a process of its own, with the measured checkout first in its path.
+READ = """
+import json, sys, time
+from runtime.coco import load_coco_with_truth
+from runtime.machine.conditions import memory_mb, peak_memory_mb, reset_peak_memory
+before = memory_mb()
+reset_peak_memory()
+processor, wall = time.process_time(), time.perf_counter()
+dataset, truth = load_coco_with_truth(sys.argv[1], ".")
+times = time.process_time() - processor, time.perf_counter() - wall
+print(json.dumps([*times, peak_memory_mb() - before, len(dataset.boxes), len(truth.boxes), list(dataset.problems)]))
+"""
 
 Scorer = Callable[[dict[str, Any], list[dict[str, Any]]], list[float]]
 
@@ -166,18 +187,65 @@ def measure_memory(name: str, images: str, objects: str, categories: str) -> Non
     print(peak_memory_mb() - before)
 
 
+def compare_reading(other: Path, images: int, rounds: int) -> dict[str, Any]:
+    """Times and memory of reading one annotation file, by this checkout and by the one in `other`."""
+    content, _ = make(images, 7, 80)
+    rng = np.random.default_rng(1)
+    for image in content["images"]:
+        image["file_name"] = f"{image['id']:012d}.jpg"
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = [rng.uniform(0, 500, 40).round(2).tolist()]
+    roots = {"this": Path(__file__).resolve().parents[1], "other": other.resolve()}
+    found: dict[str, list[list[Any]]] = {name: [] for name in roots}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "annotations.json")
+        path.write_text(json.dumps(content), encoding="utf-8")
+        for number in range(rounds + 1):
+            for name in ("this", "other") if number % 2 else ("other", "this"):
+                command = [sys.executable, "-c", READ, str(path)]
+                environment = {**os.environ, "PYTHONPATH": str(roots[name])}
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder)
+                if number:  # the first round warms the disk's cache
+                    found[name].append(json.loads(done.stdout))
+    pairs = list(zip(found["this"], found["other"], strict=True))
+    if any(ours[3:] != theirs[3:] for ours, theirs in pairs):
+        raise SystemExit("the two checkouts read the file differently")
+    kinds = ("processor_seconds", "wall_seconds", "peak_mb")
+    report: dict[str, Any] = {"images": images, "annotations": len(content["annotations"]), "rounds": rounds}
+    for place, kind in enumerate(kinds):
+        ratios = [ours[place] / theirs[place] for ours, theirs in pairs]
+        report[kind] = {name: [row[place] for row in rows] for name, rows in found.items()}
+        report[f"{kind}_times_the_others"] = statistics.median(ratios)
+        medians = [statistics.median(row[place] for row in found[name]) for name in roots]
+        print(f"  {kind:<18}{medians[0]:8.2f}, the other's {medians[1]:8.2f}, ratio {statistics.median(ratios):.3f}")
+    return report
+
+
 def main() -> int:
     """Run the comparison and print it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-images", type=int, nargs="+", default=[500], metavar="N", help="sizes (500)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which the scorers take turns (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the report here")
+    parser.add_argument("--reading-against", type=Path, metavar="CHECKOUT", help="compare the reading of annotations")
     parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure_memory is not None:
         measure_memory(*options.measure_memory)
         return 0
     load = round(os.getloadavg()[0], 2)
+    if options.reading_against is not None:
+        print(f"reading annotations, load {load}")
+        read = [compare_reading(options.reading_against, images, options.rounds) for images in options.num_images]
+        if options.json is not None:
+            atomic_write(options.json, json.dumps({"load_average": load, "reading": read}, indent=2) + "\n")
+        return int(
+            any(
+                row["processor_seconds_times_the_others"] > READING_AT_MOST
+                or row["peak_mb_times_the_others"] > MEMORY_AT_MOST
+                for row in read
+            )
+        )
     sets = [compare(images, *shape, options.rounds) for images in options.num_images for shape in SETS]
     if options.json is not None:
         atomic_write(options.json, json.dumps({"load_average": load, "sets": sets}, indent=2) + "\n")

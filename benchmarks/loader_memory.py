@@ -41,8 +41,11 @@ def synthetic(images: int, boxes: int, names: Callable[[Iterable[str]], Sequence
         boxes=np.concatenate([corner, corner + 50], axis=1),
         labels=rng.integers(0, 80, boxes),
         crowd=rng.random(boxes) < 0.01,
+        ignore=np.zeros(boxes, bool),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         problems=(),
+        written_image_ids=None,
+        written_category_ids=None,
     )
 
 

@@ -16,15 +16,14 @@ function loads what it needs, and raises MissingLibraryError where that isn't in
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from runtime.backends.engine_file import SUFFIXES as ENGINE_SUFFIXES
 from runtime.backends.engine_file import Flavor
 from runtime.command_names import TO_ONNX
 from runtime.decoders import Decode
+from runtime.images import MAX_PIXELS
 from runtime.manifest import Interface, Precision
 
 from . import arguments
@@ -82,7 +81,7 @@ def export_onnx(
 
     """
     path, scheme = arguments.exported_path(Path(checkpoint), out), Scheme(precision, target or "tensorrt")
-    arguments.check_interface(interface, scheme)
+    arguments.check_export((checkpoint, images, calibrate_on), path, scheme, interface)
     libraries = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"
     require_libraries(libraries, "an export needs it: pip install {name}")
     from train.checkpoint import load_detector
@@ -114,6 +113,7 @@ def quantize(
     max_ap_loss: float | None = None,
     val_annotations: AnyPath | None = None,
     val_images: AnyPath | None = None,
+    max_pixels: int = MAX_PIXELS,
     show_progress: bool = False,
 ) -> ExportedModel:
     """Convert an exported float32 file to fp16, bf16, int8 or fp8. Needs onnx and onnxruntime, no torch.
@@ -136,6 +136,7 @@ def quantize(
         max_ap_loss: points of AP (of 100) that may be lost; blocks of the network stay in float until that is met.
         val_annotations: COCO file to measure AP on; by default `annotations`.
         val_images: folder of its images; by default `images`.
+        max_pixels: larger images are left out.
         show_progress: whether to show progress bars on stderr.
 
     Returns:
@@ -151,20 +152,24 @@ def quantize(
     """
     scheme = Scheme(precision, target, method)
     path = arguments.converted_path(Path(model), out, scheme)
+    reads = model, images, annotations, val_annotations, val_images
+    arguments.check_conversion_outputs(reads, path, scheme, calibration)
     advice = "a conversion reads the file and measures ranges with them: pip install {name}"
     require_libraries(("onnx", "onnxruntime"), advice)
-    from .quantization.calibrate import calibration_images, list_images
+    from .quantization.calibrate import calibration_images
     from .quantization.convert import load_float32
-    from .quantize_step import publish_conversion, readable_images
-    from .verification.images import COMPARISON_IMAGES, unseen
+    from .quantize_step import publish_conversion
+    from .verification.images import other_images
 
     source, folder = load_float32(Path(model)), folder_name(images)
     calibrated_on = calibration_images(folder, folder_name(annotations), calibration_count, scheme)
-    others = unseen(list_images(Path(folder), sys.maxsize), calibrated_on) if folder is not None else ()
-    goal = arguments.accuracy_goal(scheme, max_ap_loss, val_annotations or annotations, val_images or images)
-    compare_on = readable_images(others, COMPARISON_IMAGES)
+    measured_on = val_annotations or annotations, val_images or images
+    goal = arguments.accuracy_goal(scheme, max_ap_loss, *measured_on, max_pixels)
+    compare_on = other_images(folder, calibrated_on, max_pixels=max_pixels)
     cache = optional_path(calibration)
-    return publish_conversion(source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress)
+    return publish_conversion(
+        source, path, scheme, calibrated_on, cache, goal, compare_on, show_progress, max_pixels=max_pixels
+    )
 
 
 def build_engine(
@@ -230,14 +235,15 @@ def build_engine(
     path, capabilities = Path(model), tuple(dict.fromkeys(compute_capabilities))
     from_checkpoint = arguments.is_checkpoint(path)
     if not from_checkpoint:
-        exported_with = {"--precision": precision, "--canvas": canvas_hw}
-        arguments.refuse_for_exported_file(path, exported_with | {"--images": images, "--calibrate-on": calibrate_on})
+        arguments.refuse_for_exported_file(path, precision, canvas_hw, images, calibrate_on)
     scratch = arguments.workspace_bytes(workspace_gib)
-    if separate and not capabilities:
-        raise arguments.ArgumentError("--separate requires --compute-capability, for example 8.6 8.9 12.0")
+    arguments.check_separate(separate, capabilities)
     wanted = Scheme(precision or "fp16").precision
     default = path.with_suffix(f".{wanted}") if from_checkpoint else path.with_suffix("")
     outputs = engine_paths(default, optional_path(out), capabilities if separate else ())
+    exported_as = path.with_suffix(".onnx").name if from_checkpoint else None
+    reads, written = (model, images, calibrate_on), [engine for engine, _ in outputs]
+    arguments.check_engine_outputs(reads, written, timing_cache, exported_as, Scheme(wanted))
     library = choose_library(flavor, capabilities)
     settings = Settings(
         profiles=(),
@@ -289,6 +295,7 @@ def verify(
     onnx_file: AnyPath | None = None,
     decode: Decode | None = None,
     annotations: AnyPath | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Verification:
     """Compare a deployed file with what it was made of: manifests, precision, dense maps, candidates, detections.
 
@@ -302,6 +309,7 @@ def verify(
         decode: also measure the AP with this decoder beside OpenCV's, on `images` by `annotations`. Where it loses at
             most 0.1 points, that is noted beside the model, and the runtime accepts the decoder for it.
         annotations: COCO file of `images`, for `decode`.
+        max_pixels: larger images are not read.
 
     Returns:
         The checks with their limits. A file that differs too much is no error: see `passed` and `table`.
@@ -316,35 +324,15 @@ def verify(
     """
     require_libraries(("onnx", "onnxruntime"), "a verification runs the file with them: pip install {name}")
     path, folder = Path(model), folder_name(images)
-    if decode is not None and (annotations is None or folder is None):
-        raise arguments.ArgumentError(
-            f"--decode {decode} is measured on annotated images: give --annotations JSON --images DIR"
-        )
-    found = _verify_file(Path(reference), path, folder, optional_path(onnx_file))
+    arguments.check_decode(decode, path, (annotations, folder), onnx_file)
+    from .verify_step import verify_file
+
+    found = verify_file(Path(reference), path, folder, optional_path(onnx_file), max_pixels)
     if decode is None or annotations is None or folder is None:
         return found
     from runtime.coco import load_coco
 
     from .verification.decoders import verify_decoder
 
-    return found + verify_decoder(path, decode, load_coco(annotations, folder))
-
-
-def _verify_file(reference: Path, path: Path, folder: str | None, onnx_file: Path | None) -> Verification:
-    from .verification.conversion import verify_conversion
-    from .verification.images import load_comparison_images
-
-    if reference.suffix == ".onnx":
-        return Verification(tuple(verify_conversion(reference, path, load_comparison_images(folder))))
-    require_libraries(("torch", "torchvision"), "a checkpoint runs in it: pip install {name}")
-    from train.checkpoint import load_detector
-
-    loaded = load_detector(reference)
-    compare_on = load_comparison_images(folder, loaded.config.data.val_images)
-    if path.suffix in ENGINE_SUFFIXES:
-        from .verification.engine import verify_engine
-
-        return verify_engine(loaded, path, compare_on, onnx_file)
-    from .verification.checkpoint import verify_export
-
-    return Verification(tuple(verify_export(loaded, path, compare_on)))
+    dataset = dataclasses.replace(load_coco(annotations, folder), max_pixels=max_pixels)
+    return found + verify_decoder(path, decode, dataset)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from runtime.bounds import Bounds, Count, Name, Sha256
 from runtime.errors import UserError
+from runtime.json_file import JsonError, parse_json
 from runtime.manifest import Manifest
 from runtime.records import RecordError, record_from_dict
 
 CALIBRATION_VERSION = 2
+FLOAT32_MAX = 3.4028235e38
 Method = Literal["max", "mse", "percentile"]  # how a range is chosen from a histogram; see `quantization/histogram.py`
 METHODS: tuple[Method, ...] = get_args(Method)
+Value = Annotated[float, Bounds(-FLOAT32_MAX, FLOAT32_MAX)]
 
 
 class CalibrationError(UserError):
@@ -26,33 +29,35 @@ class CalibrationError(UserError):
 class Calibration:
     """What a calibration measured, as it is kept in its file."""
 
-    graph_sha256: str  # of the float32 graph
-    images_sha256: str  # of the images' names and sizes, in order
-    images: int  # how many could be read
+    graph_sha256: Sha256  # of the float32 graph
+    images_sha256: Sha256  # of the images' names and sizes, in order
+    images: Count  # how many could be read
     skipped: tuple[str, ...]  # one line for each image that could not be read
-    ranges: dict[str, dict[str, tuple[float, float]]]  # method → value → its least and largest number
-    means: dict[str, tuple[float, ...]]  # value → the mean of each channel
-    version: int = CALIBRATION_VERSION
+    ranges: dict[Name, dict[Name, tuple[Value, Value]]]  # method → value → its least and largest number
+    means: dict[Name, tuple[Value, ...]]  # value → the mean of each channel
+    version: Annotated[int, Bounds(CALIBRATION_VERSION, CALIBRATION_VERSION)] = CALIBRATION_VERSION
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        for method in METHODS:
+            for name, (low, high) in self.ranges.get(method, {}).items():
+                if not low <= high:
+                    yield "ranges", f"rising ranges, but that of {name} is {low} to {high}"
 
 
 def load_calibration(path: Path) -> Calibration:
     """Read a calibration file. Raises CalibrationError where it is damaged or of another version."""
     again = "delete it to calibrate again"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CalibrationError(f"{path}: not a calibration file ({error}); {again}") from error
+        fields = parse_json(path.read_bytes(), f"{path}: not a calibration file: it")
+    except JsonError as error:
+        raise CalibrationError(f"{error}; {again}") from error
     if not isinstance(fields, dict) or fields.get("version") != CALIBRATION_VERSION:
         raise CalibrationError(f"{path}: not a calibration file of version {CALIBRATION_VERSION}; {again}")
     try:
-        found = record_from_dict(Calibration, fields, str(path))
+        return record_from_dict(Calibration, fields, str(path))
     except RecordError as error:
         raise CalibrationError(f"{error}; {again}") from error
-    for method in METHODS:
-        for name, (low, high) in found.ranges.get(method, {}).items():
-            if not low <= high:
-                raise CalibrationError(f"{path}: the range of {name} is {low} to {high}; {again}")
-    return found
 
 
 def check_calibration(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.images.limit import max_pixels
 from runtime.manifest import InputShapes, Precision
+from runtime.temporaries import scratch_folder
 from train.checkpoint import LoadedDetector, load_detector
 from train.trainer.evaluation import detector_manifest
 
-from .arguments import BATCH_MAX
+from .arguments import BATCH_MAX, default_calibration
 from .deepstream.variant import to_variant
 from .deepstream.verify import verify_variant
 from .graph.checkpoint import checkpoint_to_graph
@@ -49,11 +50,13 @@ def publish_export(
 
     Each file is published only after its verification: the export against the checkpoint, the conversion against the
     export. Both are compared on images of the folder `images`, by default on the checkpoint's validation images. int8
-    and fp8 are calibrated on the folder `calibrate_on`, by default on the checkpoint's training images. Returns the
-    last file, or the first that failed. Raises UserError.
+    and fp8 are calibrated on the folder `calibrate_on`, by default on the checkpoint's training images. Images above
+    the limit of the checkpoint's training (`data.max_megapixels`) are left out. Returns the last file, or the first
+    that failed. Raises UserError.
     """
     calibrated_on = _calibration_images(calibrate_on, loaded, scheme)  # first: they may be missing
-    compare_on = load_comparison_images(images, loaded.config.data.val_images, calibrated_on)
+    limit = max_pixels(loaded.config.data.max_megapixels)
+    compare_on = load_comparison_images(images, loaded.config.data.val_images, calibrated_on, max_pixels=limit)
     logger.info(f"exporting {shapes.summary()} …")
     verification = publish(
         out,
@@ -68,7 +71,13 @@ def publish_export(
         if scheme.precision != "fp32":
             converted = out.with_suffix(f".{scheme.precision}.onnx")
             return publish_conversion(
-                load_float32(out), converted, scheme, calibrated_on, compare_on=compare_on, show_progress=show_progress
+                load_float32(out),
+                converted,
+                scheme,
+                calibrated_on,
+                compare_on=compare_on,
+                show_progress=show_progress,
+                max_pixels=limit,
             )
     _, manifest = load_deployed(written)
     return ExportedModel(written, size, manifest, verification)
@@ -80,15 +89,16 @@ def publish_variant(loaded: LoadedDetector, out: Path, shapes: InputShapes, imag
     The file is published only after two verifications: the graph with this toolkit's inputs and outputs against the
     checkpoint, and the file against that graph, bit by bit. Raises UserError.
     """
-    compare_on = load_comparison_images(images, loaded.config.data.val_images)
+    limit = max_pixels(loaded.config.data.max_megapixels)
+    compare_on = load_comparison_images(images, loaded.config.data.val_images, max_pixels=limit)
     logger.info(f"exporting {shapes.summary()} for DeepStream …")
     original = checkpoint_to_graph(loaded, shapes, "gpu")
     model, manifest = parse_deployed(original, out)
     variant = to_variant(model, manifest)
 
     def verify(temporary: Path) -> list[Check]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / out.name
+        with scratch_folder() as folder:
+            path = folder / out.name
             path.write_bytes(original)
             written, stated = load_deployed(temporary)
             return [
@@ -127,7 +137,7 @@ def publish_export_for_engine(
     exported, scheme = folder / f"{checkpoint.stem}.onnx", Scheme(precision)
     files = [exported] if precision == "fp32" else [exported, exported.with_suffix(f".{precision}.onnx")]
     if scheme.is_quantized:
-        files.append(exported.with_suffix(".calibration.json"))
+        files.append(default_calibration(exported))
     logger.info(f"writing {', '.join(map(str, files))} (files of these names are replaced)")
     written = publish_export(loaded, exported, inputs, scheme, images, calibrate_on, show_progress)
     if not written.passed:

@@ -22,17 +22,26 @@ if __name__ == "__main__" and not __package__:  # run as `python export/quantize
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.quantize", run_name="__main__", alter_sys=True)
 
-import sys
-from typing import get_args
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
 
+    end_at_once()
+
+import sys
+from typing import Annotated, get_args
+
+from runtime.bounds import Bounds, Positive, argument
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.manifest import Precision
 
 from .api import quantize
 from .calibration import METHODS
 from .console import CommandParser, log_to_console
 from .quantization.scheme import CALIBRATION_IMAGES, Target
+
+Points = Annotated[float, Bounds(0, 100)]  # of AP
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             max_ap_loss=options.max_ap_loss,
             val_annotations=options.val_annotations,
             val_images=options.val_images,
+            max_pixels=max_pixels(options.max_megapixels),
             show_progress=sys.stderr.isatty(),
         )
     return 0 if converted.passed else 1
@@ -71,7 +81,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--annotations", metavar="JSON", help="calibrate only on the images that this COCO file lists")
     parser.add_argument(
         "--calibration-images",
-        type=int,
+        type=argument(Positive),
         default=CALIBRATION_IMAGES,
         metavar="N",
         help="calibrate on N images at most (%(default)s)",
@@ -84,7 +94,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--method", choices=METHODS, default="max", help="how ranges are chosen (%(default)s)")
     parser.add_argument(
         "--max-ap-loss",
-        type=float,
+        type=argument(Points),
         metavar="POINTS",
         help="keep blocks of the network in float until AP falls by no more than POINTS",
     )
@@ -92,6 +102,7 @@ def _parser() -> CommandParser:
         "--val-annotations", metavar="JSON", help="measure AP on this COCO file (default: --annotations)"
     )
     parser.add_argument("--val-images", metavar="DIR", help="folder of its images (default: --images)")
+    add_limit_argument(parser)
     return parser
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from runtime.files import require_writable
-from runtime.images import ImageError, decode
+from runtime.images import MAX_PIXELS
 
+from .arguments import default_calibration
 from .onnx_model.network import load_deployed
 from .onnx_model.precision import count_convolutions, format_counts
 from .quantization.calibrate import calibrate_cached
@@ -20,7 +21,7 @@ from .quantization.mixed import RANKING_IMAGES, convolutions_in_float
 from .quantization.scheme import Scheme
 from .results import ExportedModel
 from .verification.conversion import verify_conversion
-from .verification.images import COMPARISON_IMAGES
+from .verification.images import COMPARISON_IMAGES, readable_images
 from .verification.publish import failed_path, publish
 
 SKIPPED_NAMED = 5  # images that a warning names one by one
@@ -37,6 +38,8 @@ def publish_conversion(
     goal: AccuracyGoal | None = None,
     compare_on: Sequence[np.ndarray] = (),
     show_progress: bool = False,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ExportedModel:
     """Convert a float32 file, and publish the new file at `out` only after its verification against the old one.
 
@@ -48,17 +51,23 @@ def publish_conversion(
     require_writable(out)
     calibration, in_float = None, list[str]()
     if scheme.is_quantized:
-        path = cache or source.path.with_name(f"{source.path.stem}.calibration.json")
+        path = cache or default_calibration(source.path)
         calibration = calibrate_cached(
-            source.model, source.manifest, images, path, show_progress, may_replace=cache is None
+            source.model,
+            source.manifest,
+            images,
+            path,
+            show_progress,
+            may_replace=cache is None,
+            max_pixels=max_pixels,
         )
         logger.info(f"ranges of {calibration.images} images: {path}")
         _warn_of_skipped(calibration.skipped)
         if goal is not None:
-            rank_on = readable_images(images, RANKING_IMAGES)
+            rank_on = readable_images(images, RANKING_IMAGES, max_pixels=max_pixels)
             in_float = convolutions_in_float(source, scheme, calibration, rank_on, goal, show_progress)
     converted = convert_model(source.model, source.manifest, scheme, calibration, in_float)
-    compared_on = compare_on or readable_images(images, COMPARISON_IMAGES)
+    compared_on = compare_on or readable_images(images, COMPARISON_IMAGES, max_pixels=max_pixels)
     verification = publish(
         out,
         lambda: converted.SerializeToString(deterministic=True),
@@ -80,19 +89,6 @@ def publish_conversion(
                 "16 bits there"
             )
     return ExportedModel(written, size, manifest, verification)
-
-
-def readable_images(paths: Iterable[Path], count: int) -> list[np.ndarray]:
-    """The first `count` images that can be read, uint8 [h, w, 3] RGB; the calibration names the others."""
-    found: list[np.ndarray] = []
-    for path in paths:
-        if len(found) == count:
-            break
-        try:
-            found.append(decode(path))
-        except ImageError:
-            continue
-    return found
 
 
 def _warn_of_skipped(skipped: Sequence[str]) -> None:

@@ -19,10 +19,17 @@ if __name__ == "__main__" and not __package__:  # run as a script: become `pytho
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_deepstream", run_name="__main__", alter_sys=True)
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 from typing import get_args
 
+from runtime.bounds import Batch, Fraction, Side, argument
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument, max_pixels
 
 from .console import CommandParser, log_to_console
 from .deepstream.contract import Version
@@ -42,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             score=options.score,
             version=options.deepstream,
             images=options.images,
+            max_pixels=max_pixels(options.max_megapixels),
         )
     return 0 if written.passed else 1
 
@@ -51,17 +59,31 @@ def _parser() -> CommandParser:
     parser.add_argument("model", metavar="MODEL.onnx", help="file that export.to_onnx or export.quantize wrote")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; it must not exist")
     parser.add_argument(
-        "--canvas", type=int, nargs=2, metavar=("H", "W"), help="what frames are scaled into; default: from --frame"
+        "--canvas",
+        type=argument(Side),
+        nargs=2,
+        metavar=("H", "W"),
+        help="what frames are scaled into; default: from --frame",
     )
     parser.add_argument(
-        "--frame", type=int, nargs=2, metavar=("H", "W"), default=FRAME_HW, help="size of the frames (1080 1920)"
+        "--frame",
+        type=argument(Side),
+        nargs=2,
+        metavar=("H", "W"),
+        default=FRAME_HW,
+        help="size of the frames (1080 1920)",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="frames at a time: the sources (%(default)s)")
-    parser.add_argument("--score", type=float, default=SCORE, help="lowest score of a detection (%(default)s)")
+    parser.add_argument(
+        "--batch", type=argument(Batch), default=1, metavar="N", help="frames at a time: the sources (%(default)s)"
+    )
+    parser.add_argument(
+        "--score", type=argument(Fraction), default=SCORE, help="lowest score of a detection (%(default)s)"
+    )
     parser.add_argument(
         "--deepstream", choices=get_args(Version), default="9", help="version of DeepStream (%(default)s)"
     )
     parser.add_argument("--images", metavar="DIR", help="images to compare on; default: synthetic ones")
+    add_limit_argument(parser)
     return parser
 
 

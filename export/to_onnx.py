@@ -20,9 +20,15 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_onnx.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_onnx", run_name="__main__", alter_sys=True)
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import sys
 from typing import get_args
 
+from runtime.bounds import Batch, Side, argument
 from runtime.command_names import program
 from runtime.errors import run_main
 from runtime.manifest import Interface, Precision
@@ -56,11 +62,15 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog=program("export.to_onnx"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint that training wrote (.pt)")
     parser.add_argument("-o", "--output", metavar="OUT.onnx", help="file to write; default: CKPT with the suffix .onnx")
-    parser.add_argument("--batch-max", type=int, default=BATCH_MAX, metavar="N", help="largest batch (%(default)s)")
+    parser.add_argument(
+        "--batch-max", type=argument(Batch), default=BATCH_MAX, metavar="N", help="largest batch (%(default)s)"
+    )
     parser.add_argument(
         "--images", metavar="DIR", help="compare on images of this folder; default: the validation images"
     )
-    parser.add_argument("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas; default: any in range")
+    parser.add_argument(
+        "--canvas", type=argument(Side), nargs=2, metavar=("H", "W"), help="fix the canvas; default: any in range"
+    )
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),

@@ -20,14 +20,21 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trito
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_triton", run_name="__main__", alter_sys=True)
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import math
 from pathlib import Path
 from typing import get_args
 
 from runtime.backends.options import BACKENDS
+from runtime.bounds import Batch, Milliseconds, Positive, argument
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument
 
 from .arguments import ArgumentError
 from .console import CommandParser
@@ -46,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         batch_max=options.batch_max,
         queue_delay_us=_microseconds(options.queue_delay_ms),
         backend=options.backend,
+        max_megapixels=options.max_megapixels,
     )
     written = write_repository(Path(options.model), Path(options.output), options.name, serving)
     models = " and ".join(filter(None, (written.front, written.network)))
@@ -83,18 +91,29 @@ def _parser() -> CommandParser:
         default=default.device,
         help="of the network; auto: GPUs where the server has any (%(default)s)",
     )
-    add("--instances", type=int, default=default.instances, metavar="N", help="of the network, a device (%(default)s)")
+    add(
+        "--instances",
+        type=argument(Positive),
+        default=default.instances,
+        metavar="N",
+        help="of the network, a device (%(default)s)",
+    )
     add(
         "--front-instances",
-        type=int,
+        type=argument(Positive),
         default=default.front_instances,
         metavar="N",
         help="processes that decode and resize (%(default)s)",
     )
-    add("--batch-max", type=int, metavar="N", help="largest batch that the server makes; default: the file's")
+    add(
+        "--batch-max",
+        type=argument(Batch),
+        metavar="N",
+        help="largest batch that the server makes; default: the file's",
+    )
     add(
         "--queue-delay-ms",
-        type=float,
+        type=argument(Milliseconds),
         default=default.queue_delay_us / 1000,
         metavar="MS",
         help="how long an image waits for others to join its batch (%(default)s)",
@@ -105,6 +124,7 @@ def _parser() -> CommandParser:
         default=default.backend,
         help="inline: the toolkit's backend that runs the network (%(default)s)",
     )
+    add_limit_argument(parser)
     return parser
 
 

@@ -20,10 +20,16 @@ if __name__ == "__main__" and not __package__:  # run as `python export/to_trt.p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     runpy.run_module("export.to_trt", run_name="__main__", alter_sys=True)
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import os
 import sys
-from typing import get_args
+from typing import Annotated, get_args
 
+from runtime.bounds import Batch, Bounds, Side, argument
 from runtime.command_names import program
 from runtime.errors import EXIT_INTERRUPTED, run_main
 from runtime.manifest import Precision
@@ -31,6 +37,9 @@ from runtime.manifest import Precision
 from .api import build_engine
 from .console import CommandParser, log_to_console
 from .trt.settings import RTX_CAPABILITIES, HardwareCompatibility
+
+Gib = Annotated[float, Bounds(0, 2**20, above=True)]
+Level = Annotated[int, Bounds(0, 5)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +77,7 @@ def make_parser() -> CommandParser:
     add("--flavor", choices=("auto", "tensorrt", "rtx"), default="auto", help="auto: tensorrt where there is a GPU")
     add(
         "--batch",
-        type=int,
+        type=argument(Batch),
         nargs=3,
         metavar=("MIN", "OPT", "MAX"),
         help="batches of the engine; default: the file's, tuned for the largest",
@@ -87,8 +96,13 @@ def make_parser() -> CommandParser:
         help=f"GPUs to build for ahead of time (rtx): {', '.join(RTX_CAPABILITIES)}; default: the one here, else all",
     )
     add("--separate", action="store_true", help="one engine for each compute capability: OUT.sm86.engine, …")
-    add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer; default: the device's")
-    add("--optimization-level", type=int, metavar="0-5", help="a higher level searches longer; default: the library's")
+    add("--workspace", type=argument(Gib), metavar="GIB", help="most scratch memory of a layer; default: the device's")
+    add(
+        "--optimization-level",
+        type=argument(Level),
+        metavar="0-5",
+        help="a higher level searches longer; default: the library's",
+    )
     add(
         "--timing-cache",
         metavar="FILE",
@@ -111,7 +125,7 @@ def make_parser() -> CommandParser:
         "for int8 and fp8 CKPT.calibration.json (ranges, which are reused while they fit).",
     ).add_argument
     checkpoint("--precision", choices=get_args(Precision), help="precision of the engine (fp16)")
-    checkpoint("--canvas", type=int, nargs=2, metavar=("H", "W"), help="fix the canvas")
+    checkpoint("--canvas", type=argument(Side), nargs=2, metavar=("H", "W"), help="fix the canvas")
     checkpoint("--images", metavar="DIR", help="images to compare on; default: the validation images")
     checkpoint(
         "--calibrate-on", metavar="DIR", help="images to calibrate int8 and fp8 on; default: the training images"

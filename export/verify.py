@@ -22,9 +22,15 @@ unfit ranges. The exit code is 1 where a difference exceeds its limit.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 from runtime.command_names import program
 from runtime.decoders import DECODERS
 from runtime.errors import run_main
+from runtime.images.limit import add_limit_argument, max_pixels
 
 from .api import verify
 from .console import CommandParser, log_to_console
@@ -46,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         "if it loses at most 0.1 points",
     )
     parser.add_argument("--annotations", metavar="JSON", help="COCO file of --images, for --decode")
+    add_limit_argument(parser)
     options = parser.parse_args(arguments)
     with log_to_console():
         verification = verify(
@@ -55,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             onnx_file=options.onnx,
             decode=options.decode,
             annotations=options.annotations,
+            max_pixels=max_pixels(options.max_megapixels),
         )
     print(verification.table)
     return 0 if verification.passed else 1

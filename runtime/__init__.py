@@ -9,9 +9,11 @@ with Detector("model.onnx") as detector:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing would be most of the time that this package takes to import
+    from typing import Any
+
     from .backends import open_backend
     from .coco.evaluation import evaluate
     from .detections import Detections

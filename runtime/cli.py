@@ -10,15 +10,13 @@ starts where only the extras of one command are installed.
 
 from __future__ import annotations
 
-import difflib
-import runpy
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import NamedTuple
 
 from .command_names import called_as
 from .errors import UserError, run_main
+from .interrupts import end_at_once
 
 DISTRIBUTION = "atss-toolkit"
 
@@ -33,6 +31,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train a detector from a recipe, or fine-tune a checkpoint"),
     "validate": Command("train.validate", "score a checkpoint: COCO AP of the torch model"),
+    "inspect": Command("train.inspect", "say what is in a data set before training on it"),
+    "convert": Command("train.convert", "write a YOLO, Pascal VOC or CreateML data set in COCO's format"),
     "plot": Command("train.plot", "draw the curves of a training run"),
     "show-assignment": Command("train.show_assignment", "draw which anchors each object is trained on"),
     "shapes": Command("train.shapes", "draw the built-in data set"),
@@ -91,9 +91,13 @@ def run(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name not in COMMANDS:
+        import difflib
+
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else ""
         raise UserError(f"atss has no command {name!r}{hint} (it has {', '.join(COMMANDS)})")
+    import runpy
+
     command = COMMANDS[name]
     before = sys.argv
     sys.argv = [f"atss {name}", *rest]
@@ -113,6 +117,8 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -120,7 +126,8 @@ def _version() -> str:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Imports wait until it answers signals."""
+    end_at_once()
     run_main(lambda: run(sys.argv[1:]))
 
 

@@ -10,12 +10,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
+from .bounds import Fraction, Name, Positive, Sha256
 from .command_names import VERIFY
 from .errors import UserError
 from .files import atomic_write
 from .images.nvimgcodec import NvImageCodec
+from .json_file import read_json_file
 from .manifest import Manifest
 from .names import unknown_name
 from .records import record_from_dict
@@ -24,17 +26,29 @@ Decode = Literal["opencv", "nvimgcodec"]
 DECODERS: tuple[Decode, ...] = get_args(Decode)
 
 
+class _TakesOnDevice(Protocol):
+    @property
+    def device(self) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model's AP (0–1) on the same images, decoded by OpenCV and by another decoder."""
 
-    decoder: str
-    version: str
-    place: str  # "gpu" or "cpu"
-    graph_sha256: str  # the model's
-    images: int
-    ap_opencv: float
-    ap: float
+    decoder: Name
+    version: Name
+    place: Name  # "gpu" or "cpu"
+    graph_sha256: Sha256  # the model's
+    images: Positive
+    ap_opencv: Fraction
+    ap: Fraction
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the note beside a model holds."""
+
+    measured: tuple[Measured, ...]
 
 
 def open_decoder(name: Decode, device: int | None) -> NvImageCodec | None:
@@ -48,6 +62,26 @@ def open_decoder(name: Decode, device: int | None) -> NvImageCodec | None:
             unknown_name(name, "decode", Decode)
 
 
+def decoder_for(
+    decode: Decode | NvImageCodec, model: str | os.PathLike[str] | None, manifest: Manifest, taker: _TakesOnDevice
+) -> NvImageCodec | None:
+    """The decoder that a detector was told to use, on the GPU on which its backend takes images; OpenCV's is None.
+
+    An opened decoder is taken as it is. Raises UserError for one by name without a path of a model, or that was not
+    measured with the model.
+    """
+    if isinstance(decode, NvImageCodec):
+        return decode
+    if decode == "opencv":
+        return None
+    decoder = open_decoder(decode, taker.device)
+    if model is None:
+        raise UserError(f"decode={decode!r} needs the model's path, or pass NvImageCodec(...), an opened decoder")
+    if decoder is not None:
+        require_measured(model, manifest, decoder)
+    return decoder
+
+
 def note_path(model: str | os.PathLike[str]) -> Path:
     """The note beside a model: its whole name followed by .decoders.json."""
     return Path(f"{os.fspath(model)}.decoders.json")
@@ -59,10 +93,9 @@ def read_note(model: str | os.PathLike[str]) -> list[Measured]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["measured"]
-        return [record_from_dict(Measured, entry, str(path)) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a note of decoders ({error}); delete it and measure again: {VERIFY}") from error
+        return list(record_from_dict(Note, read_json_file(path, "note of decoders"), str(path)).measured)
+    except UserError as error:
+        raise UserError(f"{error}; delete the note of decoders and measure again: {VERIFY}") from error
 
 
 def write_note(model: str | os.PathLike[str], measured: Measured) -> None:

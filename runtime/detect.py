@@ -12,6 +12,11 @@ detections so far are written all the same, with "complete": false.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 import time
@@ -25,6 +30,7 @@ from tqdm import tqdm
 
 from .backends.options import add_backend_arguments, backend_options
 from .batch_settings import resolve_batch
+from .bounds import Batch, Count, Positive, argument
 from .cluster.connection import connected
 from .cluster.model import ClusterModel, describe_model, on_any_node
 from .cluster.options import add_cluster_arguments, parse_cluster
@@ -32,14 +38,14 @@ from .cluster.pool import find_pool, needs_gpu, run_once
 from .command_names import program
 from .decoders import DECODERS
 from .detecting.cluster import detect_images_on_cluster
-from .detecting.images import DetectSettings, detect_images
+from .detecting.images import DetectSettings, detect_images, drawn_path
 from .detecting.video import detect_stream, detect_video
 from .detection_files import DetectionFiles, json_file, json_lines_file, parquet_file
 from .detection_filter import add_filter_arguments, parse_filter
 from .detector import Detector
 from .errors import UserError, run_main
 from .files import require_writable
-from .images import MAX_PIXELS
+from .images.limit import add_limit_argument, max_pixels
 from .images.sources import Source, find_sources, unused_name
 from .images.stored import SUFFIX as PARQUET
 from .images.stored import RowGroup, find_parquet, holds_images, named_paths, row_groups
@@ -47,6 +53,7 @@ from .images.stream import RECONNECTS, LiveStream, file_name, is_stream, public_
 from .images.video import VideoError
 from .manifest import Manifest
 from .model_spec import ModelSpec, model_path, model_summary
+from .outputs import check_outputs
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
@@ -68,11 +75,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="images, videos, folders of them, lists of them (.txt), Parquet files, streams (rtsp://…), camera:0",
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
-    parser.add_argument("--batch", type=int, help=f"images at a time ({BATCH}, or what the graph allows)")
+    parser.add_argument("--batch", type=argument(Batch), help=f"images at a time ({BATCH}, or what the graph allows)")
     parser.add_argument("--json-only", action="store_true", help="draw nothing")
     parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also write a line of JSON per image as it is done")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="also write a Parquet file, a row per image")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    add_limit_argument(parser)
     parser.add_argument(
         "--decode",
         choices=DECODERS,
@@ -80,21 +87,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what decodes JPEG files; OpenCV decodes PNG files and videos in any case. nvimgcodec needs its AP "
         "measured by export.verify --decode (%(default)s)",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="end each video and stream after N frames")
     parser.add_argument(
-        "--reconnects", type=int, default=RECONNECTS, metavar="N", help="attempts to find a lost stream (%(default)s)"
+        "--max-frames", type=argument(Positive), metavar="N", help="end each video and stream after N frames"
+    )
+    parser.add_argument(
+        "--reconnects",
+        type=argument(Count),
+        default=RECONNECTS,
+        metavar="N",
+        help="attempts to find a lost stream (%(default)s)",
     )
     add_filter_arguments(parser, MIN_SCORE)
     add_backend_arguments(parser)
     add_cluster_arguments(parser)
     options = parser.parse_args(arguments)
     options.cluster = parse_cluster(parser, options)
-    if options.max_frames is not None and options.max_frames < 1:
-        parser.error("--max-frames must be at least 1")
-    if options.reconnects < 0:
-        parser.error("--reconnects must be 0 or more")
-    if options.batch is not None and options.batch < 1:
-        parser.error("--batch must be at least 1")
     return options
 
 
@@ -164,9 +171,8 @@ def _detect_all(
                     detect_video(detector, source, options.out, results, settings, bar.update)
                 except VideoError as error:
                     results.skip(source.path, error)
-    taken = {source.name.lower() for source in inputs.sources if source.is_video}
-    for address in inputs.streams:
-        name, drawn = public_name(address), unused_name(file_name(address), taken)
+    for address, drawn in zip(inputs.streams, _stream_names(inputs), strict=True):
+        name = public_name(address)
         with _bar(name, "frame") as bar:
             try:
                 with LiveStream(address, options.reconnects, _warn) as stream:
@@ -175,8 +181,12 @@ def _detect_all(
                 results.skip(name, error)
 
 
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
 def _warn(line: str) -> None:
-    tqdm.write(f"warning: {line}", file=sys.stderr)
+    _say(f"warning: {line}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,12 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     streams = [text for text in options.inputs if is_stream(text)]
     inputs = _find_inputs([Path(text) for text in options.inputs if text not in streams], streams, options)
     target = options.out / "detections.json"
-    require_writable(target)
-    others = [Path(options.model), target, *(source.path for source in inputs.sources)]
     formats = [(name, path) for name in FORMATS if (path := getattr(options, name)) is not None]
-    for name, path in formats:
-        _check_output(f"--{name}", path, others)
-        others.append(path)
+    check_outputs(
+        [options.model, *(one for one in options.inputs if not Path(one).is_dir()), *(s.path for s in inputs.sources)],
+        {"-o": [target, *_drawn(inputs, options)], **{f"--{name}": path for name, path in formats}},
+    )
+    for path in [target, *(path for _, path in formats)]:
+        if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
+            require_writable(path)
     with ExitStack() as stack:
         opened = stack.enter_context((_on_cluster if options.cluster else _here)(options))
         print(opened.summary, flush=True)
@@ -198,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             batch=resolve_batch([opened.manifest.inputs], options.batch, usual=BATCH),
             kept=parse_filter(options, opened.manifest.categories, options.model),
             draws=not options.json_only,
-            max_pixels=int(options.max_megapixels * 1e6),
+            max_pixels=max_pixels(options.max_megapixels),
             max_frames=options.max_frames,
         )
         head = {
@@ -233,7 +245,7 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
     named = [path for one in parquet if one not in holding for path in named_paths(one)]
     files = [*(one for one in given if one.suffix.lower() != PARQUET), *named]
     inputs = Inputs(
-        find_sources(files, options.out) if files else [],
+        find_sources(files, options.out, _say) if files else [],
         streams,
         [group for path in holding for group in row_groups(path)],
     )
@@ -245,12 +257,18 @@ def _find_inputs(given: Sequence[Path], streams: Sequence[str], options: argpars
     return inputs
 
 
-def _check_output(option: str, path: Path, others: Sequence[Path]) -> None:
-    """Raise UserError where the file cannot be written, or is one that this run reads or writes otherwise."""
-    if any(path.resolve() == other.resolve() for other in others):
-        raise UserError(f"{option} {path}: this run reads or writes that file already; choose another name")
-    if path.is_file() or not path.exists():  # a pipe or /dev/stdout is written to as it is
-        require_writable(path)
+def _stream_names(inputs: Inputs) -> list[str]:
+    """The names of the streams' drawn videos, without suffix."""
+    taken = {source.name.lower() for source in inputs.sources if source.is_video}
+    return [unused_name(file_name(address), taken) for address in inputs.streams]
+
+
+def _drawn(inputs: Inputs, options: argparse.Namespace) -> list[Path]:
+    """The drawn copies that a run writes."""
+    if options.json_only or options.cluster:
+        return []
+    drawn = [drawn_path(options.out, source.name, source.is_video) for source in inputs.sources]
+    return drawn + [drawn_path(options.out, name, is_video=True) for name in _stream_names(inputs)]
 
 
 def _bar(title: str, unit: str, total: int | None = None) -> tqdm:

@@ -1,7 +1,10 @@
-"""The files that `runtime.detect` writes. A format is a context manager that yields a DetectionWriter.
+r"""The files that `runtime.detect` writes. A format is a context manager that yields a DetectionWriter.
 
 A row describes one image or frame: file, height, width, detections (a list of class, category_id, score, box_xyxy), and
 of a frame its number and time_s. An input that could not be read is an entry of file and reason.
+
+A byte of a file name that isn't UTF-8 is written as \udcXX. Python's JSON reader makes the character of it from which
+`os.fsencode` makes the byte again.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from tqdm import tqdm
 
 from .detections import Detections
 from .errors import UserError
-from .files import atomic_path, write_error
+from .files import as_utf8, atomic_path, write_error
 from .manifest import Manifest
 from .parquet import import_parquet
 
@@ -86,7 +89,7 @@ def json_file(path: Path, head: dict[str, Any]) -> Iterator[DetectionWriter]:
     false, unless it has no row. Raises WriteError.
     """
     failure: BaseException | None = None
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, _open_text(temporary) as file:
         writer = _JsonWriter(file, head)
         try:
             yield writer
@@ -97,6 +100,11 @@ def json_file(path: Path, head: dict[str, Any]) -> Iterator[DetectionWriter]:
         writer.end(failure is None)
     if failure is not None:
         raise failure
+
+
+def _open_text(path: Path) -> TextIO:
+    """A new text file; see `as_utf8` for names that UTF-8 can't hold."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 class _JsonWriter:
@@ -132,7 +140,7 @@ def text_file(path: Path, as_text: Callable[[dict[str, Any]], str], head: str = 
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8")
+        file = _open_text(path)
     except OSError as error:
         raise write_error(path, error) from error
     try:
@@ -198,8 +206,17 @@ class _ParquetWriter:
 
     def flush(self) -> None:
         if self._rows:
-            self._target.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._target.schema))
+            rows = [_with_utf8(row) for row in self._rows]
+            self._target.write_table(self._arrow.Table.from_pylist(rows, schema=self._target.schema))
         self._rows = []
+
+
+def _with_utf8(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with texts that Parquet can hold."""
+    fields: dict[str, Any] = {key: as_utf8(value) if isinstance(value, str) else value for key, value in row.items()}
+    if "detections" in fields:
+        fields["detections"] = [{**found, "class": as_utf8(found["class"])} for found in fields["detections"]]
+    return fields
 
 
 class _TextWriter:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .manifest import Thresholds
+from .manifest import Manifest, Thresholds
 from .nms import nms
 
 
@@ -92,6 +92,17 @@ def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
         _rows(raw, index) if raw.nms_exact[index, 0] else apply_nms(_candidates(raw, index), thresholds)
         for index in range(len(raw.num_detections))
     ]
+
+
+def read_outputs(raw: RawOutputs, manifest: Manifest) -> list[Detections]:
+    """As `postprocess`. Raises UserError for a class that the manifest doesn't name: it belongs to another graph."""
+    most, named = int(raw.detection_classes.max(initial=-1)), len(manifest.classes)
+    if most >= named:
+        raise UserError(
+            f"the graph found class {most}, counted from 0, but its manifest names {named} classes: the two don't "
+            "belong together; export the checkpoint again"
+        )
+    return postprocess(raw, manifest.thresholds)
 
 
 def nms_candidates(raw: RawOutputs) -> list[Detections]:

@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import Any, TypeAlias, overload
 
 import numpy as np
+from PIL.Image import Image as PillowImage
 
 from .backends import Backend, BackendError, BatchTooLarge, open_backend
 from .backends.receiving import Receiver
 from .batch_settings import pipeline_settings, resolve_batch
 from .batching import batches_by, cut
-from .decoders import Decode, open_decoder, require_measured
+from .decoders import Decode, decoder_for
 from .detections import (
     Detections,
     RawOutputs,
@@ -29,13 +30,14 @@ from .detections import (
     empty_detections,
     first_images,
     nms_candidates,
-    postprocess,
+    read_outputs,
 )
 from .errors import UserError
 from .images import MAX_PIXELS, Decoded, whole
 from .images.decoding import decode_by
 from .images.device_array import DeviceImage, ForeignArray, dims_of, is_foreign_array
 from .images.device_canvases import Canvases, join_canvases
+from .images.inputs import Encoded, is_encoded, is_one, require_images, require_several, take, take_encoded
 from .images.nvimgcodec import NvImageCodec
 from .images.preprocess import (
     Batch,
@@ -53,9 +55,9 @@ from .manifest import Manifest, Preprocess
 from .pipeline import run_pipeline
 from .stopwatch import Stopwatch
 
-# uint8 [h, w, 3] RGB of NumPy or another library, also in a GPU's memory, or what `preprocess.load` gave.
-Pixels: TypeAlias = "np.ndarray | Decoded | DeviceImage | ForeignArray"
-Image: TypeAlias = "Pixels | str | os.PathLike[str]"  # or a JPEG or PNG file
+# uint8 [h, w, 3] RGB of NumPy, Pillow or another library, also in a GPU's memory, or what `preprocess.load` gave.
+Pixels: TypeAlias = "np.ndarray | Decoded | DeviceImage | ForeignArray | PillowImage"
+Image: TypeAlias = "Pixels | Encoded"  # or a file, its bytes, or its path
 _log = logging.getLogger(__name__)
 
 WAIT_S = 0.5  # default; seconds that an image of a stream waits for its batch to fill
@@ -80,27 +82,16 @@ class Detector:
     ) -> None:
         self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
         self._receiver = Receiver(self.backend)
-        self._decoder = decode if isinstance(decode, NvImageCodec) else self._opened(decode, source)
+        model = source if isinstance(source, str | os.PathLike) else None
+        try:
+            self._decoder = decoder_for(decode, model, self.manifest, self._receiver)
+        except BaseException:
+            if model is not None:
+                self.backend.close()
+            raise
         self._turn = threading.BoundedSemaphore(max(1, self.backend.concurrency))
         self._fitting: dict[tuple[int, int], int] = {}  # by canvas: the largest batch, where memory set one
         self._lock = threading.Lock()
-
-    def _opened(self, decode: Decode, source: Backend | str | os.PathLike[str]) -> NvImageCodec | None:
-        if decode == "opencv":
-            return None
-        try:
-            decoder = open_decoder(decode, self._receiver.device)
-            if not isinstance(source, str | os.PathLike):
-                raise UserError(
-                    f"decode={decode!r} needs the model's path, or pass NvImageCodec(...), an opened decoder"
-                )
-            if decoder is not None:
-                require_measured(source, self.manifest, decoder)
-        except BaseException:
-            if isinstance(source, str | os.PathLike):
-                self.backend.close()
-            raise
-        return decoder
 
     @property
     def manifest(self) -> Manifest:
@@ -137,10 +128,10 @@ class Detector:
         return canvas_hw
 
     @overload
-    def __call__(self, images: str | os.PathLike[str]) -> Detections: ...  # type: ignore[overload-overlap]
+    def __call__(self, images: Encoded) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, images: np.ndarray | ForeignArray) -> Detections: ...
+    def __call__(self, images: np.ndarray | ForeignArray | PillowImage) -> Detections: ...
 
     @overload
     def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
@@ -151,16 +142,16 @@ class Detector:
     def __call__(self, images: Any) -> Any:
         """Detections of one image, a list of detections for a sequence of images, or a `stream` for an iterator.
 
-        An image is an array (uint8 [h, w, 3] RGB) or the path of a file. An array may be another library's and lie in
-        a GPU's memory (DLPack, CUDA array interface): a backend on that GPU resizes it there. Raises ImageError if an
-        image cannot be read; in a stream the error takes the image's place.
+        An image is the path of a file, its bytes, or an open file; Pillow's image; or an array, uint8 [h, w, 3] RGB or
+        [3, h, w]. An array may be another library's and lie in a GPU's memory (DLPack, CUDA array interface): a backend
+        on that GPU resizes it there. Raises ImageError if an image cannot be read, UserError for a value that is no
+        image; in a stream the error takes the image's place.
         """
-        if isinstance(images, str | os.PathLike):
-            return self.detect([self.load(images)])[0]
-        if is_foreign_array(images) and dims_of(images) == 4:
+        require_images(images)
+        if not is_one(images) and is_foreign_array(images) and dims_of(images) == 4:
             images = self._receiver.images(images)
-        elif is_foreign_array(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            return self.detect([images])[0]
+        elif is_one(images) or is_foreign_array(images):
+            return self.detect([self.load(images) if is_encoded(images) else images])[0]
         results = self.stream(images)
         if not isinstance(images, Sequence | np.ndarray):
             return results
@@ -178,8 +169,14 @@ class Detector:
 
         Arrays of another library in a list or tuple must be made in the thread that iterates here: a library's current
         CUDA stream is a thread's. Anything else, also another kind of sequence, is read bit by bit in a thread of its
-        own, and must make such arrays in it.
+        own, and must make such arrays in it. Raises UserError for a value that cannot be several images.
         """
+        require_several(images)
+        return self._stream(images, batch, wait_s)
+
+    def _stream(
+        self, images: Iterable[Image], batch: int | None, wait_s: float | None
+    ) -> Generator[Detections | UserError, None, None]:
         settings = pipeline_settings(self, resolve_batch([self.manifest.inputs], batch), wait_s=wait_s)
         source: Iterable[tuple[int, Any]] = self._received(images)
         if isinstance(images, list | tuple):  # another sequence may make its images as it is read
@@ -194,25 +191,27 @@ class Detector:
         Images that share a canvas size run together, in batches as large as the graph allows. Each image gets the
         canvas that it would get alone, so its detections do not depend on the other images.
         """
-        return self._run(images, lambda raw: postprocess(raw, self.manifest.thresholds), all_candidates=False)
+        return self._run(images, lambda raw: read_outputs(raw, self.manifest), all_candidates=False)
 
     def detect_candidates(self, images: Sequence[Pixels]) -> list[Detections]:
         """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
 
-    def load(self, source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
-        """An image file, or its bytes, decoded as the detector was told to; it stays on the GPU. Raises ImageError."""
+    def load(self, source: Encoded, max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
+        """An image file, open or not, or its bytes, decoded as the detector was told to; it stays on the GPU."""
+        source = take_encoded(source)
         if self._decoder is None:
             return load(source, self.load_preprocess, max_pixels=max_pixels)
         found = self.receive(decode_by(self._decoder, source, max_pixels=max_pixels))
         return whole(found) if isinstance(found, np.ndarray) else found
 
     def receive(self, image: Image, number: int = 0) -> Any:
-        """An array of another library as NumPy's, or as a DeviceImage if the backend runs on its GPU; others as given.
+        """An array of another library as NumPy's, or as a DeviceImage if the backend runs on its GPU.
 
-        Call it in the thread that produced the array. Raises UserError that names the image by `number`.
+        Pillow's image becomes an array, an open file its bytes; others are returned as given. Call it in the thread
+        that produced the image. Raises UserError that names the image by `number`.
         """
-        return self._receiver.image(image, number)
+        return self._receiver.image(take(image, number), number)
 
     @overload
     def prepare(self, image: np.ndarray | Decoded, number: int = 0) -> Batch: ...
@@ -242,7 +241,7 @@ class Detector:
             batch = join_batches(piece)
             raw = self._infer(batch, all_candidates=False, stopwatch=stopwatch)
             with stopwatch.measure("postprocess"):
-                found += _in_images(postprocess(raw, self.manifest.thresholds), batch)
+                found += _in_images(read_outputs(raw, self.manifest), batch)
         return found
 
     def _received(self, images: Iterable[Image]) -> Iterator[tuple[int, Any]]:
@@ -259,7 +258,7 @@ class Detector:
         number, image = numbered
         if isinstance(image, UserError):
             raise image
-        return self.prepare(self.load(image) if isinstance(image, str | os.PathLike) else image, number)
+        return self.prepare(self.load(image) if is_encoded(image) else image, number)
 
     def _run(
         self,

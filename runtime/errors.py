@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from . import interrupts
+from .terminal import guard_output
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,25 +30,46 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's main function and leave the process with its exit code.
 
     A UserError, an OSError (full disk, unwritable folder) and a MemoryError become one line `error: …` on stderr and
-    exit code 2. Any other exception is a bug of this toolkit and keeps its traceback.
+    exit code 2, a signal its own line and exit code (`interrupts`). Any other exception is a bug of this toolkit and
+    keeps its traceback. What is printed meanwhile is safe for the terminal (`terminal.guard_output`).
     """
+    interrupts.raise_interrupts()
+    with guard_output():
+        try:
+            code = _exit_code(main)
+            interrupts.end_at_once()  # the interpreter's own end would answer Ctrl-C with a traceback
+        except interrupts.Interrupted as error:  # it came between the work and its end
+            code = _interrupted(error)
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         code = main() or 0
         sys.stdout.flush()  # a full disk behind a redirected stdout shows only here
+        return code
     except UserError as error:
-        code = _report(str(error))
+        return _report(str(error))
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python flushes stdout once more at exit, which must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_BROKEN_PIPE
+        return EXIT_BROKEN_PIPE
     except OSError as error:
-        code = _report(describe_os_error(error))
+        return _report(describe_os_error(error))
     except MemoryError as error:
-        code = _report(f"out of memory ({error}); try a smaller batch or smaller images")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    sys.exit(code)
+        return _report(f"out of memory ({error}); try a smaller batch or smaller images")
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupts.exit_of(error) is None:
+            raise
+        return _interrupted(error)
+
+
+def _interrupted(error: BaseException) -> int:
+    line, code = interrupts.exit_of(error) or ("interrupted", EXIT_INTERRUPTED)
+    with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+        print(line, file=sys.stderr)
+    interrupts.end_children()
+    return code
 
 
 def _report(message: str) -> int:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from importlib import metadata
-from typing import Literal
+from typing import Annotated, Literal
 
+from .bounds import Batch, Bounds, Fraction, Id, Items, Name, Sha256, Side
 from .command_names import TO_ONNX
 from .errors import UserError
-from .records import RecordError, kind_of, record_from_dict
+from .files import as_utf8
+from .json_file import JsonError, parse_json
+from .records import RecordError, check_record, kind_of, record_from_dict, shown
 
 MANIFEST_VERSION = 1
 METADATA_KEY = "atss_toolkit.manifest"  # in an ONNX file's metadata
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 ChannelOrder = Literal["rgb", "bgr"]
+Pixel = Annotated[int, Bounds(0, 255)]
+Shift = Annotated[float, Bounds(-1e4, 1e4)]
+Scale = Annotated[float, Bounds(1e-4, 1e4)]
+STRIDE = 32  # px, of the coarsest map of every backbone: canvases are its multiples
 Interface = Literal["toolkit", "deepstream"]  # the inputs and outputs of a graph, and so the program that runs it
 
 
@@ -27,26 +35,32 @@ class ManifestError(UserError):
 class Preprocess:
     """How an image becomes the network's input. Pixel values are 0–255; triples are in RGB order."""
 
-    short_side: int  # the shorter side is resized to this …
-    long_side: int  # … unless the longer one would then exceed this
-    size_divisor: int = 32  # the canvas' sides are multiples of it
-    pad_value: tuple[int, int, int] = (124, 116, 104)
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    short_side: Side  # the shorter side is resized to this …
+    long_side: Side  # … unless the longer one would then exceed this
+    # The canvas' sides are multiples of it.
+    size_divisor: Annotated[int, Bounds(STRIDE, 2**14, multiple_of=STRIDE)] = 32
+    pad_value: tuple[Pixel, Pixel, Pixel] = (124, 116, 104)
+    mean: tuple[Shift, Shift, Shift] = (123.675, 116.28, 103.53)  # ImageNet's
+    std: tuple[Scale, Scale, Scale] = (58.395, 57.12, 57.375)
     channel_order: ChannelOrder = "rgb"  # what the network eats inside its graph; canvases are always RGB
     # An image of at least twice the wanted size is reduced by 2, 4 or 8 before it is resized. That is fast, because a
     # JPEG decoder does it, and avoids the aliasing of a bilinear resize that skips pixels. Older models lack the field.
     divide_large: bool = dataclasses.field(default=True, metadata={"absent": False})
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if self.long_side < self.short_side:
+            yield "long_side", f"at least short_side, here {self.short_side}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
     """Limits of postprocessing; graph and host apply the same."""
 
-    score: float = 0.05  # class probability, exclusive
-    candidates_per_level: int = 1000
-    nms_iou: float = 0.6
-    detections: int = 100  # per image
+    score: Annotated[float, Bounds(0, 1, below=True)] = 0.05  # class probability, exclusive
+    candidates_per_level: Annotated[int, Bounds(1, 100_000)] = 1000
+    nms_iou: Annotated[float, Bounds(0, 1, above=True)] = 0.6
+    detections: Annotated[int, Bounds(1, 100_000)] = 100  # per image
     # Legacy boxes include their last pixel, so that a side is x2 − x1 + 1. Only foreign checkpoints have them. The two
     # properties below are the only place that knows what this means.
     legacy_plus_one: bool = False
@@ -66,12 +80,18 @@ class Thresholds:
 class InputShapes:
     """Range of the `images` input; an axis with equal minimum and maximum has a fixed size."""
 
-    batch_min: int
-    batch_max: int
-    height_min: int
-    height_max: int
-    width_min: int
-    width_max: int
+    batch_min: Batch
+    batch_max: Batch
+    height_min: Side
+    height_max: Side
+    width_min: Side
+    width_max: Side
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        for name, (low, high) in self.ranges.items():
+            if high < low:
+                yield f"{name}_max", f"at least {name}_min, here {low}"
 
     @property
     def ranges(self) -> dict[str, tuple[int, int]]:
@@ -122,24 +142,35 @@ class InputShapes:
 class Manifest:
     """All that running a deployed model needs to know beside its graph."""
 
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]  # the data set's own id of each class
+    classes: Annotated[tuple[Name, ...], Items(1, 100_000)]
+    # The data set's own id of each class.
+    category_ids: Annotated[tuple[Id, ...], Items(1, 100_000, distinct=True)]
     preprocess: Preprocess
     thresholds: Thresholds
     precision: Precision
     inputs: InputShapes
-    recipe: str
-    checkpoint_sha256: str
-    graph_sha256: str
-    toolkit_version: str
-    libraries: dict[str, str]  # name → version
-    ap: float | None = None  # COCO AP in 0–1, if it was measured
+    recipe: Name
+    checkpoint_sha256: Sha256
+    graph_sha256: Sha256
+    toolkit_version: Name
+    libraries: dict[Name, Name]  # name → version
+    ap: Fraction | None = None  # COCO AP in 0–1, if it was measured
     # int8 only: whether sums of two products stay below 2¹⁵, so that kernels which add them in 16 bits (x86 without
     # VNNI, ARM without the dot product) are exact. None: not int8, or an older file, whose sums may be larger.
     sums_fit_16_bits: bool | None = dataclasses.field(default=None, metadata={"absent": None})
     # "toolkit": this runtime's inputs and outputs. "deepstream": those of DeepStream's nvinfer. Older files lack it.
     interface: Interface = dataclasses.field(default="toolkit", metadata={"absent": "toolkit"})
-    version: int = MANIFEST_VERSION
+    version: Annotated[int, Bounds(MANIFEST_VERSION, MANIFEST_VERSION)] = MANIFEST_VERSION
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if len(self.category_ids) != len(self.classes):
+            yield "category_ids", f"as many ids as classes, here {len(self.classes)}"
+        divisor = self.preprocess.size_divisor
+        for axis in ("height", "width"):
+            for name, size in zip((f"{axis}_min", f"{axis}_max"), self.inputs.ranges[axis], strict=True):
+                if size % divisor:
+                    yield f"inputs.{name}", f"a multiple of preprocess.size_divisor, here {divisor}"
 
     @property
     def categories(self) -> dict[int, str]:
@@ -150,7 +181,7 @@ class Manifest:
 def to_json(manifest: Manifest) -> str:
     """JSON text of a manifest. Raises ManifestError if a value makes no sense."""
     check(manifest, "this manifest")
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    return as_utf8(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def from_json(text: str | bytes, source: str) -> Manifest:
@@ -160,23 +191,21 @@ def from_json(text: str | bytes, source: str) -> Manifest:
     version it names the command that exports the model again.
     """
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{source}: the manifest is not JSON ({error}); {_REBUILD}") from error
+        fields = parse_json(text, f"{source}: the manifest")
+    except JsonError as error:
+        raise ManifestError(f"{error}; {_REBUILD}") from error
     if not isinstance(fields, dict):
         raise ManifestError(f"{source}: the manifest is {kind_of(fields)}, expected an object; {_REBUILD}")
     version = fields.get("version")
     if version != MANIFEST_VERSION or isinstance(version, bool):
         raise ManifestError(
-            f"{source}: manifest version {version!r}, this toolkit ({toolkit_version()}) reads version "
+            f"{source}: manifest version {shown(version)}, this toolkit ({toolkit_version()}) reads version "
             f"{MANIFEST_VERSION}; {_REBUILD}"
         )
     try:
-        manifest = record_from_dict(Manifest, fields, source)
+        return record_from_dict(Manifest, fields, source)
     except RecordError as error:
         raise ManifestError(f"{error}; {_REBUILD}") from error
-    check(manifest, source)
-    return manifest
 
 
 def toolkit_version() -> str:
@@ -192,24 +221,7 @@ _REBUILD = f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
 
 def check(manifest: Manifest, source: str) -> None:
     """Raise ManifestError naming the first field whose value makes no sense."""
-    pre, thresholds, ranges = manifest.preprocess, manifest.thresholds, manifest.inputs.ranges
-    rules = [
-        ("classes", len(manifest.classes) >= 1, "at least one class"),
-        ("category_ids", len(manifest.category_ids) == len(manifest.classes), "as many ids as classes"),
-        ("category_ids", len(set(manifest.category_ids)) == len(manifest.category_ids), "distinct ids"),
-        ("preprocess.short_side", pre.short_side >= 1, "at least 1"),
-        ("preprocess.long_side", pre.long_side >= pre.short_side, "at least short_side"),
-        ("preprocess.size_divisor", pre.size_divisor >= 1, "at least 1"),
-        ("preprocess.pad_value", all(0 <= value <= 255 for value in pre.pad_value), "values in 0–255"),
-        ("preprocess.std", all(value > 0 for value in pre.std), "positive values"),
-        ("thresholds.score", 0 <= thresholds.score < 1, "a value in 0–1"),
-        ("thresholds.nms_iou", 0 < thresholds.nms_iou <= 1, "a value in 0–1"),
-        ("thresholds.candidates_per_level", thresholds.candidates_per_level >= 1, "at least 1"),
-        ("thresholds.detections", thresholds.detections >= 1, "at least 1"),
-        ("ap", manifest.ap is None or 0 <= manifest.ap <= 1, "a value in 0–1 or null"),
-        *((f"inputs.{name}_min", low >= 1, "at least 1") for name, (low, _) in ranges.items()),
-        *((f"inputs.{name}_max", high >= low, f"at least {name}_min") for name, (low, high) in ranges.items()),
-    ]
-    for name, holds, expected in rules:
-        if not holds:
-            raise ManifestError(f"{source}: manifest field {name!r} makes no sense, expected {expected}; {_REBUILD}")
+    try:
+        check_record(manifest, source)
+    except RecordError as error:
+        raise ManifestError(f"{error}; {_REBUILD}") from error

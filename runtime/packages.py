@@ -8,6 +8,11 @@ Nothing is imported for the check. If `runtime` itself is taken, Python says "No
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import base64
 import hashlib
 import importlib.util

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import Backend
+from .bounds import Side, argument
 from .detections import Detections, RawOutputs, apply_nms, covered_areas, empty_detections
 from .detector import Detector
 from .detector_protocol import DetectorProtocol
@@ -139,7 +140,9 @@ NO_TTA = TtaSettings()
 def add_tta_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command-line options that `parse_tta` reads."""
     group = parser.add_argument_group("multi-scale testing")
-    group.add_argument("--scales", type=int, nargs="+", metavar="PX", help="detect at these shorter sides, and merge")
+    group.add_argument(
+        "--scales", type=argument(Side), nargs="+", metavar="PX", help="detect at these shorter sides, and merge"
+    )
     group.add_argument("--flip", action="store_true", help="detect on mirrored images too, and merge")
     group.add_argument("--vote", action="store_true", help="average the boxes that overlap a detection's box")
 

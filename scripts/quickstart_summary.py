@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from runtime.coco.metrics import NOTHING
+from runtime.coco.report import percent
 from runtime.errors import run_main
 from runtime.files import atomic_write
 
@@ -22,11 +24,11 @@ def summarize(torch_figures: dict[str, float], onnx_figures: dict[str, float], s
 
 def table(summary: dict[str, float], run: Path) -> str:
     """The summary and the paths of the results, one per line."""
-    seconds = int(summary["seconds_total"])
+    seconds, aps = int(summary["seconds_total"]), (summary["ap_torch"], summary["ap_onnx"])
     rows = [
-        ("AP, torch model", f"{100 * summary['ap_torch']:.2f}"),
-        ("AP, deployed ONNX", f"{100 * summary['ap_onnx']:.2f}"),
-        ("difference", f"{100 * (summary['ap_onnx'] - summary['ap_torch']):+.2f} AP points"),
+        ("AP, torch model", percent(summary["ap_torch"], 2)),
+        ("AP, deployed ONNX", percent(summary["ap_onnx"], 2)),
+        ("difference", f"{100 * (aps[1] - aps[0]):+.2f} AP points" if min(aps) >= 0 else NOTHING),
         ("deployed speed", f"{summary['images_per_second']:.1f} images/s (reading images included)"),
         ("total time", f"{seconds // 60} min {seconds % 60} s"),
         ("model", run / "model.onnx"),

@@ -15,7 +15,7 @@ ALLOWED = {
     "train": {"runtime", "train"},
     "export": {"runtime", "train", "export"},
 }
-RUNTIME_LIBRARIES = {"numpy", "cv2", "pycocotools", "tqdm"}
+RUNTIME_LIBRARIES = {"numpy", "cv2", "PIL", "pycocotools", "simplejpeg", "tqdm"}
 BACKEND_LIBRARIES = {  # inside functions only
     "onnxruntime",
     "onnxruntime_ep_nv_tensorrt_rtx",

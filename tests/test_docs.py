@@ -26,7 +26,20 @@ from tests.support.documentation import Block, blocks, commands, program
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("train", "export", "runtime")
 # The site's order; the README's commands are the pages'.
-STORY = ("index", "install", "train", "recipes", "pretrained", "export", "precision", "engines", "deepstream", "triton")
+STORY = (
+    "index",
+    "install",
+    "train",
+    "layouts",
+    "annotations",
+    "recipes",
+    "pretrained",
+    "export",
+    "precision",
+    "engines",
+    "deepstream",
+    "triton",
+)
 STORY = (*STORY, "run", "evaluate", "cluster", "hand-over", "benchmark", "contracts", "results", "how-it-works")
 STORY = (*STORY, "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")

@@ -156,6 +156,13 @@ def test_the_quickstart_ends_at_the_first_error(clone: Path) -> None:
     assert "to_onnx" in made[-1]
 
 
+def test_a_summary_without_objects_has_no_figures(summary: ModuleType) -> None:
+    found = summary.summarize({"AP": -1.0}, {"AP": -1.0, "images_per_second": 12.0}, 432)
+    text = summary.table(found, Path("runs/q"))
+    assert "nothing to measure" in text
+    assert "-1" not in text
+
+
 def test_a_summary_without_figures_is_an_error(
     summary: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

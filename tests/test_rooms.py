@@ -14,17 +14,40 @@ MOST_LINES = 350  # of a file: what a reader can hold
 # A room is a folder of a package, or a module that lies in the package itself. A room may import what its line names,
 # and these modules at the bottom of the runtime; train and export may import every room of the runtime.
 BOTTOM = {
-    f"runtime.{name}" for name in ("command_names", "errors", "files", "manifest", "names", "records", "stopwatch")
+    f"runtime.{name}"
+    for name in (
+        "bounds",
+        "command_names",
+        "errors",
+        "files",
+        "interrupts",
+        "json_file",
+        "locks",
+        "manifest",
+        "names",
+        "outputs",
+        "records",
+        "stopwatch",
+        "temporaries",
+        "terminal",
+    )
 }
 ARROWS = {
     # The bottom itself, whose modules import only each other.
+    "runtime.bounds": "",
     "runtime.command_names": "",
     "runtime.errors": "",
     "runtime.files": "",
+    "runtime.interrupts": "",
+    "runtime.json_file": "",
+    "runtime.locks": "",
+    "runtime.outputs": "",
+    "runtime.temporaries": "",
     "runtime.names": "",
     "runtime.parquet": "",
     "runtime.records": "",
     "runtime.stopwatch": "",
+    "runtime.terminal": "",
     "runtime.manifest": "",
     # What knows no backend.
     "runtime.batching": "",
@@ -33,7 +56,8 @@ ARROWS = {
     "runtime.machine": "",
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
-    "runtime.draw": "runtime.detections",
+    "runtime.lettering": "",
+    "runtime.draw": "runtime.detections runtime.lettering",
     "runtime.detection_files": "runtime.detections runtime.parquet",
     "runtime.images": "runtime.parquet",
     # Running a model.
@@ -57,7 +81,7 @@ ARROWS = {
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.parquet runtime.pipeline runtime.tta",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
-    "runtime.detector runtime.images runtime.machine runtime.model_spec",
+    "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
@@ -71,22 +95,27 @@ ARROWS = {
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
     "train.tables": "",
+    "train.integrity": "",
+    "train.torch_files": "train.integrity",
     "train.geometry": "",
     "train.assign": "train.geometry train.tables",
-    "train.model": "train.geometry train.tables",
+    "train.model": "train.geometry train.integrity train.tables train.torch_files",
     "train.loss": "train.assign train.geometry train.model",
     "train.data": "train.loss",
+    "train.layouts": "",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
-    "train.checkpoint": "train.build train.config train.model",
-    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.loss "
-    "train.model train.tables",
+    "train.checkpoint": "train.build train.config train.integrity train.model train.torch_files",
+    "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.layouts "
+    "train.loss train.model train.tables",
     "train.shapes": "train.trainer",
-    "train.pretrained": "train.build train.checkpoint train.config train.geometry",
+    "train.pretrained": "train.build train.checkpoint train.config train.geometry train.integrity train.torch_files",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",
     "train.api": "train.build train.checkpoint train.config train.trainer",
     "train.__main__": "train.api train.config",
     "train.validate": "train.checkpoint train.trainer",
+    "train.convert": "train.layouts",
+    "train.inspect": "train.api train.assign train.config train.data train.geometry train.layouts",
     "train.plot": "train.trainer",
     "train.show_assignment": "train.assign train.config train.geometry",
     # Export. The rooms up to `verification`, `graph` aside, run without torch.
@@ -99,13 +128,14 @@ ARROWS = {
     "export.results": "export.verification",
     "export.triton": "export.arguments export.onnx_model",
     "export.console": "",
-    "export.arguments": "export.quantization",
+    "export.arguments": "export.quantization export.verification",
     "export.deepstream": "export.arguments export.onnx_model export.verification",
-    "export.quantize_step": "export.onnx_model export.quantization export.results export.verification",
+    "export.quantize_step": "export.arguments export.onnx_model export.quantization export.results export.verification",
     "export.export_step": "export.arguments export.deepstream export.graph export.onnx_model export.quantization "
     "export.quantize_step export.results export.trt export.verification train.checkpoint train.trainer",
+    "export.verify_step": "export.arguments export.verification train.checkpoint",
     "export.api": "export.arguments export.calibration export.export_step export.graph export.quantization "
-    "export.quantize_step export.results export.trt export.verification train.checkpoint",
+    "export.quantize_step export.results export.trt export.verification export.verify_step train.checkpoint",
     "export.to_onnx": "export.api export.arguments export.console export.quantization",
     "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",

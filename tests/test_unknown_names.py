@@ -182,7 +182,7 @@ def test_every_match_over_names_ends_in_a_refusal() -> None:
 
 def test_a_configuration_has_no_name_without_a_literal() -> None:
     """`weights` and `init` are files, the data's texts paths; any other text of the configuration is one of a set."""
-    free = {"weights", "init", "train_json", "train_images", "val_json", "val_images", "recipe"}
+    free = {"weights", "init", "train", "val", "train_json", "train_images", "val_json", "val_images", "recipe"}
 
     def texts(record: type) -> set[str]:
         hints = get_type_hints(record)

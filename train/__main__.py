@@ -1,6 +1,7 @@
 """Train a detector.
 
     python -m train atss_tiny --out runs/tiny --data.train-json T.json --data.train-images T/ --data.val-json V.json …
+    python -m train atss_tiny --out runs/mine --data.train yolo:data.yaml --data.val yolo:data.yaml
     python -m train atss_r50_fpn_1x --help        # every setting and its value in the recipe
     python -m train mine.pt --out runs/tuned --data.train-json …      # fine-tune a checkpoint, with its own model
 
@@ -11,6 +12,11 @@ Any setting of the recipe can be overridden by name. `--resume` continues the ru
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +26,12 @@ import tyro
 
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
+from runtime.terminal import own_codes
 
 from .api import starting_config, train
 from .config import Config
 from .config.check import check_config
-from .config.overrides import follow_backbone
+from .config.overrides import follow_backbone, one_source
 from .config.recipes import RECIPES
 
 
@@ -60,10 +67,12 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
     ) -> tuple[Config, Options]:
         return config, options
 
-    config, options = tyro.cli(
-        command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
-    )
-    config = follow_backbone(config, default, _names(arguments[1:]))
+    with own_codes():
+        config, options = tyro.cli(
+            command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
+        )
+    given = _names(arguments[1:])
+    config = follow_backbone(one_source(config, given), default, given)
     check_config(config)
     return config, options
 

@@ -7,34 +7,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from runtime.bounds import Bounds, Count, Fraction, Id, Items, Name
 from runtime.errors import UserError
-from runtime.files import atomic_path, sha256_file
-from runtime.records import record_from_dict
+from runtime.files import atomic_path, patient_file, sha256_file
+from runtime.json_file import parse_json
+from runtime.records import check_record, kind_of, plain, record_from_dict, shown
 
 from .build import build_detector, without_weights
 from .config import Config
+from .integrity import DamagedError, check_finite, tensors_sha256
 from .model.detector import DetectorNetwork
+from .torch_files import load_plain, why_not
 
 FORMAT = "atss-toolkit checkpoint"
 VERSION = 1
 
 
-_TYPES: dict[str, tuple[type, ...]] = {  # of the entries that aren't checked as JSON
-    "step": (int,),
+_STATES: dict[str, tuple[type, ...]] = {  # the entries that hold tensors
     "model": (dict,),
     "averaged": (dict, NoneType),
     "optimizer": (dict,),
     "scaler": (dict,),
-    "ap": (float, NoneType),
-    "best_ap": (float,),
 }
+_HASHED = ("model", "averaged", "optimizer")
+HASHES = "sha256"  # the entry with the hashes of these; older files lack it
 
 
 class CheckpointError(UserError):
@@ -62,6 +66,22 @@ class Checkpoint(NamedTuple):
     best_ap: float  # 0–1, the highest of the run's evaluations on the whole validation set; −1 before the first
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """The entries of a checkpoint file that are plain values."""
+
+    step: Count
+    ap: Fraction | None
+    best_ap: Annotated[float, Bounds(-1, 1)]
+    classes: Annotated[tuple[Name, ...], Items(1, 100_000)]
+    category_ids: Annotated[tuple[Id, ...], Items(1, 100_000, distinct=True)]
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if len(self.category_ids) != len(self.classes):
+            yield "category_ids", f"as many ids as classes, here {len(self.classes)}"
+
+
 class LoadedDetector(NamedTuple):
     """A trained detector with what evaluation and export need to know of it."""
 
@@ -73,6 +93,15 @@ class LoadedDetector(NamedTuple):
     sha256: str  # of the checkpoint file
 
 
+def checked_classes(names: tuple[str, ...], category_ids: tuple[int, ...], source: str) -> Classes:
+    """The classes of a data set, for a checkpoint.
+
+    Raises UserError for names and ids that no checkpoint or manifest takes: now, not at the export after the training.
+    """
+    check_record(Facts(step=0, ap=None, best_ap=-1.0, classes=names, category_ids=category_ids), source)
+    return Classes(names, category_ids)
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint file; after an interruption or on a full disk the previous file is still there."""
     content = {
@@ -82,40 +111,74 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "classes": list(checkpoint.classes.names),
         "category_ids": list(checkpoint.classes.category_ids),
         **{k: v for k, v in checkpoint._asdict().items() if k not in ("config", "classes")},
+        HASHES: {name: tensors_sha256(getattr(checkpoint, name)) for name in _HASHED},
     }
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, patient_file(temporary) as file:
         torch.save(content, file)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file. Raises CheckpointError, which says what is wrong with the file and what to do."""
+    """Read a checkpoint file. Raises CheckpointError, which says what is wrong with the file and what to do.
+
+    The file's checksums, the hashes of its tensors and whether all numbers are finite are checked. A part that was
+    taken out, such as the optimizer's state to make a file small, has nothing to check.
+    """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: give the last.pt or best.pt of a training run")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
-        reason = (str(error).split(". ")[0].splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {reason}. "
+            f"{path} can't be read as a checkpoint (damaged, or not made by this toolkit): {why_not(error)}. "
             "Use another checkpoint of the run, or train again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file but no checkpoint of this toolkit: give a last.pt or best.pt")
-    if content.get("version") != VERSION:
+    if type(content.get("version")) is not int or content["version"] != VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint version {content.get('version')}, this toolkit reads version {VERSION}: "
+            f"{path} has checkpoint version {shown(content.get('version'))}, this toolkit reads version {VERSION}: "
             "use the toolkit version that wrote it, or train again"
         )
     try:
-        fields = {k: content[k] for k in Checkpoint._fields if k not in ("config", "classes")}
-        settings = record_from_dict(Config, json.loads(content["config"]), str(path))
-        classes = Classes(tuple(content["classes"]), tuple(content["category_ids"]))
-        wrong = [name for name, types in _TYPES.items() if not isinstance(fields[name], types)]
+        missing = [name for name in (*Checkpoint._fields, "category_ids") if name not in content]
+        if missing:
+            raise DamagedError(f"{missing[0]} is missing")
+        facts = record_from_dict(Facts, plain({f.name: content[f.name] for f in dataclasses.fields(Facts)}), str(path))
+        if not isinstance(content["config"], str):
+            raise DamagedError(f"config is {kind_of(content['config'])}, expected a text")
+        settings = record_from_dict(Config, parse_json(content["config"], f"{path}: its configuration"), str(path))
+        wrong = [name for name, types in _STATES.items() if not isinstance(content[name], types)]
         if wrong:
-            raise TypeError(f"{wrong[0]} is of type {type(fields[wrong[0]]).__name__}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is an incomplete checkpoint ({error!r}): use another one of the run") from error
-    return Checkpoint(config=settings, classes=classes, **fields)
+            raise DamagedError(f"{wrong[0]} is {kind_of(content[wrong[0]])}")
+        _check_states(content)
+    except (ValueError, RecursionError) as error:  # DamagedError is a ValueError
+        raise CheckpointError(f"{path} is a damaged or incomplete checkpoint: {error}; {_ANOTHER}") from error
+    except UserError as error:
+        raise CheckpointError(f"{error}; {_ANOTHER}") from error
+    return Checkpoint(
+        config=settings,
+        classes=Classes(facts.classes, facts.category_ids),
+        step=facts.step,
+        ap=facts.ap,
+        best_ap=facts.best_ap,
+        **{name: content[name] for name in _STATES},
+    )
+
+
+_ANOTHER = "use another checkpoint of the run, or train again"
+
+
+def _check_states(content: dict[str, Any]) -> None:
+    """Raise DamagedError unless the states' hashes are those that were saved with them, and all numbers finite."""
+    hashes = content.get(HASHES, {})
+    if not isinstance(hashes, dict):
+        raise DamagedError(f"{HASHES} is {kind_of(hashes)}, expected hashes by name")
+    for name in _HASHED:
+        if not content[name]:
+            continue
+        if name in hashes and hashes[name] != tensors_sha256(content[name]):
+            raise DamagedError(f"the numbers of {name!r} are not those that were saved (their SHA-256 differs)")
+        check_finite({name: content[name]})
 
 
 def load_detector(path: str | Path) -> LoadedDetector:

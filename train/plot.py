@@ -5,6 +5,11 @@ python -m train.plot runs/NAME            # → runs/NAME/curves.png
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import matplotlib
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
+from runtime.outputs import check_outputs
 
 from .trainer.run_log import LOG, read_log
 
@@ -24,6 +30,8 @@ def plot_run(folder: Path) -> Path:
 
     Raises UserError where the run has logged no training step.
     """
+    path = folder / "curves.png"
+    check_outputs([folder / LOG], {"the drawing": path}, "remove it")
     lines = read_log(folder / LOG)
     steps = [line for line in lines if line["kind"] == "train"]
     evaluations = [line for line in lines if line["kind"] == "val"]
@@ -38,11 +46,10 @@ def plot_run(folder: Path) -> Path:
     left.set(xlabel="step", ylabel="loss", ylim=(0, None))
     left.legend()
     for name in ("AP", "AP50", "AP75"):
-        points = [(line["step"], 100 * line[name]) for line in evaluations]
+        points = [(line["step"], 100 * line[name]) for line in evaluations if line[name] >= 0]  # −1: nothing measured
         right.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
     right.set(xlabel="step", ylabel="COCO AP (of 100)", xlim=(0, None), ylim=(0, 100))
     right.legend()
-    path = folder / "curves.png"
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)

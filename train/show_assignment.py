@@ -10,7 +10,13 @@ retinanet_a1_r50_fpn_1x.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +24,15 @@ import matplotlib
 import numpy as np
 import torch
 
+from runtime.bounds import Positive, argument
 from runtime.coco import CocoDataset, load_coco
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
+from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.images.preprocess import boxes_to_canvas, make_batch
+from runtime.lettering import texts_for_matplotlib
+from runtime.outputs import check_outputs
 
 from .assign import build_assigner
 from .assign.atss import candidate_anchors
@@ -97,7 +107,8 @@ def draw_scene(scene: Scene, path: Path) -> None:
         panel.set_title(f"P{3 + scene.levels.index(level)}, stride {level.stride}: {positives} positive")
         first = last
     lines = []
-    for g, (name, (x1, y1, x2, y2)) in enumerate(zip(scene.names, scene.boxes, strict=True)):
+    names = texts_for_matplotlib(scene.names)
+    for g, (name, (x1, y1, x2, y2)) in enumerate(zip(names, scene.boxes, strict=True)):
         threshold = "" if scene.thresholds is None else f"threshold {scene.thresholds[g]:.2f}, "
         lines.append(f"{name} {x2 - x1:.0f}×{y2 - y1:.0f} px: {threshold}{(scene.matched == g).sum()} anchors")
     figure.suptitle("   ·   ".join(lines) or "no objects: every anchor is negative", fontsize=8, wrap=True)
@@ -114,16 +125,24 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the drawings")
     parser.add_argument(
-        "--count", type=int, default=4, metavar="N", help="only the first N images with objects (%(default)s)"
+        "--count",
+        type=argument(Positive),
+        default=4,
+        metavar="N",
+        help="only the first N images with objects (%(default)s)",
     )
+    add_limit_argument(parser)
     options = parser.parse_args()
     config = RECIPES[options.recipe]()
     dataset = load_coco(options.annotations, options.images)
+    dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     chosen = np.flatnonzero(np.diff(dataset.offsets))[: options.count].tolist()
     if not chosen:
         raise UserError(f"{options.annotations} has no image with an object: there is no assignment to show")
-    for index in chosen:
-        path = options.out / f"assignment_{dataset.image_ids[index]}.png"
+    paths = {index: options.out / f"assignment_{dataset.image_ids[index]}.png" for index in chosen}
+    reads = [options.annotations, *map(dataset.path, range(len(dataset)))]
+    check_outputs(reads, {"--out": paths.values()}, "choose another folder")
+    for index, path in paths.items():
         draw_scene(assign_image(dataset, index, config), path)
         print(path)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write
+from runtime.outputs import alone_in
 
 from .conditions import CardWatch, describe
 from .page import page
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None, registry: Sequence[Step] = STEP
         raise UserError(f"--minutes {given.minutes}: expected a number above 0")
     signal.signal(signal.SIGTERM, _interrupt)
     asked = [step for step in registry if given.steps is None or step.name in given.steps]
-    write_report(given.out, asked, registry, given.minutes, given.rehearse, given.fresh)
+    with alone_in(given.out):
+        write_report(given.out, asked, registry, given.minutes, given.rehearse, given.fresh)
     print(f"report: {given.out / PAGE}", flush=True)
 
 

@@ -6,17 +6,17 @@ import dataclasses
 import errno
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.files import write_error
+from runtime.images import MAX_PIXELS
 from runtime.images.preprocess import plan
 from runtime.manifest import METADATA_KEY, InputShapes, Manifest, from_json
 from runtime.names import unknown_name
+from runtime.temporaries import temporary_folder
 
 from ..arguments import AnyPath, folder_name, require_libraries
 from ..verification.checks import Verification
@@ -63,6 +63,7 @@ def write_deepstream(
     score: float = SCORE,
     version: Version = "9",
     images: AnyPath | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> WrittenFolder:
     """Write a folder that DeepStream's nvinfer and `deepstream-app` run as it is. Needs onnx and onnxruntime, no torch.
 
@@ -78,6 +79,7 @@ def write_deepstream(
         score: the lowest score of a detection.
         version: DeepStream's. Before 9, nvinfer can't build strongly typed engines: build one with `build_engine`.
         images: folder of images to compare on; by default synthetic ones.
+        max_pixels: larger images are not read.
 
     Raises:
         UserError: the file isn't one of this toolkit or is made for CPUs or for DeepStream already, an argument doesn't
@@ -113,7 +115,7 @@ def write_deepstream(
     limits = None if version in CROPPING_VERSIONS else box_limits(frame_hw, canvas)
     variant = to_variant(original, manifest, canvas, limits)
     stated = from_json(next(e.value for e in variant.metadata_props if e.key == METADATA_KEY), str(path))
-    compared_on = load_comparison_images(folder_name(images))
+    compared_on = load_comparison_images(folder_name(images), max_pixels=max_pixels)
     verification = Verification(tuple(verify_variant(original, variant, stated, compared_on, limits)))
     logger.info(verification.table)
     if not verification.passed:
@@ -154,14 +156,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises WriteError where it can't be written, or where `path` appeared meanwhile.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():  # a rename would replace an empty folder
-            raise FileExistsError(errno.EEXIST, "there is a file or folder of that name", str(path))
-        os.rename(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path) as temporary:
+            yield temporary
+            if path.exists():  # a rename would replace an empty folder
+                raise FileExistsError(errno.EEXIST, "there is a file or folder of that name", str(path))
+            os.rename(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -18,7 +18,7 @@ from runtime.backends.saturation import may_saturate
 from runtime.machine.processor import read_processor
 from runtime.manifest import METADATA_KEY, from_json
 
-from .file import shielded_bias
+from .file import shielded_bias, state_hash
 from .network import cut_network, replace_network
 from .precision import read_quantization_note
 
@@ -34,6 +34,7 @@ def emulate(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     made = replace_network(model, stand_in)
     made.metadata_props.extend(model.metadata_props)
+    state_hash(made)
     return made
 
 

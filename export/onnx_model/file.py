@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
+
+from runtime.manifest import METADATA_KEY, from_json, to_json
 
 INPUT_NAMES = ("images", "image_sizes")  # of the deployable graph
 
@@ -47,6 +50,14 @@ def graph_sha256(model: onnx.ModelProto) -> str:
     bare.CopyFrom(model)
     del bare.metadata_props[:]
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def state_hash(model: onnx.ModelProto) -> None:
+    """Make the manifest in the metadata state the hash of the graph as it is now, in place."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            manifest = from_json(entry.value, "the model")
+            entry.value = to_json(dataclasses.replace(manifest, graph_sha256=graph_sha256(model)))
 
 
 def shielded_bias(name: str, bias: np.ndarray) -> tuple[NodeProto, list[TensorProto]]:

@@ -7,15 +7,17 @@ What may be quantized at all is decided here (`must_stay_float`, `grouped_convol
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto
 
+from runtime.bounds import Count, Name, Sha256
+from runtime.errors import UserError
+from runtime.json_file import parse_json
 from runtime.manifest import Precision
-from runtime.records import RecordError, record_from_dict
+from runtime.records import record_from_dict
 
 from .network import ancestors, dense_map_names
 
@@ -34,11 +36,11 @@ _NAMES = {
 class QuantizationNote:
     """How a file was quantized: the note that the conversion leaves in its metadata."""
 
-    target: str  # "tensorrt", "cpu" or "cpu-vnni"
-    method: str  # that chose the ranges
-    images: int  # how many were calibrated on
-    images_sha256: str
-    in_float: tuple[str, ...]  # outputs of the convolutions that stayed in float for accuracy
+    target: Name  # "tensorrt", "cpu" or "cpu-vnni"
+    method: Name  # that chose the ranges
+    images: Count  # how many were calibrated on
+    images_sha256: Sha256
+    in_float: tuple[Name, ...]  # outputs of the convolutions that stayed in float for accuracy
 
 
 def read_quantization_note(model: onnx.ModelProto) -> QuantizationNote | None:
@@ -46,8 +48,9 @@ def read_quantization_note(model: onnx.ModelProto) -> QuantizationNote | None:
     for entry in model.metadata_props:
         if entry.key == QUANTIZATION_KEY:
             try:
-                return record_from_dict(QuantizationNote, json.loads(entry.value), "the note of the quantization")
-            except (ValueError, AttributeError, RecordError):
+                note = parse_json(entry.value, "the note of the quantization")
+                return record_from_dict(QuantizationNote, note, "the note of the quantization")
+            except UserError:
                 return None
     return None
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from runtime.coco import load_coco
 from runtime.files import atomic_write
-from runtime.images import SUFFIXES, Decoded, ImageError
+from runtime.images import MAX_PIXELS, SUFFIXES, Decoded, ImageError
+from runtime.images.finder import find_images
 from runtime.images.preprocess import load, make_batch
 from runtime.manifest import Manifest
 
@@ -37,14 +38,16 @@ logger = logging.getLogger(__name__)
 def list_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
     """Up to `count` images of a folder and its subfolders, evenly spaced in the order of their names.
 
-    Raises CalibrationError where there are none.
+    What is left out (`runtime.images.finder`) is logged. Raises CalibrationError where there are none.
     """
     if not folder.is_dir():
         raise CalibrationError(f"{folder}: no such folder; expected the folder of the images to calibrate on")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    found = find_images(folder)
+    for line in found.left_out:
+        logger.info(f"{folder}: left out {line}")
+    if not found.paths:
         raise CalibrationError(f"{folder}: no images there; looked for {' '.join(SUFFIXES)}")
-    return evenly_spaced(found, count)
+    return evenly_spaced(found.paths, count)
 
 
 def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
@@ -56,7 +59,14 @@ def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
-def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path], progress: bool = True) -> Calibration:
+def calibrate(
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    images: Sequence[Path],
+    progress: bool = True,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Calibration:
     """Measure ranges by running the float32 network on images.
 
     An image that can't be read is left out and named in `skipped`. Raises CalibrationError where none can be read, or
@@ -71,7 +81,7 @@ def calibrate(model: onnx.ModelProto, manifest: Manifest, images: Sequence[Path]
     skipped: list[str] = []
     for path in tqdm(images, desc="calibrate", unit="img", disable=not progress, leave=False):
         try:
-            image = load(path, manifest.preprocess)
+            image = load(path, manifest.preprocess, max_pixels=max_pixels)
         except ImageError as error:
             skipped.append(str(error))
             continue
@@ -98,6 +108,7 @@ def calibrate_cached(
     progress: bool = True,
     *,
     may_replace: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Calibration:
     """The calibration in the file `cache`; a new one, written there, where the file doesn't exist.
 
@@ -111,7 +122,7 @@ def calibrate_cached(
         if not may_replace:
             raise CalibrationError(f"{cache}: {problem}; delete it to calibrate again")
         logger.info(f"{cache}: {problem}; calibrating again")
-    made = calibrate(model, manifest, images, progress)
+    made = calibrate(model, manifest, images, progress, max_pixels=max_pixels)
     atomic_write(cache, json.dumps(dataclasses.asdict(made), indent=1) + "\n")
     return made
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -24,10 +23,13 @@ from tqdm import tqdm
 from runtime.backends import open_backend
 from runtime.benchmark.measuring import speed_ratios
 from runtime.coco import CocoDataset
+from runtime.coco.classes import match_dataset
 from runtime.coco.evaluation import score_detector
-from runtime.coco.run import RunSettings, require_same_classes
+from runtime.coco.metrics import NOTHING
+from runtime.coco.run import RunSettings
 from runtime.detector import Detector
 from runtime.errors import UserError
+from runtime.temporaries import scratch_folder
 
 from ..calibration import Calibration
 from ..onnx_model.emulation import emulate, emulate_network, needs_emulation
@@ -78,10 +80,12 @@ def convolutions_in_float(
     """Outputs of the convolutions to keep in float, the fewest blocks of them with which the AP meets the goal.
 
     Blocks are ranked, and speed is measured, on `images` (uint8 [h, w, 3] RGB). Logs each measurement and the table of
-    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has other classes.
+    them. Raises MixedError where no number of blocks meets the goal, UserError where the data set has none of the
+    model's classes.
     """
     path, model, manifest = source
-    require_same_classes(manifest, goal.dataset)
+    for line in match_dataset(manifest, goal.dataset).differences:
+        logger.warning(f"warning: {line}")
     reference, runtime = average_precision(path, goal.dataset, progress)
     logger.info(f"float32: AP {100 * reference:.2f} ({runtime})")
     canvases = [calibration_batch(image, manifest) for image in images]
@@ -179,7 +183,7 @@ def average_precision(path: Path, dataset: CocoDataset, progress: bool = True, *
     with Detector(path, **options) as detector:
         ap = score_detector(detector, dataset, settings=RunSettings(progress=progress)).metrics.values["AP"]
     if ap < 0:
-        raise MixedError(f"{dataset.json_path}: nothing to be found on these images, so no AP to hold")
+        raise MixedError(f"{dataset.json_path}: {NOTHING}, so there is no AP to hold")
     return ap, detector.backend.description
 
 
@@ -190,8 +194,8 @@ def measure_model(
 
     The AP is the emulation's where this CPU's kernels don't compute what the model says (`needs_emulation`).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = scored = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = scored = folder / "model.onnx"
         path.write_bytes(model.SerializeToString())
         if needs_emulation(model):
             scored = path.with_name("emulated.onnx")

@@ -10,6 +10,7 @@ from runtime.backends.engine_file import Profile, Tensor
 from runtime.backends.options import OPTIONS_BY_BACKEND
 from runtime.backends.triton import contract
 from runtime.errors import UserError
+from runtime.images.limit import MAX_MEGAPIXELS
 from runtime.manifest import to_json
 
 from ..arguments import MissingLibraryError
@@ -32,6 +33,7 @@ class ServingOptions:
     instances: int = 1  # of the network, on each device
     front_instances: int = 1  # processes that decode images
     batch_max: int | None = None  # largest batch that the server makes; None: the file's
+    max_megapixels: float = MAX_MEGAPIXELS  # larger images are refused
     queue_delay_us: int = 2000  # how long the first image of a batch waits for others
     backend: str = "auto"  # inline: a name of BACKENDS
 
@@ -69,7 +71,7 @@ def front_config(name: str, network_name: str | None, network: Network, options:
         config.output.add(name=tensor, data_type=messages.DataType.Value(spec.data_type), dims=spec.dims)
     config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
     group = config.instance_group.add(count=options.front_instances, kind=messages.ModelInstanceGroup.KIND_CPU)
-    parameters = {contract.MANIFEST: to_json(network.manifest)}
+    parameters = {contract.MANIFEST: to_json(network.manifest), contract.MAX_MEGAPIXELS: repr(options.max_megapixels)}
     if network_name is not None:
         parameters[contract.NETWORK] = network_name
     else:

@@ -6,12 +6,12 @@ import dataclasses
 import errno
 import re
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from runtime.backends.options import BACKENDS
 from runtime.files import write_error
+from runtime.temporaries import temporary_folder
 
 from ..arguments import ArgumentError
 from .config import ServingOptions, as_text, front_config, network_config
@@ -50,9 +50,9 @@ def write_repository(
     name that is taken, ModelError, EngineError, ManifestError, WriteError, MissingLibraryError.
     """
     options = options or ServingOptions()
-    network = read_network(model)
     name = name or model.stem
     check_arguments(root, name, options)
+    network = read_network(model)
     written = WrittenRepository(root, name, f"{name}_network" if options.placement == "triton" else None)
     contents = _inline(written, network, options) if written.network is None else _apart(written, network, options)
     _require_free(root, [name, f"{name}_network"])
@@ -132,12 +132,12 @@ def _write(contents: Contents, root: Path) -> None:
 
 
 def _write_from(folder: Path, contents: Contents, root: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".tmp", dir=folder) as beside:
+    with temporary_folder(folder / root.name) as beside:
         for path, content in contents.items():
-            target = Path(beside, path)
+            target = beside / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        _publish(Path(beside), root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
+        _publish(beside, root, list(dict.fromkeys(Path(path).parts[0] for path in contents)))
 
 
 def _publish(beside: Path, root: Path, names: list[str]) -> None:

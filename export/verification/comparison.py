@@ -6,7 +6,6 @@ Free of torch. The reference is a float32 file in `conversion.py`, and a checkpo
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import onnx
 
-from runtime.backends.onnx_file import OUTPUT_NAMES
+from runtime.backends.onnx_file import OUTPUT_NAMES, check_file
 from runtime.backends.options import BackendOptions
 from runtime.backends.ort.backend import OrtBackend
 from runtime.command_names import TO_ONNX
 from runtime.detections import Detections, RawOutputs, postprocess
 from runtime.errors import UserError
 from runtime.manifest import Manifest
+from runtime.temporaries import scratch_folder
 
 from ..onnx_model.emulation import emulate, needs_emulation
 from ..onnx_model.file import INPUT_NAMES, expose_values, graph_sha256
@@ -90,6 +90,7 @@ def open_model_file(path: Path) -> ModelFile:
     A file is emulated where this CPU's kernels compute something else (`needs_emulation`), so that a comparison has the
     same result on every machine.
     """
+    check_file(path)  # that the graph is the exported one, before another is made of it
     try:
         model = onnx.load(path)
     except Exception:  # the backend's error says what is wrong with the file
@@ -98,18 +99,14 @@ def open_model_file(path: Path) -> ModelFile:
     note = read_quantization_note(model)
     target = None if note is None else note.target
     if is_emulated := needs_emulation(model):
-        with tempfile.TemporaryDirectory() as folder:
-            stand_in = Path(folder) / path.name
+        with scratch_folder() as folder:
+            stand_in = folder / path.name
             stand_in.write_bytes(emulate(model).SerializeToString())
             backend = OrtBackend(stand_in, BackendOptions(backend="cpu", allow_saturation=True))
     else:
         backend = OrtBackend(path)  # raises for a foreign file, and where ONNX Runtime isn't installed
-    if backend.manifest.graph_sha256 != graph_sha256(model):
-        raise VerifyError(
-            f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); "
-            f"export the checkpoint again: {TO_ONNX} CHECKPOINT"
-        )
-    return ModelFile(path, model, backend.manifest, target, backend, is_emulated)
+    manifest = dataclasses.replace(backend.manifest, graph_sha256=graph_sha256(model))
+    return ModelFile(path, model, manifest, target, backend, is_emulated)
 
 
 def make_comparison(

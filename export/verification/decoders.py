@@ -9,10 +9,11 @@ from typing import Any, cast
 from runtime.backends.receiving import Receiver
 from runtime.coco.dataset import CocoDataset
 from runtime.coco.evaluation import score_detector
+from runtime.coco.metrics import NOTHING, is_measured
 from runtime.decoders import Decode, Measured, note_path, open_decoder, write_note
 from runtime.detector import Detector
 from runtime.errors import UserError
-from runtime.images import MAX_PIXELS, Decoded
+from runtime.images import Decoded
 from runtime.images.preprocess import WantedHw
 from runtime.manifest import Preprocess
 
@@ -38,6 +39,8 @@ def verify_decoder(model: Path, name: Decode, dataset: CocoDataset, **options: A
     if by_other.speed.images != by_opencv.speed.images:
         unread = next(iter(by_other.speed.skipped))
         raise UserError(f"{decoder.name} {decoder.version} reads fewer images than OpenCV does; the first: {unread}")
+    if not is_measured(by_opencv.metrics.values):
+        raise UserError(f"{dataset.json_path}: {NOTHING}; give annotations with objects")
     aps = by_opencv.metrics.values["AP"], by_other.metrics.values["AP"]
     images = by_opencv.speed.images
     told = f"AP {100 * aps[1]:.2f} with {decoder.name} {decoder.version} on the {decoder.place.upper()}, "
@@ -56,6 +59,7 @@ class _DecodedDataset(CocoDataset):
     detector: Detector
 
     def load(
-        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+        self, index: int, pre: Preprocess | None, max_pixels: int | None = None, wanted_hw: WantedHw | None = None
     ) -> Any:
-        return self._checked(index, cast(Decoded, self.detector.load(self.path(index), max_pixels)))  # or a DeviceImage
+        image = self.detector.load(self.path(index), max_pixels or self.max_pixels)
+        return self._checked(index, cast(Decoded, image))  # or a DeviceImage

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, decode
+from runtime.images import MAX_PIXELS, SUFFIXES, ImageError, decode
+from runtime.images.finder import find_images
 from runtime.images.preprocess import plan, resize
 from runtime.manifest import Manifest
 
 COMPARISON_IMAGES = 3  # how many images a comparison takes
 SECOND_SIDE = 416  # px, the most of the second canvas
+
+logger = logging.getLogger(__name__)
 
 
 class Case(NamedTuple):
@@ -44,23 +47,54 @@ def make_cases(manifest: Manifest, sources: Sequence[np.ndarray]) -> list[Case]:
     ]
 
 
-def load_comparison_images(folder: str | None, fallback: str = "", seen: Iterable[Path] = ()) -> list[np.ndarray]:
-    """The first images of `folder`, or of the folder `fallback`; none where the fallback can't be read.
+def load_comparison_images(
+    folder: str | None, fallback: str = "", seen: Iterable[Path] = (), *, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
+    """The first readable images of `folder`, or of the folder `fallback`; none where the fallback has none.
 
-    Images in `seen`, on which ranges were measured, are passed over where there are others. Raises UserError where
-    `folder` is given and holds no image, or one that can't be read.
+    Images in `seen`, on which ranges were measured, are passed over where there are others. What is left out
+    (`runtime.images.finder`) and what cannot be read is logged. Raises UserError where `folder` is given and holds no
+    image that can be read.
     """
     directory = Path(folder if folder is not None else fallback)
-    found = sorted(p for p in directory.glob("*") if p.suffix.lower() in SUFFIXES) if directory.name else []
-    if folder is not None and not found:
-        raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
-    paths = list(islice(unseen(found, seen), COMPARISON_IMAGES)) or found[:COMPARISON_IMAGES]
-    try:
-        return [decode(path) for path in paths]
-    except UserError:
-        if folder is not None:
-            raise
+    if folder is None and not (directory.name and directory.is_dir()):
         return []
+    found = find_images(directory)
+    for line in found.left_out:
+        logger.info(f"{directory}: left out {line}")
+    if folder is not None and not found.paths:
+        raise UserError(f"--images {folder}: no images there; expected a folder with {', '.join(SUFFIXES)} files")
+    problems: list[str] = []
+    images = readable_images(unseen(found.paths, seen), COMPARISON_IMAGES, problems, max_pixels=max_pixels)
+    images = images or readable_images(found.paths, COMPARISON_IMAGES, problems, max_pixels=max_pixels)
+    if folder is not None and not images:
+        raise UserError(f"none of the {len(found.paths)} images could be read; the first: {problems[0]}")
+    for problem in problems:
+        logger.warning(f"warning: skipped {problem}")
+    return images
+
+
+def other_images(folder: str | None, seen: Iterable[Path], *, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    """The first readable images of `folder` that are not in `seen`, uint8 [h, w, 3] RGB; none without a folder."""
+    if folder is None:
+        return []
+    return readable_images(unseen(find_images(Path(folder)).paths, seen), COMPARISON_IMAGES, max_pixels=max_pixels)
+
+
+def readable_images(
+    paths: Iterable[Path], count: int, problems: list[str] | None = None, *, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
+    """The first `count` images that can be read, uint8 [h, w, 3] RGB; `problems` gets a message for each other."""
+    found: list[np.ndarray] = []
+    for path in paths:
+        if len(found) == count:
+            break
+        try:
+            found.append(decode(path, max_pixels=max_pixels))
+        except ImageError as error:
+            if problems is not None:
+                problems.append(str(error))
+    return found
 
 
 def unseen(paths: Iterable[Path], seen: Iterable[Path]) -> Iterator[Path]:

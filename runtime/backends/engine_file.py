@@ -13,21 +13,24 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+from ..bounds import Batch, Bounds, Count, Items, Name, Pattern, Sha256, Side
 from ..command_names import TO_TRT
 from ..errors import UserError
-from ..files import atomic_write_together
-from ..manifest import Manifest, ManifestError
-from ..manifest import check as check_manifest
+from ..files import as_utf8, atomic_write_together
+from ..json_file import JsonError, parse_json
+from ..manifest import Manifest
 from ..names import unknown_name
-from ..records import RecordError, kind_of, record_from_dict
+from ..records import RecordError, check_record, kind_of, plain, record_from_dict, shown
 
 ENGINE_MANIFEST_VERSION = 1
 SUFFIXES = (".engine", ".plan", ".trt")
 
 Flavor = Literal["tensorrt", "rtx"]
+ComputeCapability = Annotated[str, Pattern(r"\d{1,3}\.\d{1,3}", "a compute capability such as 8.6")]
 
 
 class EngineError(UserError):
@@ -38,9 +41,14 @@ class EngineError(UserError):
 class Profile:
     """An optimization profile: the range of `images` as (batch, height, width), and the shape it was tuned for."""
 
-    least: tuple[int, int, int]
-    best: tuple[int, int, int]
-    most: tuple[int, int, int]
+    least: tuple[Batch, Side, Side]
+    best: tuple[Batch, Side, Side]
+    most: tuple[Batch, Side, Side]
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if not all(low <= n <= high for low, n, high in zip(self.least, self.best, self.most, strict=True)):
+            yield "best", f"sizes from {self.least} to {self.most}"
 
     def takes(self, batch: int, height: int, width: int) -> bool:
         """Whether images of this shape are within the profile's range."""
@@ -52,10 +60,11 @@ class Profile:
 class Tensor:
     """One input or output of the engine."""
 
-    name: str
+    name: Name
     kind: Literal["input", "output"]
-    dtype: str  # NumPy's name
-    shape: tuple[int, ...]  # −1: depends on the batch or canvas
+    dtype: Name  # NumPy's name
+    # −1: depends on the batch or canvas.
+    shape: Annotated[tuple[Annotated[int, Bounds(-1, 10**9)], ...], Items(0, 8)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +73,18 @@ class EngineManifest:
 
     manifest: Manifest  # of the graph that the engine was built from
     flavor: Flavor
-    library_version: str  # of TensorRT or TensorRT for RTX, in full
-    compute_capabilities: tuple[str, ...]  # of the GPUs that run it, such as "8.6"
-    platform: str  # such as "linux-x86_64"
-    engine_sha256: str
-    onnx_sha256: str  # of the ONNX file's bytes
-    profiles: tuple[Profile, ...]
-    tensors: tuple[Tensor, ...]
-    rebuild: str  # the command that builds it again, without folders
-    layers: dict[str, int]  # convolutions by precision, counted by TensorRT's inspector; empty: unknown
+    library_version: Name  # of TensorRT or TensorRT for RTX, in full
+    # Of the GPUs that run it, such as "8.6".
+    compute_capabilities: Annotated[tuple[ComputeCapability, ...], Items(1, 100)]
+    platform: Name  # such as "linux-x86_64"
+    engine_sha256: Sha256
+    onnx_sha256: Sha256  # of the ONNX file's bytes
+    profiles: Annotated[tuple[Profile, ...], Items(1, 1000)]
+    tensors: Annotated[tuple[Tensor, ...], Items(0, 1000)]
+    rebuild: Name  # the command that builds it again, without folders
+    layers: dict[Name, Count]  # convolutions by precision, counted by TensorRT's inspector; empty: unknown
     version_compatible: bool = False  # later library versions run it, up to the next major
-    version: int = ENGINE_MANIFEST_VERSION
+    version: Annotated[int, Bounds(ENGINE_MANIFEST_VERSION, ENGINE_MANIFEST_VERSION)] = ENGINE_MANIFEST_VERSION
 
 
 def this_platform() -> str:
@@ -116,14 +126,12 @@ def read_description(path: str | os.PathLike[str]) -> EngineManifest:
     """The description beside an engine. Raises EngineError where it is missing or not one of this toolkit."""
     beside = json_path(path)
     try:
-        text = beside.read_text(encoding="utf-8")
+        text = beside.read_bytes()
     except OSError as error:
         raise EngineError(
             f"{path}: cannot read its description {beside.name} ({error.strerror or error}); an engine is executable "
             f"code and is loaded only beside the description that its build wrote; {_BUILD}"
         ) from error
-    except UnicodeDecodeError as error:
-        raise EngineError(f"{beside}: not text ({error}); {_BUILD}") from error
     return from_json(text, str(beside))
 
 
@@ -139,31 +147,28 @@ def library_name(flavor: Flavor) -> str:
 
 
 def to_json(described: EngineManifest) -> str:
-    """A description as JSON text. Raises ManifestError for a graph manifest with invalid values."""
-    check_manifest(described.manifest, "this engine's manifest")
-    return json.dumps(dataclasses.asdict(described), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """A description as JSON text. Raises RecordError for a description with invalid values."""
+    check_record(described, "this engine's description")
+    return as_utf8(json.dumps(plain(described), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
-def from_json(text: str, source: str) -> EngineManifest:
+def from_json(text: str | bytes, source: str) -> EngineManifest:
     """The description in JSON text; `source` names the file in messages. Raises EngineError that names the field."""
     try:
-        fields: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise EngineError(f"{source}: not JSON ({error}); {_BUILD}") from error
+        fields = parse_json(text, f"{source}: the description")
+    except JsonError as error:
+        raise EngineError(f"{error}; {_BUILD}") from error
     if not isinstance(fields, dict):
         raise EngineError(f"{source}: {kind_of(fields)}, expected an object; {_BUILD}")
     version = fields.get("version")
     if version != ENGINE_MANIFEST_VERSION or isinstance(version, bool):
         raise EngineError(
-            f"{source}: version {version!r}, this toolkit reads version {ENGINE_MANIFEST_VERSION}; {_BUILD}"
+            f"{source}: version {shown(version)}, this toolkit reads version {ENGINE_MANIFEST_VERSION}; {_BUILD}"
         )
     try:
         described = record_from_dict(EngineManifest, fields, source)
-        check_manifest(described.manifest, source)
-    except (RecordError, ManifestError) as error:
+    except RecordError as error:
         raise EngineError(f"{error}; {_BUILD}") from error
-    if not described.profiles:
-        raise EngineError(f"{source}: no profile is named, expected at least one; {_BUILD}")
     # Older descriptions name the script, which only a clone of the repository has.
     return dataclasses.replace(described, rebuild=re.sub(r"^python export/to_trt\.py\b", TO_TRT, described.rebuild))
 

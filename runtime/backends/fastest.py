@@ -21,11 +21,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from ..bounds import Bounds, Count, Name, Positive, Sha256
 from ..errors import UserError
 from ..files import WriteError, atomic_write, sha256_file
+from ..json_file import read_json_file
 from ..machine.processor import processors, read_processor
 from ..manifest import Manifest
 from ..records import record_from_dict
@@ -44,11 +47,11 @@ _LIBRARIES = {"cpu": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino"
 class Machine:
     """What the measurement of a file depends on."""
 
-    file_sha256: str
-    libraries: dict[str, str]  # distribution → version
-    processor: str  # its name and abilities
-    processors: int  # that this process may use
-    threads: int  # as asked for; 0: the libraries decide
+    file_sha256: Sha256
+    libraries: dict[Name, Name]  # distribution → version
+    processor: Name  # its name and abilities
+    processors: Positive  # that this process may use
+    threads: Count  # as asked for; 0: the libraries decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Verdict:
     """Milliseconds of a batch in both backends, each the least of some calls, as measured on `machine`."""
 
     machine: Machine | None  # None: unknown, so that nothing is remembered
-    milliseconds: dict[str, float]  # by backend, the preferred one first
-    rounds: int  # calls of each backend that were timed; 0: the first call, which warms up, took too long for more
+    milliseconds: dict[Name, Annotated[float, Bounds(0, 1e9, above=True)]]  # by backend, the preferred one first
+    rounds: Count  # calls of each backend that were timed; 0: the first call, which warms up, took too long for more
 
     @property
     def chosen(self) -> str:
@@ -142,12 +145,10 @@ def _trial(backend: Backend, images: np.ndarray, image_sizes: np.ndarray) -> Bac
 def recall(machine: Machine, names: tuple[str, str]) -> Verdict | None:
     """The verdict on these backends that was remembered for this machine; None where there is none to trust."""
     try:
-        fields = json.loads(_place(machine).read_text(encoding="utf-8"))
-        verdict = record_from_dict(Verdict, fields, "what was measured")
-    except (OSError, RuntimeError, ValueError, ArithmeticError, RecursionError, AttributeError, TypeError, UserError):
+        verdict = record_from_dict(Verdict, read_json_file(_place(machine), "verdict"), "what was measured")
+    except (RuntimeError, UserError):  # a RuntimeError: the user has no home
         return None
-    fits = verdict.machine == machine and tuple(verdict.milliseconds) == names
-    return verdict if fits and all(value > 0 for value in verdict.milliseconds.values()) else None
+    return verdict if verdict.machine == machine and tuple(verdict.milliseconds) == names else None
 
 
 def remember(verdict: Verdict) -> None:

@@ -19,6 +19,7 @@ from .feeds import check_feed
 from .onnx_file import (
     DETECTION_NAMES,
     OUTPUT_NAMES,
+    Shape,
     Tensors,
     check_contract,
     check_file,
@@ -58,7 +59,7 @@ class OpenVinoBackend:
             raise unreadable(self._path, "OpenVINO", error) from error
         self._manifest = manifest_from(_metadata(model).get(METADATA_KEY), self._path)
         check_saturation(self._path, self._manifest, options.allow_saturation)
-        check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs))
+        check_contract(self._path, _tensors(model.inputs), _tensors(model.outputs), self._manifest)
         try:
             compiled = core.compile_model(model, "CPU", _properties(options))
         except Exception as error:
@@ -199,9 +200,9 @@ def _metadata(model: Any) -> dict[str, str]:
 
 
 def _tensors(ports: Any) -> Tensors:
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[str, tuple[str, Shape]] = {}
     for port in ports:
         kind = port.get_element_type().get_type_name()
-        rank = port.get_partial_shape().rank.get_length()
-        found |= dict.fromkeys(port.get_names(), (_NUMPY_NAMES.get(kind, kind), rank))
+        shape = [size.get_length() if size.is_static else None for size in port.get_partial_shape()]
+        found |= dict.fromkeys(port.get_names(), (_NUMPY_NAMES.get(kind, kind), shape))
     return found

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from ..bounds import Bounds, argument
 from ..cuda import Binding
+
+Index = Annotated[int, Bounds(0, 4096)]
 
 # The backends by name. "auto" stands for the first of `choice.AUTO` that starts, on a CPU for the faster.
 BACKENDS = {
@@ -58,8 +61,10 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: a GPU, or else the faster of openvino and cpu, which the first start of a float "
         "file measures for a second, or a few calls; " + "; ".join(f"{k}: {v}" for k, v in BACKENDS.items()),
     )
-    group.add_argument("--device", type=_index, default=0, metavar="N", help="index of the GPU (%(default)s)")
-    group.add_argument("--threads", type=_index, default=0, metavar="N", help="CPU threads (0: the library decides)")
+    group.add_argument("--device", type=argument(Index), default=0, metavar="N", help="index of the GPU (%(default)s)")
+    group.add_argument(
+        "--threads", type=argument(Index), default=0, metavar="N", help="CPU threads (0: the library decides)"
+    )
     group.add_argument("--allow-fallback", action="store_true", help="accept another execution provider than asked for")
     group.add_argument(
         "--allow-saturation", action="store_true", help="accept int8 sums that saturate on this CPU; costs AP"
@@ -110,10 +115,3 @@ def backends_taking(name: str) -> str:
 
 
 _DEFAULT = BackendOptions()
-
-
-def _index(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return value

@@ -14,7 +14,7 @@ import numpy as np
 from ..cuda import CudaError, open_cuda
 from ..cuda.intake import Intake
 from ..errors import UserError
-from ..images.device_array import DeviceImage, check_pixels, gpu_of, host_array, is_foreign_array
+from ..images.device_array import DeviceImage, check_pixels, gpu_of, host_array, is_foreign_array, is_planar
 from ..images.device_canvases import PlacedImage
 from ..images.preprocess import Batch, DeviceBatch
 from .contract import BackendError, DeviceBackend
@@ -36,7 +36,7 @@ class Receiver:
         return None if intake is None else intake.device.index
 
     def image(self, value: Any, number: int) -> Any:
-        """An array uint8 [h, w, 3] of another library as a DeviceImage or NumPy's array; any other value as it is.
+        """An image's array of another library as a DeviceImage or NumPy's array; any other value as it is.
 
         Raises UserError that names the image by `number`, also for a DeviceImage that the backend's intake didn't take;
         CudaError where CUDA is needed and cannot be opened.
@@ -68,11 +68,16 @@ class Receiver:
             raise UserError(f"image {number} was taken by another detector; pass the array itself")
 
     def images(self, value: Any) -> list[np.ndarray] | list[DeviceImage]:
-        """The images of an array uint8 [h, w, 3] or [B, h, w, 3] of another library. Raises UserError, CudaError."""
+        """The images of an array of another library. Raises UserError, CudaError.
+
+        It is uint8 [h, w, 3] or [B, h, w, 3], or the same in planes, [3, h, w] or [B, 3, h, w].
+        """
         gpu = gpu_of(value)
         if gpu is None:
             array = host_array(value)
-            check_pixels(array.dtype.name, array.shape, (3, 4))
+            check_pixels(array.dtype.name, array.shape, (3, 4), planes=True)
+            if is_planar(array.shape):
+                array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
             return list(array) if array.ndim == 4 else [array]
         intake = self._intake()
         if intake is not None:

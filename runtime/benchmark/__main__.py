@@ -12,19 +12,27 @@ the other, each alone in the process, so that the memory of each is known.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..backends.options import BackendOptions, add_backend_arguments, backend_options
+from ..bounds import Batch, Count, Positive, argument
 from ..command_names import program
 from ..errors import run_main
 from ..files import atomic_write, require_writable
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.conditions import command_line
 from ..model_spec import ModelSpec
+from ..outputs import check_outputs
+from ..temporaries import scratch_folder
 from .images import ImageFiles, find_images, generate_images
 from .plot import plot, require_matplotlib
 from .report import Settings, to_json
@@ -35,10 +43,10 @@ from .text import caveats, report_as_text
 @contextmanager
 def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
     if options.images:
-        yield find_images(options.images, options.num_images)
+        yield find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield generate_images(Path(folder), options.num_images)
+        with scratch_folder() as folder:
+            yield generate_images(folder, options.num_images)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -56,23 +64,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--images", nargs="+", type=Path, help="image files or folders (default: generated images)")
     parser.add_argument(
-        "--num-images", "--pictures", type=int, default=32, help="only the first N images (%(default)s)"
+        "--num-images", "--pictures", type=argument(Positive), default=32, help="only the first N images (%(default)s)"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over all images (%(default)s)")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before those, not recorded (%(default)s)")
+    parser.add_argument("--batch", nargs="+", type=argument(Batch), default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--rounds", type=argument(Positive), default=5, help="rounds over all images (%(default)s)")
+    parser.add_argument(
+        "--warmup", type=argument(Count), default=1, help="rounds before those, not recorded (%(default)s)"
+    )
     parser.add_argument("--pair", action="store_true", help="alternate between the models and print ratios")
     parser.add_argument("--json", type=Path, help="write figures and conditions to this file")
     parser.add_argument("--plot", type=Path, help="draw the figures to this .png file (needs matplotlib)")
+    add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
-    for name in ("num_images", "rounds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if options.warmup < 0:
-        parser.error("--warmup must be at least 0")
-    if min(options.batch) < 1:
-        parser.error("--batch must be at least 1")
     if options.pair and len(options.models) < 2:
         parser.error("--pair compares at least two models; give one twice to see how far two equal runs differ")
     return options
@@ -81,6 +85,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
+    reads = [*(spec.path for spec in options.models), *(options.images or ())]
+    check_outputs(reads, {"--json": options.json, "--plot": options.plot})
     for path in (options.json, options.plot):
         if path is not None:
             require_writable(path)
@@ -89,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(tuple(options.batch), options.rounds, options.warmup, options.pair)
     backend = BackendOptions(**backend_options(options))
     with _images(options) as image_files:
-        for line in image_files.skipped:
-            print(f"warning: skipped {line}", file=sys.stderr)
+        for line in image_files.problems():
+            print(line, file=sys.stderr)
         command = command_line(arguments, "runtime.benchmark")
         report = run_benchmark(options.models, image_files, settings, backend, command)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import atomic_write
-from ..images import ImageError, decode
+from ..images import MAX_PIXELS, ImageError, decode
 from ..images.sources import find_sources
 
 # Sizes (height, width), about as frequent as in COCO.
@@ -41,6 +40,11 @@ class ImageFiles:
     sizes_hw: dict[Path, tuple[int, int]]
     bytes: int  # of all files together
     skipped: tuple[str, ...]  # one line per image that could not be read
+    left_out: tuple[str, ...] = ()  # one line per reason why entries of a folder were left out
+
+    def problems(self) -> list[str]:
+        """The lines for the terminal about what is not measured."""
+        return [*self.left_out, *(f"warning: skipped {line}" for line in self.skipped)]
 
     def summary(self) -> ImageSet:
         """Counts and mean file size, for a report."""
@@ -50,15 +54,16 @@ class ImageFiles:
         return ImageSet(self.source, self.is_generated, count, sizes, self.bytes / count, len(self.skipped))
 
 
-def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
+def find_images(inputs: Sequence[Path], count: int, max_pixels: int = MAX_PIXELS) -> ImageFiles:
     """The first `count` readable images in files and folders. Raises UserError where none is readable."""
-    files = [source.path for source in find_sources(inputs, Path(os.devnull)) if not source.is_video]
+    left_out: list[str] = []
+    files = [source.path for source in find_sources(inputs, say=left_out.append) if not source.is_video]
     sizes, skipped = dict[Path, tuple[int, int]](), list[str]()
     for path in files:
         if len(sizes) == count:
             break
         try:
-            image = decode(path)
+            image = decode(path, max_pixels=max_pixels)
         except ImageError as error:
             skipped.append(str(error))
         else:
@@ -68,9 +73,9 @@ def find_images(inputs: Sequence[Path], count: int) -> ImageFiles:
         raise UserError(
             f"{source}: none of the {len(skipped)} images could be read; the first: {skipped[0]}"
             if skipped
-            else f"{source}: no image there, expected JPEG or PNG files; give a folder of them, or leave --images out"
+            else f"{source}: no image there, expected image files; give a folder of them, or leave --images out"
         )
-    return ImageFiles(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped))
+    return ImageFiles(source, False, sizes, sum(path.stat().st_size for path in sizes), tuple(skipped), tuple(left_out))
 
 
 def generate_images(folder: Path, count: int) -> ImageFiles:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_path
+from ..lettering import texts_for_matplotlib
 from ..stopwatch import STAGES
 from .report import Report
 
@@ -30,7 +31,8 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = report.figures
-    labels = [f"{Path(figures.artifact).name}\nbatch {figures.batch}" for figures in rows]
+    names = texts_for_matplotlib(Path(figures.artifact).name for figures in rows)
+    labels = [f"{name}\nbatch {figures.batch}" for name, figures in zip(names, rows, strict=True)]
     places = list(range(len(rows)))
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 1.6 + 0.6 * len(rows)), layout="constrained", sharey=True, width_ratios=(3, 2)

@@ -6,6 +6,7 @@ every stage are synchronised, on a GPU too. The pipeline, whose stages overlap, 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ..batch_settings import resolve_batch
 from ..batching import cut, group_by
-from ..detections import postprocess
+from ..detections import read_outputs
 from ..detector import Detector
 from ..images.preprocess import boxes_to_image, join_batches, load
 from ..stopwatch import STAGES, Stage, Stopwatch
@@ -63,12 +64,12 @@ def run_batch(detector: Detector, work: Work, clock: Callable[[], float] = time.
     stopwatch = Stopwatch(clock)
     started = clock()
     with stopwatch.measure("decode"):
-        images = [load(path, detector.load_preprocess) for path in work.files]
+        images = [load(path, detector.load_preprocess, max_pixels=sys.maxsize) for path in work.files]  # found before
     with stopwatch.measure("preprocess"):
         batch = join_batches([detector.prepare(image) for image in images])
     raw = detector.backend.infer(batch.images, batch.image_sizes, stopwatch=stopwatch)
     with stopwatch.measure("postprocess"):
-        found = postprocess(raw, detector.manifest.thresholds)
+        found = read_outputs(raw, detector.manifest)
         for detections, geometry in zip(found, batch.geometries, strict=True):
             boxes_to_image(detections.boxes, geometry)
     wall = clock() - started

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from ..bounds import Positive, argument
+
 LOCAL = "local"  # the address that stands for a Ray of the run's own, on this machine
 
 
@@ -27,7 +29,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         help="share the images out to a Ray cluster: auto, or HOST:PORT; without an address Ray starts on this machine "
         "for the run. Nodes read model and images from the same paths",
     )
-    group.add_argument("--actors", type=int, metavar="N", help="detectors (one for each GPU, or else for each node)")
+    group.add_argument(
+        "--actors", type=argument(Positive), metavar="N", help="detectors (one for each GPU, or else for each node)"
+    )
 
 
 def parse_cluster(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ClusterOptions | None:
@@ -35,8 +39,6 @@ def parse_cluster(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
     Ends the program with the parser's error for options that cannot work.
     """
-    if options.actors is not None and options.actors < 1:
-        parser.error("--actors must be at least 1")
     if options.ray is None:
         if options.actors is not None:
             parser.error("--actors is for --ray")

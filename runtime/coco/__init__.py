@@ -4,7 +4,8 @@ from .dataset import CocoDataset, FileNames, load_coco, load_coco_with_truth
 from .format import CocoError, Problems
 from .ground_truth import GroundTruth, load_ground_truth, parse_ground_truth
 from .metrics import CocoMetrics, score
-from .results import Results, load_results, parse_results
+from .results import Results
+from .results_files import load_results, parse_results
 from .scoring import METRIC_NAMES
 
 __all__ = [

@@ -20,6 +20,7 @@ from ..files import sha256_file
 from ..manifest import Manifest
 from ..model_spec import ModelSpec
 from ..tta import NO_TTA, TtaSettings, with_tta
+from .classes import print_differences
 from .dataset import CocoDataset
 from .run import DatasetRun, RunSettings, plan_batches
 from .shards import Part, detect_part, merge_parts, origin_of, parse_part, write_part_to
@@ -76,6 +77,7 @@ def detect_on_cluster(
         pool = find_pool(ray, cluster.actors, gpus)
         facts = run_once(ray, pool, describe_model, model)
         print(f"{facts.summary}; on {pool.actors} actors", flush=True)
+        print_differences(facts.manifest, dataset)
         run = settings(facts.manifest)
         images = len(dataset) if run.limit is None else min(run.limit, len(dataset))
         job = PartJob(

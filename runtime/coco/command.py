@@ -11,6 +11,10 @@ In parts, on several processes or machines, and merged:
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --shard 1/2 --results-out part1.json
     python -m runtime.evaluate --results part0.json part1.json --annotations val.json
 
+A test set, whose file has no annotations, is not scored; its results are written for the server that has them:
+
+    python -m runtime.evaluate model.onnx --annotations image_info_test.json --images test/ --results-out results.json
+
 On the machines of a Ray cluster, in one command:
 
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --ray auto
@@ -33,25 +37,28 @@ from tqdm import tqdm
 
 from ..backends.options import add_backend_arguments, backend_options
 from ..batch_settings import resolve_batch
+from ..bounds import Batch, Positive, argument
 from ..cluster.options import add_cluster_arguments, parse_cluster
 from ..command_names import program
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_write, require_writable, sha256_file
-from ..images import MAX_PIXELS
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
+from ..outputs import check_outputs
 from ..tta import add_tta_arguments, parse_tta, with_tta
+from .classes import print_differences
 from .cluster import detect_on_cluster
-from .dataset import CocoDataset, load_coco_with_truth
+from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
 from .evaluation import compare_models
-from .format import read_json
 from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
-from .results import Results, filter_results, parse_results, write_results
+from .results import Results, filter_results
+from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
 from .results_parquet import load_parquet, write_parquet
 from .run import DatasetRun, RunSettings, Speed, detect_dataset
@@ -63,21 +70,29 @@ SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
+    check_outputs(
+        [*(spec.path for spec in options.models), options.annotations, options.images, *(options.results or ())],
+        {"--json": options.json, "--results-out": options.results_out},
+    )
     for path in (options.json, options.results_out):
         if path is not None:
             require_writable(path)
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
-    dataset, truth = load_coco_with_truth(options.annotations, options.images or ".")
-    kept = parse_filter(options, dataset.categories, options.annotations)
-    if options.results is not None:
-        _report(*_read_results(options, dataset), truth, kept, options)
-        return 0
+    dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
+    kept = parse_filter(options, dataset.categories, options.annotations, dataset.written_category_ids)
+    if not truth.annotated and (options.results_out is None or options.json is not None):
+        raise UserError(
+            f"{options.annotations} has no annotations, as COCO's test sets: there is nothing to score; give "
+            "--results-out FILE for the detections, and no --json"
+        )
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
-    if options.cluster is not None:
+    if options.results is not None:
+        _report(*_read_results(options, dataset), dataset, truth, kept, options)
+    elif options.cluster is not None:
         run = _detect_on_cluster(options, dataset)
-        _report(run.results, run.image_ids, run.speed, truth, kept, options)
+        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
     elif options.shard is not None:
         if kept != KEEP_ALL:
             raise UserError("--shard: results are filtered when the parts are scored; give the filter with --results")
@@ -87,10 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with open_model(options.models[0], **backend_options(options)) as detector:
             print(model_summary(detector, options.models[0]))
+            print_differences(detector.manifest, dataset)
             run = detect_dataset(
                 with_tta(detector, parse_tta(options)), dataset, _settings([detector.manifest], options)
             )
-        _report(run.results, run.image_ids, run.speed, truth, kept, options)
+        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
     return 0
 
 
@@ -107,18 +123,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, help="folder of the images; required with a model")
+    add_outside_argument(parser)
     parser.add_argument(
         "--results",
         type=Path,
         nargs="+",
         help="score this COCO results file, or all parts of a run, instead of a model",
     )
-    parser.add_argument("--batch", type=int, help="images at a time (8, or what the graphs allow)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--batch", type=argument(Batch), help="images at a time (8, or what the graphs allow)")
+    parser.add_argument("--limit", type=argument(Positive), metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
-    parser.add_argument("--max-megapixels", type=float, default=MAX_PIXELS / 1e6, help="skip images above this size")
+    add_limit_argument(parser)
     add_filter_arguments(parser, KEEP_ALL.min_score)
     add_tta_arguments(parser)
     add_backend_arguments(parser)
@@ -129,8 +146,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give one or more models, or --results")
     if options.models and options.images is None:
         parser.error("--images is required with a model: the folder of the images")
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit must be at least 1")
     if options.results_out is not None and len(options.models) > 1:
         parser.error("--results-out takes the results of one model")
     if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
@@ -146,7 +161,7 @@ def _settings(manifests: Sequence[Manifest], options: argparse.Namespace) -> Run
     return RunSettings(
         batch=resolve_batch([manifest.inputs for manifest in manifests], options.batch),
         limit=options.limit,
-        max_pixels=int(options.max_megapixels * 1e6),
+        max_pixels=max_pixels(options.max_megapixels),
         progress=sys.stderr.isatty(),
     )
 
@@ -156,13 +171,13 @@ def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Re
     if any(path.suffix.lower() == PARQUET for path in options.results):
         if len(options.results) > 1:
             raise UserError("--results: a Parquet file holds all results and is given alone; parts of a run are JSON")
-        return load_parquet(options.results[0]), dataset.image_ids[: options.limit].tolist(), None
-    contents = [read_json(path, "results") for path in options.results]
+        return load_parquet(options.results[0], dataset), dataset.image_ids[: options.limit].tolist(), None
+    contents = [read_results(path) for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
         run = merge_parts(parts, options.annotations, dataset.image_ids)
         return run.results, run.image_ids, run.speed
-    results = parse_results(contents[0], options.results[0])
+    results = parse_results(contents[0], options.results[0], dataset)
     return results, dataset.image_ids[: options.limit].tolist(), None
 
 
@@ -170,6 +185,7 @@ def _report(
     results: Results,
     image_ids: list[int],
     speed: Speed | None,
+    dataset: CocoDataset,
     truth: GroundTruth,
     kept: DetectionFilter,
     options: argparse.Namespace,
@@ -179,10 +195,15 @@ def _report(
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
         write = write_parquet if options.results_out.suffix.lower() == PARQUET else write_results
-        write(options.results_out, filter_results(results, kept))
+        written = filter_results(results, kept)
+        write(options.results_out, written, dataset)
+        if not truth.annotated:
+            what = f"nothing to score; {len(written)} detections → {options.results_out}"
+            print(f"{options.annotations} has no annotations: {what}")
+            return
     metrics = score(truth, results, image_ids, kept)
     for problem in metrics.problems:
-        print(f"warning: left out: {problem}", file=sys.stderr)
+        print(f"warning: {problem}", file=sys.stderr)
     try:
         if options.json is not None:
             atomic_write(options.json, metrics_as_json(metrics, speed))
@@ -200,6 +221,7 @@ def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTru
             detector = stack.enter_context(open_model(spec, **backend_options(options)))
             opened.append((spec, detector))
             print(model_summary(detector, spec))
+            print_differences(detector.manifest, dataset)
         settings = _settings([detector.manifest for _, detector in opened], options)
         models = compare_models(opened, dataset, truth, settings, parse_tta(options), kept)
     _warn_of_skipped(models[0].speed)
@@ -223,6 +245,7 @@ def _detect_part(options: argparse.Namespace, dataset: CocoDataset) -> None:
     detector, sha256 = open_model_with_sha256(spec, **backend_options(options))
     with detector:
         print(model_summary(detector, spec))
+        print_differences(detector.manifest, dataset)
         settings, tta = replace(_settings([detector.manifest], options), part=(index, count)), parse_tta(options)
         origin = origin_of(sha256, sha256_file(dataset.json_path), settings, tta)
         part = detect_part(detector, str(spec), origin, dataset, settings, tta)

@@ -5,9 +5,10 @@ I images, A annotations. COCO's boxes (x, y, width, height) become xyxy here; `r
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,8 +17,7 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .annotations import as_annotations, read_coco_json
-from .format import Problems, categories
+from .format import Problems, categories, image_files, normalised, read_coco_json
 from .ground_truth import GroundTruth, parse_ground_truth
 
 
@@ -68,9 +68,14 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     boxes: np.ndarray  # float32 [A, 4] xyxy, clipped to the image, never empty
     labels: np.ndarray  # int64 [A], 0-based
-    crowd: np.ndarray  # bool [A]
+    crowd: np.ndarray  # bool [A]: regions, not objects: crowds (iscrowd 1), and regions to ignore
+    ignore: np.ndarray  # bool [A]: regions to ignore ("ignore": 1), which are in `crowd` too
     offsets: np.ndarray  # int64 [I + 1]: the annotations of image i are offsets[i] … offsets[i + 1]
     problems: tuple[str, ...]  # what was dropped or changed while reading, a line per kind
+    # Ids as the file has them, where they are not integers of 64 bits; None: as they are.
+    written_image_ids: tuple[Any, ...] | None  # [I]
+    written_category_ids: tuple[Any, ...] | None  # by category, as `category_ids`
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)  # larger images are not read
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -85,6 +90,10 @@ class CocoDataset:
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return self.boxes[rows], self.labels[rows], self.crowd[rows]
 
+    def ignored(self, index: int) -> np.ndarray:
+        """Which annotations of image `index` are regions to ignore, bool [n] (a view)."""
+        return self.ignore[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
     def path(self, index: int) -> Path:
         """File of image `index`; it may be missing."""
         return self.root / self.file_names[index]
@@ -93,15 +102,15 @@ class CocoDataset:
         """Annotated height and width of image `index`, px."""
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
-    def image(self, index: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def image(self, index: int, max_pixels: int | None = None) -> np.ndarray:
         """Image `index`, uint8 [h, w, 3] RGB. Raises ImageError, also if its size is not the annotated size."""
-        return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels)).pixels
+        return self._checked(index, decode_image(self.path(index), max_pixels=max_pixels or self.max_pixels)).pixels
 
     def load(
-        self, index: int, pre: Preprocess | None, max_pixels: int = MAX_PIXELS, wanted_hw: WantedHw | None = None
+        self, index: int, pre: Preprocess | None, max_pixels: int | None = None, wanted_hw: WantedHw | None = None
     ) -> Decoded:
         """Image `index`, decoded at the size its resize needs (`preprocess.load`). Raises ImageError as `image`."""
-        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels))
+        return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels or self.max_pixels))
 
     def _checked(self, index: int, image: Decoded) -> Decoded:
         if image.size_hw != self.size_hw(index):
@@ -113,34 +122,53 @@ class CocoDataset:
         return image
 
 
-def load_coco(json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]) -> CocoDataset:
+def add_outside_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --allow-outside, the `allow_outside` of `load_coco`, to a command that reads annotations."""
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="read images whose file names lead out of the folder of the images"
+    )
+
+
+def load_coco(
+    json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str], *, allow_outside: bool = False
+) -> CocoDataset:
     """Read a COCO annotation file. The images need not exist yet; images without boxes are kept.
 
-    Unusable annotations (size zero, negative or not finite; outside the image; unknown category or image) are dropped
-    and named in `problems`. Raises CocoError if the file as a whole is not valid COCO (see `read_coco_json`).
+    What tools write otherwise than COCO is read where it can mean one thing only (docs/annotations.md). Unusable
+    annotations (size zero, negative or not finite; outside the image; unknown category or image) are dropped and named
+    in `problems`. File names that lead out of `image_dir` are refused unless `allow_outside`. Raises CocoError if the
+    file as a whole is not valid COCO (see `normalised` and `image_files` of `runtime.coco.format`).
     """
-    return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir))
+    return parse_dataset(read_coco_json(Path(json_path)), Path(json_path), Path(image_dir), allow_outside)
 
 
 def load_coco_with_truth(
-    json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str]
+    json_path: str | os.PathLike[str], image_dir: str | os.PathLike[str] | None, *, allow_outside: bool = False
 ) -> tuple[CocoDataset, GroundTruth]:
-    """The data set and its ground truth, from one reading of the file. Raises as `load_coco`."""
+    """The data set and its ground truth, from one reading of the file. Raises as `load_coco`.
+
+    Without an image folder the data set is good for its ids and classes: no size is read from an image's header.
+    """
     content = read_coco_json(Path(json_path))
-    return parse_dataset(content, Path(json_path), Path(image_dir)), parse_ground_truth(content)
+    root = None if image_dir is None else Path(image_dir)
+    return parse_dataset(content, Path(json_path), root, allow_outside), parse_ground_truth(content)
 
 
-def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDataset:
-    """As `load_coco`, from the file's parsed and checked content."""
-    images, annotations, problems = content["images"], as_annotations(content["annotations"]), Problems()
+def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_outside: bool = False) -> CocoDataset:
+    """As `load_coco_with_truth`, from the file's parsed content."""
+    content, problems = normalised(content, str(path)), Problems()
+    for kind, name in content["notes"]:
+        problems.add(kind, name)
+    images, annotations = content["images"], content["annotations"]
     category_ids, classes = categories(content, problems)
     image_ids = np.array([image["id"] for image in images], np.int64)
-    sizes_hw = np.array([[image["height"], image["width"]] for image in images], np.int32).reshape(-1, 2)
+    files = image_files(content, str(path), root, allow_outside, problems)
 
     rows = np.flatnonzero(annotations.usable(image_ids, category_ids))
     by_id = np.argsort(image_ids)
     index = by_id[np.searchsorted(image_ids, annotations.image_ids[rows], sorter=by_id)]
-    boxes, is_inside = _clipped_xyxy(annotations.boxes[rows], sizes_hw[index])
+    limits_hw = files.sizes_hw if files.is_known.all() else np.where(files.is_known[:, None], files.sizes_hw, np.inf)
+    boxes, is_inside = _clipped_xyxy(annotations.boxes[rows], limits_hw[index])
     is_outside = np.zeros(len(annotations.ids), bool)
     is_outside[rows[~is_inside]] = True
     annotations.name_problems(image_ids, category_ids, is_outside, problems)
@@ -148,20 +176,32 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path) -> CocoDatase
     order = np.flatnonzero(is_inside)
     order = order[np.argsort(index[order], kind="stable")]
     counts = np.bincount(index[order], minlength=len(images))
+    ignore = annotations.ignore[rows[order]]
     return CocoDataset(
         json_path=path,
-        root=root,
+        root=Path() if root is None else root,
         image_ids=image_ids,
-        file_names=FileNames(image["file_name"] for image in images),
-        sizes_hw=sizes_hw,
+        file_names=FileNames(files.names),
+        sizes_hw=files.sizes_hw,
         classes=classes,
         category_ids=category_ids,
         boxes=boxes[order],
         labels=np.searchsorted(category_ids, annotations.category_ids[rows[order]]),
-        crowd=annotations.crowd[rows[order]],
+        crowd=annotations.crowd[rows[order]] | ignore,
+        ignore=ignore,
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         problems=problems.lines(),
+        written_image_ids=content["written_image_ids"],
+        written_category_ids=_by_category(content),
     )
+
+
+def _by_category(content: dict[str, Any]) -> tuple[Any, ...] | None:
+    """The ids of categories as written, in the order of the data set's categories."""
+    written, entries = content["written_category_ids"], content["categories"]
+    if written is None:
+        return None
+    return tuple(written[place] for place in sorted(range(len(entries)), key=lambda place: entries[place]["id"]))
 
 
 def _clipped_xyxy(boxes_xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

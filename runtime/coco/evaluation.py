@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..batch_settings import resolve_batch
@@ -14,6 +15,7 @@ from ..detector_protocol import DetectorProtocol
 from ..images import MAX_PIXELS
 from ..model_spec import ModelSpec, model_path, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta
+from .classes import match_dataset
 from .dataset import CocoDataset, load_coco_with_truth
 from .ground_truth import GroundTruth, load_ground_truth
 from .metrics import CocoMetrics, score
@@ -65,13 +67,15 @@ def evaluate(
         progress: show a progress bar.
         backend_options: fields of `BackendOptions`, such as `backend="openvino"`; only with a path.
 
-    Images that cannot be read are named in `speed.skipped` and left out of the score. Raises CocoError for unusable
-    annotations or where model and data set have other classes, BackendError where the model cannot be run, ImageError
-    where no image can be read, UserError for an unknown class.
+    The model's classes are matched by name with the annotations' categories; what they do not have in common is named
+    in `metrics.problems`. Images that cannot be read are named in `speed.skipped` and left out of the score. Raises
+    CocoError for unusable annotations or where no class is matched, BackendError where the model cannot be run,
+    ImageError where no image can be read, UserError for an unknown class.
 
     """
     dataset, truth = load_coco_with_truth(annotations, images)
-    kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations))
+    written = dataset.written_category_ids
+    kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations, written))
     with ExitStack() as stack:
         if isinstance(model, str | os.PathLike):
             model = ModelSpec(model_path(model))
@@ -99,6 +103,8 @@ def score_detector(
     run = detect_dataset(detector, dataset, settings)
     truth = load_ground_truth(dataset.json_path) if truth is None else truth
     metrics = score(truth, run.results, run.image_ids, kept)
+    differences = match_dataset(detector.manifest, dataset).differences
+    metrics = replace(metrics, problems=(*differences, *metrics.problems))
     return Evaluation(metrics, filter_results(run.results, kept), run.speed)
 
 

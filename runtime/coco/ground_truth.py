@@ -1,4 +1,4 @@
-"""Ground truth as scoring needs it: the usable annotations of a COCO file, in sorted arrays.
+"""Ground truth as scoring needs it: the annotations of a COCO file, in sorted arrays.
 
 I images, A annotations, K categories.
 """
@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotations import as_annotations, read_coco_json
-from .format import Problems, categories
+from .format import Problems, categories, normalised, read_coco_json
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class GroundTruth:
     categories: np.ndarray  # int64 [A] rows of `category_ids`
     boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
     areas: np.ndarray  # float64 [A] px²: the object's own where the file has it, else the box's
-    crowd: np.ndarray  # bool [A]
+    crowd: np.ndarray  # bool [A] crowds, and regions to ignore
+    annotated: bool = True  # false for a test set, whose file has no annotations and which cannot be scored
 
     def select(self, rows: np.ndarray | slice) -> GroundTruth:
         """Only the annotations that `rows` (indices, a mask or a slice) names, of the same images and categories."""
@@ -56,11 +56,18 @@ def load_ground_truth(path: str | os.PathLike[str]) -> GroundTruth:
 
 
 def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
-    """The usable annotations of a parsed annotation file. Boxes are not clipped to the image."""
+    """The annotations of a parsed annotation file that are of its images and categories.
+
+    Boxes are not clipped to the image, and those of zero or negative size stay: nothing can be matched with them, so
+    they count as missed, as in pycocotools. An annotation without an area has its box's; 0 where the box has no size.
+    A region to ignore ("ignore": 1) is scored as a crowd is: any number of detections may lie in it, each by the part
+    of its own area, and neither they nor the region count.
+    """
+    content = normalised(content, "annotations")
     image_ids = np.unique(np.array([image["id"] for image in content["images"]], np.int64))
     category_ids, classes = categories(content, Problems())
-    annotations = as_annotations(content["annotations"])
-    rows = np.flatnonzero(annotations.usable(image_ids, category_ids))
+    annotations = content["annotations"]
+    rows = np.flatnonzero(annotations.known(image_ids, category_ids))
     images = np.searchsorted(image_ids, annotations.image_ids[rows])
     labels = np.searchsorted(category_ids, annotations.category_ids[rows])
     order = np.lexsort((labels, images))  # stable
@@ -73,6 +80,7 @@ def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
         images=images[order],
         categories=labels[order],
         boxes=boxes,
-        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-        crowd=annotations.crowd[rows],
+        areas=np.where(np.isnan(areas), boxes[:, 2:].clip(min=0).prod(axis=1), areas),
+        crowd=(annotations.crowd | annotations.ignore)[rows],
+        annotated=content["annotated"],
     )

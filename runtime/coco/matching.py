@@ -86,7 +86,8 @@ def _match(
     found["score"], found["rank"] = results.scores[order], ranks
     objects = objects.select(np.lexsort((objects.images, objects.categories)))
     _match_pairs(*_overlaps(objects, boxes, images, labels), objects, found)
-    outside = np.where(inside(boxes[:, 2] * boxes[:, 3]), np.uint64(0), _AREA_BITS).sum(axis=1, dtype=np.uint64)
+    areas = boxes[:, 2] * boxes[:, 3] if results.areas is None else results.areas[order]
+    outside = np.where(inside(areas), np.uint64(0), _AREA_BITS).sum(axis=1, dtype=np.uint64)
     found["ignored"] |= outside & ~found["matched"]
     return labels, found
 

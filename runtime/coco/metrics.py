@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..detection_filter import KEEP_ALL, DetectionFilter
@@ -10,6 +10,8 @@ from . import scoring
 from .format import Problems
 from .ground_truth import GroundTruth
 from .results import Results, filter_results, known_results
+
+NOTHING = "nothing to measure: no object that counts in these images (crowds and regions to ignore do not count)"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class CocoMetrics:
     per_class: dict[str, float]  # AP by class name
     images: int  # how many were scored
     problems: tuple[str, ...] = ()  # results that were left out, one line per kind
+
+
+def is_measured(values: Mapping[str, float]) -> bool:
+    """Whether there was an object to measure on; `values` are those of CocoMetrics."""
+    return values["AP"] >= 0
 
 
 def score(
@@ -35,13 +42,13 @@ def score(
     No results at all give 0. Results of categories that the ground truth lacks are left out and named in `problems`.
     Raises CocoError for results of unknown images, or where all results are of unknown categories.
     """
-    truth, results, problems = truth.restricted_to(kept.category_ids), filter_results(results, kept), Problems()
-    known = known_results(results, truth.image_ids, truth.category_ids, problems)
+    truth, problems = truth.restricted_to(kept.category_ids), Problems()
+    known = known_results(filter_results(results, kept), truth.image_ids, truth.category_ids, problems)
     found = scoring.precision_recall(truth, known, image_ids)
     per_class = [scoring.mean_of_measured(found.precision[:, :, k, 0]) for k in range(len(truth.classes))]
     return CocoMetrics(
         values=scoring.metric_values(found),
         per_class=dict(zip(truth.classes, per_class, strict=True)),
         images=len(truth.image_ids) if image_ids is None else len({int(value) for value in image_ids}),
-        problems=problems.lines(),
+        problems=(*results.problems, *problems.lines()),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..manifest import Manifest
-from .metrics import CocoMetrics
+from .metrics import NOTHING, CocoMetrics, is_measured
 from .run import Speed
 from .scoring import METRIC_NAMES
 
@@ -25,6 +25,11 @@ class ComparedModel:
     speed: Speed
 
 
+def percent(value: float, digits: int = 1) -> str:
+    """A metric of 0–1 in percent; a dash where it is −1 and there was nothing to measure."""
+    return "–" if value < 0 else f"{100 * value:.{digits}f}"
+
+
 def metrics_as_json(metrics: CocoMetrics, speed: Speed | None = None) -> str:
     """The twelve metrics in 0–1 (−1: nothing to measure) under COCO's names, AP per class, and the run's speed."""
     content: dict[str, Any] = {**metrics.values, "per_class": metrics.per_class, "images": metrics.images}
@@ -35,15 +40,16 @@ def metrics_as_json(metrics: CocoMetrics, speed: Speed | None = None) -> str:
 
 
 def metrics_as_table(metrics: CocoMetrics) -> str:
-    """The twelve metrics and AP per class, in percent, as text."""
+    """The twelve metrics and AP per class, in percent, as text; first of all that there was nothing to measure."""
     width = max(map(len, metrics.per_class), default=0)
     lines = [
+        *([] if is_measured(metrics.values) else [NOTHING]),
         f"COCO box metrics in percent, on {metrics.images} images (–: nothing to measure)",
         " ".join(f"{name:>6}" for name in METRIC_NAMES),
-        " ".join(f"{_of_100(metrics.values[name]):>6}" for name in METRIC_NAMES),
+        " ".join(f"{percent(metrics.values[name]):>6}" for name in METRIC_NAMES),
         "",
         "AP per class",
-        *(f"  {name:<{width}} {_of_100(value):>6}" for name, value in metrics.per_class.items()),
+        *(f"  {name:<{width}} {percent(value):>6}" for name, value in metrics.per_class.items()),
     ]
     return "\n".join(lines)
 
@@ -81,7 +87,7 @@ def comparison_as_table(models: Sequence[ComparedModel]) -> str:
             [
                 model.artifact,
                 model.manifest.precision,
-                *(_of_100(model.metrics.values[name]) for name in shown),
+                *(percent(model.metrics.values[name]) for name in shown),
                 "" if model is first else "–" if difference is None else f"{100 * difference:+.2f}",
                 f"{speed:.1f}",
                 "" if model is first or ratio is None else f"{ratio:.2f}",
@@ -93,6 +99,7 @@ def comparison_as_table(models: Sequence[ComparedModel]) -> str:
     ]
     return "\n".join(
         [
+            *([] if is_measured(first.metrics.values) else [NOTHING]),
             f"COCO box metrics in percent, on {first.metrics.images} images (–: nothing to measure)",
             *lines,
             "",
@@ -123,7 +130,3 @@ def _difference(model: ComparedModel, first: ComparedModel, name: str) -> float 
 
 def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _of_100(value: float) -> str:
-    return "–" if value < 0 else f"{100 * value:.1f}"

@@ -1,4 +1,4 @@
-"""COCO results in arrays: a detection takes 56 bytes, against 800 as an entry of a list. Reading, writing, joining.
+"""COCO results in arrays: a detection takes 56 bytes, against 800 as an entry of a list. Joining and filtering.
 
 Many results lie in a temporary file, which the arrays map into memory. What goes over all of them takes them by
 `in_parts`, so that memory holds one part.
@@ -6,36 +6,35 @@ Many results lie in a temporary file, which the arrays map into memory. What goe
 
 from __future__ import annotations
 
-import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, TextIO, overload
+from typing import Any, overload
 
 import numpy as np
 
 from ..detection_filter import DetectionFilter
-from ..detections import Detections
-from ..files import atomic_path
-from .format import CocoError, Problems, is_finite, read_json
+from ..detections import Detections, select
+from .format import CocoError, Problems
 from .row_store import RowStore, chunks, ranges, release
 
+UNKNOWN_CATEGORY = "result of a category that the annotations lack, left out"
 PART = 1 << 15  # results that are in memory at a time
 _ROW = np.dtype([("image_id", np.int64), ("category_id", np.int64), ("box", np.float64, 4), ("score", np.float64)])
 
 
 @dataclass(frozen=True, eq=False)
 class Results(Sequence[dict[str, Any]]):
-    """The content of a COCO results file; as a sequence, it gives the file's entries."""
+    """The content of a COCO results file; as a sequence, it gives the file's entries, with the data set's numbers."""
 
-    image_ids: np.ndarray  # int64 [n]
+    image_ids: np.ndarray  # int64 [n], the data set's own
     category_ids: np.ndarray  # int64 [n], the data set's own
     boxes: np.ndarray  # float64 [n, 4] x, y, width, height
     scores: np.ndarray  # float64 [n]
+    areas: np.ndarray | None = None  # float64 [n] px², of results that are masks; None: those of the boxes
+    problems: tuple[str, ...] = ()  # what was left out or read otherwise than written, a line per kind
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -67,14 +66,19 @@ class Results(Sequence[dict[str, Any]]):
 def results_of_image(
     image_id: int,
     detections: Detections,
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
     box_growth: tuple[float, float, float, float] | None = None,
 ) -> Results:
     """Detections of one image (xyxy, image pixels) as COCO results.
 
-    `category_ids` are the manifest's, by class; `box_growth` is `Thresholds.box_growth`. Values are rounded (0.001 px,
-    1e-6 score), so that scoring a written file gives the metrics that were printed.
+    `category_ids` are the data set's, by class (`ClassMatch.category_ids`); detections of a class without one are left
+    out. `box_growth` is `Thresholds.box_growth`. Values are rounded (0.001 px, 1e-6 score), so that scoring a written
+    file gives the metrics that were printed.
     """
+    if None in category_ids:
+        known = np.array([category_id is not None for category_id in category_ids])
+        detections = select(detections, known[detections.classes])
+        category_ids = [0 if category_id is None else category_id for category_id in category_ids]
     boxes = detections.boxes.astype(np.float64) + (box_growth or 0.0)
     boxes[:, 2:] -= boxes[:, :2]
     return Results(
@@ -95,33 +99,6 @@ def results_to_detections(results: Results, category_ids: Sequence[int]) -> Dete
     return Detections(boxes, results.scores[order].astype(np.float32), classes.astype(np.int32))
 
 
-def load_results(path: str | os.PathLike[str]) -> Results:
-    """The results in a COCO results file. Raises CocoError."""
-    return parse_results(read_json(Path(path), "results"), path)
-
-
-def parse_results(content: Any, source: object) -> Results:
-    """The entries of a parsed COCO results file; `source` names the file in messages.
-
-    Raises CocoError unless `content` is a list whose entries have integer ids, four finite numbers as `bbox` and a
-    finite `score`. Whether the ids are known to the annotations is checked by `known_results`.
-    """
-    if not isinstance(content, list):
-        raise CocoError(f"{source}: not COCO results; expected a list of {{image_id, category_id, bbox, score}}")
-    for number, entry in enumerate(content, start=1):
-        if (problem := _problem(entry)) is not None:
-            raise CocoError(
-                f"{source}: result {number} of {len(content)} {problem}; expected {{image_id, category_id, bbox [x, y, "
-                "width, height], score}"
-            )
-    return Results(
-        np.array([entry["image_id"] for entry in content], np.int64),
-        np.array([entry["category_id"] for entry in content], np.int64),
-        np.array([entry["bbox"] for entry in content], np.float64).reshape(-1, 4),
-        np.array([entry["score"] for entry in content], np.float64),
-    )
-
-
 def known_results(
     results: Results, image_ids: np.ndarray, category_ids: np.ndarray | Sequence[int], problems: Problems
 ) -> Results:
@@ -139,38 +116,32 @@ def known_results(
             )
         foreign = part.category_ids[~np.isin(part.category_ids, category_ids)].tolist()
         for category_id in foreign:
-            problems.add("result of a category that the annotations lack", f"category {category_id}")
+            problems.add(UNKNOWN_CATEGORY, f"category {category_id}")
         counted.update(foreign)
         first += len(part)
     if not counted:
         return results
     if counted.total() == len(results):
-        raise CocoError(
-            f"all {len(results)} results are of categories that the annotations lack; check that both use the same "
-            "category ids"
-        )
+        raise all_unknown(len(results))
     return _kept(results, lambda part: np.isin(part.category_ids, category_ids))
 
 
-def _problem(entry: Any) -> str | None:
-    """Why an entry of a results file cannot be used, or None."""
-    if not isinstance(entry, dict):
-        return "is not an object"
-    for name in ("image_id", "category_id"):
-        value = entry.get(name)
-        if not isinstance(value, int) or abs(value) >= 2**63:
-            return f"has no integer {name} ({value!r})"
-    box, score = entry.get("bbox"), entry.get("score")
-    if not isinstance(box, list) or len(box) != 4:
-        return f"has bbox {box!r}"
-    if not all(is_finite(value) for value in (*box, score)):
-        return f"has bbox {box!r} and score {score!r}, expected finite numbers"
-    return None
+def all_unknown(count: int) -> CocoError:
+    """The error for results that are all of categories that the annotations lack."""
+    return CocoError(
+        f"all {count} results are of categories that the annotations lack; check that both use the same category ids"
+    )
 
 
 def take(results: Results, rows: np.ndarray | slice) -> Results:
     """The results at `rows` (indices, a mask or a slice)."""
-    return Results(results.image_ids[rows], results.category_ids[rows], results.boxes[rows], results.scores[rows])
+    return Results(
+        results.image_ids[rows],
+        results.category_ids[rows],
+        results.boxes[rows],
+        results.scores[rows],
+        None if results.areas is None else results.areas[rows],
+    )
 
 
 def in_parts(results: Results, size: int = PART) -> Iterator[Results]:
@@ -189,6 +160,8 @@ def _kept(results: Results, mask: Callable[[Results], np.ndarray]) -> Results:
     """The results where `mask` of their part is true; the same object where all are."""
     if all(mask(part).all() for part in in_parts(results)):
         return results
+    if results.areas is not None:  # of a results file, which is in memory
+        return take(results, mask(results))
     return join_results(take(part, mask(part)) for part in in_parts(results))
 
 
@@ -246,17 +219,3 @@ def _reordered(rows: np.ndarray, firsts: np.ndarray, counts: np.ndarray) -> np.n
         store.add(rows[ranges(firsts[chosen], counts[chosen])])
         release(rows)
     return store.finish()
-
-
-def write_results(path: str | os.PathLike[str], results: Sequence[dict[str, Any]]) -> None:
-    """Write a COCO results file atomically. Raises WriteError."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        write_rows(file, results)
-
-
-def write_rows(file: TextIO, results: Sequence[dict[str, Any]]) -> None:
-    """Write a JSON list, one entry at a time."""
-    file.write("[")
-    for number, row in enumerate(results):
-        file.write((", " if number else "") + json.dumps(row))
-    file.write("]")

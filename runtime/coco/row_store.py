@@ -12,7 +12,7 @@ from io import FileIO
 
 import numpy as np
 
-from ..files import WriteError
+from ..files import WriteError, write_all
 
 BYTES_HELD = 4 << 20  # a store that stays below makes no file
 
@@ -65,9 +65,7 @@ class RowStore:
                 # Closed by `finish`. Without a buffer, closing has nothing to write, which would fail on a full disk.
                 self._file = tempfile.TemporaryFile(buffering=0, prefix="atss-toolkit-")  # noqa: SIM115
             for rows in self._held:
-                left = memoryview(rows.tobytes())
-                while left:
-                    left = left[self._file.write(left) :]  # on a disk that is nearly full it writes a part
+                write_all(self._file, rows.tobytes())
         except OSError as error:
             raise WriteError(
                 f"cannot write detections to a temporary file in {tempfile.gettempdir()}: {error.strerror or error}; "

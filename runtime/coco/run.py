@@ -15,12 +15,11 @@ from ..batch_settings import pipeline_settings
 from ..batching import batches_by
 from ..detector_protocol import DetectorProtocol
 from ..errors import UserError
-from ..images import MAX_PIXELS, ImageError
-from ..manifest import Manifest
+from ..images import ImageError
 from ..pipeline import PipelineSettings, run_pipeline
 from ..stopwatch import Stopwatch
+from .classes import match_dataset
 from .dataset import CocoDataset
-from .format import CocoError
 from .results import Results, ResultsBuilder, results_of_image
 
 
@@ -59,7 +58,7 @@ class RunSettings:
 
     batch: int = 8  # images at a time
     limit: int | None = None  # only the first N images; None: all
-    max_pixels: int = MAX_PIXELS  # larger images are skipped
+    max_pixels: int | None = None  # larger images are skipped; None: the data set's limit
     part: tuple[int, int] = (0, 1)  # (i, n): only every n-th batch, from batch i on
     progress: bool = False  # show a progress bar
 
@@ -78,8 +77,9 @@ def detect_dataset(
     `batches` are the whole run's, as `plan_batches` gives them, which is called if they are not given.
 
     Images that cannot be read are skipped and named in `speed.skipped`. The n parts of `settings.part` together give
-    what the whole run gives, since each image keeps its batch. Raises CocoError where model and data set have other
-    classes, BackendError for an image that the graph does not take, ImageError where no image could be read.
+    what the whole run gives, since each image keeps its batch. The model's classes are matched by name with the data
+    set's (`match_classes`). Raises CocoError where they have none in common, BackendError for an image that the graph
+    does not take, ImageError where no image could be read.
     """
     return detect_with_all([detector], dataset, settings, batches)[0]
 
@@ -95,12 +95,11 @@ def detect_with_all(
     Several detectors take turns batch by batch (A B, B A, A B, …), one at a time, and the first batch of each canvas
     is run once before it is timed. Whatever else the machine does meanwhile slows all of them alike.
     """
-    for detector in detectors:
-        require_same_classes(detector.manifest, dataset)
+    category_ids = [match_dataset(detector.manifest, dataset).category_ids for detector in detectors]
     batch, (part, parts) = settings.batch, settings.part
     planned = plan_batches(detectors, dataset, batch, settings.limit) if batches is None else batches
     several = len(detectors) > 1
-    runner = _Runner(detectors, dataset, warm_up=several)
+    runner = _Runner(detectors, dataset, category_ids, warm_up=several)
 
     def load(item: _Item) -> _Loaded:
         made: dict[Any, Any] = {}  # detectors that prepare images alike share the prepared image
@@ -168,10 +167,17 @@ class _Calls(NamedTuple):
 class _Runner:
     """Runs batches through the detectors and records the times; the pipeline calls it from several threads."""
 
-    def __init__(self, detectors: Sequence[DetectorProtocol[Any]], dataset: CocoDataset, warm_up: bool) -> None:
+    def __init__(
+        self,
+        detectors: Sequence[DetectorProtocol[Any]],
+        dataset: CocoDataset,
+        category_ids: Sequence[Sequence[int | None]],
+        warm_up: bool,
+    ) -> None:
         self.calls = [_Calls([], []) for _ in detectors]
         self._detectors = detectors
         self._dataset = dataset
+        self._category_ids = category_ids  # of each detector's classes
         self._cold = warm_up
         self._warm: set[Any] = set()
         self._lock = threading.Lock()
@@ -191,7 +197,7 @@ class _Runner:
         for number in turn_order(len(self._detectors), turn):
             detector, stopwatch = self._detectors[number], Stopwatch()
             found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], stopwatch)
-            ids, growth = detector.manifest.category_ids, detector.manifest.thresholds.box_growth
+            ids, growth = self._category_ids[number], detector.manifest.thresholds.box_growth
             results[number] = [
                 results_of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
                 for loaded, detections in zip(batch, found, strict=True)
@@ -226,24 +232,3 @@ def plan_batches(
     indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
     batches = batches_by(indices, canvases, batch)
     return [list(members) for _, members in sorted(batches, key=lambda one: one[0])]
-
-
-def require_same_classes(manifest: Manifest, dataset: CocoDataset) -> None:
-    """Raise CocoError if a category id names different classes in model and data set, or if they share no category."""
-    known, ours = dataset.categories, manifest.categories
-    for category_id, name in ours.items():
-        if known.get(category_id, name) != name:
-            raise CocoError(
-                f"{dataset.json_path}: category {category_id} is {known[category_id]!r} there, {name!r} in the model; "
-                "score the model on annotations with the categories that it was trained with"
-            )
-    if not ours.keys() & known.keys():
-        raise CocoError(
-            f"{dataset.json_path}: no category of the model occurs there (model: {_some(ours)}; annotations: "
-            f"{_some(known)}); score the model on annotations with the categories that it was trained with"
-        )
-
-
-def _some(categories: dict[int, str]) -> str:
-    names = [f"{category_id} {name}" for category_id, name in list(categories.items())[:3]]
-    return ", ".join(names) + (" …" if len(categories) > 3 else "")

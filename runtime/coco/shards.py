@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 
+from ..bounds import Batch, Bounds, Id, Items, Name, Positive, Seconds, Sha256, Side
 from ..detector import Detector
 from ..errors import UserError
 from ..files import atomic_path, sha256_file
+from ..images import MAX_PIXELS
 from ..records import RecordError, record_from_dict
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset
 from .format import CocoError
-from .results import join_results, parse_results, write_rows
+from .results import join_results
+from .results_files import parse_results, write_rows
 from .run import DatasetRun, RunSettings, Speed, detect_dataset, no_image_readable
 
 VERSION = 1
+MOST_PARTS = 10**6
+PartNumber = Annotated[int, Bounds(0, MOST_PARTS)]
 
 
 class ShardError(UserError):
@@ -36,30 +41,35 @@ class ShardError(UserError):
 class Origin:
     """What all parts of one evaluation share."""
 
-    artifact_sha256: str
-    annotations_sha256: str
-    batch: int
-    limit: int | None
-    scales: tuple[int, ...]  # of multi-scale testing; empty: none
+    artifact_sha256: Sha256
+    annotations_sha256: Sha256
+    batch: Batch
+    limit: Positive | None
+    scales: Annotated[tuple[Side, ...], Items(0, 1000)]  # of multi-scale testing; empty: none
     flip: bool
     vote: bool
-    max_pixels: int
+    max_pixels: Annotated[int, Bounds(1, 10**13)]
 
 
 @dataclass(frozen=True)
 class PartHead:
     """The beginning of a part's file; the results follow."""
 
-    version: int
-    index: int
-    count: int
-    artifact: str
-    backend: str
+    version: Annotated[int, Bounds(VERSION, VERSION)]
+    index: PartNumber
+    count: PartNumber
+    artifact: Name
+    backend: Name
     origin: Origin
-    seconds: float
-    seconds_network: float
+    seconds: Seconds
+    seconds_network: Seconds
     skipped: tuple[str, ...]
-    image_ids: tuple[int, ...]
+    image_ids: Annotated[tuple[Id, ...], Items(0, 10**9, distinct=True)]
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if self.index >= self.count:
+            yield "index", f"less than count, here {self.count}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def origin_of(
         scales=tta.scales,
         flip=tta.flip,
         vote=tta.vote,
-        max_pixels=settings.max_pixels,
+        max_pixels=settings.max_pixels or MAX_PIXELS,
     )
 
 
@@ -120,7 +130,8 @@ def detect_part(
 def parse_shard(text: str) -> tuple[int, int]:
     """Read "i/n" as (i, n), 0 ≤ i < n. Raises ShardError."""
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    digits = all(part.isdecimal() and len(part) <= len(str(MOST_PARTS)) for part in (index, count))
+    if not (digits and int(index) < int(count) <= MOST_PARTS):
         raise ShardError(f"--shard is {text!r}, expected i/n with i from 0 to n − 1: 0/2 and 1/2 are the halves")
     return int(index), int(count)
 

@@ -21,6 +21,7 @@ from ..files import atomic_write
 from ..images import MAX_PIXELS, Decoded, decode
 from ..images.preprocess import Batch, DeviceBatch
 from ..images.sources import Source
+from ..outputs import check_outputs
 from ..pipeline import run_pipeline
 
 WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
@@ -47,8 +48,8 @@ def detect_images(
 ) -> None:
     """Detect on image files, write to `results`, and draw into the folder `out`.
 
-    `progress` is called with the number of images done since the last call. Raises UserError where a drawn copy would
-    replace its source.
+    `progress` is called with the number of images done since the last call. Raises OutputError where a drawn copy
+    would replace one of the sources.
     """
 
     def load(source: Source) -> _Loaded:
@@ -69,15 +70,18 @@ def detect_images(
         kept = settings.kept.apply(found, detector.manifest.category_ids)
         if one.image is not None:
             drawn = encode_jpeg(draw(one.image, kept, detector.classes))
-            atomic_write(out / f"{one.source.name}.jpg", drawn)
+            atomic_write(drawn_path(out, one.source.name), drawn)
         return {
             "file": str(one.source.path),
             **detection_row(one.prepared.geometries[0].image_hw, kept, detector.manifest),
         }
 
     if settings.draws:
-        for source in sources:
-            require_other_file(out / f"{source.name}.jpg", source.path)
+        check_outputs(
+            [source.path for source in sources],
+            {"the drawn copy": [drawn_path(out, source.name) for source in sources]},
+            "choose another folder with -o",
+        )
     pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
     running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, pipeline)
     with closing(running):
@@ -96,7 +100,6 @@ class _Loaded:
     prepared: Batch | DeviceBatch
 
 
-def require_other_file(target: Path, source: Path) -> None:
-    """Raise UserError where a drawn copy would replace its source."""
-    if target.resolve() == source.resolve():
-        raise UserError(f"{target}: the drawn copy would replace its source; choose another folder with -o")
+def drawn_path(out: Path, name: str, is_video: bool = False) -> Path:
+    """Where the drawn copy of an image or a video lies in the folder `out`; `name` is without suffix."""
+    return out / f"{name}{'.mp4' if is_video else '.jpg'}"

@@ -23,8 +23,9 @@ from ..images.preprocess import Batch
 from ..images.sources import Source
 from ..images.stream import LiveStream, file_name
 from ..images.video import Video, VideoError, drawn_video
+from ..outputs import check_outputs
 from ..pipeline import run_pipeline
-from .images import DetectSettings, require_other_file
+from .images import DetectSettings, drawn_path
 
 LIVE_WAIT_S = 0.5  # how long a frame of a live stream waits for its batch to fill
 Draw = Callable[[np.ndarray], None]
@@ -55,9 +56,9 @@ def detect_video(
     `progress` is called with the number of frames done since the last call. Raises VideoError for a video that cannot
     be opened, has no frame, or has a size that the graph does not take.
     """
-    target = out / f"{source.name}.mp4"
+    target = drawn_path(out, source.name, is_video=True)
     if settings.draws:
-        require_other_file(target, source.path)
+        check_outputs([source.path], {"the drawn copy": target}, "choose another folder with -o")
     with ExitStack() as stack:
         video = stack.enter_context(Video(source.path))
         write = stack.enter_context(drawn_video(target, video.frames_per_second)) if settings.draws else None
@@ -97,7 +98,7 @@ def detect_stream(
     interrupted: KeyboardInterrupt | None = None
     count = 0
     with ExitStack() as stack:
-        target = out / f"{drawn_name or file_name(stream.name)}.mp4"
+        target = drawn_path(out, drawn_name or file_name(stream.name), is_video=True)
         write = stack.enter_context(drawn_video(target, stream.frames_per_second)) if settings.draws else None
         frames = (
             _Frame(

@@ -6,6 +6,11 @@ survives. `python -m runtime.doctor.trials BACKEND` is such a trial; it prints o
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import base64
 import json
 import os
@@ -13,7 +18,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +37,7 @@ from ..backends.trt.engine import import_tensorrt
 from ..cuda import open_cuda
 from ..errors import UserError
 from ..names import unknown_name
+from ..temporaries import scratch_folder
 
 Backend = Literal["cpu", "openvino", "cuda", "ort-tensorrt", "ort-rtx", "tensorrt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -114,8 +119,8 @@ def start_backend(backend: Backend) -> str:
 
 def _onnxruntime(backend: Literal["cpu", "cuda"]) -> str:
     library = _quiet_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "probe.onnx")
+    with scratch_folder() as folder:
+        path = folder / "probe.onnx"
         path.write_bytes(PROBE)
         try:
             session = open_session(library, path, BackendOptions(backend=backend))

@@ -1,18 +1,20 @@
-"""Decodes untrusted image files: the size is checked before decoding, and truncated files are refused.
+"""Decodes untrusted image files: the size is checked before decoding, and truncated or damaged files are refused.
 
-OpenCV does the decoding and turns the image as its EXIF orientation says. By itself it would also return the upper half
-of a truncated file, print to stderr, or fill the memory for a small file that claims to be huge.
+The file's content decides its format, not its suffix: JPEG (`jpeg`), PNG, and the formats of `other_formats`. PNG files
+are decoded by OpenCV, which by itself would also return the upper half of a truncated file, print to stderr, or fill
+the memory for a small file that claims to be huge. The EXIF orientation is applied to every format that has one.
 
 `decode` gives all pixels of an image; `decode_image` can decode a JPEG at a fraction of its size.
 """
 
 from __future__ import annotations
 
+import io
 import os
-import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +22,30 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from .headers import Header, ImageError, opened, read_header
+from .jpeg import check_jpeg, decode_jpeg
+from .other_formats import decode_other
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
 MAX_FILE_BYTES = 1 << 30
-SUFFIXES = (".jpg", ".jpeg", ".png")  # of images in a folder; the format itself is read from the file's bytes
+# Of images in a folder; the format itself is read from the file's bytes.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+ADVICE = "copy or download it again"
 
-_JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-# The next JPEG marker that starts a segment: not a stuffed zero, a fill byte, TEM or a restart marker.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
-_JPEG_EOI = 0xD9
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+_PNG_SIGNATURE_BYTES = 8
+# How a stored image becomes upright, by its EXIF orientation.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class ImageError(UserError):
-    """An image that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ def whole(pixels: np.ndarray) -> Decoded:
 
 
 def decode(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A JPEG or PNG image (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
+    """An image (a path, or the file's bytes) as uint8 [h, w, 3] RGB, EXIF orientation applied.
 
-    Grey, palette, 16-bit, CMYK and transparent images are converted; transparency is dropped. Raises ImageError if the
-    image is missing, empty, of another format, truncated, damaged, or has more than `max_pixels`.
+    JPEG, PNG, WebP, BMP, TIFF, GIF and PNM files are read; of several images in a file, the first. Grey, palette,
+    16-bit, CMYK and transparent images are converted; transparency is dropped. Raises ImageError if the image is
+    missing, empty, of another format, truncated, damaged, or has more than `max_pixels`.
     """
     return decode_image(source, max_pixels=max_pixels).pixels
 
@@ -76,9 +82,8 @@ def decode_image(
     Height and width are those of the stored image, before its orientation is applied. `divisor` returns 1, 2, 4 or 8,
     and must divide both sides. The JPEG decoder averages pixels and skips most of its work.
     """
-    name, data, size_hw = _checked(source, max_pixels)
-    by = divisor(size_hw) if divisor is not None and data.startswith(_JPEG_MAGIC) else 1
-    return _by_opencv(name, data, by)
+    name, data, header = _checked(source, max_pixels)
+    return _decoded(name, data, header, divisor)
 
 
 def decode_by(
@@ -86,107 +91,90 @@ def decode_by(
 ) -> Any:
     """As `decode_image` by another decoder: an array of its library, uint8 [h, w, 3] RGB, where that lies.
 
-    Formats other than JPEG, and files for which the decoder returns None, are decoded by OpenCV to `Decoded`.
+    It gets JPEG files whose compressed data was checked. Other formats, and files for which it returns None, are
+    decoded to `Decoded` as `decode_image` does.
     """
-    name, data, _ = _checked(source, max_pixels)
-    found = decoder(data) if data.startswith(_JPEG_MAGIC) else None
-    return _by_opencv(name, data, 1) if found is None else found
+    name, data, header = _checked(source, max_pixels)
+    if header.format == "JPEG":
+        with _errors_of(name):
+            data = check_jpeg(data, header)
+        if (found := decoder(data)) is not None:
+            return found
+    return _decoded(name, data, header)
 
 
-def _checked(source: str | os.PathLike[str] | bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]:
-    """A name for messages, the file's bytes, and height and width by its header. Raises ImageError."""
+def _checked(source: str | os.PathLike[str] | bytes, max_pixels: int) -> tuple[str, bytes, Header]:
+    """A name for messages, the file's bytes, and what its header says. Raises ImageError."""
     name = "image data" if isinstance(source, bytes) else os.fspath(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
-    height, width = _checked_size(data, name)
+    header = read_header(io.BytesIO(data), name)
+    height, width = header.stored_hw
     if height * width > max_pixels:
         raise ImageError(
             f"{name}: {width}×{height} is {height * width / 1e6:.1f} megapixels, the limit is {max_pixels / 1e6:g}; "
-            "scale it down, or raise the limit if you trust the file"
+            "scale it down, or raise --max-megapixels (in training --data.max-megapixels) if you trust the file"
         )
-    return name, data, (height, width)
+    return name, data, header
 
 
-def _by_opencv(name: str, data: bytes, by: int) -> Decoded:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[by])
-    except cv2.error as error:
-        raise ImageError(f"{name}: OpenCV cannot decode it ({error.err}); save it again as JPEG or PNG") from error
-    if pixels is None:
-        raise ImageError(f"{name}: damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
-    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+def _decoded(
+    name: str, data: bytes, header: Header, divisor: Callable[[tuple[int, int]], int] | None = None
+) -> Decoded:
+    by = 1
+    with _errors_of(name):
+        if header.format == "JPEG":
+            by = divisor(header.stored_hw) if divisor is not None else 1
+            pixels = decode_jpeg(data, header, by)
+        elif header.format == "PNG":
+            pixels = _decode_png(data)
+        else:
+            pixels = decode_other(data, header)
+    if header.orientation in _TURNS and header.format != "TIFF":  # Pillow turns TIFF files itself
+        pixels = _TURNS[header.orientation](pixels)
     return Decoded(pixels, (by * pixels.shape[0], by * pixels.shape[1]))
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Turns a ValueError, which says what is wrong with a file, into an ImageError that names the file."""
     try:
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a file; expected a JPEG or PNG image")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_FILE_BYTES:
-                raise ImageError(f"{path}: {size / 1e9:.1f} GB, images of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read")
-            return file.read()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot read the image: {error.strerror or error}; check the path") from error
-    except ValueError as error:  # a NUL in the name
-        raise ImageError(f"{os.fspath(path)!r}: not a file name ({error})") from error
-
-
-def _checked_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width from the file's header, after checking that the file is complete up to its end marker."""
-    if not data:
-        raise ImageError(f"{name}: the file is empty; copy or download it again")
-    try:
-        if data.startswith(_JPEG_MAGIC):
-            height, width = _walk_jpeg(data)
-        elif data.startswith(_PNG_MAGIC):
-            height, width = _walk_png(data)
-        else:
-            raise ImageError(f"{name}: neither JPEG nor PNG by its content; convert it to either")
-    except (IndexError, struct.error) as error:
-        raise ImageError(f"{name}: truncated, the file ends early; copy or download it again") from error
+        yield
+    except ImageError:
+        raise
     except ValueError as error:
-        raise ImageError(f"{name}: {error}; copy or download it again") from error
-    if height < 1 or width < 1:
-        raise ImageError(f"{name}: the header says {width}×{height} pixels; copy or download it again")
-    return height, width
+        advice = "" if "convert it" in str(error) or "save it" in str(error) else f"; {ADVICE}"
+        raise ImageError(f"{name}: {error}{advice}") from error
 
 
-def _walk_jpeg(data: bytes) -> tuple[int, int]:
-    """Size from the frame header. IndexError or struct.error if the data ends before the end-of-image marker."""
-    size_hw = None
-    position = 2
-    while True:
-        match = _JPEG_MARKER.search(data, position)
-        if match is None:
-            raise IndexError("no end-of-image marker")
-        marker = data[match.end() - 1]
-        if marker == _JPEG_EOI:
-            break
-        # Compressed data has no length field: the search skips it, including stuffed zeros.
-        (length,) = struct.unpack_from(">H", data, match.end())
-        if marker in _JPEG_FRAMES and size_hw is None:
-            size_hw = struct.unpack_from(">HH", data, match.end() + 3)
-        position = match.end() + length
-    if size_hw is None:
-        raise ValueError("damaged, a JPEG without a frame header")
-    return size_hw[0], size_hw[1]
+def _decode_png(data: bytes) -> np.ndarray:
+    _check_png(data)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ValueError(f"OpenCV cannot decode it ({error.err}); save it again as JPEG or PNG") from error
+    if pixels is None:
+        raise ValueError("damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
-def _walk_png(data: bytes) -> tuple[int, int]:
-    """Size from IHDR. struct.error if the data ends before IEND, ValueError for a wrong checksum."""
-    position, size_hw = len(_PNG_MAGIC), None
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, position)
-        (checksum,) = struct.unpack_from(">I", data, position + 8 + length)
+def _check_png(data: bytes) -> None:
+    """Raise ValueError if the data ends before the end marker, or if a checksum is wrong."""
+    position, kind = _PNG_SIGNATURE_BYTES, b""
+    while kind != b"IEND":
+        try:
+            length, kind = struct.unpack_from(">I4s", data, position)
+            (checksum,) = struct.unpack_from(">I", data, position + 8 + length)
+        except struct.error as error:
+            raise ValueError("truncated, the file ends early") from error
         is_critical = kind[:1].isupper()
         if is_critical and zlib.crc32(memoryview(data)[position + 4 : position + 8 + length]) != checksum:
             raise ValueError(f"damaged, the checksum of its {kind.decode('latin-1')} part is wrong")
-        if size_hw is None:
-            if kind != b"IHDR":
-                raise ValueError("damaged, a PNG that does not begin with its header")
-            width, height = struct.unpack_from(">II", data, position + 8)
-            size_hw = height, width
-        if kind == b"IEND":
-            return size_hw
         position += 12 + length
+
+
+def _read(path: Path) -> bytes:
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise ImageError(f"{path}: {size / 1e9:.1f} GB, images of up to {MAX_FILE_BYTES / 1e9:.1f} GB are read")
+        return file.read()

@@ -56,7 +56,7 @@ class DeviceImage:
 
 @dataclass(frozen=True, eq=False)
 class DeviceArray:
-    """What a producer says of its array: uint8 [h, w, 3] or [B, h, w, 3]."""
+    """What a producer says of its array: uint8 [h, w, 3] or [B, h, w, 3], or [3, h, w] or [B, 3, h, w]."""
 
     address: int
     shape: tuple[int, ...]
@@ -67,8 +67,9 @@ class DeviceArray:
 
     def images(self, device: int, ready: Any) -> list[DeviceImage]:
         """The images of the array, on this device and readable after `ready`."""
-        height, width = self.shape[-3:-1]
-        rows, pixels, channels = self.strides[-3:]
+        axes = (-2, -1, -3) if is_planar(self.shape) else (-3, -2, -1)  # of rows, pixels and channels
+        height, width = (self.shape[axis] for axis in axes[:2])
+        rows, pixels, channels = (self.strides[axis] for axis in axes)
         count, step = (self.shape[0], self.strides[0]) if len(self.shape) == 4 else (1, 0)
         return [
             DeviceImage(
@@ -145,12 +146,20 @@ def read_device_array(value: Any, stream: int) -> DeviceArray:
         raise _not_handed_over(value, error) from error
 
 
-def check_pixels(dtype: str, shape: tuple[int, ...], dims: tuple[int, ...] = (3,)) -> None:
-    """Raise UserError with advice unless an array is uint8 [height, width, 3], or has another number of `dims`."""
-    if dtype == "uint8" and len(shape) in dims and shape[-1] == 3:
+def is_planar(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is [3, height, width] or [B, 3, height, width]; with a width of 3 it counts as [height, 3, 3]."""
+    return len(shape) in (3, 4) and shape[-3] == 3 != shape[-1]
+
+
+def check_pixels(dtype: str, shape: tuple[int, ...], dims: tuple[int, ...] = (3,), planes: bool = False) -> None:
+    """Raise UserError with advice unless an array is uint8 [height, width, 3], or has another number of `dims`.
+
+    With `planes`, [3, height, width] is accepted too.
+    """
+    if dtype == "uint8" and len(shape) in dims and (shape[-1] == 3 or (planes and is_planar(shape))):
         return
     advice = ""
-    if len(shape) in (3, 4) and shape[-3] == 3 != shape[-1]:
+    if is_planar(shape):
         axes = "1, 2, 0" if len(shape) == 3 else "0, 2, 3, 1"
         advice += f"; permute it with permute({axes}), in CuPy and NumPy transpose({axes})"
     if dtype.startswith(("float", "bfloat")):
@@ -169,7 +178,7 @@ def _not_handed_over(value: Any, error: Exception) -> UserError:
 
 def _read_interface(owner: Any, interface: Mapping[str, Any]) -> DeviceArray:
     shape = tuple(int(side) for side in interface["shape"])
-    check_pixels(np.dtype(interface["typestr"]).name, shape, (3, 4))
+    check_pixels(np.dtype(interface["typestr"]).name, shape, (3, 4), planes=True)
     if interface.get("mask") is not None:
         raise UserError("an array with a mask, expected one without")
     strides = interface.get("strides")
@@ -242,7 +251,7 @@ def _read_dlpack(value: Any, stream: int) -> DeviceArray:
             "NVIDIA GPU; copy it there, or to the host"
         )
     shape = tuple(tensor.shape[: tensor.ndim])
-    check_pixels(f"{_KINDS.get(tensor.code, 'unknown')}{tensor.bits}", shape, (3, 4))
+    check_pixels(f"{_KINDS.get(tensor.code, 'unknown')}{tensor.bits}", shape, (3, 4), planes=True)
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _contiguous(shape)
     # The capsule frees the array when it goes.
     address = (tensor.data or 0) + tensor.byte_offset

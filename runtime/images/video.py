@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
-from ..files import WriteError, atomic_path
+from ..files import WriteError, as_utf8, atomic_path
 
 FRAMES_PER_SECOND = 25.0  # where a container or a camera does not say
 
@@ -31,6 +31,7 @@ class Video:
         self.path = path
         if not path.is_file():
             raise VideoError(f"{path}: no such file; check the path")
+        _require_utf8(path, VideoError)
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise VideoError(f"{path}: OpenCV cannot open this video; convert it, to MP4 with H.264 for instance")
@@ -58,6 +59,7 @@ def drawn_video(path: Path, frames_per_second: float) -> Iterator[Callable[[np.n
 
     The file appears when the block succeeds. Raises WriteError.
     """
+    _require_utf8(path, WriteError)
     writer: cv2.VideoWriter | None = None
     count = 0
     with atomic_path(path) as temporary:
@@ -81,6 +83,11 @@ def drawn_video(path: Path, frames_per_second: float) -> Iterator[Callable[[np.n
         # OpenCV does not report a full disk, but a file without its end cannot be read back.
         if _frame_count(temporary) < count:
             raise WriteError(f"cannot write {path}: the video is incomplete; free some space or choose another folder")
+
+
+def _require_utf8(path: Path, kind: type[UserError]) -> None:
+    if as_utf8(str(path)) != str(path):
+        raise kind(f"{path}: OpenCV opens no video whose name is not UTF-8; rename it")
 
 
 def _frame_count(path: Path) -> int:

@@ -11,6 +11,11 @@ verdict is INVALID. Results are unverified and no MLPerf submission; its rules a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 import re
@@ -19,7 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -27,27 +32,36 @@ from ..backends.options import add_backend_arguments, backend_options
 from ..batch_settings import resolve_batch
 from ..benchmark.images import find_images
 from ..benchmark.model_info import describe_model
+from ..bounds import Batch, Bounds, Milliseconds, Positive, argument
 from ..coco import CocoDataset, CocoMetrics, load_coco, load_ground_truth, score
+from ..coco.classes import match_dataset, print_differences
 from ..coco.report import metrics_as_json, metrics_as_table
-from ..coco.results import Results, join_results, results_of_image, write_results
-from ..coco.run import no_image_readable, require_same_classes
+from ..coco.results import Results, join_results, results_of_image
+from ..coco.results_files import write_results
+from ..coco.run import no_image_readable
 from ..command_names import program
 from ..detections import Detections
 from ..detector import Detector
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images import ImageError
+from ..images.limit import add_limit_argument, max_pixels
 from ..machine.conditions import command_line, describe_machine, describe_run, version_of
 from ..machine.processor import processors
 from ..manifest import Preprocess
 from ..model_spec import ModelSpec, model_summary, open_model_with_sha256
-from .logs import Summary, read_responses, read_summary
+from ..outputs import alone_in, check_outputs
+from .logs import LOGS, Summary, read_responses, read_summary
 from .run import import_loadgen, run_loadgen
 from .settings import OFFICIAL_SECONDS, SCENARIOS, Estimate, Scenario, Target, estimate, expected_seconds, settings_for
 from .sut import Samples
 
 WARMUP_IMAGES = 32
+Duration = Annotated[float, Bounds(0, 1e7, above=True)]  # s
+Latency = Annotated[float, Bounds(0, 1e7, above=True)]  # ms
+Rate = Annotated[float, Bounds(0, 1e9, above=True)]  # 1/s
 ATTEMPTS = 3  # in Offline: a machine that was busy during the warm-up makes the run too short
+SETTINGS, RESULT, RESULTS = "settings.json", "result.json", "results.json"  # in the output folder
 UNVERIFIED = "unverified, and no MLPerf submission"
 
 
@@ -71,8 +85,9 @@ def score_responses(
     """COCO metrics of the responses for these images of the data set, computed as `runtime.evaluate` does."""
     manifest = detector.manifest
     image_ids = [int(dataset.image_ids[index]) for index in indices]
+    category_ids = match_dataset(manifest, dataset).category_ids
     results = join_results(
-        results_of_image(image_id, detections, manifest.category_ids, manifest.thresholds.box_growth)
+        results_of_image(image_id, detections, category_ids, manifest.thresholds.box_growth)
         for image_id, detections in zip(image_ids, found, strict=True)
     )
     return Scored(score(load_ground_truth(dataset.json_path), results, image_ids), results)
@@ -122,25 +137,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for logs and results")
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode: COCO AP of the logged responses")
     parser.add_argument("--annotations", type=Path, help="COCO annotation file; required with --accuracy")
-    parser.add_argument("--limit", type=int, metavar="N", help="accuracy mode: only the first N images")
+    parser.add_argument("--limit", type=argument(Positive), metavar="N", help="accuracy mode: only the first N images")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=10.0, help="minimum duration of a run (%(default)s)")
+    length.add_argument(
+        "--seconds", type=argument(Duration), default=10.0, help="minimum duration of a run (%(default)s)"
+    )
     length.add_argument("--official", action="store_true", help="MLPerf's own minimum: 600 s, in Offline 24576 images")
-    parser.add_argument("--batch", type=int, default=8, help="largest batch (%(default)s)")
-    parser.add_argument("--num-images", "--pictures", type=int, default=256, help="images held in memory (%(default)s)")
-    parser.add_argument("--latency-ms", type=float, default=100.0, help="Server: bound on the 99th percentile (100)")
-    parser.add_argument("--qps", type=float, help="Server: queries per second (0.4 of the warm-up's)")
-    parser.add_argument("--wait-ms", type=float, default=0.0, help="Server: time a query waits for its batch (0)")
+    parser.add_argument("--batch", type=argument(Batch), default=8, help="largest batch (%(default)s)")
+    parser.add_argument(
+        "--num-images", "--pictures", type=argument(Positive), default=256, help="images held in memory (%(default)s)"
+    )
+    parser.add_argument(
+        "--latency-ms", type=argument(Latency), default=100.0, help="Server: bound on the 99th percentile (100)"
+    )
+    parser.add_argument("--qps", type=argument(Rate), help="Server: queries per second (0.4 of the warm-up's)")
+    parser.add_argument(
+        "--wait-ms", type=argument(Milliseconds), default=0.0, help="Server: time a query waits for its batch (0)"
+    )
+    add_limit_argument(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if options.accuracy and (options.annotations is None or len(options.images) != 1):
         parser.error("--accuracy needs --annotations and one folder as --images")
-    if options.wait_ms < 0:
-        parser.error("--wait-ms must be at least 0")
-    for name in ("limit", "batch", "num_images", "latency_ms", "qps", "seconds"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0")
     return options
 
 
@@ -148,7 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
     import_loadgen()
-    require_writable(options.out / "settings.json")
+    check_outputs(
+        [options.model.path, *options.images, options.annotations],
+        {"-o": [options.out / name for name in (SETTINGS, RESULT, RESULTS, *LOGS)]},
+        "choose another folder",
+    )
+    require_writable(options.out / SETTINGS)
     target = Target(
         scenario=options.scenario,
         is_accuracy=options.accuracy,
@@ -176,13 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "machine": asdict(machine),
             "artifact": asdict(describe_model(options.model.path, sha256, detector)),
         }
-        return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
+        with alone_in(options.out):
+            return (_accuracy if options.accuracy else _performance)(detector, target, options, conditions)
 
 
 def _performance(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
-    image_files = find_images(options.images, options.num_images)
-    for line in image_files.skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+    image_files = find_images(options.images, options.num_images, max_pixels(options.max_megapixels))
+    for line in image_files.problems():
+        print(line, file=sys.stderr)
     conditions = conditions | {"images": asdict(image_files.summary())}
     plan = _plan(detector, list(image_files.sizes_hw), target, options.out, conditions)
     for attempt in range(ATTEMPTS):
@@ -195,7 +219,7 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
             print(f"Offline: the run was too short at {rate:.1f} images/s; repeating it with more images", flush=True)
             plan = replace(plan, found=replace(plan.found, images_per_second=max(plan.found.images_per_second, rate)))
     try:
-        atomic_write(options.out / "result.json", json.dumps(asdict(summary), indent=2) + "\n")
+        atomic_write(options.out / RESULT, json.dumps(asdict(summary), indent=2) + "\n")
     finally:  # print the figures even if the disk is full
         print(summary_as_text(summary, target.scenario))
     return 0 if summary.is_valid else 1
@@ -203,18 +227,19 @@ def _performance(detector: Detector, target: Target, options: argparse.Namespace
 
 def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, conditions: dict[str, Any]) -> int:
     dataset = load_coco(options.annotations, options.images[0])
-    require_same_classes(detector.manifest, dataset)
+    dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
+    print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(f"warning: skipped {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
     found = read_responses(options.out, len(indices))
     metrics, results = score_responses(detector, dataset, indices, found)
     try:
-        write_results(options.out / "results.json", results)
-        atomic_write(options.out / "result.json", metrics_as_json(metrics))
+        write_results(options.out / RESULTS, results, dataset)
+        atomic_write(options.out / RESULT, metrics_as_json(metrics))
     finally:
         print(f"{target.scenario}, accuracy, from LoadGen's log of responses ({UNVERIFIED})")
         print(metrics_as_table(metrics))
@@ -245,7 +270,7 @@ def _run(plan: Plan) -> None:
     """Write settings.json, then run LoadGen."""
     settings = settings_for(plan.target, plan.found, import_loadgen())
     content = {"settings": settings, "target": asdict(plan.target), "estimate": asdict(plan.found), **plan.conditions}
-    atomic_write(plan.folder / "settings.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(plan.folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if not plan.target.is_accuracy:
         print(f"{plan.target.scenario}: about {expected_seconds(settings, plan.found):.0f} s …", flush=True)
     run_loadgen(plan.detector, plan.paths, plan.target, settings, plan.found, plan.folder)

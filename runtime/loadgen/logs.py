@@ -20,6 +20,7 @@ SUMMARY, DETAIL, ACCURACY, TRACE = (
 )
 
 FAILED = f"failed_{SUMMARY}"  # new name of the summary if a query failed
+LOGS = (SUMMARY, DETAIL, ACCURACY, TRACE, FAILED)
 
 
 class LoadgenError(UserError):
@@ -78,7 +79,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
         for entry in json.loads(_read(path)):
             if entry["qsl_idx"] not in found:
                 found[entry["qsl_idx"]] = decode_response(bytes.fromhex(entry["data"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LoadgenError(f"{path}: not a whole accuracy run's log ({error}); is the disk full? Repeat") from error
     missing = set(range(count)) - found.keys()
     if missing or len(found) != count:
@@ -91,7 +92,7 @@ def read_responses(folder: Path, count: int) -> list[Detections]:
 
 def remove_logs(folder: Path) -> None:
     """Remove the logs of an earlier run, so that they are not taken for those of the next."""
-    for name in (SUMMARY, FAILED, DETAIL, ACCURACY, TRACE):
+    for name in LOGS:
         (folder / name).unlink(missing_ok=True)
 
 

@@ -6,18 +6,17 @@ Names, and the defaults of what is not set here, are LoadGen's own (`TestSetting
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 from ..detector import Detector
 from ..images import Decoded
 from ..names import unknown_name
+from ..temporaries import scratch_folder
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SCENARIOS: tuple[Scenario, ...] = ("SingleStream", "MultiStream", "Server", "Offline")
@@ -139,8 +138,8 @@ def apply(settings: dict[str, Any], library: Any) -> Any:
 def official_seeds(library: Any) -> dict[str, int]:
     """The seeds of MLPerf's current round, as LoadGen contains them; it gives them out once per process."""
     read = library.TestSettings()
-    with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder) / "user.conf"
+    with scratch_folder() as folder:
+        empty = folder / "user.conf"
         empty.write_text("")
         read.FromConfig(str(empty), "atss", "SingleStream", 1)
     return {name: getattr(read, name) for name in ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")}

@@ -6,6 +6,7 @@ failure is kept, all later queries are answered at once with nothing, and the ca
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -47,10 +48,10 @@ class Samples:
         return len(self._paths)
 
     def load(self, indices: Iterable[int]) -> None:
-        """Load images into memory, in parallel. Raises ImageError."""
+        """Load images into memory, in parallel, of any size: they were checked before. Raises ImageError."""
         wanted = sorted({index for index in indices if index not in self._images})
         with ThreadPoolExecutor(processors()) as pool:
-            images = pool.map(lambda index: load(self._paths[index], self._pre), wanted)
+            images = pool.map(lambda index: load(self._paths[index], self._pre, max_pixels=sys.maxsize), wanted)
             self._images.update(zip(wanted, images, strict=True))
 
     def unload(self, indices: Iterable[int]) -> None:

@@ -22,7 +22,8 @@ from ..batching import group_by
 from ..detections import Detections, RawOutputs
 from ..detector import Detector
 from ..errors import UserError
-from ..images import MAX_PIXELS
+from ..files import as_utf8
+from ..images.limit import MAX_MEGAPIXELS, max_pixels
 from ..images.preprocess import Batch, load
 from ..machine.processor import processors
 from ..manifest import Manifest, from_json
@@ -40,6 +41,7 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._library = library
         self._digest = contract.manifest_digest(parameters[contract.MANIFEST])
+        self._max_pixels = max_pixels(float(parameters.get(contract.MAX_MEGAPIXELS, MAX_MEGAPIXELS)))
         self._detector = _open_detector(library, parameters, args)
         self._loaders = ThreadPoolExecutor(processors())
 
@@ -70,8 +72,8 @@ class TritonPythonModel:
         arrays = [tensor.as_numpy() for tensor in tensors.values() if tensor is not None]
         if len(arrays) != 1:
             return UserError(
-                f"the request has {len(arrays)} images, expected one: either {contract.ENCODED}, the bytes of a JPEG "
-                f"or PNG file, or {contract.PIXELS}, uint8 [1, height, width, 3] RGB"
+                f"the request has {len(arrays)} images, expected one: either {contract.ENCODED}, the bytes of an "
+                f"image file, or {contract.PIXELS}, uint8 [1, height, width, 3] RGB"
             )
         if len(arrays[0]) != 1:
             return UserError(f"the request has a batch of {len(arrays[0])}, expected 1: the server makes the batches")
@@ -83,11 +85,12 @@ class TritonPythonModel:
             return image
         try:
             if isinstance(image, bytes):
-                return self._detector.prepare(load(image, self._detector.load_preprocess))
-            if image.size > 3 * MAX_PIXELS:
+                loaded = load(image, self._detector.load_preprocess, max_pixels=self._max_pixels)
+                return self._detector.prepare(loaded)
+            if image.size > 3 * self._max_pixels:
                 raise UserError(
                     f"{image.shape[1]}×{image.shape[0]} is {image.size / 3e6:.1f} megapixels, the limit is "
-                    f"{MAX_PIXELS / 1e6:g}; scale the image down"
+                    f"{self._max_pixels / 1e6:g}; scale the image down"
                 )
             return self._detector.prepare(image)
         except UserError as error:
@@ -106,7 +109,7 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         outputs = {"boxes": found.boxes, "scores": found.scores, "classes": found.classes}
         if "labels" in wanted:
-            names = [self._detector.classes[index].encode() for index in found.classes]
+            names = [as_utf8(self._detector.classes[index]).encode() for index in found.classes]
             outputs["labels"] = np.array(names, dtype=np.object_)
         return library.InferenceResponse(
             [library.Tensor(name, array[None]) for name, array in outputs.items() if name in wanted]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from runtime.benchmark.measuring import distribution
-from runtime.coco.results import Results, join_results, parse_results
+from runtime.coco.results import Results, join_results
+from runtime.coco.results_files import parse_results
 
 from .conftest import Exported
 from .quantization.test_quantize import own_detections

@@ -127,7 +127,7 @@ def test_a_second_run_does_not_detect_on_the_drawn_images(model: Path, tmp_path:
 def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.jpg")
     before = path.read_bytes()
-    with pytest.raises(UserError, match="would replace its source"):
+    with pytest.raises(UserError, match="this run reads that file"):
         main([str(model), str(path), "-o", str(tmp_path)])
     assert path.read_bytes() == before
     assert not (tmp_path / "detections.json").exists()
@@ -135,8 +135,12 @@ def test_the_source_is_not_replaced(model: Path, tmp_path: Path) -> None:
 
 def test_names_that_meet_are_numbered(tmp_path: Path) -> None:
     paths = [write_image(tmp_path / name) for name in ("x/a.png", "y/a.jpg", "z/A.png")]
-    sources = find_sources([*paths, tmp_path / "x"], tmp_path / "out")
+    write_image(tmp_path / "x" / "a.jpg")
+    said: list[str] = []
+    sources = find_sources([*paths, tmp_path / "x"], tmp_path / "out", said.append)
     assert [source.name for source in sources] == ["a", "a-2", "A-3", "a-4"]
+    assert sources[-1].path == tmp_path / "x" / "a.jpg", "x/a.png was named already"
+    assert said == [f"{tmp_path / 'x'}: left out 1 × brought by another input already"]
 
 
 def test_inputs_that_lead_nowhere(model: Path, tmp_path: Path) -> None:

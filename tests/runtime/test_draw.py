@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from runtime.detections import Detections, empty_detections
 from runtime.draw import class_color, draw, draw_side_by_side, draw_truth, encode_jpeg
 from runtime.images import decode
+from runtime.lettering import draw_text, spelled
 
 CLASSES = ("cat", "größe")
 GREY = np.full((120, 200, 3), 90, np.uint8)
@@ -39,6 +44,67 @@ def test_scores_below_the_least_are_left_out() -> None:
 def test_odd_boxes_and_sizes_and_letters(box: tuple[float, ...], shape: tuple[int, ...]) -> None:
     image = np.full(shape, 90, np.uint8)
     assert draw(image, one(box, label=1), CLASSES).shape == shape
+
+
+@pytest.mark.parametrize("corner", [1e6, 1e10, 1e30, np.inf])
+def test_a_box_as_large_as_may_be(corner: float) -> None:
+    """Its edges lie outside: it looks like any box that ends there."""
+    expected = draw(GREY, one((50, 40, 5_000, 5_000)), CLASSES)
+    np.testing.assert_array_equal(draw(GREY, one((50, 40, corner, corner)), CLASSES), expected)
+    np.testing.assert_array_equal(
+        draw(GREY, one((-corner, -corner, corner, corner)), CLASSES),
+        draw(GREY, one((-5_000, -5_000, 5_000, 5_000)), CLASSES),
+    )
+    np.testing.assert_array_equal(draw(GREY, one((corner, corner, corner, corner)), CLASSES), GREY)
+
+
+def test_a_box_of_no_number_is_not_drawn() -> None:
+    np.testing.assert_array_equal(draw(GREY, one((np.nan, 0, 50, 50)), CLASSES), GREY)
+
+
+NAMES = (
+    *("猫科", "犬科", "日本語", "한국어", "кошка", "собака", "γάτα", "قطة", "كلب", "חתול"),
+    *("बिल्ली", "कुत्ता", "แมว", "สุนัข", "😀", "🚗", "👍🏽", "👍🏿", "é", "è", "ა", "ბ", "cat 猫", "cat 犬"),
+    *("a\x1bb", "a\x1cb", "a\nb", "\u202eab", "\udce9", "\udce8"),
+)
+
+
+def distinct(names: tuple[str, ...]) -> int:
+    box, large = np.array([[40.0, 60.0, 300.0, 180.0]]), np.zeros((200, 900, 3), np.uint8)
+    return len({draw_truth(large, box, np.array([0]), [name]).tobytes() for name in names})
+
+
+def test_names_in_any_script_differ() -> None:
+    assert distinct(NAMES) == len(NAMES)
+    boxes = tuple(chr(code) for code in range(0xE000, 0xE020))  # private letters: no usual font has them
+    assert distinct(boxes) == len(boxes)
+
+
+BARE = """
+import sys, cv2
+from runtime import lettering
+lettering.FOLDERS = ()
+if hasattr(cv2, "FontFace"): del cv2.FontFace
+from tests.runtime.test_draw import NAMES, distinct
+assert distinct(NAMES) == len(NAMES)
+"""
+
+
+def test_names_differ_on_a_machine_without_fonts(repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], cwd=repository, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: no font here has the letters ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_text_mixes_fonts_and_code_points() -> None:
+    """What is spelled is as wide as its code points; the rest of the text stays."""
+    narrow, _ = draw_text("é", 20, (0, 0, 0), (255, 255, 255))
+    wide, _ = draw_text("é\ue000", 20, (0, 0, 0), (255, 255, 255))
+    assert wide.shape[1] > narrow.shape[1] + 4 * 8
+    assert spelled("a é \ue000") == "a é U+E000" or "é" not in spelled("é")
 
 
 def test_side_by_side() -> None:

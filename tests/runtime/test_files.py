@@ -9,10 +9,12 @@ import pytest
 
 from runtime import files
 from runtime.files import (
+    PatientFile,
     WriteError,
     atomic_path,
     atomic_write,
     atomic_write_together,
+    patient_file,
     require_writable,
     sha256_file,
 )
@@ -84,6 +86,90 @@ def test_files_that_belong_together_are_all_written_or_none(tmp_path: Path) -> N
     assert entries(tmp_path) == ["first", "folder", "second"]
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_rename_that_fails_undoes_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, links: bool
+) -> None:
+    paths = [tmp_path / name for name in ("old.engine", "new.json", "third")]
+    paths[0].write_text("old")
+    paths[2].write_text("old")
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == paths[failing] and ".tmp" in str(source) and source.read_text() == "new":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    if not links:
+        monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    with pytest.raises(WriteError, match=rf"cannot write .*{paths[failing].name}: Operation not permitted"):
+        atomic_write_together(dict.fromkeys(paths, "new"))
+    assert entries(tmp_path) == ["old.engine", "third"]
+    assert paths[0].read_text() == paths[2].read_text() == "old"
+
+
+def test_what_cannot_be_undone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("old")
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == second or first.read_text() == "new":
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    with pytest.raises(WriteError, match=r"first: replaced, and what was there cannot be put back.*write all of them"):
+        atomic_write_together({first: "new", second: "new"})
+
+
+def test_ctrl_c_between_two_renames_undoes_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    replace = os.replace
+
+    def interrupt(source: Path, target: Path) -> None:
+        if target == second:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write_together({first: "new", second: "new"})
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO])
+def test_the_first_error_of_a_patient_file_is_raised_whatever_the_library_does(tmp_path: Path, number: int) -> None:
+    class Full:
+        count = 0
+
+        def write(self, data: bytes) -> int:
+            self.count += 1
+            if self.count > 1:
+                raise OSError(number, os.strerror(number) if self.count == 2 else "another error")
+            return min(len(data), 3)  # a part, as a disk that is nearly full
+
+    file = PatientFile(Full())  # type: ignore[arg-type]
+    assert file.write(b"12345") == 5
+    assert file.write(memoryview(b"6789").cast("H")) == 4
+    assert file.error is not None
+    assert file.error.errno == number
+
+    def fill_up() -> None:
+        with atomic_path(tmp_path / "x") as temporary, patient_file(temporary) as stream:
+            stream.error = OSError(number, os.strerror(number))  # type: ignore[attr-defined]
+            raise RuntimeError("what the library makes of it")
+
+    with pytest.raises(WriteError, match=os.strerror(number)):
+        fill_up()
+    assert entries(tmp_path) == []
+    with patient_file(tmp_path / "x") as stream:
+        stream.write(b"whole")
+    assert (tmp_path / "x").read_bytes() == b"whole"
+
+
 def test_the_renames_wait_until_all_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
     fsync, replace = os.fsync, os.replace
@@ -144,8 +230,7 @@ def test_an_unwritable_folder_as_the_system_reports_it(tmp_path: Path, monkeypat
     def refuse(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(files.Path, "touch", refuse)
-    monkeypatch.setattr(files.Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     for write in (lambda path: atomic_write(path, b""), require_writable):
         with pytest.raises(WriteError, match=r"cannot write .*x: Permission denied; .*folder that you may write to"):
             write(tmp_path / "x")

@@ -78,7 +78,7 @@ def test_tensors_of_torch() -> None:
     same([detector(tensors[0].permute(2, 0, 1).contiguous().permute(1, 2, 0))], wanted[:1])
     for tensor, message in (
         (torch.zeros(3, 20, 30), r"image 0 is float32 \[3, 20, 30\], .* permute\(1, 2, 0\), .*; scale its values to"),
-        (torch.zeros(3, 20, 30, dtype=torch.uint8), r"image 0 is uint8 \[3, 20, 30\], expected .*; permute it"),
+        (torch.zeros(4, 20, 30, dtype=torch.uint8), r"image 0 is uint8 \[4, 20, 30\], expected uint8"),
         (torch.zeros(20, 30, 3, requires_grad=True), "image 0 is a Tensor that its library does not hand over: "),
         (
             torch.zeros(20, 30, 3, dtype=torch.uint8, device="meta"),
@@ -87,6 +87,19 @@ def test_tensors_of_torch() -> None:
     ):
         with pytest.raises(UserError, match=message):
             detector(tensor)
+
+
+@pytest.mark.parametrize("kind", [np.ascontiguousarray, Foreign])
+def test_planes_are_images_too(kind: Any) -> None:
+    detector = Detector(RedBackend())
+    wanted = detector(IMAGES)
+    planes = [kind(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in IMAGES]  # torchvision's order
+    same(detector(planes), wanted)
+    same([detector(one) for one in planes], wanted)
+    same(list(detector.stream(iter(planes))), wanted)  # type: ignore[arg-type]
+    same(detector(kind(np.stack([IMAGES[0].transpose(2, 0, 1)] * 2))), wanted[:1] * 2)
+    narrow = red_image(40, 3, (0, 4, 3, 30))
+    same([detector(kind(narrow))], [detector(narrow)])
 
 
 def test_what_is_no_foreign_array() -> None:
@@ -99,9 +112,9 @@ def test_what_is_no_foreign_array() -> None:
 
 def test_an_error_takes_its_images_place_in_a_stream() -> None:
     detector = Detector(RedBackend())
-    found = list(detector.stream([IMAGES[0], Foreign(np.zeros((3, 9, 9), np.uint8)), IMAGES[1]]))  # type: ignore[list-item]
+    found = list(detector.stream([IMAGES[0], Foreign(np.zeros((4, 9, 9), np.uint8)), IMAGES[1]]))  # type: ignore[list-item]
     assert [type(one) for one in found] == [Detections, UserError, Detections]
-    assert "image 1 is uint8 [3, 9, 9]" in str(found[1])
+    assert "image 1 is uint8 [4, 9, 9]" in str(found[1])
 
 
 def test_frames_of_a_gpu_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +161,7 @@ class TestOnAGpu:
                     same(detector.detect(frames), wanted)
                     planes = np.ascontiguousarray(IMAGES[0].transpose(2, 0, 1)).transpose(1, 2, 0)
                     turned = np.ascontiguousarray(IMAGES[0][..., ::-1])[..., ::-1]
-                    for image in (planes, turned):
+                    for image in (planes, turned, planes.transpose(2, 0, 1)):
                         same([detector(producer.frame(image, protocol))], wanted[:1])
                     del frames
         gc.collect()

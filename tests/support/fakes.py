@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 
 from runtime.detections import RawOutputs
-from runtime.manifest import METADATA_KEY, InputShapes, Manifest, Preprocess, Thresholds, to_json
+from runtime.manifest import METADATA_KEY, InputShapes, Manifest, Preprocess, Thresholds, from_json, to_json
 
 ROWS = 3  # detection rows of the fake graph; one is used
 PREPROCESS = Preprocess(short_side=64, long_side=128)
@@ -92,6 +93,32 @@ class RedBackend:
 def write_red_onnx(path: Path, manifest: Manifest | None = MANIFEST, drop: str | None = None) -> Path:
     """The same detector as an ONNX file with the contract's names (exact; score 0.9). `drop` leaves an output out."""
     import onnx
+    from onnx import helper
+
+    model = _red_model(drop)
+    if manifest is not None:
+        helper.set_model_props(model, {METADATA_KEY: to_json(manifest)})
+    onnx.checker.check_model(model)
+    return save_with_hash(model, path)
+
+
+def save_with_hash(model: Any, path: Path) -> Path:
+    """Write an ONNX model; a manifest in its metadata gets the hash of the graph as it is now."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = to_json(dataclasses.replace(from_json(entry.value, "test"), graph_sha256=_sha256(model)))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _sha256(model: Any) -> str:
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _red_model(drop: str | None = None) -> Any:
     from onnx import TensorProto, helper
 
     nodes, constants = _red_nodes()
@@ -115,12 +142,7 @@ def write_red_onnx(path: Path, manifest: Manifest | None = MANIFEST, drop: str |
         [helper.make_tensor_value_info(name, *kinds[name]) for name in kinds if name != drop],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    if manifest is not None:
-        helper.set_model_props(model, {METADATA_KEY: to_json(manifest)})
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
-    return path
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def _red_nodes() -> tuple[list, list]:
@@ -176,3 +198,6 @@ def _red_nodes() -> tuple[list, list]:
 def manifest_with(**changes: object) -> Manifest:
     """MANIFEST with fields replaced."""
     return dataclasses.replace(MANIFEST, **changes)  # type: ignore[arg-type]
+
+
+MANIFEST = manifest_with(graph_sha256=_sha256(_red_model()))

@@ -107,7 +107,7 @@ def test_an_exchanged_backbone_brings_its_normalisation() -> None:
         ("schedule", 3, r"^no setting 'schedule'"),
         ("schedule.steps", "3", r"field 'schedule\.steps' is a text \('3'\), expected int$"),
         ("schedule.decay", "linear", r"field 'schedule\.decay' is a text \('linear'\), expected Literal"),
-        ("augment.crop", (1, 2, 3), r"field 'augment\.crop' is a list, expected tuple"),
+        ("augment.crop", (1, 2, 3), r"field 'augment\.crop' is a list .*, expected tuple"),
     ],
 )
 def test_a_setting_that_there_is_not_and_a_value_of_another_type_are_refused(
@@ -118,6 +118,6 @@ def test_a_setting_that_there_is_not_and_a_value_of_another_type_are_refused(
 
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--schedule\.batch 0 can't work"):
+    with pytest.raises(UserError, match=r"field 'schedule\.batch' is a number \(0\), expected at least 1"):
         train("atss_tiny", out=tmp_path / "run", overrides={"schedule.batch": 0})
     assert not (tmp_path / "run").exists()

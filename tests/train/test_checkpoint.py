@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,9 +21,10 @@ from runtime.errors import UserError
 from runtime.files import sha256_file
 from runtime.records import record_from_dict
 from train.build import build_detector
-from train.checkpoint import Checkpoint, Classes, load_detector, read_checkpoint, save_checkpoint
+from train.checkpoint import Checkpoint, CheckpointError, Classes, load_detector, read_checkpoint, save_checkpoint
 from train.config import Config
 from train.config.recipes import RECIPES
+from train.integrity import tensors_sha256
 from train.trainer.optim import build_optimizer
 
 CLASSES = Classes(("cat", "dog"), (3, 17))
@@ -141,7 +145,8 @@ def test_a_configuration_that_is_not_one(checkpoint: Checkpoint, tmp_path: Path)
     settings = asdict(checkpoint.config)
     settings["schedule"]["speed"] = 3
     assert "schedule.speed" in refusal(edited(checkpoint, tmp_path / "a.pt", config=json.dumps(settings)))
-    assert "incomplete" in refusal(edited(checkpoint, tmp_path / "a.pt", config="{"))
+    assert "its configuration is not JSON" in refusal(edited(checkpoint, tmp_path / "a.pt", config="{"))
+    assert "nested too deeply" in refusal(edited(checkpoint, tmp_path / "a.pt", config="[" * 100_000))
     assert "incomplete" in refusal(edited(checkpoint, tmp_path / "a.pt", config=5))
 
 
@@ -155,6 +160,110 @@ def test_a_checkpoint_from_before_compiled_losses_loads(checkpoint: Checkpoint, 
 @pytest.mark.parametrize("entry", ["step", "model", "averaged", "optimizer", "ap", "classes", "config"])
 def test_entries_of_a_wrong_type(entry: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     refusal(edited(checkpoint, tmp_path / "a.pt", **{entry: "x" if entry != "classes" else 5}), load_detector)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("version", torch.tensor([1, 2]), "checkpoint version"),
+        ("version", True, "checkpoint version True"),
+        ("step", -5, "field 'step' is a number .-5., expected at least 0"),
+        ("step", 10**400, "field 'step' is a number .1000+ …., expected"),
+        ("step", torch.tensor(3), "field 'step' is Tensor, expected int"),
+        ("ap", 7.0, "field 'ap' is a number .7.0."),
+        ("ap", float("nan"), "field 'ap' is a number .nan."),
+        ("best_ap", -2.0, "field 'best_ap' is a number"),
+        ("classes", [1, 2], "field 'classes.0.' is a number"),
+        ("classes", ["cat"], "field 'category_ids' is a list .3, 17., expected as many ids as classes, here 1"),
+        ("classes", ["cat", "\x1b[2J"], r"field 'classes.1.' is a text .'\\x1b.2J'., expected .* control"),
+        ("category_ids", [3, 3], "distinct"),
+        ("category_ids", [3, 10**30], "field 'category_ids.1.'"),
+        ("optimizer", {"a": [float("inf")]}, "optimizer/a/0 has numbers that are not finite"),
+        ("model", {"a": torch.zeros(2, device="meta")}, "model/a is a tensor of a kind that no checkpoint has"),
+        ("model", {"a": torch.zeros(1).expand(10**15)}, "model/a is a tensor of a kind that no checkpoint has"),
+        ("sha256", 3, "sha256 is a number"),
+        ("sha256", {"model": "0" * 64}, "the numbers of 'model' are not those that were saved"),
+    ],
+)
+def test_entries_without_sense(entry: str, value: Any, message: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert re.search(message, refusal(edited(checkpoint, tmp_path / "a.pt", **{"sha256": None, entry: value})))
+
+
+def test_values_nested_without_end(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    many: list = []
+    for _ in range(60):
+        many = [many, many]
+    assert "more than 1000000 values" in refusal(
+        edited(checkpoint, tmp_path / "a.pt", sha256=None, optimizer={"a": many})
+    )
+
+
+@pytest.mark.parametrize("part", ["model", "averaged", "optimizer"])
+def test_a_number_that_changed_is_noticed(part: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Whoever changes it: the hash lies in the file itself."""
+    path = tmp_path / "a.pt"
+    state = {"state": {0: {"exp_avg": torch.ones(3)}}} if part == "optimizer" else getattr(checkpoint, part)
+    save_checkpoint(path, checkpoint._replace(**{part: state}))
+    content = torch.load(path, weights_only=True)
+    tensor = content[part]["state"][0]["exp_avg"] if part == "optimizer" else content[part]["head.scales"]
+    tensor.view(-1)[-1] += 2**-20
+    torch.save(content, path)
+    assert f"the numbers of '{part}' are not those that were saved" in refusal(path)
+    torch.save({**content, "sha256": None} | {part: content[part]}, path)
+    assert "sha256 is null" in refusal(path)
+    del content["sha256"]
+    torch.save(content, path)
+    read_checkpoint(path)  # a file from before the hashes
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["model", "averaged", "optimizer"])
+def test_weights_that_are_not_finite(part: str, value: float, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    state = {"a": {"b": torch.tensor([1.0, value])}}
+    save_checkpoint(tmp_path / "a.pt", checkpoint._replace(**{part: state}))
+    assert f"{part}/a/b has numbers that are not finite" in refusal(tmp_path / "a.pt")
+
+
+def test_a_file_without_the_optimizers_state_opens(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert read_checkpoint(edited(checkpoint, tmp_path / "a.pt", optimizer={})).optimizer == {}
+
+
+def test_any_flipped_bit_is_noticed_or_harmless(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Without the hashes too: zip archives have checksums. The bytes between entries carry nothing."""
+    path = edited(checkpoint, tmp_path / "a.pt", sha256=None)
+    whole, expected = path.read_bytes(), read_checkpoint(path)
+    random = np.random.default_rng(0)
+    refused = 0
+    for place in random.integers(0, len(whole), 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << random.integers(0, 8)
+        path.write_bytes(damaged)
+        found = None
+        with contextlib.suppress(CheckpointError):
+            found = read_checkpoint(path)
+        if found is None:
+            assert "\n" not in refusal(path)
+            refused += 1
+            continue
+        assert (found.config, found.classes, found.step) == (expected.config, expected.classes, expected.step)
+        assert all(torch.equal(found.model[name], tensor) for name, tensor in expected.model.items())
+    assert refused > 100
+
+
+def test_the_hash_knows_names_types_shapes_and_order() -> None:
+    base = {"a": torch.arange(6.0).reshape(2, 3), "b": [1, (2.5, None)]}
+    known = tensors_sha256(base)
+    assert tensors_sha256({"a": torch.arange(6.0).reshape(2, 3).t().contiguous().t(), "b": [1, (2.5, None)]}) == known
+    others = [
+        {"c": base["a"], "b": base["b"]},
+        {"a": base["a"].reshape(3, 2), "b": base["b"]},
+        {"a": base["a"].view(torch.int32), "b": base["b"]},
+        {"a": base["a"], "b": [1, (2.5, 0)]},
+        {"a": base["a"]},
+        {},
+    ]
+    assert len({known, *map(tensors_sha256, others)}) == len(others) + 1
+    assert tensors_sha256({"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.tensor(3)})
 
 
 def test_weights_that_do_not_fit(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -202,7 +311,7 @@ def test_a_disk_that_fills_while_writing(
     path = tmp_path / "last.pt"
     save_checkpoint(path, checkpoint)
     before = path.read_bytes()
-    monkeypatch.setattr("builtins.open", lambda name, mode, _open=open: _open("/dev/full", mode))
+    monkeypatch.setattr("builtins.open", lambda name, mode, _open=open, **how: _open("/dev/full", mode, **how))
     with pytest.raises(UserError, match="No space left on device"):
         save_checkpoint(path, checkpoint._replace(step=8))
     assert path.read_bytes() == before

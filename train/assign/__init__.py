@@ -15,6 +15,7 @@ from .assigners import (
     max_iou,
     topk,
 )
+from .regions import ignore_regions
 from .types import NEGATIVE, Assigned
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "fcos",
     "fcos_nearest",
     "fcos_radius",
+    "ignore_regions",
     "max_iou",
     "topk",
 ]

@@ -7,13 +7,14 @@ from `Assignment`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from torch import Tensor
 
+from runtime.bounds import Bounds, Fraction, Items
 from runtime.names import unknown_name
 
 from ..geometry.anchors import AnchorGrid, Level
@@ -25,6 +26,7 @@ from .types import Assigned
 
 AssignmentMethod = Literal["atss", "topk", "max_iou", "fcos"]
 CenterSampling = Literal["none", "radius", "nearest"]
+Distance = Annotated[float, Bounds(0, 1e6, above=True)]
 
 
 class Assigner(Protocol):
@@ -44,20 +46,26 @@ class Assignment:
     """Which anchors are positive for an object. Settings of methods other than `method` have no effect."""
 
     method: AssignmentMethod = "atss"
-    k: int = 9  # candidates per level of "atss", "topk", and "fcos" with center sampling "nearest"
+    # Candidates per level of "atss", "topk", and "fcos" with center sampling "nearest".
+    k: Annotated[int, Bounds(1, 100_000)] = 9
     k_counts: KCounts = "cells"  # whether k counts cells with all their anchors, or single anchors
     # Whether the centre of a positive must lie inside its object ("atss", "topk", "max_iou"; "fcos" implies it).
     center_in_box: bool = True
-    positive_iou: float = 0.5  # "max_iou": least IoU of a positive
-    negative_iou: float = 0.4  # "max_iou": anchors below it are negative, and anchors in between are ignored
+    positive_iou: Fraction = 0.5  # "max_iou": least IoU of a positive
+    negative_iou: Fraction = 0.4  # "max_iou": anchors below it are negative, and anchors in between are ignored
     low_quality: bool = True  # "max_iou": each object's best anchors are positive whatever their IoU
     # "fcos": the largest distance from a point to a side of its box, in px, on each level but the last, which has no
     # limit.
-    level_limits: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
+    level_limits: Annotated[tuple[Distance, ...], Items(0, 16, rising=True)] = (64.0, 128.0, 256.0, 512.0)
     # "fcos": all points in the box are positive ("none"), or only the points within `radius` strides of its centre
     # ("radius"), or only the k nearest to its centre ("nearest").
     center_sampling: CenterSampling = "none"
-    radius: float = 1.5  # in strides, for center sampling "radius"
+    radius: Annotated[float, Bounds(0, 1000, above=True)] = 1.5  # in strides, for center sampling "radius"
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if self.negative_iou > self.positive_iou:
+            yield "negative_iou", f"at most positive_iou, here {self.positive_iou}"
 
 
 def _by_center_sampling(rule: Assignment) -> Assigner:

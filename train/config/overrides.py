@@ -34,7 +34,25 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
             group = group[part]
         group[field] = os.fspath(value) if isinstance(value, os.PathLike) else json.loads(json.dumps(value))
     changed = record_from_dict(Config, content, "settings")
-    return follow_backbone(changed, config, settings)
+    return follow_backbone(one_source(changed, settings), config, settings)
+
+
+def one_source(config: Config, given: Collection[str]) -> Config:
+    """The configuration with one source of each data set: an annotation file that is given replaces a layout.
+
+    Raises UserError where the user has `given` both, by their names.
+    """
+    data = config.data
+    for name in ("train", "val"):
+        files = (f"data.{name}_json", f"data.{name}_images")
+        pair = [f for f in files if f in given and getattr(data, f.removeprefix("data."))]
+        if not pair or not getattr(data, name):
+            continue
+        if f"data.{name}" in given:
+            options = " and ".join(f"--{option.replace('_', '-')}" for option in (f"data.{name}", pair[0]))
+            raise UserError(f"{options} both say where the images of {name} are; give one of them")
+        data = replace(data, train="") if name == "train" else replace(data, val="")
+    return replace(config, data=data)
 
 
 def setting_names(record: Any, prefix: str = "") -> list[str]:

@@ -7,9 +7,12 @@ The parts' own parameter records are its fields (`Anchors`, `Loss`, …), and th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from runtime.bounds import Batch, Bounds, Count, Fraction, Items, Megapixels, Name, PathText, Positive, Seed
+from runtime.images.limit import MAX_MEGAPIXELS
 from runtime.manifest import Preprocess, Thresholds
 from runtime.names import unknown_name
 
@@ -28,14 +31,17 @@ Decay = Literal["step", "cosine"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 CompileLoss = Literal["auto", "always", "never"]
+Channels = Annotated[int, Bounds(1, 2**14)]
+Factor = Annotated[float, Bounds(0, 1000)]
+MovingAverage = Annotated[float, Bounds(0, 1, below=True)]  # the share that stays at each step
 
 
 @dataclass(frozen=True)
 class Pyramid:
     """The feature pyramid: level l has stride 8 · 2^l."""
 
-    channels: int = 256  # of every level
-    levels: int = 5  # 5 is P3 to P7
+    channels: Channels = 256  # of every level
+    levels: Annotated[int, Bounds(3, 8)] = 5  # 5 is P3 to P7
     extra_from: ExtraFrom = "p5"  # the map that the levels beyond the third are computed from
     extra_relu: bool = True  # a ReLU between these levels
 
@@ -44,15 +50,15 @@ class Pyramid:
 class Head:
     """The head shared by all levels: two towers, then class, box and optional centerness convolutions."""
 
-    convolutions: int = 4  # 3×3 convolutions of each tower
-    group_norm_groups: int = 32  # groups of GroupNorm; 0: no normalisation
+    convolutions: Annotated[int, Bounds(0, 64)] = 4  # 3×3 convolutions of each tower
+    group_norm_groups: Annotated[int, Bounds(0, 2**14)] = 32  # groups of GroupNorm; 0: no normalisation
     tower_bias: bool = False  # a bias before GroupNorm; without GroupNorm there always is one
     # The tower that predicts centerness; "none": there is no centerness, and the score is the class score.
     centerness: CenternessFrom = "box"
     deformable: bool = False  # make the last convolution of each tower deformable
     level_scales: bool = True  # a trainable factor per level on the box regression
     # The probability that every anchor first predicts for each class; a low one makes the focal loss start stable.
-    prior_probability: float = 0.01
+    prior_probability: Annotated[float, Bounds(0, 1, above=True, below=True)] = 0.01
 
     @property
     def has_centerness(self) -> bool:
@@ -82,51 +88,61 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """The data sets (COCO format), and how they are read."""
+    """The data sets, and how they are read."""
 
-    train_json: str = ""  # annotations of the training set
-    train_images: str = ""  # folder of the training images
-    val_json: str = ""  # annotations of the validation set; empty: no evaluation while training
-    val_images: str = ""  # folder of the validation images
+    # The training set in any layout: yolo:data.yaml, voc:FOLDER, createml:FILE or coco:FILE, with #SPLIT for another
+    # split than "train". It replaces train_json and train_images.
+    train: PathText = field(default="", metadata={"absent": ""})
+    val: PathText = field(default="", metadata={"absent": ""})  # the validation set likewise, by default of split "val"
+    train_json: PathText = ""  # annotations (COCO format) of the training set
+    train_images: PathText = ""  # folder of the training images
+    val_json: PathText = ""  # annotations (COCO format) of the validation set; empty: no evaluation while training
+    val_images: PathText = ""  # folder of the validation images
     # Whether to train on images without a box; recipes for COCO don't.
     keep_empty: bool = True
     # Make the images of a batch all landscape or all portrait, so that less of a canvas is padding. This has no effect
     # on crops, which all have the same size.
     group_by_aspect: bool = True
-    workers: int = 2  # loader processes; 0 loads in the training process
+    workers: Annotated[int, Bounds(0, 1024)] = 2  # loader processes; 0 loads in the training process
+    # Whether file names of the annotations may lead out of the folder of the images.
+    allow_outside: bool = field(default=False, metadata={"absent": False})
+    # Larger images are not read, since a small file can claim any size.
+    max_megapixels: Megapixels = field(default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS})
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
-    steps: int = 90_000  # one step is one batch
+    steps: Positive = 90_000  # one step is one batch
     # Above 0: the number of passes over the training images, in place of `steps`; milestones are scaled with it.
-    epochs: float = 0.0
-    repeat: float = 1.0  # factor of steps and milestones: 2 makes a "2x" schedule of a 1x schedule
-    batch: int = 16  # images of a step, of all processes together
+    epochs: Annotated[float, Bounds(0, 1e6)] = 0.0
+    # Factor of steps and milestones: 2 makes a "2x" schedule of a 1x schedule.
+    repeat: Annotated[float, Bounds(0, 1000, above=True)] = 1.0
+    batch: Batch = 16  # images of a step, of all processes together
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.01  # after the warm-up and before the decay
-    backbone_factor: float = 1.0  # factor of the backbone's learning rate
-    momentum: float = 0.9  # of SGD
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
-    weight_decay: float = 1e-4  # of weights; biases, norms and scales have none
+    learning_rate: Annotated[float, Bounds(0, 1000, above=True)] = 0.01  # after the warm-up and before the decay
+    backbone_factor: Factor = 1.0  # factor of the backbone's learning rate
+    momentum: MovingAverage = 0.9  # of SGD
+    betas: tuple[MovingAverage, MovingAverage] = (0.9, 0.999)  # of AdamW
+    weight_decay: Factor = 1e-4  # of weights; biases, norms and scales have none
     decay: Decay = "step"  # how the learning rate falls: to a tenth at each milestone, or along half a cosine
-    milestones: tuple[int, ...] = (60_000, 80_000)  # steps at which decay "step" lowers the learning rate
-    warmup_steps: int = 500  # steps in which the learning rate rises linearly
-    warmup_start: float = 0.001  # factor of the learning rate at the first step
-    clip_norm: float = 35.0  # largest norm of all gradients together; 0 clips nothing
-    ema: float = 0.0  # decay of the averaged weights, which are evaluated and deployed; 0: no averaging
+    # Steps at which decay "step" lowers the learning rate.
+    milestones: Annotated[tuple[Positive, ...], Items(0, 1000, rising=True)] = (60_000, 80_000)
+    warmup_steps: Count = 500  # steps in which the learning rate rises linearly
+    warmup_start: Fraction = 0.001  # factor of the learning rate at the first step
+    clip_norm: Annotated[float, Bounds(0, 1e9)] = 35.0  # largest norm of all gradients together; 0 clips nothing
+    ema: MovingAverage = 0.0  # decay of the averaged weights, which are evaluated and deployed; 0: no averaging
 
 
 @dataclass(frozen=True)
 class Run:
     """How a run behaves: seed, device, precision, logs, checkpoints."""
 
-    seed: int = 0  # of initial weights, image order and augmentation
+    seed: Seed = 0  # of initial weights, image order and augmentation
     # A checkpoint to fine-tune: training starts with its weights. The class convolution starts at random where the
     # number of classes differs.
-    init: str = ""
+    init: PathText = ""
     device: DeviceName = "auto"  # "auto": the GPU where there is one
     # "auto": bf16 where the device has it in hardware, else fp32.
     precision: TrainingPrecision = "auto"
@@ -135,18 +151,18 @@ class Run:
     # Compile assignment and losses with torch.compile; "auto": on a GPU, in runs of 10,000 steps or more.
     compile_loss: CompileLoss = field(default="auto", metadata={"absent": "auto"})
     # Number of pieces in which each process computes its share of a batch, to need less memory; the losses stay.
-    accumulate: int = 1
-    log_every: int = 20  # steps between two lines of the log
-    checkpoint_every: int = 1000  # steps between two checkpoints
-    evaluate_every: int = 10_000  # steps between two evaluations on the validation set
-    evaluate_limit: int = 0  # first images of the validation set to evaluate on before the last step; 0: all
+    accumulate: Batch = 1
+    log_every: Positive = 20  # steps between two lines of the log
+    checkpoint_every: Positive = 1000  # steps between two checkpoints
+    evaluate_every: Positive = 10_000  # steps between two evaluations on the validation set
+    evaluate_limit: Count = 0  # first images of the validation set to evaluate on before the last step; 0: all
 
 
 @dataclass(frozen=True)
 class Config:
     """The whole configuration: the model, and everything that its training and deployment depend on."""
 
-    recipe: str
+    recipe: Name
     preprocess: Preprocess
     model: Model = field(default_factory=Model)
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -154,3 +170,14 @@ class Config:
     data: Data = field(default_factory=Data)
     schedule: Schedule = field(default_factory=Schedule)
     run: Run = field(default_factory=Run)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        channels, groups = self.model.pyramid.channels, self.model.head.group_norm_groups
+        if groups and channels % groups:
+            yield "model.head.group_norm_groups", f"0, or a divisor of the pyramid's {channels} channels"
+        rule, levels = self.model.assignment, self.model.pyramid.levels
+        if rule.method == "fcos" and len(rule.level_limits) < levels - 1:
+            yield "model.assignment.level_limits", f"one less than pyramid levels, here {levels}, or more"
+        if self.model.loss.box == "smooth_l1" and self.model.regression.start != "box":
+            yield "model.loss.box", "giou or iou, where boxes are regressed from points"

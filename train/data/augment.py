@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 
+from runtime.bounds import Bounds, Fraction, Items, Side
 from runtime.images.preprocess import resize, resize_scale
 from runtime.manifest import Preprocess
 
+REGION = -1  # label of a region to ignore, which is no object
 MIN_SIDE = 1.0  # px on the canvas; boxes cropped to less are dropped
+CropSide = Annotated[int, Bounds(0, 2**14)]
 
 
 @dataclass(frozen=True)
 class Augment:
     """Random changes of a training image, applied in this order."""
 
-    horizontal_flip: float = 0.5  # probability
-    vertical_flip: float = 0.0  # probability
-    transpose: float = 0.0  # probability of exchanging x and y
-    short_side_min: int = 800  # px; least shorter side that is drawn
-    short_side_max: int = 800  # px; largest shorter side that is drawn
-    short_sides: tuple[int, ...] = ()  # if not empty, the shorter side is one of these instead
+    horizontal_flip: Fraction = 0.5  # probability
+    vertical_flip: Fraction = 0.0  # probability
+    transpose: Fraction = 0.0  # probability of exchanging x and y
+    short_side_min: Side = 800  # px; least shorter side that is drawn
+    short_side_max: Side = 800  # px; largest shorter side that is drawn
+    # If not empty, the shorter side is one of these instead.
+    short_sides: Annotated[tuple[Side, ...], Items(0, 1000)] = ()
     # Height and width of a crop at a random place; smaller images are padded. 0 0 keeps whole images.
-    crop: tuple[int, int] = (0, 0)
-    brightness: float = 0.0  # shift of at most ± this fraction of 255
-    contrast: float = 0.0  # factor in the range 1 ± this
-    saturation: float = 0.0  # factor in the range 1 ± this
+    crop: tuple[CropSide, CropSide] = (0, 0)
+    brightness: Fraction = 0.0  # shift of at most ± this fraction of 255
+    contrast: Fraction = 0.0  # factor in the range 1 ± this
+    saturation: Fraction = 0.0  # factor in the range 1 ± this
     # A cropped box is kept if at least this fraction of its area is still in the image.
-    min_visible: float = 0.3
+    min_visible: Fraction = 0.3
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """See `bounds.Conflicts`."""
+        if self.short_side_min > self.short_side_max:
+            yield "short_side_min", f"at most short_side_max, here {self.short_side_max}"
+        if min(self.crop) == 0 and max(self.crop) > 0:
+            yield "crop", "two sizes, or 0 0"
 
 
 class Sample(NamedTuple):
@@ -38,7 +50,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # uint8 [h, w, 3] RGB
     boxes: np.ndarray  # float32 [n, 4] xyxy px
-    labels: np.ndarray  # int64 [n]
+    labels: np.ndarray  # int64 [n]; REGION: the box is a region to ignore
 
 
 class Choices(NamedTuple):
@@ -127,7 +139,8 @@ def rescale(sample: Sample, size_hw: tuple[int, int], divide_large: bool = False
 def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rng: np.random.Generator) -> Sample:
     """Crop to a window of at most `crop_hw` at a random place.
 
-    Boxes are clipped to the window; a box of which less than the fraction `min_visible` is left is dropped.
+    Boxes are clipped to the window; a box of which less than the fraction `min_visible` is left is dropped. Of a
+    region to ignore anything that is left counts.
     """
     height, width = sample.image.shape[:2]
     h, w = min(height, crop_hw[0]), min(width, crop_hw[1])
@@ -137,7 +150,8 @@ def random_crop(sample: Sample, crop_hw: tuple[int, int], min_visible: float, rn
     clipped = np.clip(shifted, 0, np.array([w, h, w, h], dtype=np.float32))
     sides = clipped[:, 2:] - clipped[:, :2]
     full = np.prod(shifted[:, 2:] - shifted[:, :2], axis=1)
-    keep = (sides >= MIN_SIDE).all(axis=1) & (sides.prod(axis=1) >= min_visible * full)
+    visible = (sides.prod(axis=1) >= min_visible * full) | (sample.labels == REGION)
+    keep = (sides >= MIN_SIDE).all(axis=1) & visible
     return Sample(sample.image[top : top + h, left : left + w], clipped[keep], sample.labels[keep])
 
 

@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.coco import CocoDataset
 from runtime.images import ImageError
+from runtime.interrupts import kept_from_children
 from runtime.manifest import Preprocess
 
 from ..loss.criterion import Targets
-from .augment import Augment, Sample, augment, choose, training_hw
+from .augment import REGION, Augment, Sample, augment, choose, training_hw
+from .objects import images_to_train_on
 from .sampler import grouped_by_aspect, shuffled
 
 MAX_RETRIES = 20  # consecutive unreadable images before training stops
@@ -34,6 +36,8 @@ class TrainBatch(NamedTuple):
     targets: Targets
     image_ids: list[int]
     problems: list[str]  # a message for each unreadable image, which the next image replaced
+    # float32 [B, R, 4] xyxy, canvas px: regions to ignore, padded with zeros; None where the data set has none.
+    regions: Tensor | None = None
 
 
 class Item(NamedTuple):
@@ -110,12 +114,14 @@ class TrainingStream(Dataset[Any]):
     def read(self, index: int, short_side: int) -> Sample:
         """Image `index` with at least the pixels that a resize to `short_side` needs, and its boxes in those pixels."""
         boxes, labels, crowd = self.dataset.annotations(index)
+        ignore = self.dataset.ignored(index)
         image = self.dataset.load(
             index, self.pre, wanted_hw=lambda image_hw: training_hw(image_hw, short_side, self.pre)
         )
         by = image.size_hw[0] // image.pixels.shape[0]
-        # A crowd box covers many objects, so it isn't an example of its class.
-        return Sample(image.pixels, boxes[~crowd] / np.float32(by), labels[~crowd].copy())
+        # A crowd box covers many objects, so it isn't an example of its class. A region to ignore goes along.
+        kept = ~crowd | ignore
+        return Sample(image.pixels, boxes[kept] / np.float32(by), np.where(ignore, REGION, labels)[kept])
 
 
 class _Steps(Sampler[list[int]]):
@@ -133,23 +139,13 @@ class _Steps(Sampler[list[int]]):
             yield list(range(start, start + self.share))
 
 
-def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
-    """The indices of the images with at least one object, crowds aside; with `keep_empty` of all images.
-
-    Raises ImageError where there is none.
-    """
-    counts = np.diff(np.concatenate([[0], np.cumsum(~dataset.crowd)])[dataset.offsets])
-    indices = np.arange(len(dataset)) if keep_empty else np.flatnonzero(counts)
-    if len(indices) == 0:
-        raise ImageError(f"{dataset.json_path} has no image to train on: add boxes, or set --data.keep-empty")
-    return indices
-
-
-def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess) -> TrainBatch:
+def collate(
+    items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preprocess, has_regions: bool = False
+) -> TrainBatch:
     """Make a batch: lay the samples top-left on a canvas each and pad their boxes to the same number.
 
     The canvas has the size `canvas_hw`, or the largest height and width of the samples, rounded up to multiples of the
-    size divisor.
+    size divisor. With `has_regions` the batch has regions to ignore, though there may be none in these images.
     """
     if canvas_hw is None:
         sides = np.array([item.sample.image.shape[:2] for item in items]).max(axis=0)
@@ -157,31 +153,40 @@ def collate(items: list[Item], canvas_hw: tuple[int, int] | None, pre: Preproces
     height, width = (-(-side // pre.size_divisor) * pre.size_divisor for side in canvas_hw)
     images = np.empty((len(items), height, width, 3), dtype=np.uint8)
     images[:] = pre.pad_value
-    most = max(1, *(len(item.sample.boxes) for item in items))
-    boxes = np.zeros((len(items), most, 4), dtype=np.float32)
-    labels = np.zeros((len(items), most), dtype=np.int64)
-    mask = np.zeros((len(items), most), dtype=bool)
     for i, (sample, _, _) in enumerate(items):
         h, w = sample.image.shape[:2]
         images[i, :h, :w] = sample.image
-        count = len(sample.boxes)
-        boxes[i, :count], labels[i, :count], mask[i, :count] = sample.boxes, sample.labels, True
+    are_objects = [item.sample.labels != REGION for item in items]
+    boxes, mask = _padded([item.sample.boxes[objects] for item, objects in zip(items, are_objects, strict=True)])
+    labels = np.zeros(mask.shape, dtype=np.int64)
+    labels[mask] = np.concatenate([item.sample.labels[item.sample.labels != REGION] for item in items])
+    regions, _ = _padded([item.sample.boxes[~objects] for item, objects in zip(items, are_objects, strict=True)])
     return TrainBatch(
         torch.from_numpy(images),
         Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(mask)),
         [item.image_id for item in items],
         [problem for item in items for problem in item.problems],
+        torch.from_numpy(regions) if has_regions else None,
     )
+
+
+def _padded(boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of images, [n, 4] each, padded with zeros to one array [B, G, 4], and which rows are boxes: bool [B, G]."""
+    most = max(1, *map(len, boxes))
+    padded, mask = np.zeros((len(boxes), most, 4), dtype=np.float32), np.zeros((len(boxes), most), dtype=bool)
+    for i, rows in enumerate(boxes):
+        padded[i, : len(rows)], mask[i, : len(rows)] = rows, True
+    return padded, mask
 
 
 class _Collate:
     """`collate` with its settings, as an object that loader processes can pickle."""
 
-    def __init__(self, canvas_hw: tuple[int, int] | None, pre: Preprocess) -> None:
-        self.canvas_hw, self.pre = canvas_hw, pre
+    def __init__(self, canvas_hw: tuple[int, int] | None, pre: Preprocess, has_regions: bool) -> None:
+        self.canvas_hw, self.pre, self.has_regions = canvas_hw, pre, has_regions
 
     def __call__(self, items: list[Item] | ImageError) -> TrainBatch | ImageError:
-        return items if isinstance(items, ImageError) else collate(items, self.canvas_hw, self.pre)
+        return items if isinstance(items, ImageError) else collate(items, self.canvas_hw, self.pre, self.has_regions)
 
 
 def training_batches(
@@ -197,11 +202,13 @@ def training_batches(
         stream,
         batch_sampler=_Steps(steps.start, steps.stop, batch, batch if share is None else share, rank),
         num_workers=workers,
-        collate_fn=_Collate(crop if crop != (0, 0) else None, stream.pre),
+        collate_fn=_Collate(crop if crop != (0, 0) else None, stream.pre, bool(stream.dataset.ignore.any())),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
     )
-    for items in loader:
+    with kept_from_children():
+        loaded = iter(loader)
+    for items in loaded:
         if isinstance(items, ImageError):
             raise items
         yield items

@@ -10,26 +10,28 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from runtime.bounds import Bounds, Fraction, Items
 from runtime.names import unknown_name
 
 FIRST_STRIDE = 8  # px
 Outermost = Literal["scales", "ratios"]
+Ratio = Annotated[float, Bounds(0.001, 1000)]
 
 
 @dataclass(frozen=True)
 class Anchors:
     """The anchors of each cell: every scale with every ratio."""
 
-    scale: float = 8.0  # side of the smallest square, in strides
-    scales_per_octave: int = 1  # n > 1: sides of scale · 2^(i / n), i < n
-    ratios: tuple[float, ...] = (1.0,)  # height / width, at equal area
+    scale: Annotated[float, Bounds(0, 1000, above=True)] = 8.0  # side of the smallest square, in strides
+    scales_per_octave: Annotated[int, Bounds(1, 64)] = 1  # n > 1: sides of scale · 2^(i / n), i < n
+    ratios: Annotated[tuple[Ratio, ...], Items(1, 64)] = (1.0,)  # height / width, at equal area
     outermost: Outermost = "scales"  # in the order of a cell's anchors
-    center: float = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
+    center: Fraction = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
     # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
     # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).
     whole_pixels: bool = False

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.bounds import Bounds
 from runtime.names import unknown_name
 
 from .boxes import (
@@ -29,6 +30,7 @@ from .boxes import (
 RegressionStart = Literal["box", "point"]
 Distance = Literal["exp", "relu"]
 DistanceUnit = Literal["stride", "pixel"]
+DeltaScale = Annotated[float, Bounds(1e-6, 1000)]
 _SMALLEST = 1e-4  # units; smaller distances are encoded as this one, since their logarithm tends to −∞
 
 
@@ -37,7 +39,8 @@ class Regression:
     """How a box is coded: as deltas of an anchor, or as the distances of its four sides from the anchor's centre."""
 
     start: RegressionStart = "box"
-    delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # "box": what dx, dy, dw, dh are divided by
+    # "box": what dx, dy, dw, dh are divided by.
+    delta_std: tuple[DeltaScale, DeltaScale, DeltaScale, DeltaScale] = (0.1, 0.1, 0.2, 0.2)
     distance: Distance = "exp"  # "point": the function that maps a regressed number to a distance
     distance_unit: DistanceUnit = "stride"
 

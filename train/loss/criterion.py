@@ -10,12 +10,13 @@ B images, N anchors over all levels, C classes, G boxes of an image (padded).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.bounds import Bounds, Fraction
 from runtime.names import unknown_name
 
 from ..assign import Assigned, Assigner
@@ -26,6 +27,7 @@ from ..model.detector import DenseOutputs
 from .losses import focal_loss_sum
 
 BoxLoss = Literal["giou", "iou", "smooth_l1"]
+Weight = Annotated[float, Bounds(0, 10_000)]
 GRIDS = 16  # canvases whose anchors a criterion keeps
 
 
@@ -33,12 +35,12 @@ GRIDS = 16  # canvases whose anchors a criterion keeps
 class Loss:
     """The parts of the training loss: their kinds and weights."""
 
-    focal_alpha: float = 0.25  # weight of positives in the focal loss; negatives have 1 − this
-    focal_gamma: float = 2.0  # exponent of the focal loss
+    focal_alpha: Fraction = 0.25  # weight of positives in the focal loss; negatives have 1 − this
+    focal_gamma: Annotated[float, Bounds(0, 100)] = 2.0  # exponent of the focal loss
     box: BoxLoss = "giou"  # "iou" is −ln IoU; "smooth_l1" compares codes, not boxes
-    smooth_l1_beta: float = 0.11  # smooth L1 is quadratic below this difference; 0: L1
-    box_weight: float = 2.0  # factor of the box loss
-    centerness_weight: float = 1.0  # factor of the centerness loss
+    smooth_l1_beta: Weight = 0.11  # smooth L1 is quadratic below this difference; 0: L1
+    box_weight: Weight = 2.0  # factor of the box loss
+    centerness_weight: Weight = 1.0  # factor of the centerness loss
 
 
 class Targets(NamedTuple):

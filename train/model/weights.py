@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from runtime.errors import UserError
+
+from ..integrity import DamagedError, check_finite
+from ..torch_files import load_plain, why_not
 
 State = dict[str, Tensor]
 
@@ -19,12 +21,15 @@ class WeightsError(UserError):
 def read_state(path: Path) -> State:
     """The tensors of a state-dict file by name. Raises WeightsError for a file with anything else in it."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch raises many types for a foreign file; none of them may pass as a traceback
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is not a state-dict file that can be loaded safely: {reason}") from error
+        raise WeightsError(f"{path} is not a state-dict file that can be loaded safely: {why_not(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} doesn't hold a state dict (names to tensors)")
+    try:
+        check_finite(state)
+    except DamagedError as error:
+        raise WeightsError(f"{path}: {error}; it is damaged, or its training diverged") from error
     return state
 
 

@@ -10,14 +10,20 @@ Only tensors and plain values are read: a file that would run code when unpickle
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 
 from runtime.command_names import program
 from runtime.errors import run_main
+from runtime.outputs import check_outputs
 
 from ..checkpoint import Checkpoint, save_checkpoint
-from .convert import ForeignError, convert
+from .convert import convert
 from .dialects import DIALECTS
 
 
@@ -31,8 +37,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     out = options.output or options.file.with_suffix(".converted.pt")
-    if out.resolve() == options.file.resolve():
-        raise ForeignError(f"{out} is the input file: give another name with -o")
+    check_outputs([options.file], {"-o": out})
     found = convert(options.file, options.dialect)
     model = found.config.model
     deformable = ", DCNv2" if model.backbone.deformable_stages else ""

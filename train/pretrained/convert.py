@@ -19,6 +19,8 @@ from ..build import build_detector
 from ..checkpoint import Classes
 from ..config import Config, Model
 from ..geometry.anchors import anchors_per_cell
+from ..integrity import DamagedError, check_finite
+from ..torch_files import load_plain, why_not
 from .dialects import DIALECTS, Dialect, State, backbone_name, recognise, rename
 
 
@@ -62,12 +64,11 @@ def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
     if not path.is_file():
         raise ForeignError(f"no file {path}: give a checkpoint that another implementation saved")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_plain(path)
     except Exception as error:  # torch raises a dozen types for a damaged, foreign or malicious file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ForeignError(
             f"{path} can't be read safely (truncated, no torch file, or with more than tensors and plain values in it, "
-            f"which could run code): {reason}. Download it again, or save its state dict alone with torch.save"
+            f"which could run code): {why_not(error)}. Download it again, or save its state dict alone with torch.save"
         ) from error
     names: Any = ()
     if isinstance(content, dict) and isinstance(content.get("meta"), dict):
@@ -83,6 +84,10 @@ def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
             f"{path} holds no state dict (keys to tensors, alone or under 'state_dict' or 'model'): give one that does"
         )
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
+    try:
+        check_finite(state)
+    except DamagedError as error:
+        raise ForeignError(f"{path}: {error}; it is damaged, or its training diverged: download it again") from error
     readable = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
     return state, tuple(names) if readable else ()
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.coco import CocoDataset, load_coco
-from runtime.files import atomic_path
+from runtime.files import atomic_path, patient_file
 
 from ..config import Augment
 from ..data.augment import Sample, flip_horizontal, flip_vertical, jitter_colour, transpose
@@ -59,7 +59,7 @@ def pretrain(data: Path, file: Path, epochs: int = EPOCHS) -> None:
         if (batch + 1) % max(1, len(dataset) // _IMAGES) == 0:
             print(f"crops classified: {right / seen:.3f} right, {time.monotonic() - started:.0f} s", flush=True)
             right = seen = 0
-    with atomic_path(file) as temporary, open(temporary, "wb") as stream:
+    with atomic_path(file) as temporary, patient_file(temporary) as stream:
         torch.save(network.state_dict(), stream)
 
 

@@ -7,7 +7,6 @@ metrics, or the reason of its failure. Everything survives a kill at any moment,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -15,13 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from runtime.bounds import Bounds, Name
 from runtime.errors import EXIT_INTERRUPTED, UserError
 from runtime.files import atomic_write
+from runtime.json_file import read_json_file
+from runtime.outputs import alone_in
+from runtime.records import record_from_dict
 
 from .systems import Job
 
@@ -36,6 +39,14 @@ class Result(NamedTuple):
     error: str  # one line; empty after a success
 
 
+@dataclass(frozen=True)
+class StoredResult:
+    """A result as its file has it."""
+
+    figures: dict[Name, Annotated[float, Bounds(-1, 1)]]
+    error: str
+
+
 def job_folder(out: Path, job: Job) -> Path:
     """The folder of a job in the folder `out` of the run."""
     return out / "jobs" / job.name
@@ -46,8 +57,11 @@ def read_result(out: Path, job: Job) -> Result | None:
     path = job_folder(out, job) / RESULT
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Result(content["figures"], content["error"])
+    try:
+        stored = record_from_dict(StoredResult, read_json_file(path, "result of a job"), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; delete the file to train that job again") from error
+    return Result(stored.figures, stored.error)
 
 
 def write_result(folder: Path, result: Result) -> None:
@@ -85,21 +99,6 @@ def run(jobs: list[Job], out: Path, processes: int, seconds: float) -> None:
     left = sum(read_result(out, job) is None for job in jobs)
     if left:
         print(f"{left} of {len(jobs)} trainings are left: run the same command again to resume", flush=True)
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder while the block runs; the system releases the lock of a killed process.
-
-    With `wait` the lock is waited for; otherwise UserError is raised where another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(f"{folder}: another run is working here; wait for it or choose another --out") from None
-        yield
 
 
 @contextlib.contextmanager

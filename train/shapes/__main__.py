@@ -7,13 +7,19 @@ writes OUT/train/*.jpg, OUT/train.json, the same for val, and OUT/shapes.json, t
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 from pathlib import Path
 
+from runtime.bounds import argument
 from runtime.command_names import program
 from runtime.errors import run_main
 
-from .dataset import Settings, generate
+from .dataset import Images, Seed, Settings, Size, generate
 
 
 def main() -> None:
@@ -22,10 +28,12 @@ def main() -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder to write; it must be new, empty or a shapes data set"
     )
-    parser.add_argument("--train", type=int, default=Settings.train, help="training images (%(default)s)")
-    parser.add_argument("--val", type=int, default=Settings.val, help="held-back images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="seed of the images (%(default)s)")
-    parser.add_argument("--size", type=int, default=Settings.size, help="longer side in pixels (%(default)s)")
+    parser.add_argument("--train", type=argument(Images), default=Settings.train, help="training images (%(default)s)")
+    parser.add_argument("--val", type=argument(Images), default=Settings.val, help="held-back images (%(default)s)")
+    parser.add_argument("--seed", type=argument(Seed), default=Settings.seed, help="seed of the images (%(default)s)")
+    parser.add_argument(
+        "--size", type=argument(Size), default=Settings.size, help="longer side in pixels (%(default)s)"
+    )
     parser.add_argument("--force", action="store_true", help="replace a shapes data set of other settings at OUT")
     given = parser.parse_args()
     settings = Settings(given.train, given.val, given.seed, given.size)

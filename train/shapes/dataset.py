@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 
+from runtime.bounds import Bounds, bounds_of
 from runtime.errors import UserError
+from runtime.interrupts import kept_from_children
+from runtime.temporaries import temporary_folder
 
 from ..trainer.progress import Progress
 from .draw import DrawnObject, draw_image
@@ -31,6 +33,9 @@ JPEG_QUALITY = 92
 PNG_EVERY = 16  # every 16th image is a PNG, so that both formats are exercised
 SETTINGS_NAME = "shapes.json"
 _Written = tuple[dict, list[dict]]  # the entries of an image and of its objects
+Images = Annotated[int, Bounds(1, 999_999)]
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Size = Annotated[int, Bounds(64, 2048)]  # px
 _GENERATOR_VERSION = 1  # to be raised when the same settings give other images
 
 
@@ -41,22 +46,17 @@ class Settings:
     Raises UserError for a number out of range.
     """
 
-    train: int = 2000
-    val: int = 300
-    seed: int = 0
-    size: int = 256
+    train: Images = 2000
+    val: Images = 300
+    seed: Seed = 0
+    size: Size = 256
     version: int = _GENERATOR_VERSION
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("train", 1, 999_999),
-            ("val", 1, 999_999),
-            ("seed", 0, 2**32 - 1),
-            ("size", 64, 2048),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UserError(f"shapes: {name} is {value}; expected a whole number from {least} to {most}")
+        for name, kind in (("train", Images), ("val", Images), ("seed", Seed), ("size", Size)):
+            value, bounds = getattr(self, name), bounds_of(kind)
+            if not bounds.holds(value):
+                raise UserError(f"shapes: {name} is {value}; expected a whole number, {bounds.expected}")
 
 
 def make_image(seed: int, split: str, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,22 +81,21 @@ def generate(
     out = Path(out).absolute()
     if not _may_write(out, settings, force):
         return False
-    unfinished = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are so small that threads would take a third longer
     try:
-        unfinished.mkdir(parents=True)
-        for split in SPLITS:
-            _write_split(unfinished, split, settings, progress, processes)
-        (unfinished / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-        _move_into_place(unfinished, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(out) as unfinished:
+            for split in SPLITS:
+                _write_split(unfinished, split, settings, progress, processes)
+            (unfinished / SETTINGS_NAME).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+            _move_into_place(unfinished, out)
     except OSError as error:
         raise UserError(
             f"{out}: cannot write the data set ({error.strerror}); free some space or choose another folder"
         ) from error
     finally:
         cv2.setNumThreads(threads)
-        shutil.rmtree(unfinished, ignore_errors=True)
     return True
 
 
@@ -130,7 +129,7 @@ def _may_write(out: Path, settings: Settings, force: bool) -> bool:
 def _has_settings(out: Path, settings: Settings) -> bool:
     try:
         return json.loads((out / SETTINGS_NAME).read_text(encoding="utf-8")) == asdict(settings)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -141,7 +140,7 @@ def _is_complete(out: Path) -> bool:
             named = {image["file_name"] for image in json.loads((out / f"{split}.json").read_bytes())["images"]}
             if not named <= set(os.listdir(out / split)):
                 return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return True
 
@@ -151,14 +150,14 @@ def _move_into_place(unfinished: Path, out: Path) -> None:
     if not out.exists():
         unfinished.rename(out)
         return
-    aside = unfinished.with_name(unfinished.name + "-old")
-    out.rename(aside)
-    try:
-        unfinished.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    with temporary_folder(out) as aside:
+        previous = aside / out.name
+        out.rename(previous)
+        try:
+            unfinished.rename(out)
+        except OSError:
+            previous.rename(out)
+            raise
 
 
 def _write_split(folder: Path, split: str, settings: Settings, progress: bool, processes: int) -> None:
@@ -183,7 +182,9 @@ def _in_order(function: Callable[[int], _Written], count: int, processes: int) -
         yield map(function, range(count))
         return
     # Forking a process that has threads, as torch starts them, may hang the child.
-    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+    with kept_from_children():
+        pool = multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,))
+    with pool:
         yield pool.imap(function, range(count), chunksize=16)
 
 

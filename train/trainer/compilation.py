@@ -106,7 +106,7 @@ class CompiledCriterion:
     def __init__(self, criterion: Criterion, compiler: Compiler, fixed_canvas: bool) -> None:
         self._anchors = anchors_per_cell(criterion.anchors)
         self._fixed = fixed_canvas
-        self._grid = criterion.grid
+        self.grid = criterion.grid
         self._losses = compiler.compile(criterion.losses)
         self._count = compiler.compile(criterion.count)
 
@@ -137,7 +137,7 @@ class CompiledCriterion:
         # the compiler takes a size of 1 as a constant.
         rows, columns = (side // COARSEST + 1 for side in canvas_hw)
         canvas = targets.boxes.new_empty(()).expand(rows, columns)
-        grid = self._grid(canvas_hw, targets.boxes.device)
+        grid = self.grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
             maybe_mark_dynamic(canvas, [0, 1])
             _mark_anchors(grid)
@@ -150,7 +150,7 @@ class CompiledCriterion:
 
     def _dynamic(self, targets: Targets, canvas_hw: tuple[int, int], assigned: Assigned) -> tuple[Targets, AnchorGrid]:
         """The targets and the canvas's anchors; G, and N where it changes, are marked in them and in `assigned`."""
-        grid = self._grid(canvas_hw, targets.boxes.device)
+        grid = self.grid(canvas_hw, targets.boxes.device)
         if not self._fixed:
             _mark_anchors(grid)
             _mark(assigned, 1)

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.bounds import Name
+from runtime.errors import UserError
 from runtime.files import atomic_write
+from runtime.json_file import read_json_file
+from runtime.records import record_from_dict
 
 from .distributed import World, all_gather
 from .start import LAST
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the file holds that torchrun's run leaves in its folder."""
+
+    run_id: Name
+
 
 CLAIM = "torchrun.json"  # in the folder of the run
 UNNAMED = "none"  # torchrun's id where no --rdzv-id was given: every such start has it
@@ -56,6 +69,6 @@ def restart_count() -> int:
 def _claimed_by(out: Path) -> str | None:
     """The id of the torchrun that began the run in `out`; None where no torchrun did."""
     try:
-        return json.loads((out / CLAIM).read_text(encoding="utf-8"))["run_id"]
-    except (OSError, ValueError, TypeError, KeyError):
+        return record_from_dict(Claim, read_json_file(out / CLAIM, "claim"), str(out)).run_id
+    except UserError:
         return None

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from runtime.coco import CocoDataset
+from runtime.coco.metrics import is_measured
 from runtime.detector import Detector as RuntimeDetector
+from runtime.interrupts import Interrupted, held
 
+from ..assign import ignore_regions
 from ..build import build_criterion, build_training_batches
-from ..checkpoint import Checkpoint, Classes, save_checkpoint
+from ..checkpoint import Checkpoint, Classes, checked_classes, save_checkpoint
 from ..config import Config
 from ..config.check import check_config
-from ..data.loader import TrainBatch, images_to_train_on
+from ..data.loader import TrainBatch
+from ..data.objects import images_to_train_on
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .compilation import (
@@ -31,6 +35,7 @@ from .compilation import (
     has_fixed_canvas,
     uses_cuda_graphs,
 )
+from .data_in_coco import data_in_coco
 from .device import pick_device, pick_precision
 from .distributed import (
     ALONE,
@@ -46,6 +51,7 @@ from .elastic import continues
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
+from .run_folder import run_folder
 from .run_log import RunLog
 from .start import BEST, LAST, TrainingError, load_datasets, start_or_resume
 
@@ -82,18 +88,26 @@ def train_detector(
 ) -> TrainingResult:
     """Train the detector of a configuration on the batches of `make_batches`, by default `build_training_batches`.
 
-    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files. A run that is interrupted at any moment
-    and resumed takes the identical step sequence as one that ran through. The processes of a `world` together take the
-    steps that a single process would; process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed
-    without `resume`. Raises UserError for settings and data that can't work, TrainingError where the loss is no longer
+    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files, and `data/` for data of another layout
+    than COCO's. A run that is interrupted at any moment and resumed takes the identical step sequence as one that ran
+    through. A command that Ctrl-C or SIGTERM ends finishes its step and writes `last.pt` first, unless it evaluates or
+    has other processes beside it. The processes of a `world` together take the steps that a single process would;
+    process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed without `resume`. Raises UserError for
+    settings and data that can't work and where another run works in `out`, TrainingError where the loss is no longer
     finite.
     """
     check_config(config)
+    with run_folder(config, out, world):
+        return _train(config, out, resume, world, make_batches or build_training_batches)
+
+
+def _train(config: Config, out: Path, resume: bool, world: World, make_batches: BatchSource) -> TrainingResult:
+    config = data_in_coco(config, out, resume, world)
     train_set, val_set = load_datasets(config, report=world.is_main)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
     config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
-    classes = Classes(train_set.classes, train_set.category_ids)
+    classes = checked_classes(train_set.classes, train_set.category_ids, config.data.train_json)
     state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
     device, dtype = pick_device(config.run.device), pick_precision(config)
@@ -108,64 +122,80 @@ def train_detector(
     def save(name: str, step: int) -> None:
         if not world.is_main:
             return
-        save_checkpoint(
-            out / name,
-            Checkpoint(
-                config,
-                classes,
-                step,
-                model.state_dict(),
-                average.model.state_dict() if average is not None else None,
-                state.optimizer.state_dict(),
-                state.scaler.state_dict(),
-                ap,
-                best_ap,
-            ),
-        )
+        with held():
+            save_checkpoint(
+                out / name,
+                Checkpoint(
+                    config,
+                    classes,
+                    step,
+                    model.state_dict(),
+                    average.model.state_dict() if average is not None else None,
+                    state.optimizer.state_dict(),
+                    state.scaler.state_dict(),
+                    ap,
+                    best_ap,
+                ),
+            )
 
-    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log:
+    done = saved = evaluated = state.step  # the last step that was finished, that `last.pt` has, that was evaluated
+
+    def save_the_rest() -> None:
+        # A resumed run would leave out an evaluation that is due. Several processes are rarely at the same step.
+        if world.size == 1 and done > saved and not (evaluated < done and _is_evaluated(done, config, val_set)):
+            if unchecked.entries:
+                unchecked.check()
+            save(LAST, done)
+
+    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = (make_batches or build_training_batches)(train_set, config, state.step, share, world.rank)
+        batches = make_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
         for step, batch in enumerate(progress, start=state.step):
-            model.train()
-            set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
-            images = batch.images.to(device, non_blocking=True)
-            targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-            state.optimizer.zero_grad(set_to_none=True)
-            losses = backward(network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world)
-            state.scaler.unscale_(state.optimizer)
-            norm = clip_gradients(parameters, schedule.clip_norm)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            if average is not None:
-                average.update(model, step)
-            image_count += share * world.size
-            run_log.problems(batch.problems)
+            with held():  # an interrupted run has taken a step as a whole, or not begun it
+                model.train()
+                set_learning_rate(state.optimizer, learning_rate_factor(step, schedule))
+                images = batch.images.to(device, non_blocking=True)
+                targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
+                state.optimizer.zero_grad(set_to_none=True)
+                regions = None if batch.regions is None else batch.regions.to(device, non_blocking=True)
+                losses = backward(
+                    network, criterion, images, targets, config.run.accumulate, dtype, state.scaler, world, regions
+                )
+                state.scaler.unscale_(state.optimizer)
+                norm = clip_gradients(parameters, schedule.clip_norm)
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                if average is not None:
+                    average.update(model, step)
+                image_count += share * world.size
+                run_log.problems(batch.problems)
 
-            done = step + 1
-            # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler expects
-            # such gradients and skips their steps.
-            unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
-            log = done % config.run.log_every == 0 or done == schedule.steps
-            evaluate = val_set is not None and (done % config.run.evaluate_every == 0 or done == schedule.steps)
-            save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
-            # On a GPU, reading a loss makes the host wait, so losses are read together, before anything relies on them.
-            if log or evaluate or save_now or device.type == "cpu":
-                losses = unchecked.check()
-            if log:
-                rate = image_count / (time.perf_counter() - started)
-                run_log.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
-                progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
+                done = step + 1
+                # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler
+                # expects such gradients and skips their steps.
+                unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
+                log = done % config.run.log_every == 0 or done == schedule.steps
+                evaluate = _is_evaluated(done, config, val_set)
+                save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
+                # On a GPU, reading a loss makes the host wait, so losses are read together, before anything relies on
+                # them.
+                if log or evaluate or save_now or device.type == "cpu":
+                    losses = unchecked.check()
+                if log:
+                    rate = image_count / (time.perf_counter() - started)
+                    run_log.step(done, losses, norm, state.optimizer.param_groups[0]["lr"], rate)
+                    progress.note = f"loss {losses.total.item():.3f}  {rate:.1f} images/s"
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
-                evaluated = average.model if average is not None else model
-                metrics = evaluate_model(evaluated, config, classes, val_set, limit, world)
+                scored = average.model if average is not None else model
+                metrics = evaluate_model(scored, config, classes, val_set, limit, world)
+                evaluated = done
                 run_log.evaluation(done, metrics, limit)
-                ap = metrics["AP"] if limit == 0 else None
+                ap = metrics["AP"] if limit == 0 and is_measured(metrics) else None
                 # A lucky subset of the images must not beat the AP on all of them.
                 if ap is not None and ap > best_ap:
                     best_ap = ap
@@ -173,6 +203,7 @@ def train_detector(
                 started, image_count = time.perf_counter(), 0
             if save_now:
                 save(LAST, done)
+                saved = done
     best = out / BEST
     return TrainingResult(
         last=out / LAST,
@@ -181,6 +212,21 @@ def train_detector(
         ap=ap,
         best_ap=best_ap if best_ap >= 0 else None,
     )
+
+
+def _is_evaluated(step: int, config: Config, val_set: CocoDataset | None) -> bool:
+    """Whether the run evaluates after `step` steps."""
+    return val_set is not None and (step % config.run.evaluate_every == 0 or step == config.schedule.steps)
+
+
+@contextlib.contextmanager
+def _if_interrupted(write: Callable[[], None]) -> Iterator[None]:
+    """Call `write` where a signal ends the block."""
+    try:
+        yield
+    except Interrupted:
+        write()
+        raise
 
 
 def _network_of(
@@ -207,16 +253,19 @@ def backward(
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler,
     world: World = ALONE,
+    regions: Tensor | None = None,
 ) -> Losses:
     """Add the gradients of a batch to the parameters, and return its losses.
 
     `images` uint8 [B, H, W, 3] and `targets` are this process's share of the batch; they are worked through in `pieces`
-    to need less memory. The means of gradients and losses over the processes are those of the whole batch, whatever the
-    number of pieces.
+    to need less memory. In `regions` [B, R, 4] xyxy px no anchor learns that it is none. The means of gradients and
+    losses over the processes are those of the whole batch, whatever the number of pieces.
     """
     canvas_hw = images.shape[1], images.shape[2]
     # Assigned once for the whole share: assignment needs no outputs, and is small beside a piece's activations.
     assigned = criterion.assign(targets, canvas_hw)
+    if regions is not None:
+        assigned = ignore_regions(assigned, regions, criterion.grid(canvas_hw, regions.device).points)
     normalizers = None
     if pieces > 1 or world.size > 1:
         counts = all_reduce(torch.stack(criterion.normalizers(targets, canvas_hw, assigned)), world)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from runtime.errors import UserError
-from runtime.files import atomic_write
+from runtime.coco.metrics import NOTHING, is_measured
+from runtime.coco.report import percent
+from runtime.errors import UserError, describe_os_error
+from runtime.files import as_utf8, atomic_write, write_all, write_error
 
 from ..config import Config
 from ..loss.criterion import Losses
@@ -29,18 +34,27 @@ class LogError(UserError):
 class RunLog:
     """The log of a run in its folder. A resumed run keeps the lines up to its first step and appends to them.
 
-    Without `writes`, as in all processes but the first, no file is written, and only unreadable images are printed.
+    Without `writes`, as in all processes but the first, no file is written, and only unreadable images are printed. A
+    full disk raises WriteError for the log; TensorBoard's files, which have the same numbers, end with a warning.
     """
 
     def __init__(self, out: Path, first_step: int, writes: bool = True) -> None:
         self.writes = writes
         if not writes:
             return
+        if as_utf8(str(out)) != str(out):
+            raise LogError(f"{out}: TensorBoard takes no folder whose name is not UTF-8; rename it, or choose another")
         path = out / LOG
         kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.file = path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step > 0 else None)
+        self.path = path
+        self.file = path.open("ab", buffering=0)  # a buffer would be written again, and fail again, when it is closed
+        self.board: SummaryWriter | None = None
+        folder, purge_step = out / "tensorboard", first_step + 1 if first_step > 0 else None
+        self.stack = ExitStack()
+        self.stack.enter_context(_quiet_writer_threads())
+        with self._board_may_fail():
+            self.board = SummaryWriter(str(folder), purge_step=purge_step)
 
     def start(
         self,
@@ -60,7 +74,9 @@ class RunLog:
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
-        self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
+        if self.board is not None:
+            with self._board_may_fail():
+                self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
 
     def step(self, step: int, losses: Losses, grad_norm: Tensor, lr: float, images_per_second: float) -> None:
         """Log losses, learning rate and speed after `step` steps."""
@@ -71,12 +87,16 @@ class RunLog:
         self._write("train", step, values)
 
     def evaluation(self, step: int, metrics: dict[str, float], limit: int) -> None:
-        """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all)."""
+        """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all).
+
+        The log has −1 for a metric without objects, as pycocotools; TensorBoard and the terminal have no such figure.
+        """
         if not self.writes:
             return
         self._write("val", step, metrics)
         part = f" (first {limit} images)" if limit else ""
-        say(f"step {step}: AP {100 * metrics['AP']:.1f}  AP50 {100 * metrics['AP50']:.1f}{part}")
+        figures = f"AP {percent(metrics['AP'])}  AP50 {percent(metrics['AP50'])}"
+        say(f"step {step}: {figures if is_measured(metrics) else NOTHING}{part}")
 
     def problems(self, problems: list[str]) -> None:
         """Print a warning for each image that could not be read."""
@@ -84,10 +104,25 @@ class RunLog:
             say(f"warning: skipped an image: {problem}")
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
+        line = (json.dumps({"kind": kind, "step": step, **values}) + "\n").encode()
+        try:
+            write_all(self.file, line)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        if self.board is not None:
+            with self._board_may_fail():
+                for name, value in values.items():
+                    if kind != "val" or value >= 0:
+                        self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    @contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        """Go on without TensorBoard's files where they can't be written, and say so once."""
+        try:
+            yield
+        except OSError as error:
+            self.board = None
+            say(f"warning: cannot write TensorBoard's files: {describe_os_error(error)}; {LOG} has the same numbers")
 
     def __enter__(self) -> RunLog:
         return self
@@ -97,7 +132,35 @@ class RunLog:
     ) -> None:
         if self.writes:
             self.file.close()
-            self.board.close()
+            if self.board is not None:
+                with self._board_may_fail():
+                    self.board.close()
+            self.stack.close()
+
+
+@contextmanager
+def _quiet_writer_threads() -> Iterator[None]:
+    """No traceback for a full disk from TensorBoard's thread, which hands the error to the next call as well."""
+    before = threading.excepthook
+
+    def report(happened: threading.ExceptHookArgs) -> None:
+        if not (isinstance(happened.exc_value, OSError) and type(happened.thread).__name__ == "_AsyncWriterThread"):
+            before(happened)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _is_entry(line: dict[str, Any]) -> bool:
+    """Whether an object is a line of a log: its kind, the step, and floats (or whole numbers that a float can hold)."""
+    values = [value for name, value in line.items() if name != "kind"]
+    numbers = all(
+        value is None or isinstance(value, float) or (type(value) is int and abs(value) < 10**18) for value in values
+    )
+    return line.get("kind") in ("train", "val") and type(line.get("step")) is int and numbers
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -112,9 +175,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+        if isinstance(line, dict) and _is_entry(line):
             lines.append(line)
         elif number < len(texts):
             raise LogError(

@@ -9,11 +9,15 @@ from typing import NamedTuple
 import torch
 
 from runtime.coco import CocoDataset, load_coco
+from runtime.coco.classes import match_classes
+from runtime.coco.metrics import NOTHING
 from runtime.errors import UserError
+from runtime.images.limit import max_pixels
 
 from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from ..config import Config
+from ..data.objects import crowds_as_objects
 from ..model.detector import DetectorNetwork
 from .device import pick_device, pick_precision
 from .optim import AveragedWeights, build_optimizer, resume_optimizer
@@ -65,8 +69,19 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     load_weights(model, checkpoint.model, last)
     if average is not None:  # an average that is switched on now starts at the trained weights
         load_weights(average.model, checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model, last)
-    resume_optimizer(optimizer, checkpoint.optimizer)
-    scaler.load_state_dict(checkpoint.scaler)
+    if not checkpoint.optimizer:
+        raise CheckpointError(
+            f"{last} lacks the optimizer's state, so its run can't be continued; fine-tune it in another --out with "
+            f"--run.init {last}"
+        )
+    try:
+        resume_optimizer(optimizer, checkpoint.optimizer)
+        scaler.load_state_dict(checkpoint.scaler)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{last}: the optimizer's state doesn't fit the model ({type(error).__name__}: {error}); "
+            "use another checkpoint of the run, or train again"
+        ) from error
     return State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
 
 
@@ -96,25 +111,32 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
 def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training set and, where the configuration names one, the validation set.
 
-    With `report` the data sets' problems are printed. Raises TrainingError where there is no training set, or where the
-    two sets have other categories.
+    The validation set's categories are matched by name with those of the training set. With `report` what the two don't
+    have in common is printed, and the data sets' problems. Raises TrainingError where there is no training set,
+    CocoError where the two sets share no category.
     """
     data = config.data
     if not data.train_json or not data.train_images:
         raise TrainingError(
-            "no training data: give --data.train-json and --data.train-images (COCO format), "
-            "or make some with: python -m train.shapes data/shapes"
+            "no training data: give --data.train-json and --data.train-images (COCO format), or --data.train "
+            "(yolo:data.yaml, voc:FOLDER, createml:FILE), or make some with: python -m train.shapes data/shapes"
         )
-    train_set = load_coco(data.train_json, data.train_images)
-    val_set = load_coco(data.val_json, data.val_images) if data.val_json else None
+    train_set = load_coco(data.train_json, data.train_images, allow_outside=data.allow_outside)
+    train_set, notes = crowds_as_objects(train_set)
+    val_set = load_coco(data.val_json, data.val_images, allow_outside=data.allow_outside) if data.val_json else None
     for dataset in ([train_set] if val_set is None else [train_set, val_set]) if report else []:
         for problem in dataset.problems:
             say(f"warning: {dataset.json_path}: {problem}")
+    for note in notes if report else ():
+        say(f"{train_set.json_path}: {note}")
+    limit = max_pixels(data.max_megapixels)
+    train_set = dataclasses.replace(train_set, max_pixels=limit)
     if val_set is not None:
-        found, expected = (dict(zip(s.category_ids, s.classes, strict=True)) for s in (val_set, train_set))
-        if found != expected:
-            raise TrainingError(
-                f"{data.val_json} has the categories {found}, {data.train_json} has {expected}: "
-                "both must list the same categories"
-            )
+        val_set = dataclasses.replace(val_set, max_pixels=limit)
+        written = val_set.written_category_ids
+        matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set", written)
+        for line in matched.differences if report else ():
+            say(f"warning: {line}")
+        if report and val_set.crowd.all():
+            say(f"warning: {data.val_json}: {NOTHING}; the run gets no {BEST}")
     return train_set, val_set

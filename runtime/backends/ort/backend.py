@@ -18,7 +18,7 @@ from ...stopwatch import Stopwatch
 from ..contract import BackendError
 from ..failures import inference_error
 from ..feeds import check_feed
-from ..onnx_file import OUTPUT_NAMES, Tensors, check_contract, check_file
+from ..onnx_file import OUTPUT_NAMES, Shape, Tensors, check_contract, check_file
 from ..options import BackendOptions
 from ..saturation import check_saturation
 from .binding import BoundRuns
@@ -50,7 +50,7 @@ class OrtBackend:
         provider = session.get_providers()[0]
         # GPU providers add exactly; a session that fell back to the CPU may not.
         check_saturation(self._path, self._manifest, options.allow_saturation or provider != "CPUExecutionProvider")
-        check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+        check_contract(self._path, _tensors(session.get_inputs()), _tensors(session.get_outputs()), self._manifest)
         self._run: Run | None
         self._bound: BoundRuns | None = None
         if options.backend in _BOUND and provider != "CPUExecutionProvider":
@@ -149,7 +149,10 @@ def _plain(session: Any) -> Run:
 
 
 def _tensors(tensors: Sequence[Any]) -> Tensors:
-    return {tensor.name: (_NUMPY_NAMES.get(tensor.type, tensor.type), len(tensor.shape)) for tensor in tensors}
+    def sizes(tensor: Any) -> Shape:
+        return [size if isinstance(size, int) else None for size in tensor.shape]
+
+    return {tensor.name: (_NUMPY_NAMES.get(tensor.type, tensor.type), sizes(tensor)) for tensor in tensors}
 
 
 def _details(session: Any, options: BackendOptions) -> str:

@@ -19,7 +19,7 @@ from ...images.preprocess import plan
 from ...manifest import METADATA_KEY, Manifest
 from ..contract import BackendError
 from ..failures import is_out_of_memory
-from ..onnx_file import first_line, manifest_from, unreadable
+from ..onnx_file import first_line, for_onnxruntime, manifest_from, unreadable
 from ..options import BackendOptions
 from .libraries import preload, preload_tensorrt, why_not_started
 
@@ -115,7 +115,7 @@ def _create(
     try:
         # enable_fallback=1 would replace a provider that fails by the CPU, with only a line on stdout.
         return library.InferenceSession(
-            os.fspath(path),
+            for_onnxruntime(path),
             session_options,
             providers=providers,
             enable_fallback=int(options.allow_fallback),
@@ -307,7 +307,7 @@ def _manifest_of_file(library: Any, path: Path) -> Manifest:
     options.log_severity_level = 3
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = library.InferenceSession(os.fspath(path), options, providers=[CPU])
+        session = library.InferenceSession(for_onnxruntime(path), options, providers=[CPU])
     except Exception as error:  # the library's errors share no narrower base
         if (lacking := _lacks_kernel(path, "ONNX Runtime", error)) is not None:
             raise lacking from error

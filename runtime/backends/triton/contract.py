@@ -19,7 +19,7 @@ class TensorSpec(NamedTuple):
 # A request gives one of the two.
 ENCODED, PIXELS = "encoded", "pixels"
 INPUTS = {
-    ENCODED: TensorSpec("TYPE_STRING", (1,)),  # the bytes of a JPEG or PNG file
+    ENCODED: TensorSpec("TYPE_STRING", (1,)),  # the bytes of an image file
     PIXELS: TensorSpec("TYPE_UINT8", (-1, -1, 3)),  # height, width, RGB
 }
 OUTPUTS = {
@@ -33,6 +33,7 @@ OUTPUTS = {
 MANIFEST = "manifest"  # JSON of the manifest
 NETWORK = "network"  # the model in the server that runs the graph; absent where the model runs a file of its own
 MODEL_FILE = "model_file"  # that file's name, in the version's folder
+MAX_MEGAPIXELS = "max_megapixels"  # larger images are refused; absent: the default of the toolkit
 BACKEND = "backend"  # and the backend that runs it, a name of BACKENDS or "auto"
 
 # Parameter of a request: the digest of the manifest that the client was opened with. Other clients leave it out.

@@ -14,10 +14,11 @@ from itertools import takewhile
 from typing import Any
 
 from ...cuda import Device
+from ...manifest import Manifest
 from ...names import unknown_name
 from ..contract import BackendError
 from ..engine_file import EngineManifest, Flavor, Profile, library_name, this_platform
-from ..onnx_file import INPUTS, OUTPUTS
+from ..onnx_file import INPUTS, OUTPUTS, difference_of_shapes
 
 _DTYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32", "HALF": "float16", "INT64": "int64"}
 
@@ -131,7 +132,8 @@ def load(trt: Any, path: str | os.PathLike[str], data: bytes, described: EngineM
             f"{path}: TensorRT cannot deserialize it ({errors.reason()}); if the device's memory is full, free it, "
             f"else build it again: {described.rebuild}"
         )
-    problem = _difference_of_tensors(trt, engine) or _difference_of_profiles(engine, described.profiles)
+    problem = _difference_of_tensors(trt, engine, described.manifest)
+    problem = problem or _difference_of_profiles(engine, described.profiles)
     if problem:
         raise BackendError(f"{path}: {problem}; build it again: {described.rebuild}")
     return LoadedEngine(trt, logger, trt_runtime, engine, errors)
@@ -151,8 +153,8 @@ def _make_logger(trt: Any) -> tuple[Any, ErrorLog]:
     return Logger(), errors
 
 
-def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
-    """The first input or output that breaks the deployable graph's contract, as a clause; None where all keep it."""
+def _difference_of_tensors(trt: Any, engine: Any, manifest: Manifest) -> str | None:
+    """The first input or output that breaks the graph's contract or the manifest, as a clause; None where all fit."""
     modes = {trt.TensorIOMode.INPUT: "input", trt.TensorIOMode.OUTPUT: "output"}
     found = {}
     for index in range(engine.num_io_tensors):
@@ -161,15 +163,21 @@ def _difference_of_tensors(trt: Any, engine: Any) -> str | None:
             return f"tensor {name!r} must lie in host memory, expected device memory"
         kind = engine.get_tensor_dtype(name).name
         dtype = _DTYPES.get(kind, kind)
-        found[name] = (modes[engine.get_tensor_mode(name)], dtype, len(engine.get_tensor_shape(name)))
+        shape = tuple(engine.get_tensor_shape(name))
+        found[name] = (modes[engine.get_tensor_mode(name)], dtype, len(shape), shape[1:])
     expected = {name: ("input", *rest) for name, rest in INPUTS.items()}
     expected |= {name: ("output", *rest) for name, rest in OUTPUTS.items()}
     for name, (kind, dtype, rank) in expected.items():
-        if found.get(name) != (kind, dtype, rank):
-            given = "missing" if name not in found else "{} {} of rank {}".format(*found[name])
+        if name not in found or found[name][:3] != (kind, dtype, rank):
+            given = "missing" if name not in found else "{} {} of rank {}".format(*found[name][:3])
             return f"{kind} {name!r} is {given}, expected {dtype} of rank {rank}"
     extra = sorted(found.keys() - expected.keys())
-    return f"it has tensors that the contract doesn't name: {', '.join(extra)}" if extra else None
+    if extra:
+        return f"it has tensors that the contract doesn't name: {', '.join(extra)}"
+    # The profiles say which batches and canvases an engine takes; they are a part of the manifest's.
+    shapes = {name: [None, *(size if size > 0 else None for size in found[name][3])] for name in expected}
+    return difference_of_shapes({**shapes, "images": [None, None, None, shapes["images"][3]]}, manifest)
+    return difference_of_shapes(shapes, manifest)
 
 
 def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str | None:

@@ -185,6 +185,10 @@ def test_a_cache_serves_only_what_it_was_made_of(exported: Exported, folder: Pat
         ("[]", "not a calibration file of version 2"),
         ('{"version": 1}', "not a calibration file of version 2"),
         ('{"version": 2}', "field 'graph_sha256' is missing"),
+        ('{"version": ' + "2" * 5000 + "}", "a number has too many digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"version": NaN}', "NaN is no number of JSON"),
+        ('{"version": 2, "version": 2}', "the name 'version' occurs twice"),
     ],
 )
 def test_a_damaged_cache(content: str, message: str, tmp_path: Path) -> None:
@@ -194,9 +198,19 @@ def test_a_damaged_cache(content: str, message: str, tmp_path: Path) -> None:
         load_calibration(path)
 
 
+def test_a_range_that_no_float_holds(tmp_path: Path) -> None:
+    path = tmp_path / "ranges.json"
+    fields = dataclasses.asdict(Calibration("0" * 64, "0" * 64, 1, (), {"max": {"x": (0.0, 1.0)}}, {}))
+    for value in (10**400, 10**39, -(10**400)):
+        fields["ranges"]["max"]["x"] = [0, value]
+        path.write_text(json.dumps(fields))
+        with pytest.raises(CalibrationError, match=r"field 'ranges\.max\.x\[1\]' is a number"):
+            load_calibration(path)
+
+
 def test_a_range_upside_down(tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
-    bad = Calibration("0", "0", 1, (), {"max": {"x": (1.0, -1.0)}}, {})
+    bad = Calibration("0" * 64, "0" * 64, 1, (), {"max": {"x": (1.0, -1.0)}}, {})
     path.write_text(json.dumps(dataclasses.asdict(bad)))
-    with pytest.raises(CalibrationError, match=r"the range of x is 1\.0 to -1\.0"):
+    with pytest.raises(CalibrationError, match=r"expected rising ranges, but that of x is 1.0 to -1.0"):
         load_calibration(path)

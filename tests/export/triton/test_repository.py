@@ -96,7 +96,8 @@ def test_an_exported_file_by_the_command(
     assert (front.backend, front.max_batch_size) == ("python", 16)
     assert front.dynamic_batching.max_queue_delay_microseconds == 2000
     assert {name: value.string_value for name, value in front.parameters.items() if name != "manifest"} == {
-        "network": "shapes_network"
+        "network": "shapes_network",
+        "max_megapixels": "64.0",
     }
     assert from_json(front.parameters["manifest"].string_value, "test") == manifest
     compile((root / "shapes/1/model.py").read_text(), "model.py", "exec")

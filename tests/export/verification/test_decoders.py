@@ -55,6 +55,16 @@ def model(tmp_path: Path) -> Path:
     return write_red_onnx(tmp_path / "red.onnx")
 
 
+def test_without_objects_there_is_nothing_to_compare(
+    model: Path, library: FakeNvImageCodec, dataset: CocoDataset
+) -> None:
+    content = json.loads(dataset.json_path.read_text())
+    dataset.json_path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(UserError, match="nothing to measure"):
+        verify_decoder(model, "nvimgcodec", load_coco(dataset.json_path, dataset.root), backend="cpu")
+    assert not read_note(model)
+
+
 def test_equal_pixels_lose_nothing_and_are_accepted(
     model: Path, library: FakeNvImageCodec, dataset: CocoDataset
 ) -> None:

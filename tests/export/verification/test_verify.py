@@ -96,7 +96,7 @@ def test_a_changed_graph_is_refused(exported: Exported, tmp_path: Path) -> None:
     change_constants(model, 0.6, 0.5)
     path = tmp_path / "changed.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(VerifyError, match="changed after its export"):
+    with pytest.raises(BackendError, match="changed after its export"):
         open_export(exported.loaded, path)
 
 
@@ -189,6 +189,14 @@ def test_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png"):
         load_comparison_images(str(tmp_path))
     assert load_comparison_images(None, str(tmp_path)) == []
+
+
+def test_one_bad_image_among_good_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((8, 8, 3), np.uint8))
+    with caplog.at_level("INFO", "export"):
+        assert len(load_comparison_images(str(tmp_path))) == 1
+    assert [line for line in caplog.messages if "a.png" in line and line.startswith("warning: skipped")]
 
 
 def test_images_that_were_not_seen_come_first(tmp_path: Path) -> None:

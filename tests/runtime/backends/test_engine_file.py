@@ -106,7 +106,7 @@ def change(engine: Path, **fields: Any) -> None:
         ({"version": True}, "version True"),
         ({"flavor": "openvino"}, "flavor"),
         ({"engine_sha256": 5}, "engine_sha256"),
-        ({"profiles": []}, "no profile is named"),
+        ({"profiles": []}, "expected 1 to 1000 values"),
         ({"profiles": [{"least": [1, 64], "best": [1, 64, 64], "most": [1, 64, 64]}]}, "profiles"),
         ({"surprise": 1}, "surprise"),
         ({"tensors": [{"name": "a", "kind": "inner", "dtype": "uint8", "shape": []}]}, "tensors"),

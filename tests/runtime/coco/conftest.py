@@ -22,7 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "fp32": write_red_onnx(folder / "fp32.onnx"),
         "fp16": write_red_onnx(folder / "fp16.onnx", half),
         "small": write_red_onnx(folder / "small.onnx", small),
-        "other": write_red_onnx(folder / "other.onnx", manifest_with(classes=("blue", "other"))),
+        "foreign": write_red_onnx(folder / "foreign.onnx", manifest_with(classes=("blue", "green"))),
         "large batches": write_red_onnx(
             folder / "large.onnx", manifest_with(inputs=InputShapes(4, 4, 32, 512, 32, 512))
         ),

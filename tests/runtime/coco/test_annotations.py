@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from runtime.coco import CocoError, load_coco_with_truth
-from runtime.coco.annotations import as_annotations, read_coco_json
 from runtime.coco.dataset import parse_dataset
+from runtime.coco.format import read_coco_json
 from runtime.coco.ground_truth import parse_ground_truth
 
 # Half of the entries take one of these values in place of a usable one.
@@ -20,15 +20,17 @@ ODD: dict[str, list[Any]] = {
     "image_id": [99, "1", 1.0, True, None, 2**63, -(2**63), 10**400, [1]],
     "category_id": [4, "17", None, False, 2**64],
     "bbox": [
+        ["1", "2.5", " 3e1", "+4"], [1, 2, 3, "0x4"],
         [], None, "1 2 3 4", [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "4"], [1, 2, True, 4], [1, 2, 3, None],
         [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, 3, 10**400], [1e31, 2, 3, 4], [math.nan, 2, 3, 4], [1, 2, math.inf, 4],
         [1, 2, 1e-40, 4], [700, 2, 3, 4], [-20, 2, 20, 4], [-20, 2, 21, 4], [1, 479.99999999, 3, 4], [1, 2, 9, 2**60],
     ],
     "area": [None, "5", True, -3, 0, math.nan, math.inf, 10**400, 2**70, 2.5],
-    "iscrowd": [1, True, None, "yes", "", 0.0],
+    "iscrowd": [1, True, None, "1", "0", " False", "TRUE", 0.0, 1.0],
+    "ignore": [0, 1, None, "1", "false", True],
     "id": ["a", None, 1.5, 2**63, -(2**63), 10**400, True, [3]],
     "file_name": ["x.jpg"],
-    "segmentation": [[[1, 2, 3, 4, 5, 6]]],
+    "segmentation": [[[1, 2, 3, 4, 5, 6]], [], "rle"],
 }  # fmt: skip
 SIZES_HW = {1: (480, 640), 7: (100, 50), -3: (480, 640)}
 
@@ -70,29 +72,50 @@ def number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def slowly(annotation: dict[str, Any]) -> str | tuple[list[float], list[float], float, bool]:
-    """What is wrong with an annotation, or its box as annotated, its clipped box xyxy, area and crowd flag."""
-    for name, known in (("image", SIZES_HW), ("category", (3, 17))):
-        value = annotation.get(f"{name}_id")
-        if not isinstance(value, int) or isinstance(value, bool) or value not in known:
+def meant(value: Any, known: list[int]) -> int | None:
+    """The id that a reference means, by value."""
+    texts = {str(one): one for one in known}
+    if isinstance(value, str):
+        return texts.get(value)
+    return int(value) if number(value) and value in known else None
+
+
+def as_number(value: Any) -> float | None:
+    """A number, also of a text."""
+    if isinstance(value, str) and set(value) <= set("0123456789+-.e "):
+        value = float(value)
+    return float(value) if number(value) and abs(value) < 1e30 else None
+
+
+def slowly(annotation: dict[str, Any]) -> str | tuple[list[float], list[float], float, bool, bool]:
+    """What is wrong with an annotation, or its box as annotated, clipped xyxy, area, and flags: crowd and ignore."""
+    for name, known in (("image", list(SIZES_HW)), ("category", [3, 17])):
+        if meant(annotation.get(f"{name}_id"), known) is None:
             return f"unknown {name}"
     box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(number, box)):
+    if not box:
+        if annotation.get("segmentation") != [[1, 2, 3, 4, 5, 6]]:
+            return "neither a bbox nor a mask that can be read"
+        box = [1, 2, 4, 4]
+    if not isinstance(box, list) or len(box) != 4 or not all(number(v) or as_number(v) for v in box):
         return "bbox that is not four numbers"
-    if not all(abs(value) < 1e30 for value in box):
+    if None in (box := [as_number(v) for v in box]):
         return "box that is not finite"
     x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return "box of zero or negative size"
-    height, width = SIZES_HW[annotation["image_id"]]
+    height, width = SIZES_HW[meant(annotation["image_id"], list(SIZES_HW))]
     clipped = [float(np.float32(v)) for v in (max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height))]
-    area = annotation.get("area")
-    area = float(area) if number(area) and abs(area) < 1e30 else float(w) * float(h)
-    return [float(v) for v in box], clipped, area, bool(annotation.get("iscrowd", 0))
+    area = as_number(annotation.get("area"))
+    crowd, ignore = (
+        str(annotation.get(name)).strip().lower() in ("1", "1.0", "true") for name in ("iscrowd", "ignore")
+    )
+    return box, clipped, max(w, 0.0) * max(h, 0.0) if area is None else area, crowd, ignore
 
 
 def named(annotation: dict[str, Any], place: int) -> str:
-    return f"annotation {annotation['id'] if 'id' in annotation else f'number {place + 1}'}"
+    given = annotation.get("id")
+    if type(given) is int and abs(given) > 1e300:
+        given = "a number of about 401 digits"
+    return f"annotation number {place + 1}" if given is None else f"annotation {given}"
 
 
 @pytest.mark.parametrize("by_file", [False, True])
@@ -116,11 +139,16 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
         if isinstance(found, str):
             problems.setdefault(found, []).append(named(annotation, place))
             continue
-        where = (annotation["image_id"], annotation["category_id"])
-        box, clipped, area, crowd = found
-        rows.append((where, box, area, crowd))
-        if clipped[2] > clipped[0] and clipped[3] > clipped[1]:
-            seen.append((where, clipped, crowd))
+        where = (meant(annotation["image_id"], list(SIZES_HW)), meant(annotation["category_id"], [3, 17]))
+        box, clipped, area, crowd, ignore = found
+        rows.append((where, box, area, crowd or ignore))
+        if min(box[2:]) <= 0:  # an object that is missed, and nothing to learn
+            problems.setdefault("box of zero or negative size", []).append(named(annotation, place))
+        elif clipped[2] > clipped[0] and clipped[3] > clipped[1]:
+            seen.append((where, clipped, crowd or ignore))
+            if ignore:
+                kind = "ignore 1, a region to ignore and not an object"
+                problems.setdefault(kind, []).append(named(annotation, place))
         else:
             problems.setdefault("box outside the image", []).append(named(annotation, place))
 
@@ -152,19 +180,38 @@ def test_no_annotations(tmp_path: Path) -> None:
     assert dataset.boxes.shape == (0, 4)
     assert dataset.offsets.tolist() == [0, 0, 0, 0]
     assert truth.boxes.shape == (0, 4)
-    assert len(as_annotations([]).ids) == 0
 
 
-@pytest.mark.parametrize("twice", [5, "a", None, 1.5])
-def test_equal_ids_are_refused(twice: object, tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    usable = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
-    for pair in ([usable, usable], [usable, {}], [{}, {}]):
-        path.write_text(json.dumps(content([usable, usable, *({**entry, "id": twice} for entry in pair)])))
-        with pytest.raises(CocoError, match=r"annotations: id .* occurs more than once"):
-            read_coco_json(path)
-    path.write_text(json.dumps(content([{**usable, "id": one} for one in (1, 1.0, True, "1", None)])))
-    assert len(read_coco_json(path)["annotations"].ids) == 5, "these differ"
+@pytest.mark.parametrize("twice", [5, "a", 1.5])
+def test_equal_ids(twice: object, tmp_path: Path) -> None:
+    """Each entry says by itself what it is, so all are read; the same entry again is read once; both are named."""
+    path, usable = tmp_path / "a.json", {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    other = {**usable, "bbox": [5, 6, 7, 8]}
+    for pair, boxes, problem in (
+        ([usable, other], [[1, 2, 4, 6], [5, 6, 12, 14]], "id of more than one annotation, all of them are read"),
+        ([usable, usable], [[1, 2, 4, 6]], "annotation that occurs more than once, read once"),
+    ):
+        path.write_text(json.dumps(content([{**entry, "id": twice} for entry in pair])))
+        dataset, truth = load_coco_with_truth(path, tmp_path)
+        assert dataset.boxes.tolist() == boxes
+        assert len(truth.boxes) == len(boxes)
+        assert dataset.problems == (f"1 × {problem}: {twice}",)
+    for ids in ((1, 1.0, True, "1"), (None, None), (5, None, None)):
+        path.write_text(json.dumps(content([{**usable, "id": one} for one in ids])))
+        dataset, _ = load_coco_with_truth(path, tmp_path)
+        assert len(dataset.boxes) == len(ids), "these differ, or say nothing"
+        assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("name", ["iscrowd", "ignore"])
+@pytest.mark.parametrize("value", ["yes", "", 2, -1, 0.5, [1], {}, "10", 10**400])
+def test_a_flag_that_is_none_is_refused(name: str, value: object, tmp_path: Path) -> None:
+    path, usable = tmp_path / "a.json", {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    path.write_text(json.dumps(content([{**usable, "id": 7}, {**usable, "id": 8, name: value}])))
+    with pytest.raises(CocoError, match=rf"a\.json: annotations: annotation 8 has {name} .*, expected 0 or 1 \(1 such"):
+        read_coco_json(path)
+    path.write_text(json.dumps({**content([usable]), "info": {**usable, name: value}}))
+    assert len(read_coco_json(path)["annotations"].ids) == 1, "annotations elsewhere are none"
 
 
 @pytest.mark.parametrize("stranger", [1, "x", None, [1]])

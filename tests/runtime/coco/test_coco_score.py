@@ -18,7 +18,17 @@ from runtime.coco import results as results_module
 from runtime.coco.results import Results, join_results, take
 from runtime.detection_filter import DetectionFilter
 
-AWKWARD = ("plain", "ties", "many", "crowds", "one class", "no detections", "no objects", "sizes at the limits")
+AWKWARD = (
+    "plain",
+    "ties",
+    "many",
+    "crowds",
+    "one class",
+    "no detections",
+    "no objects",
+    "sizes at the limits",
+    "no size",
+)
 
 
 def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -39,8 +49,10 @@ def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[d
                 box = [float(value) for value in (np.round(np.array(box) / 16) * 16).clip(16)]
             if kind == "sizes at the limits":
                 box[2:] = [32.0, 32.0] if rng.random() < 0.5 else [96.0, 96.0]
+            if kind == "no size":
+                box[2:] = np.array(box[2:]) * rng.choice([1, 1, 0, -1], 2)
             box = [float(value) for value in box]
-            is_crowd = kind == "crowds" and rng.random() < 0.4
+            is_crowd = kind in ("crowds", "no size") and rng.random() < 0.4
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
@@ -51,6 +63,8 @@ def make(kind: str, seed: int, images: int = 12) -> tuple[dict[str, Any], list[d
                     "iscrowd": int(is_crowd),
                 }
             )
+            if kind == "no size":
+                content["annotations"][-1]["area"] *= float(rng.choice([1, 1, 0, -1]))
             for _ in range(rng.integers(0, 6) if kind != "many" else 60):
                 step = rng.normal(0, 0.06, 4) * np.array([box[2], box[3], box[2], box[3]])
                 moved = [float(value) for value in np.array(box) + (np.round(step) if kind == "ties" else step)]
@@ -115,7 +129,9 @@ def test_every_number_is_pycocotools(kind: str, seed: int, in_files: bool, monke
 
 
 def test_the_makers_cases_are_awkward() -> None:
-    """Ties of score and IoU, over 100 detections of an image and category, crowds that are hit: they do occur."""
+    """Ties of score and IoU, over 100 detections of an image and category, crowds that are hit, boxes without a size:
+    they do occur.
+    """
     _, results = make("ties", 0)
     assert len({result["score"] for result in results}) < 6
     _, results = make("many", 0)
@@ -124,6 +140,38 @@ def test_the_makers_cases_are_awkward() -> None:
     content, results = make("crowds", 0)
     without = {**content, "annotations": [{**a, "iscrowd": 0} for a in content["annotations"]]}
     assert score(content, results).values != score(without, results).values
+    content, results = make("no size", 0)
+    without = {**content, "annotations": [a for a in content["annotations"] if min(a["bbox"][2:]) > 0]}
+    assert score(content, results).values != score(without, results).values
+
+
+@pytest.mark.parametrize("kind", ["plain", "crowds"])
+def test_a_region_to_ignore_is_scored_as_a_crowd(kind: str) -> None:
+    """pycocotools itself knows crowds alone: the reference has the regions as crowds."""
+    content, results = make(kind, 7)
+    marked, as_crowds = copy.deepcopy(content), copy.deepcopy(content)
+    for entry, crowd in zip(marked["annotations"][::3], as_crowds["annotations"][::3], strict=True):
+        entry["ignore"], crowd["iscrowd"] = 1, 1
+    reference = by_pycocotools(as_crowds, results)
+    found = score(marked, results)
+    assert list(found.values.values()) == reference.stats.tolist()
+    assert found.values != score(content, results).values
+
+
+def test_an_object_without_a_size_is_missed_and_without_an_area_has_its_boxs() -> None:
+    boxes = [[1, 1, 50, 50], [9, 9, 9, 0], [9, 9, -9, -9]]
+    content: dict[str, Any] = {
+        "images": [{"id": 3, "height": 200, "width": 200}],
+        "categories": [{"id": 1, "name": "c"}],
+        "annotations": [{"id": i, "image_id": 3, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
+    }
+    row = {"image_id": 3, "category_id": 1, "bbox": [1, 1, 50, 50], "score": 0.5}
+    found = score(content, [row]).values
+    assert found["AR100"] == pytest.approx(1 / 3)
+    assert (found["ARs"], found["ARm"]) == (0, 1)
+    for entry, area in zip(content["annotations"], (2500, 0, 0), strict=True):
+        entry |= {"area": area, "iscrowd": 0, "id": entry["id"] + 1}  # pycocotools takes the id 0 for "unmatched"
+    assert list(found.values()) == by_pycocotools(content, [row]).stats.tolist()
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -173,7 +221,7 @@ def test_results_of_other_categories() -> None:
     stranger = {**rows[0], "category_id": 4}
     found = score(content, [*rows, stranger])
     assert found.values == score(content, rows).values
-    assert found.problems == ("1 × result of a category that the annotations lack: category 4",)
+    assert found.problems == ("1 × result of a category that the annotations lack, left out: category 4",)
     with pytest.raises(Exception, match="all 2 results are of categories that the annotations lack"):
         score(content, [stranger] * 2)
 

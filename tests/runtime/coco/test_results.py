@@ -5,15 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.coco.results import (
-    Results,
-    join_results,
-    load_results,
-    parse_results,
-    results_of_image,
-    take,
-    write_results,
-)
+from runtime.coco.results import Results, join_results, results_of_image, take
+from runtime.coco.results_files import load_results, parse_results, write_results
 from runtime.detections import Detections, empty_detections
 
 FOUND = Detections(

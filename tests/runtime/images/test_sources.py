@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,9 @@ def test_a_list_without_names_is_refused(content: bytes, said: str, tmp_path: Pa
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(UserError, match=said):
         find_sources([tmp_path / "list.txt"], tmp_path / "out")
+
+
+def test_a_list_may_name_files_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\nnext\x0bline.jpg\n")
+    sources = find_sources([tmp_path / "list.txt"], tmp_path / "out")
+    assert [os.fsencode(source.path) for source in sources] == [b"caf\xe9.jpg", b"next\x0bline.jpg"]

@@ -21,6 +21,7 @@ from train.build import build_training_batches
 from train.config import Augment, Config
 from train.data.augment import Sample
 from train.data.loader import Item, TrainBatch, TrainingStream, collate
+from train.data.objects import crowds_as_objects
 
 Make = Callable[..., Config]
 PRE = Preprocess(short_side=64, long_side=96, pad_value=(1, 2, 3))
@@ -29,12 +30,6 @@ PRE = Preprocess(short_side=64, long_side=96, pad_value=(1, 2, 3))
 @pytest.fixture
 def dataset(shapes_set: Path) -> CocoDataset:
     return load_coco(shapes_set / "train.json", shapes_set / "train")
-
-
-@pytest.fixture
-def own_copy(shapes_set: Path, tmp_path: Path) -> Path:
-    """A copy of the data set that a test may damage."""
-    return Path(shutil.copytree(shapes_set, tmp_path / "copy"))
 
 
 def stream_of(dataset: CocoDataset, settings: Config, seed: int = 0, keep_empty: bool = True) -> TrainingStream:
@@ -157,11 +152,73 @@ def test_without_keep_empty_every_image_has_an_object_that_counts(own_copy: Path
     assert 0 in counts
 
 
-def test_a_data_set_without_any_object_is_refused_unless_empty_images_count(own_copy: Path, small_config: Make) -> None:
-    dataset = with_annotations(own_copy, lambda annotations: [])
-    assert len(stream_of(dataset, small_config())[0].sample.boxes) == 0
-    with pytest.raises(UserError, match=r"train\.json has no image to train on"):
-        stream_of(dataset, small_config(), keep_empty=False)
+@pytest.mark.parametrize("keep_empty", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (None, "it has no annotations"),
+        ({"bbox": None}, r"\d+ × neither a bbox nor a mask that can be read: annotation 1, .*"),
+        ({"category_id": 99}, r"\d+ × unknown category: annotation 1, .*"),
+        ({"ignore": 1}, r"\d+ × ignore 1, a region to ignore and not an object: annotation 1, .*"),
+        ({"iscrowd": 1}, "all of its annotations have iscrowd 1"),
+    ],
+)
+def test_a_data_set_without_any_object_is_refused(
+    changes: dict[str, object] | None, reason: str, keep_empty: bool, own_copy: Path, small_config: Make
+) -> None:
+    dataset = with_annotations(own_copy, lambda found: [] if changes is None else [a | changes for a in found])
+    with pytest.raises(UserError, match=rf"train\.json has no object to train on: {reason}"):
+        stream_of(dataset, small_config(), keep_empty=keep_empty)
+
+
+def test_boxes_in_fractions_of_the_image_are_refused(own_copy: Path, small_config: Make) -> None:
+    dataset = with_annotations(own_copy, lambda found: [a | {"bbox": [0.25, 0.5, 0.5, 0.5]} for a in found])
+    with pytest.raises(UserError, match="every box lies within the first pixel of its image; the coordinates seem to"):
+        stream_of(dataset, small_config())
+    dataset = with_annotations(own_copy, lambda found: [*found[1:], found[0] | {"bbox": [0.25, 0.5, 0.5, 0.51]}])
+    stream_of(dataset, small_config())
+
+
+def test_crowds_are_objects_where_nothing_else_is(own_copy: Path, small_config: Make) -> None:
+    plain = load_coco(own_copy / "train.json", own_copy / "train")
+    assert crowds_as_objects(plain) == (plain, ())
+    some = with_annotations(own_copy, lambda found: [a | {"iscrowd": int(i < 3)} for i, a in enumerate(found)])
+    kept, notes = crowds_as_objects(some)
+    assert kept is some
+    assert notes == (f"3 of {len(some.crowd)} annotations have iscrowd 1: crowds, which are no objects to train on",)
+    every = with_annotations(own_copy, lambda found: [a | {"iscrowd": 1} for a in found])
+    kept, (note,) = crowds_as_objects(every)
+    assert "iscrowd 1, as CVAT writes masks" in note
+    np.testing.assert_array_equal(kept.boxes, plain.boxes)
+    assert not kept.crowd.any()
+    for n in range(4):
+        assert same(stream_of(kept, small_config())[n], stream_of(plain, small_config())[n])
+    ignored = with_annotations(own_copy, lambda found: [a | {"ignore": int(i < 3)} for i, a in enumerate(found)])
+    kept, (note,) = crowds_as_objects(ignored)
+    assert int(kept.crowd.sum()) == 3, "regions to ignore stay so"
+
+
+def test_regions_to_ignore_go_along_and_are_no_targets(own_copy: Path, small_config: Make) -> None:
+    plain = load_coco(own_copy / "train.json", own_copy / "train")
+    dataset = with_annotations(own_copy, lambda found: [a | {"ignore": int(i % 3 == 0)} for i, a in enumerate(found)])
+    settings = small_config()
+    (before,), (after,) = (list(build_training_batches(d, replace_steps(settings, 1), 0)) for d in (plain, dataset))
+    assert before.regions is None
+    assert after.regions is not None
+    assert torch.equal(before.images, after.images)
+    kept = 0
+    for i in range(len(after.image_ids)):
+        expected = before.targets.boxes[i][before.targets.mask[i]].tolist()
+        objects = after.targets.boxes[i][after.targets.mask[i]].tolist()
+        regions = after.regions[i][after.regions[i].any(dim=1)].tolist()
+        assert all(box in expected for box in objects), "augmentation moves both alike"
+        assert sum(box in regions for box in expected) + len(objects) == len(expected)
+        kept += len(regions)
+    assert kept > 0
+
+
+def replace_steps(settings: Config, steps: int) -> Config:
+    return replace(settings, schedule=replace(settings.schedule, steps=steps))
 
 
 def item(height: int, width: int, boxes: int, image_id: int) -> Item:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from export.verification.matching import EXACT
 from runtime.detections import Detections, postprocess
+from runtime.errors import UserError
 from train.__main__ import parse
 from train.build import build_criterion, build_detector
 from train.checkpoint import (
@@ -275,7 +276,7 @@ def test_the_command_tells_what_it_found(
     assert "torchvision's fcos_resnet50_fpn (tv_fcos): resnet50, 2 classes, NMS at 0.6" in capsys.readouterr().out
     assert load_detector(out).classes.names == ("class 0", "class 1")
     monkeypatch.setattr("sys.argv", ["train.pretrained", str(out), "-o", str(out)])
-    with pytest.raises(ForeignError, match="is the input file"):
+    with pytest.raises(UserError, match="this run reads that file"):
         pretrained.main()
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from runtime.errors import UserError
+from runtime.outputs import alone_in
 from train.checkpoint import read_checkpoint
 from train.config import Config, Model
 from train.config.check import check_config
@@ -25,7 +26,7 @@ from train.geometry.anchors import anchor_sides
 from train.reproduce import report
 from train.reproduce import run as reproduce_run
 from train.reproduce.rows import mean_and_spread
-from train.reproduce.run import RESULT, Result, alone_in, job_folder, read_result, run, write_result
+from train.reproduce.run import RESULT, Result, job_folder, read_result, run, write_result
 from train.reproduce.systems import SIDE, Job, jobs, systems
 
 Make = Callable[..., Config]

@@ -17,7 +17,7 @@ def test_a_killed_generation_never_looks_complete(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
-        while not list(tmp_path.glob(".set.partial-*/train/000005.jpg")):
+        while not list(tmp_path.glob(".set.*.tmp/train/000005.jpg")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)

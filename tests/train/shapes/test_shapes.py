@@ -321,5 +321,5 @@ def test_a_failure_half_way_leaves_what_was_there(
     ("field", "value"), [("train", 0), ("val", -1), ("seed", -1), ("seed", 2**32), ("size", 63), ("size", 5000)]
 )
 def test_settings_out_of_range_are_refused(field: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"{field} is {value}; expected a whole number from"):
+    with pytest.raises(UserError, match=f"{field} is {value}; expected a whole number, at least"):
         Settings(**{field: value})

@@ -206,26 +206,6 @@ def test_without_data_the_message_names_the_options(small_config: Make, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_validation_of_other_categories_is_refused(small_config: Make, tmp_path: Path) -> None:
-    settings = with_validation(small_config())
-    content = json.loads(Path(settings.data.val_json).read_text())
-    content["categories"].append({"id": 99, "name": "more"})
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    other = replace(settings, data=replace(settings.data, val_json=str(tmp_path / "val.json")))
-    assert "the same categories" in refusal(other, tmp_path / "run")
-
-
-def test_validation_of_other_names_is_refused(small_config: Make, tmp_path: Path) -> None:
-    """The same ids for other things: the figures would mean nothing."""
-    settings = with_validation(small_config())
-    content = json.loads(Path(settings.data.val_json).read_text())
-    content["categories"][0]["name"] = "zebra"
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    other = replace(settings, data=replace(settings.data, val_json=str(tmp_path / "val.json")))
-    assert "zebra" in refusal(other, tmp_path / "run")
-    assert not (tmp_path / "run").exists(), "before the training, not after it"
-
-
 def test_an_unreadable_image_is_reported_and_training_goes_on(
     small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

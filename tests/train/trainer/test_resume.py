@@ -97,6 +97,55 @@ def test_killed_at_a_random_moment_and_resumed(small_config: Make, tmp_path: Pat
     assert same_weights(killed / LAST, through / LAST)
 
 
+COMMAND = "from runtime.errors import run_main\n" + SCRIPT.replace(
+    "train_detector(record", "run_main(lambda: train_detector(record"
+).replace("Path(sys.argv[2]))", "Path(sys.argv[2])) and None)")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_keeps_what_is_done(
+    number: signal.Signals, word: str, workers: int, small_config: Make, tmp_path: Path
+) -> None:
+    """The step that runs is finished and written, no process is left, and the run goes on from there, bit for bit."""
+    settings = small_config(steps=400, ema=0.9, decay="step", milestones=(9_999,))
+    settings = replace(
+        settings,
+        run=replace(settings.run, checkpoint_every=10_000),
+        data=replace(settings.data, workers=workers),
+    )
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, json.dumps(asdict(settings)), str(cut)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        start_new_session=True,
+    )
+    give_up = time.monotonic() + 120
+    while len(read_log(cut / LOG)) < 5 and process.poll() is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+    assert not (cut / LAST).exists()
+    # A terminal sends Ctrl-C to the children too; SIGTERM goes to the process alone.
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1:]) == (128 + number, [word])
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    done = read_checkpoint(cut / LAST).step
+    assert 5 <= done < 400
+    assert done == len(losses(cut))
+    short = replace(settings, schedule=replace(settings.schedule, steps=done + 4))
+    train_detector(short, tmp_path / "through")
+    train_detector(short, cut, resume=True)
+    assert losses(cut) == losses(tmp_path / "through")
+    assert same_weights(cut / LAST, tmp_path / "through" / LAST)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [

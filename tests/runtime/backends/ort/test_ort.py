@@ -13,7 +13,7 @@ from runtime.backends.ort.backend import OrtBackend
 from runtime.detections import RawOutputs
 from runtime.manifest import InputShapes, ManifestError
 
-from ....support.fakes import MANIFEST, ROWS, manifest_with, red_image, write_red_onnx
+from ....support.fakes import MANIFEST, ROWS, manifest_with, red_image, save_with_hash, write_red_onnx
 
 onnx = pytest.importorskip("onnx", reason="builds the test's graph")
 pytest.importorskip("onnxruntime", reason="the backend under test")
@@ -141,7 +141,7 @@ def test_a_graph_without_one_of_the_contracts_outputs(tmp_path: Path, output: st
 def test_a_graph_with_another_type(tmp_path: Path, model: Path) -> None:
     proto = onnx.load(str(model))
     proto.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    onnx.save(proto, str(tmp_path / "x.onnx"))
+    save_with_hash(proto, tmp_path / "x.onnx")
     with pytest.raises(
         BackendError, match=r"input 'image_sizes' is tensor\(int64\) of rank 2, expected int32 of rank 2"
     ):

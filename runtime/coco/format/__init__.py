@@ -1,0 +1,25 @@
+"""Files in COCO's format, as tools write them: the one layer that reads and checks them."""
+
+from .annotations import Annotations
+from .ids import NO_ID, IdTable
+from .images import image_files
+from .masks import mask_area, mask_box
+from .reading import categories, normalised, read_coco_json
+from .values import CocoError, Problems, is_finite, read_json, shown
+
+__all__ = [
+    "NO_ID",
+    "Annotations",
+    "CocoError",
+    "IdTable",
+    "Problems",
+    "categories",
+    "image_files",
+    "is_finite",
+    "mask_area",
+    "mask_box",
+    "normalised",
+    "read_coco_json",
+    "read_json",
+    "shown",
+]

@@ -1,0 +1,77 @@
+"""JSON files and their numbers, the error of a file in COCO's format, and the counting of its problems."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from ...errors import UserError
+
+LARGEST = 1e30  # numbers stay below; JSON's may have any size
+_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})(e[+-]?[0-9]{1,4})?", re.IGNORECASE)
+SHOWN = 60  # characters of a value that a message repeats
+PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
+
+
+class CocoError(UserError):
+    """Annotations or results do not follow COCO's format."""
+
+
+def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Parsed JSON of a file, every object passed through `object_hook`. `what` names it in a CocoError."""
+    try:
+        return json.loads(path.read_bytes(), object_hook=object_hook)
+    except OSError as error:
+        raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); the file may be cut short") from error
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a JSON value is a number that a float can hold."""
+    return is_number(value) and abs(value) < LARGEST
+
+
+class Problems:
+    """Counts problems by kind and remembers the names of the first few of each."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count a problem of this kind with the thing called `name`."""
+        self._counts[kind] += 1
+        if self._counts[kind] <= PROBLEMS_NAMED:
+            self._named.setdefault(kind, []).append(name)
+
+    def lines(self) -> tuple[str, ...]:
+        """A line per kind: how often it occurred, and the first names."""
+        return tuple(
+            f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
+            for kind, count in self._counts.items()
+        )
+
+
+def number_of(value: Any) -> float | None:
+    """The finite number that a JSON value is or that its text says; None for all else, true and false too."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    return float(value) if is_finite(value) else None
+
+
+def shown(value: Any) -> str:
+    """A JSON value in a message: its `repr`, cut where it is long."""
+    if type(value) is int and value.bit_length() > 256:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
