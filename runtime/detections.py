@@ -95,12 +95,24 @@ def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
 
 
 def read_outputs(raw: RawOutputs, manifest: Manifest) -> list[Detections]:
-    """As `postprocess`. Raises UserError for a class that the manifest doesn't name: it belongs to another graph."""
+    """As `postprocess`.
+
+    Raises UserError for a class that the manifest doesn't name, because it belongs to another graph, and for boxes and
+    scores that are not finite numbers, as weights beyond float's range give.
+    """
     most, named = int(raw.detection_classes.max(initial=-1)), len(manifest.classes)
     if most >= named:
         raise UserError(
             f"the graph found class {most}, counted from 0, but its manifest names {named} classes: the two don't "
             "belong together; export the checkpoint again"
+        )
+    read = [raw.detection_boxes, raw.detection_scores]
+    if not raw.nms_exact.all():
+        read += [raw.candidate_boxes, raw.candidate_scores]
+    if not all(np.isfinite(numbers).all() for numbers in read):
+        raise UserError(
+            "the graph's boxes or scores are not finite numbers: its weights are damaged, or too large for their "
+            "precision; export the checkpoint again, and verify the file"
         )
     return postprocess(raw, manifest.thresholds)
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 from . import interrupts
 from .terminal import guard_output
 
+MOST_CHARACTERS = 1800  # of an error's line
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -71,5 +72,10 @@ def _interrupted(error: BaseException) -> int:
 
 
 def _report(message: str) -> int:
-    print("error: " + " ".join(message.splitlines()), file=sys.stderr)
+    line = " ".join(message.splitlines())
+    if (
+        len(line) > MOST_CHARACTERS
+    ):  # it repeats a value of a damaged file: what is wrong and what to do stand around it
+        line = f"{line[: MOST_CHARACTERS * 2 // 3]} … {line[-MOST_CHARACTERS // 4 :]}"
+    print("error: " + line, file=sys.stderr)
     return EXIT_BAD_INPUT

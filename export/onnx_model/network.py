@@ -66,11 +66,21 @@ def parse_deployed(content: bytes, path: Path) -> tuple[onnx.ModelProto, Manifes
         raise ModelError(
             f"{path}: the graph was changed after its export (its SHA-256 is not the manifest's); {_EXPORT}"
         )
+    _check_graph(model, path)
     if not dense_map_names(model):
         raise ModelError(
             f"{path}: the dense maps (class_logits_0, …) are not in the graph under their names; {_EXPORT}"
         )
     return model, manifest
+
+
+def _check_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError where the graph breaks a rule of ONNX, such as a constant of another shape than it says."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path}: the graph is not valid ONNX ({told}); {_EXPORT}") from error
 
 
 def dense_map_names(model: onnx.ModelProto) -> list[str]:

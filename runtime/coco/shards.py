@@ -169,6 +169,9 @@ def parse_part(content: Any, path: Path) -> Part:
         results = parse_results(content.get("results"), path)
     except (RecordError, CocoError) as error:
         raise ShardError(f"{error}; evaluate the shard again") from error
+    foreign = np.setdiff1d(results.image_ids, np.array(head.image_ids, np.int64))
+    if len(foreign):
+        raise ShardError(f"{path}: results of image {foreign[0]}, which the part did not run; evaluate the shard again")
     speed = Speed(len(head.image_ids), head.seconds, head.seconds_network, head.skipped)
     return Part(head, DatasetRun(results, list(head.image_ids), speed))
 

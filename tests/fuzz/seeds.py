@@ -157,6 +157,8 @@ def _write_models(folder: Path) -> None:
     from export.graph.shapes import input_shapes
     from export.onnx_model.file import graph_sha256
     from runtime.manifest import Preprocess, Thresholds
+    from train.checkpoint import Checkpoint, Classes, load_detector, save_checkpoint
+    from train.config import Config
     from train.pretrained import dialects
 
     from ..support.systems import narrowed, saved
@@ -164,7 +166,11 @@ def _write_models(folder: Path) -> None:
     model = narrowed(dialects.AUTHORS_ATSS.model)
     model = dataclasses.replace(model, pyramid=dataclasses.replace(model.pyramid, levels=3))
     pre = Preprocess(short_side=64, long_side=96)
-    loaded = saved(model, Thresholds(), pre, folder / "checkpoint.pt")
+    path, classes = folder / "checkpoint.pt", Classes(("red", "other", "third"), (7, 9, 11))
+    state = saved(model, Thresholds(), pre, path).detector.state_dict()
+    settings = Config(recipe="test", preprocess=pre, model=model)
+    save_checkpoint(path, Checkpoint(settings, classes, 1, state, None, {}, {}, 0.25, 0.25))
+    loaded = load_detector(path)
     (folder / "model.onnx").write_bytes(checkpoint_to_graph(loaded, input_shapes(pre, 3)))
     digest = graph_sha256(onnx.load(write_red_onnx(folder / "red.onnx")))
     write_red_onnx(folder / "red.onnx", dataclasses.replace(MANIFEST, graph_sha256=digest))

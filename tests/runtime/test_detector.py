@@ -196,3 +196,30 @@ def test_pieces_below_the_graphs_least_batch_are_filled_up() -> None:
     wanted = Detector(RedBackend()).detect(images)
     assert all(map(same, Detector(backend).detect(images), wanted))
     assert {shape[0] for shape in backend.batches} == {2}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("candidate_scores", np.nan), ("candidate_scores", np.inf), ("candidate_boxes", np.inf)]
+)
+def test_numbers_that_are_not_finite_are_an_error(name: str, value: float) -> None:
+    """Weights beyond float's range give them; they would be detections without sense."""
+
+    class Damaged(RedBackend):
+        def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
+            raw = super().infer(images, image_sizes, **options)
+            array = getattr(raw, name).copy()
+            array[:, 0] = value
+            return dataclasses.replace(raw, **{name: array, "nms_exact": raw.nms_exact})
+
+    with Detector(Damaged()) as detector, pytest.raises(UserError, match="not finite numbers"):
+        detector.detect([red_image()])
+
+
+def test_a_class_beyond_the_manifests_is_an_error() -> None:
+    class Foreign(RedBackend):
+        def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
+            raw = super().infer(images, image_sizes, **options)
+            return dataclasses.replace(raw, detection_classes=raw.detection_classes + 2)
+
+    with Detector(Foreign()) as detector, pytest.raises(UserError, match="found class 2, counted from 0"):
+        detector.detect([red_image()])

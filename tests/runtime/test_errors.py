@@ -98,3 +98,17 @@ def test_a_full_disk_behind_stdout(repository: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_message_that_repeats_a_long_value_is_cut_in_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError(f"a.json: field 'name' is {'x' * 5000}; write it again")
+
+    with pytest.raises(SystemExit):
+        run_main(main)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert len(line) < 2000
+    assert line.startswith("error: a.json: field 'name' is xxx")
+    assert line.endswith("xxx; write it again\n")
+    assert " … " in line

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..target import Target
-from . import checkpoints, data_sets, detector, lists, onnx_files, options, pictures, records, results, served
+from . import checkpoints, data_sets, detector, layouts, lists, onnx_files, options, pictures, records, results, served
 
 TARGETS: dict[str, Target] = {
     **data_sets.TARGETS,
+    **layouts.TARGETS,
     **results.TARGETS,
     **records.TARGETS,
     **pictures.TARGETS,

@@ -85,7 +85,7 @@ def _check_figures(truth: GroundTruth, content: object, dataset: CocoDataset) ->
 
 def _has_flags_as_ids(content: Any) -> bool:
     """Whether an annotation's id is true or false, which pycocotools takes for 1 or 0 and so for another annotation."""
-    return any(isinstance(entry.get("id"), bool) for entry in content["annotations"])
+    return any(isinstance(entry.get("id"), bool) for entry in content.get("annotations") or ())
 
 
 def _load_image(dataset: CocoDataset, index: int) -> None:

@@ -115,6 +115,8 @@ COMMANDS = {
         ("train.show_assignment.draw_scene",),
         takes_arguments=False,
     ),
+    "inspect": Command("train.inspect.__main__", ("SEEDS/annotations.json", "--images", "SEEDS/images")),
+    "convert": Command("train.convert", ("coco:SEEDS/annotations.json", "-o", "out.json"), takes_arguments=True),
     "reproduce": Command(
         "train.reproduce.__main__",
         ("--out", "run"),

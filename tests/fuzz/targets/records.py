@@ -11,10 +11,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from runtime.errors import UserError
 from runtime.manifest import Manifest, from_json, to_json
 
 from ..mutation import damaged, json_files
-from ..target import Target, require
+from ..target import Nonsense, Target, require
 
 
 @st.composite
@@ -43,8 +44,11 @@ def require_manifest(config: Any, names: tuple[str, ...], ids: tuple[int, ...]) 
     from train.checkpoint import Classes
     from train.trainer.evaluation import detector_manifest
 
-    made = detector_manifest(config, Classes(names, ids), input_shapes(config.preprocess, 3))
-    check_manifest(dataclasses.replace(made, checkpoint_sha256="0" * 64, graph_sha256="0" * 64))
+    try:
+        made = detector_manifest(config, Classes(names, ids), input_shapes(config.preprocess, 3))
+        check_manifest(dataclasses.replace(made, checkpoint_sha256="0" * 64, graph_sha256="0" * 64, libraries={}))
+    except UserError as error:
+        raise Nonsense(f"accepted, but no manifest can be made of it: {error}") from error
 
 
 def _read_manifest(folder: Path, seeds: Path) -> str:
