@@ -7,20 +7,12 @@ limit of pixels, a setting of the whole process, does not apply: `decoding` chec
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from .headers import Header
 
-_OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "PNM": PpmImagePlugin.PpmImageFile,
-}
 _EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 
 
@@ -31,7 +23,7 @@ def decode_other(data: bytes, header: Header) -> np.ndarray:
     for a file that is truncated or damaged, and for samples of other kinds, whose range is unknown.
     """
     try:
-        with _OPENERS[header.format](io.BytesIO(data)) as image:
+        with _opened(data, header) as image:
             image.load()
             pixels = as_rgb(image)
     except _UnknownRange:
@@ -47,12 +39,38 @@ def decode_other(data: bytes, header: Header) -> np.ndarray:
 
 def as_rgb(image: Image.Image) -> np.ndarray:
     """The pixels of Pillow's image, uint8 [h, w, 3] RGB. Raises ValueError for samples whose range is unknown."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and isinstance(image, PpmImagePlugin.PpmImageFile)):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode not in _EIGHT_BITS:
         raise _UnknownRange(f"its samples are of Pillow's mode {image.mode}; convert it to 8 or 16 bits")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _opened(data: bytes, header: Header) -> Image.Image:
+    """The file in the opener of its format. Most runs have no such file, so an opener is imported when it is needed."""
+    file = io.BytesIO(data)
+    match header.format:
+        case "WebP":
+            from PIL.WebPImagePlugin import WebPImageFile
+
+            return WebPImageFile(file)
+        case "BMP":
+            from PIL.BmpImagePlugin import BmpImageFile
+
+            return BmpImageFile(file)
+        case "TIFF":
+            from PIL.TiffImagePlugin import TiffImageFile
+
+            return TiffImageFile(file)
+        case "GIF":
+            from PIL.GifImagePlugin import GifImageFile
+
+            return GifImageFile(file)
+        case _:
+            from PIL.PpmImagePlugin import PpmImageFile
+
+            return PpmImageFile(file)
 
 
 class _UnknownRange(ValueError):
