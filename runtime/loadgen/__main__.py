@@ -232,7 +232,7 @@ def _accuracy(detector: Detector, target: Target, options: argparse.Namespace, c
     print_differences(detector.manifest, dataset)
     indices, skipped = check_images(dataset, options.limit, detector.load_preprocess)
     for line in skipped:
-        print(printable(line), file=sys.stderr)
+        print(f"warning: skipped {printable(line)}", file=sys.stderr)
     image_files = {"annotations": str(options.annotations), "count": len(indices), "skipped": len(skipped)}
     paths = [dataset.path(index) for index in indices]
     _run(_plan(detector, paths, target, options.out, conditions | {"images": image_files}))
