@@ -140,7 +140,7 @@ ARROWS = {
     "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
     "export.to_deepstream": "export.console export.deepstream",
-    "export.to_triton": "export.arguments export.console export.triton",
+    "export.to_triton": "export.console export.triton",
     "export.verify": "export.api export.console",
 }
 

@@ -300,24 +300,6 @@ def test_numbers_out_of_bounds(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (ServingOptions(instances=0), "expected at least one instance"),
-        (ServingOptions(batch_max=0), "batches of at least 1"),
-        (ServingOptions(queue_delay_us=-1), "a queue delay of 0 or more"),
-        (ServingOptions(queue_delay_us=10**30), "of at most 2147483647"),
-        (ServingOptions(front_instances=9999999999), "of at most 2147483647"),
-    ],
-)
-def test_numbers_that_triton_does_not_take(
-    options: ServingOptions, message: str, exported: Exported, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=message):
-        write_repository(exported.model, tmp_path / "a", options=options)
-    assert os.listdir(tmp_path) == []
-
-
 def test_files_that_cannot_be_served(exported: Exported, engine: Path, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_bytes(b"no model")
     (tmp_path / "a.pt").write_bytes(b"")
