@@ -97,9 +97,10 @@ def postprocess(raw: RawOutputs, thresholds: Thresholds) -> list[Detections]:
 def read_outputs(raw: RawOutputs, manifest: Manifest) -> list[Detections]:
     """As `postprocess`.
 
-    Raises UserError for a class that the manifest doesn't name, because it belongs to another graph, and for boxes and
-    scores that are not finite numbers, as weights beyond float's range give.
+    Raises UserError for a class that the manifest doesn't name, because it belongs to another graph, for outputs of
+    other shapes, and for boxes and scores that are not finite numbers, as weights beyond float's range give.
     """
+    _check_shapes(raw)
     most, named = int(raw.detection_classes.max(initial=-1)), len(manifest.classes)
     if most >= named:
         raise UserError(
@@ -114,7 +115,27 @@ def read_outputs(raw: RawOutputs, manifest: Manifest) -> list[Detections]:
             "the graph's boxes or scores are not finite numbers: its weights are damaged, or too large for their "
             "precision; export the checkpoint again, and verify the file"
         )
-    return postprocess(raw, manifest.thresholds)
+    found = postprocess(raw, manifest.thresholds)
+    if any(one.classes.min(initial=0) < 0 for one in found):
+        raise UserError("the graph found a class below 0: it isn't one that was exported; export the checkpoint again")
+    return found
+
+
+def _check_shapes(raw: RawOutputs) -> None:
+    """Raise UserError where the outputs don't belong together: a graph that was changed gives any shapes."""
+    count = len(raw.detection_boxes)
+    for kind, rows in (("detection", raw.detection_boxes), ("candidate", raw.candidate_boxes)):
+        scores, classes = getattr(raw, f"{kind}_scores"), getattr(raw, f"{kind}_classes")
+        if len(rows) != count or rows.shape[-1] != 4 or not rows.shape[:-1] == scores.shape == classes.shape:
+            raise UserError(
+                f"the graph's {kind}s have the shapes {rows.shape}, {scores.shape} and {classes.shape}, which don't "
+                "belong together; export the checkpoint again"
+            )
+    numbers = raw.num_detections
+    if not (
+        numbers.shape == raw.nms_exact.shape == (count, 1) and numbers.max(initial=0) <= raw.detection_boxes.shape[1]
+    ):
+        raise UserError(f"the graph's numbers of detections don't fit {count} images; export the checkpoint again")
 
 
 def nms_candidates(raw: RawOutputs) -> list[Detections]:

@@ -52,8 +52,11 @@ def find_files(folder: Path, suffixes: Sequence[str], output: Path | None = None
 
     Raises UserError where `folder` is no folder, cannot be opened, or is `output` itself.
     """
-    if not folder.is_dir():
-        reason = "not a folder" if folder.exists() else "no such folder"
+    try:
+        reason = None if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
+    except (OSError, ValueError) as error:  # a name that is too long, or with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason is not None:
         raise UserError(f"{folder}: {reason}; expected a folder of images")
     if output is not None and os.path.realpath(output) == os.path.realpath(folder):
         raise UserError(f"{folder}: the folder of the images is the output folder too; choose another with -o")

@@ -72,7 +72,7 @@ def _check_figures(truth: GroundTruth, content: object, dataset: CocoDataset) ->
     """The same figures as pycocotools, where it reads the file and nothing in it is doubtful."""
     known = set(truth.image_ids.tolist())
     found = [one for one in results() if one["image_id"] in known]
-    theirs = None if dataset.problems or _has_flags_as_ids(content) else figures(content, found)
+    theirs = None if dataset.problems or not _is_plain(content) else figures(content, found)
     if theirs is None:
         return
     try:
@@ -83,9 +83,16 @@ def _check_figures(truth: GroundTruth, content: object, dataset: CocoDataset) ->
     require(not wrong, f"other figures than pycocotools without a problem named: {wrong}")
 
 
-def _has_flags_as_ids(content: Any) -> bool:
-    """Whether an annotation's id is true or false, which pycocotools takes for 1 or 0 and so for another annotation."""
-    return any(isinstance(entry.get("id"), bool) for entry in content.get("annotations") or ())
+def _is_plain(content: Any) -> bool:
+    """Whether ids, flags and boxes are numbers: pycocotools drops what is written otherwise, or misreads it."""
+    entries = content.get("annotations") or ()
+    ids = [entry.get(name) for entry in entries for name in ("id", "image_id", "category_id")]
+    ids += [entry.get("id") for key in ("images", "categories") for entry in content[key]]
+    numbers = [entry.get(name, 0) for entry in entries for name in ("iscrowd", "area")]
+    boxes = [entry.get("bbox") for entry in entries]
+    numbers += [value for box in boxes if isinstance(box, list) for value in box]
+    plain = all(type(value) is int for value in ids) and all(type(value) in (int, float) for value in numbers)
+    return plain and all(isinstance(box, list) for box in boxes) and not any("ignore" in entry for entry in entries)
 
 
 def _load_image(dataset: CocoDataset, index: int) -> None:
