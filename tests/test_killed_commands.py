@@ -33,6 +33,8 @@ TRAIN = (
 
 TRIALS = {
     "train": [Trial(TRAIN, "run/last.pt run/log.jsonl", f"{TRAIN} --resume", replaces=False)],
+    "inspect": [Trial("val.json --images images -o out/s.jpg --json out/i.json", "s.jpg i.json")],
+    "convert": [Trial("val.json -o out/c.json", "c.json")],
     "validate": [Trial("best.pt --annotations labelled.json --images images --json out/v.json", "v.json")],
     "plot": [Trial("out", "curves.png")],
     "show-assignment": [Trial(f"atss_tiny {DATA} --count 1 --out out", "assignment_1.png")],

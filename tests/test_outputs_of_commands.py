@@ -45,6 +45,11 @@ TRAIN = (
 RUN = f"{LAST} {BEST} {LOG} {CLAIM}"
 WRITES = {
     "train": [Writes(TRAIN, "--out", "best.pt val.json image val2.json image2", RUN)],
+    "inspect": [
+        Writes("val.json --images images --val val2.json --val-images images2", option, "val.json image val2.json")
+        for option in ("-o", "--json")
+    ],
+    "convert": [Writes("val.json", "-o", "val.json")],
     "validate": [Writes(f"best.pt {DATA}", "--json", f"best.pt {COCO}")],
     "plot": [Writes("{out}", "", "log.jsonl", "curves.png")],
     "show-assignment": [Writes(f"atss_tiny {DATA} --count 1", "--out", COCO, "assignment_1.png")],
@@ -167,7 +172,14 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 LINKS = (os.link, os.symlink)
-SUFFIXES = {("engine", "-o"): ".engine", ("export", "-o"): ".onnx", ("quantize", "-o"): ".onnx"}
+SUFFIXES = {
+    ("inspect", "-o"): ".jpg",
+    ("inspect", "--json"): ".json",
+    ("convert", "-o"): ".json",
+    ("engine", "-o"): ".engine",
+    ("export", "-o"): ".onnx",
+    ("quantize", "-o"): ".onnx",
+}
 BESIDE = {"plot": ["log.jsonl"], "verify": ["m.onnx"]}  # inputs in the folder of the output
 ENTRIES = [(command, entry) for command, entries in WRITES.items() for entry in entries]
 

@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     opened = open_data(source, options.split, options.images, options.allow_outside)
     opened = opened._replace(dataset=replace(opened.dataset, max_pixels=max_pixels(options.max_megapixels)))
     val = _validation_set(options) or (open_other_split(source, "val") if options.split == "train" else None)
-    images = [opened.dataset.path(index) for index in range(len(opened.dataset))] if options.out is not None else []
-    check_outputs(images, {"-o": options.out})
+    datasets = [one.dataset for one in (opened, val) if one is not None]
+    images = (dataset.path(index) for dataset in datasets for index in range(len(dataset)))
+    check_outputs(images, {"-o": options.out, "--json": options.json})
     report = inspect_data(opened, val, config, decode=options.decode, assign=options.assign)
     print(report_as_text(report))
     if options.json is not None:

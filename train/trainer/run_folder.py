@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.outputs import alone_in, check_outputs
 
 from ..config import Config
+from ..layouts import annotation_files, parse_source
 from .distributed import World
 from .elastic import CLAIM
 from .run_log import LOG
@@ -29,7 +30,10 @@ def run_folder(config: Config, out: Path, world: World) -> Iterator[None]:
         yield
         return
     data, weights = config.data, config.model.backbone.weights
-    reads = (data.train_json, data.train_images, data.val_json, data.val_images, config.run.init, weights)
+    reads = [data.train_json, data.train_images, data.val_json, data.val_images, config.run.init, weights]
+    reads += [
+        str(path) for source in (data.train, data.val) if source for path in annotation_files(parse_source(source))
+    ]
     writes = [out / name for name in (LAST, BEST, LOG, CLAIM)]
     check_outputs([path for path in reads if path], {"--out": writes}, "choose another --out")
     with alone_in(out, RESTART_WAIT_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0):
