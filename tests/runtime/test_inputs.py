@@ -93,7 +93,7 @@ def test_multi_scale_testing_takes_pillows_image(path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, 3, 2.5, True, object(), {}, {"a.jpg": 1}, {"a.jpg"}, len, Detector, np.float32(1), 1j, range],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_no_image_is_refused_at_the_call(value: Any) -> None:
     detector = Detector(RedBackend())
