@@ -26,6 +26,9 @@ from .runtime.coco.test_evaluate import make_dataset
 from .support.fakes import write_red_onnx
 from .support.systems import narrowed, saved
 
+# The commands are started in this process, which has imported them already.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
+
 
 class Writes(NamedTuple):
     """An option that names an output, and what a command is given besides."""

@@ -10,6 +10,11 @@ from 0), createml, coco (checked and cleaned; boxes only). The images stay where
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 import math

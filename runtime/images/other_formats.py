@@ -50,27 +50,25 @@ def as_rgb(image: Image.Image) -> np.ndarray:
 def _opened(data: bytes, header: Header) -> Image.Image:
     """The file in the opener of its format. Most runs have no such file, so an opener is imported when it is needed."""
     file = io.BytesIO(data)
-    match header.format:
-        case "WebP":
-            from PIL.WebPImagePlugin import WebPImageFile
+    if header.format == "WebP":
+        from PIL.WebPImagePlugin import WebPImageFile
 
-            return WebPImageFile(file)
-        case "BMP":
-            from PIL.BmpImagePlugin import BmpImageFile
+        return WebPImageFile(file)
+    if header.format == "BMP":
+        from PIL.BmpImagePlugin import BmpImageFile
 
-            return BmpImageFile(file)
-        case "TIFF":
-            from PIL.TiffImagePlugin import TiffImageFile
+        return BmpImageFile(file)
+    if header.format == "TIFF":
+        from PIL.TiffImagePlugin import TiffImageFile
 
-            return TiffImageFile(file)
-        case "GIF":
-            from PIL.GifImagePlugin import GifImageFile
+        return TiffImageFile(file)
+    if header.format == "GIF":
+        from PIL.GifImagePlugin import GifImageFile
 
-            return GifImageFile(file)
-        case _:
-            from PIL.PpmImagePlugin import PpmImageFile
+        return GifImageFile(file)
+    from PIL.PpmImagePlugin import PpmImageFile
 
-            return PpmImageFile(file)
+    return PpmImageFile(file)
 
 
 class _UnknownRange(ValueError):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.errors import UserError
+
 from . import run as long_run
+from . import worker
 from .mutation import NUMBERS, as_json, changed, damaged, json_files, places
 from .planted import PLANTED
 from .process import Outcome, Reader
@@ -42,8 +46,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         ("abort", "crash: SIGABRT"),
         ("print", "printed: libpng warning: something"),
         ("warn", "RuntimeWarning at planted.py:"),
-        ("escape", "a message with the character '\\x1b'"),
-        ("long", "a message of 2108 characters"),
     ],
 )
 def test_a_planted_fault_is_found(fault: str, told: str, reader: Reader) -> None:
@@ -52,6 +54,30 @@ def test_a_planted_fault_is_found(fault: str, told: str, reader: Reader) -> None
     assert outcome.detail.startswith(told), outcome.detail
     # Whatever happened to the worker, the next input is read.
     assert reader.read("planted accept", {"a": b"x"}).kind == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("class \x1b[31m is unknown", "a message with the character '\\x1b'"),
+        ("x" * 2100, "a message of 2101 characters"),
+        ("one\ntwo", "a message of 2 lines"),
+    ],
+)
+def test_a_message_that_no_terminal_should_get_is_a_fault(
+    message: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one place that prints messages cleans them; without it the fault is found."""
+    assert worker.message_fault(UserError(message)) is None
+
+    def prints_as_it_is(main: Callable[[], object]) -> None:
+        try:
+            main()
+        except UserError as error:
+            print(error, file=sys.stderr)
+
+    monkeypatch.setattr(worker, "run_main", prints_as_it_is)
+    assert (worker.message_fault(UserError(message)) or "").startswith(told)
 
 
 def test_what_is_right_is_no_fault(reader: Reader) -> None:

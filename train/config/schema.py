@@ -90,10 +90,6 @@ class Model:
 class Data:
     """The data sets, and how they are read."""
 
-    # The training set in any layout: yolo:data.yaml, voc:FOLDER, createml:FILE or coco:FILE, with #SPLIT for another
-    # split than "train". It replaces train_json and train_images.
-    train: PathText = field(default="", metadata={"absent": ""})
-    val: PathText = field(default="", metadata={"absent": ""})  # the validation set likewise, by default of split "val"
     train_json: PathText = ""  # annotations (COCO format) of the training set
     train_images: PathText = ""  # folder of the training images
     val_json: PathText = ""  # annotations (COCO format) of the validation set; empty: no evaluation while training
@@ -108,6 +104,10 @@ class Data:
     allow_outside: bool = field(default=False, metadata={"absent": False})
     # Larger images are not read, since a small file can claim any size.
     max_megapixels: Megapixels = field(default=MAX_MEGAPIXELS, metadata={"absent": MAX_MEGAPIXELS})
+    # The training set in any layout: yolo:data.yaml, voc:FOLDER, createml:FILE or coco:FILE, with #SPLIT for another
+    # split than "train". It replaces train_json and train_images.
+    train: PathText = field(default="", metadata={"absent": ""})
+    val: PathText = field(default="", metadata={"absent": ""})  # the validation set likewise, by default of split "val"
 
 
 @dataclass(frozen=True)

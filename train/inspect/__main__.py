@@ -9,6 +9,11 @@ compared too. The exit code is 1 where something has to be mended before trainin
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
+    from runtime.interrupts import end_at_once
+
+    end_at_once()
+
 import argparse
 import json
 from collections.abc import Sequence

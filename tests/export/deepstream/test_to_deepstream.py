@@ -195,7 +195,7 @@ def test_the_engine_has_the_name_that_nvinfer_looks_for() -> None:
     [
         (["--batch", "17"], "--batch 17: expected a batch that "),
         (["--canvas", "100", "96"], "--canvas 100 96: expected height and width in multiples of 32"),
-        (["--images", "no/such/folder"], "no images there"),
+        (["--images", "no/such/folder"], "no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_no_folder(

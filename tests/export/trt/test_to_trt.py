@@ -297,7 +297,7 @@ def test_what_a_checkpoint_cannot_become_is_said_before_its_export(
     monkeypatch.setattr(export_step, "publish_export", never)
     for arguments, message in (
         (["--batch", "4", "2", "8"], "--batch 4 2 8: expected MIN ≤ OPT ≤ MAX"),
-        (["--batch", "1", "2", "0"], "--batch 1 2 0: expected MIN ≤ OPT ≤ MAX"),
+        (["--batch", "3", "2", "8"], "--batch 3 2 8: expected MIN ≤ OPT ≤ MAX"),
         (["--shapes", "100x64"], "--shapes 100x64: expected sides that are multiples of 32"),
         (["--canvas", "192", "256", "--shapes", "64x64"], "the graph was exported for canvases 192×256 to 192×256"),
         (["--timing-cache", "x"], "--timing-cache: TensorRT for RTX has no such option"),

@@ -39,13 +39,13 @@ def test_nothing_to_measure(
     assert main([str(models["fp32"]), *arguments(dataset, "--json", out)]) == 0
     printed = capsys.readouterr().out
     assert "nothing to measure: no object that counts" in printed
-    assert "-1" not in printed
+    assert "-1" not in printed.replace(str(tmp_path.parent), "")
     assert json.loads(out.read_text())["AP"] == -1
     both = [str(models["fp32"]), str(models["small"])]
     assert main([*both, *arguments(dataset, "--json", out)]) == 0
     printed = capsys.readouterr().out
     assert "nothing to measure: no object that counts" in printed
-    assert "-1" not in printed
+    assert "-1" not in printed.replace(str(tmp_path.parent), "")
     assert {model["difference"]["AP"] for model in json.loads(out.read_text())["artifacts"]} == {None}
 
 

@@ -120,7 +120,7 @@ def test_killed_and_continued_gives_the_result_of_a_run_that_went_through(
 
     def until_step(step: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen([sys.executable, "-c", script, str(killed), str(config)], start_new_session=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and not (last.exists() and read_checkpoint(last).step >= step):
             time.sleep(0.005)
         return process
