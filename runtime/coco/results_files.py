@@ -113,11 +113,11 @@ def _is_clean(entry: Any) -> bool:
         and type(box) is list
         and len(box) == 4
         and {*map(type, box), type(score)} <= _NUMBERS
-        and -LARGEST < box[0] < LARGEST
-        and -LARGEST < box[1] < LARGEST
-        and -LARGEST < box[2] < LARGEST
-        and -LARGEST < box[3] < LARGEST
-        and -LARGEST < score < LARGEST  # type: ignore[operator]
+        and -LARGEST <= box[0] <= LARGEST
+        and -LARGEST <= box[1] <= LARGEST
+        and -LARGEST <= box[2] <= LARGEST
+        and -LARGEST <= box[3] <= LARGEST
+        and -LARGEST <= score <= LARGEST  # type: ignore[operator]
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...images import ImageError, image_size
 from .ids import whole_number
-from .values import CocoError, Problems, shown
+from .values import CocoError, Problems, is_missing, shown
 
 LARGEST_SIDE = 2**31  # px; heights and widths stay below
 UNKNOWN = 1  # px; stands for the sides of an image whose size nothing says
@@ -64,12 +64,12 @@ def image_files(
 
 
 def _size_hw(image: dict[str, Any], place: int, who: Callable[[int], str]) -> tuple[int, int] | None:
-    """Height and width of an entry; None where it lacks one (absent, null, or 0 as Datumaro writes it)."""
+    """Height and width of an entry; None where it lacks one (absent, null, NaN, or 0 as Datumaro writes it)."""
     sides = []
     for key in ("height", "width"):
         value = image.get(key)
         side = value if type(value) is int else whole_number(value)
-        if value is not None and (side is None or not 0 <= side < LARGEST_SIDE):
+        if not is_missing(value) and (side is None or not 0 <= side < LARGEST_SIDE):
             raise CocoError(f"{who(place)} has {key} {shown(value)}, expected its size in pixels")
         sides.append(side or 0)
     return (sides[0], sides[1]) if all(sides) else None

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from ...errors import UserError
 
-LARGEST = 1e30  # numbers stay below; JSON's may have any size
+LARGEST = 1e30  # of a number, inclusive: an integer up to here is written as a float that is read again
 _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})(e[+-]?[0-9]{1,4})?", re.IGNORECASE)
 SHOWN = 60  # characters of a value that a message repeats
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
@@ -33,7 +33,7 @@ def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any
 
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a number that a float can hold."""
-    return is_number(value) and abs(value) < LARGEST
+    return is_number(value) and abs(value) <= LARGEST
 
 
 class Problems:
@@ -55,6 +55,11 @@ class Problems:
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
             for kind, count in self._counts.items()
         )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a JSON value stands for none at all: null, or NaN, which pandas writes into fields without a value."""
+    return value is None or (type(value) is float and value != value)
 
 
 def number_of(value: Any) -> float | None:

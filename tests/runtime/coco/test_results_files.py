@@ -328,3 +328,14 @@ def test_a_test_sets_results_are_written_and_not_scored(
     assert main([str(models["fp32"]), *base, "--results-out", str(out), "--backend", "cpu", "--threads", "1"]) == 0
     assert "has no annotations: nothing to score; 6 detections → " in capsys.readouterr().out
     assert len(json.loads(out.read_text())) == 6
+
+
+@pytest.mark.parametrize("size", [10**30, 10**30 - 1, 1e30, -(10**30)])
+def test_numbers_that_are_read_are_read_again_when_written(size: float, tmp_path: Path) -> None:
+    """An integer of up to 1e30 is written as a float, which may be larger."""
+    dataset = data_set(tmp_path / "d")
+    results = parse_results([{**ROW, "bbox": [0, 0, size, 1]}], "r.json", dataset)
+    write_results(tmp_path / "again.json", results, dataset)
+    assert load_results(tmp_path / "again.json", dataset).boxes.tolist() == [[0.0, 0.0, float(size), 1.0]]
+    with pytest.raises(CocoError, match="finite"):
+        parse_results([{**ROW, "bbox": [0, 0, 10**31, 1]}], "r.json", dataset)

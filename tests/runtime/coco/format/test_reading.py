@@ -96,6 +96,8 @@ def meaning(dataset: CocoDataset) -> list[Any]:
         each("annotations", iscrowd=lambda a: ["False", "true"][a["iscrowd"]]),
         each("annotations", iscrowd=lambda a: float(a["iscrowd"])),
         each("annotations", iscrowd=lambda a: a["iscrowd"] or None),
+        each("annotations", iscrowd=lambda a: a["iscrowd"] or float("nan"), ignore=lambda a: float("nan")),
+        each("annotations", area=lambda a: float("nan")),
         lambda content: [a.pop("iscrowd") for a in content["annotations"] if not a["iscrowd"]],
         each("annotations", bbox=lambda a: [str(v) for v in a["bbox"]]),
         each("annotations", bbox=lambda a: [f" {v}.0e0" for v in a["bbox"]]),
