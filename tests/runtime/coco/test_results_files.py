@@ -339,3 +339,19 @@ def test_numbers_that_are_read_are_read_again_when_written(size: float, tmp_path
     assert load_results(tmp_path / "again.json", dataset).boxes.tolist() == [[0.0, 0.0, float(size), 1.0]]
     with pytest.raises(CocoError, match="finite"):
         parse_results([{**ROW, "bbox": [0, 0, 10**31, 1]}], "r.json", dataset)
+
+
+def test_negative_scores_count_as_pycocotools_counts_them(tmp_path: Path) -> None:
+    """Logarithms of probabilities, which some tools write as scores."""
+    dataset = data_set(tmp_path / "d")
+    rows = [{**ROW, "score": -0.1}, {**ROW, "bbox": [60, 0, 5, 5], "score": -2.5}]
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    command = ["--annotations", str(dataset.json_path), "--results", str(tmp_path / "r.json")]
+    assert main([*command, "--json", str(tmp_path / "f.json")]) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.json_path))
+        reference = COCOeval(truth, truth.loadRes(str(tmp_path / "r.json")), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    assert json.loads((tmp_path / "f.json").read_text())["AP"] == reference.stats[0] > 0
