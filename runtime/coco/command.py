@@ -52,7 +52,7 @@ from ..outputs import check_outputs
 from ..tta import add_tta_arguments, parse_tta, with_tta
 from .classes import print_differences
 from .cluster import detect_on_cluster
-from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
+from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth, require_usable
 from .evaluation import compare_models
 from .ground_truth import GroundTruth
 from .metrics import score
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
     dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
+    require_usable(dataset, truth)
     kept = parse_filter(options, dataset.categories, options.annotations, dataset.written_category_ids)
     if not truth.annotated and (options.results_out is None or options.json is not None):
         raise UserError(

@@ -17,7 +17,7 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .format import Problems, categories, image_files, normalised, read_coco_json
+from .format import CocoError, Problems, categories, image_files, normalised, read_coco_json
 from .ground_truth import GroundTruth, parse_ground_truth
 
 
@@ -152,6 +152,14 @@ def load_coco_with_truth(
     content = read_coco_json(Path(json_path))
     root = None if image_dir is None else Path(image_dir)
     return parse_dataset(content, Path(json_path), root, allow_outside), parse_ground_truth(content)
+
+
+def require_usable(dataset: CocoDataset, truth: GroundTruth) -> None:
+    """Raise CocoError where the file has annotations, but none that can be scored on."""
+    if truth.left_out and not len(truth.boxes):
+        raise CocoError(
+            f"{dataset.json_path}: none of its {truth.left_out} annotations can be used: {'; '.join(dataset.problems)}"
+        )
 
 
 def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_outside: bool = False) -> CocoDataset:

@@ -16,7 +16,7 @@ from ..images import MAX_PIXELS
 from ..model_spec import ModelSpec, model_path, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .classes import match_dataset
-from .dataset import CocoDataset, load_coco_with_truth
+from .dataset import CocoDataset, load_coco_with_truth, require_usable
 from .ground_truth import GroundTruth, load_ground_truth
 from .metrics import CocoMetrics, score
 from .report import ComparedModel
@@ -76,6 +76,7 @@ def evaluate(
 
     """
     dataset, truth = load_coco_with_truth(annotations, images, allow_outside=allow_outside)
+    require_usable(dataset, truth)
     written = dataset.written_category_ids
     kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations, written))
     with ExitStack() as stack:

@@ -229,6 +229,9 @@ def test_json_lines(dataset: CocoDataset, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n")
     assert list(load_results(path, dataset)) == [ROW, ROW]
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(f"{json.dumps(ROW)}\r\n{json.dumps(ROW)}", encoding=encoding)
+        assert list(load_results(path, dataset)) == [ROW, ROW]
     path.write_text(f"{json.dumps(ROW)}\n{json.dumps(ROW)[:20]}")
     with pytest.raises(CocoError, match="line 2 is not valid JSON"):
         load_results(path, dataset)
@@ -355,3 +358,14 @@ def test_negative_scores_count_as_pycocotools_counts_them(tmp_path: Path) -> Non
         reference.accumulate()
         reference.summarize()
     assert json.loads((tmp_path / "f.json").read_text())["AP"] == reference.stats[0] > 0
+
+
+@pytest.mark.parametrize(
+    "start", [b"\x1f\x8b\x08\0", b"PK\x03\x04", b"PAR1", b"\x80\x04].", b"\x93NUMPY\x01\0", b"\xe9"]
+)
+def test_a_file_of_another_kind_is_called_what_it_is(start: bytes, dataset: CocoDataset, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(start)
+    with pytest.raises(CocoError, match=r"gzip|ZIP|Parquet|pickle|NumPy|UTF-8$") as caught:
+        load_results(path, dataset)
+    assert "cut short" not in str(caught.value)
