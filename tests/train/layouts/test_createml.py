@@ -57,7 +57,8 @@ def test_what_is_dropped_is_said(picture: Make, text: Make) -> None:
         {"image": "C:\\a.jpg"},
         {"image": "missing.jpg"},
         {"annotations": []},
-        {"image": "a.jpg", "annotations": [item("dog", 40, 30, 20, 10)]},
+        {"image": "a.jpg", "annotations": [item("dog", "40", "30.0", "2e1", 10)]},
+        {"image": "a.jpg", "annotations": item("dog", 40, 30, 20, 10)},
     ]
     found = read(text("set/all.json", json.dumps(content)))
     assert boxes(found) == {"a.jpg": [("dog", 30, 25, 50, 35)]}
@@ -70,6 +71,7 @@ def test_what_is_dropped_is_said(picture: Make, text: Make) -> None:
         "1 × image that cannot be read, left out",
         "1 × entry without the name of an image, left out",
         "1 × image listed more than once, taken once with all its objects",
+        "1 × image whose annotations are no list, left out",
     ]
 
 
