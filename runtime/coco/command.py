@@ -57,6 +57,7 @@ from .evaluation import compare_models
 from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
+from .result_doubts import with_doubts
 from .results import Results, filter_results
 from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
@@ -172,13 +173,14 @@ def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Re
     if any(path.suffix.lower() == PARQUET for path in options.results):
         if len(options.results) > 1:
             raise UserError("--results: a Parquet file holds all results and is given alone; parts of a run are JSON")
-        return load_parquet(options.results[0], dataset), dataset.image_ids[: options.limit].tolist(), None
+        results = with_doubts(load_parquet(options.results[0], dataset), dataset, options.results[0])
+        return results, dataset.image_ids[: options.limit].tolist(), None
     contents = [read_results(path) for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
         run = merge_parts(parts, options.annotations, dataset.image_ids)
         return run.results, run.image_ids, run.speed
-    results = parse_results(contents[0], options.results[0], dataset)
+    results = with_doubts(parse_results(contents[0], options.results[0], dataset), dataset, options.results[0])
     return results, dataset.image_ids[: options.limit].tolist(), None
 
 
