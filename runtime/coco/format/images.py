@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -41,6 +42,9 @@ def image_files(
         return f"{where}: image {shown(images[place]['id'] if written is None else written[place])}"
 
     names = [_name(image, place, who, root, allow_outside) for place, image in enumerate(images)]
+    if len(set(names)) < len(names):
+        for name in (name for name, count in Counter(names).items() if count > 1):
+            problems.add("file of more than one image, each with its own annotations", name)
     sizes = [_size_hw(image, place, who) for place, image in enumerate(images)]
     lacking = [place for place, size in enumerate(sizes) if size is None]
     failed: list[ImageError] = []

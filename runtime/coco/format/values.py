@@ -51,7 +51,7 @@ def _advice(data: bytes, error: Exception) -> str:
         if data.lstrip().startswith(starts):
             return advice
     if isinstance(error, UnicodeDecodeError):
-        return "write it as UTF-8"
+        return "it is no text file" if b"\0" in data[:1000] else "write it as UTF-8"
     return "the file may be cut short"
 
 

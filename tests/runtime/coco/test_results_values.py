@@ -46,12 +46,13 @@ def test_negative_scores_count_as_pycocotools_counts_them(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "start", [b"\x1f\x8b\x08\0", b"PK\x03\x04", b"PAR1", b"\x80\x04].", b"\x93NUMPY\x01\0", b"\xe9"]
+    "start",
+    [b"\x1f\x8b\x08\0", b"PK\x03\x04", b"PAR1", b"\x80\x04].", b"\x93NUMPY\x01\0", b"\xe9", b"\x08\x07\x12\xe9\0\0"],
 )
 def test_a_file_of_another_kind_is_called_what_it_is(start: bytes, tmp_path: Path) -> None:
     dataset = data_set(tmp_path / "d")
     path = tmp_path / "r.json"
     path.write_bytes(start)
-    with pytest.raises(CocoError, match=r"gzip|ZIP|Parquet|pickle|NumPy|UTF-8$") as caught:
+    with pytest.raises(CocoError, match=r"gzip|ZIP|Parquet|pickle|NumPy|UTF-8$|no text") as caught:
         load_results(path, dataset)
     assert "cut short" not in str(caught.value)
