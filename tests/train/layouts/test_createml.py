@@ -81,3 +81,11 @@ def test_what_is_no_createml(content: str, text: Make) -> None:
         read(text("all.json", content))
     with pytest.raises(LayoutError, match="no image is left"):
         read(text("all.json", "[]"))
+
+
+def test_fractions_in_the_place_of_pixels_are_said(picture: Make, text: Make) -> None:
+    """Label tools offer CreateML with normalised coordinates, which Create ML itself doesn't write."""
+    picture("a.jpg")
+    for numbers, count in (((0.5, 0.5, 0.2, 0.3), 1), ((5, 5, 2, 3), 0)):
+        found = read(text("all.json", json.dumps([{"image": "a.jpg", "annotations": [item("dog", *numbers)]}])))
+        assert sum("as fractions of the image's sides do" in line for line in found.problems) == count
