@@ -20,12 +20,12 @@ KNOWN_NAMED = 20  # categories that the message about an unknown one lists
 class DetectionFilter:
     """Conditions that a detection must meet. The default keeps everything."""
 
-    min_score: float = 0.0  # inclusive, 0–1
+    min_score: float = 0.0  # inclusive, 0–1; 0 keeps scores below 0 too, which other tools' results may have
     category_ids: tuple[int, ...] | None = None  # the data set's own ids; None: every category
 
     def mask(self, scores: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
         """Which detections are kept, bool [n], by their scores [n] and category ids [n]."""
-        kept = scores >= self.min_score
+        kept = scores >= (self.min_score or -np.inf)
         return kept if self.category_ids is None else kept & np.isin(category_ids, self.category_ids)
 
     def apply(self, detections: Detections, category_ids: Sequence[int]) -> Detections:

@@ -22,6 +22,7 @@ import numpy as np
 from .bounds import Fraction, Positive, argument
 from .coco import CocoDataset, Problems, Results, load_coco, load_results
 from .coco.dataset import add_outside_argument
+from .coco.result_doubts import with_doubts
 from .coco.results import known_results, results_to_detections, take
 from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
@@ -41,7 +42,10 @@ def draw_results(results: Results, dataset: CocoDataset, out: Path, count: int, 
     An image that cannot be read is reported and left out. Raises CocoError for results of other images or categories
     than the data set's, ImageError where no image can be read, OutputError where a drawing would replace an image.
     """
-    results = known_results(results, dataset.image_ids, dataset.category_ids, Problems())
+    left_out = Problems()
+    lines, results = results.problems, known_results(results, dataset.image_ids, dataset.category_ids, left_out)
+    for line in (*lines, *left_out.lines()):
+        print(f"warning: {printable(line)}", file=sys.stderr)
     written, problems = [], []
     chosen = drawn_images(dataset, out, count)
     check_outputs([dataset.json_path, *map(dataset.path, range(len(dataset)))], {"--out": chosen.values()})
@@ -89,7 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = replace(dataset, max_pixels=max_pixels(options.max_megapixels))
     check_outputs([options.results], {"--out": drawn_images(dataset, options.out, options.count).values()})
     load = load_parquet if options.results.suffix.lower() == PARQUET else load_results
-    written = draw_results(load(options.results, dataset), dataset, options.out, options.count, options.score)
+    for line in dataset.problems:
+        print(f"warning: {printable(f'{options.annotations}: {line}')}", file=sys.stderr)
+    results = with_doubts(load(options.results, dataset), dataset, options.results)
+    written = draw_results(results, dataset, options.out, options.count, options.score)
     print(f"{len(written)} images in {options.out}")
     return 0
 

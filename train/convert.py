@@ -49,12 +49,35 @@ def convert(
         root = images if images is not None else find_image_folder(given.path)
         content = read_coco_json(given.path)
         dataset = parse_dataset(content, given.path, root, allow_outside)
-        return cleaned(content, dataset), root, list(dataset.problems)
+        annotations: Annotations = content["annotations"]
+        has_objects = bool(len(annotations.ids) or annotations.others)
+        clean = require_something(cleaned(content, dataset), source, dataset.problems, has_objects)
+        return clean, root, list(dataset.problems)
     labeled = read_source(given, split)
     root = labeled.root if images is None else images
     if not labeled.root.is_relative_to(root.absolute()):
         raise UserError(f"--images-root {root}: the images lie in {labeled.root}; give that folder or one above it")
-    return as_coco(labeled, root.absolute()), root, list(labeled.problems)
+    has_objects = any(", dropped: " in line for line in labeled.problems)
+    content = require_something(as_coco(labeled, root.absolute()), source, labeled.problems, has_objects)
+    return content, root, list(labeled.problems)
+
+
+def require_something(
+    content: dict[str, Any], source: str, problems: Sequence[str], has_objects: bool
+) -> dict[str, Any]:
+    """The content of a COCO file. Raises UserError where it has no class, or no object though the source has some.
+
+    A set whose images never had an object is good as negatives.
+    """
+    if not content["categories"]:
+        raise UserError(f"{source}: no object of a class in it; there is nothing to convert" + _reasons(problems))
+    if not content["annotations"] and has_objects:
+        raise UserError(f"{source}: no object is left{_reasons(problems)}")
+    return content
+
+
+def _reasons(problems: Sequence[str]) -> str:
+    return f" ({'; '.join(problems)})" if problems else ""
 
 
 def cleaned(content: dict[str, Any], dataset: CocoDataset) -> dict[str, Any]:
@@ -96,11 +119,13 @@ def _by_id(ids: Sequence[int], written: Sequence[Any] | None) -> dict[int, Any]:
 
 def summary(content: dict[str, Any]) -> str:
     """How many images, objects and classes a COCO content has."""
-    with_objects = {entry["image_id"] for entry in content["annotations"]}
+    with_objects = {entry["image_id"] for entry in content["annotations"] if "ignore" not in entry}
     empty = len(content["images"]) - len(with_objects)
+    regions = sum("ignore" in entry for entry in content["annotations"])
+    more = f" and {regions} regions to ignore" if regions else ""
     return (
-        f"{len(content['images'])} images ({empty} without objects), {len(content['annotations'])} objects, "
-        f"{len(content['categories'])} classes"
+        f"{len(content['images'])} images ({empty} without objects), {len(content['annotations']) - regions} objects"
+        f"{more}, {len(content['categories'])} classes"
     )
 
 

@@ -52,11 +52,12 @@ from ..outputs import check_outputs
 from ..tta import add_tta_arguments, parse_tta, with_tta
 from .classes import print_differences
 from .cluster import detect_on_cluster
-from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth
+from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth, require_usable
 from .evaluation import compare_models
 from .ground_truth import GroundTruth
 from .metrics import score
 from .report import comparison_as_json, comparison_as_table, metrics_as_json, metrics_as_table
+from .result_doubts import with_doubts
 from .results import Results, filter_results
 from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.models and not options.images.is_dir():
         raise UserError(f"{options.images}: no such folder; --images expects the folder of the images")
     dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
+    require_usable(dataset, truth)
     kept = parse_filter(options, dataset.categories, options.annotations, dataset.written_category_ids)
     if not truth.annotated and (options.results_out is None or options.json is not None):
         raise UserError(
@@ -171,13 +173,14 @@ def _read_results(options: argparse.Namespace, dataset: CocoDataset) -> tuple[Re
     if any(path.suffix.lower() == PARQUET for path in options.results):
         if len(options.results) > 1:
             raise UserError("--results: a Parquet file holds all results and is given alone; parts of a run are JSON")
-        return load_parquet(options.results[0], dataset), dataset.image_ids[: options.limit].tolist(), None
+        results = with_doubts(load_parquet(options.results[0], dataset), dataset, options.results[0])
+        return results, dataset.image_ids[: options.limit].tolist(), None
     contents = [read_results(path) for path in options.results]
     if len(contents) > 1 or is_part(contents[0]):
         parts = [(path, parse_part(content, path)) for path, content in zip(options.results, contents, strict=True)]
         run = merge_parts(parts, options.annotations, dataset.image_ids)
         return run.results, run.image_ids, run.speed
-    results = parse_results(contents[0], options.results[0], dataset)
+    results = with_doubts(parse_results(contents[0], options.results[0], dataset), dataset, options.results[0])
     return results, dataset.image_ids[: options.limit].tolist(), None
 
 

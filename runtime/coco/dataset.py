@@ -17,7 +17,7 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .format import Problems, categories, image_files, normalised, read_coco_json
+from .format import CocoError, Problems, categories, doubt_of_boxes, image_files, normalised, read_coco_json
 from .ground_truth import GroundTruth, parse_ground_truth
 
 
@@ -154,6 +154,14 @@ def load_coco_with_truth(
     return parse_dataset(content, Path(json_path), root, allow_outside), parse_ground_truth(content)
 
 
+def require_usable(dataset: CocoDataset, truth: GroundTruth) -> None:
+    """Raise CocoError where the file has annotations, but none that can be scored on."""
+    if truth.left_out and not len(truth.boxes):
+        raise CocoError(
+            f"{dataset.json_path}: none of its {truth.left_out} annotations can be used: {'; '.join(dataset.problems)}"
+        )
+
+
 def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_outside: bool = False) -> CocoDataset:
     """As `load_coco_with_truth`, from the file's parsed content."""
     content, problems = normalised(content, str(path)), Problems()
@@ -172,6 +180,7 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_
     is_outside = np.zeros(len(annotations.ids), bool)
     is_outside[rows[~is_inside]] = True
     annotations.name_problems(image_ids, category_ids, is_outside, problems)
+    doubt = doubt_of_boxes(annotations.boxes[rows], files.sizes_hw[index]) if files.is_known.all() else None
 
     order = np.flatnonzero(is_inside)
     order = order[np.argsort(index[order], kind="stable")]
@@ -190,7 +199,7 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_
         crowd=annotations.crowd[rows[order]] | ignore,
         ignore=ignore,
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        problems=problems.lines(),
+        problems=(*problems.lines(), *(() if doubt is None else (f"doubtful boxes: {doubt}",))),
         written_image_ids=content["written_image_ids"],
         written_category_ids=_by_category(content),
     )

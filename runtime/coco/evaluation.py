@@ -16,7 +16,7 @@ from ..images import MAX_PIXELS
 from ..model_spec import ModelSpec, model_path, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .classes import match_dataset
-from .dataset import CocoDataset, load_coco_with_truth
+from .dataset import CocoDataset, load_coco_with_truth, require_usable
 from .ground_truth import GroundTruth, load_ground_truth
 from .metrics import CocoMetrics, score
 from .report import ComparedModel
@@ -43,6 +43,7 @@ def evaluate(
     min_score: float = 0.0,
     tta: TtaSettings = NO_TTA,
     max_pixels: int = MAX_PIXELS,
+    allow_outside: bool = False,
     progress: bool = False,
     **backend_options: Any,
 ) -> Evaluation:
@@ -64,6 +65,7 @@ def evaluate(
         min_score: detections below this score do not count.
         tta: multi-scale testing; by default each image is seen once.
         max_pixels: larger images are skipped.
+        allow_outside: read images whose file names lead out of the folder of the images.
         progress: show a progress bar.
         backend_options: fields of `BackendOptions`, such as `backend="openvino"`; only with a path.
 
@@ -73,7 +75,8 @@ def evaluate(
     ImageError where no image can be read, UserError for an unknown class.
 
     """
-    dataset, truth = load_coco_with_truth(annotations, images)
+    dataset, truth = load_coco_with_truth(annotations, images, allow_outside=allow_outside)
+    require_usable(dataset, truth)
     written = dataset.written_category_ids
     kept = DetectionFilter(min_score, resolve_categories(classes, dataset.categories, annotations, written))
     with ExitStack() as stack:

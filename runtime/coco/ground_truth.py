@@ -30,6 +30,7 @@ class GroundTruth:
     areas: np.ndarray  # float64 [A] px²: the object's own where the file has it, else the box's
     crowd: np.ndarray  # bool [A] crowds, and regions to ignore
     annotated: bool = True  # false for a test set, whose file has no annotations and which cannot be scored
+    left_out: int = 0  # annotations without a box, or of no image or category of the file
 
     def select(self, rows: np.ndarray | slice) -> GroundTruth:
         """Only the annotations that `rows` (indices, a mask or a slice) names, of the same images and categories."""
@@ -83,4 +84,5 @@ def parse_ground_truth(content: dict[str, Any]) -> GroundTruth:
         areas=np.where(np.isnan(areas), boxes[:, 2:].clip(min=0).prod(axis=1), areas),
         crowd=(annotations.crowd | annotations.ignore)[rows],
         annotated=content["annotated"],
+        left_out=len(annotations.others) + len(annotations.ids) - len(rows),
     )

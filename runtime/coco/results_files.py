@@ -39,7 +39,12 @@ def read_results(path: Path) -> Any:
 
 def _json_lines(path: Path) -> list[Any] | None:
     """The objects of JSON Lines; None where the first line is no object or the only one. Raises CocoError."""
-    lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+    data = path.read_bytes()
+    try:
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     found: list[Any] = []
     for number, line in lines:
         try:
@@ -113,11 +118,11 @@ def _is_clean(entry: Any) -> bool:
         and type(box) is list
         and len(box) == 4
         and {*map(type, box), type(score)} <= _NUMBERS
-        and -LARGEST < box[0] < LARGEST
-        and -LARGEST < box[1] < LARGEST
-        and -LARGEST < box[2] < LARGEST
-        and -LARGEST < box[3] < LARGEST
-        and -LARGEST < score < LARGEST  # type: ignore[operator]
+        and -LARGEST <= box[0] <= LARGEST
+        and -LARGEST <= box[1] <= LARGEST
+        and -LARGEST <= box[2] <= LARGEST
+        and -LARGEST <= box[3] <= LARGEST
+        and -LARGEST <= score <= LARGEST  # type: ignore[operator]
     )
 
 

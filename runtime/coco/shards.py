@@ -21,7 +21,7 @@ import numpy as np
 from ..bounds import Batch, Bounds, Id, Items, Name, Positive, Seconds, Sha256, Side
 from ..detector import Detector
 from ..errors import UserError
-from ..files import atomic_path, sha256_file
+from ..files import as_utf8, atomic_path, sha256_file
 from ..images import MAX_PIXELS
 from ..records import RecordError, record_from_dict
 from ..tta import NO_TTA, TtaSettings, with_tta
@@ -148,7 +148,8 @@ def write_part(path: Path, part: Part) -> None:
 def write_part_to(file: TextIO, part: Part) -> None:
     """Write what a part's file holds."""
     head = json.dumps({"shard": dataclasses.asdict(part.head)}, ensure_ascii=False)
-    file.write(head[:-1] + ', "results": ')
+    # A lone surrogate, of a file name that is no UTF-8, is escaped as JSON has it.
+    file.write(as_utf8(head[:-1]) + ', "results": ')
     write_rows(file, part.run.results)
     file.write("}\n")
 

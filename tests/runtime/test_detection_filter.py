@@ -29,6 +29,9 @@ def test_nothing_to_filter() -> None:
 
 def test_the_default_keeps_everything() -> None:
     assert KEEP_ALL.apply(FOUND, (1, 3, 5)).scores.tolist() == FOUND.scores.tolist()
+    assert KEEP_ALL.mask(np.array([-3.5, -0.0, 0.5]), np.array([1, 1, 1])).all(), (
+        "scores of other tools may be negative"
+    )
 
 
 @pytest.mark.parametrize("ids", [None, (1,), (3, 5), (7,), ()])

@@ -89,3 +89,21 @@ def test_the_command_reads_parquet_too(tmp_path: Path) -> None:
         assert main([str(tmp_path / f"results.{kind}"), *data]) == 0
     drawn = [{path.name: path.read_bytes() for path in (tmp_path / kind).iterdir()} for kind in ("json", "parquet")]
     assert drawn[0] == drawn[1] != {}
+
+
+def test_what_is_not_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = make_dataset(tmp_path)
+    content = json.loads(dataset.json_path.read_text())
+    content["annotations"][0]["category_id"] = 99
+    dataset.json_path.write_text(json.dumps(content))
+    command = [str(tmp_path / "r.json"), "--annotations", str(dataset.json_path), "--images", str(dataset.root)]
+    command += ["--out", str(tmp_path / "out"), "--count", "1"]
+    for results, said in (
+        ([a_result(1), {**a_result(1), "category_id": 98}], "1 × result of a category that the annotations lack"),
+        ([], "there are no results in this file"),
+    ):
+        (tmp_path / "r.json").write_text(json.dumps(results))
+        assert main(command) == 0
+        printed = capsys.readouterr().err
+        assert "1 × unknown category: annotation 1" in printed
+        assert printed.count(said) == 1

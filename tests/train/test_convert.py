@@ -115,3 +115,42 @@ def test_vocs_difficult_objects_are_regions_for_training_and_scoring(picture: Ma
     assert main([f"voc:{tmp_path}", "-o", str(tmp_path / "out.json")]) == 0
     dataset = load_coco(tmp_path / "out.json", tmp_path)
     assert dataset.ignore.tolist() == dataset.crowd.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ("7 0.5 0.5 0.1 0.1\n", "[a]", r"no object is left \(1 × line of a class that has no name, dropped"),
+        ("0 80 60 40 60\n", "[a]", r"no object is left \(1 × line with a number outside 0–1"),
+    ],
+)
+def test_a_set_whose_objects_are_all_dropped_is_an_error(
+    labels: str, names: str, message: str, picture: Make, text: Make, tmp_path: Path
+) -> None:
+    picture("a.jpg")
+    text("a.txt", labels)
+    yaml, out = text("data.yaml", f"train: .\nnames: {names}\n"), tmp_path / "o.json"
+    with pytest.raises(UserError, match=message):
+        main([f"yolo:{yaml}", "-o", str(out)])
+    assert not out.exists()
+    text("a.txt", "")
+    text("broken.jpg", b"x")
+    assert main([f"yolo:{yaml}", "-o", str(out)]) == 0, "images without objects are negatives"
+
+
+def test_a_set_without_a_class_is_an_error(picture: Make, text: Make, tmp_path: Path) -> None:
+    """A COCO file without categories, which no command reads."""
+    picture("a.jpg")
+    text("a.xml", "<annotation></annotation>")
+    with pytest.raises(UserError, match="no object of a class"):
+        main([f"voc:{tmp_path}", "-o", str(tmp_path / "o.json")])
+
+
+def test_a_coco_file_whose_annotations_are_all_unusable_is_an_error(shapes_set: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes_set / "val.json").read_bytes())
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 99
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    command = [f"coco:{tmp_path / 'c.json'}", "-o", str(tmp_path / "o.json"), "--images-root", str(shapes_set / "val")]
+    with pytest.raises(UserError, match=r"no object is left .*unknown category"):
+        main(command)

@@ -6,7 +6,8 @@ import os
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from runtime.coco.format import CocoError, is_finite, read_json
+from runtime.coco.format import CocoError, read_json
+from runtime.coco.format.values import number_of
 
 from .labeled import SPLITS, Collector, LabeledObject, LabeledSet, LayoutError, numbered
 
@@ -34,6 +35,10 @@ def read_createml(path: Path, split: str) -> LabeledSet:
         image = _image(entry, number, file, found)
         size_hw = None if image is None else found.size_of(image)
         if image is not None and size_hw is not None:
+            if not isinstance(_annotations(entry) or [], list):
+                kind = "image whose annotations are no list, left out"
+                found.problems.add(kind, found.name(image))
+                continue
             found.add(image, size_hw, _objects(_items(entry), found.name(image), size_hw, ids, found))
     return found.finish(f"createml:{path}#{split}", numbered(names))
 
@@ -51,8 +56,12 @@ def _file(path: Path, split: str) -> Path:
 
 
 def _items(entry: dict[str, Any]) -> list[Any]:
-    items = entry.get("annotations", entry.get("annotation"))
+    items = _annotations(entry)
     return items if isinstance(items, list) else []
+
+
+def _annotations(entry: dict[str, Any]) -> Any:
+    return entry.get("annotations", entry.get("annotation"))
 
 
 def _label(item: Any) -> str:
@@ -89,10 +98,11 @@ def _objects(
             found.problems.add("object without a label, dropped", name)
             continue
         box = item.get("coordinates")
-        if not isinstance(box, dict) or not all(is_finite(box.get(key)) for key in COORDINATES):
+        numbers = [number_of(box.get(key)) for key in COORDINATES] if isinstance(box, dict) else [None]
+        if None in numbers:
             found.problems.add("object whose coordinates are not x, y, width and height, dropped", name)
             continue
-        x, y, width, height = (float(box[key]) for key in COORDINATES)
+        x, y, width, height = (number or 0.0 for number in numbers)
         corners = found.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2), size_hw, name)
         if corners is not None:
             objects.append(LabeledObject(ids[label], corners))

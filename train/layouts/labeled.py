@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from runtime.bounds import CONTROL
 from runtime.coco import Problems
+from runtime.coco.format import doubt_of_boxes
 from runtime.errors import UserError
 from runtime.images.headers import ImageError
 from runtime.images.size import image_size
@@ -167,11 +170,20 @@ class Collector:
         """Whether an image was added."""
         return path in self._images
 
+    def _doubt(self) -> str | None:
+        """See `doubt_of_boxes`."""
+        images = self._images.values()
+        corners = np.array([found.box for image in images for found in image.objects], np.float64).reshape(-1, 4)
+        sizes_hw = np.array([image.size_hw for image in images for _ in image.objects], np.float64).reshape(-1, 2)
+        return doubt_of_boxes(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), sizes_hw)
+
     def finish(self, source: str, categories: Mapping[int, str]) -> LabeledSet:
         """The set. Raises LayoutError where no image is left."""
         outside = [path for path in self._images if not path.is_relative_to(self.base)]
         for path in outside:
             self.problems.add(f"image outside the data set's folder {self.base}, read as it is listed", str(path))
+        if (doubt := self._doubt()) is not None:
+            self.problems.add("kind of boxes that is doubtful", doubt)
         lines = tuple(_on_one_line(line) for line in self.problems.lines())
         if not self._images:
             raise LayoutError(f"{source}: no image is left" + (f" ({'; '.join(lines)})" if lines else ""))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .files import read_text
 from .labeled import Box, Collector, LabeledObject, LabeledSet, LayoutError
-from .yolo_folders import images_of, label_places, read_folders, whole_number
+from .yolo_folders import images_of, label_file, label_places, read_folders, whole_number
 
 TOLERANCE = 0.01  # that a fraction may be outside 0–1, as Ultralytics allows
 _POLYGON = 6  # coordinates at least
@@ -41,7 +41,7 @@ def read_yolo(path: Path, split: str) -> LabeledSet:
         size_hw = found.size_of(image)
         if size_hw is None:
             continue
-        labels = next((place for place in label_places(image) if place.exists()), None)
+        labels = label_file(image)
         if labels is None:
             without.append(image)
             found.add(image, size_hw, ())

@@ -16,6 +16,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 # Of data sets without data.yaml: Label Studio's, LabelImg's with its labels in a folder of their own, and darknet's.
 NAME_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
 LARGEST_CLASS = 1 << 53  # class numbers stay below
+MOST_UNNAMED = 100_000  # classes that data.yaml only counts
 
 
 class YoloFolders(NamedTuple):
@@ -89,6 +90,12 @@ def images_of(folders: YoloFolders, split: str, found: Collector) -> list[Path]:
     if not paths:
         raise LayoutError(f"{folders.file}: split {split!r} has no image in {', '.join(folders.entries[split])}")
     return paths
+
+
+def label_file(image: Path) -> Path | None:
+    """The file with an image's labels, whose suffix may be in capitals; None where there is none."""
+    places = label_places(image)
+    return next((place for place in (*places, *(p.with_suffix(".TXT") for p in places)) if place.exists()), None)
 
 
 def label_places(image: Path) -> list[Path]:
@@ -175,6 +182,8 @@ def _texts(value: Any, where: str) -> list[str]:
 
 def _names(names: Any, count: Any, file: Path) -> dict[int, str]:
     """Class names by number, from a list or a mapping."""
+    if names is None and (nc := whole_number(count)) and 0 < nc <= MOST_UNNAMED:
+        names = [f"class_{number}" for number in range(nc)]  # as Ultralytics calls them
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:

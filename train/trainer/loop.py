@@ -289,7 +289,11 @@ def evaluate_model(
 ) -> dict[str, float]:
     """COCO metrics (0–1) of a torch detector by the runtime's evaluator, on the first `limit` images (0: on all)."""
     detector = RuntimeDetector(TorchBackend(model, config, classes))
-    return evaluate_distributed(detector, dataset, world, limit=limit or None, progress=False).metrics.values
+    found = evaluate_distributed(detector, dataset, world, limit=limit or None, progress=False)
+    if world.is_main and (skipped := found.speed.skipped):
+        total = len(skipped) + found.speed.images
+        say(f"warning: {len(skipped)} of {total} images are left out of the score, the first: {skipped[0]}")
+    return found.metrics.values
 
 
 class _Unchecked:

@@ -113,7 +113,7 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
 
     The validation set's categories are matched by name with those of the training set. With `report` what the two don't
     have in common is printed, and the data sets' problems. Raises TrainingError where there is no training set,
-    CocoError where the two sets share no category.
+    CocoError where the two sets share no category, TrainingError where no image of the validation set is there.
     """
     data = config.data
     if not data.train_json or not data.train_images:
@@ -137,6 +137,11 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
         matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set", written)
         for line in matched.differences if report else ():
             say(f"warning: {line}")
+        if not any(val_set.path(index).is_file() for index in range(len(val_set))):
+            raise TrainingError(
+                f"{data.val_json}: none of its {len(val_set)} images is there, such as {val_set.path(0)}; "
+                "check --data.val-images"
+            )
         if report and val_set.crowd.all():
             say(f"warning: {data.val_json}: {NOTHING}; the run gets no {BEST}")
     return train_set, val_set

@@ -1,6 +1,7 @@
 """Files in COCO's format, as tools write them: the one layer that reads and checks them."""
 
 from .annotations import Annotations
+from .doubts import doubt_of_boxes
 from .ids import NO_ID, IdTable
 from .images import image_files
 from .masks import mask_area, mask_box
@@ -14,6 +15,7 @@ __all__ = [
     "IdTable",
     "Problems",
     "categories",
+    "doubt_of_boxes",
     "image_files",
     "is_finite",
     "mask_area",

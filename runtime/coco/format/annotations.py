@@ -15,6 +15,7 @@ import numpy as np
 from .ids import NO_ID
 from .values import Problems, shown
 
+LARGEST_AREA = 1e10  # px²; pycocotools counts no object above, and none below 0
 ABSENT = object()  # stands for the id of an annotation that has none
 
 
@@ -28,6 +29,7 @@ class Annotations:
     category_ids: np.ndarray  # int64 [A]; NO_ID: of no category of the file
     boxes: np.ndarray  # float64 [A, 4] x, y, width, height as annotated
     areas: np.ndarray  # float64 [A] px² as annotated; NaN where there is no finite number
+    odd_areas: np.ndarray  # bool [A]: an area is annotated, but it is no finite number
     crowd: np.ndarray  # bool [A] iscrowd
     ignore: np.ndarray  # bool [A] the key "ignore" of VisDrone, CrowdHuman and others: a region, not an object
     numbers: np.ndarray  # int64 [A] places in the file's list
@@ -40,7 +42,7 @@ class Annotations:
 
     def select(self, rows: np.ndarray) -> Annotations:
         """The annotations at `rows`, rising indices."""
-        columns = ("ids", "image_ids", "category_ids", "boxes", "areas", "crowd", "ignore", "numbers")
+        columns = ("ids", "image_ids", "category_ids", "boxes", "areas", "odd_areas", "crowd", "ignore", "numbers")
         odd = {place: self.odd_ids[row] for place, row in enumerate(rows.tolist()) if row in self.odd_ids}
         return dataclasses.replace(self, odd_ids=odd, **{name: getattr(self, name)[rows] for name in columns})
 
@@ -101,6 +103,15 @@ class Annotations:
             problems.add(problem, f"annotation {f'number {number + 1}' if given is ABSENT else _named(given)}")
         for kind, given in self.notes:
             problems.add(kind, _named(given))
+        known_rows = self.known(image_ids, category_ids)
+        for kind, rows in (
+            ("area that is no finite number, the box's was taken", self.odd_areas),
+            ("area outside 0–1e10 px², whose object does not count in scoring, as for pycocotools",
+             (self.areas < 0) | (self.areas > LARGEST_AREA)),
+        ):  # fmt: skip
+            for row in np.flatnonzero(known_rows & rows).tolist():
+                given, number = self.id_of(row), int(self.numbers[row]) + 1
+                problems.add(kind, f"annotation {f'number {number}' if given is ABSENT else _named(given)}")
 
 
 def _named(given: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from ...images import ImageError, image_size
 from .ids import whole_number
-from .values import CocoError, Problems, shown
+from .values import CocoError, Problems, is_missing, shown
 
 LARGEST_SIDE = 2**31  # px; heights and widths stay below
 UNKNOWN = 1  # px; stands for the sides of an image whose size nothing says
@@ -41,6 +42,9 @@ def image_files(
         return f"{where}: image {shown(images[place]['id'] if written is None else written[place])}"
 
     names = [_name(image, place, who, root, allow_outside) for place, image in enumerate(images)]
+    if len(set(names)) < len(names):
+        for name in (name for name, count in Counter(names).items() if count > 1):
+            problems.add("file of more than one image, each with its own annotations", name)
     sizes = [_size_hw(image, place, who) for place, image in enumerate(images)]
     lacking = [place for place, size in enumerate(sizes) if size is None]
     failed: list[ImageError] = []
@@ -64,12 +68,12 @@ def image_files(
 
 
 def _size_hw(image: dict[str, Any], place: int, who: Callable[[int], str]) -> tuple[int, int] | None:
-    """Height and width of an entry; None where it lacks one (absent, null, or 0 as Datumaro writes it)."""
+    """Height and width of an entry; None where it lacks one (absent, null, NaN, or 0 as Datumaro writes it)."""
     sides = []
     for key in ("height", "width"):
         value = image.get(key)
         side = value if type(value) is int else whole_number(value)
-        if value is not None and (side is None or not 0 <= side < LARGEST_SIDE):
+        if not is_missing(value) and (side is None or not 0 <= side < LARGEST_SIDE):
             raise CocoError(f"{who(place)} has {key} {shown(value)}, expected its size in pixels")
         sides.append(side or 0)
     return (sides[0], sides[1]) if all(sides) else None

@@ -49,7 +49,7 @@ def _polygon_box(polygons: list[Any]) -> tuple[float, float, float, float]:
     for polygon in lists:
         if not isinstance(polygon, list) or len(polygon) % 2 or not {*map(type, polygon)} <= _NUMBERS:
             raise ValueError(f"a polygon is a list of numbers [x, y, x, y, …], not {_short(polygon)}")
-        if not all(-_LARGEST_COORDINATE < value < _LARGEST_COORDINATE for value in polygon):
+        if not all(-_LARGEST_COORDINATE <= value <= _LARGEST_COORDINATE for value in polygon):
             raise ValueError("a polygon has a coordinate that is not finite")
         points += zip(polygon[::2], polygon[1::2], strict=True)
     if not points:

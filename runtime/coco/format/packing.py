@@ -16,7 +16,7 @@ import numpy as np
 from .annotations import ABSENT, Annotations
 from .ids import MOST, NO_ID, IdTable, key_of
 from .masks import mask_box
-from .values import LARGEST, CocoError, is_number, number_of, shown
+from .values import LARGEST, CocoError, is_missing, is_number, number_of, shown
 
 _NUMBERS = {int, float}
 # What flags are written as; true and 1.0 are found as 1.
@@ -41,6 +41,7 @@ class Packer:
         self._odd_image_ids: dict[int, Any] = {}
         self._odd_category_ids: dict[int, Any] = {}
         self._odd_flags: dict[int, tuple[str, Any]] = {}
+        self._odd_areas: list[int] = []  # rows whose area is there, but no number
 
     def pack(self, entry: dict[str, Any]) -> dict[str, Any] | Packed:
         """The row that an annotation got. Any other object, and an annotation that cannot be used, without outline."""
@@ -64,8 +65,11 @@ class Packer:
             if given is not None:
                 self._odd_ids[row] = given
             given = NO_ID
-        if type(area) not in _NUMBERS or not -LARGEST < area < LARGEST:  # type: ignore[operator]
-            area = number_of(area)
+        if type(area) not in _NUMBERS or not -LARGEST <= area <= LARGEST:  # type: ignore[operator]
+            number = number_of(area)
+            if number is None and not is_missing(area):
+                self._odd_areas.append(row)
+            area = number
         self._ids.append(given)
         self._image_ids.append(entry["image_id"])
         self._category_ids.append(entry["category_id"])
@@ -90,7 +94,7 @@ class Packer:
         try:
             return _FLAGS[value]
         except (KeyError, TypeError):
-            flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
+            flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else 0 if is_missing(value) else None
         if flag is None:
             self._odd_flags.setdefault(len(self._ids) - 1, (name, value))
         return flag or 0
@@ -122,6 +126,7 @@ class Packer:
             ),
             boxes=np.array(self._boxes, np.float64).reshape(-1, 4)[kept],
             areas=np.array(self._areas, np.float64)[kept],
+            odd_areas=np.isin(kept, self._odd_areas),
             crowd=np.array(self._crowd, bool)[kept],
             ignore=np.array(self._ignore, bool)[kept],
             numbers=np.array(numbers, np.int64),
@@ -153,10 +158,10 @@ def _is_clean(entry: dict[str, Any]) -> bool:
         and type(box) is list
         and len(box) == 4
         and {*map(type, box)} <= _NUMBERS
-        and -LARGEST < box[0] < LARGEST
-        and -LARGEST < box[1] < LARGEST
-        and -LARGEST < box[2] < LARGEST
-        and -LARGEST < box[3] < LARGEST
+        and -LARGEST <= box[0] <= LARGEST
+        and -LARGEST <= box[1] <= LARGEST
+        and -LARGEST <= box[2] <= LARGEST
+        and -LARGEST <= box[3] <= LARGEST
     )
 
 

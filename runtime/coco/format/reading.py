@@ -65,11 +65,15 @@ def categories(content: dict[str, Any], problems: Problems) -> tuple[tuple[int, 
     """Category ids in rising order, and their names. A shared name gets the id appended, so that names are unique."""
     entries = sorted(content["categories"], key=lambda category: category["id"])
     counts = Counter(str(category["name"]) for category in entries)
+    taken = {name for name, count in counts.items() if count == 1}
     names = []
     for category in entries:
         name = str(category["name"])
         if counts[name] > 1:
             name = f"{name} ({category['id']})"
+            while name in taken:  # another category is called so
+                name = f"{name} ({category['id']})"
+            taken.add(name)
             problems.add("category name used more than once, its id was appended", name)
         names.append(name)
     return tuple(category["id"] for category in entries), tuple(names)

@@ -11,8 +11,18 @@ from typing import Any, TypeGuard
 
 from ...errors import UserError
 
-LARGEST = 1e30  # numbers stay below; JSON's may have any size
+LARGEST = 1e30  # of a number, inclusive: an integer up to here is written as a float that is read again
 _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})(e[+-]?[0-9]{1,4})?", re.IGNORECASE)
+# The first bytes of files that are often given in place of JSON.
+_OTHER_FILES = (
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it"),
+    (b"PK\x03\x04", "it is a ZIP archive: unpack it"),
+    (b"version https://git-lfs", "it is a pointer of Git LFS: fetch the file with git lfs pull"),
+    (b"<", "it is a web page or XML"),
+    (b"PAR1", "it is a Parquet file, whose name has to end in .parquet"),
+    (b"\x80", "it is a pickle or another binary file"),
+    (b"\x93NUMPY", "it is an array of NumPy"),
+)
 SHOWN = 60  # characters of a value that a message repeats
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
 
@@ -24,16 +34,30 @@ class CocoError(UserError):
 def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Parsed JSON of a file, every object passed through `object_hook`. `what` names it in a CocoError."""
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        data = path.read_bytes()
     except OSError as error:
         raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
+    try:
+        return json.loads(data, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); the file may be cut short") from error
+        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); {_advice(data, error)}") from error
+
+
+def _advice(data: bytes, error: Exception) -> str:
+    """What a file is that isn't JSON, and what to do, as far as its first bytes and the error say it."""
+    if not data.strip():
+        return "the file is empty"
+    for starts, advice in _OTHER_FILES:
+        if data.lstrip().startswith(starts):
+            return advice
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text file" if b"\0" in data[:1000] else "write it as UTF-8"
+    return "the file may be cut short"
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a number that a float can hold."""
-    return is_number(value) and abs(value) < LARGEST
+    return is_number(value) and abs(value) <= LARGEST
 
 
 class Problems:
@@ -55,6 +79,11 @@ class Problems:
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
             for kind, count in self._counts.items()
         )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a JSON value stands for none at all: null, or NaN, which pandas writes into fields without a value."""
+    return value is None or (type(value) is float and value != value)
 
 
 def number_of(value: Any) -> float | None:

@@ -84,7 +84,7 @@ def as_number(value: Any) -> float | None:
     """A number, also of a text."""
     if isinstance(value, str) and set(value) <= set("0123456789+-.e "):
         value = float(value)
-    return float(value) if number(value) and abs(value) < 1e30 else None
+    return float(value) if number(value) and abs(value) <= 1e30 else None
 
 
 def slowly(annotation: dict[str, Any]) -> str | tuple[list[float], list[float], float, bool, bool]:
@@ -133,6 +133,7 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
         assert json.dumps(annotations) == before, "the caller's entries stay as they were"
 
     problems: dict[str, list[str]] = {}
+    areas: dict[str, list[str]] = {"area that is no finite number": [], "area outside 0–1e10": []}
     rows, seen = [], []
     for place, annotation in enumerate(annotations):
         found = slowly(annotation)
@@ -142,6 +143,11 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
         where = (meant(annotation["image_id"], list(SIZES_HW)), meant(annotation["category_id"], [3, 17]))
         box, clipped, area, crowd, ignore = found
         rows.append((where, box, area, crowd or ignore))
+        given, who = annotation.get("area"), named(annotation, place)
+        if as_number(given) is None and given is not None and given == given:
+            areas["area that is no finite number"].append(who)
+        if not 0 <= (as_number(given) or 0) <= 1e10:
+            areas["area outside 0–1e10"].append(who)
         if min(box[2:]) <= 0:  # an object that is missed, and nothing to learn
             problems.setdefault("box of zero or negative size", []).append(named(annotation, place))
         elif clipped[2] > clipped[0] and clipped[3] > clipped[1]:
@@ -156,7 +162,13 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
         f"{len(names)} × {kind}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
         for kind, names in problems.items()
     ]
-    assert list(dataset.problems) == lines
+    said = {line.partition("× ")[2].partition(" px²")[0].partition(",")[0]: line for line in dataset.problems}
+    for kind, names in areas.items():
+        assert (kind in said) is bool(names)
+        if names:
+            assert said[kind].startswith(f"{len(names)} × ")
+            assert said[kind].endswith(f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+    assert [line for line in dataset.problems if "× area " not in line] == lines
     assert len(lines) >= 3, "else this shows little"
     seen.sort(key=lambda one: list(SIZES_HW).index(one[0][0]))
     for index, image_id in enumerate(SIZES_HW):

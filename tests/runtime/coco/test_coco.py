@@ -166,7 +166,9 @@ def test_harmless_file_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "the annotations are not valid JSON"),
+        ("", "the annotations are not valid JSON .* the file is empty"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 9\n", "git lfs pull"),
+        ("<!DOCTYPE html>", "web page"),
         (json.dumps(SMALL)[:100], "not valid JSON .* cut short"),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),

@@ -24,7 +24,7 @@ from runtime.coco import (
     score,
 )
 from runtime.coco.command import main
-from runtime.coco.evaluation import score_detector
+from runtime.coco.evaluation import evaluate, score_detector
 from runtime.coco.report import metrics_as_table
 from runtime.coco.run import RunSettings, plan_batches
 from runtime.detector import Detector
@@ -321,3 +321,17 @@ def test_bad_input_from_the_command_line_is_one_line(dataset: CocoDataset, repos
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_images_outside_their_folder_are_read_where_this_is_allowed(dataset: CocoDataset, model: Path) -> None:
+    content = json.loads(dataset.json_path.read_text())
+    inside = dataset.root / "empty"
+    inside.mkdir()
+    for image in content["images"]:
+        image["file_name"] = f"../{image['file_name']}"
+    path = dataset.root / "outside.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CocoError, match="leads out"):
+        evaluate(model, path, inside)
+    found = evaluate(model, path, inside, allow_outside=True)
+    assert found.metrics.values == evaluate(model, dataset.json_path, dataset.root).metrics.values

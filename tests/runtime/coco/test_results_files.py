@@ -229,6 +229,9 @@ def test_json_lines(dataset: CocoDataset, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n")
     assert list(load_results(path, dataset)) == [ROW, ROW]
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(f"{json.dumps(ROW)}\r\n{json.dumps(ROW)}", encoding=encoding)
+        assert list(load_results(path, dataset)) == [ROW, ROW]
     path.write_text(f"{json.dumps(ROW)}\n{json.dumps(ROW)[:20]}")
     with pytest.raises(CocoError, match="line 2 is not valid JSON"):
         load_results(path, dataset)

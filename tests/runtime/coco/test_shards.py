@@ -210,3 +210,15 @@ def test_a_disk_that_fills_up_is_one_line(
 
 def test_load_coco_reads_what_the_parts_name(dataset: CocoDataset) -> None:
     assert load_coco(dataset.json_path, dataset.root).image_ids.tolist() == list(range(1, len(SIZES) + 1))
+
+
+def test_a_file_name_that_is_no_utf8_comes_back_from_a_part(tmp_path: Path, models: dict[str, Path]) -> None:
+    dataset = make_dataset(tmp_path, SIZES)
+    content = json.loads(dataset.json_path.read_text())
+    content["images"][0]["file_name"] = "gone\udce9.jpg"
+    dataset.json_path.write_text(json.dumps(content))
+    path = tmp_path / "part.json"
+    options = ["--shard", "0/1", "--results-out", path, "--batch", 2]
+    assert main([str(models["fp32"]), *arguments(dataset, *options)]) == 0
+    (line,) = parse_part(json.loads(path.read_text(encoding="utf-8")), path).head.skipped
+    assert "gone\udce9.jpg" in line

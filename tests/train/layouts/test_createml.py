@@ -57,7 +57,8 @@ def test_what_is_dropped_is_said(picture: Make, text: Make) -> None:
         {"image": "C:\\a.jpg"},
         {"image": "missing.jpg"},
         {"annotations": []},
-        {"image": "a.jpg", "annotations": [item("dog", 40, 30, 20, 10)]},
+        {"image": "a.jpg", "annotations": [item("dog", "40", "30.0", "2e1", 10)]},
+        {"image": "a.jpg", "annotations": item("dog", 40, 30, 20, 10)},
     ]
     found = read(text("set/all.json", json.dumps(content)))
     assert boxes(found) == {"a.jpg": [("dog", 30, 25, 50, 35)]}
@@ -70,6 +71,7 @@ def test_what_is_dropped_is_said(picture: Make, text: Make) -> None:
         "1 × image that cannot be read, left out",
         "1 × entry without the name of an image, left out",
         "1 × image listed more than once, taken once with all its objects",
+        "1 × image whose annotations are no list, left out",
     ]
 
 
@@ -79,3 +81,11 @@ def test_what_is_no_createml(content: str, text: Make) -> None:
         read(text("all.json", content))
     with pytest.raises(LayoutError, match="no image is left"):
         read(text("all.json", "[]"))
+
+
+def test_fractions_in_the_place_of_pixels_are_said(picture: Make, text: Make) -> None:
+    """Label tools offer CreateML with normalised coordinates, which Create ML itself doesn't write."""
+    picture("a.jpg")
+    for numbers, count in (((0.5, 0.5, 0.2, 0.3), 1), ((5, 5, 2, 3), 0)):
+        found = read(text("all.json", json.dumps([{"image": "a.jpg", "annotations": [item("dog", *numbers)]}])))
+        assert sum("as fractions of the image's sides do" in line for line in found.problems) == count

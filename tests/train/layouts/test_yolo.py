@@ -203,6 +203,22 @@ def test_an_image_upright_as_its_exif_says(picture: Make, text: Make) -> None:
     assert boxes(found) == {"a.jpg": [(1, 22, 20, 38, 60)]}
 
 
+def test_suffixes_in_capitals(picture: Make, text: Make) -> None:
+    picture("images/A.JPG")
+    text("labels/A.TXT", BOX)
+    found = read(text("data.yaml", "train: images\nnames: [red]\n"))
+    assert (boxes(found), found.problems) == ({"A.JPG": [(1, 30, 15, 50, 45)]}, ())
+
+
+def test_classes_that_are_only_counted(picture: Make, text: Make) -> None:
+    picture("a.jpg")
+    text("a.txt", BOX)
+    assert read(text("data.yaml", "train: .\nnc: 2\n")).categories == {1: "class_0", 2: "class_1"}
+    for count in ("0", "-1", "1e9", "two"):
+        with pytest.raises(LayoutError, match="expected class names"):
+            read(text("data.yaml", f"train: .\nnc: {count}\n"))
+
+
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [

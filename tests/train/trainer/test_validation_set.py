@@ -91,3 +91,19 @@ def test_a_validation_set_without_objects_measures_nothing(
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert not [tag for tag in board.Tags()["scalars"] if tag.startswith("val/")]
     assert plot_run(tmp_path / "run").exists()
+
+
+def test_validation_images_that_are_not_there(
+    small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None: an error before the training. Some: their number is said beside the AP that leaves them out."""
+    settings = with_validation(small_config(steps=1))
+    (tmp_path / "images").mkdir()
+    settings = replace(settings, data=replace(settings.data, val_images=str(tmp_path / "images")))
+    assert "none of its 4 images is there" in refusal(settings, tmp_path / "run")
+    assert "steps of" not in capsys.readouterr().out, "before the first step"
+    content = json.loads(Path(settings.data.val_json).read_text())
+    name = content["images"][0]["file_name"]
+    (tmp_path / "images" / name).write_bytes((Path(settings.data.val_json).parent / "val" / name).read_bytes())
+    train_detector(settings, tmp_path / "other")
+    assert "warning: 3 of 4 images are left out of the score, the first: " in capsys.readouterr().out

@@ -127,3 +127,16 @@ def test_the_commands_have_the_option(root: Path, capsys: pytest.CaptureFixture[
     assert command.main([*scoring, "--allow-outside"]) == 0
     assert command.main(scoring[:-2]) == 0, "without a folder of images no name is looked at"
     capsys.readouterr()
+
+
+def test_a_file_that_two_images_name_is_said(tmp_path: Path) -> None:
+    """Merged files: an image is trained on twice then, once without the objects of the other entry."""
+    sizes = {"height": 4, "width": 6}
+    content = {
+        "images": [{"id": number, "file_name": name, **sizes} for number, name in enumerate("aba", start=1)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    said = load_coco(tmp_path / "set.json", tmp_path).problems
+    assert said == ("1 × file of more than one image, each with its own annotations: a",)

@@ -96,6 +96,8 @@ def meaning(dataset: CocoDataset) -> list[Any]:
         each("annotations", iscrowd=lambda a: ["False", "true"][a["iscrowd"]]),
         each("annotations", iscrowd=lambda a: float(a["iscrowd"])),
         each("annotations", iscrowd=lambda a: a["iscrowd"] or None),
+        each("annotations", iscrowd=lambda a: a["iscrowd"] or float("nan"), ignore=lambda a: float("nan")),
+        each("annotations", area=lambda a: float("nan")),
         lambda content: [a.pop("iscrowd") for a in content["annotations"] if not a["iscrowd"]],
         each("annotations", bbox=lambda a: [str(v) for v in a["bbox"]]),
         each("annotations", bbox=lambda a: [f" {v}.0e0" for v in a["bbox"]]),
@@ -258,3 +260,11 @@ def test_sizes_that_are_none(tmp_path: Path, side: Any) -> None:
     with pytest.raises(CocoError, match=r"image 'scene-2' has width .*, expected its size in pixels") as caught:
         load_coco(path, tmp_path)
     assert len(str(caught.value)) < 300
+
+
+def test_names_stay_distinct_where_an_appended_id_gives_the_name_of_another(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "cat (1)"}]
+
+    dataset = load_coco(written(tmp_path, change), tmp_path)
+    assert dataset.classes == ("cat (1) (1)", "cat (2)", "cat (1)")
