@@ -19,7 +19,11 @@ LANGUAGES = {"bash", "python", "text"}
 MARK = re.compile(r"<!-- (only parsed|only compiled|slow)(?:: (\w.*))? -->$")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*$")
 PYTHONS = {"python", ".venv/bin/python"}
-SCRIPTS = {"scripts/train.sh": "train", "scripts/reproduce.sh": "train.reproduce"}  # that hand everything on
+SCRIPTS = {  # that hand everything on
+    "scripts/train.sh": "train",
+    "scripts/reproduce.sh": "train.reproduce",
+    "scripts/fuzz.sh": "tests.fuzz.run",
+}
 EXACT = {
     ("source", ".venv/bin/activate"),
     ("scripts/quickstart.sh",),
