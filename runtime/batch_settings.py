@@ -25,7 +25,7 @@ def resolve_batch(shapes: Sequence[InputShapes], asked: int | None, usual: int =
         raise BackendError(f"no batch suits all graphs: one takes {low} or more, one at most {high}; export one again")
     if asked is None:
         return max(low, min(usual, high))
-    if not low <= asked <= high:
+    if not isinstance(asked, int) or not low <= asked <= high:
         expected = f"{low}" if low == high else f"{low} to {high}"
         raise BackendError(f"batch {asked}, but the graph was exported for {expected}; choose that or export it again")
     return asked

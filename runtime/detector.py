@@ -18,7 +18,8 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from PIL.Image import Image as PillowImage
 
-from .backends import Backend, BackendError, BatchTooLarge, open_backend
+from .backends import Backend, BackendError, BatchTooLarge
+from .backends.choice import backend_of
 from .backends.receiving import Receiver
 from .batch_settings import pipeline_settings, resolve_batch
 from .batching import batches_by, cut
@@ -80,7 +81,7 @@ class Detector:
     def __init__(
         self, source: Backend | str | os.PathLike[str], *, decode: Decode | NvImageCodec = "opencv", **options: Any
     ) -> None:
-        self.backend: Backend = open_backend(source, **options) if isinstance(source, str | os.PathLike) else source
+        self.backend: Backend = backend_of(source, **options)
         self._receiver = Receiver(self.backend)
         model = source if isinstance(source, str | os.PathLike) else None
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from . import interrupts
-from .terminal import guard_output
+from .terminal import complete_streams, guard_output
 
 MOST_CHARACTERS = 1800  # of an error's line
 EXIT_BAD_INPUT = 2
@@ -34,6 +34,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     exit code 2, a signal its own line and exit code (`interrupts`). Any other exception is a bug of this toolkit and
     keeps its traceback. What is printed meanwhile is safe for the terminal (`terminal.guard_output`).
     """
+    complete_streams()
     try:
         with guard_output(), interrupts.raise_interrupts():
             code = _exit_code(main)

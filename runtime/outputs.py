@@ -24,6 +24,7 @@ _OWN_SUFFIXES = (".json", ".jsonl", ".parquet", ".onnx", ".engine", ".pt", ".cac
 _ENGINES = (".engine", ".plan", ".trt")
 # An entry "location" of external_data in an ONNX file: key (field 1) and value (field 2) of a StringStringEntryProto.
 _LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
+_NOTE_BYTES = 1000  # more than the note in a lock
 _Key = tuple[int, int] | str  # device and inode, or the path of what isn't there yet
 
 
@@ -169,6 +170,8 @@ def alone_in(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
             )
         time.sleep(0.1)
     try:
+        if not _is_lock(descriptor):
+            raise OutputError(f"{path}: a file of this name lies there and is no lock; move it or choose another --out")
         with suppress(OSError):  # a note for the message above
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -179,6 +182,13 @@ def alone_in(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
                 path.unlink()
                 folder.rmdir()
         let_go(descriptor)
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Whether the open file is empty or has a run's note, and no data of somebody."""
+    content = os.read(descriptor, _NOTE_BYTES)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return not content or (len(content) < _NOTE_BYTES and content.startswith(b"process "))
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -43,6 +43,26 @@ def guard_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+def complete_streams() -> None:
+    """Connect the standard streams that the caller closed (`>&-`) to the null device.
+
+    Python has None for such a stream. A file that is opened later would get the stream's number, and what libraries
+    print would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        mode = "r" if name == "stdin" else "w"
+        setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # it stays open
+
+
 @contextlib.contextmanager
 def own_codes() -> Iterator[None]:
     """While the block runs, stdout and stderr take escape codes: for a library that colours its own texts."""

@@ -20,6 +20,7 @@ from export.calibration import Calibration
 from export.onnx_model.precision import QuantizationNote
 from runtime.backends.engine_file import EngineManifest
 from runtime.backends.fastest import Verdict
+from runtime.backends.options import BackendOptions
 from runtime.bounds import Bounds, Constraint
 from runtime.cli import COMMANDS
 from runtime.coco.shards import PartHead
@@ -39,7 +40,7 @@ from train.trainer.elastic import Claim
 ROOT = Path(__file__).parent.parent
 RECORDS = (
     *(Config, Manifest, EngineManifest, Verdict, PartHead, Note),
-    *(Calibration, QuantizationNote, Facts, StoredResult, Claim),
+    *(BackendOptions, Calibration, QuantizationNote, Facts, StoredResult, Claim),
 )
 HOSTILE = [math.nan, math.inf, -math.inf, 1e30, -1e30, 10**30, -(10**30), 10**400, -(10**400), 10**5000]
 DOUBTFUL = [-1, 0, 1, 2, 0.5, 1e-30, 99_999_999_999]

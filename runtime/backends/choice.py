@@ -13,7 +13,7 @@ from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 from .fastest import compare_speed, describe_machine, recall, remember
 from .onnx_file import check_file
 from .openvino_backend import OpenVinoBackend
-from .options import BACKENDS, BackendOptions, as_flag, backends_taking, given_options, ignored_options
+from .options import BACKENDS, BackendOptions, as_flag, backends_taking, given_options, ignored_options, options_from
 from .ort.backend import OrtBackend
 from .triton.address import TritonAddress, is_address
 from .triton.backend import TritonBackend
@@ -36,7 +36,7 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
 
     Raises BackendError for a file that the chosen backend, or every backend, can't run; ManifestError, EngineError.
     """
-    chosen, suffix = BackendOptions(**options), Path(path).suffix.lower()
+    chosen, suffix = options_from(options), Path(path).suffix.lower()
     if is_address(path):
         return open_served(os.fspath(path), chosen)
     if suffix == ".onnx":
@@ -46,6 +46,23 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
     if suffix in (".pt", ".pth", ".ckpt"):
         raise BackendError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}")
     raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")
+
+
+def backend_of(source: Backend | str | os.PathLike[str], **options: Any) -> Backend:
+    """The backend of a path or an address, as `open_backend` opens it; one that is open already is taken as it is.
+
+    Raises BackendError, also for a value that is neither, and for options where the backend is open already.
+    """
+    if isinstance(source, str | os.PathLike):
+        return open_backend(source, **options)
+    if isinstance(source, type) or not (hasattr(source, "manifest") and callable(getattr(source, "infer", None))):
+        raise BackendError(
+            f"{type(source).__name__} is no model; expected the path of a file named *.onnx or *.engine, or an open "
+            "backend"
+        )
+    if options:
+        raise BackendError(f"{', '.join(options)}: the backend is open already; give these options when opening it")
+    return source
 
 
 def open_onnx(path: str | os.PathLike[str], options: BackendOptions) -> OrtBackend | OpenVinoBackend:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from ..bounds import Bounds, argument
 from ..cuda import Binding
+from ..records import RecordError, kind_of, record_from_dict
+from .contract import BackendError
 
 Index = Annotated[int, Bounds(0, 4096)]
 
@@ -39,8 +44,8 @@ class BackendOptions:
     """Keywords of `open_backend`."""
 
     backend: str = "auto"  # a name of BACKENDS, or "auto"
-    device: int = 0  # index of the GPU
-    threads: int = 0  # on the CPU; 0: the library decides
+    device: Index = 0  # index of the GPU
+    threads: Index = 0  # on the CPU; 0: the library decides
     allow_fallback: bool = False  # accept another execution provider than the one asked for
     allow_saturation: bool = False  # accept int8 sums that saturate on this processor, which costs AP
     # What float32 layers compute in. bf16 is for OpenVINO on CPUs that support it, and changes the numbers.
@@ -49,6 +54,24 @@ class BackendOptions:
     # Where ort-tensorrt and ort-rtx keep engines between runs. Engines are executable code: use a private folder.
     engine_cache: Path | None = None
     binding: Binding | None = None  # tensorrt: the binding to CUDA; None: cuda-python, or else pycuda
+
+
+def options_from(given: Mapping[str, Any]) -> BackendOptions:
+    """The options that keywords give. Raises BackendError that names one that is unknown, or out of its bounds."""
+    values = {name: int(value) if _is_whole(value) else value for name, value in given.items()}
+    cache = values.pop("engine_cache", None)
+    if not isinstance(cache, str | os.PathLike | None):
+        raise BackendError(f"backend options: engine_cache is {kind_of(cache)}, expected the path of a folder")
+    try:
+        options = record_from_dict(BackendOptions, {**vars(_DEFAULT), **values}, "backend options")
+    except RecordError as error:
+        raise BackendError(str(error)) from error
+    return options if cache is None else replace(options, engine_cache=Path(cache))
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number, which may be NumPy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:

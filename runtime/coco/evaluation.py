@@ -12,6 +12,7 @@ from ..batch_settings import resolve_batch
 from ..detection_filter import KEEP_ALL, DetectionFilter, resolve_categories
 from ..detector import Detector
 from ..detector_protocol import DetectorProtocol
+from ..errors import UserError
 from ..images import MAX_PIXELS
 from ..model_spec import ModelSpec, model_path, open_model
 from ..tta import NO_TTA, TtaSettings, with_tta
@@ -75,6 +76,10 @@ def evaluate(
     ImageError where no image can be read, UserError for an unknown class.
 
     """
+    if not (isinstance(model, str | os.PathLike | ModelSpec) or hasattr(model, "detect_prepared")):
+        raise UserError(
+            f"{type(model).__name__} is no model; expected the path of a file named *.onnx or *.engine, or a Detector"
+        )
     dataset, truth = load_coco_with_truth(annotations, images, allow_outside=allow_outside)
     require_usable(dataset, truth)
     written = dataset.written_category_ids

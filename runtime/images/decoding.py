@@ -1,8 +1,8 @@
 """Decodes untrusted image files: the size is checked before decoding, and truncated or damaged files are refused.
 
-The file's content decides its format, not its suffix: JPEG (`jpeg`), PNG, and the formats of `other_formats`. PNG files
-are decoded by OpenCV, which by itself would also return the upper half of a truncated file, print to stderr, or fill
-the memory for a small file that claims to be huge. The EXIF orientation is applied to every format that has one.
+The file's content decides its format, not its suffix: JPEG (`jpeg`), PNG (`png`), and the formats of `other_formats`.
+A decoder by itself would also fill the memory for a small file that claims to be huge. The EXIF orientation is applied
+to every format that has one.
 
 `decode` gives all pixels of an image; `decode_image` can decode a JPEG at a fraction of its size.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import numpy as np
 from .headers import Header, ImageError, opened, read_header
 from .jpeg import check_jpeg, decode_jpeg
 from .other_formats import decode_other
+from .png import decode_png
 
 MAX_PIXELS = 64_000_000  # 192 MB once decoded
 MAX_FILE_BYTES = 1 << 30
@@ -35,7 +34,6 @@ SUFFIXES = (
 )
 ADVICE = "copy or download it again"
 
-_PNG_SIGNATURE_BYTES = 8
 # How a stored image becomes upright, by its EXIF orientation.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -126,7 +124,7 @@ def _decoded(
             by = divisor(header.stored_hw) if divisor is not None else 1
             pixels = decode_jpeg(data, header, by)
         elif header.format == "PNG":
-            pixels = _decode_png(data)
+            pixels = decode_png(data, header)
         else:
             pixels = decode_other(data, header)
     if header.orientation in _TURNS and header.format != "TIFF":  # Pillow turns TIFF files itself
@@ -144,32 +142,6 @@ def _errors_of(name: str) -> Iterator[None]:
     except ValueError as error:
         advice = "" if "convert it" in str(error) or "save it" in str(error) else f"; {ADVICE}"
         raise ImageError(f"{name}: {error}{advice}") from error
-
-
-def _decode_png(data: bytes) -> np.ndarray:
-    _check_png(data)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ValueError(f"OpenCV cannot decode it ({error.err}); save it again as JPEG or PNG") from error
-    if pixels is None:
-        raise ValueError("damaged, or of a kind that OpenCV cannot decode; save it again as JPEG or PNG")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-
-
-def _check_png(data: bytes) -> None:
-    """Raise ValueError if the data ends before the end marker, or if a checksum is wrong."""
-    position, kind = _PNG_SIGNATURE_BYTES, b""
-    while kind != b"IEND":
-        try:
-            length, kind = struct.unpack_from(">I4s", data, position)
-            (checksum,) = struct.unpack_from(">I", data, position + 8 + length)
-        except struct.error as error:
-            raise ValueError("truncated, the file ends early") from error
-        is_critical = kind[:1].isupper()
-        if is_critical and zlib.crc32(memoryview(data)[position + 4 : position + 8 + length]) != checksum:
-            raise ValueError(f"damaged, the checksum of its {kind.decode('latin-1')} part is wrong")
-        position += 12 + length
 
 
 def read_file(path: Path) -> bytes:

@@ -111,7 +111,9 @@ def exif_orientation(data: bytes) -> int:
         for entry in range(entries):
             tag, kind, _, value = struct.unpack_from(order + "HHIH", data, first + 2 + 12 * entry)
             if tag == _ORIENTATION:
-                return value if kind == 3 and 1 <= value <= 8 else 1
+                if kind == 4:  # 32 bits instead of 16, which decoders read too
+                    (value,) = struct.unpack_from(order + "I", data, first + 10 + 12 * entry)
+                return value if kind in (3, 4) and 1 <= value <= 8 else 1
     except (struct.error, ValueError):
         pass
     return 1

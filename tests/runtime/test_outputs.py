@@ -13,7 +13,7 @@ import pytest
 from runtime import outputs
 from runtime.errors import UserError
 from runtime.files import WriteError, atomic_write
-from runtime.outputs import OutputError, alone_in, check_outputs, side_files
+from runtime.outputs import LOCK, OutputError, alone_in, check_outputs, side_files
 
 
 @pytest.fixture
@@ -204,3 +204,17 @@ def test_a_link_at_an_output_stays_a_link(tmp_path: Path) -> None:
     circle.symlink_to(circle)
     with pytest.raises(WriteError, match=r"cannot write .*circle"):
         atomic_write(circle, "1")
+
+
+@pytest.mark.parametrize("content", [b'{"images": []}', b"process " + b"x" * 2000])
+def test_a_file_of_somebody_that_has_the_locks_name_is_kept(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK).write_bytes(content)
+    with pytest.raises(OutputError, match="is no lock; move it or choose another --out"), alone_in(tmp_path):
+        pytest.fail("the folder was taken")
+    assert (tmp_path / LOCK).read_bytes() == content
+
+
+def test_the_lock_of_an_earlier_run_is_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with alone_in(tmp_path):
+            assert (tmp_path / LOCK).read_bytes().startswith(b"process ")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import runtime
+from runtime.backends import BackendError
 from runtime.coco import CocoDataset, CocoError
 from runtime.coco.evaluation import score_detector
 from runtime.detector import Detector
 from runtime.errors import UserError
 from runtime.tta import TtaSettings
 
-from ..support.fakes import RedBackend
+from ..support.fakes import RedBackend, red_image
 from .coco.test_evaluate import make_dataset
 
 
@@ -81,6 +84,47 @@ def test_evaluate_limits_and_filters(dataset: CocoDataset) -> None:
     assert (len(none.results), none.metrics.values["AP"]) == (0, 0)
 
 
+@pytest.mark.parametrize("source", [None, 3, b"model.onnx", ["model.onnx"], RedBackend])
+def test_a_value_that_is_no_model_is_refused_at_the_call(source: Any, dataset: CocoDataset) -> None:
+    with pytest.raises(UserError, match=r"^\w+ is no model; expected the path"):
+        Detector(source)
+    with pytest.raises(UserError, match=r"^\w+ is no model; expected the path"):
+        runtime.evaluate(source, dataset.json_path, dataset.root)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threads": -1}, r"'threads' is a number \(-1\), expected at least 0"),
+        ({"threads": 1.5}, r"'threads' is a number \(1.5\), expected int"),
+        ({"threads": "2"}, r"'threads' is a text"),
+        ({"threads": 10**9}, "'threads' is a number"),
+        ({"device": None}, "'device' is null"),
+        ({"thread": 2}, "unknown field 'thread'"),
+        ({"hint": "fast"}, "'hint' is a text"),
+        ({"precision_hint": "f16"}, "'precision_hint' is a text"),
+        ({"allow_fallback": 1}, "'allow_fallback' is a number"),
+        ({"engine_cache": 3}, "engine_cache is a number"),
+    ],
+)
+def test_backend_options_without_sense_are_named_at_the_call(given: dict[str, Any], message: str, model: Path) -> None:
+    with pytest.raises(BackendError, match=message):
+        Detector(model, **given)
+
+
+def test_backend_options_as_callers_have_them(model: Path) -> None:
+    with Detector(model, backend="cpu", threads=np.int64(1)) as detector:
+        assert len(detector([red_image()])) == 1
+    with pytest.raises(BackendError, match="threads: the backend is open already"):
+        Detector(RedBackend(), threads=1)
+
+
+@pytest.mark.parametrize("batch", ["4", 1.5, 0, 10**9, float("nan")])
+def test_a_batch_without_sense_is_refused(batch: Any) -> None:
+    with pytest.raises(BackendError, match="but the graph was exported for"):
+        list(Detector(RedBackend()).stream([red_image()], batch))
+
+
 def test_evaluate_refuses_what_it_would_drop(dataset: CocoDataset) -> None:
     detector = Detector(RedBackend())
     with pytest.raises(TypeError, match="threads: a detector that is open already takes no backend options"):
@@ -92,6 +136,7 @@ def test_evaluate_refuses_what_it_would_drop(dataset: CocoDataset) -> None:
 
     class Other:  # as a torch detector may be: no Detector, but detects
         manifest = detector.manifest
+        detect_prepared = None
 
     with pytest.raises(TypeError, match="tta: a Other takes none"):
         runtime.evaluate(Other(), dataset.json_path, dataset.root, tta=TtaSettings(flip=True))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
+from runtime.errors import UserError
 from runtime.terminal import guard_output, own_codes, printable
 
 
@@ -97,3 +98,30 @@ def test_any_text_in_any_encoding(encoding: str, repository: Path) -> None:
     assert "Traceback" not in said
     assert "\x1b" not in said
     assert "\\udce9" in done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=["stdout", "stderr", "all"])
+@pytest.mark.parametrize("raised", [None, UserError("no")], ids=["works", "fails"])
+def test_a_command_whose_streams_are_closed_ends_as_usual(
+    tmp_path: Path, closed: tuple[int, ...], raised: UserError | None
+) -> None:
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import os, sys\n"
+        "from runtime.errors import UserError, run_main\n"
+        "def main():\n"
+        f"    with open({str(tmp_path / 'result')!r}, 'w') as file:\n"
+        "        assert file.fileno() > 2, 'a library prints there'\n"
+        "        print('said')\n"
+        "        print('warned', file=sys.stderr)\n"
+        "        file.write(str(file.fileno()))\n"
+        f"    {'pass' if raised is None else 'raise UserError(str(0))'}\n"
+        "run_main(main)\n"
+    )
+    shell = " ".join(f"{number}>&-" if number else "<&-" for number in closed)
+    found = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$1" {shell}', sys.executable, script], capture_output=True, check=False
+    )
+    assert found.returncode == (0 if raised is None else 2), found.stderr
+    assert b"Traceback" not in found.stderr
+    assert int((tmp_path / "result").read_text()) > 2

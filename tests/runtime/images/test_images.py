@@ -13,6 +13,7 @@ import pytest
 from runtime.images import MAX_PIXELS, ImageError, decode
 from runtime.images import decoding as images
 
+ImageOps = pytest.importorskip("PIL.ImageOps", reason="as below")
 Image = pytest.importorskip("PIL.Image", reason="Pillow makes the odd kinds of images; it comes with torchvision")
 
 ORIENTATION = 274  # the EXIF tag
@@ -127,13 +128,53 @@ def test_what_follows_the_end_marker_does_not_matter() -> None:
     assert decode(encoded(gradient(), "PNG") + b"junk").shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("data", [jpeg(noise()), jpeg(noise(), progressive=True), encoded(noise(), "PNG")])
-def test_a_file_cut_anywhere_is_refused_in_one_line(data: bytes, capfd: pytest.CaptureFixture) -> None:
-    for length in [*range(1, 40), *range(40, len(data), len(data) // 60), len(data) - 3]:
+@pytest.mark.parametrize(
+    ("data", "end_marker_bytes"),
+    [(jpeg(noise()), 2), (jpeg(noise(), progressive=True), 2), (encoded(noise(), "PNG"), 12)],
+)
+def test_a_file_cut_anywhere_is_refused_in_one_line(
+    data: bytes, end_marker_bytes: int, capfd: pytest.CaptureFixture
+) -> None:
+    for length in [*range(1, 40), *range(40, len(data), len(data) // 60), len(data) - end_marker_bytes - 1]:
         with pytest.raises(ImageError, match=r"truncated|not an image of a known format") as caught:
             decode(data[:length])
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""  # OpenCV was not even asked
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "I;16"])
+def test_a_png_that_lacks_only_its_end_marker_is_read_as_pillow_reads_it(mode: str) -> None:
+    whole = encoded(
+        noise()[..., 0].astype(np.uint16) * 257 if mode == "I;16" else Image.fromarray(noise()).convert(mode), "PNG"
+    )
+    assert whole.endswith(png_chunk(b"IEND", b""))
+    for lost in (1, 4, 8, 11, 12):  # the marker is 12 bytes
+        data = whole[:-lost]
+        Image.open(io.BytesIO(data)).load()  # no error
+        assert difference(decode(data), decode(whole)) == 0
+    assert difference(decode(whole[:-12] + png_chunk(b"tEXt", b"note")[:-3]), decode(whole)) == 0
+    for lost in (13, 16, 17, 20):  # of the pixels' part
+        with pytest.raises(ImageError, match="truncated"):
+            decode(whole[:-lost])
+
+
+def test_a_png_without_its_end_marker_and_with_fewer_pixels_than_it_says(capfd: pytest.CaptureFixture) -> None:
+    body = png_chunk(b"IDAT", zlib.compress(b"\0" + b"\1" * 64 * 3))
+    with pytest.raises(ImageError, match="damaged"):
+        decode(png_header(48, 64) + body)
+    unpacked = zlib.compress(bytes(100_000_000))  # more than these pixels are
+    with pytest.raises(ImageError, match="truncated"):
+        decode(png_header(48, 64) + png_chunk(b"IDAT", unpacked))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_orientation_of_32_bits_is_applied_as_pillow_applies_it(order: str) -> None:
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    exif = mark + struct.pack(order + "IHHHIII", 8, 1, 274, 4, 1, 6, 0)
+    data = jpeg(gradient(), exif=b"Exif\0\0" + exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert upright.size == (48, 64)
+    assert difference(decode(data), np.asarray(upright)) <= 3
 
 
 def test_a_truncated_image_is_not_just_any_error() -> None:
