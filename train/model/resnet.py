@@ -82,12 +82,13 @@ class Pointwise(nn.Conv2d):
 
     oneDNN 3.12 (torch 2.14) writes beyond the gradient of the input where that has fewer than 16 channels, the layout
     is channels-last, the stride is 2 and the processor has AVX-512; the process then dies. Taking every second pixel
-    first gives the same output without that kernel.
+    first gives the same output without that kernel. Exported graphs have no backward pass, and keep the convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] → [B, `out_channels`, H / stride, W / stride], rounded up."""
-        if self.stride == (1, 1) or self.in_channels >= 16 or x.device.type != "cpu" or not torch.is_grad_enabled():
+        is_safe = self.stride == (1, 1) or self.in_channels >= 16 or x.device.type != "cpu"
+        if is_safe or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return super().forward(x)
         down, right = self.stride
         return F.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)

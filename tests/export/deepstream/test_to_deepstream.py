@@ -219,6 +219,28 @@ def test_numbers_out_of_bounds(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch": 0}, "--batch 0: expected a batch that "),
+        ({"batch": 17}, "--batch 17: expected a batch that "),
+        ({"score": 1.5}, "--score 1.5 .*expected 0 to 1"),
+        ({"score": -0.1}, "--score -0.1 .*expected 0 to 1"),
+        ({"score": float("nan")}, "--score nan .*expected 0 to 1"),
+        ({"frame_hw": (0, 1920)}, "--frame 0 1920: expected .* 2 px or more"),
+        ({"frame_hw": (1080, 1)}, "--frame 1080 1: expected .* 2 px or more"),
+    ],
+    ids=str,
+)
+def test_numbers_that_the_function_does_not_take(
+    wrong: dict[str, Any], message: str, exported: Exported, tmp_path: Path
+) -> None:
+    """The command's parser refuses most of them before, but Python may call the function itself."""
+    with pytest.raises(UserError, match=message):
+        write_deepstream(exported.model, tmp_path / "out", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_exists_stays_as_it_was(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")

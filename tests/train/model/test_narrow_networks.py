@@ -53,3 +53,10 @@ def test_the_pointwise_convolution_and_its_gradients_are_those_of_a_convolution(
         gradients.append((out.detach(), given.grad, convolution.weight.grad))
     for got, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_an_exported_graph_has_the_strided_convolution_itself() -> None:
+    """A slice in front of it would be one more value to round in a quantized file, and its noise."""
+    program = torch.export.export(Pointwise(4, 6, 1, stride=2).eval(), (torch.randn(1, 4, 8, 8),))
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert calls == ["aten.conv2d.default"]
