@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ..support.killing import Runner, Trial, all_conditions, few, few_conditions, fill, kill
+from ..support.killing import Runner, Trial, all_conditions, few, few_conditions, fill, fill_disk, kill
 from .conftest import Exported
 
 TRIALS = {
@@ -77,3 +77,11 @@ def test_every_moment(command: str, trial: Trial, runner: Runner) -> None:
         pytest.importorskip("tensorrt_rtx", reason="builds the engine")
     kill(runner, command, trial, lambda count: list(range(1, count + 1)))
     fill(runner, command, trial, all_conditions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "trial"), CASES + LONG_CASES)
+def test_a_small_disk_that_is_really_full(command: str, trial: Trial, runner: Runner) -> None:
+    if command == "engine":
+        pytest.importorskip("tensorrt_rtx", reason="builds the engine")
+    fill_disk(runner, command, trial)
