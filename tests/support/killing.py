@@ -181,6 +181,28 @@ def kill(runner: Runner, command: str, trial: Trial, moments: Callable[[int], li
         require_whole(out, trial, {})
 
 
+def kill_and_fill_once(runner: Runner, command: str, trial: Trial) -> None:
+    """A kill before the first rename and a disk that is full in the middle of the largest output: three runs in all."""
+    out = begin(runner.folder, command)
+    ended = runner(command, trial.arguments, kill_before="os.rename")
+    assert ended["code"] == -9, ended
+    assert not contents(out).keys() & set(trial.files.split())
+    assert temporaries(out), "the kill came before anything was written"
+    ended = runner(command, trial.arguments)
+    assert ended["code"] == 0, ended["said"]
+    left = contents(out)
+    assert set(trial.files.split()) <= left.keys()
+    assert temporaries(out) == []
+    require_whole(out, trial, {})
+    ended = runner(command, trial.arguments, limit=max(map(len, left.values())) // 2)
+    assert ended["code"] == 2, ended
+    assert len(re.findall("^error: cannot write", ended["said"], re.MULTILINE)) == 1, ended["said"]
+    assert "Traceback" not in ended["said"], ended["said"]
+    assert "Exception ignored" not in ended["said"], ended["said"]
+    assert contents(out) == left
+    assert temporaries(out) == []
+
+
 def fill(runner: Runner, command: str, trial: Trial, conditions: Callable[[int, int], list[dict[str, int]]]) -> None:
     """Run the command on full disks."""
     count, left = complete(runner, command, trial)
