@@ -21,7 +21,7 @@ from train.config.recipes import atss_tiny
 
 from .runtime.coco.test_evaluate import make_dataset
 from .support.fakes import write_red_onnx
-from .support.killing import Runner, Trial, all_conditions, few, few_conditions, fill, kill
+from .support.killing import Runner, Trial, all_conditions, few, few_conditions, fill, fill_disk, kill
 from .support.systems import narrowed, saved
 
 DATA = "--annotations val.json --images images"
@@ -129,6 +129,12 @@ def test_a_full_disk_is_one_line_and_costs_no_earlier_output(command: str, trial
 @pytest.mark.parametrize(("command", "trial"), CASES, ids=NAMES)
 def test_a_disk_that_is_full_at_every_moment(command: str, trial: Trial, runner: Runner) -> None:
     fill(runner, command, trial, all_conditions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "trial"), CASES, ids=NAMES)
+def test_a_small_disk_that_is_really_full(command: str, trial: Trial, runner: Runner) -> None:
+    fill_disk(runner, command, trial)
 
 
 def test_every_command_has_its_entry() -> None:

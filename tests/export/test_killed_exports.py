@@ -9,7 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from ..support.killing import Runner, Trial, all_conditions, few, few_conditions, fill, kill
+from ..support.killing import (
+    Runner,
+    Trial,
+    all_conditions,
+    few,
+    few_conditions,
+    fill,
+    fill_disk,
+    kill,
+    kill_and_fill_once,
+)
 from .conftest import Exported
 
 TRIALS = {
@@ -70,6 +80,19 @@ def test_a_full_disk_is_one_line_and_costs_no_earlier_output(command: str, trial
     fill(runner, command, trial, lambda count, largest: few_conditions(count, largest)[1:4])
 
 
+@pytest.mark.parametrize(
+    ("command", "trial"),
+    [
+        pytest.param(command, trial, marks=pytest.mark.slow if command == "export" else [], id=command)
+        for command, trial in LONG_CASES
+    ],
+)
+def test_a_kill_in_the_middle_and_a_full_disk_of_what_takes_long(command: str, trial: Trial, runner: Runner) -> None:
+    if command == "engine":
+        pytest.importorskip("tensorrt_rtx", reason="builds the engine")
+    kill_and_fill_once(runner, command, trial)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "trial"), CASES + LONG_CASES)
 def test_every_moment(command: str, trial: Trial, runner: Runner) -> None:
@@ -77,3 +100,11 @@ def test_every_moment(command: str, trial: Trial, runner: Runner) -> None:
         pytest.importorskip("tensorrt_rtx", reason="builds the engine")
     kill(runner, command, trial, lambda count: list(range(1, count + 1)))
     fill(runner, command, trial, all_conditions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "trial"), CASES + LONG_CASES)
+def test_a_small_disk_that_is_really_full(command: str, trial: Trial, runner: Runner) -> None:
+    if command == "engine":
+        pytest.importorskip("tensorrt_rtx", reason="builds the engine")
+    fill_disk(runner, command, trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -19,6 +20,8 @@ import pytest
 import torch
 
 from runtime import cli
+
+from .small_disk import FILLER, PAGE, empty, leave, small_disk
 
 ROOT = Path(__file__).parents[2]
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -108,7 +111,8 @@ def _image(path: Path) -> None:
 
 
 def _parquet(path: Path) -> None:
-    pytest.importorskip("pyarrow.parquet").read_table(path)
+    # Of its bytes: pyarrow keeps a file open for a while, and a removed one then still takes its space.
+    pytest.importorskip("pyarrow.parquet").read_table(io.BytesIO(path.read_bytes()))
 
 
 WHOLE: dict[str, Callable[[Path], object]] = {
@@ -177,6 +181,28 @@ def kill(runner: Runner, command: str, trial: Trial, moments: Callable[[int], li
         require_whole(out, trial, {})
 
 
+def kill_and_fill_once(runner: Runner, command: str, trial: Trial) -> None:
+    """A kill before the first rename and a disk that is full in the middle of the largest output: three runs in all."""
+    out = begin(runner.folder, command)
+    ended = runner(command, trial.arguments, kill_before="os.rename")
+    assert ended["code"] == -9, ended
+    assert not contents(out).keys() & set(trial.files.split())
+    assert temporaries(out), "the kill came before anything was written"
+    ended = runner(command, trial.arguments)
+    assert ended["code"] == 0, ended["said"]
+    left = contents(out)
+    assert set(trial.files.split()) <= left.keys()
+    assert temporaries(out) == []
+    require_whole(out, trial, {})
+    ended = runner(command, trial.arguments, limit=max(map(len, left.values())) // 2)
+    assert ended["code"] == 2, ended
+    assert len(re.findall("^error: cannot write", ended["said"], re.MULTILINE)) == 1, ended["said"]
+    assert "Traceback" not in ended["said"], ended["said"]
+    assert "Exception ignored" not in ended["said"], ended["said"]
+    assert contents(out) == left
+    assert temporaries(out) == []
+
+
 def fill(runner: Runner, command: str, trial: Trial, conditions: Callable[[int, int], list[dict[str, int]]]) -> None:
     """Run the command on full disks."""
     count, left = complete(runner, command, trial)
@@ -198,3 +224,47 @@ def fill(runner: Runner, command: str, trial: Trial, conditions: Callable[[int, 
         assert len(lines) == (ended["code"] == 2), (condition, ended["said"])
         if condition.get("fail_at") == 1 or condition.get("limit", largest) < largest // 2:
             assert ended["code"] == 2, (condition, ended["said"])
+
+
+def fill_disk(runner: Runner, command: str, trial: Trial) -> None:
+    """Run the command on a disk that is really full, at once and later, and on the same disk when there is room again.
+
+    The old outputs are the command's own with a byte added, so a new one is told from them. JSON lines are not among
+    them: they are for reading while the command runs, which begins with an empty file.
+    """
+    _, left = complete(runner, command, trial)
+    outputs = {name: content for name, content in left.items() if name in trial.files.split()}
+    kept = {name: content + b"\n" for name, content in outputs.items() if not name.endswith(".jsonl")}
+    old = kept if trial.replaces else {}
+    largest, total = (take(map(len, outputs.values())) for take in (max, sum))
+    out = begin(runner.folder, command)
+    began = contents(out)
+    with small_disk(out, 4 * total + 256 * PAGE):
+        for free in sorted({0, PAGE, largest // 2, largest - 1, total - 1}):
+            empty(out)
+            for name, content in (began | old).items():
+                (out / name).write_bytes(content)
+            leave(out, free)
+            ended = runner(command, trial.arguments)
+            where = (free, ended["said"])
+            assert "Traceback" not in ended["said"], where
+            assert "Exception ignored" not in ended["said"], where
+            assert temporaries(out) == [], where
+            assert ended["code"] in (0, 2), where
+            if free // PAGE < -(-largest // PAGE):
+                assert ended["code"] == 2, where
+            assert len(re.findall("^error: ", ended["said"], re.MULTILINE)) == (ended["code"] == 2), where
+            after = contents(out)
+            assert old.keys() <= after.keys(), where
+            if ended["code"] == 2 and (free == 0 or len(old) == 1):
+                assert [name for name, content in old.items() if after[name] != content] == [], where
+            require_whole(out, trial, old)
+            (out / FILLER).unlink()
+            ended = runner(command, trial.again or trial.arguments)
+            if not trial.replaces and ended["code"] == 2:
+                assert re.search("exists already|has a model of that name", ended["said"]), where
+            else:
+                assert ended["code"] == 0, (where, ended["said"])
+                assert temporaries(out) == [], where
+                assert outputs.keys() <= contents(out).keys(), where
+                require_whole(out, trial, {})

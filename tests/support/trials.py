@@ -3,6 +3,7 @@
 Reads a line of JSON per trial and answers with one. The libraries are imported once; each trial is a forked child. A
 moment is the n-th time that the child opens a file for writing, renames, links, removes or makes something below the
 folder `out`, as Python's audit events tell; writes themselves are no events, but `limit` bounds a file's size.
+`kill_before` kills at the first event of a name, without counting.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _child(trial: dict[str, Any], report: int) -> None:
         if not _happens_below(event, arguments, trial["out"]):
             return
         moments += 1
-        if moments == trial.get("kill_at"):
+        if moments == trial.get("kill_at") or event == trial.get("kill_before"):
             os.kill(os.getpid(), signal.SIGKILL)
         if moments >= trial.get("fail_at", sys.maxsize) and event in ("open", "os.rename", "os.link", "os.mkdir"):
             raise OSError(trial["errno"], os.strerror(trial["errno"]), os.fsdecode(arguments[0]))
