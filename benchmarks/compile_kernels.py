@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 KERNELS = Path(__file__).parents[1] / "runtime" / "cuda"
-NVRTC_VERSION = (11, 8)
 # The oldest GPUs that the toolkit supports. Without --fmad=false sums would round otherwise than on a CPU.
 OPTIONS = (b"--gpu-architecture=compute_75", b"--fmad=false")
 _MARK = "// of source sha256 "

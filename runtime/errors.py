@@ -74,9 +74,8 @@ def _interrupted(error: BaseException) -> int:
 
 def _report(message: str) -> int:
     line = " ".join(message.splitlines())
-    if (
-        len(line) > MOST_CHARACTERS
-    ):  # it repeats a value of a damaged file: what is wrong and what to do stand around it
+    # A long line repeats a value of a damaged file; what is wrong and what to do stand around it.
+    if len(line) > MOST_CHARACTERS:
         line = f"{line[: MOST_CHARACTERS * 2 // 3]} … {line[-MOST_CHARACTERS // 4 :]}"
     print("error: " + line, file=sys.stderr)
     return EXIT_BAD_INPUT

@@ -21,9 +21,8 @@ if TYPE_CHECKING:  # typing would be most of the time that this module takes to 
     from types import FrameType
     from typing import Any
 
-ENDED_BY_SIGNAL = (
-    128  # the exit code of a command that a signal ended is this and the signal's number, as shells have it
-)
+# The exit code of a command that a signal ended is this and the signal's number, as shells have it.
+ENDED_BY_SIGNAL = 128
 _WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 _SIGNALS: dict[int, str] = {int(getattr(signal, name)): word for name, word in _WORDS.items() if hasattr(signal, name)}
 

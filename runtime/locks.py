@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
 _held: set[int] = set()  # descriptors whose lock ends with this process
@@ -33,6 +34,14 @@ def try_lock(descriptor: int) -> bool | None:
         raise
     _held.add(descriptor)
     return True
+
+
+def is_at(descriptor: int, path: Path, *, follow_symlinks: bool = True) -> bool:
+    """Whether an open file is still the one of that name: another process may have removed it before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=follow_symlinks))
+    except OSError:
+        return False
 
 
 def let_go(descriptor: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import write_error
-from .locks import let_go, try_lock
+from .locks import is_at, let_go, try_lock
 
 AnyPath = str | os.PathLike[str]
 LOCK = "lock"  # file of a folder that one run fills
@@ -161,7 +161,7 @@ def alone_in(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
             descriptor = _open_lock(path)
         except OSError as error:
             raise write_error(path, error) from error
-        if try_lock(descriptor) is not False and _is_at(descriptor, path):
+        if try_lock(descriptor) is not False and is_at(descriptor, path):
             break
         let_go(descriptor)
         if time.monotonic() >= ends and path.exists():
@@ -189,14 +189,6 @@ def _is_lock(descriptor: int) -> bool:
     content = os.read(descriptor, _NOTE_BYTES)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return not content or (len(content) < _NOTE_BYTES and content.startswith(b"process "))
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name: a run may have removed it with its empty folder."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
 
 
 def _open_lock(path: Path) -> int:

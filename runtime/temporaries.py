@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .locks import let_go, try_lock
+from .locks import is_at, let_go, try_lock
 
 FOREIGN_AGE_S = 24 * 3600.0  # since the last change of a temporary whose process can't be seen
 _LONGEST = 100  # bytes of the target's name; file systems take 255 for the whole name
@@ -121,16 +121,9 @@ def _reserve(folder: Path, kind: _Kind, mode: int | None) -> tuple[Path, int | N
         if sys.platform == "win32":
             os.close(descriptor)
             return path, None
-        if try_lock(descriptor) is not False and _is_at(descriptor, path):
+        if try_lock(descriptor) is not False and is_at(descriptor, path, follow_symlinks=False):
             return path, descriptor
         let_go(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except OSError:
-        return False
 
 
 def _remove_abandoned(folder: Path, kind: _Kind) -> None:
