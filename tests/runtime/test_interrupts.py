@@ -17,7 +17,14 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
+def _answers_signals() -> None:
+    """Whatever started the tests may ignore some: nohup SIGHUP, a shell's background SIGINT."""
+    for number in WORDS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def start(repository: Path, *command: str, **options: object) -> subprocess.Popen[str]:
+    options = {"preexec_fn": _answers_signals, **options}
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=repository,

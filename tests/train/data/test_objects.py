@@ -33,7 +33,8 @@ def on(folder: Path, settings: Config, **data: Any) -> Config:
 def test_crowds_are_named(every: bool, own_copy: Path, small_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
     changed(own_copy, "annotations", lambda number, _: {"iscrowd": int(every or number < 2)})
     settings = on(own_copy, small_config())
-    settings = replace(settings, data=replace(settings.data, val_json=settings.data.train_json))
+    data = settings.data
+    settings = replace(settings, data=replace(data, val_json=data.train_json, val_images=data.train_images))
     train_set, val_set = load_datasets(settings, report=True)
     said = capsys.readouterr().out
     assert val_set is not None
