@@ -114,7 +114,8 @@ def _key(path: Path) -> _Key | None:
     try:
         found = os.stat(path)
     except (OSError, ValueError):
-        return os.path.realpath(path) if path.is_symlink() else os.path.join(_real_folder(path.parent), path.name)
+        # os.path.islink is false for a name that no file can have, where Path.is_symlink raises.
+        return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(path.parent), path.name)
     if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
         return found.st_dev, found.st_ino
     return None

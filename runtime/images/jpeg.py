@@ -111,7 +111,8 @@ def _mended(data: bytes, header: Header, warning: str) -> bytes:
     if has_no_end:
         data = _ended(data)
         warning = _warning(data, header)
-    for mend in (_without_stray_bytes, _with_known_header, _without_padding):
+    # Zeros in the place of a file's end are no padding: the decoder took some of them for pixels.
+    for mend in (_without_stray_bytes, _with_known_header, *(() if has_no_end else (_without_padding,))):
         if warning:
             data = mend(data, warning)
             warning = _warning(data, header)
@@ -119,10 +120,15 @@ def _mended(data: bytes, header: Header, warning: str) -> bytes:
         raise ValueError(_TRUNCATED)
     if warning == _MISSING:
         raise ValueError(_TRUNCATED if has_no_end else "damaged, a part of its compressed data is missing")
-    stray = _EXTRANEOUS.match(warning)
-    if warning and (stray is None or int(stray[1]) > _TOLERATED):
-        raise ValueError(f"damaged ({warning})")
+    if warning and (has_no_end or not _is_harmless(warning)):
+        raise ValueError(_TRUNCATED if has_no_end else f"damaged ({warning})")
     return data
+
+
+def _is_harmless(warning: str) -> bool:
+    """Whether a warning is about a few bytes before the end marker. Before another marker, pixels were lost."""
+    stray = _EXTRANEOUS.match(warning)
+    return stray is not None and int(stray[1]) <= _TOLERATED and int(stray[2], 16) == _EOI[1]
 
 
 def _warning(data: bytes, header: Header) -> str:

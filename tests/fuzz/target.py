@@ -34,7 +34,7 @@ class Target:
     weight: float = 1.0  # its part of a long run's inputs
     examples: int = 25  # in the test suite
     libraries: tuple[str, ...] = ()  # that an input may need and its first one need not, to be imported before
-    may_print: bool = False  # whether a library's own lines are how a user learns of the damage
+    may_print: bool = False  # whether a library prints lines of its own, which nothing turns off
 
 
 def require(holds: bool, message: str) -> None:

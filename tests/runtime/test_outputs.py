@@ -218,3 +218,10 @@ def test_the_lock_of_an_earlier_run_is_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
         with alone_in(tmp_path):
             assert (tmp_path / LOCK).read_bytes().startswith(b"process ")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800", "folder/" + "x" * 300])
+def test_a_name_that_no_file_can_have_is_nobodys_input(name: str, tmp_path: Path) -> None:
+    """Whatever opens it says so."""
+    check_outputs([tmp_path / "a.json"], {"-o": name})
+    check_outputs([name], {"-o": tmp_path / "a.json"})

@@ -37,6 +37,8 @@ def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any
         data = path.read_bytes()
     except OSError as error:
         raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
+    except ValueError as error:  # a NUL in the name, or a surrogate that stands for no byte
+        raise CocoError(f"{shown(str(path))}: not a file name ({error})") from error
     try:
         return json.loads(data, object_hook=object_hook)
     except (ValueError, RecursionError) as error:

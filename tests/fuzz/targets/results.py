@@ -28,7 +28,9 @@ def _check(found: Results, truth: GroundTruth, content: object, seeds: Path) -> 
     ours = score(truth, found)
     require(all(-1 <= value <= 1 for value in ours.values.values()), f"metrics out of range: {ours.values}")
     theirs = figures(json.loads((seeds / "annotations.json").read_bytes()), content)
-    if theirs is not None and not ours.problems and isinstance(content, list) and len(content) == len(found):
+    # pycocotools drops a category that is written as a text.
+    is_plain = isinstance(content, list) and all(type(one["category_id"]) is int for one in content)
+    if theirs is not None and not ours.problems and is_plain and len(content) == len(found):
         wrong = differences(ours.values, theirs)
         require(not wrong, f"other figures than pycocotools: {wrong}")
     return f"{len(found)} results"

@@ -185,6 +185,12 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
     assert truth.crowd.tolist() == [crowd for *_, crowd in rows]
 
 
+@pytest.mark.parametrize("name", ["a\0b.json", "\ud800.json"])
+def test_a_name_that_no_file_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(CocoError, match="not a file name"):
+        read_coco_json(Path(name))
+
+
 def test_no_annotations(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content([])))

@@ -105,7 +105,6 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
     "a byte before the end": lambda data: data[:-2] + b"\0" + data[-2:],
     "two bytes before the end": lambda data: data[:-2] + b"ab" + data[-2:],
     "padding before the end": lambda data: data[:-2] + bytes(777) + data[-2:],
-    "padding instead of the end": lambda data: data[:-2] + bytes(777),
     "another version of JFIF": lambda data: data.replace(b"JFIF\0\1", b"JFIF\0\7"),
     "parameters of the scan": scan_parameters,
 }
@@ -137,6 +136,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "another file's bytes": lambda data: data[: middle(data)] + saved()[: len(data) - middle(data) - 2] + data[-2:],
     "cut in the middle": lambda data: data[: middle(data)],
     "three bytes cut off": lambda data: data[:-3],
+    "zeros instead of the end": lambda data: data[:-2] + bytes(777),  # how many of them were pixels can't be told
 }
 
 
@@ -149,6 +149,13 @@ def test_damage_is_refused_in_one_line(kind: str, damage: str, capfd: pytest.Cap
             call(data)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_bytes_before_a_restart_marker_are_lost_pixels() -> None:
+    data = with_restarts()
+    at = data.index(b"\xff\xd0", first_scan(data))
+    with pytest.raises(ImageError, match="damaged"):
+        decode(data[:at] + b"twelve bytes" + data[at:])
 
 
 def test_a_lost_block_of_zeros_is_noticed_though_the_decoder_says_nothing() -> None:
