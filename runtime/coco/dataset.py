@@ -180,7 +180,8 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_
     is_outside = np.zeros(len(annotations.ids), bool)
     is_outside[rows[~is_inside]] = True
     annotations.name_problems(image_ids, category_ids, is_outside, problems)
-    doubt = doubt_of_boxes(annotations.boxes[rows], files.sizes_hw[index]) if files.is_known.all() else None
+    given = annotations.boxes if len(rows) == len(annotations.boxes) else annotations.boxes[rows]
+    doubt = doubt_of_boxes(given, files.sizes_hw[index]) if files.is_known.all() else None
 
     order = np.flatnonzero(is_inside)
     order = order[np.argsort(index[order], kind="stable")]

@@ -24,6 +24,7 @@ _OTHER_FILES = (
     (b"\x93NUMPY", "it is an array of NumPy"),
 )
 SHOWN = 60  # characters of a value that a message repeats
+_HEAD_BYTES = 10_000  # of a file, by which a message says what it is
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
 
 
@@ -39,10 +40,12 @@ def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any
         raise CocoError(f"{path}: cannot read the {what}: {error.strerror or error}; check the path") from error
     except ValueError as error:  # a NUL in the name, or a surrogate that stands for no byte
         raise CocoError(f"{shown(str(path))}: not a file name ({error})") from error
+    head, text = data[:_HEAD_BYTES], [data]
+    del data  # the parser decodes the bytes; kept beside the text, they would be a quarter of a large file's memory
     try:
-        return json.loads(data, object_hook=object_hook)
+        return json.loads(text.pop(), object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); {_advice(data, error)}") from error
+        raise CocoError(f"{path}: the {what} are not valid JSON ({error}); {_advice(head, error)}") from error
 
 
 def _advice(data: bytes, error: Exception) -> str:
