@@ -95,7 +95,8 @@ def differing_pixels(files: list[bytes], size: tuple[int, int]) -> int:
             {"id": number, "file_name": f"{number}.jpg", "width": size[0], "height": size[1]}
             for number in range(len(files))
         ]
-        content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
+        box = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81}  # training wants an object
+        content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "thing"}]}
         (Path(folder) / "a.json").write_text(json.dumps(content))
         dataset = load_coco(Path(folder) / "a.json", folder)
         unchanged = Augment(horizontal_flip=0, short_side_min=PRE.short_side, short_side_max=PRE.short_side)
