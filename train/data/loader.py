@@ -7,7 +7,9 @@ images that a single process would.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
@@ -204,7 +206,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=_Collate(crop if crop != (0, 0) else None, stream.pre, bool(stream.dataset.ignore.any())),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
     )
     with kept_from_children():
         loaded = iter(loader)
@@ -214,7 +216,18 @@ def training_batches(
         yield items
 
 
-def _one_thread(worker: int) -> None:
-    """Turn off OpenCV's own threads, since the loader processes share the cores."""
+def _prepare_worker(worker: int) -> None:
+    """Turn off OpenCV's own threads, since the loader processes share the cores.
+
+    A training that a signal ends closes the connections of batches under way; Python's thread that hands them over
+    would print a traceback of each.
+    """
     del worker
     cv2.setNumThreads(0)
+    usual = sys.excepthook
+
+    def quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, EOFError | ConnectionError):
+            usual(kind, error, trace)
+
+    sys.excepthook = quiet
