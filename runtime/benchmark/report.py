@@ -46,6 +46,17 @@ class Memory:
     before_mb: float | None
     peak_mb: float | None
 
+    @classmethod
+    def measured(cls, artifacts: tuple[str, ...], before_mb: float | None, peak_mb: float | None) -> Memory:
+        """The memory as the system reports it, with a peak that is no less than what came before.
+
+        Linux adds up its counters per processor for the present value and takes an estimate for the peak, which may
+        then lie a little below.
+        """
+        if before_mb is not None and peak_mb is not None:
+            peak_mb = max(before_mb, peak_mb)
+        return cls(artifacts, before_mb, peak_mb)
+
 
 @dataclass(frozen=True)
 class Pair:

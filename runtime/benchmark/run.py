@@ -78,7 +78,7 @@ def run_benchmark(
                     )
                     found += [figures(each, len(image_files.sizes_hw)) for each in measured]
                     ratios += pairs(measured)
-                memory.append(Memory(tuple(names), before, peak_memory_mb()))
+                memory.append(Memory.measured(tuple(names), before, peak_memory_mb()))
     if gpu.problem is not None and kernel_driver() is not None:
         _log.warning("warning: the GPU was not watched: %s", gpu.problem)
     return Report(

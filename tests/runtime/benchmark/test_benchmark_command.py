@@ -110,6 +110,26 @@ def test_memory_is_each_artifacts_own(folder: Path, model: Path, tmp_path: Path)
     assert all(0 < row["before_mb"] <= row["peak_mb"] for row in report["memory"])
 
 
+@pytest.mark.parametrize(
+    ("before", "peak", "expected"), [(100.0, 99.9, 100.0), (100.0, 130.0, 130.0), (None, 5.0, 5.0), (5.0, None, None)]
+)
+def test_a_peak_is_no_less_than_what_came_before(
+    folder: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: float | None,
+    peak: float | None,
+    expected: float | None,
+) -> None:
+    reports = []
+    monkeypatch.setattr(command, "report_as_text", lambda report: reports.append(report) or "")
+    monkeypatch.setattr(benchmark_run, "memory_mb", lambda: before)
+    monkeypatch.setattr(benchmark_run, "peak_memory_mb", lambda: peak)
+    assert main([str(model), "--images", str(folder), *QUICK]) == 0
+    (memory,) = reports[0].memory
+    assert (memory.before_mb, memory.peak_mb) == (before, expected)
+
+
 def test_doubts_are_named(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
     monkeypatch.setattr(command, "report_as_text", lambda report: reports.append(report) or "")
