@@ -28,10 +28,6 @@ class Ranked:
     scores: np.ndarray  # float64 [N]
     areas: np.ndarray  # float64 [N] px²
 
-    def take(self, chosen: np.ndarray) -> Ranked:
-        """Only the detections that `chosen` (a mask or rising indices) names."""
-        return Ranked(*(values[chosen] for values in vars(self).values()))
-
 
 def wanted_images(truth: GroundTruth, image_ids: Sequence[int] | np.ndarray | None) -> np.ndarray:
     """Which images an analysis looks at, bool [I]; None: all."""
