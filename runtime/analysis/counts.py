@@ -35,7 +35,7 @@ class Counts:
     def of_classes(self, classes: Sequence[str]) -> Counts:
         """The counts in the order of other classes, matched by name; 0 for a class that this data set lacks.
 
-        Puts a training set beside the data set that a model is evaluated on. Of classes with one name, the first counts.
+        Puts a training set beside an evaluated one. Of classes with one name, the first counts.
         """
         places = {name: place for place, name in reversed(list(enumerate(self.classes)))}
         rows = np.array([places.get(name, -1) for name in classes], np.int64)
