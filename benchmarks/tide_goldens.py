@@ -30,7 +30,7 @@ SEEDS, THRESHOLDS = range(4), (0.5, 0.75)
 
 
 def by_tidecv(content: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> dict[str, Any]:
-    """AP and what mending each kind gains, by tidecv."""
+    """AP, what mending each kind gains, and how many errors each has (ignored detections too), by tidecv."""
     # It only asks for the folder of its downloads.
     sys.modules.setdefault("appdirs", types.SimpleNamespace(user_data_dir=lambda *_, **__: "."))  # type: ignore[arg-type]
     from tidecv import TIDE, Data
@@ -46,7 +46,8 @@ def by_tidecv(content: dict[str, Any], results: list[dict[str, Any]], threshold:
     run = TIDE().evaluate(truth, found, pos_threshold=threshold, mode=TIDE.BOX)
     errors = {**run.fix_main_errors(), **run.fix_special_errors()}
     worth = {NAMES[error.short_name]: float(value) for error, value in errors.items()}
-    return {"ap": float(run.ap), "worth": worth}
+    counts = {NAMES[error.short_name]: count for error, count in run.count_errors().items()}
+    return {"ap": float(run.ap), "worth": worth, "counts": counts}
 
 
 def main() -> int:

@@ -25,7 +25,8 @@ equals that of `runtime.coco.score`, where tidecv's does not:
 - equal scores keep their order, in tidecv errors go before hits once a kind is mended;
 - what makes a hit (an IoU of exactly the threshold) is no `localisation` error, and an IoU of exactly 0.1 with another
   class makes `both` rather than `background`;
-- part of exactly the threshold within a crowd makes a detection ignored.
+- a detection of which exactly the threshold lies in a crowd is ignored;
+- recalls are COCO's, of which some differ from tidecv's in the last bit.
 
 I images, A annotations, K classes, n results; N detections and M objects that count; T = 10 IoU thresholds.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,10 @@ def iou(a: list[float], b: list[float], crowd: bool = False) -> float:
     return width * height / (a[2] * a[3] if crowd else a[2] * a[3] + b[2] * b[3] - width * height)
 
 
-def average_precision(rows: list[tuple[float, bool]], count: int) -> float:
+RECALLS = tuple(np.linspace(0, 1, 101).tolist())  # COCO's; n / 100 differs from some of them in the last bit
+
+
+def average_precision(rows: list[tuple[float, bool]], count: int, recalls: Sequence[float]) -> float:
     """Of (score, hit): the mean over 101 recalls of the best precision at that recall or beyond."""
     if count == 0:
         return -1.0
@@ -55,11 +59,16 @@ def average_precision(rows: list[tuple[float, bool]], count: int) -> float:
     for place, (_, hit) in enumerate(sorted(rows, key=lambda row: -row[0]), start=1):
         hits += hit
         points.append((hits / count, hits / place))
-    best = [max((p for r, p in points if r >= level), default=0.0) for level in np.linspace(0, 1, 101)]
+    best = [max((p for r, p in points if r >= level), default=0.0) for level in recalls]
     return sum(best) / 101
 
 
-def tide(content: dict[str, Any], results: list[dict[str, Any]], threshold: float = 0.5) -> dict[str, Any]:
+def tide(
+    content: dict[str, Any],
+    results: list[dict[str, Any]],
+    threshold: float = 0.5,
+    recalls: Sequence[float] = RECALLS,
+) -> dict[str, Any]:
     """Kinds by result, ids of missed annotations, AP and what mending each kind gains."""
     truth = [a for a in content["annotations"] if not a["iscrowd"]]
     crowds = [a for a in content["annotations"] if a["iscrowd"]]
@@ -75,10 +84,10 @@ def tide(content: dict[str, Any], results: list[dict[str, Any]], threshold: floa
             hit_by[max(free, key=lambda pair: pair[0])[1]["id"]] = i
             kinds[i] = "correct"
             continue
-        for a in crowds:
-            if a["image_id"] == r["image_id"] and a["category_id"] == r["category_id"]:
-                if iou(r["bbox"], a["bbox"], crowd=True) >= threshold:
-                    ignored.add(i)
+        place = (r["image_id"], r["category_id"])
+        around = [a for a in crowds if (a["image_id"], a["category_id"]) == place]
+        if any(iou(r["bbox"], a["bbox"], crowd=True) >= threshold for a in around):
+            ignored.add(i)
         other = [(iou(r["bbox"], a["bbox"]), a) for a in here if a["category_id"] != r["category_id"]]
         best_own = max(own, key=lambda pair: pair[0], default=(0.0, None))
         best_other = max(other, key=lambda pair: pair[0], default=(0.0, None))
@@ -110,7 +119,7 @@ def tide(content: dict[str, Any], results: list[dict[str, Any]], threshold: floa
         values = []
         for category in content["categories"]:
             left = [a for a in truth if a["category_id"] == category["id"] and a["id"] not in gone]
-            values.append(average_precision(lists[category["id"]], len(left)))
+            values.append(average_precision(lists[category["id"]], len(left), recalls))
         measured = [value for value in values if value >= 0]
         return sum(measured) / len(measured) if measured else 1.0
 
