@@ -4,7 +4,7 @@
     python benchmarks/tide_goldens.py --compare ANNOTATIONS RESULTS
 
 tidecv 1.0.1 asks for opencv-python, which clashes with opencv-python-headless, so no extra has it: install it with
-`pip install --no-deps tidecv==1.0.1`, and pandas and seaborn. Values are in points (0–100). With --compare, AP may differ
+`pip install --no-deps tidecv==1.0.1`, and pandas and seaborn. Values are in points (0–100). With --compare, AP differs
 where classes without objects have detections, or where scores are equal (see `runtime/analysis/errors.py`).
 """
 
