@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from .content import ERROR_KINDS, DetectedBox, ErrorKind, ReportContent, TruthBox
 from .thumbnails import Thumbnail
 
+_FAR = 1e6  # px: no side of a box that can be drawn is farther away
+
 
 @dataclass(frozen=True)
 class Place:
@@ -77,6 +79,7 @@ def _shot(index: int, thumbnail: Thumbnail, content: ReportContent) -> Shot:
         truth=tuple(
             ShownTruth(_place(one.box, scale), one.label, one.region, tuple(_score(s) for s in one.found_at))
             for one in image.truth
+            if _is_drawable(one.box)
         ),
         detections=tuple(
             tuple(
@@ -88,6 +91,7 @@ def _shot(index: int, thumbnail: Thumbnail, content: ReportContent) -> Shot:
                     tuple(change or "" for change in one.changes),
                 )
                 for one in found
+                if _is_drawable(one.box)
             )
             for found in image.detections
         ),
@@ -105,6 +109,10 @@ def _errors(
     known = [one for one in truth if not one.region and model < len(one.found_at)]
     counts["missed"] = sum(one.found_at[model] < min_score or one.found_at[model] == 0 for one in known)
     return tuple((kind, counts[kind]) for kind in ERROR_KINDS if counts[kind])
+
+
+def _is_drawable(box: Sequence[float]) -> bool:
+    return all(abs(side) < _FAR for side in box)  # not so for NaN
 
 
 def _place(box: Sequence[float], scale: float) -> Place:

@@ -40,7 +40,7 @@ def curves_by_iou(curves: PrecisionCurves, key: str) -> str:
                 alpha=1 if is_named else 0.55,
             )
             if is_named:
-                _name_line(axes, means[place], f"IoU {iou:.2f}")
+                _name_line(axes, means[place], f"{iou:.2f}")
 
     text = ", ".join(f"IoU {iou:.2f}: area {means[t].mean():.3f}" for t, iou in enumerate(curves.ious))
     return _drawn(key, "Precision over recall by IoU", f"Mean over the classes. {text}.", "recall", "precision", lines)

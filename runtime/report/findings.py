@@ -64,68 +64,66 @@ def _differences(content: ReportContent) -> Iterator[Finding]:
             continue
         span = f"{points(difference.low)} to {points(difference.high)}"
         if not content.resamples:
-            yield Finding(f"{model.name}: {points(difference.value)} AP against {first.name}.", "", section="models")
+            yield Finding(f"{model.name}: {points(difference.value)} AP against {first.name}.", "", section="metrics")
         elif is_clear(difference):
             worse = difference.value < 0
             yield Finding(
                 f"{model.name} is {'worse' if worse else 'better'} than {first.name}: {points(difference.value)} AP.",
                 f"The 95 % interval of the difference, {span}, leaves out 0.",
                 "bad" if worse else "good",
-                "models",
+                "metrics",
             )
         else:
             yield Finding(
                 f"{model.name} and {first.name} cannot be told apart on these images: {points(difference.value)} AP.",
                 f"The 95 % interval of the difference, {span}, contains 0.",
                 "plain",
-                "models",
+                "metrics",
             )
 
 
 def _errors(content: ReportContent) -> Iterator[Finding]:
-    for model in content.models:
-        kinds = sorted(model.errors, key=lambda kind: -model.errors[kind].worth_ap50)
-        if not kinds or model.errors[kinds[0]].worth_ap50 <= 0:
-            continue
-        best = model.errors[kinds[0]]
-        also = ""
-        if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
-            also = f" Next: {WORDS[kinds[1]]}, {points(second.worth_ap50)}."
-        yield Finding(
-            _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {points(best.worth_ap50)} AP50 if mended."),
-            f"There are {best.count:,} of this kind.{also}",
-            "plain",
-            "errors",
-        )
+    model = content.models[0]
+    kinds = sorted(model.errors, key=lambda kind: -model.errors[kind].worth_ap50)
+    if not kinds or model.errors[kinds[0]].worth_ap50 <= 0:
+        return
+    best = model.errors[kinds[0]]
+    also = ""
+    if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
+        also = f" Next: {WORDS[kinds[1]]}, {points(second.worth_ap50)}."
+    yield Finding(
+        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {points(best.worth_ap50)} AP50 if mended."),
+        f"There are {best.count:,} of this kind.{also}",
+        section="errors",
+    )
 
 
 def _weak_classes(content: ReportContent) -> Iterator[Finding]:
     model = content.models[0]
     measured = sorted((found.value, name) for name, found in model.per_class.items() if found.value >= 0)
-    if len(measured) < 3:
+    if len(measured) < 4:
         return
-    lowest = ", ".join(f"{name} {100 * value:.1f}" for value, name in measured[:3])
+    lowest = ", ".join(f"{name} ({100 * value:.1f})" for value, name in measured[:3])
     value, name = measured[-1]
     yield Finding(
-        _sentence(model, content, f"lowest AP: {lowest}."), f"Highest: {name} {100 * value:.1f}.", section="classes"
+        _sentence(model, content, f"lowest AP: {lowest}."), f"Highest: {name} ({100 * value:.1f}).", section="classes"
     )
 
 
 def _calibration(content: ReportContent) -> Iterator[Finding]:
-    for model in content.models:
-        found = model.reliability
-        if found is None or found.error < _MISCALIBRATED:
-            continue
-        counts = np.asarray(found.hits, float) + np.asarray(found.misses, float)
-        used = (counts > 0) & (np.asarray(found.confidence) >= 0)
-        gaps = (np.asarray(found.confidence) - np.asarray(found.precision))[used] * counts[used]
-        direction = "higher" if gaps.sum() > 0 else "lower"
-        yield Finding(
-            _sentence(model, content, f"scores are {direction} than the share of right detections."),
-            f"The expected calibration error is {found.error:.3f}: do not read a score as a probability.",
-            "plain",
-            "calibration",
-        )
+    model = content.models[0]
+    found = model.reliability
+    if found is None or found.error < _MISCALIBRATED:
+        return
+    counts = np.asarray(found.hits, float) + np.asarray(found.misses, float)
+    used = (counts > 0) & (np.asarray(found.confidence) >= 0)
+    gaps = (np.asarray(found.confidence) - np.asarray(found.precision))[used] * counts[used]
+    direction = "higher" if gaps.sum() > 0 else "lower"
+    yield Finding(
+        _sentence(model, content, f"scores are {direction} than the share of right detections."),
+        f"The expected calibration error is {found.error:.3f}: do not read a score as a probability.",
+        section="calibration",
+    )
 
 
 def _doubts(content: ReportContent) -> Iterator[Finding]:

@@ -50,8 +50,9 @@ def report_content(
 
 def _image(path: Path, rng: np.random.Generator) -> Path:
     """A picture of 640 × 480 with smooth noise, as large in JPEG as a photograph."""
-    small = rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    pixels = cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC)
+    small = rng.integers(60, 200, (6, 8, 3), dtype=np.uint8)
+    pixels = cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC).astype(int)
+    pixels = np.clip(pixels + rng.integers(-9, 9, pixels.shape), 0, 255).astype(np.uint8)
     assert cv2.imwrite(str(path), pixels)
     return path
 
