@@ -57,6 +57,7 @@ ARROWS = {
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
     "runtime.lettering": "",
+    "runtime.training_log": "",
     "runtime.draw": "runtime.detections runtime.lettering",
     "runtime.detection_files": "runtime.detections runtime.parquet",
     "runtime.images": "runtime.parquet",
@@ -116,7 +117,7 @@ ARROWS = {
     "train.validate": "train.checkpoint train.trainer",
     "train.convert": "train.layouts",
     "train.inspect": "train.api train.assign train.config train.data train.geometry train.layouts",
-    "train.plot": "train.trainer",
+    "train.plot": "",
     "train.show_assignment": "train.assign train.config train.geometry",
     # Export. The rooms up to `verification`, `graph` aside, run without torch.
     "export.onnx_model": "",
