@@ -81,6 +81,7 @@ ARROWS = {
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.cluster runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.parquet runtime.pipeline runtime.tta",
+    "runtime.report": "runtime.training_log",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
