@@ -81,9 +81,12 @@ ARROWS = {
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.cluster runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
     "runtime.parquet runtime.pipeline runtime.tta",
-    "runtime.report": "runtime.training_log",
+    "runtime.analysis": "runtime.coco runtime.detection_filter",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
+    "runtime.report": "runtime.analysis runtime.backends runtime.batch_settings runtime.benchmark runtime.coco "
+    "runtime.detection_filter runtime.detector runtime.draw runtime.images runtime.machine runtime.model_spec "
+    "runtime.training_log",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
@@ -91,7 +94,7 @@ ARROWS = {
     # Commands.
     "runtime.detect": "runtime.backends runtime.batch_settings runtime.cluster runtime.decoders runtime.detecting "
     "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
-    "runtime.evaluate": "runtime.coco",
+    "runtime.evaluate": "runtime.coco runtime.report",
     "runtime.show": "runtime.coco runtime.draw runtime.images",
     "runtime.cli": "",
     "runtime.packages": "runtime.cli",

@@ -20,12 +20,26 @@ AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # [4, 
 MOST = (1, 10, 100)  # best detections of an image and category that count
 IMAGES_AT_A_TIME = 256  # bounds the memory that matching needs
 
-# A detection that counts. What is matched with a crowd, or with an object of another size, is ignored as well.
-MATCH = np.dtype([("score", np.float64), ("matched", np.uint64), ("ignored", np.uint64), ("rank", np.uint8)])
+# A detection that counts, and the row of its image in `GroundTruth.image_ids`. What is matched with a crowd, or with an
+# object of another size, is ignored as well.
+MATCH = np.dtype(
+    [
+        ("score", np.float64),
+        ("matched", np.uint64),
+        ("ignored", np.uint64),
+        ("image", np.int32),
+        ("rank", np.uint8),
+    ]
+)
 
 _AREA_BITS = np.array([((1 << len(IOUS)) - 1) << (len(IOUS) * area) for area in range(len(AREAS))], np.uint64)
 _ALL_BITS = int(_AREA_BITS.sum())
 _IN_EACH_AREA = sum(1 << (len(IOUS) * area) for area in range(len(AREAS)))  # repeats the bits of one area
+
+
+def bit(area: int, threshold: int) -> np.uint64:
+    """The bit of a matching in the masks: `area` is a row of AREAS, `threshold` one of IOUS."""
+    return np.uint64(1 << (len(IOUS) * area + threshold))
 
 
 def inside(areas: np.ndarray) -> np.ndarray:
@@ -83,7 +97,7 @@ def _match(
     labels, images, boxes = labels[order], images[order], results.boxes[order]
 
     found = np.zeros(len(order), MATCH)
-    found["score"], found["rank"] = results.scores[order], ranks
+    found["score"], found["image"], found["rank"] = results.scores[order], images, ranks
     objects = objects.select(np.lexsort((objects.images, objects.categories)))
     _match_pairs(*_overlaps(objects, boxes, images, labels), objects, found)
     areas = boxes[:, 2] * boxes[:, 3] if results.areas is None else results.areas[order]

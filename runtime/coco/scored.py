@@ -38,7 +38,7 @@ class Scoring:
     kept: DetectionFilter  # what counts
     scored: tuple[Scored, ...]
     has_images: bool  # whether the folder of the images was given
-    settings: dict[str, str]  # batch, limit …: what the figures depend on, as text
+    conditions: dict[str, str]  # what else the figures depend on, such as a limit of images
 
 
 Reporter = Callable[[Path, Scoring, Sequence[str] | None], None]  # writes a report to the path; the command's arguments

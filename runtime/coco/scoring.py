@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ground_truth import GroundTruth
-from .matching import AREAS, IOUS, MATCH, MOST, inside, match
+from .matching import AREAS, IOUS, MATCH, MOST, bit, inside, match
 from .results import PART, Results
 from .row_store import RowStore, chunks, ranges, release
 
 # In the order of pycocotools' `stats`.
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
-_RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)
 _COLUMNS = ((0, 1), (0, 10), *((area, MOST[-1]) for area in range(len(AREAS))))  # areas, and numbers of detections
 
 
@@ -48,10 +48,10 @@ def precision_recall(
     to_find = np.zeros((len(truth.category_ids), len(AREAS)), np.int64)
     counted = wanted[truth.images] & ~truth.crowd
     np.add.at(to_find, truth.categories[counted], inside(truth.areas[counted]))
-    precision = np.full((len(IOUS), len(_RECALLS), len(truth.category_ids), len(AREAS)), -1.0)
+    precision = np.full((len(IOUS), len(RECALLS), len(truth.category_ids), len(AREAS)), -1.0)
     recall = np.full((len(IOUS), len(truth.category_ids), len(AREAS), len(MOST)), -1.0)
     measured = np.count_nonzero(to_find, axis=1) > 0
-    matches = _Matches(truth, results, wanted, measured)
+    matches = Matches(truth, results, wanted, measured)
     for category in np.flatnonzero(measured).tolist():  # one at a time, so that memory holds one
         _accumulate(matches, category, to_find[category], precision[:, :, category], recall[:, category])
     return PrecisionRecall(precision, recall)
@@ -77,8 +77,11 @@ def mean_of_measured(values: np.ndarray) -> float:
     return float(measured.mean()) if measured.size else -1.0
 
 
-class _Matches:
-    """All matches, read category by category in the order of images and ranks."""
+class Matches:
+    """All matches, read category by category in the order of images and ranks.
+
+    `images` and `categories` are masks as `match` takes them. Raises WriteError as `precision_recall` does.
+    """
 
     def __init__(self, truth: GroundTruth, results: Results, images: np.ndarray, categories: np.ndarray) -> None:
         store = RowStore(MATCH)
@@ -105,7 +108,7 @@ class _Matches:
 
 
 def _accumulate(
-    matches: _Matches, category: int, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray
+    matches: Matches, category: int, to_find: np.ndarray, precision: np.ndarray, recall: np.ndarray
 ) -> None:
     """Write a category's precision [T, 101, 4] at each recall, and the recall [T, 4, 3] that it reaches.
 
@@ -119,16 +122,16 @@ def _accumulate(
             continue
         counts = rows["rank"] < most
         for threshold in range(len(IOUS)):
-            bit = np.uint64(1 << (len(IOUS) * area + threshold))
-            is_hit = counts & (hits & bit > 0)
-            misses_at = before[:-1] + np.cumsum(counts & (missed & bit > 0))
+            this = bit(area, threshold)
+            is_hit = counts & (hits & this > 0)
+            misses_at = before[:-1] + np.cumsum(counts & (missed & this > 0))
             curve, reached = _curve(misses_at[is_hit], int(to_find[area]))
             recall[threshold, area, MOST.index(most)] = reached
             if most == MOST[-1]:
                 precision[threshold, :, area] = curve
 
 
-def _matched(matches: _Matches, category: int) -> tuple[np.ndarray, np.ndarray]:
+def _matched(matches: Matches, category: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows [N] of a category that are matched in any of the matchings, by descending score, and their places."""
     rows, places, before = [np.empty(0, MATCH)], [np.empty(0, np.int64)], 0
     for part in matches.of_category(category):
@@ -141,7 +144,7 @@ def _matched(matches: _Matches, category: int) -> tuple[np.ndarray, np.ndarray]:
     return joined[order], np.concatenate(places)[order]
 
 
-def _misses_between(matches: _Matches, category: int, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _misses_between(matches: Matches, category: int, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
     """How many unmatched detections stand before each of the matched ones and behind the last, int64 [6, N + 1].
 
     Detections stand by descending score; of equal scores, by their place in the category. `scores` [N] and `places` [N]
@@ -159,8 +162,8 @@ def _misses_between(matches: _Matches, category: int, scores: np.ndarray, places
         tied = np.append(levels, np.inf)[level] == -unmatched["score"]
         position = np.searchsorted(keys, level * step + np.where(tied, place + 1, 0))
         for number, (area, most) in enumerate(_COLUMNS):
-            bit = np.uint64(1 << (len(IOUS) * area))  # unmatched detections are alike at all thresholds
-            is_miss = (unmatched["rank"] < most) & (unmatched["ignored"] & bit == 0)
+            # Unmatched detections are alike at all thresholds.
+            is_miss = (unmatched["rank"] < most) & (unmatched["ignored"] & bit(area, 0) == 0)
             counts[number] += np.bincount(position[is_miss], minlength=len(counts[number]))
         first += len(part)
     return counts
@@ -171,13 +174,13 @@ def _curve(misses: np.ndarray, count: int) -> tuple[np.ndarray, float]:
 
     Between two hits the recall stays and the precision falls, so that neither is needed there.
     """
-    curve = np.zeros(len(_RECALLS))
+    curve = np.zeros(len(RECALLS))
     if not len(misses):
         return curve, 0.0
     hits = np.arange(1.0, len(misses) + 1)
     precisions = hits / (misses + hits + np.spacing(1))
     np.maximum.accumulate(precisions[::-1], out=precisions[::-1])
     hits /= count  # now the recalls
-    at = np.searchsorted(hits, _RECALLS, side="left")
+    at = np.searchsorted(hits, RECALLS, side="left")
     curve[at < len(hits)] = precisions[at[at < len(hits)]]
     return curve, float(hits[-1])
