@@ -2,6 +2,7 @@
 
     python benchmarks/coco_benchmark.py --num-images 500 5000 --json runs/coco.json
     python benchmarks/coco_benchmark.py --reading-against ../before --num-images 5000 --rounds 9
+    python benchmarks/coco_benchmark.py --analysis --num-images 5000
 
 Compared are time, peak memory and the numbers. There are two data sets of each size, with 100 detections per image: 14
 objects of 3 categories, and 7 of 80. All scorers begin with the parsed JSON of annotations and results, and take turns.
@@ -13,6 +14,9 @@ With --reading-against, only the reading of an annotation file is measured, by t
 take turns in processes of their own: processor time, wall time and peak memory. The file has 7 objects of each image
 with outlines of 20 points, as COCO's own have. The exit code is 1 where the median ratio of processor times is above
 1.1, or memory above 1.02.
+
+With --analysis, errors by kind, the confusion matrix and changes take turns with the metrics, on 7 objects of 80
+classes in each image. Printed are medians of processor time, and their ratio to the metrics' time.
 """
 
 from __future__ import annotations
@@ -221,6 +225,36 @@ def compare_reading(other: Path, images: int, rounds: int) -> dict[str, Any]:
     return report
 
 
+def time_analysis(images: int, rounds: int) -> dict[str, Any]:
+    """Processor seconds of the analyses of one data set, and of its metrics, which take turns."""
+    from runtime.analysis.changes import find_changes
+    from runtime.analysis.confusion import confusion_matrix
+    from runtime.analysis.errors import find_errors
+    from runtime.coco import Results, parse_ground_truth, parse_results, score
+
+    content, rows = make(images, 7, 80)
+    truth, results = parse_ground_truth(content), parse_results(rows, "results")
+    shifts = np.random.default_rng(2).normal(0, 1, results.boxes.shape) * (1, 1, 0, 0)
+    moved = Results(results.image_ids, results.category_ids, results.boxes + shifts, results.scores)
+    functions: dict[str, Callable[[], Any]] = {
+        "metrics": lambda: score(truth, results),
+        "errors": lambda: find_errors(truth, results),
+        "confusion": lambda: confusion_matrix(truth, results, min_score=0.3),
+        "changes": lambda: find_changes(truth, results, moved, min_score=0.3),
+        "changes of all": lambda: find_changes(truth, results, moved, min_score=0.0),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            started = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - started)
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds["metrics"], strict=True))
+        print(f"  {name:<16}{statistics.median(times):7.2f} s, {ratio:5.2f} × the metrics", flush=True)
+    return {"images": images, "processor_seconds": seconds}
+
+
 def main() -> int:
     """Run the comparison and print it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,6 +262,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which the scorers take turns (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--reading-against", type=Path, metavar="CHECKOUT", help="compare the reading of annotations")
+    parser.add_argument("--analysis", action="store_true", help="time the analyses of results instead")
     parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure_memory is not None:
@@ -246,6 +281,12 @@ def main() -> int:
                 for row in read
             )
         )
+    if options.analysis:
+        print(f"analyses, load {load}")
+        timed = [time_analysis(images, options.rounds) for images in options.num_images]
+        if options.json is not None:
+            atomic_write(options.json, json.dumps({"load_average": load, "analysis": timed}, indent=2) + "\n")
+        return 0
     sets = [compare(images, *shape, options.rounds) for images in options.num_images for shape in SETS]
     if options.json is not None:
         atomic_write(options.json, json.dumps({"load_average": load, "sets": sets}, indent=2) + "\n")

@@ -125,7 +125,7 @@ def _accumulate(
             this = bit(area, threshold)
             is_hit = counts & (hits & this > 0)
             misses_at = before[:-1] + np.cumsum(counts & (missed & this > 0))
-            curve, reached = _curve(misses_at[is_hit], int(to_find[area]))
+            curve, reached = precision_at_recalls(misses_at[is_hit], int(to_find[area]))
             recall[threshold, area, MOST.index(most)] = reached
             if most == MOST[-1]:
                 precision[threshold, :, area] = curve
@@ -169,7 +169,7 @@ def _misses_between(matches: Matches, category: int, scores: np.ndarray, places:
     return counts
 
 
-def _curve(misses: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+def precision_at_recalls(misses: np.ndarray, count: int) -> tuple[np.ndarray, float]:
     """Precision at each of the 101 recalls, and the last recall, from the number of misses before each hit.
 
     Between two hits the recall stays and the precision falls, so that neither is needed there.
