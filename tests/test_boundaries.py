@@ -28,6 +28,9 @@ BACKEND_LIBRARIES = {  # inside functions only
     "nvidia",
     "matplotlib",
     "mlperf_loadgen",
+    # What writes the HTML page of a report.
+    "jinja2",
+    "markupsafe",
     # What shares work out to other machines, what Parquet files are read with, and what detections are handed to.
     "ray",
     "pyarrow",
@@ -120,7 +123,7 @@ import importlib.abc, pkgutil, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        blocked = "torch torchvision onnx onnxruntime openvino train export tensorrt timm matplotlib".split()
+        blocked = "torch torchvision onnx onnxruntime openvino train export tensorrt timm matplotlib jinja2".split()
         if name.split(".")[0] in (*blocked, "mlperf_loadgen", "ray", "pyarrow", "supervision"):
             raise ImportError(f"{name} is blocked")
 
