@@ -89,7 +89,6 @@ ARROWS = {
     "runtime.training_log",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
-    "runtime.report": "runtime.coco runtime.draw runtime.images",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
