@@ -92,7 +92,8 @@ def _evaluation(content: ReportContent, model: ModelContent) -> Iterator[str]:
     yield from _table(("class", "AP"), ((name, _percent(one)) for name, one in model.per_class.items()))
     if model.f1 is not None:
         yield ""
-        yield f"F1 at IoU 0.5 is highest, {100 * model.f1.best_f1:.1f}, with detections of score {model.f1.best_score:g} or more."
+        best = f"{100 * model.f1.best_f1:.1f}, with detections of score {model.f1.best_score:g} or more"
+        yield f"F1 at IoU 0.5 is highest, {best}."
 
 
 def _errors(model: ModelContent) -> list[str]:
