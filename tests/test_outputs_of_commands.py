@@ -125,7 +125,8 @@ TWICE = {
     "engine": "m.onnx -o new.engine --timing-cache new.engine.json",
     "benchmark": "m.onnx --images images --json new.png --plot new.png",
 }
-NAMES_OUTPUTS = "-o --out --output --json --jsonl --parquet --plot --results-out --timing-cache --calibration --into --card --report"
+NAMES_OUTPUTS = "-o --out --output --json --jsonl --parquet --plot --results-out --timing-cache --calibration --into"
+NAMES_OUTPUTS += " --card --report"
 REFUSED = (
     "this run (reads|writes) that file|is the checkpoint itself|expected the folder|not a folder|exists already|"
     "a file; expected|expected another file|expected a name"
