@@ -1,14 +1,18 @@
 """Intervals of COCO's metrics by a bootstrap over images, and of the differences between models.
 
 The images of a data set are drawn again and again with replacement, as many as there are, and the metrics are computed
-on each draw. 95 % of the values lie in the percentile interval (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapter 13). Several models are scored on the same draws: what is hard for all of them cancels in a difference.
+on each draw (Efron and Tibshirani, An Introduction to the Bootstrap, 1993). The interval of a difference holds the
+middle 95 % of its draws. Several models are scored on the same draws: what is hard for all cancels in a difference.
 
-An interval says how much a metric would change with other images of the same kind. It knows nothing of another
-training run with another seed, of errors in the annotations, or of images of another kind. Images must be independent:
-frames of one video are not, and their intervals are too narrow. An object is not drawn by itself, since those of an
-image depend on one another. Of few images AP has a bias, and an interval covers the true value less often than 95 %;
-`benchmarks/interval_coverage.py` measures how often.
+AP is higher on few objects than on many, since COCO takes the highest precision from each recall on; drawing images
+twice raises it once more. With many rare classes this is more than the spread. The interval of a metric is therefore
+that of its draws, moved so that their mean is the metric's value. It tells what other images of the same kind and
+number would give, which for AP is more than endless images would. `benchmarks/interval_coverage.py` measures how often
+intervals cover either.
+
+An interval knows nothing of another training run with another seed, of errors in the annotations, or of images of
+another kind. Images must be independent: frames of one video are not, and their intervals are too narrow. Objects are
+not drawn by themselves, since those of an image depend on one another.
 """
 
 from __future__ import annotations
@@ -79,6 +83,8 @@ def bootstrap(
 
     The values are those of `runtime.coco.score`, which this raises as. Without resamples, the bounds are −1.
     """
+    if not results:
+        return []
     selection = select(truth, image_ids, kept)
     scores = [score(truth, found, None if image_ids is None else list(image_ids), kept) for found in results]
     weights = draw_weights(selection.images, resamples, seed)
@@ -96,7 +102,9 @@ def bootstrap(
         counts += is_measured
         name = selection.truth.classes[category]
         pairs = _intervals(
-            [found.per_class[name] for found in scores], drawn[:, is_measured[:, 0], 0], len(np.unique(images))
+            [found.per_class[name] for found in scores],
+            drawn[:, is_measured[:, 0], 0],
+            len(np.unique(images[sizes[:, 0]])),
         )
         for model, (interval, difference) in enumerate(pairs):
             per_class[model][name], per_class_difference[model][name] = interval, difference
@@ -142,7 +150,8 @@ def _intervals(values: Sequence[float], drawn: np.ndarray, images: int) -> Itera
         if value < 0:
             yield NOT_MEASURED, NOT_MEASURED
         else:
-            yield _interval(value, own, images), _interval(value - values[0], own - drawn[0], images)
+            centred = (own + (value - own.mean())).clip(0, 1) if len(own) else own
+            yield _interval(value, centred, images), _interval(value - values[0], own - drawn[0], images)
 
 
 def _interval(value: float, drawn: np.ndarray, images: int) -> Interval:

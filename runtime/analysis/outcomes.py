@@ -58,7 +58,7 @@ def find_outcomes(
             labels.append(np.full(len(counted), row))
             scores.append(counted["score"])
             hits.append(counted["matched"] & this > 0)
-    objects = np.bincount(selection.objects.categories, minlength=len(selection.measured))
+    objects = np.bincount(selection.objects.categories[selection.sizes[:, 0]], minlength=len(selection.measured))
     return Outcomes(
         selection.truth.classes, objects, np.concatenate(labels), np.concatenate(scores), np.concatenate(hits)
     )
