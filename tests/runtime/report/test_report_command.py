@@ -111,8 +111,8 @@ def test_crowds_regions_and_classes(dataset: CocoDataset, tmp_path: Path, conten
     dataset = with_regions(dataset)
     results = write_results(dataset, tmp_path / "r.json")
     for classes in ((), ("--classes", "9"), ("--classes", "red")):
-        more = arguments(dataset, *classes)[:2] + [*classes]
-        main(["--results", str(results), *more, "-o", str(tmp_path / "r.html"), *FAST])
+        more = [*arguments(dataset)[:2], *classes]
+        main(["--results", str(results), *more, "-o", str(tmp_path / "r.html"), "--score", "0.1", *FAST])
         require_equal(contents[-1], figures(dataset, tmp_path, "--results", results, *more))
     all_of_them = contents[0]
     kinds = {box.kind for image in all_of_them.images for box in image.detections[0]}
