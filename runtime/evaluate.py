@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
 from .coco.command import main
 from .errors import run_main
+from .report.write import report_evaluation
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(reporter=report_evaluation))

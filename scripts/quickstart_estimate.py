@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import run_main
+from runtime.training_log import LOG, read_log
 from train.config import Config
 from train.config.recipes import RECIPES
 from train.shapes import Settings, generate
 from train.trainer.loop import LAST, train_detector
 from train.trainer.progress import duration
-from train.trainer.run_log import LOG, read_log
 
 WARM_UP, MEASURED = 3, 5  # steps
 # Curves, export, verification, two evaluations and their drawings take as long as drawing this number of images. Both

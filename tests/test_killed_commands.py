@@ -53,6 +53,9 @@ TRIALS = {
         Trial(f"m.onnx {DATA} --results-out out/r.parquet", "r.parquet"),
         Trial(f"m.onnx {DATA} --shard 0/1 --results-out out/part.json", "part.json"),
     ],
+    "report": [
+        Trial(f"m.onnx {DATA} --resamples 20 -o out/r.html --card out/c.md", "r.html c.md"),
+    ],
     "show": [Trial(f"results.json {DATA} --out out", "0_1.jpg 1_2.jpg")],
     "benchmark": [
         Trial("m.onnx --images images --rounds 1 --batch 1 --json out/b.json --plot out/b.png", "b.json b.png")

@@ -97,6 +97,12 @@ WRITES = {
             for option in ("--json", "--results-out")
         ),
         Writes(f"m.onnx {DATA} --shard 0/2", "--results-out", f"m.onnx {COCO}"),
+        Writes(f"m.onnx {DATA}", "--report", f"m.onnx {COCO}"),
+    ],
+    "report": [
+        Writes(f"m.onnx {DATA} --train-annotations val2.json", "-o", f"m.onnx {COCO} val2.json log.jsonl best.pt"),
+        Writes(f"m.onnx {DATA} -o new.html", "--card", f"m.onnx {COCO} log.jsonl best.pt"),
+        Writes("--results results.json --annotations val.json", "-o", "val.json results.json"),
     ],
     "show": [Writes(f"results.json {DATA} --count 1", "--out", f"results.json {COCO}", "0_1.jpg")],
     "benchmark": [Writes("m.onnx --images images", option, "m.onnx image") for option in ("--json", "--plot")],
@@ -114,11 +120,13 @@ WRITES = {
 TWICE = {
     "detect": "m.onnx images --jsonl new --parquet new",
     "evaluate": f"m.onnx {DATA} --json new.json --results-out ./new.json",
+    "report": f"m.onnx {DATA} -o new.html --card ./new.html",
     "quantize": "m.onnx --precision int8 --images images -o new.onnx --calibration new.onnx",
     "engine": "m.onnx -o new.engine --timing-cache new.engine.json",
     "benchmark": "m.onnx --images images --json new.png --plot new.png",
 }
 NAMES_OUTPUTS = "-o --out --output --json --jsonl --parquet --plot --results-out --timing-cache --calibration --into"
+NAMES_OUTPUTS += " --card --report"
 REFUSED = (
     "this run (reads|writes) that file|is the checkpoint itself|expected the folder|not a folder|exists already|"
     "a file; expected|expected another file|expected a name"

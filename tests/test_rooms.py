@@ -57,6 +57,7 @@ ARROWS = {
     "runtime.detections": "runtime.nms",
     "runtime.detection_filter": "runtime.detections",
     "runtime.lettering": "",
+    "runtime.training_log": "",
     "runtime.draw": "runtime.detections runtime.lettering",
     "runtime.detection_files": "runtime.detections runtime.parquet",
     "runtime.images": "runtime.parquet",
@@ -83,15 +84,17 @@ ARROWS = {
     "runtime.analysis": "runtime.coco runtime.detection_filter",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
+    "runtime.report": "runtime.analysis runtime.backends runtime.batch_settings runtime.benchmark runtime.coco "
+    "runtime.detection_filter runtime.detector runtime.draw runtime.images runtime.machine runtime.model_spec "
+    "runtime.training_log",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
-    "runtime.report": "runtime.coco runtime.draw runtime.images",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
     "runtime.detect": "runtime.backends runtime.batch_settings runtime.cluster runtime.decoders runtime.detecting "
     "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
-    "runtime.evaluate": "runtime.coco",
+    "runtime.evaluate": "runtime.coco runtime.report",
     "runtime.show": "runtime.coco runtime.draw runtime.images",
     "runtime.cli": "",
     "runtime.packages": "runtime.cli",
@@ -118,7 +121,7 @@ ARROWS = {
     "train.validate": "train.checkpoint train.trainer",
     "train.convert": "train.layouts",
     "train.inspect": "train.api train.assign train.config train.data train.geometry train.layouts",
-    "train.plot": "train.trainer",
+    "train.plot": "",
     "train.show_assignment": "train.assign train.config train.geometry",
     # Export. The rooms up to `verification`, `graph` aside, run without torch.
     "export.onnx_model": "",

@@ -19,8 +19,7 @@ from runtime.command_names import program
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.outputs import check_outputs
-
-from .trainer.run_log import LOG, read_log
+from runtime.training_log import LOG, read_log
 
 LOSSES = ("classification", "box", "centerness")
 

@@ -24,11 +24,11 @@ import torch
 from runtime.coco import load_coco
 from runtime.machine.processor import processors
 from runtime.manifest import Preprocess
+from runtime.training_log import LOG, read_log
 from train import shapes
 from train.config import Backbone, Config, Head, Pyramid
 from train.reproduce.systems import LEVELS, System, configure, systems
 from train.trainer.loop import train_detector
-from train.trainer.run_log import LOG, read_log
 
 from .device_data import DeviceImages, decode
 from .step import Record, begin

@@ -4,6 +4,7 @@
     python -m runtime.evaluate fp32.onnx int8.onnx int8.engine --annotations val.json --images val/ --json metrics.json
     python -m runtime.evaluate model.onnx --annotations val.json --images val/ --classes 1 3 5
     python -m runtime.evaluate --results r.json --annotations val.json
+    python -m runtime.evaluate model.onnx --annotations val.json --images val/ --report report.html
 
 In parts, on several processes or machines, and merged:
 
@@ -27,11 +28,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -49,7 +50,7 @@ from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..outputs import check_outputs
-from ..tta import add_tta_arguments, parse_tta, with_tta
+from ..tta import NO_TTA, add_tta_arguments, parse_tta, with_tta
 from .classes import print_differences
 from .cluster import detect_on_cluster
 from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth, require_usable
@@ -63,19 +64,30 @@ from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
 from .results_parquet import load_parquet, write_parquet
 from .run import DatasetRun, RunSettings, Speed, detect_dataset
+from .scored import Reporter, Scored, Scoring
 from .shards import detect_part, is_part, merge_parts, origin_of, parse_part, parse_shard, write_part
 
 SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, raises UserError."""
-    options = _parse(arguments)
+class _Task(NamedTuple):
+    """What is evaluated, and what was asked for."""
+
+    dataset: CocoDataset
+    truth: GroundTruth
+    kept: DetectionFilter
+    options: argparse.Namespace
+    write_report: Callable[[Scoring], None]
+
+
+def main(arguments: Sequence[str] | None = None, reporter: Reporter | None = None) -> int:
+    """The command line; returns the exit code, raises UserError. `reporter` writes what --report asks for."""
+    options = _parse(arguments, reporter is not None)
     check_outputs(
         [*(spec.path for spec in options.models), options.annotations, options.images, *(options.results or ())],
-        {"--json": options.json, "--results-out": options.results_out},
+        {"--json": options.json, "--results-out": options.results_out, "--report": options.report},
     )
-    for path in (options.json, options.results_out):
+    for path in (options.json, options.results_out, options.report):
         if path is not None:
             require_writable(path)
     if options.models and not options.images.is_dir():
@@ -83,24 +95,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset, truth = load_coco_with_truth(options.annotations, options.images, allow_outside=options.allow_outside)
     require_usable(dataset, truth)
     kept = parse_filter(options, dataset.categories, options.annotations, dataset.written_category_ids)
-    if not truth.annotated and (options.results_out is None or options.json is not None):
+    if not truth.annotated and (options.results_out is None or options.json or options.report):
         raise UserError(
             f"{options.annotations} has no annotations, as COCO's test sets: there is nothing to score; give "
-            "--results-out FILE for the detections, and no --json"
+            "--results-out FILE for the detections, and neither --json nor --report"
         )
     for problem in dataset.problems:
         print(f"warning: {options.annotations}: {problem}", file=sys.stderr)
+
+    def write_report(scoring: Scoring) -> None:
+        if reporter is not None and options.report is not None:
+            reporter(options.report, scoring, arguments)
+
+    task = _Task(dataset, truth, kept, options, write_report)
     if options.results is not None:
-        _report(*_read_results(options, dataset), dataset, truth, kept, options)
+        _report(*_read_results(options, dataset), task)
     elif options.cluster is not None:
         run = _detect_on_cluster(options, dataset)
-        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
+        _report(run.results, run.image_ids, run.speed, task)
     elif options.shard is not None:
         if kept != KEEP_ALL:
             raise UserError("--shard: results are filtered when the parts are scored; give the filter with --results")
         _detect_part(options, dataset)
     elif len(options.models) > 1:
-        _compare(options, dataset, truth, kept)
+        _compare(task)
     else:
         with open_model(options.models[0], **backend_options(options)) as detector:
             print(model_summary(detector, options.models[0]))
@@ -108,11 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = detect_dataset(
                 with_tta(detector, parse_tta(options)), dataset, _settings([detector.manifest], options)
             )
-        _report(run.results, run.image_ids, run.speed, dataset, truth, kept, options)
+            model = detector.manifest, detector.backend.description
+        _report(run.results, run.image_ids, run.speed, task, *model)
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None, offers_report: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("runtime.evaluate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,6 +155,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=argument(Positive), metavar="N", help="only the first N images")
     parser.add_argument("--json", type=Path, help="write the metrics here (0–1; −1: nothing to measure)")
     parser.add_argument("--results-out", type=Path, help="write the detections here, as COCO results (.json, .parquet)")
+    parser.set_defaults(report=None)
+    if offers_report:
+        parser.add_argument("--report", type=Path, help="write a report here, as runtime.report does (one HTML file)")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N parts (from 0) and write it to --results-out")
     add_limit_argument(parser)
     add_filter_arguments(parser, KEEP_ALL.min_score)
@@ -150,8 +172,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--images is required with a model: the folder of the images")
     if options.results_out is not None and len(options.models) > 1:
         parser.error("--results-out takes the results of one model")
-    if options.shard is not None and (len(options.models) != 1 or options.results_out is None or options.json):
-        parser.error("--shard is for one model, with --results-out and without --json: the parts are scored together")
+    if options.shard is not None and (
+        len(options.models) != 1 or options.results_out is None or options.json or options.report
+    ):
+        parser.error(
+            "--shard is for one model, with --results-out and without --json and --report: the parts are scored "
+            "together"
+        )
     if options.shard is not None and options.results_out.suffix.lower() == PARQUET:
         parser.error("--shard writes a part, which is JSON: name --results-out *.json")
     if options.cluster is not None and (len(options.models) != 1 or options.shard is not None):
@@ -188,12 +215,12 @@ def _report(
     results: Results,
     image_ids: list[int],
     speed: Speed | None,
-    dataset: CocoDataset,
-    truth: GroundTruth,
-    kept: DetectionFilter,
-    options: argparse.Namespace,
+    task: _Task,
+    manifest: Manifest | None = None,
+    backend: str = "",
 ) -> None:
     """Score results; write and print what was asked for."""
+    dataset, truth, kept, options, _ = task
     if speed is not None:
         _warn_of_skipped(speed)
     if options.results_out is not None:  # before scoring, which may fail
@@ -214,10 +241,21 @@ def _report(
         print(metrics_as_table(metrics))
         if speed is not None:
             print(f"\n{speed.images} images in {speed.seconds:.1f} s, {speed.images_per_second:.2f} images/s")
+    spec = options.models[0] if options.models else ModelSpec(options.results[0])
+    _write_report(task, [Scored(spec.path, str(spec), results, image_ids, metrics, speed, manifest, backend)])
 
 
-def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTruth, kept: DetectionFilter) -> None:
+def _write_report(task: _Task, scored: list[Scored]) -> None:
+    conditions = {"images": f"the first {task.options.limit}"} if task.options.limit is not None else {}
+    if (tta := parse_tta(task.options)) != NO_TTA:
+        conditions["multi-scale testing"] = str(tta)
+    has_images = task.options.images is not None
+    task.write_report(Scoring(task.dataset, task.truth, task.kept, tuple(scored), has_images, conditions))
+
+
+def _compare(task: _Task) -> None:
     """Several models on the same images, side by side."""
+    dataset, truth, kept, options, _ = task
     with ExitStack() as stack:
         opened: list[tuple[ModelSpec, Detector]] = []
         for spec in options.models:
@@ -241,6 +279,16 @@ def _compare(options: argparse.Namespace, dataset: CocoDataset, truth: GroundTru
             atomic_write(options.json, comparison_as_json(models, conditions))
     finally:
         print(comparison_as_table(models))
+    _write_report(
+        task,
+        [
+            Scored(
+                spec.path, model.artifact, model.results, model.image_ids, model.metrics, model.speed,
+                model.manifest, model.description,
+            )
+            for spec, model in zip(options.models, models, strict=True)
+        ],
+    )  # fmt: skip
 
 
 def _detect_part(options: argparse.Namespace, dataset: CocoDataset) -> None:

@@ -133,6 +133,8 @@ def compare_models(
             detector.backend.description,
             score(truth, run.results, run.image_ids, kept),
             run.speed,
+            run.results,
+            run.image_ids,
         )
         for (spec, detector), run in zip(models, runs, strict=True)
     ]

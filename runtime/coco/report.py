@@ -10,6 +10,7 @@ from typing import Any
 
 from ..manifest import Manifest
 from .metrics import NOTHING, CocoMetrics, is_measured
+from .results import Results
 from .run import Speed
 from .scoring import METRIC_NAMES
 
@@ -23,6 +24,8 @@ class ComparedModel:
     description: str  # of the backend that ran it
     metrics: CocoMetrics
     speed: Speed
+    results: Results
+    image_ids: list[int]  # that were scored
 
 
 def percent(value: float, digits: int = 1) -> str:

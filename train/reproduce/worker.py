@@ -19,10 +19,10 @@ from runtime.errors import run_main
 from runtime.json_file import read_json_file
 from runtime.outputs import alone_in
 from runtime.records import record_from_dict
+from runtime.training_log import LOG, read_log
 
 from ..config import Config
 from ..trainer.loop import train_detector
-from ..trainer.run_log import LOG, read_log
 from .run import CONFIG, RESULT, TRAIN, Result, write_result
 
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.outputs import alone_in, check_outputs
+from runtime.training_log import LOG
 
 from ..config import Config
 from ..layouts import annotation_files, parse_source
 from .distributed import World
 from .elastic import CLAIM
-from .run_log import LOG
 from .start import BEST, LAST
 
 RESTART_WAIT_S = 60.0  # torchrun may start processes anew on one node while those of another are still ending

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runtime.coco.metrics import NOTHING, is_measured
 from runtime.coco.report import percent
-from runtime.errors import UserError, describe_os_error
+from runtime.errors import describe_os_error
 from runtime.files import as_utf8, atomic_write, write_all, write_error
+from runtime.training_log import LOG, LogError, read_log
 
 from ..config import Config
 from ..loss.criterion import Losses
 from .progress import say
-
-LOG = "log.jsonl"
-
-
-class LogError(UserError):
-    """A log with a line that isn't one of a run's."""
 
 
 class RunLog:
@@ -152,36 +146,3 @@ def _quiet_writer_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _is_entry(line: dict[str, Any]) -> bool:
-    """Whether an object is a line of a log: its kind, the step, and floats (or whole numbers that a float can hold)."""
-    values = [value for name, value in line.items() if name != "kind"]
-    numbers = all(
-        value is None or isinstance(value, float) or (type(value) is int and abs(value) < 10**18) for value in values
-    )
-    return line.get("kind") in ("train", "val") and type(line.get("step")) is int and numbers
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log as dictionaries with "kind" ("train" or "val") and "step"; none where there is no file.
-
-    A last line that an interruption cut short is left out. Raises LogError for any other line that can't be read.
-    """
-    if not path.exists():
-        return []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        if isinstance(line, dict) and _is_entry(line):
-            lines.append(line)
-        elif number < len(texts):
-            raise LogError(
-                f"{path}, line {number}: {text[:40]!r} is not a line of a log, which is an object with kind and step; "
-                "mend or delete that line"
-            )
-    return lines

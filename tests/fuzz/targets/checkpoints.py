@@ -130,7 +130,16 @@ def _read_foreign(folder: Path, seeds: Path) -> str:
     return str(convert(folder / "f.pth", None).dialect.name)
 
 
+def _read_settings(folder: Path, seeds: Path) -> str:
+    from runtime.report.training import read_settings
+
+    found = read_settings(folder / "c.pt")
+    require(isinstance(found, dict), "settings that are no object")
+    return f"{len(found)} settings"
+
+
 TARGETS = {
+    "settings of a checkpoint": Target(lambda seeds: _inputs(seeds / "checkpoint.pt"), _read_settings, 0.5, 15),
     "checkpoints": Target(lambda seeds: _inputs(seeds / "checkpoint.pt"), _read, 2, 40),
     "foreign checkpoints": Target(lambda seeds: _foreign_inputs(seeds / "checkpoint.pt"), _read_foreign, 0.5, 15),
 }

@@ -94,7 +94,7 @@ def _logs(draw: DrawFn) -> dict[str, bytes]:
 
 
 def _read_log(folder: Path, seeds: Path) -> str:
-    from train.trainer.run_log import LOG, read_log
+    from runtime.training_log import LOG, read_log
 
     lines = read_log(folder / "run" / LOG)
     require(all(isinstance(line, dict) for line in lines), "a line that is no object")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.trainer.run_log import LOG, LogError, read_log
+from runtime.training_log import LOG, LogError, read_log
 
 LINES = [{"kind": "train", "step": step, "total": 1.0 / step} for step in (1, 2, 3)]
 
