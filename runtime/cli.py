@@ -36,7 +36,7 @@ COMMANDS = {
     "plot": Command("train.plot", "draw the curves of a training run"),
     "show-assignment": Command("train.show_assignment", "draw which anchors each object is trained on"),
     "shapes": Command("train.shapes", "draw the built-in data set"),
-    "pretrained": Command("train.pretrained", "convert a published checkpoint"),
+    "pretrained": Command("train.pretrained", "download a published checkpoint by name, or convert a file"),
     "reproduce": Command("train.reproduce", "train the paper's comparison in miniature"),
     "export": Command("export.to_onnx", "export a checkpoint to ONNX, and verify the file"),
     "quantize": Command("export.quantize", "convert an ONNX file to fp16, bf16, int8 or fp8, and verify it"),

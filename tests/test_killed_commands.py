@@ -68,7 +68,7 @@ TRIALS = {
     ],
 }
 ELSEWHERE = {
-    "pretrained": "writes with save_checkpoint, as train does",
+    "pretrained": "writes with save_checkpoint, as train does; downloads are killed in tests/train/pretrained",
     "reproduce": "runs trainings in processes, which are killed in tests/train/reproduce",
     **dict.fromkeys(
         ("export", "quantize", "engine", "deepstream", "triton", "verify"), "tests/export/test_killed_exports.py"

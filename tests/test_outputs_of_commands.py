@@ -45,6 +45,7 @@ TRAIN = (
     "best.pt --data.train-json val.json --data.train-images images --data.val-json val2.json --data.val-images images2 "
     "--schedule.steps 1 --schedule.batch 1 --data.workers 0 --run.device cpu"
 )
+PUBLISHED = "mirror/atss_r50_fpn_1x_coco_20200209-985f7bd0.pth"
 RUN = f"{LAST} {BEST} {LOG} {CLAIM}"
 WRITES = {
     "train": [Writes(TRAIN, "--out", "best.pt val.json image val2.json image2", RUN)],
@@ -57,7 +58,10 @@ WRITES = {
     "plot": [Writes("{out}", "", "log.jsonl", "curves.png")],
     "show-assignment": [Writes(f"atss_tiny {DATA} --count 1", "--out", COCO, "assignment_1.png")],
     "shapes": [Writes("{out} --train 1 --val 1 --force", "", "val.json")],
-    "pretrained": [Writes("best.pt", "-o", "best.pt")],
+    "pretrained": [
+        Writes("best.pt", "-o", "best.pt"),
+        Writes("mm_atss_r50 --from mirror", "-o", PUBLISHED),
+    ],
     "reproduce": [Writes("--out made --report", "--into", "made/backbone.pt", "reproduction.json reproduction.md")],
     "export": [
         Writes("best.pt --images images --calibrate-on images2", "-o", "best.pt image image2"),
@@ -150,6 +154,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "part.json").write_text("{}")
     (folder / "list.txt").write_text("images/0.png\n")
     (folder / "log.jsonl").write_text('{"kind": "train", "step": 1, "classification": 1, "box": 1, "centerness": 1}\n')
+    (folder / "mirror").mkdir()
+    (folder / PUBLISHED).write_text("weights")
     (folder / "made" / "data").mkdir(parents=True)
     (folder / "made" / "backbone.pt").write_text("weights")
     return folder

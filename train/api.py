@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime.command_names import program
 from runtime.errors import UserError
 
 from .build import without_weights
@@ -15,6 +16,7 @@ from .checkpoint import read_checkpoint
 from .config import Config, Data
 from .config.overrides import override
 from .config.recipes import RECIPES
+from .pretrained.catalogue import CATALOGUE
 from .trainer.device import pick_device
 from .trainer.distributed import process_group
 from .trainer.loop import TrainingResult, train_detector
@@ -73,6 +75,10 @@ def starting_config(recipe: str | Path | Config) -> Config:
     if name.endswith(".pt"):
         found = read_checkpoint(Path(name)).config
         return replace(found, model=without_weights(found.model), data=Data(), run=replace(found.run, init=name))
+    if name in CATALOGUE:
+        raise UserError(
+            f"{name} is a published checkpoint: run {program('train.pretrained')} {name} first, then train {name}.pt"
+        )
     near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
     hint = f", did you mean {near[0]}?" if near else ""
     raise UserError(f"no recipe {name!r}{hint} (there are {', '.join(RECIPES)})")

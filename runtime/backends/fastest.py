@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ import numpy as np
 from ..bounds import Bounds, Count, Name, Positive, Sha256
 from ..errors import UserError
 from ..files import WriteError, atomic_write, sha256_file
+from ..home import home_folder
 from ..json_file import read_json_file
 from ..machine.processor import processors, read_processor
 from ..manifest import Manifest
@@ -159,14 +159,12 @@ def remember(verdict: Verdict) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of what is remembered: `ATSS_TOOLKIT_CACHE`, or one in the user's folder for caches.
+    """The folder of what is remembered: `ATSS_TOOLKIT_CACHE`, or `fastest` in the toolkit's own (`home_folder`).
 
     Raises RuntimeError where the user has no home.
     """
-    if own := os.environ.get("ATSS_TOOLKIT_CACHE"):
-        return Path(own)
-    given = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
-    return (Path(given) if given else Path.home() / ".cache") / "atss-toolkit" / "fastest"
+    own = os.environ.get("ATSS_TOOLKIT_CACHE")
+    return Path(own) if own else home_folder() / "fastest"
 
 
 def _place(machine: Machine) -> Path:

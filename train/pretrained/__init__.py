@@ -1,1 +1,1 @@
-"""Conversion of published checkpoints of other implementations."""
+"""Published checkpoints of other implementations: their catalogue, their download, and their conversion."""

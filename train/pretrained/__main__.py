@@ -1,11 +1,15 @@
 """Convert a published checkpoint of another implementation to a checkpoint of this toolkit.
 
+    python -m train.pretrained --list                      # names, AP, licences
+    python -m train.pretrained mm_atss_r50                 # downloads it, writes mm_atss_r50.pt
+    python -m train.pretrained mm_atss_r50 --from MIRROR   # from a folder or another address
     python -m train.pretrained FILE                        # says what it is, writes NAME.converted.pt
     python -m train.pretrained FILE -o atss.pt --dialect authors_atss
     python -m export.to_onnx atss.pt                       # deploy it,
     python -m train atss.pt --out runs/mine --data.…       # or fine-tune it on other classes
 
-Only tensors and plain values are read: a file that would run code when unpickled is refused.
+Downloads are kept in `ATSS_HOME`. Only tensors and plain values are read: a file that would run code when unpickled is
+refused.
 """
 
 from __future__ import annotations
@@ -19,26 +23,70 @@ import argparse
 from pathlib import Path
 
 from runtime.command_names import program
-from runtime.errors import run_main
+from runtime.errors import UserError, run_main
+from runtime.files import require_writable
 from runtime.outputs import check_outputs
 
 from ..checkpoint import Checkpoint, save_checkpoint
+from .cache import address_of, fetch, is_offline, place_of
+from .catalogue import CATALOGUE, describe, find, list_names
 from .convert import convert
 from .dialects import DIALECTS
 
 
 def main() -> None:
-    """The command: convert a checkpoint, say what it is, and print the file written."""
+    """The command: get a checkpoint, convert it, say what it is, and print the file written."""
+    options = _options()
+    if options.list:
+        print(list_names())
+        return
+    if options.file is None:
+        raise UserError("give the name of a published checkpoint (--list shows them) or a file")
+    given = Path(options.file)
+    is_name = options.file in CATALOGUE or not (given.exists() or given.suffix or len(given.parts) > 1)
+    if not is_name:
+        if options.source is not None or options.offline:
+            raise UserError(f"--from and --offline are for names, and {given} is a file; leave them out")
+        out = options.output or given.with_suffix(".converted.pt")
+        check_outputs([given], {"-o": out})
+        _convert(given, out, options.dialect)
+        return
+    published = find(options.file)
+    is_address = options.source is not None and "://" in options.source
+    offline = options.offline or is_offline()
+    if is_address:
+        address_of(published, options.source)
+        if offline:
+            raise UserError(f"--from {options.source} is an address, and --offline or ATSS_OFFLINE forbids downloads")
+    out = options.output or Path(f"{options.file}.pt")
+    check_outputs([place_of(published, options.source)], {"-o": out})
+    require_writable(out)
+    print(describe(options.file, published), flush=True)
+    _convert(fetch(published, options.source, offline), out, options.dialect or published.dialect)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("train.pretrained"), description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint that another implementation saved")
-    parser.add_argument("-o", "--output", type=Path, metavar="CKPT", help="default: FILE with the suffix .converted.pt")
+    parser.add_argument("file", nargs="?", metavar="NAME|FILE", help="name of a published checkpoint, or its file")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="CKPT", help="default: NAME.pt, or FILE with the suffix .converted.pt"
+    )
     parser.add_argument(
         "--dialect", help=f"dialect of the file, one of {', '.join(d.name for d in DIALECTS)} (default: recognise it)"
     )
-    options = parser.parse_args()
-    out = options.output or options.file.with_suffix(".converted.pt")
-    check_outputs([options.file], {"-o": out})
-    found = convert(options.file, options.dialect)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL|FOLDER",
+        help="mirror that has the file under its publisher's name (default: the publisher's address)",
+    )
+    parser.add_argument("--offline", action="store_true", help="download nothing (also: ATSS_OFFLINE=1)")
+    parser.add_argument("--list", action="store_true", help="print names, AP, sizes and licences")
+    return parser.parse_args()
+
+
+def _convert(path: Path, out: Path, dialect: str | None) -> None:
+    found = convert(path, dialect)
     model = found.config.model
     deformable = ", DCNv2" if model.backbone.deformable_stages else ""
     print(f"{found.dialect.title} ({found.dialect.name}): {model.backbone.name}{deformable}, "
