@@ -25,6 +25,7 @@ from ..loss.criterion import Losses
 from .progress import say
 
 LOG = "log.jsonl"
+KINDS = ("train", "val", "stop")  # of a line: a training step, an evaluation, the end by early stopping
 
 
 class LogError(UserError):
@@ -98,6 +99,16 @@ class RunLog:
         figures = f"AP {percent(metrics['AP'])}  AP50 {percent(metrics['AP50'])}"
         say(f"step {step}: {figures if is_measured(metrics) else NOTHING}{part}")
 
+    def stopped(self, step: int, best_ap: float, evaluations: int) -> None:
+        """Log that early stopping ended the run: the highest AP (0–1), and how many evaluations ago it was."""
+        if self.writes:
+            self._write("stop", step, {"best_ap": best_ap, "evaluations_since": evaluations})
+
+    def say(self, line: str) -> None:
+        """Print a line, from one of several processes."""
+        if self.writes:
+            say(line)
+
     def problems(self, problems: list[str]) -> None:
         """Print a warning for each image that could not be read."""
         for problem in problems:
@@ -160,11 +171,11 @@ def _is_entry(line: dict[str, Any]) -> bool:
     numbers = all(
         value is None or isinstance(value, float) or (type(value) is int and abs(value) < 10**18) for value in values
     )
-    return line.get("kind") in ("train", "val") and type(line.get("step")) is int and numbers
+    return line.get("kind") in KINDS and type(line.get("step")) is int and numbers
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log as dictionaries with "kind" ("train" or "val") and "step"; none where there is no file.
+    """The lines of a log as dictionaries with "kind" (one of `KINDS`) and "step"; none where there is no file.
 
     A last line that an interruption cut short is left out. Raises LogError for any other line that can't be read.
     """
