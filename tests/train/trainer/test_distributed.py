@@ -223,6 +223,11 @@ def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) ->
     assert not (runs.out / "nan" / LAST).exists()
 
 
+def test_early_stopping_ends_all_processes_at_the_same_step(runs: Runs) -> None:
+    assert runs.answers["stopped"] == [3, 3]
+    assert read_checkpoint(runs.out / "stopped" / LAST).step == 3
+
+
 def test_processes_that_disagree_say_on_what(runs: Runs) -> None:
     assert all("the weather is day 1 in process 1 but day 0 in process 0" in m for m in runs.answers["disagree"])
 

@@ -165,6 +165,22 @@ def test_interrupted_and_resumed(schedule: dict[str, Any], step: int, small_conf
     assert same_weights(tmp_path / "cut" / LAST, tmp_path / "through" / LAST)
 
 
+@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_mosaics_and_repeated_images_resume_alike(workers: int, step: int, small_config: Make, tmp_path: Path) -> None:
+    settings = small_config(ema=0.9, batch=4, steps=8)
+    settings = replace(
+        settings,
+        augment=replace(settings.augment, mosaic=0.7, mosaic_until=0.8),
+        data=replace(settings.data, repeat_threshold=0.9, workers=workers),
+    )
+    train_detector(settings, tmp_path / "through")
+    run_interrupted(settings, tmp_path / "cut", step)
+    train_detector(settings, tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "through")
+    assert same_weights(tmp_path / "cut" / LAST, tmp_path / "through" / LAST)
+
+
 def test_the_comparison_notices_another_seed(small_config: Make, tmp_path: Path) -> None:
     settings = small_config()
     train_detector(settings, tmp_path / "a")
