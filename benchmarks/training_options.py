@@ -47,9 +47,9 @@ RESULTS = "results.jsonl"
 PATIENCES = (1, 2, 3)
 
 MOSAIC: Mapping[str, Mapping[str, Any]] = {
-    "mosaic": {"augment.mosaic": 1.0},
+    "mosaic": {"augment.mosaic": 1.0, "augment.mosaic_until": 1.0},
     "mosaic to 80 %": {"augment.mosaic": 1.0, "augment.mosaic_until": 0.8},
-    "half mosaic": {"augment.mosaic": 0.5},
+    "half mosaic": {"augment.mosaic": 0.5, "augment.mosaic_until": 1.0},
 }
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # settings by data set and name
     "bccd": {
@@ -214,8 +214,8 @@ def stopped(curve: list[tuple[int, float]], patience: int) -> tuple[int, float]:
 
 
 def _spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ class Augment:
     # Least and largest factor of the shorter side of an image in a mosaic.
     mosaic_scale: tuple[PartScale, PartScale] = field(default=(0.5, 1.0), metadata={"absent": [0.5, 1.0]})
     # The share of the schedule's steps after which there are no mosaics.
-    mosaic_until: Fraction = field(default=1.0, metadata={"absent": 1.0})
+    mosaic_until: Fraction = field(default=0.8, metadata={"absent": 0.8})
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """See `bounds.Conflicts`."""
