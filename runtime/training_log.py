@@ -9,6 +9,7 @@ from typing import Any
 from .errors import UserError
 
 LOG = "log.jsonl"  # the name of the log in the folder of a run
+KINDS = ("train", "val", "stop")  # of a line: a training step, an evaluation, the end by early stopping
 
 
 class LogError(UserError):
@@ -21,11 +22,11 @@ def _is_entry(line: dict[str, Any]) -> bool:
     numbers = all(
         value is None or isinstance(value, float) or (type(value) is int and abs(value) < 10**18) for value in values
     )
-    return line.get("kind") in ("train", "val") and type(line.get("step")) is int and numbers
+    return line.get("kind") in KINDS and type(line.get("step")) is int and numbers
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log as dictionaries with "kind" ("train" or "val") and "step"; none where there is no file.
+    """The lines of a log as dictionaries with "kind" (one of `KINDS`) and "step"; none where there is no file.
 
     A last line that an interruption cut short is left out. Raises LogError for any other line that can't be read.
     """

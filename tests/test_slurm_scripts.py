@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.coco.command import main as evaluate
-from train.trainer.run_log import LOG, read_log
+from runtime.training_log import LOG, read_log
 
 from .runtime.coco.test_evaluate import make_dataset
 from .support.fakes import write_red_onnx

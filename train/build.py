@@ -83,7 +83,7 @@ def build_training_batches(
     dataset: CocoDataset, settings: config.Config, first_step: int, share: int | None = None, rank: int = 0
 ) -> Iterator[TrainBatch]:
     """The batches of a run from step `first_step` on; see `training_batches` for `share` and `rank`."""
-    batch, crop = settings.schedule.batch, settings.augment.crop
+    batch, steps, crop = settings.schedule.batch, settings.schedule.steps, settings.augment.crop
     stream = TrainingStream(
         dataset,
         settings.augment,
@@ -91,7 +91,7 @@ def build_training_batches(
         settings.data.keep_empty,
         seed=settings.run.seed,
         group=batch if settings.data.group_by_aspect and crop == (0, 0) else 0,
+        repeat_threshold=settings.data.repeat_threshold,
+        mosaic_end=round(settings.augment.mosaic_until * steps) * batch,
     )
-    return training_batches(
-        stream, range(first_step, settings.schedule.steps), batch, settings.data.workers, share=share, rank=rank
-    )
+    return training_batches(stream, range(first_step, steps), batch, settings.data.workers, share=share, rank=rank)

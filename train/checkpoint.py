@@ -64,6 +64,7 @@ class Checkpoint(NamedTuple):
     scaler: dict[str, Any]
     ap: float | None  # 0–1, of the last evaluation, if that was on the whole validation set
     best_ap: float  # 0–1, the highest of the run's evaluations on the whole validation set; −1 before the first
+    since_best: int = 0  # evaluations on the whole validation set since that one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Facts:
     best_ap: Annotated[float, Bounds(-1, 1)]
     classes: Annotated[tuple[Name, ...], Items(1, 100_000)]
     category_ids: Annotated[tuple[Id, ...], Items(1, 100_000, distinct=True)]
+    since_best: Count = dataclasses.field(default=0, metadata={"absent": 0})
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """See `bounds.Conflicts`."""
@@ -140,10 +142,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "use the toolkit version that wrote it, or train again"
         )
     try:
-        missing = [name for name in (*Checkpoint._fields, "category_ids") if name not in content]
+        needed = [name for name in Checkpoint._fields if name not in Checkpoint._field_defaults]
+        missing = [name for name in (*needed, "category_ids") if name not in content]
         if missing:
             raise DamagedError(f"{missing[0]} is missing")
-        facts = record_from_dict(Facts, plain({f.name: content[f.name] for f in dataclasses.fields(Facts)}), str(path))
+        names = [f.name for f in dataclasses.fields(Facts) if f.name in content]
+        facts = record_from_dict(Facts, plain({name: content[name] for name in names}), str(path))
         if not isinstance(content["config"], str):
             raise DamagedError(f"config is {kind_of(content['config'])}, expected a text")
         settings = record_from_dict(Config, parse_json(content["config"], f"{path}: its configuration"), str(path))
@@ -161,6 +165,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         step=facts.step,
         ap=facts.ap,
         best_ap=facts.best_ap,
+        since_best=facts.since_best,
         **{name: content[name] for name in _STATES},
     )
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.device_data import DeviceImages, Placed, choose, decode, jitter_colours, move_images, move_targets
 from benchmarks.gpu.reproduction import REHEARSAL, preprocess, settings
 from runtime.coco import CocoDataset, load_coco
+from runtime.training_log import LOG, read_log
 from train import shapes
 from train.config import Augment, Config
 from train.data import augment as host
@@ -19,7 +20,6 @@ from train.data.augment import Sample
 from train.loss.criterion import Targets
 from train.reproduce.systems import systems
 from train.trainer.loop import train_detector
-from train.trainer.run_log import LOG, read_log
 
 SIDE = 96
 CPU = torch.device("cpu")

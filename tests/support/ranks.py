@@ -52,12 +52,16 @@ def work(config: Config, out: Path, world: World) -> dict[str, Any]:
             train_detector(replace(config, run=replace(config.run, accumulate=2)), out / name, world=world)
     with patched(nan_at(1, rank=1, world=world)):
         bad_loss = message(lambda: train_detector(config, out / "nan", world=world))
+    still = replace(config.schedule, patience=2, learning_rate=1e-12)  # no evaluation is better than the first
+    stopping = replace(config, schedule=still, run=replace(config.run, evaluate_every=1, evaluate_limit=0))
+    stopped = train_detector(stopping, out / "stopped", world=world)
     loaded = load_detector(out / "two" / LAST)
     dataset = load_coco(config.data.val_json, config.data.val_images)
     detector = RuntimeDetector(TorchBackend(loaded.detector, loaded.config, loaded.classes))
     evaluation = evaluate_distributed(detector, dataset, world, batch=2, progress=False)
     return {
         "bad loss": all_gather(bad_loss, world),
+        "stopped": all_gather(stopped.steps, world),
         "disagree": all_gather(message(lambda: require_agreement({"the weather": f"day {world.rank}"}, world)), world),
         "figures": evaluation.metrics.values,
         "everyone's figures": all_gather(evaluation.metrics.values, world),

@@ -28,8 +28,20 @@ def check_config(config: Config) -> None:
     if single_cell and config.run.precision != "fp32":
         larger = f"a larger crop for {config.model.pyramid.levels} pyramid levels, or --run.precision fp32"
         raise _impossible(config, "augment.crop", larger)
+    _check_patience(config)
     check_settings(config.model.backbone)
     _check_normalization(config)
+
+
+def _check_patience(config: Config) -> None:
+    """Refuse early stopping without comparable evaluations."""
+    if not config.schedule.patience:
+        return
+    if not (config.data.val_json or config.data.val):
+        needed = "0, since there is no validation set to measure AP on (--data.val-json and --data.val-images)"
+        raise _impossible(config, "schedule.patience", needed)
+    if config.run.evaluate_limit:
+        raise _impossible(config, "run.evaluate_limit", "0 (the whole validation set) with --schedule.patience")
 
 
 def _check_normalization(config: Config) -> None:

@@ -108,6 +108,9 @@ class Data:
     # split than "train". It replaces train_json and train_images.
     train: PathText = field(default="", metadata={"absent": ""})
     val: PathText = field(default="", metadata={"absent": ""})  # the validation set likewise, by default of split "val"
+    # Above 0: images with a class that fewer than this share of the images have are repeated within an epoch, by the
+    # factor √(this / the class's share).
+    repeat_threshold: Fraction = field(default=0.0, metadata={"absent": 0.0})
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class Schedule:
     warmup_start: Fraction = 0.001  # factor of the learning rate at the first step
     clip_norm: Annotated[float, Bounds(0, 1e9)] = 35.0  # largest norm of all gradients together; 0 clips nothing
     ema: MovingAverage = 0.0  # decay of the averaged weights, which are evaluated and deployed; 0: no averaging
+    # Above 0: the run ends after this many evaluations without a better AP.
+    patience: Count = field(default=0, metadata={"absent": 0})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import cv2
@@ -16,11 +16,12 @@ from runtime.manifest import Preprocess
 REGION = -1  # label of a region to ignore, which is no object
 MIN_SIDE = 1.0  # px on the canvas; boxes cropped to less are dropped
 CropSide = Annotated[int, Bounds(0, 2**14)]
+PartScale = Annotated[float, Bounds(0.01, 10)]
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a training image, applied in this order."""
+    """Random changes of a training image, in this order; then the mosaics that are made of such images."""
 
     horizontal_flip: Fraction = 0.5  # probability
     vertical_flip: Fraction = 0.0  # probability
@@ -36,6 +37,13 @@ class Augment:
     saturation: Fraction = 0.0  # factor in the range 1 ± this
     # A cropped box is kept if at least this fraction of its area is still in the image.
     min_visible: Fraction = 0.3
+    # Probability of four images on one canvas, each of them changed as above. The canvas is a crop's, or that of the
+    # first image.
+    mosaic: Fraction = field(default=0.0, metadata={"absent": 0.0})
+    # Least and largest factor of the shorter side of an image in a mosaic.
+    mosaic_scale: tuple[PartScale, PartScale] = field(default=(0.5, 1.0), metadata={"absent": [0.5, 1.0]})
+    # The share of the schedule's steps after which there are no mosaics.
+    mosaic_until: Fraction = field(default=0.8, metadata={"absent": 0.8})
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """See `bounds.Conflicts`."""
@@ -43,6 +51,8 @@ class Augment:
             yield "short_side_min", f"at most short_side_max, here {self.short_side_max}"
         if min(self.crop) == 0 and max(self.crop) > 0:
             yield "crop", "two sizes, or 0 0"
+        if self.mosaic_scale[0] > self.mosaic_scale[1]:
+            yield "mosaic_scale", "two factors, the smaller first"
 
 
 class Sample(NamedTuple):

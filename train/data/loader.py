@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -25,8 +26,10 @@ from runtime.manifest import Preprocess
 
 from ..loss.criterion import Targets
 from .augment import REGION, Augment, Sample, augment, choose, training_hw
+from .mosaic import Layout, corners, draw_layout, join_parts
 from .objects import images_to_train_on
-from .sampler import grouped_by_aspect, shuffled
+from .repeats import image_factors
+from .sampler import EpochOrder
 
 MAX_RETRIES = 20  # consecutive unreadable images before training stops
 
@@ -40,20 +43,23 @@ class TrainBatch(NamedTuple):
     problems: list[str]  # a message for each unreadable image, which the next image replaced
     # float32 [B, R, 4] xyxy, canvas px: regions to ignore, padded with zeros; None where the data set has none.
     regions: Tensor | None = None
+    mosaic_ids: tuple[int, ...] = ()  # ids of the images in mosaics, beside the first image of each in `image_ids`
 
 
 class Item(NamedTuple):
     """One sample of a batch, with the image's id and the messages of unreadable images before it."""
 
     sample: Sample
-    image_id: int
+    image_id: int  # of the image, or of the first one of a mosaic
     problems: list[str]
+    other_ids: tuple[int, ...] = ()  # of a mosaic's other images
 
 
 class TrainingStream(Dataset[Any]):
     """The endless, seeded stream of augmented samples.
 
-    With `group` above 0, batches of that size are all landscape or all portrait as far as possible.
+    With `group` above 0, batches of that size are all landscape or all portrait as far as possible. Images with rare
+    classes are repeated by `repeat_threshold` (see `repeats`). From sample `mosaic_end` on there are no mosaics.
     """
 
     def __init__(
@@ -64,35 +70,81 @@ class TrainingStream(Dataset[Any]):
         keep_empty: bool,
         seed: int,
         group: int = 0,
+        *,
+        repeat_threshold: float = 0.0,
+        mosaic_end: int = sys.maxsize,
     ):
         self.indices = images_to_train_on(dataset, keep_empty)
         sizes = dataset.sizes_hw[self.indices]
-        self._is_portrait = sizes[:, 0] > sizes[:, 1]
-        self._group = group
+        factors = image_factors(dataset, self.indices, repeat_threshold)
+        self._order = EpochOrder(sizes[:, 0] > sizes[:, 1], seed, group, factors)
+        self._mosaic_end = mosaic_end
         self.dataset = dataset
         self.settings = settings
         self.pre = pre
         self.seed = seed
-        self._order = (-1, np.empty(0, dtype=np.int64))  # epoch and its permutation, cached
 
     def __getitem__(self, n: int) -> Item:
         """The n-th sample of the run. The next image replaces an image that can't be read, and a message says so.
 
         Raises ImageError after `MAX_RETRIES` unreadable images in a row.
         """
+        layout = None
+        if self.settings.mosaic > 0 and n < self._mosaic_end:
+            layout = draw_layout(self.settings, np.random.default_rng((self.seed, 3, n)))
+        if layout is not None:
+            return self._mosaic(n, layout)
         problems: list[str] = []
+        order, position = self._order.around(n)
+        rng = np.random.default_rng((self.seed, 1, n))
+        index, sample = self._augmented(order, position, self.settings, rng, problems)
+        return Item(sample, int(self.dataset.image_ids[index]), problems)
+
+    def _mosaic(self, n: int, layout: Layout) -> Item:
+        """The n-th sample as a mosaic of the n-th image and of three others of its epoch."""
+        order, position = self._order.around(n)
+        canvas_hw = self.settings.crop
+        if canvas_hw == (0, 0):
+            first = choose(self.settings, np.random.default_rng((self.seed, 3, n, 1)))
+            height, width = training_hw(self.dataset.size_hw(self.index_of(n)), first.short_side, self.pre)
+            canvas_hw = (width, height) if first.transpose else (height, width)
+        where = [corner for corner in corners(canvas_hw, layout) if corner.height > 0 and corner.width > 0]
+        positions = [position, *(int(place * len(order)) for place in layout.places)]
+        problems: list[str] = []
+        ids, parts = [], []
+        for k, corner in enumerate(where):
+            window = replace(self.settings, crop=(corner.height, corner.width))
+            rng = np.random.default_rng((self.seed, 3, n, k + 1))
+            index, part = self._augmented(order, positions[k], window, rng, problems, layout.scales[k])
+            ids.append(int(self.dataset.image_ids[index]))
+            parts.append(part)
+        return Item(join_parts(canvas_hw, where, parts, self.pre.pad_value), ids[0], problems, tuple(ids[1:]))
+
+    def _augmented(
+        self,
+        order: np.ndarray,
+        position: int,
+        settings: Augment,
+        rng: np.random.Generator,
+        problems: list[str],
+        scale: float = 1.0,
+    ) -> tuple[int, Sample]:
+        """The image at `position` of an epoch, or the next one that can be read: its index, and it augmented.
+
+        The shorter side is drawn as `settings` say, times `scale`. `problems` receives a message for each image that
+        can't be read.
+        """
+        choices = choose(settings, rng)
+        choices = choices._replace(short_side=max(1, round(choices.short_side * scale)))
         for attempt in range(MAX_RETRIES):
-            index = self.index_of(n, attempt)
-            rng = np.random.default_rng((self.seed, 1, n))
-            choices = choose(self.settings, rng)
+            index = int(self.indices[order[(position + attempt) % len(order)]])
             try:
                 sample = self.read(index, choices.short_side)
             except ImageError as error:
                 problems.append(str(error))
                 continue
             size_hw = training_hw(self.dataset.size_hw(index), choices.short_side, self.pre)
-            changed = augment(sample, choices, size_hw, self.settings, self.pre, rng)
-            return Item(changed, int(self.dataset.image_ids[index]), problems)
+            return index, augment(sample, choices, size_hw, settings, self.pre, rng)
         raise ImageError(f"{MAX_RETRIES} images in a row can't be read, the last: {problems[-1]}")
 
     def __getitems__(self, numbers: list[int]) -> list[Item] | ImageError:
@@ -104,14 +156,8 @@ class TrainingStream(Dataset[Any]):
 
     def index_of(self, n: int, attempt: int = 0) -> int:
         """The index in the data set of the run's n-th image; `attempt` counts its replacements."""
-        epoch, position = divmod(n, len(self.indices))
-        if self._order[0] != epoch:
-            if self._group:
-                order = grouped_by_aspect(self._is_portrait, self.seed, epoch, self._group)
-            else:
-                order = shuffled(len(self.indices), self.seed, epoch)
-            self._order = (epoch, order)
-        return int(self.indices[self._order[1][(position + attempt) % len(self.indices)]])
+        order, position = self._order.around(n)
+        return int(self.indices[order[(position + attempt) % len(order)]])
 
     def read(self, index: int, short_side: int) -> Sample:
         """Image `index` with at least the pixels that a resize to `short_side` needs, and its boxes in those pixels."""
@@ -155,7 +201,7 @@ def collate(
     height, width = (-(-side // pre.size_divisor) * pre.size_divisor for side in canvas_hw)
     images = np.empty((len(items), height, width, 3), dtype=np.uint8)
     images[:] = pre.pad_value
-    for i, (sample, _, _) in enumerate(items):
+    for i, sample in enumerate(item.sample for item in items):
         h, w = sample.image.shape[:2]
         images[i, :h, :w] = sample.image
     are_objects = [item.sample.labels != REGION for item in items]
@@ -169,6 +215,7 @@ def collate(
         [item.image_id for item in items],
         [problem for item in items for problem in item.problems],
         torch.from_numpy(regions) if has_regions else None,
+        tuple(other for item in items for other in item.other_ids),
     )
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from runtime.coco import CocoDataset
-from runtime.coco.metrics import is_measured
 from runtime.detector import Detector as RuntimeDetector
 from runtime.interrupts import Interrupted, held
 
@@ -25,6 +24,7 @@ from ..config import Config
 from ..config.check import check_config
 from ..data.loader import TrainBatch
 from ..data.objects import images_to_train_on
+from ..data.repeats import epoch_length, image_factors
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
 from .compilation import (
@@ -54,6 +54,7 @@ from .progress import Progress, say
 from .run_folder import run_folder
 from .run_log import RunLog
 from .start import BEST, LAST, TrainingError, load_datasets, start_or_resume
+from .stopping import BestAp, measured_ap, require_measurable
 
 
 class TrainingResult(NamedTuple):
@@ -94,7 +95,7 @@ def train_detector(
     has other processes beside it. The processes of a `world` together take the steps that a single process would;
     process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed without `resume`. Raises UserError for
     settings and data that can't work and where another run works in `out`, TrainingError where the loss is no longer
-    finite.
+    finite. With `schedule.patience` a run may end before its last step.
     """
     check_config(config)
     with run_folder(config, out, world):
@@ -105,8 +106,10 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     config = data_in_coco(config, out, resume, world)
     train_set, val_set = load_datasets(config, report=world.is_main)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
-    images_in_epoch = len(images_to_train_on(train_set, config.data.keep_empty))
-    config = dataclasses.replace(config, schedule=in_steps(config.schedule, images_in_epoch))
+    require_measurable(config, val_set)
+    indices = images_to_train_on(train_set, config.data.keep_empty)
+    samples = epoch_length(image_factors(train_set, indices, config.data.repeat_threshold), len(indices))
+    config = dataclasses.replace(config, schedule=in_steps(config.schedule, samples))
     classes = checked_classes(train_set.classes, train_set.category_ids, config.data.train_json)
     state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
@@ -117,7 +120,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     network = data_parallel(_network_of(model, config, compiler, device, world), world)
     criterion = _criterion_of(config, compiler, device)
     unchecked = _Unchecked(out, world)
-    ap, best_ap = None, state.best_ap
+    ap, best = None, BestAp(state.best_ap, state.since_best)
 
     def save(name: str, step: int) -> None:
         if not world.is_main:
@@ -134,7 +137,8 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                     state.optimizer.state_dict(),
                     state.scaler.state_dict(),
                     ap,
-                    best_ap,
+                    best.ap,
+                    best.since,
                 ),
             )
 
@@ -149,7 +153,11 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
 
     with RunLog(out, first_step=state.step, writes=world.is_main) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        batches = make_batches(train_set, config, state.step, share, world.rank)
+        batches: Iterator[TrainBatch] = iter(())
+        if best.ends(done, schedule):
+            run_log.say(best.reason(done, schedule))
+        else:
+            batches = make_batches(train_set, config, state.step, share, world.rank)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
@@ -176,7 +184,9 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 done = step + 1
                 # A gradient that isn't finite spoils the weights, and with them the next checkpoint. fp16's scaler
                 # expects such gradients and skips their steps.
-                unchecked.add(done, losses, batch.image_ids, None if state.scaler.is_enabled() else norm)
+                unchecked.add(
+                    done, losses, [*batch.image_ids, *batch.mosaic_ids], None if state.scaler.is_enabled() else norm
+                )
                 log = done % config.run.log_every == 0 or done == schedule.steps
                 evaluate = _is_evaluated(done, config, val_set)
                 save_now = done % config.run.checkpoint_every == 0 or done == schedule.steps
@@ -195,22 +205,24 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 metrics = evaluate_model(scored, config, classes, val_set, limit, world)
                 evaluated = done
                 run_log.evaluation(done, metrics, limit)
-                ap = metrics["AP"] if limit == 0 and is_measured(metrics) else None
-                # A lucky subset of the images must not beat the AP on all of them.
-                if ap is not None and ap > best_ap:
-                    best_ap = ap
+                ap = measured_ap(metrics, limit)
+                if best.add(ap):
                     save(BEST, done)
                 started, image_count = time.perf_counter(), 0
-            if save_now:
+            ends = evaluate and best.ends(done, schedule)
+            if save_now or ends:
                 save(LAST, done)
                 saved = done
-    best = out / BEST
+            if ends:
+                run_log.stopped(done, best.ap, best.since)
+                run_log.say(best.reason(done, schedule))
+                break
     return TrainingResult(
         last=out / LAST,
-        best=best if best.exists() else None,
-        steps=max(state.step, schedule.steps),
+        best=out / BEST if (out / BEST).exists() else None,
+        steps=done,
         ap=ap,
-        best_ap=best_ap if best_ap >= 0 else None,
+        best_ap=best.ap if best.ap >= 0 else None,
     )
 
 

@@ -92,6 +92,16 @@ class RunLog:
         figures = f"AP {percent(metrics['AP'])}  AP50 {percent(metrics['AP50'])}"
         say(f"step {step}: {figures if is_measured(metrics) else NOTHING}{part}")
 
+    def stopped(self, step: int, best_ap: float, evaluations: int) -> None:
+        """Log that early stopping ended the run: the highest AP (0–1), and how many evaluations ago it was."""
+        if self.writes:
+            self._write("stop", step, {"best_ap": best_ap, "evaluations_since": evaluations})
+
+    def say(self, line: str) -> None:
+        """Print a line, from one of several processes."""
+        if self.writes:
+            say(line)
+
     def problems(self, problems: list[str]) -> None:
         """Print a warning for each image that could not be read."""
         for problem in problems:

@@ -17,7 +17,8 @@ from runtime.images.limit import max_pixels
 from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from ..config import Config
-from ..data.objects import crowds_as_objects
+from ..data.objects import crowds_as_objects, images_to_train_on
+from ..data.repeats import repeats_note
 from ..model.detector import DetectorNetwork
 from .device import pick_device, pick_precision
 from .optim import AveragedWeights, build_optimizer, resume_optimizer
@@ -40,6 +41,7 @@ class State(NamedTuple):
     scaler: torch.amp.GradScaler  # disabled unless training in fp16
     step: int  # steps done before
     best_ap: float  # 0–1, of the evaluations before; −1 where there was none
+    since_best: int  # evaluations since that one
 
 
 def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -> State:
@@ -64,7 +66,7 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     optimizer = build_optimizer(model, config.schedule)
     scaler = torch.amp.GradScaler(device.type, enabled=pick_precision(config) == torch.float16)
     if checkpoint is None:
-        return State(model, average, optimizer, scaler, 0, -1.0)
+        return State(model, average, optimizer, scaler, 0, -1.0, 0)
     _check_same_run(checkpoint, config, classes, last)
     load_weights(model, checkpoint.model, last)
     if average is not None:  # an average that is switched on now starts at the trained weights
@@ -82,7 +84,7 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
             f"{last}: the optimizer's state doesn't fit the model ({type(error).__name__}: {error}); "
             "use another checkpoint of the run, or train again"
         ) from error
-    return State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap)
+    return State(model, average, optimizer, scaler, checkpoint.step, checkpoint.best_ap, checkpoint.since_best)
 
 
 def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, last: Path) -> None:
@@ -129,6 +131,8 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
             say(f"warning: {dataset.json_path}: {problem}")
     for note in notes if report else ():
         say(f"{train_set.json_path}: {note}")
+    if report and data.repeat_threshold > 0:
+        say(repeats_note(train_set, images_to_train_on(train_set, data.keep_empty), data.repeat_threshold))
     limit = max_pixels(data.max_megapixels)
     train_set = dataclasses.replace(train_set, max_pixels=limit)
     if val_set is not None:

@@ -238,7 +238,7 @@ def test_collating_pads_images_and_boxes() -> None:
     assert batch.targets.mask.sum(dim=1).tolist() == [2, 0, 5]
     assert batch.image_ids == [1, 2, 3]
     assert batch.problems == ["p2"]
-    for i, (sample, _, _) in enumerate(items):
+    for i, (sample, *_) in enumerate(items):
         h, w = sample.image.shape[:2]
         image = batch.images[i].numpy()
         assert (image[:h, :w] == sample.image).all()

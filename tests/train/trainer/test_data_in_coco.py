@@ -16,6 +16,7 @@ import pytest
 
 from runtime.coco import load_coco
 from runtime.errors import UserError
+from runtime.training_log import LOG, read_log
 from tests.support.layout_writers import WRITERS
 from train.__main__ import parse
 from train.api import train
@@ -26,7 +27,6 @@ from train.config.recipes import atss_tiny
 from train.trainer.data_in_coco import data_in_coco
 from train.trainer.distributed import ALONE
 from train.trainer.loop import LAST
-from train.trainer.run_log import LOG, read_log
 from train.trainer.start import TrainingError
 
 Make = Callable[..., Config]

@@ -17,6 +17,7 @@ import torch
 from runtime.coco import load_coco
 from runtime.detector import Detector as RuntimeDetector
 from runtime.errors import EXIT_BAD_INPUT, UserError
+from runtime.training_log import LOG, read_log
 from tests.support.ranks import DEFECTS, patched
 from tests.train.loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
 from train import validate
@@ -29,7 +30,6 @@ from train.trainer import loop
 from train.trainer.distributed import ALONE, World, all_gather, all_reduce, local_batch_size, require_agreement
 from train.trainer.evaluation import TorchBackend, evaluate_distributed
 from train.trainer.loop import LAST, train_detector
-from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
 ROOT = Path(__file__).parents[3]
@@ -221,6 +221,11 @@ def test_a_bad_loss_of_one_process_stops_all_and_names_its_images(runs: Runs) ->
     assert first == second
     assert f"nan at step 2, on the images with ids {mine}" in first
     assert not (runs.out / "nan" / LAST).exists()
+
+
+def test_early_stopping_ends_all_processes_at_the_same_step(runs: Runs) -> None:
+    assert runs.answers["stopped"] == [3, 3]
+    assert read_checkpoint(runs.out / "stopped" / LAST).step == 3
 
 
 def test_processes_that_disagree_say_on_what(runs: Runs) -> None:

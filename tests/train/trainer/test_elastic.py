@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime.training_log import LOG, read_log
 from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.trainer.distributed import ALONE, World, fresh_store
 from train.trainer.elastic import CLAIM, continues
 from train.trainer.loop import LAST, train_detector
-from train.trainer.run_log import LOG, read_log
 from train.trainer.start import TrainingError
 
 from .test_resume import losses, run_interrupted, same_weights

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime.training_log import LOG, read_log
 from tests.train.loss.test_criterion import CANVAS, random_outputs, targets_of
 from train import config
 from train.build import build_criterion, build_detector
@@ -19,7 +20,6 @@ from train.model.detector import DenseOutputs
 from train.trainer.compilation import CompiledCriterion, Compiler, compiler_may_warn
 from train.trainer.loop import train_detector
 from train.trainer.optim import build_optimizer, resume_optimizer
-from train.trainer.run_log import LOG, read_log
 
 # Warnings of torch on a GPU: the first of any use of the mode, the second of torch's own data loader up to 2.11.
 pytestmark = [

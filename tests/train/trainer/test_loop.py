@@ -16,13 +16,13 @@ import torch
 
 from runtime.coco import load_coco
 from runtime.errors import UserError
+from runtime.training_log import LOG, read_log
 from train.checkpoint import load_detector, read_checkpoint
 from train.config import Config
 from train.loss.criterion import Criterion, Losses
 from train.trainer import loop
 from train.trainer.device import pick_device, pick_precision
 from train.trainer.loop import BEST, LAST, evaluate_model, train_detector
-from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
 

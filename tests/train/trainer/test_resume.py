@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from runtime.errors import UserError
+from runtime.training_log import LOG, read_log
 from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.loss.criterion import Criterion
 from train.trainer.loop import LAST, train_detector
-from train.trainer.run_log import LOG, read_log
 
 Make = Callable[..., Config]
 
@@ -158,6 +158,22 @@ def test_a_signal_keeps_what_is_done(
 def test_interrupted_and_resumed(schedule: dict[str, Any], step: int, small_config: Make, tmp_path: Path) -> None:
     """Before the first checkpoint, right after it, and between it and the second."""
     settings = small_config(**schedule)
+    train_detector(settings, tmp_path / "through")
+    run_interrupted(settings, tmp_path / "cut", step)
+    train_detector(settings, tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "through")
+    assert same_weights(tmp_path / "cut" / LAST, tmp_path / "through" / LAST)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_mosaics_and_repeated_images_resume_alike(workers: int, step: int, small_config: Make, tmp_path: Path) -> None:
+    settings = small_config(ema=0.9, batch=4, steps=8)
+    settings = replace(
+        settings,
+        augment=replace(settings.augment, mosaic=0.7, mosaic_until=0.8),
+        data=replace(settings.data, repeat_threshold=0.9, workers=workers),
+    )
     train_detector(settings, tmp_path / "through")
     run_interrupted(settings, tmp_path / "cut", step)
     train_detector(settings, tmp_path / "cut", resume=True)
