@@ -40,7 +40,18 @@ STORY = (
     "deepstream",
     "triton",
 )
-STORY = (*STORY, "run", "evaluate", "cluster", "hand-over", "benchmark", "contracts", "results", "how-it-works")
+STORY = (
+    *STORY,
+    "run",
+    "evaluate",
+    "tiling",
+    "cluster",
+    "hand-over",
+    "benchmark",
+    "contracts",
+    "results",
+    "how-it-works",
+)
 STORY = (*STORY, "damaged-files", "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")
 # Appended to commands that are run, so that they take seconds.

@@ -137,6 +137,6 @@ def test_400_megapixels_within_a_gigabyte(tmp_path: Path, suffix: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=True)
     assert int(done.stdout.split("peak_kb")[1]) < 1_000_000
     row = json.loads((tmp_path / "out" / "detections.json").read_text())["images"][0]
-    boxes = np.array([one["box"] for one in row["detections"]])
+    boxes = np.array([one["box_xyxy"] for one in row["detections"]])
     for x, y in places:
         assert np.abs(boxes[:, :2] - [x, y]).max(1).min() < 20, (x, y)
