@@ -40,19 +40,8 @@ STORY = (
     "deepstream",
     "triton",
 )
-STORY = (
-    *STORY,
-    "run",
-    "evaluate",
-    "tiling",
-    "cluster",
-    "hand-over",
-    "benchmark",
-    "contracts",
-    "results",
-    "how-it-works",
-)
-STORY = (*STORY, "damaged-files", "troubleshooting")
+STORY = (*STORY, "run", "evaluate", "tiling", "cluster", "hand-over", "benchmark", "contracts", "results")
+STORY = (*STORY, "how-it-works", "damaged-files", "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")
 # Appended to commands that are run, so that they take seconds.
 SMALL = ("--preprocess.short-side", "96", "--preprocess.long-side", "128", "--augment.crop", "128", "128")
