@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from runtime.errors import UserError
 from runtime.images import decode, decode_image
-from runtime.images.headers import read_header
+from runtime.images.headers import opened, read_header
 from runtime.images.strips import open_strips
 from runtime.images.video import Video
 
@@ -228,7 +228,7 @@ def _size_of(folder: Path, seeds: Path) -> str:
 def _read_strips(folder: Path, seeds: Path) -> str:
     """Strips have the size of the header, and the pixels of the whole file where that is decoded."""
     (path,) = folder.glob("picture*")
-    with path.open("rb") as file:
+    with opened(path) as file:
         header = read_header(file, str(path))
     height, width = header.stored_hw
     if height * width > MAX_PIXELS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,26 @@ def saved(mode: str, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def in_tiles(side: int = 16) -> bytes:
+    """A TIFF in tiles, without compression, which Pillow reads but does not write."""
+    down, across = -(-HEIGHT // side), -(-WIDTH // side)
+    padded = np.zeros((down * side, across * side, 3), np.uint8)
+    padded[:HEIGHT, :WIDTH] = PIXELS
+    tiles = padded.reshape(down, side, across, side, 3).swapaxes(1, 2).reshape(down * across, -1)
+    count, size = tiles.shape
+    long = {256: [WIDTH], 257: [HEIGHT], 259: [1], 262: [2], 277: [3], 284: [1], 322: [side], 323: [side]}
+    long |= {258: [8, 8, 8], 324: [8 + i * size for i in range(count)], 325: [size] * count}
+    at = 8 + tiles.nbytes
+    values_at, entries, values = at + 2 + 12 * len(long) + 4, b"", b""
+    for tag, numbers in sorted(long.items()):
+        data = struct.pack(f"<{len(numbers)}I", *numbers)
+        entries += struct.pack("<HHI", tag, 4, len(numbers))
+        entries += data if len(data) == 4 else struct.pack("<I", values_at + len(values))
+        values += data if len(data) > 4 else b""
+    head = struct.pack("<2sHI", b"II", 42, at)
+    return head + tiles.tobytes() + struct.pack("<H", len(long)) + entries + bytes(4) + values
+
+
 def deep(suffix: str, pixels: np.ndarray) -> bytes:
     """With lower bytes of their own, which are dropped."""
     return cv2.imencode(suffix, pixels.astype(np.uint16) * 256 + (pixels.astype(np.uint16) * 7 & 255))[1].tobytes()
@@ -51,6 +72,7 @@ FILES = {
     },
     "tiff jpeg": saved("RGB", "TIFF", compression="jpeg", tiffinfo={278: 8}),
     "tiff one strip": saved("RGB", "TIFF"),
+    "tiff tiles": in_tiles(),
     "tiff 16": deep(".tif", PIXELS),
     "tiff big": saved("RGB", "TIFF", big_tiff=True, compression="tiff_lzw", tiffinfo={278: 8}),
 }
