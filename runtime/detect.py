@@ -55,6 +55,7 @@ from .manifest import Manifest
 from .model_spec import ModelSpec, model_path, model_summary
 from .outputs import check_outputs
 from .terminal import printable
+from .tiling.settings import add_tile_arguments, parse_tiles
 
 BATCH = 4  # default of --batch
 MIN_SCORE = 0.3  # default of --score
@@ -99,6 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="attempts to find a lost stream (%(default)s)",
     )
     add_filter_arguments(parser, MIN_SCORE)
+    add_tile_arguments(parser)
     add_backend_arguments(parser)
     add_cluster_arguments(parser)
     options = parser.parse_args(arguments)
@@ -193,6 +195,7 @@ def _warn(line: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
     options = _parse(arguments)
+    tiles = parse_tiles(options)
     streams = [text for text in options.inputs if is_stream(text)]
     inputs = _find_inputs([Path(text) for text in options.inputs if text not in streams], streams, options)
     target = options.out / "detections.json"
@@ -213,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             draws=not options.json_only,
             max_pixels=max_pixels(options.max_megapixels),
             max_frames=options.max_frames,
+            tiles=tiles,
         )
         head = {
             "artifact": str(options.model),

@@ -198,11 +198,11 @@ class Detector:
         """As `detect`, but without NMS: all candidates, in no particular order."""
         return self._run(images, nms_candidates, all_candidates=True)
 
-    def load(self, source: Encoded, max_pixels: int = MAX_PIXELS) -> Decoded | DeviceImage:
-        """An image file, open or not, or its bytes, decoded as the detector was told to; it stays on the GPU."""
+    def load(self, source: Encoded, max_pixels: int = MAX_PIXELS, whole_size: bool = False) -> Decoded | DeviceImage:
+        """An image file, open or not, or its bytes, decoded as it was told to, or (`whole_size`) to all pixels."""
         source = take_encoded(source)
         if self._decoder is None:
-            return load(source, self.load_preprocess, max_pixels=max_pixels)
+            return load(source, None if whole_size else self.load_preprocess, max_pixels=max_pixels)
         found = self.receive(decode_by(self._decoder, source, max_pixels=max_pixels))
         return whole(found) if isinstance(found, np.ndarray) else found
 

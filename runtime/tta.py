@@ -25,6 +25,8 @@ from .images.preprocess import as_decoded
 from .manifest import Manifest, Preprocess, Thresholds
 from .nms import iou_matrix
 from .stopwatch import Stopwatch
+from .tiling.detector import TiledDetector
+from .tiling.settings import Tiles, add_tile_arguments, parse_tiles
 
 
 class _Resized:
@@ -132,6 +134,7 @@ class TtaSettings:
     scales: tuple[int, ...] = ()  # shorter sides in px; empty: the manifest's
     flip: bool = False  # see mirrored images too
     vote: bool = False  # average the boxes that overlap
+    tiles: Tiles | None = None  # cut larger images into tiles, each of which is seen so; None: no tiles
 
 
 NO_TTA = TtaSettings()
@@ -145,19 +148,21 @@ def add_tta_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flip", action="store_true", help="detect on mirrored images too, and merge")
     group.add_argument("--vote", action="store_true", help="average the boxes that overlap a detection's box")
+    add_tile_arguments(parser)
 
 
 def parse_tta(options: argparse.Namespace) -> TtaSettings:
-    """The settings that a command line with `add_tta_arguments` asks for."""
-    return TtaSettings(tuple(options.scales or ()), options.flip, options.vote)
+    """The settings that a command line with `add_tta_arguments` and --batch asks for. Raises UserError."""
+    return TtaSettings(tuple(options.scales or ()), options.flip, options.vote, parse_tiles(options))
 
 
 def with_tta(detector: Detector, settings: TtaSettings) -> DetectorProtocol[Any]:
-    """The detector as the settings ask for it: itself, or a MultiScaleDetector on its backend."""
-    if settings == NO_TTA:
-        return detector
-    short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
-    return MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
+    """The detector as the settings ask for it: itself, or one on its backend that sees several sizes, or tiles."""
+    seeing: Detector | MultiScaleDetector = detector
+    if dataclasses.replace(settings, tiles=None) != NO_TTA:
+        short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
+        seeing = MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
+    return seeing if settings.tiles is None else TiledDetector(detector, settings.tiles, seeing)
 
 
 def merge_views(parts: Sequence[Detections], thresholds: Thresholds, vote: bool = False) -> Detections:

@@ -40,7 +40,7 @@ STORY = (
     "deepstream",
     "triton",
 )
-STORY = (*STORY, "run", "evaluate", "report", "cluster", "hand-over", "benchmark", "contracts", "results")
+STORY = (*STORY, "run", "evaluate", "report", "tiling", "cluster", "hand-over", "benchmark", "contracts", "results")
 STORY = (*STORY, "how-it-works", "damaged-files", "troubleshooting")
 PAGES = (*(f"docs/{name}.md" for name in STORY), "README.md", "CONTRIBUTING.md")
 # Appended to commands that are run, so that they take seconds.

@@ -17,9 +17,9 @@ import pytest
 
 from runtime import cli
 from runtime.manifest import Preprocess, Thresholds
+from runtime.training_log import LOG
 from train.config.recipes import atss_tiny
 from train.trainer.elastic import CLAIM
-from train.trainer.run_log import LOG
 from train.trainer.start import BEST, LAST
 
 from .runtime.coco.test_evaluate import make_dataset

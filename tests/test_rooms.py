@@ -72,17 +72,20 @@ ARROWS = {
     "runtime.detector": "runtime.backends runtime.batch_settings runtime.batching runtime.decoders runtime.detections "
     "runtime.images runtime.pipeline",
     "runtime.model_spec": "runtime.backends runtime.detector",
-    "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
+    "runtime.tiling": "runtime.batch_settings runtime.batching runtime.detections runtime.detector runtime.images "
     "runtime.nms",
+    "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
+    "runtime.nms runtime.tiling",
     "runtime.triton": "runtime.backends runtime.batching runtime.detections runtime.detector runtime.images "
     "runtime.machine",
     # What is done with a detector.
     "runtime.cluster": "runtime.backends runtime.detector runtime.model_spec",
     "runtime.detecting": "runtime.batch_settings runtime.batching runtime.cluster runtime.detection_files "
-    "runtime.detection_filter runtime.detections runtime.detector runtime.draw runtime.images runtime.pipeline",
+    "runtime.detection_filter runtime.detections runtime.detector runtime.draw runtime.images runtime.pipeline "
+    "runtime.tiling",
     "runtime.coco": "runtime.backends runtime.batch_settings runtime.batching runtime.cluster runtime.detection_filter "
     "runtime.detections runtime.detector runtime.detector_protocol runtime.images runtime.machine runtime.model_spec "
-    "runtime.parquet runtime.pipeline runtime.tta",
+    "runtime.parquet runtime.pipeline runtime.tiling runtime.tta",
     "runtime.analysis": "runtime.coco runtime.detection_filter",
     "runtime.benchmark": "runtime.backends runtime.batch_settings runtime.batching runtime.cuda runtime.detections "
     "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
@@ -95,7 +98,8 @@ ARROWS = {
     "runtime": "runtime.backends runtime.coco runtime.detections runtime.detector",
     # Commands.
     "runtime.detect": "runtime.backends runtime.batch_settings runtime.cluster runtime.decoders runtime.detecting "
-    "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec",
+    "runtime.detection_files runtime.detection_filter runtime.detector runtime.images runtime.model_spec "
+    "runtime.tiling",
     "runtime.evaluate": "runtime.coco runtime.report",
     "runtime.show": "runtime.coco runtime.draw runtime.images",
     "runtime.cli": "",

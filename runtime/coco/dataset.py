@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 
@@ -19,6 +19,18 @@ from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
 from .format import CocoError, Problems, categories, doubt_of_boxes, image_files, normalised, read_coco_json
 from .ground_truth import GroundTruth, parse_ground_truth
+
+
+class _Image(Protocol):
+    """What a reader of images gives."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width, in which boxes are measured."""
+        ...
+
+
+Sized = TypeVar("Sized", bound=_Image)
 
 
 class FileNames(Sequence[str]):
@@ -112,7 +124,11 @@ class CocoDataset:
         """Image `index`, decoded at the size its resize needs (`preprocess.load`). Raises ImageError as `image`."""
         return self._checked(index, load(self.path(index), pre, wanted_hw, max_pixels=max_pixels or self.max_pixels))
 
-    def _checked(self, index: int, image: Decoded) -> Decoded:
+    def read(self, index: int, read: Callable[[Path], Sized]) -> Sized:
+        """Image `index` as `read` reads its file. Raises ImageError as `image`."""
+        return self._checked(index, read(self.path(index)))
+
+    def _checked(self, index: int, image: Sized) -> Sized:
         if image.size_hw != self.size_hw(index):
             (height, width), (said_h, said_w) = image.size_hw, self.size_hw(index)
             raise ImageError(

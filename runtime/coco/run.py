@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..images import ImageError
 from ..pipeline import PipelineSettings, run_pipeline
 from ..stopwatch import Stopwatch
+from ..tiling.detector import TiledDetector
 from .classes import match_dataset
 from .dataset import CocoDataset
 from .results import Results, ResultsBuilder, results_of_image
@@ -105,7 +106,7 @@ def detect_with_all(
         made: dict[Any, Any] = {}  # detectors that prepare images alike share the prepared image
         for detector in detectors:
             if (kind := _preparing(detector)) not in made:
-                made[kind] = detector.prepare(dataset.load(item.image, detector.load_preprocess, settings.max_pixels))
+                made[kind] = detector.prepare(_read(detector, dataset, item.image, settings.max_pixels))
         return _Loaded(item, [made[_preparing(detector)] for detector in detectors])
 
     usual = pipeline_settings(detectors[0], batch)
@@ -140,6 +141,14 @@ def detect_with_all(
         )
         for gathered, calls in zip(found, runner.calls, strict=True)
     ]
+
+
+def _read(detector: DetectorProtocol[Any], dataset: CocoDataset, index: int, max_pixels: int | None) -> Any:
+    """Image `index`, as the detector takes it; one that cuts images into tiles may read it in strips."""
+    if isinstance(detector, TiledDetector):
+        most = max_pixels or dataset.max_pixels
+        return dataset.read(index, lambda path: detector.load(path, most))
+    return dataset.load(index, detector.load_preprocess, max_pixels)
 
 
 def _preparing(detector: DetectorProtocol[Any]) -> Any:

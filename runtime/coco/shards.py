@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..files import as_utf8, atomic_path, sha256_file
 from ..images import MAX_PIXELS
 from ..records import RecordError, record_from_dict
+from ..tiling.settings import Tiles
 from ..tta import NO_TTA, TtaSettings, with_tta
 from .dataset import CocoDataset
 from .format import CocoError
@@ -52,6 +53,7 @@ class Origin:
     flip: bool
     vote: bool
     max_pixels: Annotated[int, Bounds(1, 10**13)]
+    tiles: Tiles | None = dataclasses.field(default=None, metadata={"absent": None})
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def origin_of(
         flip=tta.flip,
         vote=tta.vote,
         max_pixels=settings.max_pixels or MAX_PIXELS,
+        tiles=tta.tiles,
     )
 
 

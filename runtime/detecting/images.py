@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..batch_settings import WINDOW, pipeline_settings
 from ..detection_files import DetectionFiles, detection_row
@@ -19,10 +21,13 @@ from ..draw import draw, encode_jpeg
 from ..errors import UserError
 from ..files import atomic_write
 from ..images import MAX_PIXELS, Decoded, decode
-from ..images.preprocess import Batch, DeviceBatch
 from ..images.sources import Source
+from ..images.strips import StripImage
 from ..outputs import check_outputs
 from ..pipeline import run_pipeline
+from ..terminal import printable
+from ..tiling.detector import tiled
+from ..tiling.settings import Tiles
 
 WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
 
@@ -36,6 +41,7 @@ class DetectSettings:
     draws: bool = True  # write a drawn copy of each input
     max_pixels: int = MAX_PIXELS  # larger images are skipped
     max_frames: int | None = None  # of each video or stream; None: all
+    tiles: Tiles | None = None  # cut larger images and frames into tiles; None: no tiles
 
 
 def detect_images(
@@ -49,21 +55,25 @@ def detect_images(
     """Detect on image files, write to `results`, and draw into the folder `out`.
 
     `progress` is called with the number of images done since the last call. Raises OutputError where a drawn copy
-    would replace one of the sources.
+    would replace one of the sources. An image that is read in strips is not drawn.
     """
+    seeing: Any = tiled(detector, settings.tiles)
 
     def load(source: Source) -> _Loaded:
-        image = detector.load(source.path if source.data is None else source.data, settings.max_pixels)
-        prepared = detector.prepare(image)
+        image = seeing.load(source.path if source.data is None else source.data, settings.max_pixels)
+        prepared, size_hw = seeing.prepare(image), image.size_hw
         if not settings.draws:
-            return _Loaded(source, None, prepared)
-        if isinstance(image, Decoded) and image.pixels.shape[:2] == image.size_hw:
-            return _Loaded(source, image.pixels, prepared)
+            return _Loaded(source, None, prepared, size_hw)
+        if isinstance(image, StripImage):
+            tqdm.write(printable(f"warning: {source.path}: read in strips, so it is not drawn"), file=sys.stderr)
+            return _Loaded(source, None, prepared, size_hw)
+        if isinstance(image, Decoded) and image.pixels.shape[:2] == size_hw:
+            return _Loaded(source, image.pixels, prepared, size_hw)
         # It was decoded at a fraction of its size, or lies in a GPU's memory.
-        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared)
+        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared, size_hw)
 
     def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
-        found = detector.detect_prepared([one.prepared for one in loaded])
+        found = seeing.detect_prepared([one.prepared for one in loaded])
         return [finish(*pair) for pair in zip(loaded, found, strict=True)]
 
     def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def detect_images(
             atomic_write(drawn_path(out, one.source.name), drawn)
         return {
             "file": str(one.source.path),
-            **detection_row(one.prepared.geometries[0].image_hw, kept, detector.manifest),
+            **detection_row(one.size_hw, kept, detector.manifest),
         }
 
     if settings.draws:
@@ -83,7 +93,7 @@ def detect_images(
             "choose another folder with -o",
         )
     pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
-    running = run_pipeline(sources, load, lambda one: one.prepared.canvas_hw, run, pipeline)
+    running = run_pipeline(sources, load, lambda one: seeing.canvas_hw(one.size_hw), run, pipeline)
     with closing(running):
         for source, result in zip(sources, running, strict=True):
             if isinstance(result, UserError):
@@ -97,7 +107,8 @@ def detect_images(
 class _Loaded:
     source: Source
     image: np.ndarray | None  # to draw on
-    prepared: Batch | DeviceBatch
+    prepared: Any  # as the detector prepares it
+    size_hw: tuple[int, int]  # of the image
 
 
 def drawn_path(out: Path, name: str, is_video: bool = False) -> Path:

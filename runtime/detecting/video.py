@@ -19,12 +19,12 @@ from ..detections import Detections
 from ..detector import Detector
 from ..draw import draw
 from ..errors import UserError
-from ..images.preprocess import Batch
 from ..images.sources import Source
 from ..images.stream import LiveStream, file_name
 from ..images.video import Video, VideoError, drawn_video
 from ..outputs import check_outputs
 from ..pipeline import run_pipeline
+from ..tiling.detector import tiled
 from .images import DetectSettings, drawn_path
 
 LIVE_WAIT_S = 0.5  # how long a frame of a live stream waits for its batch to fill
@@ -40,7 +40,8 @@ class _Frame:
 @dataclass(frozen=True)
 class _Prepared:
     frame: _Frame
-    batch: Batch
+    batch: Any  # as the detector prepares it
+    canvas_hw: tuple[int, int]
 
 
 def detect_video(
@@ -137,17 +138,19 @@ def _detect_frames(
     detector: Detector, frames: Iterable[_Frame], settings: DetectSettings, wait_s: float | None
 ) -> Generator[tuple[_Frame, Detections] | UserError, None, None]:
     """Each frame with what is kept of its detections, in order."""
+    seeing = tiled(detector, settings.tiles)
 
     def load(frame: _Frame) -> _Prepared:
-        return _Prepared(frame, detector.prepare(frame.pixels))
+        size_hw = (frame.pixels.shape[0], frame.pixels.shape[1])
+        return _Prepared(frame, seeing.prepare(frame.pixels), seeing.canvas_hw(size_hw))
 
     def run(prepared: list[_Prepared]) -> list[tuple[_Frame, Detections]]:
-        found = detector.detect_prepared([one.batch for one in prepared])
+        found = seeing.detect_prepared([one.batch for one in prepared])
         kept = [settings.kept.apply(detections, detector.manifest.category_ids) for detections in found]
         return [(one.frame, detections) for one, detections in zip(prepared, kept, strict=True)]
 
     pipeline = pipeline_settings(detector, settings.batch, wait_s, window=0)  # frames are all of one size
-    return run_pipeline(frames, load, lambda one: one.batch.canvas_hw, run, pipeline)
+    return run_pipeline(frames, load, lambda one: one.canvas_hw, run, pipeline)
 
 
 def _write_frames(

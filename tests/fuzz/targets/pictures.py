@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 
 from runtime.errors import UserError
 from runtime.images import decode, decode_image
+from runtime.images.headers import opened, read_header
+from runtime.images.strips import open_strips
 from runtime.images.video import Video
 
 from ..mutation import damaged
@@ -223,7 +225,32 @@ def _size_of(folder: Path, seeds: Path) -> str:
     return f"{size_hw}"
 
 
+def _read_strips(folder: Path, seeds: Path) -> str:
+    """Strips have the size of the header, and the pixels of the whole file where that is decoded."""
+    (path,) = folder.glob("picture*")
+    with opened(path) as file:
+        header = read_header(file, str(path))
+    height, width = header.stored_hw
+    if height * width > MAX_PIXELS:
+        return "larger than what is tried"
+    image = open_strips(path, header, width * 9)
+    if image is None:
+        return "not in strips"
+    strips = list(image.strips())
+    require(all(strip.dtype == np.uint8 and strip.shape[1:] == (width, 3) for strip in strips), "strips of other sizes")
+    require(sum(map(len, strips)) == height, "strips of another height")
+    try:
+        pixels = decode(path, max_pixels=MAX_PIXELS)
+    except UserError:
+        return f"{height}×{width} in strips, the whole is refused"
+    require(np.array_equal(np.concatenate(strips), pixels), "other pixels in strips than in the whole file")
+    return f"{height}×{width} in strips"
+
+
 TARGETS = {
+    "strips": Target(
+        lambda seeds: _damaged(_pictures(seeds, ".png", ".bmp", ".tif")), _read_strips, 1, 40, may_print=True
+    ),
     "JPEG": Target(lambda seeds: _damaged(_pictures(seeds, ".jpg")), _read, 3, 60),
     # libpng and libtiff print a line of their own beside the error.
     "PNG": Target(lambda seeds: _damaged(_pictures(seeds, ".png")), _read, 2, 40, may_print=True),

@@ -17,11 +17,12 @@ import torch
 
 from runtime.files import WriteError
 from runtime.outputs import OutputError, alone_in
+from runtime.training_log import LOG, read_log
 from train.config import Config
 from train.loss.criterion import Losses
 from train.trainer import run_folder
 from train.trainer.loop import train_detector
-from train.trainer.run_log import LOG, RunLog, read_log
+from train.trainer.run_log import RunLog
 from train.trainer.start import BEST, LAST
 
 Make = Callable[..., Config]
