@@ -66,6 +66,8 @@ EXTRAS = {
     "mlperf_loadgen": "loadgen",
     "tensorrt_rtx": "rtx",
     "tritonclient": "triton",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
 }
 
 

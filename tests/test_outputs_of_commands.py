@@ -18,6 +18,7 @@ import pytest
 from runtime import cli
 from runtime.manifest import Preprocess, Thresholds
 from train.config.recipes import atss_tiny
+from train.tracking.trackers import IDS
 from train.trainer.elastic import CLAIM
 from train.trainer.run_log import LOG
 from train.trainer.start import BEST, LAST
@@ -45,7 +46,7 @@ TRAIN = (
     "best.pt --data.train-json val.json --data.train-images images --data.val-json val2.json --data.val-images images2 "
     "--schedule.steps 1 --schedule.batch 1 --data.workers 0 --run.device cpu"
 )
-RUN = f"{LAST} {BEST} {LOG} {CLAIM}"
+RUN = f"{LAST} {BEST} {LOG} {CLAIM} {IDS}"
 WRITES = {
     "train": [Writes(TRAIN, "--out", "best.pt val.json image val2.json image2", RUN)],
     "inspect": [

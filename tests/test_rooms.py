@@ -105,9 +105,10 @@ ARROWS = {
     "train.layouts": "",
     "train.config": "train.assign train.data train.geometry train.loss train.model",
     "train.build": "train.assign train.config train.data train.geometry train.loss train.model",
+    "train.tracking": "train.config train.tables",
     "train.checkpoint": "train.build train.config train.integrity train.model train.torch_files",
     "train.trainer": "train.assign train.build train.checkpoint train.config train.data train.geometry train.layouts "
-    "train.loss train.model train.tables",
+    "train.loss train.model train.tables train.tracking",
     "train.shapes": "train.trainer",
     "train.pretrained": "train.build train.checkpoint train.config train.geometry train.integrity train.torch_files",
     "train.reproduce": "train.config train.data train.geometry train.model train.shapes train.trainer",

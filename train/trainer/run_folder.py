@@ -11,6 +11,7 @@ from runtime.outputs import alone_in, check_outputs
 
 from ..config import Config
 from ..layouts import annotation_files, parse_source
+from ..tracking.trackers import IDS
 from .distributed import World
 from .elastic import CLAIM
 from .run_log import LOG
@@ -34,7 +35,7 @@ def run_folder(config: Config, out: Path, world: World) -> Iterator[None]:
     reads += [
         str(path) for source in (data.train, data.val) if source for path in annotation_files(parse_source(source))
     ]
-    writes = [out / name for name in (LAST, BEST, LOG, CLAIM)]
+    writes = [out / name for name in (LAST, BEST, LOG, CLAIM, IDS)]
     check_outputs([path for path in reads if path], {"--out": writes}, "choose another --out")
     with alone_in(out, RESTART_WAIT_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0):
         yield
