@@ -57,6 +57,9 @@ WRITES = {
     "validate": [Writes(f"best.pt {DATA}", "--json", f"best.pt {COCO}")],
     "plot": [Writes("{out}", "", "log.jsonl", "curves.png")],
     "show-assignment": [Writes(f"atss_tiny {DATA} --count 1", "--out", COCO, "assignment_1.png")],
+    "show-batch": [
+        Writes(TRAIN.replace("best.pt ", "atss_tiny ").replace(" --schedule.steps 1", ""), "-o", "val.json image")
+    ],
     "shapes": [Writes("{out} --train 1 --val 1 --force", "", "val.json")],
     "pretrained": [Writes("best.pt", "-o", "best.pt")],
     "reproduce": [Writes("--out made --report", "--into", "made/backbone.pt", "reproduction.json reproduction.md")],
@@ -178,6 +181,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 LINKS = (os.link, os.symlink)
 SUFFIXES = {
     ("inspect", "-o"): ".jpg",
+    ("show-batch", "-o"): ".png",
     ("inspect", "--json"): ".json",
     ("convert", "-o"): ".json",
     ("engine", "-o"): ".engine",

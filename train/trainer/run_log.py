@@ -17,6 +17,7 @@ from runtime.errors import UserError
 from runtime.files import as_utf8, atomic_write, write_all, write_error
 
 from ..config import Config, TrackerName
+from ..config.learning_rate import unmatched_learning_rate
 from ..config.overrides import settings_by_name
 from ..loss.criterion import Losses
 from ..tracking.machine import machine_facts
@@ -72,6 +73,8 @@ class RunLog:
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
+        if (line := unmatched_learning_rate(config)) is not None:
+            say(f"warning: {line}")
         size: dict[str, Setting] = {
             "parameters": parameters,
             "images": images,

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,11 +70,15 @@ def wandb_part(out: Path, number: int) -> tuple[str, dict[int, dict[str, float]]
     """Of the n-th part of a run: the run's id, its numbers by step, its settings, the exit code."""
     folders = sorted((out / "wandb").glob("offline-run-*"), key=lambda folder: folder.stat().st_ctime_ns)
     (file,) = folders[number].glob("*.wandb")
+    until = time.monotonic() + 20  # W&B's process may still be writing
+    while not any(record.WhichOneof("record_type") == "exit" for record in wandb_records(file)):
+        assert time.monotonic() < until, "no end of the run was written"
+        time.sleep(0.05)
     run_id, history, settings, code = "", {}, {}, -1
     for record in wandb_records(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            run_id = record.run.run_id
+            run_id = record.run.run_id or run_id
         if kind in ("run", "config"):
             updates = (record.run.config if kind == "run" else record.config).update
             settings |= {item.key or ".".join(item.nested_key): item.value_json for item in updates}
