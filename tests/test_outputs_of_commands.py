@@ -57,9 +57,7 @@ WRITES = {
     "validate": [Writes(f"best.pt {DATA}", "--json", f"best.pt {COCO}")],
     "plot": [Writes("{out}", "", "log.jsonl", "curves.png")],
     "show-assignment": [Writes(f"atss_tiny {DATA} --count 1", "--out", COCO, "assignment_1.png")],
-    "show-batch": [
-        Writes(TRAIN.replace("best.pt ", "atss_tiny ").replace(" --schedule.steps 1", ""), "-o", "val.json image")
-    ],
+    "show-batch": [Writes("atss_tiny --data.train-json val.json --data.train-images images", "-o", "val.json image")],
     "shapes": [Writes("{out} --train 1 --val 1 --force", "", "val.json")],
     "pretrained": [Writes("best.pt", "-o", "best.pt")],
     "reproduce": [Writes("--out made --report", "--into", "made/backbone.pt", "reproduction.json reproduction.md")],
@@ -239,7 +237,7 @@ def test_every_option_that_names_an_output_has_its_entry(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
-        cli.run([command, *(["atss_tiny"] if command == "train" else []), "--help"])
+        cli.run([command, *(["atss_tiny"] if command in ("train", "show-batch") else []), "--help"])
     lines = re.findall(r"^[\s│]*(-.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
     offered = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(lines))) & set(NAMES_OUTPUTS.split())
     assert offered or command in ("plot", "shapes", "verify", "packages")

@@ -65,7 +65,7 @@ def _cell(batch: TrainBatch, row: int, classes: Sequence[str], pad_value: Sequen
     is_padding[: round(height * by), : round(width * by)] = False
     _hatch(image, is_padding, (150, 150, 150))
     for box in [] if batch.regions is None else batch.regions[row].numpy() * by:
-        x1, y1, x2, y2 = (round(side) for side in box.tolist())
+        x1, y1, x2, y2 = np.rint(box).astype(int)
         inside = np.zeros(image.shape[:2], bool)
         inside[y1:y2, x1:x2] = True
         _hatch(image, inside, INK)

@@ -99,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = data_in_coco(config, Path(folder), False, ALONE)
         dataset, _ = load_datasets(config, report=True)
-        reads = [config.data.train_json, *map(dataset.path, range(len(dataset)))]
+        reads: list[str | Path] = [config.data.train_json, *map(dataset.path, range(len(dataset)))]
         check_outputs(reads, {"-o": options.out})
         pages = []
         found = batches_of_run(config, dataset, options.first_step)
