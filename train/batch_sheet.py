@@ -64,8 +64,8 @@ def _cell(batch: TrainBatch, row: int, classes: Sequence[str], pad_value: Sequen
     is_padding = np.ones(image.shape[:2], bool)
     is_padding[: round(height * by), : round(width * by)] = False
     _hatch(image, is_padding, (150, 150, 150))
-    for box in [] if batch.regions is None else batch.regions[row].numpy() * by:
-        x1, y1, x2, y2 = np.rint(box).astype(int)
+    regions: list[list[int]] = [] if batch.regions is None else (batch.regions[row] * by).round().int().tolist()
+    for x1, y1, x2, y2 in regions:
         inside = np.zeros(image.shape[:2], bool)
         inside[y1:y2, x1:x2] = True
         _hatch(image, inside, INK)

@@ -166,19 +166,19 @@ class Failing:
     def __init__(self, at: str) -> None:
         self.at, self.calls = at, list[str]()
 
-    def _called(self, name: str) -> None:
+    def called(self, name: str) -> None:
         self.calls.append(name)
         if name == self.at:
             raise RuntimeError("the service\nis gone")
 
     def start(self, facts: Facts) -> None:
-        self._called("start")
+        self.called("start")
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        self._called("log")
+        self.called("log")
 
     def close(self, finished: bool) -> None:
-        self._called(f"close {finished}")
+        self.called(f"close {finished}")
 
 
 @pytest.mark.parametrize("at", ["open", "start", "log", "close True"])
@@ -188,7 +188,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_training_ends_well(
     failing = Failing(at)
 
     def opened(place: Place) -> Failing:
-        failing._called("open")
+        failing.called("open")
         return failing
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", TRACKERS["wandb"]._replace(open=opened, library="json"))
