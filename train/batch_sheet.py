@@ -22,7 +22,7 @@ BACKGROUND, INK = 245, (0, 0, 0)
 def draw_batch(batch: TrainBatch, step: int, classes: Sequence[str], pad_value: Sequence[int]) -> np.ndarray:
     """A page, uint8 [h, w, 3] RGB, of the images of a batch with boxes and class names.
 
-    Above each image stands its id, its size and the canvas's. Regions to ignore are hatched in black. Padding, which is
+    Above each image stand its id and size, above all the canvas's size. Regions to ignore are hatched in black. Padding, which is
     the rows and columns of `pad_value` at the bottom and at the right, is hatched in grey.
     """
     cells = [_cell(batch, row, classes, pad_value) for row in range(len(batch.images))]
@@ -30,7 +30,8 @@ def draw_batch(batch: TrainBatch, step: int, classes: Sequence[str], pad_value: 
     rows = -(-len(cells) // COLUMNS)
     columns = min(COLUMNS, len(cells))
     page = np.full((HEADING + rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), BACKGROUND, np.uint8)
-    _write(page, f"batch of step {step}", GAP)
+    canvas_h, canvas_w = batch.images.shape[1:3]
+    _write(page, f"step {step}, canvas {canvas_w} x {canvas_h}", GAP)
     for number, cell in enumerate(cells):
         top = HEADING + GAP + number // COLUMNS * (height + GAP)
         left = GAP + number % COLUMNS * (width + GAP)
@@ -73,14 +74,13 @@ def _cell(batch: TrainBatch, row: int, classes: Sequence[str], pad_value: Sequen
     boxes, labels = batch.targets.boxes[row].numpy()[mask], batch.targets.labels[row].numpy()[mask]
     image = draw_truth(image, boxes * np.float32(by), labels, classes)
     cell = np.vstack([np.full((HEADING, image.shape[1], 3), BACKGROUND, np.uint8), image])
-    canvas_text = f"{canvas.shape[1]} x {canvas.shape[0]}"
-    _write(cell, f"{batch.image_ids[row]}: {width} x {height} of {canvas_text}, {len(boxes)} objects", 0)
+    _write(cell, f"{batch.image_ids[row]}: {width} x {height}, {len(boxes)} objects", 0)
     return cell
 
 
 def _hatch(image: np.ndarray, where: np.ndarray, colour: tuple[int, int, int]) -> None:
     """Draw diagonal lines into the pixels that bool [h, w] names."""
-    rows, columns = np.indices(where.shape, sparse=True)
+    rows, columns = np.arange(where.shape[0])[:, None], np.arange(where.shape[1])
     image[where & ((rows + columns) % HATCH < 2)] = colour
 
 
