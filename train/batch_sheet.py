@@ -22,8 +22,8 @@ BACKGROUND, INK = 245, (0, 0, 0)
 def draw_batch(batch: TrainBatch, step: int, classes: Sequence[str], pad_value: Sequence[int]) -> np.ndarray:
     """A page, uint8 [h, w, 3] RGB, of the images of a batch with boxes and class names.
 
-    Above each image stand its id and size, above all the canvas's size. Regions to ignore are hatched in black. Padding, which is
-    the rows and columns of `pad_value` at the bottom and at the right, is hatched in grey.
+    Above each image stand its id and size, above all the canvas's size. Regions to ignore are hatched in black.
+    Padding, which is the rows and columns of `pad_value` at the bottom and at the right, is hatched in grey.
     """
     cells = [_cell(batch, row, classes, pad_value) for row in range(len(batch.images))]
     height, width = cells[0].shape[:2]
