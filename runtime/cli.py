@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": Command("train.convert", "write a YOLO, Pascal VOC or CreateML data set in COCO's format"),
     "plot": Command("train.plot", "draw the curves of a training run"),
     "show-assignment": Command("train.show_assignment", "draw which anchors each object is trained on"),
+    "show-batch": Command("train.show_batch", "draw what the network is trained on, after augmentation"),
     "shapes": Command("train.shapes", "draw the built-in data set"),
     "pretrained": Command("train.pretrained", "download a published checkpoint by name, or convert a file"),
     "reproduce": Command("train.reproduce", "train the paper's comparison in miniature"),
@@ -68,6 +69,8 @@ EXTRAS = {
     "mlperf_loadgen": "loadgen",
     "tensorrt_rtx": "rtx",
     "tritonclient": "triton",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
 }
 
 

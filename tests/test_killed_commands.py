@@ -38,6 +38,11 @@ TRIALS = {
     "validate": [Trial("best.pt --annotations labelled.json --images images --json out/v.json", "v.json")],
     "plot": [Trial("out", "curves.png")],
     "show-assignment": [Trial(f"atss_tiny {DATA} --count 1 --out out", "assignment_1.png")],
+    "show-batch": [
+        Trial(
+            "atss_tiny --data.train-json val.json --data.train-images images --schedule.batch 2 -o out/b.png", "b.png"
+        )
+    ],
     "shapes": [
         Trial("out/set --train 3 --val 1 --size 64", "set/train.json set/val.json set/shapes.json", replaces=False)
     ],

@@ -19,6 +19,7 @@ from runtime import cli
 from runtime.manifest import Preprocess, Thresholds
 from runtime.training_log import LOG
 from train.config.recipes import atss_tiny
+from train.tracking.trackers import IDS
 from train.trainer.elastic import CLAIM
 from train.trainer.start import BEST, LAST
 
@@ -46,7 +47,7 @@ TRAIN = (
     "--schedule.steps 1 --schedule.batch 1 --data.workers 0 --run.device cpu"
 )
 PUBLISHED = "mirror/atss_r50_fpn_1x_coco_20200209-985f7bd0.pth"
-RUN = f"{LAST} {BEST} {LOG} {CLAIM}"
+RUN = f"{LAST} {BEST} {LOG} {CLAIM} {IDS}"
 WRITES = {
     "train": [Writes(TRAIN, "--out", "best.pt val.json image val2.json image2", RUN)],
     "inspect": [
@@ -57,6 +58,7 @@ WRITES = {
     "validate": [Writes(f"best.pt {DATA}", "--json", f"best.pt {COCO}")],
     "plot": [Writes("{out}", "", "log.jsonl", "curves.png")],
     "show-assignment": [Writes(f"atss_tiny {DATA} --count 1", "--out", COCO, "assignment_1.png")],
+    "show-batch": [Writes("atss_tiny --data.train-json val.json --data.train-images images", "-o", "val.json image")],
     "shapes": [Writes("{out} --train 1 --val 1 --force", "", "val.json")],
     "pretrained": [
         Writes("best.pt", "-o", "best.pt"),
@@ -191,6 +193,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 LINKS = (os.link, os.symlink)
 SUFFIXES = {
     ("inspect", "-o"): ".jpg",
+    ("show-batch", "-o"): ".png",
     ("inspect", "--json"): ".json",
     ("convert", "-o"): ".json",
     ("engine", "-o"): ".engine",
@@ -248,7 +251,7 @@ def test_every_option_that_names_an_output_has_its_entry(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
-        cli.run([command, *(["atss_tiny"] if command == "train" else []), "--help"])
+        cli.run([command, *(["atss_tiny"] if command in ("train", "show-batch") else []), "--help"])
     lines = re.findall(r"^[\s│]*(-.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
     offered = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(lines))) & set(NAMES_OUTPUTS.split())
     assert offered or command in ("plot", "shapes", "verify", "packages")

@@ -20,18 +20,15 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from runtime.command_names import program
-from runtime.errors import UserError, run_main
-from runtime.terminal import own_codes
+from runtime.errors import run_main
 
-from .api import starting_config, train
+from .api import train
+from .arguments import parse_recipe
 from .config import Config
-from .config.check import check_config
-from .config.overrides import follow_backbone, one_source
 from .config.recipes import RECIPES
 
 
@@ -45,7 +42,7 @@ class Options:
     """How to run it."""
 
     out: Path
-    """Folder of the run: checkpoints, log, TensorBoard files."""
+    """Folder of the run: checkpoints, log, the files of trackers."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out where there is one."""
 
@@ -55,31 +52,7 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
 
     Raises UserError for an unknown recipe and for a value that can't work.
     """
-    if not arguments:
-        raise UserError(f"no recipe given; {usage()}")
-    recipe = arguments[0]
-    default = starting_config(recipe)
-    description = (RECIPES[recipe].__doc__ or "") if recipe in RECIPES else f"Fine-tune {recipe}"
-
-    def command(
-        options: Annotated[Options, tyro.conf.arg(name="")],
-        config: Annotated[Config, tyro.conf.arg(name="")] = default,
-    ) -> tuple[Config, Options]:
-        return config, options
-
-    with own_codes():
-        config, options = tyro.cli(
-            command, prog=f"{program('train')} {recipe}", args=arguments[1:], description=description
-        )
-    given = _names(arguments[1:])
-    config = follow_backbone(one_source(config, given), default, given)
-    check_config(config)
-    return config, options
-
-
-def _names(arguments: list[str]) -> set[str]:
-    """The settings that a command line names, in the configuration's spelling."""
-    return {a.removeprefix("--").split("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
+    return parse_recipe(arguments, Options, "train", usage())
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from .schema import (
     Pyramid,
     Run,
     Schedule,
+    TrackerName,
     TrainingPrecision,
 )
 
@@ -62,5 +63,6 @@ __all__ = [
     "Schedule",
     "Score",
     "Scoring",
+    "TrackerName",
     "TrainingPrecision",
 ]

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import reduce
 from typing import Any
 
 from runtime.errors import UserError
@@ -62,6 +63,12 @@ def setting_names(record: Any, prefix: str = "") -> list[str]:
         value, name = getattr(record, field.name), prefix + field.name
         names += setting_names(value, name + ".") if is_dataclass(value) else [name]
     return names
+
+
+def settings_by_name(config: Config) -> dict[str, str | int | float | bool]:
+    """All settings of a configuration by the names of `setting_names`; a list is one text, parted by spaces."""
+    values: dict[str, Any] = {name: reduce(getattr, name.split("."), config) for name in setting_names(config)}
+    return {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def follow_backbone(config: Config, before: Config, given: Collection[str]) -> Config:

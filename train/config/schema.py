@@ -31,6 +31,7 @@ Decay = Literal["step", "cosine"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 CompileLoss = Literal["auto", "always", "never"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Channels = Annotated[int, Bounds(1, 2**14)]
 Factor = Annotated[float, Bounds(0, 1000)]
 MovingAverage = Annotated[float, Bounds(0, 1, below=True)]  # the share that stays at each step
@@ -161,6 +162,11 @@ class Run:
     checkpoint_every: Positive = 1000  # steps between two checkpoints
     evaluate_every: Positive = 10_000  # steps between two evaluations on the validation set
     evaluate_limit: Count = 0  # first images of the validation set to evaluate on before the last step; 0: all
+    # Where the log's numbers go beside log.jsonl. wandb and mlflow are extras of their own; they write files alone
+    # unless WANDB_MODE=online or MLFLOW_TRACKING_URI is set.
+    log: Annotated[tuple[TrackerName, ...], Items(0, 3, distinct=True)] = field(
+        default=("tensorboard",), metadata={"absent": ["tensorboard"]}
+    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ..data.objects import images_to_train_on
 from ..data.repeats import epoch_length, image_factors
 from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
 from ..model.detector import DetectorNetwork
+from ..tracking.trackers import require_trackers
 from .compilation import (
     CompiledCriterion,
     CompiledNetwork,
@@ -89,8 +90,8 @@ def train_detector(
 ) -> TrainingResult:
     """Train the detector of a configuration on the batches of `make_batches`, by default `build_training_batches`.
 
-    `out` receives `last.pt`, `best.pt`, `log.jsonl` and TensorBoard's files, and `data/` for data of another layout
-    than COCO's. A run that is interrupted at any moment and resumed takes the identical step sequence as one that ran
+    `out` receives `last.pt`, `best.pt`, `log.jsonl`, the files of trackers, and `data/` for data of another layout than
+    COCO's. A run that is interrupted at any moment and resumed takes the identical step sequence as one that ran
     through. A command that Ctrl-C or SIGTERM ends finishes its step and writes `last.pt` first, unless it evaluates or
     has other processes beside it. The processes of a `world` together take the steps that a single process would;
     process 0 writes. Under `torchrun --max-restarts` a restarted run is resumed without `resume`. Raises UserError for
@@ -98,6 +99,8 @@ def train_detector(
     finite. With `schedule.patience` a run may end before its last step.
     """
     check_config(config)
+    if world.is_main:
+        require_trackers(config.run.log)
     with run_folder(config, out, world):
         return _train(config, out, resume, world, make_batches or build_training_batches)
 
@@ -151,7 +154,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 unchecked.check()
             save(LAST, done)
 
-    with RunLog(out, first_step=state.step, writes=world.is_main) as run_log, _if_interrupted(save_the_rest):
+    with RunLog(out, state.step, world.is_main, config.run.log) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
         batches: Iterator[TrainBatch] = iter(())
         if best.ends(done, schedule):

@@ -12,6 +12,7 @@ from runtime.training_log import LOG
 
 from ..config import Config
 from ..layouts import annotation_files, parse_source
+from ..tracking.trackers import IDS
 from .distributed import World
 from .elastic import CLAIM
 from .start import BEST, LAST
@@ -34,7 +35,7 @@ def run_folder(config: Config, out: Path, world: World) -> Iterator[None]:
     reads += [
         str(path) for source in (data.train, data.val) if source for path in annotation_files(parse_source(source))
     ]
-    writes = [out / name for name in (LAST, BEST, LOG, CLAIM)]
+    writes = [out / name for name in (LAST, BEST, LOG, CLAIM, IDS)]
     check_outputs([path for path in reads if path], {"--out": writes}, "choose another --out")
     with alone_in(out, RESTART_WAIT_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0):
         yield

@@ -1,54 +1,52 @@
-"""The log of a run: JSON lines, TensorBoard's files, and lines on the terminal."""
+"""The log of a run: JSON lines, the trackers that the run has, and lines on the terminal."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from runtime.coco.metrics import NOTHING, is_measured
 from runtime.coco.report import percent
-from runtime.errors import describe_os_error
 from runtime.files import as_utf8, atomic_write, write_all, write_error
 from runtime.training_log import LOG, LogError, read_log
 
-from ..config import Config
+from ..config import Config, TrackerName
+from ..config.learning_rate import unmatched_learning_rate
+from ..config.overrides import settings_by_name
 from ..loss.criterion import Losses
+from ..tracking.machine import machine_facts
+from ..tracking.tracker import Facts, Setting
+from ..tracking.trackers import Trackers
 from .progress import say
+from .start import BEST, LAST
 
 
 class RunLog:
     """The log of a run in its folder. A resumed run keeps the lines up to its first step and appends to them.
 
     Without `writes`, as in all processes but the first, no file is written, and only unreadable images are printed. A
-    full disk raises WriteError for the log; TensorBoard's files, which have the same numbers, end with a warning.
+    full disk raises WriteError for the log. `trackers` get the same numbers; one that fails ends with a warning.
     """
 
-    def __init__(self, out: Path, first_step: int, writes: bool = True) -> None:
+    def __init__(
+        self, out: Path, first_step: int, writes: bool = True, trackers: Sequence[TrackerName] = ("tensorboard",)
+    ) -> None:
         self.writes = writes
         if not writes:
             return
-        if as_utf8(str(out)) != str(out):
+        if "tensorboard" in trackers and as_utf8(str(out)) != str(out):
             raise LogError(f"{out}: TensorBoard takes no folder whose name is not UTF-8; rename it, or choose another")
         path = out / LOG
         kept = [line for line in read_log(path) if line["step"] <= first_step] if first_step > 0 else []
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path = path
         self.file = path.open("ab", buffering=0)  # a buffer would be written again, and fail again, when it is closed
-        self.board: SummaryWriter | None = None
-        folder, purge_step = out / "tensorboard", first_step + 1 if first_step > 0 else None
-        self.stack = ExitStack()
-        self.stack.enter_context(_quiet_writer_threads())
-        with self._board_may_fail():
-            self.board = SummaryWriter(str(folder), purge_step=purge_step)
+        self.trackers = Trackers(trackers, out, first_step, say, LOG)
 
     def start(
         self,
@@ -59,7 +57,7 @@ class RunLog:
         images: int,
         parameters: int,
     ) -> None:
-        """Print the size of the model and of the run, and write the configuration to TensorBoard."""
+        """Print the size of the model and of the run, and hand the configuration to the trackers."""
         if not self.writes:
             return
         schedule = config.schedule
@@ -68,9 +66,16 @@ class RunLog:
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
-        if self.board is not None:
-            with self._board_may_fail():
-                self.board.add_text("config", f"```\n{json.dumps(dataclasses.asdict(config), indent=2)}\n```")
+        if (line := unmatched_learning_rate(config)) is not None:
+            say(f"warning: {line}")
+        size: dict[str, Setting] = {
+            "parameters": parameters,
+            "images": images,
+            "processes": processes,
+            "dtype": str(dtype),
+        }
+        files = {name: str((self.path.parent / name).resolve()) for name in (LAST, BEST, LOG)}
+        self.trackers.start(Facts(settings_by_name(config), {**machine_facts(device), **size}, files))
 
     def step(self, step: int, losses: Losses, grad_norm: Tensor, lr: float, images_per_second: float) -> None:
         """Log losses, learning rate and speed after `step` steps."""
@@ -83,7 +88,7 @@ class RunLog:
     def evaluation(self, step: int, metrics: dict[str, float], limit: int) -> None:
         """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all).
 
-        The log has −1 for a metric without objects, as pycocotools; TensorBoard and the terminal have no such figure.
+        The log has −1 for a metric without objects, as pycocotools; trackers and the terminal have no such figure.
         """
         if not self.writes:
             return
@@ -113,20 +118,7 @@ class RunLog:
             write_all(self.file, line)
         except OSError as error:
             raise write_error(self.path, error) from error
-        if self.board is not None:
-            with self._board_may_fail():
-                for name, value in values.items():
-                    if kind != "val" or value >= 0:
-                        self.board.add_scalar(f"{kind}/{name}", value, step)
-
-    @contextmanager
-    def _board_may_fail(self) -> Iterator[None]:
-        """Go on without TensorBoard's files where they can't be written, and say so once."""
-        try:
-            yield
-        except OSError as error:
-            self.board = None
-            say(f"warning: cannot write TensorBoard's files: {describe_os_error(error)}; {LOG} has the same numbers")
+        self.trackers.log(kind, step, {name: value for name, value in values.items() if kind != "val" or value >= 0})
 
     def __enter__(self) -> RunLog:
         return self
@@ -136,23 +128,4 @@ class RunLog:
     ) -> None:
         if self.writes:
             self.file.close()
-            if self.board is not None:
-                with self._board_may_fail():
-                    self.board.close()
-            self.stack.close()
-
-
-@contextmanager
-def _quiet_writer_threads() -> Iterator[None]:
-    """No traceback for a full disk from TensorBoard's thread, which hands the error to the next call as well."""
-    before = threading.excepthook
-
-    def report(happened: threading.ExceptHookArgs) -> None:
-        if not (isinstance(happened.exc_value, OSError) and type(happened.thread).__name__ == "_AsyncWriterThread"):
-            before(happened)
-
-    threading.excepthook = report
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+            self.trackers.close(finished=error is None)

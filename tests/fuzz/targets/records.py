@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import string
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,14 @@ def _read_timing(folder: Path, seeds: Path) -> str:
     return found.chosen
 
 
+def _read_ids(folder: Path, seeds: Path) -> str:
+    from train.tracking.trackers import read_ids
+
+    ids = dataclasses.astuple(read_ids(folder / "i.json"))
+    require(all(set(one) <= set(string.ascii_letters + string.digits + "_-") for one in ids), "an id that isn't one")
+    return " ".join(ids)
+
+
 TARGETS = {
     "manifest": Target(lambda seeds: _record("m.json", (seeds / "manifest.json").read_bytes()), _read_manifest, 3, 60),
     "engine and description": Target(
@@ -172,6 +181,9 @@ TARGETS = {
     ),
     "calibration": Target(
         lambda seeds: _record("c.json", (seeds / "calibration.json").read_bytes()), _read_calibration, 1, 30
+    ),
+    "ids of trackers": Target(
+        lambda seeds: _record("i.json", b'{"wandb": "a1b2", "mlflow": "c3"}'), _read_ids, 0.5, 20
     ),
     "note of decoders": Target(_note_inputs, _read_note, 0.5, 20),
     "remembered speed": Target(_timing_inputs, _read_timing, 0.5, 20),

@@ -1,0 +1,117 @@
+"""The batches on the page are those of the run; padding and regions to ignore are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from runtime.coco import CocoDataset, load_coco
+from runtime.errors import UserError
+from train.batch_sheet import HEADING, content_hw, draw_batch
+from train.build import build_training_batches
+from train.config import Config
+from train.data.loader import TrainBatch
+from train.loss.criterion import Targets
+from train.show_batch import batches_of_run, parse
+from train.trainer.loop import train_detector
+
+Make = Callable[..., Config]
+
+
+@pytest.mark.parametrize("crop", [(64, 64), (0, 0)])
+def test_batch_k_of_the_page_is_batch_k_of_the_training(
+    crop: tuple[int, int], small_config: Make, tmp_path: Path
+) -> None:
+    config = small_config(epochs=0.5, batch=4)
+    config = replace(config, augment=replace(config.augment, crop=crop))
+    fed: list[TrainBatch] = []
+
+    def recording(
+        dataset: CocoDataset, settings: Config, first_step: int, share: int, rank: int
+    ) -> Iterator[TrainBatch]:
+        for batch in build_training_batches(dataset, settings, first_step, share, rank):
+            fed.append(batch)
+            yield batch
+
+    steps = train_detector(config, tmp_path, make_batches=recording).steps
+    dataset = load_coco(config.data.train_json, config.data.train_images)
+    for first in (0, 1):
+        shown = list(batches_of_run(config, dataset, first))
+        assert len(shown) == steps - first > 0
+        for mine, theirs in zip(shown, fed[first:], strict=True):
+            assert torch.equal(mine.images, theirs.images)
+            assert mine.image_ids == theirs.image_ids
+            assert all(map(torch.equal, mine.targets, theirs.targets))
+    with pytest.raises(UserError, match=f"--first-step {steps}, but the run has {steps} steps"):
+        batches_of_run(config, dataset, steps)
+
+
+def batch_of(images: np.ndarray, regions: list[list[float]] | None = None) -> TrainBatch:
+    count = len(images)
+    targets = Targets(torch.zeros(count, 1, 4), torch.zeros(count, 1, dtype=torch.long), torch.zeros(count, 1).bool())
+    shown = None if regions is None else torch.tensor(regions).unsqueeze(1)
+    return TrainBatch(torch.from_numpy(images), targets, list(range(count)), [], shown)
+
+
+def test_padding_and_ignored_regions_are_hatched_and_the_rest_is_the_input() -> None:
+    images = np.full((1, 64, 96, 3), 7, np.uint8)
+    images[0, :40, :50] = 200
+    assert content_hw(images[0], (7, 7, 7)) == (40, 50)
+    assert content_hw(images[0], (9, 9, 9)) == (64, 96)
+    assert content_hw(np.full((4, 4, 3), 7, np.uint8), (7, 7, 7)) == (0, 0)
+    page = draw_batch(batch_of(images, [[10, 20, 30, 40]]), 3, ["a"], (7, 7, 7))
+    image = page[2 * HEADING + 6 : 2 * HEADING + 6 + 64, 6 : 6 + 96]
+    changed = (image != images[0]).any(axis=2)
+    assert changed[20:40, 10:30].mean() == pytest.approx(0.25, abs=0.02), "two of eight diagonals"
+    assert changed[40:].mean() == pytest.approx(0.25, abs=0.02)
+    assert changed[:, 50:].mean() == pytest.approx(0.25, abs=0.02)
+    changed[20:40, 10:30] = False
+    assert not changed[:40, :50].any()
+
+
+def test_boxes_are_drawn_where_the_network_is_told_they_are() -> None:
+    images = np.full((2, 640, 960, 3), 200, np.uint8)
+    plain = batch_of(images)
+    boxes, mask = plain.targets.boxes.clone(), plain.targets.mask.clone()
+    boxes[1, 0], mask[1, 0] = torch.tensor([400.0, 300, 800, 600]), True
+    page = draw_batch(plain._replace(targets=Targets(boxes, plain.targets.labels, mask)), 0, ["a"], (0, 0, 0))
+    changed = (page != draw_batch(plain, 0, ["a"], (0, 0, 0))).any(axis=2)
+    rows, columns = np.flatnonzero(changed[2 * HEADING :].any(axis=1)), np.flatnonzero(changed[60:].any(axis=0))
+    left, top = 6 + 480 + 6 + 200, 6 + 150  # the second cell, at half the size
+    assert (columns[0], columns[-1]) == (left, left + 199)
+    assert rows[-1] == top + 149
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    config, options = parse(["atss_tiny", "-o", "b.png", "--batches", "2", "--schedule.batch", "4"])
+    assert (options.batches, options.first_step, config.schedule.batch) == (2, 0, 4)
+    for wrong, message in (
+        (["--batches", "0"], "--batches 0: expected at least 1"),
+        (["--batches", "51"], "at most 50"),
+        (["--first-step", "-1"], "--first-step -1: expected at least 0"),
+        (["--schedule.batch", "0"], "--schedule.batch 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(["atss_tiny", "-o", "b.png", *wrong])
+    with pytest.raises(UserError, match=r"b\.txt: expected a name that ends with \.png"):
+        parse(["atss_tiny", "-o", "b.txt"])
+
+
+def test_the_command_draws(shapes_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import show_batch
+
+    data = ["--data.train-json", str(shapes_set / "train.json"), "--data.train-images", str(shapes_set / "train")]
+    out = tmp_path / "b.png"
+    monkeypatch.setattr(
+        "sys.argv", ["x", "atss_tiny", *data, "-o", str(out), "--batches", "2", "--schedule.batch", "2"]
+    )
+    show_batch.main()
+    page = cv2.imread(str(out))
+    assert page.shape[0] > 2 * 192
+    assert page.shape[1] > 2 * 192
