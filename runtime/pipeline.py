@@ -61,8 +61,8 @@ def run_pipeline(
 
     `load` and `run` are called from several threads. Items with equal `key` run together, oldest first. The batches
     depend on the order of the items and on the settings, not on the speed of a stage, unless the source is slower than
-    `wait_s`. If `load` raises a UserError, the error takes the place of the item's result. Any other exception, also of
-    the source, ends the pipeline: it is raised here after the results of all earlier items.
+    `wait_s`. If `load` raises a UserError, the error takes the place of the item's result; `run` may return one there.
+    Any other exception, also of the source, ends the pipeline: it is raised here after all earlier items' results.
 
     The source is iterated in its own thread. A generator that is closed early leaves no thread behind, unless the
     source takes more than 5 s for its next item; that thread ends with the item or with the process.

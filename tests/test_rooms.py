@@ -72,7 +72,8 @@ ARROWS = {
     "runtime.detector": "runtime.backends runtime.batch_settings runtime.batching runtime.decoders runtime.detections "
     "runtime.images runtime.pipeline",
     "runtime.model_spec": "runtime.backends runtime.detector",
-    "runtime.tiling": "runtime.batch_settings runtime.batching runtime.detections runtime.detector runtime.images "
+    "runtime.tiling": "runtime.batch_settings runtime.batching runtime.detections runtime.detector "
+    "runtime.detector_protocol runtime.images "
     "runtime.nms",
     "runtime.tta": "runtime.backends runtime.detections runtime.detector runtime.detector_protocol runtime.images "
     "runtime.nms runtime.tiling",

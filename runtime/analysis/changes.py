@@ -19,7 +19,8 @@ from ..coco.ground_truth import GroundTruth
 from ..coco.results import Results
 from ..detection_filter import DetectionFilter
 from .pairs import match_greedily, overlapping
-from .ranking import Ranked, rank_detections, wanted_images
+from .ranking import Ranked, rank_detections
+from .selection import select
 
 CHANGE_KINDS = ("gained", "lost", "moved", "rescored")
 SAME_BOX = 0.5  # the least IoU of two detections that are taken for one
@@ -91,8 +92,8 @@ def find_changes(
     `category_ids` restricts both to some categories. Rows of the changes are those of the results given, so that
     `Errors.kinds` says whether a lost detection was a hit. Raises CocoError as `runtime.coco.score`.
     """
-    every = DetectionFilter(category_ids=category_ids)
-    old, new = (rank_detections(truth, results, image_ids, every, most=None) for results in (before, after))
+    selection = select(truth, image_ids, DetectionFilter(category_ids=category_ids))
+    old, new = (rank_detections(selection, results, most=None) for results in (before, after))
     old_counts, new_counts = old.scores >= min_score, new.scores >= min_score
     match = _match(old, new, old_counts, new_counts)
     back = np.full(len(new.rows), -1)
@@ -121,7 +122,7 @@ def find_changes(
         (old.images[a[is_rescored]], np.abs(shift[is_rescored])),
     ):
         amounts += np.bincount(images, values, len(amounts))
-    compared = np.flatnonzero(wanted_images(truth, image_ids))
+    compared = np.flatnonzero(selection.images)
     order = compared[np.argsort(-np.round(amounts[compared], 9), kind="stable")]
     return Changes(
         classes=truth.classes,

@@ -19,7 +19,8 @@ from ..coco.ground_truth import GroundTruth
 from ..coco.results import Results
 from ..detection_filter import DetectionFilter
 from .pairs import match_greedily, overlapping
-from .ranking import in_range, rank_detections, select_objects
+from .ranking import rank_detections
+from .selection import in_range, select
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,9 @@ def confusion_matrix(
     A match has an IoU of at least `iou`, above 0. With `category_ids`, only results and objects of these categories
     count; the matrix has rows and columns of the others too. Raises CocoError as `runtime.coco.score`.
     """
-    kept = DetectionFilter(min_score, category_ids)
-    found = rank_detections(truth, results, image_ids, kept)
-    chosen, region = select_objects(truth, image_ids, kept)
-    objects = truth.select(chosen)
+    selection = select(truth, image_ids, DetectionFilter(min_score, category_ids))
+    found = rank_detections(selection, results)
+    objects, region = truth.select(selection.rows), selection.regions
     rows, gts, overlap = overlapping(found.boxes, found.images, objects.boxes, objects.images, iou, objects.crowd)
     same = found.labels[rows] == objects.categories[gts]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..coco.ground_truth import GroundTruth
 from ..detection_filter import KEEP_ALL, DetectionFilter
-from .ranking import select_objects, wanted_images
+from .selection import select
 
 SIZES = ("small", "medium", "large")
 _SIZE_EDGES = np.array([32.0**2, 96.0**2])  # px²; an object on an edge belongs to the larger size
@@ -52,7 +52,8 @@ def count_objects(
     kept: DetectionFilter = KEEP_ALL,
 ) -> Counts:
     """Count the objects of all images or of those of `image_ids`; of the filter's categories, others have 0."""
-    rows, region = select_objects(truth, image_ids, kept)
+    selection = select(truth, image_ids, kept)
+    rows, region = selection.rows, selection.regions
     classes = len(truth.classes)
     regions = np.bincount(truth.categories[rows[region]], minlength=classes)
     rows = rows[~region]
@@ -62,7 +63,7 @@ def count_objects(
         ratios = boxes[:, 2] / boxes[:, 3]
     return Counts(
         classes=truth.classes,
-        images=int(wanted_images(truth, image_ids).sum()),
+        images=int(selection.images.sum()),
         images_of_class=np.bincount(
             np.unique(np.stack([truth.images[rows], labels]), axis=1)[1].astype(np.int64), minlength=classes
         ),

@@ -60,8 +60,8 @@ def precision_recall(
 ) -> PrecisionRecallCurves:
     """The curves on all images or those of `image_ids`; the filter as in `runtime.coco.score`, which this raises as."""
     selection = select(truth, image_ids, kept)
-    found = scoring.precision_recall(selection.truth, selection.known(results, kept), image_ids)
-    return PrecisionRecallCurves(selection.truth.classes, IOUS, scoring.RECALLS, found.precision[..., 0])
+    found = scoring.precision_recall(selection.restricted, selection.known(results), image_ids)
+    return PrecisionRecallCurves(selection.restricted.classes, IOUS, scoring.RECALLS, found.precision[..., 0])
 
 
 def f1_curves(

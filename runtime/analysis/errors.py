@@ -44,7 +44,8 @@ from ..coco.results import Results
 from ..coco.scoring import RECALLS, mean_of_measured, precision_at_recalls
 from ..detection_filter import KEEP_ALL, DetectionFilter
 from .nearest import FOREGROUND, Found, Nearest, find_at, find_nearest
-from .ranking import Ranked, rank_detections, select_objects
+from .ranking import Ranked, rank_detections
+from .selection import select
 
 KINDS = ("correct", "class", "localisation", "both", "duplicate", "background", "ignored")  # of detections
 ERROR_KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
@@ -87,8 +88,9 @@ def find_errors(
     Only results that the filter keeps count; its categories restrict the ground truth too. Raises CocoError as
     `runtime.coco.score`.
     """
-    found = rank_detections(truth, results, image_ids, kept)
-    rows, region = select_objects(truth, image_ids, kept)
+    selection = select(truth, image_ids, kept)
+    found = rank_detections(selection, results)
+    rows, region = selection.rows, selection.regions
     objects = truth.select(rows)
     nearest = find_nearest(found, objects, region)
     to_find = np.bincount(objects.categories[~region], minlength=len(truth.classes))

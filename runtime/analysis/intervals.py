@@ -88,10 +88,10 @@ def bootstrap(
     selection = select(truth, image_ids, kept)
     scores = [score(truth, found, None if image_ids is None else list(image_ids), kept) for found in results]
     weights = draw_weights(selection.images, resamples, seed)
-    matches = [selection.matches(found, kept) for found in results]
+    matches = [selection.matches(found) for found in results]
     sums = np.zeros((len(results), resamples, len(METRIC_NAMES)))
     counts = np.zeros((resamples, len(METRIC_NAMES)), np.int64)  # classes that have an object in the resample
-    no_class = dict.fromkeys(selection.truth.classes, NOT_MEASURED)
+    no_class = dict.fromkeys(selection.restricted.classes, NOT_MEASURED)
     per_class, per_class_difference = [dict(no_class) for _ in results], [dict(no_class) for _ in results]
     for category in np.flatnonzero(selection.measured).tolist():
         own = selection.objects.categories == category
@@ -100,7 +100,7 @@ def bootstrap(
         is_measured = drawn[0] > -1  # the same for all models
         sums += np.where(is_measured, drawn, 0.0)
         counts += is_measured
-        name = selection.truth.classes[category]
+        name = selection.restricted.classes[category]
         pairs = _intervals(
             [found.per_class[name] for found in scores],
             drawn[:, is_measured[:, 0], 0],

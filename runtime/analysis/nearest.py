@@ -12,7 +12,8 @@ import numpy as np
 from ..coco.ground_truth import GroundTruth
 from ..coco.matching import IOUS
 from .pairs import first_of_each, match_greedily, overlapping
-from .ranking import Ranked, in_range
+from .ranking import Ranked
+from .selection import in_range
 
 FOREGROUND = 0.1  # TIDE's t_b: a detection with a smaller IoU lies on the background
 

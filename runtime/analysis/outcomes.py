@@ -49,7 +49,7 @@ def find_outcomes(
     if not np.isclose(IOUS[threshold], iou):
         raise ValueError(f"iou: {iou} is none of COCO's thresholds, 0.5, 0.55 … 0.95")
     selection = select(truth, image_ids, kept)
-    matches = selection.matches(results, kept, every_class=True)
+    matches = selection.matches(results, every_class=True)
     this = bit(0, threshold)
     labels, scores, hits = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, bool)]
     for row in range(len(selection.measured)):
@@ -60,5 +60,5 @@ def find_outcomes(
             hits.append(counted["matched"] & this > 0)
     objects = np.bincount(selection.objects.categories[selection.sizes[:, 0]], minlength=len(selection.measured))
     return Outcomes(
-        selection.truth.classes, objects, np.concatenate(labels), np.concatenate(scores), np.concatenate(hits)
+        selection.restricted.classes, objects, np.concatenate(labels), np.concatenate(scores), np.concatenate(hits)
     )

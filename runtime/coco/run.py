@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from ..batch_settings import pipeline_settings
 from ..batching import batches_by
+from ..detections import Detections
 from ..detector_protocol import DetectorProtocol
 from ..errors import UserError
 from ..images import ImageError
 from ..pipeline import PipelineSettings, run_pipeline
 from ..stopwatch import Stopwatch
-from ..tiling.detector import TiledDetector
+from ..tiling.detector import TiledDetector, detect_or_refuse
 from .classes import match_dataset
 from .dataset import CocoDataset
 from .results import Results, ResultsBuilder, results_of_image
@@ -192,29 +193,43 @@ class _Runner:
         self._lock = threading.Lock()
         self._turn = 0
 
-    def run(self, batch: list[_Loaded]) -> list[list[Results]]:
-        """Results of each image, by detector."""
+    def run(self, batch: list[_Loaded]) -> list[list[Results] | UserError]:
+        """Results of each image, by detector; the error of an image that proved damaged while it was detected on."""
         size_hw = self._dataset.size_hw(batch[0].item.image)
         canvases = tuple(detector.canvas_hw(size_hw) for detector in self._detectors)
         if self._cold and canvases not in self._warm:
             self._warm.add(canvases)
             for number, detector in enumerate(self._detectors):
-                detector.detect_prepared([loaded.prepared[number] for loaded in batch])
+                detect_or_refuse(detector, [loaded.prepared[number] for loaded in batch])
         with self._lock:
             turn, self._turn = self._turn, self._turn + 1
-        results: list[list[Results]] = [[] for _ in self._detectors]
+        results: list[list[Results | UserError]] = [[] for _ in self._detectors]
         for number in turn_order(len(self._detectors), turn):
             detector, stopwatch = self._detectors[number], Stopwatch()
-            found = detector.detect_prepared([loaded.prepared[number] for loaded in batch], stopwatch)
-            ids, growth = self._category_ids[number], detector.manifest.thresholds.box_growth
+            found = detect_or_refuse(detector, [loaded.prepared[number] for loaded in batch], stopwatch)
             results[number] = [
-                results_of_image(int(self._dataset.image_ids[loaded.item.image]), detections, ids, growth)
-                for loaded, detections in zip(batch, found, strict=True)
+                one if isinstance(one, UserError) else self._as_results(loaded, one, number)
+                for loaded, one in zip(batch, found, strict=True)
             ]
-            with self._lock:
-                self.calls[number].seconds.append(stopwatch.seconds["network"])
-                self.calls[number].per_image.append(stopwatch.seconds["network"] / len(batch))
-        return [list(per_image) for per_image in zip(*results, strict=True)]
+            if "network" in stopwatch.seconds:  # else no image of the batch could be read
+                with self._lock:
+                    self.calls[number].seconds.append(stopwatch.seconds["network"])
+                    self.calls[number].per_image.append(stopwatch.seconds["network"] / len(batch))
+        return [_all_or_error(per_image) for per_image in zip(*results, strict=True)]
+
+    def _as_results(self, loaded: _Loaded, found: Detections, number: int) -> Results:
+        image_id = int(self._dataset.image_ids[loaded.item.image])
+        growth = self._detectors[number].manifest.thresholds.box_growth
+        return results_of_image(image_id, found, self._category_ids[number], growth)
+
+
+def _all_or_error(per_detector: Sequence[Results | UserError]) -> list[Results] | UserError:
+    read: list[Results] = []
+    for one in per_detector:
+        if isinstance(one, UserError):
+            return one
+        read.append(one)
+    return read
 
 
 def turn_order(count: int, turn: int) -> list[int]:

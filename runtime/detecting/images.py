@@ -26,7 +26,7 @@ from ..images.strips import StripImage
 from ..outputs import check_outputs
 from ..pipeline import run_pipeline
 from ..terminal import printable
-from ..tiling.detector import tiled
+from ..tiling.detector import detect_or_refuse, tiled
 from ..tiling.settings import Tiles
 
 WINDOW_DRAWN = 2  # batches; images that are drawn on wait at full size, up to 192 MB each
@@ -61,20 +61,26 @@ def detect_images(
 
     def load(source: Source) -> _Loaded:
         image = seeing.load(source.path if source.data is None else source.data, settings.max_pixels)
-        prepared, size_hw = seeing.prepare(image), image.size_hw
+        size_hw = image.size_hw
+        canvas_hw = seeing.canvas_hw(size_hw)  # here, so that an image that the graph does not take is skipped
+        prepared = seeing.prepare(image)
         if not settings.draws:
-            return _Loaded(source, None, prepared, size_hw)
+            return _Loaded(source, None, prepared, size_hw, canvas_hw)
         if isinstance(image, StripImage):
             tqdm.write(printable(f"warning: {source.path}: read in strips, so it is not drawn"), file=sys.stderr)
-            return _Loaded(source, None, prepared, size_hw)
+            return _Loaded(source, None, prepared, size_hw, canvas_hw)
         if isinstance(image, Decoded) and image.pixels.shape[:2] == size_hw:
-            return _Loaded(source, image.pixels, prepared, size_hw)
+            return _Loaded(source, image.pixels, prepared, size_hw, canvas_hw)
         # It was decoded at a fraction of its size, or lies in a GPU's memory.
-        return _Loaded(source, decode(source.path, max_pixels=settings.max_pixels), prepared, size_hw)
+        pixels = decode(source.path, max_pixels=settings.max_pixels)
+        return _Loaded(source, pixels, prepared, size_hw, canvas_hw)
 
-    def run(loaded: list[_Loaded]) -> list[dict[str, Any]]:
-        found = seeing.detect_prepared([one.prepared for one in loaded])
-        return [finish(*pair) for pair in zip(loaded, found, strict=True)]
+    def run(loaded: list[_Loaded]) -> list[dict[str, Any] | UserError]:
+        found = detect_or_refuse(seeing, [one.prepared for one in loaded])
+        return [
+            result if isinstance(result, UserError) else finish(one, result)
+            for one, result in zip(loaded, found, strict=True)
+        ]
 
     def finish(one: _Loaded, found: Detections) -> dict[str, Any]:
         kept = settings.kept.apply(found, detector.manifest.category_ids)
@@ -93,7 +99,7 @@ def detect_images(
             "choose another folder with -o",
         )
     pipeline = pipeline_settings(detector, settings.batch, window=WINDOW_DRAWN if settings.draws else WINDOW)
-    running = run_pipeline(sources, load, lambda one: seeing.canvas_hw(one.size_hw), run, pipeline)
+    running = run_pipeline(sources, load, lambda one: one.canvas_hw, run, pipeline)
     with closing(running):
         for source, result in zip(sources, running, strict=True):
             if isinstance(result, UserError):
@@ -109,6 +115,7 @@ class _Loaded:
     image: np.ndarray | None  # to draw on
     prepared: Any  # as the detector prepares it
     size_hw: tuple[int, int]  # of the image
+    canvas_hw: tuple[int, int]
 
 
 def drawn_path(out: Path, name: str, is_video: bool = False) -> Path:

@@ -19,8 +19,9 @@ from ..batching import cut
 from ..bounds import bounds_of
 from ..detections import Detections, empty_detections
 from ..detector import Detector, Image
+from ..detector_protocol import DetectorProtocol
 from ..errors import UserError
-from ..images import MAX_PIXELS, Decoded
+from ..images import MAX_PIXELS, Decoded, ImageError
 from ..images.crop import crop
 from ..images.device_array import DeviceImage
 from ..images.headers import Header, opened, read_header
@@ -189,6 +190,21 @@ class TiledDetector:
 def tiled(detector: Detector, tiles: Tiles | None) -> Detector | TiledDetector:
     """The detector as the settings ask for it: itself, or one that cuts images into tiles."""
     return detector if tiles is None else TiledDetector(detector, tiles)
+
+
+def detect_or_refuse(
+    detector: DetectorProtocol[Any], images: Sequence[Any], stopwatch: Stopwatch | None = None
+) -> list[Detections | ImageError]:
+    """As `detector.detect_prepared`, but a damaged image gives its error, and the others their detections.
+
+    An image that is read in strips shows its damage only here; all others show it when they are loaded.
+    """
+    try:
+        return list(detector.detect_prepared(images, stopwatch))
+    except ImageError as error:
+        if len(images) == 1:
+            return [error]
+    return [result for image in images for result in detect_or_refuse(detector, [image], stopwatch)]
 
 
 def _header(source: str | os.PathLike[str] | bytes) -> Header:

@@ -19,7 +19,7 @@ def weighted(content: dict, results: list[dict], weights: np.ndarray) -> list[sc
     """The numbers of all categories, by row of `weights` [B, I]."""
     found = parse_results(results, "results")
     selection = select(parse_ground_truth(content), None, KEEP_ALL)
-    matches = selection.matches(found, KEEP_ALL)
+    matches = selection.matches(found)
     count, classes = len(weights), len(selection.measured)
     precision, recall = np.full((count, 10, 101, classes, 4), -1.0), np.full((count, 10, classes, 4, 3), -1.0)
     for category in np.flatnonzero(selection.measured):

@@ -137,6 +137,23 @@ def test_the_commands_give_what_they_give_alone(
     assert list((tmp_path / "two").iterdir()) == [tmp_path / "two" / "detections.json"]
 
 
+def test_the_nodes_cut_images_into_tiles(
+    ray: Any, model: Path, dataset: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = ["--backend", "cpu", "--threads", "1", "--tiles", "48", "--max-megapixels", "0.015"]  # some in strips
+    given = [str(model), "--annotations", str(dataset.json_path), "--images", str(dataset.root), "--limit", "30"]
+    paths = [str(dataset.path(number)) for number in (*range(72, 79), 5, 3)]
+    for name, more in {"alone": [], "ray": ["--ray", "--actors", "2"]}.items():
+        assert evaluate([*given, *cut, *more, "--results-out", str(tmp_path / f"{name}.json")]) == 0
+        how = more or ["--json-only"]
+        assert detect([str(model), *paths, "-o", str(tmp_path / name), *cut, *how]) == 0
+    assert (tmp_path / "ray.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
+    alone, on_ray = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("alone", "ray"))
+    assert on_ray == alone
+    assert max(len(row["detections"]) for row in alone["images"]) > 1, "a rectangle longer than a tile is several"
+    capsys.readouterr()
+
+
 def test_images_inside_parquet_files(ray: Any, model: Path, dataset: CocoDataset, tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
