@@ -25,7 +25,7 @@ from .images.preprocess import as_decoded
 from .manifest import Manifest, Preprocess, Thresholds
 from .nms import iou_matrix
 from .stopwatch import Stopwatch
-from .tiling.detector import TiledDetector
+from .tiling.detector import TiledDetector, tiled
 from .tiling.settings import Tiles, add_tile_arguments, parse_tiles
 
 
@@ -100,6 +100,11 @@ class MultiScaleDetector:
         """None if there are several views: they share all pixels of the image."""
         return self._views[0].detector.load_preprocess if self._is_plain else None
 
+    @property
+    def finest_preprocess(self) -> Preprocess:
+        """Preprocessing of the largest view."""
+        return self._largest.manifest.preprocess
+
     def prepare(self, image: np.ndarray | Decoded) -> np.ndarray | Decoded:
         """The image itself: its views would fill more memory."""
         return image
@@ -158,10 +163,10 @@ def parse_tta(options: argparse.Namespace) -> TtaSettings:
 
 def with_tta(detector: Detector, settings: TtaSettings) -> DetectorProtocol[Any]:
     """The detector as the settings ask for it: itself, or one on its backend that sees several sizes, or tiles."""
-    seeing: Detector | MultiScaleDetector = detector
-    if dataclasses.replace(settings, tiles=None) != NO_TTA:
-        short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
-        seeing = MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
+    if dataclasses.replace(settings, tiles=None) == NO_TTA:
+        return tiled(detector, settings.tiles)
+    short_sides = settings.scales or (detector.manifest.preprocess.short_side,)
+    seeing = MultiScaleDetector(detector, short_sides, settings.flip, settings.vote)
     return seeing if settings.tiles is None else TiledDetector(detector, settings.tiles, seeing)
 
 

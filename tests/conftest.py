@@ -42,7 +42,8 @@ def _ctrl_c_arrives() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What `auto` remembers is neither taken from the user who runs the tests nor left to them."""
+    """What the toolkit downloads and remembers is neither taken from the user who runs the tests nor left to them."""
+    os.environ["ATSS_HOME"] = str(tmp_path_factory.getbasetemp() / "home")
     os.environ["ATSS_TOOLKIT_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
 
 

@@ -39,7 +39,7 @@ Pixels: TypeAlias = "np.ndarray | Decoded | DeviceImage | StripImage"
 
 
 class Seeing(Protocol):
-    """What detects on the tiles: a `Detector`, or one that sees each tile at several sizes."""
+    """What detects on the tiles where the detector itself does not: it sees each tile at several sizes."""
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the canvas for an image of this size. Raises BackendError if the graph takes none."""
@@ -48,6 +48,11 @@ class Seeing(Protocol):
     @property
     def load_preprocess(self) -> Preprocess | None:
         """Preprocessing that files are loaded for; None: all pixels."""
+        ...
+
+    @property
+    def finest_preprocess(self) -> Preprocess:
+        """Preprocessing of the largest size that images are seen at."""
         ...
 
     def detect(self, images: Sequence[Any]) -> list[Detections]:
@@ -72,7 +77,8 @@ class TiledDetector:
         self.backend = detector.backend
         self.tiles = tiles
         self._detector = detector
-        self._seeing: Seeing = detector if seeing is None else seeing
+        self._seeing: Detector | Seeing = detector if seeing is None else seeing
+        self._finest = detector.manifest.preprocess if seeing is None else seeing.finest_preprocess
         self._batch = resolve_batch([self.manifest.inputs], tiles.batch)
 
     @property
@@ -147,7 +153,8 @@ class TiledDetector:
         found = [empty_detections()] * len(images)
         uncut = [number for number, size_hw in enumerate(sizes) if not self.is_cut(size_hw)]
         for members in cut(uncut, self._batch):
-            for number, detections in zip(members, self._seeing.detect([images[i] for i in members]), strict=True):
+            whole: list[Any] = [images[number] for number in members]  # none is read in strips
+            for number, detections in zip(members, self._seeing.detect(whole), strict=True):
                 found[number] = detections
         parts: list[list[tuple[Window, Detections]]] = [[] for _ in images]
         waiting: dict[tuple[int, int], list[tuple[int, Window, Any]]] = {}  # by canvas
@@ -179,7 +186,7 @@ class TiledDetector:
         """The tiles, row by row, and then the whole image."""
         rows = tile_rows(image_hw, self.tiles.side, self.tiles.overlap)
         if isinstance(image, StripImage):
-            yield from streamed_views(image, rows, self.manifest.preprocess if self.tiles.whole else None)
+            yield from streamed_views(image, rows, self._finest if self.tiles.whole else None)
             return
         for window in (window for row in rows for window in row):
             yield window, crop(image, *window)

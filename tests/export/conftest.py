@@ -96,7 +96,7 @@ def exported(checkpoint: Path, repository: Path, tmp_path_factory: pytest.TempPa
             env={
                 "PATH": "/usr/bin:/bin",
                 "OMP_NUM_THREADS": "1",
-                "ATSS_TOOLKIT_CACHE": os.environ["ATSS_TOOLKIT_CACHE"],
+                **{name: os.environ[name] for name in ("ATSS_HOME", "ATSS_TOOLKIT_CACHE")},
             },
             capture_output=True,
             text=True,

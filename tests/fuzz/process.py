@@ -101,6 +101,7 @@ class Reader:
                 "PYTHONPATH": str(ROOT),
                 "OMP_NUM_THREADS": "1",
                 "OMP_WAIT_POLICY": "PASSIVE",
+                "ATSS_HOME": str(self._work / "home"),
                 "ATSS_TOOLKIT_CACHE": str(self._work / "cache"),
             }
             self._process = subprocess.Popen(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from runtime.coco import CocoDataset, load_coco
+from runtime.draw import class_color
 from runtime.errors import UserError
 from train.batch_sheet import HEADING, content_hw, draw_batch
 from train.build import build_training_batches
@@ -25,11 +26,12 @@ Make = Callable[..., Config]
 
 
 @pytest.mark.parametrize("crop", [(64, 64), (0, 0)])
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_batch_k_of_the_page_is_batch_k_of_the_training(
-    crop: tuple[int, int], small_config: Make, tmp_path: Path
+    mosaic: float, crop: tuple[int, int], small_config: Make, tmp_path: Path
 ) -> None:
     config = small_config(epochs=0.5, batch=4)
-    config = replace(config, augment=replace(config.augment, crop=crop))
+    config = replace(config, augment=replace(config.augment, crop=crop, mosaic=mosaic))
     fed: list[TrainBatch] = []
 
     def recording(
@@ -47,9 +49,12 @@ def test_batch_k_of_the_page_is_batch_k_of_the_training(
         for mine, theirs in zip(shown, fed[first:], strict=True):
             assert torch.equal(mine.images, theirs.images)
             assert mine.image_ids == theirs.image_ids
+            assert mine.mosaic_ids == theirs.mosaic_ids
             assert all(map(torch.equal, mine.targets, theirs.targets))
     with pytest.raises(UserError, match=f"--first-step {steps}, but the run has {steps} steps"):
         batches_of_run(config, dataset, steps)
+    ends = round(0.8 * steps) if mosaic else 0
+    assert [bool(batch.mosaic_ids) for batch in fed] == [step < ends for step in range(steps)]
 
 
 def batch_of(images: np.ndarray, regions: list[list[float]] | None = None) -> TrainBatch:
@@ -115,3 +120,38 @@ def test_the_command_draws(shapes_set: Path, tmp_path: Path, monkeypatch: pytest
     page = cv2.imread(str(out))
     assert page.shape[0] > 2 * 192
     assert page.shape[1] > 2 * 192
+
+
+def test_the_command_draws_the_mosaics_that_the_training_is_fed(
+    shapes_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import show_batch
+
+    settings = ["atss_tiny", "--data.train-json", str(shapes_set / "train.json"), "--augment.mosaic", "1"]
+    settings += ["--data.train-images", str(shapes_set / "train"), "--schedule.batch", "2"]
+    out = tmp_path / "b.png"
+    monkeypatch.setattr("sys.argv", ["x", *settings, "-o", str(out), "--batches", "2"])
+    show_batch.main()
+    page = cv2.imread(str(out))[..., ::-1]
+    config, _ = parse([*settings, "-o", str(out)])
+    dataset = load_coco(config.data.train_json, config.data.train_images)
+    fed = build_training_batches(dataset, replace(config, data=replace(config.data, workers=0)), 0)
+    top = 0
+    for step in range(2):
+        batch = next(fed)
+        assert len(batch.mosaic_ids) == 3 * len(batch.image_ids), "each of four images"
+        own = draw_batch(batch, step, dataset.classes, config.preprocess.pad_value)
+        assert np.array_equal(page[top : top + len(own), : own.shape[1]], own)
+        # Where the network is told that a box is, the page has the colour of its class.
+        height, width = batch.images.shape[1:3]
+        drawn = 0
+        for row in range(len(batch.images)):
+            left = 6 + row * (width + 6)
+            cell = page[top + 2 * HEADING + 6 :, left : left + width][:height].astype(int)
+            mask = batch.targets.mask[row]
+            for box, label in zip(batch.targets.boxes[row][mask], batch.targets.labels[row][mask], strict=True):
+                x1, y1, x2, y2 = (int(value) for value in (*box[:2].floor(), *(box[2:].ceil() - 1)))
+                outline = [*cell[y1:y2, x1], *cell[y1:y2, x2], *cell[y1, x1:x2], *cell[y2, x1:x2]]
+                drawn += np.mean([np.array_equal(pixel, class_color(int(label))) for pixel in outline]) > 0.4
+        assert drawn >= 0.8 * batch.targets.mask.sum() > 5, "others' names cover some"
+        top += len(own)

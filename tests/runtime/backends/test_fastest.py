@@ -213,8 +213,8 @@ def test_a_cache_that_cannot_be_written_or_has_no_place_is_done_without(
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("ATSS_TOOLKIT_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("ATSS_TOOLKIT_CACHE", "ATSS_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     remember(verdict(20, 10))
     assert recall(MACHINE, RIVALS) is None
@@ -222,6 +222,9 @@ def test_a_cache_that_cannot_be_written_or_has_no_place_is_done_without(
 
 def test_the_users_folder_for_caches_is_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ATSS_TOOLKIT_CACHE")
+    monkeypatch.setenv("ATSS_HOME", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own" / "fastest"
+    monkeypatch.delenv("ATSS_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "atss-toolkit" / "fastest"
 

@@ -13,17 +13,20 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.detections import RawOutputs
 from runtime.detector import Detector
 from runtime.images import ImageError, decode
 from runtime.images.headers import read_header
 from runtime.images.strips import open_strips
 from runtime.tiling import TiledDetector, Tiles
+from runtime.tta import TtaSettings, with_tta
 
 from ...support.fakes import RedBackend, red_image, write_red_onnx
 
@@ -135,6 +138,38 @@ def test_an_image_in_strips_gives_the_detections_of_the_whole(size_hw: tuple[int
     assert len(at_once) >= 4
     assert np.array_equal(streamed.boxes, at_once.boxes)
     assert np.array_equal(streamed.scores, at_once.scores)
+
+
+class Recording(RedBackend):
+    """Keeps the canvases that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.canvases: list[np.ndarray] = []
+
+    def infer(self, images: np.ndarray, image_sizes: np.ndarray, **options: Any) -> RawOutputs:
+        self.canvases += [image.astype(int) for image in images]
+        return super().infer(images, image_sizes, **options)
+
+
+@pytest.mark.parametrize("scales", [(64,), (192,), (64, 192)])
+def test_an_image_in_strips_is_seen_at_several_sizes(scales: tuple[int, ...]) -> None:
+    """The whole image too: it is kept as large as the largest size needs."""
+    noise = np.random.default_rng(0).integers(0, 256, (301, 423, 3), np.uint8)
+    data = cv2.imencode(".png", noise)[1].tobytes()
+    views = []
+    for most in (20_000, 10**9):
+        backend = Recording()
+        seen = with_tta(Detector(backend), TtaSettings(scales, tiles=Tiles(200)))
+        assert isinstance(seen, TiledDetector)
+        seen.detect([seen.load(data, most)])
+        views.append(backend.canvases)
+    assert len(views[0]) == len(views[1]) == len(scales) * 7
+    of_largest = [pair for pair in zip(*views, strict=True) if min(pair[0].shape[:2]) >= max(scales)]
+    assert len(of_largest) == 7, "six tiles and the whole image"
+    for streamed, at_once in of_largest:
+        assert streamed.shape == at_once.shape
+        assert np.abs(streamed - at_once).max() <= 1  # OpenCV interpolates in fixed point
 
 
 MEASURE = """

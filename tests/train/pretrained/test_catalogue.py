@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torchvision
 
+from runtime.backends.fastest import cache_folder
 from runtime.errors import UserError
 from runtime.home import home_folder
 from train.__main__ import parse
@@ -130,6 +133,16 @@ def test_wrong_calls(arguments: tuple[str, ...], said: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(said)):
         run(monkeypatch, *arguments)
+
+
+def test_the_tests_have_a_home_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """So that none reads what the user has downloaded, or leaves something there."""
+    base = tmp_path_factory.getbasetemp()
+    assert home_folder().is_relative_to(base)
+    assert cache_folder().is_relative_to(base)
+    code = "from runtime.home import home_folder; print(home_folder())"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert Path(started.stdout.strip()).is_relative_to(base), "also of the processes that they start"
 
 
 def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
