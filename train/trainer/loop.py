@@ -48,6 +48,7 @@ from .distributed import (
     require_agreement,
 )
 from .elastic import continues
+from .estimate import Run, with_estimate
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
@@ -160,6 +161,10 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
             run_log.say(best.reason(done, schedule))
         else:
             batches = make_batches(train_set, config, state.step, share, world.rank)
+            if world.is_main:
+                left = schedule.steps - state.step
+                run = Run(model, config, train_set, indices, share, world.size, device, dtype, left)
+                batches = with_estimate(batches, run, say)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
