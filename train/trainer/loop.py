@@ -17,7 +17,6 @@ from runtime.coco import CocoDataset
 from runtime.detector import Detector as RuntimeDetector
 from runtime.interrupts import Interrupted, held
 
-from ..assign import ignore_regions
 from ..build import build_criterion, build_training_batches
 from ..checkpoint import Checkpoint, Classes, checked_classes, save_checkpoint
 from ..config import Config
@@ -25,9 +24,10 @@ from ..config.check import check_config
 from ..data.loader import TrainBatch
 from ..data.objects import images_to_train_on
 from ..data.repeats import epoch_length, image_factors
-from ..loss.criterion import Criterion, Losses, Normalizers, Targets, at_least_one, rows_of
+from ..loss.criterion import Criterion, Losses, Targets
 from ..model.detector import DetectorNetwork
 from ..tracking.trackers import require_trackers
+from .backward import backward
 from .compilation import (
     CompiledCriterion,
     CompiledNetwork,
@@ -45,10 +45,10 @@ from .distributed import (
     all_reduce,
     data_parallel,
     local_batch_size,
-    no_sync,
     require_agreement,
 )
 from .elastic import continues
+from .estimate import Run, with_estimate
 from .evaluation import TorchBackend, evaluate_distributed
 from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
@@ -161,6 +161,10 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
             run_log.say(best.reason(done, schedule))
         else:
             batches = make_batches(train_set, config, state.step, share, world.rank)
+            if world.is_main:
+                left = schedule.steps - state.step
+                run = Run(model, config, train_set, indices, share, world.size, device, dtype, left)
+                batches = with_estimate(batches, run, say)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
         image_count = 0
@@ -257,46 +261,6 @@ def _criterion_of(config: Config, compiler: Compiler, device: torch.device) -> C
     if not compiles_loss(config, device):
         return criterion
     return CompiledCriterion(criterion, compiler, has_fixed_canvas(config))
-
-
-def backward(
-    network: nn.Module,
-    criterion: Criterion | CompiledCriterion,
-    images: Tensor,
-    targets: Targets,
-    pieces: int,
-    dtype: torch.dtype,
-    scaler: torch.amp.GradScaler,
-    world: World = ALONE,
-    regions: Tensor | None = None,
-) -> Losses:
-    """Add the gradients of a batch to the parameters, and return its losses.
-
-    `images` uint8 [B, H, W, 3] and `targets` are this process's share of the batch; they are worked through in `pieces`
-    to need less memory. In `regions` [B, R, 4] xyxy px no anchor learns that it is none. The means of gradients and
-    losses over the processes are those of the whole batch, whatever the number of pieces.
-    """
-    canvas_hw = images.shape[1], images.shape[2]
-    # Assigned once for the whole share: assignment needs no outputs, and is small beside a piece's activations.
-    assigned = criterion.assign(targets, canvas_hw)
-    if regions is not None:
-        assigned = ignore_regions(assigned, regions, criterion.grid(canvas_hw, regions.device).points)
-    normalizers = None
-    if pieces > 1 or world.size > 1:
-        counts = all_reduce(torch.stack(criterion.normalizers(targets, canvas_hw, assigned)), world)
-        # DistributedDataParallel averages what the processes divide by these counts: it divides by their number again.
-        normalizers = Normalizers(*(count / world.size for count in at_least_one(Normalizers(*counts))))
-    parts = []
-    for piece in range(pieces):
-        rows = slice(piece * len(images) // pieces, (piece + 1) * len(images) // pieces)
-        with contextlib.nullcontext() if piece == pieces - 1 else no_sync(network):
-            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-                outputs = network(images[rows])
-            part = Targets(*(t[rows] for t in targets))
-            losses = criterion(outputs, part, canvas_hw, normalizers, rows_of(assigned, rows))
-            scaler.scale(losses.total).backward()
-        parts.append(torch.stack(losses).detach())
-    return Losses(*torch.stack(parts).sum(dim=0))
 
 
 def evaluate_model(

@@ -15,7 +15,7 @@ from train.build import build_criterion, build_detector, build_training_batches
 from train.config import Assignment, Config
 from train.data.loader import TrainBatch
 from train.loss.criterion import Criterion, Losses, Targets, rows_of
-from train.trainer import loop
+from train.trainer import backward as module
 from train.trainer.distributed import World
 
 from ..loss.test_criterion import CANVAS, MODEL, SCENE, random_outputs, targets_of
@@ -43,7 +43,7 @@ def step(config: Config, classes: int, batch: TrainBatch, pieces: int, world: Wo
     torch.manual_seed(0)
     model = build_detector(config.model, classes, config.preprocess).train()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    losses = loop.backward(
+    losses = module.backward(
         model, build_criterion(config.model), batch.images, batch.targets, pieces, torch.float32, scaler, world
     )
     return losses, [p.grad for p in model.parameters() if p.grad is not None]
@@ -68,7 +68,7 @@ def test_a_batch_is_assigned_once(
     assert assigned_images == [4]
     assigned_images.clear()
     # Another process with the very same share: the counts are twice these, and the losses stay what they are.
-    monkeypatch.setattr(loop, "all_reduce", lambda values, world: values * world.size)
+    monkeypatch.setattr(module, "all_reduce", lambda values, world: values * world.size)
     losses, found = step(config, classes, batch, pieces, World(0, processes))
     assert assigned_images == [4]
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)

@@ -15,7 +15,7 @@ from train.build import build_criterion, build_detector, build_training_batches
 from train.config import Config, Schedule
 from train.config.recipes import atss_r50_fpn_1x
 from train.model.detector import DetectorNetwork
-from train.trainer.loop import backward
+from train.trainer.backward import backward
 from train.trainer.optim import (
     AveragedWeights,
     build_optimizer,
