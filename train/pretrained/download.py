@@ -53,6 +53,11 @@ class Expected:
         return digest.startswith(self.sha256)
 
     @property
+    def least_bytes(self) -> int:
+        """The least bytes to accept."""
+        return 1 if self.bytes_range is None else self.bytes_range[0]
+
+    @property
     def most_bytes(self) -> int:
         """The most bytes to accept."""
         return MOST_BYTES if self.bytes_range is None else self.bytes_range[1]
@@ -159,12 +164,10 @@ class _Transfer:
         except error.URLError as failed:
             reason = failed.reason
             _refuse(self.url, reason if isinstance(reason, Exception) else failed)
-        except (OSError, http.client.HTTPException) as failed:
+        except (OSError, http.client.HTTPException, UnicodeError) as failed:
             _refuse(self.url, failed)
 
     def _receive(self, response: Any) -> None:
-        if self.position and response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            self.begin_again()  # the server sends the whole file
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(
                 f"{self.url}: the server answers with a page rather than a file; if your network asks for a login, "
@@ -173,6 +176,8 @@ class _Transfer:
         coding = response.headers.get("Content-Encoding", "identity")
         if coding != "identity":
             raise DownloadError(f"{self.url}: the server sends the file in the coding {coding!r}, expected none")
+        if self.position and response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            self.begin_again()  # the server sends the whole file
         left = response.length  # None: the server doesn't say
         if left is not None:
             self._check_length(self.position + left)
@@ -196,12 +201,13 @@ class _Transfer:
                 self._digest.update(block)
                 self.position += len(block)
                 bar.update(len(block))
-        if total is not None and self.position < total:
-            raise _Broken(f"the connection was cut at {self.position} of {total} bytes")
+        least = self._expected.least_bytes if total is None else total
+        if self.position < least:
+            raise _Broken(f"the connection was cut at {self.position} of {least} bytes")
 
     def _check_length(self, total: int) -> None:
         """Refuse a file of another size than published, and one for which the disk has no room."""
-        least, most = self._expected.bytes_range or (1, self._expected.most_bytes)
+        least, most = self._expected.least_bytes, self._expected.most_bytes
         if not least <= total <= most:
             self._part.unlink(missing_ok=True)
             raise DownloadError(

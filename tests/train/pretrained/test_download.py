@@ -54,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif way == "broken":
             status = 500
         elif way == "page":
+            status = 200
             content, headers["Content-Type"] = b"<html>log in</html>", "text/html; charset=utf-8"
         elif way == "wrong":
             content = OTHER
@@ -71,10 +72,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        if way != "unknown":
+        if way not in ("unknown", "unknowncut"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if way in ("cut", "rangeless") and tries == 1:
+        if way in ("cut", "rangeless", "unknowncut") and tries == 1:
             body = body[:HALF]
         if way == "slow" and tries == 1:
             self.wfile.write(body[:HALF])
@@ -106,13 +107,13 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("way", ["plain", "unknown", "redirect", "busy", "cut", "rangeless"])
+@pytest.mark.parametrize("way", ["plain", "unknown", "redirect", "busy", "cut", "rangeless", "unknowncut"])
 def test_the_file_arrives_whole(way: str, server: str, tmp_path: Path) -> None:
     download(f"{server}/{way}/f", tmp_path / "new" / "f", EXPECTED, PAUSES)
     assert (tmp_path / "new" / "f").read_bytes() == CONTENT
     assert left(tmp_path / "new") == ["f"]
     ranges = [wanted for one, wanted in Handler.asked if one == way]
-    assert ranges == ([None, f"bytes={HALF}-"] if way in ("cut", "rangeless") else [None] * len(ranges))
+    assert ranges == ([None, f"bytes={HALF}-"] if way in ("cut", "rangeless", "unknowncut") else [None] * len(ranges))
 
 
 @pytest.mark.parametrize("way", ["plain", "rangeless", "beyond"])
@@ -156,6 +157,15 @@ def test_a_range_that_was_not_asked_for_is_refused(server: str, tmp_path: Path) 
     (tmp_path / "f.part").write_bytes(CONTENT[:HALF])
     with pytest.raises(DownloadError, match=f"asked for bytes from {HALF} on"):
         download(f"{server}/lies/f", tmp_path / "f", EXPECTED, PAUSES)
+
+
+@pytest.mark.parametrize("way", ["page", "coded"])
+def test_an_answer_that_is_refused_leaves_the_part(way: str, server: str, tmp_path: Path) -> None:
+    """A network that asks for a login answers any request with a page: what was downloaded before stays."""
+    (tmp_path / "f.part").write_bytes(CONTENT[:HALF])
+    with pytest.raises(DownloadError):
+        download(f"{server}/{way}/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f.part").read_bytes() == CONTENT[:HALF]
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
