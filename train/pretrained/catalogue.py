@@ -1,8 +1,8 @@
 """The catalogue: published checkpoints by name, with address, hash, licence, and the AP that their authors report.
 
 Addresses and AP are those of the publishers' own lists: the `metafile.yml` of mmdetection's configs/atss, configs/fcos
-and configs/retinanet, and torchvision's weight enums. For FCOS that list names the host of the publisher's storage; here
-all have the publisher's download host. Both publishers put the first eight digits of a file's SHA-256 into its name.
+and configs/retinanet, and torchvision's weight enums. For FCOS that list names the publisher's storage; here all files
+have the address of its download host. Both publishers put the first eight digits of a file's SHA-256 into its name.
 Sizes are torchvision's; mmdetection publishes none.
 """
 
