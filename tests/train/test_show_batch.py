@@ -13,7 +13,7 @@ import torch
 
 from runtime.coco import CocoDataset, load_coco
 from runtime.errors import UserError
-from train.batch_sheet import HEADING, content_hw, draw_batch
+from train.batch_sheet import HEADING, LONGEST_SIDE, content_hw, draw_batch, encode_pages
 from train.build import build_training_batches
 from train.config import Config
 from train.data.loader import TrainBatch
@@ -24,12 +24,16 @@ from train.trainer.loop import train_detector
 Make = Callable[..., Config]
 
 
-@pytest.mark.parametrize("crop", [(64, 64), (0, 0)])
+@pytest.mark.parametrize(
+    ("crop", "mosaic", "threshold"), [((64, 64), 0.0, 0.0), ((0, 0), 0.0, 0.0), ((64, 64), 0.9, 1.0)]
+)
 def test_batch_k_of_the_page_is_batch_k_of_the_training(
-    crop: tuple[int, int], small_config: Make, tmp_path: Path
+    crop: tuple[int, int], mosaic: float, threshold: float, small_config: Make, tmp_path: Path
 ) -> None:
+    """Repeated images make an epoch longer, and with it the part of the run that has mosaics."""
     config = small_config(epochs=0.5, batch=4)
-    config = replace(config, augment=replace(config.augment, crop=crop))
+    augment = replace(config.augment, crop=crop, mosaic=mosaic, mosaic_until=0.5)
+    config = replace(config, augment=augment, data=replace(config.data, repeat_threshold=threshold))
     fed: list[TrainBatch] = []
 
     def recording(
@@ -46,7 +50,7 @@ def test_batch_k_of_the_page_is_batch_k_of_the_training(
         assert len(shown) == steps - first > 0
         for mine, theirs in zip(shown, fed[first:], strict=True):
             assert torch.equal(mine.images, theirs.images)
-            assert mine.image_ids == theirs.image_ids
+            assert (mine.image_ids, mine.mosaic_ids) == (theirs.image_ids, theirs.mosaic_ids)
             assert all(map(torch.equal, mine.targets, theirs.targets))
     with pytest.raises(UserError, match=f"--first-step {steps}, but the run has {steps} steps"):
         batches_of_run(config, dataset, steps)
@@ -88,6 +92,20 @@ def test_boxes_are_drawn_where_the_network_is_told_they_are() -> None:
     assert rows[-1] == top + 149
 
 
+def test_pages_below_each_other_are_on_one_sheet_unless_it_is_too_large() -> None:
+    pages = [np.full((20, 30, 3), (250, 0, 0), np.uint8), np.full((10, 50, 3), (0, 0, 250), np.uint8)]
+    sheet = cv2.imdecode(np.frombuffer(encode_pages(pages, ".PNG"), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert sheet.shape == (30, 50, 3)
+    assert np.array_equal(sheet[:20, :30], pages[0])
+    assert np.array_equal(sheet[20:], pages[1])
+    half = np.zeros((LONGEST_SIDE // 2, 1, 3), np.uint8)
+    for suffix in (".jpg", ".png"):
+        sheet = cv2.imdecode(np.frombuffer(encode_pages([half, half], suffix), np.uint8), cv2.IMREAD_COLOR)
+        assert sheet.shape == (LONGEST_SIDE, 1, 3)
+        with pytest.raises(UserError, match=f"1 x {LONGEST_SIDE + 1} pixels: .*fewer --batches"):
+            encode_pages([half, half, half[:1]], suffix)
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     config, options = parse(["atss_tiny", "-o", "b.png", "--batches", "2", "--schedule.batch", "4"])
     assert (options.batches, options.first_step, config.schedule.batch) == (2, 0, 4)
@@ -115,3 +133,19 @@ def test_the_command_draws(shapes_set: Path, tmp_path: Path, monkeypatch: pytest
     page = cv2.imread(str(out))
     assert page.shape[0] > 2 * 192
     assert page.shape[1] > 2 * 192
+
+
+def test_the_command_says_where_the_run_ends_and_refuses_a_place_before_it_reads_images(
+    shapes_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from train import show_batch
+
+    data = ["--data.train-json", str(shapes_set / "train.json"), "--data.train-images", str(shapes_set / "train")]
+    call = ["x", "atss_tiny", *data, "--schedule.batch", "2", "--schedule.steps", "3"]
+    monkeypatch.setattr("sys.argv", [*call, "-o", str(tmp_path / "b.png"), "--first-step", "2", "--batches", "4"])
+    show_batch.main()
+    assert "the run ends after 3 steps: drew 1 of 4" in capsys.readouterr().out
+    monkeypatch.setattr("train.show_batch.batches_of_run", lambda *_: pytest.fail("images are read"))
+    monkeypatch.setattr("sys.argv", [*call, "-o", str(tmp_path / "b.png" / "c.png")])
+    with pytest.raises(UserError, match="cannot write"):
+        show_batch.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from runtime.interrupts import Interrupted
 from runtime.training_log import LOG, read_log
 from train.checkpoint import read_checkpoint, save_checkpoint
 from train.config import Config
@@ -191,3 +193,27 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_done(small_config
     assert "nothing to measure" in message
     assert not (tmp_path / "run" / LAST).exists()
     assert lines(tmp_path / "run", "train") == []
+
+
+def test_an_evaluation_that_a_signal_cuts_off_before_it_counts_is_made_again(
+    small_config: Make, tmp_path: Path, scripted: Callable[[list[float]], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a tracker's server doesn't answer while the figures are logged, and the user presses Ctrl-C."""
+    settings = stopping(small_config, 5)
+    scripted([0.1, 0.2, 0.9])
+    logged = loop.RunLog.evaluation
+
+    def interrupted(self: loop.RunLog, step: int, metrics: dict[str, float], limit: int) -> None:
+        if step == 3:
+            raise Interrupted(signal.SIGINT)
+        logged(self, step, metrics, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.RunLog, "evaluation", interrupted)
+        with pytest.raises(Interrupted):
+            train_detector(settings, tmp_path / "run")
+    begun = read_checkpoint(tmp_path / "run" / LAST).step if (tmp_path / "run" / LAST).exists() else 0
+    scripted([0.1, 0.2, 0.9, *[0.3] * 7][begun:])
+    result = train_detector(settings, tmp_path / "run", resume=True)
+    assert (result.steps, result.best_ap) == (8, 0.9)
+    assert read_checkpoint(tmp_path / "run" / BEST).step == 3
