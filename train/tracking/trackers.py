@@ -84,6 +84,9 @@ class Trackers:
     ) -> None:
         self._say, self._log_name, self._path = say, log_name, out / IDS
         self._open: dict[TrackerName, Tracker] = {}
+        if first_step == 0:  # ids of a run that left no checkpoint; where they can't be removed, the trackers warn
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         for name in names:
             tracker = self._try(name, partial(self._opened, name, out, first_step))
             if tracker is not None:
@@ -101,9 +104,12 @@ class Trackers:
     def start(self, facts: Facts) -> None:
         """Tell the trackers what is known before the first step, and the user where the run is in each."""
         for name, tracker in list(self._open.items()):
-            self._try(name, partial(tracker.start, facts))
-            if name in self._open and tracker.note:
-                self._say(tracker.note)
+            self._try(name, partial(self._started, tracker, facts))
+
+    def _started(self, tracker: Tracker, facts: Facts) -> None:
+        tracker.start(facts)
+        if tracker.note:
+            self._say(tracker.note)
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Hand on the numbers of a line of the log, of kind "train", "val" or "stop", after `step` steps."""
