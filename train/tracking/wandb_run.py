@@ -25,7 +25,7 @@ class WandbRun:
         import wandb
 
         self.run_id = place.run_id or uuid.uuid4().hex[:12]
-        mode: Any = os.environ.get("WANDB_MODE") or "offline"  # W&B takes an empty one for "online"
+        mode: Any = os.environ.get("WANDB_MODE") or "offline"  # W&B refuses an empty one
         # No output is captured and no code is copied: the terminal and the user's own repository have them.
         settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
         self._run = wandb.init(

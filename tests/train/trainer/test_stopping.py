@@ -18,7 +18,7 @@ from train.checkpoint import read_checkpoint, save_checkpoint
 from train.config import Config
 from train.trainer import loop
 from train.trainer.loop import BEST, LAST, train_detector
-from train.trainer.stopping import BestAp, measured_ap
+from train.trainer.stopping import BestAp, idle_patience, measured_ap
 
 from .test_loop import lines, refusal, with_run, with_validation
 from .test_resume import losses, run_interrupted, same_weights
@@ -217,3 +217,26 @@ def test_an_evaluation_that_a_signal_cuts_off_before_it_counts_is_made_again(
     result = train_detector(settings, tmp_path / "run", resume=True)
     assert (result.steps, result.best_ap) == (8, 0.9)
     assert read_checkpoint(tmp_path / "run" / BEST).step == 3
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 9, 10, 11])
+@pytest.mark.parametrize("patience", [0, 1, 2, 4, 8, 9])
+def test_a_patience_that_no_run_can_use_up_is_a_warning(every: int, patience: int, small_config: Make) -> None:
+    config = stopping(small_config, patience, evaluate_every=every)
+    best, ends = BestAp(-1.0, 0), False
+    for step in range(1, config.schedule.steps + 1):  # the run that stops first: AP never rises
+        if step % every == 0:
+            best.add(0.0)
+        ends = ends or best.ends(step, config.schedule)
+    line = idle_patience(config)
+    assert (line is None) == (ends or patience == 0)
+    if line is not None:
+        assert f"needs {patience + 1} evaluations before the last step, and there are {9 // every} " in line
+
+
+def test_the_warning_is_printed(
+    small_config: Make, tmp_path: Path, scripted: Callable[[list[float]], list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(APS)
+    train_detector(stopping(small_config, 2, evaluate_every=5), tmp_path / "run")
+    assert "warning: --schedule.patience 2 can't end this run: it needs 3 " in capsys.readouterr().out
