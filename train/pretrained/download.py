@@ -1,9 +1,9 @@
 """Download of a file whose hash is known: over HTTPS, resumed where it broke off, published when it is whole.
 
-A file grows as NAME.part beside its target, locked by the process that writes it. The hash says whether the part and
-the rest belong together, so no date or ETag is kept: where a resumed file has a wrong hash, it is downloaded once more
-from its beginning. urllib does the requests, redirects and proxies (HTTPS_PROXY, NO_PROXY), and OpenSSL the
-certificates (SSL_CERT_FILE).
+A file grows as NAME.part beside its target, written by the process that holds the lock of NAME.lock. The hash says
+whether the part and the rest belong together, so no date or ETag is kept: where a resumed file has a wrong hash, it is
+downloaded once more from its beginning. urllib does the requests, redirects and proxies (HTTPS_PROXY, NO_PROXY), and
+OpenSSL the certificates (SSL_CERT_FILE).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,18 +80,11 @@ def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[floa
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as failed:
         raise write_error(target, failed) from failed
-    with _alone(part) as file:
+    with _alone(target.with_name(f"{target.name}.lock"), target.name):
         if target.is_file():  # the process that was waited for has finished
             part.unlink(missing_ok=True)
             return
-        transfer = _Transfer(url, part, file, expected)
-        if transfer.position >= expected.most_bytes and not transfer.is_whole():
-            transfer.begin_again()
-        resumed = transfer.position > 0
-        digest = transfer.run(pauses_s)
-        if resumed and not expected.matches(digest):
-            transfer.begin_again()
-            digest = transfer.run(pauses_s)
+        digest = _complete(url, part, expected, pauses_s)
         if not expected.matches(digest):
             part.unlink(missing_ok=True)
             raise DownloadError(
@@ -100,10 +93,34 @@ def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[floa
                 "publisher has changed the file, download it yourself, check it, and give the file"
             )
         try:
-            os.fsync(file.fileno())
             os.replace(part, target)
         except OSError as failed:
             raise write_error(target, failed) from failed
+
+
+def _complete(url: str, part: Path, expected: Expected, pauses_s: Sequence[float]) -> str:
+    """Fetch what the part lacks, and all where it belongs to another file. Returns the SHA-256; the part is closed.
+
+    Windows renames and removes no open file.
+    """
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as failed:
+        raise write_error(part, failed) from failed
+    with open(descriptor, "r+b", buffering=0) as file:
+        transfer = _Transfer(url, part, file, expected)
+        if transfer.position >= expected.most_bytes and not transfer.is_whole():
+            transfer.begin_again()
+        resumed = transfer.position > 0
+        digest = transfer.run(pauses_s)
+        if resumed and not expected.matches(digest):
+            transfer.begin_again()
+            digest = transfer.run(pauses_s)
+        try:
+            os.fsync(descriptor)
+        except OSError as failed:
+            raise write_error(part, failed) from failed
+    return digest
 
 
 class _Transfer:
@@ -209,7 +226,7 @@ class _Transfer:
         """Refuse a file of another size than published, and one for which the disk has no room."""
         least, most = self._expected.least_bytes, self._expected.most_bytes
         if not least <= total <= most:
-            self._part.unlink(missing_ok=True)
+            self.begin_again()
             raise DownloadError(
                 f"{self.url}: the server's file has {total} bytes, expected {least} to {most}; try --from another place"
             )
@@ -270,25 +287,26 @@ def _refuse(url: str, failed: Exception) -> NoReturn:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[io.FileIO]:
-    """The part, opened and locked; waits while another process has it. Raises WriteError."""
+def _alone(lock: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a file that is made for it; waits while another process holds it. Raises WriteError."""
     is_told = False
     while True:
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as failed:
-            raise write_error(part, failed) from failed
-        if try_lock(descriptor) is not False and is_at(descriptor, part):
+            raise write_error(lock, failed) from failed
+        if try_lock(descriptor) is not False and is_at(descriptor, lock):
             break
         let_go(descriptor)
         if not is_told:
-            print(f"waiting for another process that downloads {part.stem}", file=sys.stderr)
+            print(f"waiting for another process that downloads {name}", file=sys.stderr)
             is_told = True
         time.sleep(0.1)
     try:
-        with open(descriptor, "r+b", buffering=0, closefd=False) as file:
-            yield file
+        yield
     finally:
+        with suppress(OSError):  # Windows removes no open file
+            lock.unlink()
         let_go(descriptor)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import re
 import resource
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -151,6 +153,37 @@ def test_what_is_refused(way: str, said: str, requests: int | None, server: str,
     assert not (tmp_path / "f").exists()
     assert requests in (None, len(Handler.asked))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+
+
+@pytest.mark.parametrize("way", ["plain", "wrong", "longer"])
+def test_no_open_file_is_renamed_or_removed(
+    way: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows has it, where both fail."""
+    rename, remove, done = os.replace, Path.unlink, list[str]()
+
+    def require_closed(path: Path) -> None:
+        done.append(path.name)
+        open_files = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        if str(path.resolve()) in open_files:
+            raise PermissionError(13, "used by another process", str(path))
+
+    def replace(source: Path, target: Path) -> None:
+        require_closed(source)
+        rename(source, target)
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        require_closed(self)
+        remove(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(Path, "unlink", unlink)
+        with nullcontext() if way == "plain" else pytest.raises(DownloadError):
+            download(f"{server}/{way}/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert "f.lock" in done
+    assert (tmp_path / "f").exists() == (way == "plain")
+    assert (tmp_path / "f.lock").stat().st_size == 0
 
 
 def test_a_range_that_was_not_asked_for_is_refused(server: str, tmp_path: Path) -> None:
