@@ -27,7 +27,7 @@ from urllib import error, request
 
 from tqdm import tqdm
 
-from runtime.files import WriteError, write_all, write_error
+from runtime.files import WriteError, sha256_file, write_all, write_error
 from runtime.locks import is_at, let_go, try_lock
 from runtime.terminal import printable
 
@@ -68,7 +68,7 @@ class _Broken(Exception):
 
 
 def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[float] = PAUSES_S) -> None:
-    """Download `url` to `target`, or wait for another process that does.
+    """Download `url` to `target`, or wait for another process that does. A file of another hash there is replaced.
 
     A part of an earlier, interrupted run is continued. Raises DownloadError for an address that isn't HTTPS, a server's
     refusal, a connection that stays broken, and a file of another size or hash, which is removed; WriteError for a full
@@ -81,7 +81,7 @@ def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[floa
     except OSError as failed:
         raise write_error(target, failed) from failed
     with _alone(target.with_name(f"{target.name}.lock"), target.name):
-        if target.is_file():  # the process that was waited for has finished
+        if target.is_file() and expected.matches(sha256_file(target)):  # by the process that was waited for
             part.unlink(missing_ok=True)
             return
         digest = _complete(url, part, expected, pauses_s)

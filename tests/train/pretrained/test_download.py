@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ import pytest
 
 from runtime.files import WriteError
 from train.pretrained.addresses import DownloadError, require_safe
+from train.pretrained.cache import fetch
+from train.pretrained.catalogue import CATALOGUE
 from train.pretrained.download import Expected, download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -184,6 +187,34 @@ def test_no_open_file_is_renamed_or_removed(
     assert "f.lock" in done
     assert (tmp_path / "f").exists() == (way == "plain")
     assert (tmp_path / "f.lock").stat().st_size == 0
+
+
+def test_a_file_of_another_hash_stays_until_the_right_one_replaces_it(server: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(OTHER)
+    with pytest.raises(DownloadError):
+        download(f"{server}/missing/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f").read_bytes() == OTHER
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert left(tmp_path) == ["f"]
+    Handler.asked.clear()
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert Handler.asked == [], "another process has finished it"
+
+
+def test_a_damaged_file_of_the_cache_is_downloaded_again_from_a_mirror(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATSS_HOME", str(tmp_path))
+    file = f"x-{EXPECTED.sha256}.pth"
+    published = replace(CATALOGUE["tv_fcos_r50"], url=f"https://example.invalid/{file}", mebibytes=None)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / file).write_bytes(OTHER)
+    assert fetch(published, f"{server}/plain/").read_bytes() == CONTENT
+    assert f"{file} is damaged or another file" in capsys.readouterr().err
+    assert fetch(published, f"{server}/plain/") == tmp_path / "checkpoints" / file
+    assert len(Handler.asked) == 1
+    assert left(tmp_path / "checkpoints") == [file]
 
 
 def test_a_range_that_was_not_asked_for_is_refused(server: str, tmp_path: Path) -> None:
