@@ -243,9 +243,11 @@ def _open(url: str, position: int) -> Any:
     headers = {"User-Agent": "atss-toolkit", "Accept-Encoding": "identity"}
     if position:
         headers["Range"] = f"bytes={position}-"
+    # Plain HTTP is for this machine alone, so it goes through no proxy.
+    proxies = {scheme: proxy for scheme, proxy in request.getproxies().items() if scheme != "http"}
     opener = request.OpenerDirector()  # not build_opener, which adds file:, ftp: and data:
     for handler in (
-        request.ProxyHandler(),
+        request.ProxyHandler(proxies),
         request.HTTPHandler(),
         request.HTTPSHandler(context=ssl.create_default_context()),
         SafeRedirects(),

@@ -217,6 +217,17 @@ def test_a_damaged_file_of_the_cache_is_downloaded_again_from_a_mirror(
     assert left(tmp_path / "checkpoints") == [file]
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_plain_http_on_this_machine_does_not_leave_it_through_a_proxy(
+    name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, ())
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
 def test_a_range_that_was_not_asked_for_is_refused(server: str, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(CONTENT[:HALF])
     with pytest.raises(DownloadError, match=f"asked for bytes from {HALF} on"):
