@@ -243,8 +243,8 @@ def _open(url: str, position: int) -> Any:
     headers = {"User-Agent": "atss-toolkit", "Accept-Encoding": "identity"}
     if position:
         headers["Range"] = f"bytes={position}-"
-    # Plain HTTP is for this machine alone, so it goes through no proxy.
-    proxies = {scheme: proxy for scheme, proxy in request.getproxies().items() if scheme != "http"}
+    # Plain HTTP stays on this machine, so it goes through no proxy.
+    proxies = {scheme: proxy for scheme, proxy in request.getproxies().items() if scheme == "https"}
     opener = request.OpenerDirector()  # not build_opener, which adds file:, ftp: and data:
     for handler in (
         request.ProxyHandler(proxies),
