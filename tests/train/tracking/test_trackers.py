@@ -295,6 +295,21 @@ def test_a_server_that_is_not_there_is_one_warning(
     assert said.count("warning") == 1
 
 
+def test_no_message_has_the_password_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:s3cr@t@127.0.0.1:9/api")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    Trackers(("mlflow",), tmp_path, 0, said.append, LOG)
+    assert "http://127.0.0.1:9/api" in said[0]
+    tracker = Failing("note")
+    monkeypatch.setattr(Failing, "note", "in https://bob:s3cret@host:5000/x; see https://docs/@1")
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", TRACKERS["wandb"]._replace(open=lambda place: tracker))
+    Trackers(("wandb",), tmp_path, 0, said.append, LOG).start(Facts({}, {}, {}))
+    assert said[1:] == ["in https://host:5000/x; see https://docs/@1"]
+    assert not any(part in line for line in said for part in ("bob", "s3c"))
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_library_that_is_missing_is_one_line_before_anything_is_written(
     name: str, small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
