@@ -98,10 +98,15 @@ def write_subsets(shapes: Path, out: Path) -> None:
         atomic_write(out / f"{name}.json", text)
 
 
+def steps_of(data: str, share: float) -> int:
+    """The steps of a run on a data set, with `share` of the usual number."""
+    return max(EVALUATIONS, round(STEPS[data] * share))
+
+
 def configure(job: Job, options: argparse.Namespace) -> Config:
     """The configuration of a run."""
     base = atss_lite0() if job.data == "bccd" else atss_quick()
-    steps = max(EVALUATIONS, round(STEPS[job.data] * options.share))
+    steps = steps_of(job.data, options.share)
     if job.data == "bccd":
         train = options.bccd / "trainval.json", options.bccd / "images"
         val = options.bccd / "test.json", options.bccd / "images"
@@ -237,7 +242,10 @@ def main() -> None:
     if not options.table:
         options.out.mkdir(parents=True, exist_ok=True)
         write_subsets(options.shapes, options.out)
-        done = {(row["data"], row["variant"], row["seed"]) for row in read_results(options.out)}
+        before = read_results(options.out)
+        if any(row["steps"] != steps_of(row["data"], options.share) for row in before):
+            parser.error(f"{options.out / RESULTS} has runs of another --share; give another --out")
+        done = {(row["data"], row["variant"], row["seed"]) for row in before}
         left = [job for job in all_jobs if (job.data, job.variant, job.seed) not in done]
         with ThreadPoolExecutor(options.processes) as pool:
             list(pool.map(lambda job: start(job, options), left))

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from runtime.draw import draw_truth
+from runtime.errors import UserError
 
 from .data.loader import TrainBatch
 
@@ -16,6 +17,7 @@ CELL = 480  # px: longest side of a canvas on the page
 GAP = 6  # px
 HEADING = 20  # px above an image
 HATCH = 8  # px between two lines of a hatching
+LONGEST_SIDE = 65_500  # px: what a JPEG file has room for, and a bound on memory
 BACKGROUND, INK = 245, (0, 0, 0)
 
 
@@ -39,14 +41,26 @@ def draw_batch(batch: TrainBatch, step: int, classes: Sequence[str], pad_value: 
     return page
 
 
-def join_pages(pages: Sequence[np.ndarray]) -> np.ndarray:
-    """Pages below each other on one, uint8 [h, w, 3]."""
-    width = max(page.shape[1] for page in pages)
-    widened = [
-        cv2.copyMakeBorder(page, 0, 0, 0, width - page.shape[1], cv2.BORDER_CONSTANT, value=(BACKGROUND,) * 3)
-        for page in pages
-    ]
-    return np.vstack(widened)
+def check_size(pages: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Width and height of pages below each other. Raises UserError where a side is longer than `LONGEST_SIDE`."""
+    width, height = max(page.shape[1] for page in pages), sum(page.shape[0] for page in pages)
+    if max(width, height) > LONGEST_SIDE:
+        raise UserError(
+            f"a drawing of {width} x {height} pixels: expected at most {LONGEST_SIDE} a side; "
+            "give fewer --batches, or a smaller --schedule.batch"
+        )
+    return width, height
+
+
+def encode_pages(pages: Sequence[np.ndarray], suffix: str) -> bytes:
+    """Pages below each other as a file of the format that `suffix` names, such as ".png". Raises as `check_size`."""
+    width, height = check_size(pages)
+    sheet = np.full((height, width, 3), BACKGROUND, np.uint8)
+    top = 0
+    for page in pages:
+        sheet[top : top + page.shape[0], : page.shape[1]] = page[..., ::-1]
+        top += page.shape[0]
+    return cv2.imencode(suffix, sheet)[1].tobytes()
 
 
 def content_hw(canvas: np.ndarray, pad_value: Sequence[int]) -> tuple[int, int]:

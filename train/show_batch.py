@@ -21,26 +21,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import tyro
 
 from runtime.bounds import Bounds, Count
 from runtime.coco import CocoDataset
 from runtime.command_names import program
 from runtime.errors import UserError, run_main
-from runtime.files import atomic_write
+from runtime.files import atomic_write, require_writable
 from runtime.outputs import check_outputs
 
 from .arguments import parse_recipe
-from .batch_sheet import draw_batch, join_pages
+from .batch_sheet import check_size, draw_batch, encode_pages
 from .build import build_training_batches
 from .config import Config
 from .data.loader import TrainBatch
-from .data.objects import images_to_train_on
 from .trainer.data_in_coco import data_in_coco
 from .trainer.distributed import ALONE
-from .trainer.optim import in_steps
-from .trainer.start import load_datasets
+from .trainer.start import in_steps_of, load_datasets
 
 MOST_BATCHES = 50
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -68,11 +65,10 @@ def batches_of_run(config: Config, dataset: CocoDataset, first_step: int) -> Ite
 
     Raises UserError where the run is over before that step.
     """
-    images = len(images_to_train_on(dataset, config.data.keep_empty))
-    schedule = in_steps(config.schedule, images)
-    if first_step >= schedule.steps:
-        raise UserError(f"--first-step {first_step}, but the run has {schedule.steps} steps; expected less")
-    settings = replace(config, schedule=schedule, data=replace(config.data, workers=0))
+    config = in_steps_of(config, dataset)
+    if first_step >= config.schedule.steps:
+        raise UserError(f"--first-step {first_step}, but the run has {config.schedule.steps} steps; expected less")
+    settings = replace(config, data=replace(config.data, workers=0))
     return build_training_batches(dataset, settings, first_step)
 
 
@@ -101,14 +97,17 @@ def main() -> None:
         dataset, _ = load_datasets(config, report=True)
         reads: list[str | Path] = [config.data.train_json, *map(dataset.path, range(len(dataset)))]
         check_outputs(reads, {"-o": options.out})
+        require_writable(options.out)
         pages = []
         found = batches_of_run(config, dataset, options.first_step)
         for step, batch in enumerate(islice(found, options.batches), start=options.first_step):
             for problem in batch.problems:
                 print(f"warning: skipped an image: {problem}")
             pages.append(draw_batch(batch, step, dataset.classes, config.preprocess.pad_value))
-    _, data = cv2.imencode(options.out.suffix, cv2.cvtColor(join_pages(pages), cv2.COLOR_RGB2BGR))
-    atomic_write(options.out, data.tobytes())
+            check_size(pages)
+    atomic_write(options.out, encode_pages(pages, options.out.suffix))
+    if len(pages) < options.batches:
+        print(f"the run ends after {options.first_step + len(pages)} steps: drew {len(pages)} of {options.batches}")
     print(options.out)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import training_options
 from benchmarks.training_options import RARE, VARIANTS, jobs, read_results, stopped, table, write_subsets
 from train import shapes
 from train.trainer.stopping import BestAp
@@ -65,3 +66,23 @@ def test_the_long_tail_has_few_images_of_its_rare_classes(tmp_path: Path) -> Non
     assert len(whole["images"]) - len(tail["images"]) == len(with_rare(whole)) - 20
     kept = {image["id"] for image in tail["images"]}
     assert [a for a in whole["annotations"] if a["image_id"] in kept] == tail["annotations"]
+
+
+def test_runs_of_another_length_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes.generate(tmp_path / "set", shapes.Settings(train=4, val=1, seed=1, size=64), progress=False)
+    rows = [{**result("plain", 0, 0.2), "steps": 200}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started: list[training_options.Job] = []
+    monkeypatch.setattr(training_options, "start", lambda job, options: started.append(job))
+    call = ["x", "--out", str(tmp_path), "--shapes", str(tmp_path / "set"), "--seeds", "1"]
+    monkeypatch.setattr("sys.argv", call)
+    with pytest.raises(SystemExit):
+        training_options.main()
+    assert "has runs of another --share" in capsys.readouterr().err
+    assert started == []
+    monkeypatch.setattr("sys.argv", [*call, "--share", "0.5"])
+    training_options.main()
+    assert training_options.Job("tail", "repeat", 0) in started
+    assert training_options.Job("tail", "plain", 0) not in started

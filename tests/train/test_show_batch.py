@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from runtime.coco import CocoDataset, load_coco
 from runtime.draw import class_color
 from runtime.errors import UserError
-from train.batch_sheet import HEADING, content_hw, draw_batch
+from train.batch_sheet import HEADING, LONGEST_SIDE, content_hw, draw_batch, encode_pages
 from train.build import build_training_batches
 from train.config import Config
 from train.data.loader import TrainBatch
@@ -64,6 +65,26 @@ def batch_of(images: np.ndarray, regions: list[list[float]] | None = None) -> Tr
     return TrainBatch(torch.from_numpy(images), targets, list(range(count)), [], shown)
 
 
+def test_repeated_images_count_as_in_the_training(small_config: Make, tmp_path: Path) -> None:
+    """They make an epoch longer, and with it the part of the run that has mosaics."""
+    config = small_config(epochs=0.5, batch=4)
+    augment = replace(config.augment, mosaic=0.9, mosaic_until=0.5)
+    config = replace(config, augment=augment, data=replace(config.data, repeat_threshold=1.0))
+    fed: list[TrainBatch] = []
+
+    def recording(*settings: Any) -> Iterator[TrainBatch]:
+        for batch in build_training_batches(*settings):
+            fed.append(batch)
+            yield batch
+
+    train_detector(config, tmp_path, make_batches=recording)
+    dataset = load_coco(config.data.train_json, config.data.train_images)
+    shown = list(batches_of_run(config, dataset, 0))
+    assert len(shown) == len(fed) > 0.5 * len(dataset) / 4
+    assert [batch.mosaic_ids for batch in shown] == [batch.mosaic_ids for batch in fed]
+    assert all(torch.equal(mine.images, theirs.images) for mine, theirs in zip(shown, fed, strict=True))
+
+
 def test_padding_and_ignored_regions_are_hatched_and_the_rest_is_the_input() -> None:
     images = np.full((1, 64, 96, 3), 7, np.uint8)
     images[0, :40, :50] = 200
@@ -91,6 +112,36 @@ def test_boxes_are_drawn_where_the_network_is_told_they_are() -> None:
     left, top = 6 + 480 + 6 + 200, 6 + 150  # the second cell, at half the size
     assert (columns[0], columns[-1]) == (left, left + 199)
     assert rows[-1] == top + 149
+
+
+def test_pages_below_each_other_are_on_one_sheet_unless_it_is_too_large() -> None:
+    pages = [np.full((20, 30, 3), (250, 0, 0), np.uint8), np.full((10, 50, 3), (0, 0, 250), np.uint8)]
+    sheet = cv2.imdecode(np.frombuffer(encode_pages(pages, ".PNG"), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert sheet.shape == (30, 50, 3)
+    assert np.array_equal(sheet[:20, :30], pages[0])
+    assert np.array_equal(sheet[20:], pages[1])
+    half = np.zeros((LONGEST_SIDE // 2, 1, 3), np.uint8)
+    for suffix in (".jpg", ".png"):
+        sheet = cv2.imdecode(np.frombuffer(encode_pages([half, half], suffix), np.uint8), cv2.IMREAD_COLOR)
+        assert sheet.shape == (LONGEST_SIDE, 1, 3)
+        with pytest.raises(UserError, match=f"1 x {LONGEST_SIDE + 1} pixels: .*fewer --batches"):
+            encode_pages([half, half, half[:1]], suffix)
+
+
+def test_the_command_says_where_the_run_ends_and_refuses_a_place_before_it_reads_images(
+    shapes_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from train import show_batch
+
+    data = ["--data.train-json", str(shapes_set / "train.json"), "--data.train-images", str(shapes_set / "train")]
+    call = ["x", "atss_tiny", *data, "--schedule.batch", "2", "--schedule.steps", "3"]
+    monkeypatch.setattr("sys.argv", [*call, "-o", str(tmp_path / "b.png"), "--first-step", "2", "--batches", "4"])
+    show_batch.main()
+    assert "the run ends after 3 steps: drew 1 of 4" in capsys.readouterr().out
+    monkeypatch.setattr("train.show_batch.batches_of_run", lambda *_: pytest.fail("images are read"))
+    monkeypatch.setattr("sys.argv", [*call, "-o", str(tmp_path / "b.png" / "c.png")])
+    with pytest.raises(UserError, match="cannot write"):
+        show_batch.main()
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -53,14 +53,14 @@ def rows_of_epoch(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def repeats_note(dataset: CocoDataset, indices: np.ndarray, threshold: float) -> str:
-    """A line that names the factors above 1, largest first, and the length of an epoch."""
+    """A line that names the classes with a factor above 1, the largest first, and the length of an epoch."""
     option = f"--data.repeat-threshold {threshold:g}"
     factors = image_factors(dataset, indices, threshold)
     if factors is None:
-        return f"{option} repeats no image: every class is in a larger part of the {len(indices)} images"
+        return f"{option} repeats no image: every class is in at least this share of the {len(indices)} images"
     of_class = class_factors(dataset, indices, threshold)
     rare = [label for label in np.argsort(-of_class, kind="stable").tolist() if of_class[label] > 1]
-    named = [f"{dataset.classes[label]} {of_class[label]:.2g}" for label in rare[:NAMED]]
+    named = [f"{dataset.classes[label]} {of_class[label]:.3g}" for label in rare[:NAMED]]
     return (
         f"{option} repeats images with {_joined(named, len(rare))}: "
         f"an epoch has about {epoch_length(factors, len(indices))} samples of {len(indices)} images"
@@ -68,7 +68,8 @@ def repeats_note(dataset: CocoDataset, indices: np.ndarray, threshold: float) ->
 
 
 def _joined(named: Sequence[str], total: int) -> str:
-    return ", ".join(named) + (f" and {total - len(named)} other classes" if total > len(named) else "")
+    others = total - len(named)
+    return ", ".join(named) + (f" and {others} other {'class' if others == 1 else 'classes'}" if others else "")
 
 
 def _objects(dataset: CocoDataset) -> tuple[np.ndarray, np.ndarray]:

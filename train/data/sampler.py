@@ -5,6 +5,8 @@ The n-th image of a run follows from the seed and n, and from the batch size whe
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 
 from .repeats import rows_of_epoch
@@ -37,7 +39,7 @@ class EpochOrder:
         while self._starts[-1] <= n:
             rows = rows_of_epoch(self._factors, self._seed, len(self._starts) - 1)
             self._starts.append(self._starts[-1] + len(rows))
-        epoch = int(np.searchsorted(self._starts, n, side="right")) - 1
+        epoch = bisect.bisect_right(self._starts, n) - 1
         return epoch, self._starts[epoch]
 
     def _rows_in_order(self, epoch: int, first: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from runtime.outputs import check_outputs
 from ..checkpoint import Checkpoint, save_checkpoint
 from .cache import address_of, fetch, is_offline, place_of
 from .catalogue import CATALOGUE, describe, find, list_names
-from .convert import convert
+from .convert import convert, dialect_named
 from .dialects import DIALECTS
 
 
@@ -42,6 +42,8 @@ def main() -> None:
         return
     if options.file is None:
         raise UserError("give the name of a published checkpoint (--list shows them) or a file")
+    if options.dialect is not None:
+        dialect_named(options.dialect)  # refuses an unknown one now, not after a download
     given = Path(options.file)
     is_name = options.file in CATALOGUE or not (given.exists() or given.suffix or len(given.parts) > 1)
     if not is_name:

@@ -60,7 +60,6 @@ def fetch(published: Published, source: str | None = None, offline: bool = False
         if is_folder or offline:
             raise UserError(f"{told}; remove it, or leave out {'--from' if is_folder else '--offline'}")
         print(f"{told}; downloading it again", file=sys.stderr)
-        path.unlink(missing_ok=True)
     elif is_folder:
         raise UserError(f"no file {path}: a folder for --from has the files under their publishers' names")
     elif offline:

@@ -1,8 +1,9 @@
 """The catalogue: published checkpoints by name, with address, hash, licence, and the AP that their authors report.
 
 Addresses and AP are those of the publishers' own lists: the `metafile.yml` of mmdetection's configs/atss, configs/fcos
-and configs/retinanet, and torchvision's weight enums. Both publishers put the first eight digits of a file's SHA-256
-into its name. Sizes are torchvision's; mmdetection publishes none.
+and configs/retinanet, and torchvision's weight enums. For FCOS that list names the publisher's storage; here all files
+have the address of its download host. Both publishers put the first eight digits of a file's SHA-256 into its name.
+Sizes are torchvision's; mmdetection publishes none.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ CATALOGUE = {
 }
 
 # The ATSS authors' models by name, with the AP on COCO test-dev of their README. They are not downloaded: the licence
-# names non-commercial purposes, and the files lie at Google Drive and Baidu, without a hash and without a lasting
+# is for non-commercial purposes, and the files are on Google Drive and Baidu, without a hash and without a lasting
 # address.
 AUTHORS = {
     "authors_atss_r50": 39.3,
@@ -135,7 +136,7 @@ def find(name: str) -> Published:
     if name in AUTHORS:
         raise UserError(
             f"{name} is not downloaded: its licence is for non-commercial purposes, and its authors publish it without "
-            f"a hash, at addresses of Google Drive and Baidu; get it from {_AUTHORS_PAGE} and give the file"
+            f"a hash, on Google Drive and Baidu; get it from {_AUTHORS_PAGE} and give the file"
         )
     near = difflib.get_close_matches(name, [*CATALOGUE, *AUTHORS], n=1, cutoff=0.4)
     hint = f", did you mean {near[0]}?" if near else ";"

@@ -92,9 +92,19 @@ def read_foreign(path: Path) -> tuple[State, tuple[str, ...]]:
     return state, tuple(names) if readable else ()
 
 
+def dialect_named(name: str) -> Dialect:
+    """The dialect of a name. Raises ForeignError for an unknown name, with the nearest one."""
+    names: list[str] = [dialect.name for dialect in DIALECTS]
+    if name in names:
+        return DIALECTS[names.index(name)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    hint = f", did you mean {near[0]}?" if near else ""
+    raise ForeignError(f"no dialect {name!r}{hint} (there are {', '.join(names)})")
+
+
 def _dialect(state: State, name: str | None, path: Path) -> Dialect:
-    names = [d.name for d in DIALECTS]
     if name is None:
+        names = [d.name for d in DIALECTS]
         found = recognise(state)
         if found is None:
             keys = ", ".join(sorted(state)[:3])
@@ -103,12 +113,7 @@ def _dialect(state: State, name: str | None, path: Path) -> Dialect:
                 "ATSS of its authors, ATSS, RetinaNet and FCOS of mmdetection, RetinaNet and FCOS of torchvision"
             )
         return found
-    for dialect in DIALECTS:
-        if dialect.name == name:
-            return dialect
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-    hint = f", did you mean {near[0]}?" if near else ""
-    raise ForeignError(f"no dialect {name!r}{hint} (there are {', '.join(names)})")
+    return dialect_named(name)
 
 
 def _renamed(theirs: State, dialect: Dialect, path: Path) -> State:

@@ -1,9 +1,9 @@
 """Download of a file whose hash is known: over HTTPS, resumed where it broke off, published when it is whole.
 
-A file grows as NAME.part beside its target, locked by the process that writes it. The hash says whether the part and
-the rest belong together, so no date or ETag is kept: where a resumed file has a wrong hash, it is downloaded once more
-from its beginning. urllib does the requests, redirects and proxies (HTTPS_PROXY, NO_PROXY), and OpenSSL the
-certificates (SSL_CERT_FILE).
+A file grows as NAME.part beside its target, written by the process that holds the lock of NAME.lock. The hash says
+whether the part and the rest belong together, so no date or ETag is kept: where a resumed file has a wrong hash, it is
+downloaded once more from its beginning. urllib does the requests, redirects and proxies (HTTPS_PROXY, NO_PROXY), and
+OpenSSL the certificates (SSL_CERT_FILE).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +27,7 @@ from urllib import error, request
 
 from tqdm import tqdm
 
-from runtime.files import WriteError, write_all, write_error
+from runtime.files import WriteError, sha256_file, write_all, write_error
 from runtime.locks import is_at, let_go, try_lock
 from runtime.terminal import printable
 
@@ -53,6 +53,11 @@ class Expected:
         return digest.startswith(self.sha256)
 
     @property
+    def least_bytes(self) -> int:
+        """The least bytes to accept."""
+        return 1 if self.bytes_range is None else self.bytes_range[0]
+
+    @property
     def most_bytes(self) -> int:
         """The most bytes to accept."""
         return MOST_BYTES if self.bytes_range is None else self.bytes_range[1]
@@ -63,7 +68,7 @@ class _Broken(Exception):
 
 
 def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[float] = PAUSES_S) -> None:
-    """Download `url` to `target`, or wait for another process that does.
+    """Download `url` to `target`, or wait for another process that does. A file of another hash there is replaced.
 
     A part of an earlier, interrupted run is continued. Raises DownloadError for an address that isn't HTTPS, a server's
     refusal, a connection that stays broken, and a file of another size or hash, which is removed; WriteError for a full
@@ -75,18 +80,11 @@ def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[floa
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as failed:
         raise write_error(target, failed) from failed
-    with _alone(part) as file:
-        if target.is_file():  # the process that was waited for has finished
+    with _alone(target.with_name(f"{target.name}.lock"), target.name):
+        if target.is_file() and expected.matches(sha256_file(target)):  # by the process that was waited for
             part.unlink(missing_ok=True)
             return
-        transfer = _Transfer(url, part, file, expected)
-        if transfer.position >= expected.most_bytes and not transfer.is_whole():
-            transfer.begin_again()
-        resumed = transfer.position > 0
-        digest = transfer.run(pauses_s)
-        if resumed and not expected.matches(digest):
-            transfer.begin_again()
-            digest = transfer.run(pauses_s)
+        digest = _complete(url, part, expected, pauses_s)
         if not expected.matches(digest):
             part.unlink(missing_ok=True)
             raise DownloadError(
@@ -95,10 +93,34 @@ def download(url: str, target: Path, expected: Expected, pauses_s: Sequence[floa
                 "publisher has changed the file, download it yourself, check it, and give the file"
             )
         try:
-            os.fsync(file.fileno())
             os.replace(part, target)
         except OSError as failed:
             raise write_error(target, failed) from failed
+
+
+def _complete(url: str, part: Path, expected: Expected, pauses_s: Sequence[float]) -> str:
+    """Fetch what the part lacks, and all where it belongs to another file. Returns the SHA-256; the part is closed.
+
+    Windows renames and removes no open file.
+    """
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as failed:
+        raise write_error(part, failed) from failed
+    with open(descriptor, "r+b", buffering=0) as file:
+        transfer = _Transfer(url, part, file, expected)
+        if transfer.position >= expected.most_bytes and not transfer.is_whole():
+            transfer.begin_again()
+        resumed = transfer.position > 0
+        digest = transfer.run(pauses_s)
+        if resumed and not expected.matches(digest):
+            transfer.begin_again()
+            digest = transfer.run(pauses_s)
+        try:
+            os.fsync(descriptor)
+        except OSError as failed:
+            raise write_error(part, failed) from failed
+    return digest
 
 
 class _Transfer:
@@ -159,12 +181,10 @@ class _Transfer:
         except error.URLError as failed:
             reason = failed.reason
             _refuse(self.url, reason if isinstance(reason, Exception) else failed)
-        except (OSError, http.client.HTTPException) as failed:
+        except (OSError, http.client.HTTPException, UnicodeError) as failed:
             _refuse(self.url, failed)
 
     def _receive(self, response: Any) -> None:
-        if self.position and response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            self.begin_again()  # the server sends the whole file
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(
                 f"{self.url}: the server answers with a page rather than a file; if your network asks for a login, "
@@ -173,6 +193,8 @@ class _Transfer:
         coding = response.headers.get("Content-Encoding", "identity")
         if coding != "identity":
             raise DownloadError(f"{self.url}: the server sends the file in the coding {coding!r}, expected none")
+        if self.position and response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            self.begin_again()  # the server sends the whole file
         left = response.length  # None: the server doesn't say
         if left is not None:
             self._check_length(self.position + left)
@@ -196,14 +218,15 @@ class _Transfer:
                 self._digest.update(block)
                 self.position += len(block)
                 bar.update(len(block))
-        if total is not None and self.position < total:
-            raise _Broken(f"the connection was cut at {self.position} of {total} bytes")
+        least = self._expected.least_bytes if total is None else total
+        if self.position < least:
+            raise _Broken(f"the connection was cut at {self.position} of {least} bytes")
 
     def _check_length(self, total: int) -> None:
         """Refuse a file of another size than published, and one for which the disk has no room."""
-        least, most = self._expected.bytes_range or (1, self._expected.most_bytes)
+        least, most = self._expected.least_bytes, self._expected.most_bytes
         if not least <= total <= most:
-            self._part.unlink(missing_ok=True)
+            self.begin_again()
             raise DownloadError(
                 f"{self.url}: the server's file has {total} bytes, expected {least} to {most}; try --from another place"
             )
@@ -266,25 +289,26 @@ def _refuse(url: str, failed: Exception) -> NoReturn:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[io.FileIO]:
-    """The part, opened and locked; waits while another process has it. Raises WriteError."""
+def _alone(lock: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a file that is made for it; waits while another process holds it. Raises WriteError."""
     is_told = False
     while True:
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as failed:
-            raise write_error(part, failed) from failed
-        if try_lock(descriptor) is not False and is_at(descriptor, part):
+            raise write_error(lock, failed) from failed
+        if try_lock(descriptor) is not False and is_at(descriptor, lock):
             break
         let_go(descriptor)
         if not is_told:
-            print(f"waiting for another process that downloads {part.stem}", file=sys.stderr)
+            print(f"waiting for another process that downloads {name}", file=sys.stderr)
             is_told = True
         time.sleep(0.1)
     try:
-        with open(descriptor, "r+b", buffering=0, closefd=False) as file:
-            yield file
+        yield
     finally:
+        with suppress(OSError):  # Windows removes no open file
+            lock.unlink()
         let_go(descriptor)
 
 

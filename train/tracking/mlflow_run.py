@@ -11,7 +11,8 @@ from .tracker import Facts, Place
 EXPERIMENT = "atss"  # where MLFLOW_EXPERIMENT_NAME names none
 PARAMS_AT_ONCE = 100  # a server takes no more
 LONGEST_PARAM = 500  # characters that every server takes
-# A server that doesn't answer holds the training up for seconds, once, and not for MLflow's usual minutes.
+# A server that doesn't answer holds the training up for half a minute as the run is opened, and for a minute where it
+# falls silent later (the numbers, and the end of the run): once, and not for MLflow's usual quarter of an hour.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -47,7 +48,8 @@ class MlflowRun:
         from mlflow.entities import Param
 
         settings = {name: str(value)[:LONGEST_PARAM] for name, value in facts.settings.items()}
-        before = self._client.get_run(self.run_id).data.params
+        data = self._client.get_run(self.run_id).data
+        before = {**data.params, **{name: data.tags[name] for name in settings if name in data.tags}}
         new = [Param(name, value) for name, value in settings.items() if name not in before]
         for first in range(0, len(new), PARAMS_AT_ONCE):
             self._client.log_batch(self.run_id, params=new[first : first + PARAMS_AT_ONCE])

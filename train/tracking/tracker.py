@@ -26,7 +26,7 @@ class Facts(NamedTuple):
 
 
 class Tracker(Protocol):
-    """A library that keeps the numbers of runs. Each method may raise any Exception; the training goes on."""
+    """A library that keeps the numbers of runs. Whatever raises an Exception here, the training goes on."""
 
     @property
     def run_id(self) -> str:
@@ -43,7 +43,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Keep numbers of kind "train" or "val" after `step` steps."""
+        """Keep numbers of kind "train", "val" or "stop" after `step` steps."""
         ...
 
     def close(self, finished: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,11 @@ def require_trackers(names: Sequence[TrackerName]) -> None:
             )
 
 
+def without_passwords(text: str) -> str:
+    """A text whose addresses lack user names and passwords, since messages end in the logs of jobs."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+
+
 class Trackers:
     """The open trackers of a run. One that fails is closed with one warning, and the others go on.
 
@@ -84,6 +90,9 @@ class Trackers:
     ) -> None:
         self._say, self._log_name, self._path = say, log_name, out / IDS
         self._open: dict[TrackerName, Tracker] = {}
+        if first_step == 0:  # ids of a run that left no checkpoint; where they can't be removed, the trackers warn
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         for name in names:
             tracker = self._try(name, partial(self._opened, name, out, first_step))
             if tracker is not None:
@@ -101,9 +110,12 @@ class Trackers:
     def start(self, facts: Facts) -> None:
         """Tell the trackers what is known before the first step, and the user where the run is in each."""
         for name, tracker in list(self._open.items()):
-            self._try(name, partial(tracker.start, facts))
-            if name in self._open and tracker.note:
-                self._say(tracker.note)
+            self._try(name, partial(self._started, tracker, facts))
+
+    def _started(self, tracker: Tracker, facts: Facts) -> None:
+        tracker.start(facts)
+        if tracker.note:
+            self._say(without_passwords(tracker.note))
 
     def log(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Hand on the numbers of a line of the log, of kind "train", "val" or "stop", after `step` steps."""
@@ -122,7 +134,7 @@ class Trackers:
             return call()
         except Exception as error:  # whatever a tracker's library raises
             reason = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-            reason = " ".join(reason.split())[:300]
+            reason = without_passwords(" ".join(reason.split()))[:300]
             self._say(f"warning: cannot write {TRACKERS[name].title}: {reason}; {self._log_name} has the same numbers")
         failed = self._open.pop(name, None)
         if failed is not None:

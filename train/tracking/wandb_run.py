@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 from .tracker import Facts, Place
 
@@ -23,7 +25,7 @@ class WandbRun:
         import wandb
 
         self.run_id = place.run_id or uuid.uuid4().hex[:12]
-        os.environ.setdefault("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or "offline"  # W&B refuses an empty one
         # No output is captured and no code is copied: the terminal and the user's own repository have them.
         settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
         self._run = wandb.init(
@@ -31,6 +33,7 @@ class WandbRun:
             name=os.environ.get("WANDB_NAME", place.out.resolve().name),
             id=self.run_id,
             resume="allow",
+            mode=mode,  # W&B itself reads the variable once a process
             dir=os.environ.get("WANDB_DIR", str(place.out)),
             settings=settings,
         )
@@ -40,9 +43,11 @@ class WandbRun:
     @property
     def note(self) -> str:
         """See `Tracker`."""
+        if self._run.disabled:
+            return ""
         if self._run.offline:
             folder = os.path.dirname(self._run.dir)
-            return f"W&B: run {self.run_id}, offline; send it with: wandb sync --append {folder}"
+            return f"W&B: run {self.run_id}, offline; send it with: wandb sync {shlex.quote(folder)}"
         return f"W&B: {self._run.url or self._run.dir}"
 
     def start(self, facts: Facts) -> None:

@@ -20,6 +20,7 @@ from ..config import Config, Schedule
 from ..data.augment import training_hw
 from ..data.loader import TrainBatch
 from ..data.mosaic import PARTS
+from ..data.objects import images_to_train_on
 from ..loss.criterion import Targets
 from ..model.detector import DetectorNetwork
 from .backward import backward
@@ -40,7 +41,6 @@ class Run(NamedTuple):
     network: DetectorNetwork
     config: Config
     dataset: CocoDataset
-    indices: np.ndarray  # of the images that are trained on
     share: int  # images of a batch that each process takes
     processes: int
     device: torch.device
@@ -78,8 +78,9 @@ def memory_lines(run: Run) -> list[str]:
     convolutions come on top.
     """
     config, share = run.config, run.share
-    canvas_hw = largest_canvas(run.dataset.sizes_hw[run.indices], config)
-    boxes = int(np.diff(run.dataset.offsets)[run.indices].max(initial=1)) * (PARTS if config.augment.mosaic > 0 else 1)
+    indices = images_to_train_on(run.dataset, config.data.keep_empty)
+    canvas_hw = largest_canvas(run.dataset.sizes_hw[indices], config)
+    boxes = int(np.diff(run.dataset.offsets)[indices].max(initial=1)) * (PARTS if config.augment.mosaic > 0 else 1)
     kept = kept_memory(run.network, config.schedule, run.processes)
 
     def total(pieces: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +21,6 @@ from ..checkpoint import Checkpoint, Classes, checked_classes, save_checkpoint
 from ..config import Config
 from ..config.check import check_config
 from ..data.loader import TrainBatch
-from ..data.objects import images_to_train_on
-from ..data.repeats import epoch_length, image_factors
 from ..loss.criterion import Criterion, Losses, Targets
 from ..model.detector import DetectorNetwork
 from ..tracking.trackers import require_trackers
@@ -50,11 +47,11 @@ from .distributed import (
 from .elastic import continues
 from .estimate import Run, with_estimate
 from .evaluation import TorchBackend, evaluate_distributed
-from .optim import clip_gradients, in_steps, learning_rate_factor, set_learning_rate
+from .optim import clip_gradients, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
 from .run_folder import run_folder
 from .run_log import RunLog
-from .start import BEST, LAST, TrainingError, load_datasets, start_or_resume
+from .start import BEST, LAST, TrainingError, in_steps_of, load_datasets, start_or_resume
 from .stopping import BestAp, measured_ap, require_measurable
 
 
@@ -110,9 +107,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     train_set, val_set = load_datasets(config, report=world.is_main)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     require_measurable(config, val_set)
-    indices = images_to_train_on(train_set, config.data.keep_empty)
-    samples = epoch_length(image_factors(train_set, indices, config.data.repeat_threshold), len(indices))
-    config = dataclasses.replace(config, schedule=in_steps(config.schedule, samples))
+    config = in_steps_of(config, train_set)
     classes = checked_classes(train_set.classes, train_set.category_ids, config.data.train_json)
     state = start_or_resume(config, classes, out, continues(out, resume, world))
     require_agreement({"the configuration": config, "the classes": classes, "the first step": state.step}, world)
@@ -163,7 +158,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
             batches = make_batches(train_set, config, state.step, share, world.rank)
             if world.is_main:
                 left = schedule.steps - state.step
-                run = Run(model, config, train_set, indices, share, world.size, device, dtype, left)
+                run = Run(model, config, train_set, share, world.size, device, dtype, left)
                 batches = with_estimate(batches, run, say)
         progress = Progress(batches, state.step, schedule.steps, shown=world.is_main)
         started = time.perf_counter()
@@ -210,11 +205,11 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
                 scored = average.model if average is not None else model
                 metrics = evaluate_model(scored, config, classes, val_set, limit, world)
-                evaluated = done
                 run_log.evaluation(done, metrics, limit)
                 ap = measured_ap(metrics, limit)
                 if best.add(ap):
                     save(BEST, done)
+                evaluated = done
                 started, image_count = time.perf_counter(), 0
             ends = evaluate and best.ends(done, schedule)
             if save_now or ends:

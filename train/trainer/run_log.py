@@ -24,6 +24,7 @@ from ..tracking.tracker import Facts, Setting
 from ..tracking.trackers import Trackers
 from .progress import say
 from .start import BEST, LAST
+from .stopping import idle_patience
 
 
 class RunLog:
@@ -66,7 +67,7 @@ class RunLog:
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
-        if (line := unmatched_learning_rate(config)) is not None:
+        for line in filter(None, (unmatched_learning_rate(config), idle_patience(config))):
             say(f"warning: {line}")
         size: dict[str, Setting] = {
             "parameters": parameters,

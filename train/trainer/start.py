@@ -18,10 +18,10 @@ from ..build import build_detector
 from ..checkpoint import Checkpoint, CheckpointError, Classes, initialize_from, load_weights, read_checkpoint
 from ..config import Config
 from ..data.objects import crowds_as_objects, images_to_train_on
-from ..data.repeats import repeats_note
+from ..data.repeats import epoch_length, image_factors, repeats_note
 from ..model.detector import DetectorNetwork
 from .device import pick_device, pick_precision
-from .optim import AveragedWeights, build_optimizer, resume_optimizer
+from .optim import AveragedWeights, build_optimizer, in_steps, resume_optimizer
 from .progress import say
 
 LAST = "last.pt"  # written every `run.checkpoint_every` steps; --resume continues from it
@@ -108,6 +108,13 @@ def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, la
         )
     if dataclasses.replace(checkpoint.config.model, loss=config.model.loss) != config.model:
         raise CheckpointError(f"{last} holds another model than this recipe: resume with the same options")
+
+
+def in_steps_of(config: Config, train_set: CocoDataset) -> Config:
+    """The configuration with its schedule in steps alone; an epoch of the training set has its repeated images."""
+    indices = images_to_train_on(train_set, config.data.keep_empty)
+    samples = epoch_length(image_factors(train_set, indices, config.data.repeat_threshold), len(indices))
+    return dataclasses.replace(config, schedule=in_steps(config.schedule, samples))
 
 
 def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDataset | None]:

@@ -52,3 +52,17 @@ def require_measurable(config: Config, val_set: CocoDataset | None) -> None:
             f"--schedule.patience {config.schedule.patience} can't work: {config.data.val_json}: {NOTHING}; "
             "give a validation set with objects, or --schedule.patience 0"
         )
+
+
+def idle_patience(config: Config) -> str | None:
+    """A line for the user where early stopping can't end the run: too few evaluations come before its last step.
+
+    The first evaluation always is the best so far, so a patience of n needs n + 1.
+    """
+    patience, count = config.schedule.patience, (config.schedule.steps - 1) // config.run.evaluate_every
+    if not 0 < patience >= count:
+        return None
+    return (
+        f"--schedule.patience {patience} can't end this run: it needs {patience + 1} evaluations before the last step, "
+        f"and there are {count} (--run.evaluate-every {config.run.evaluate_every})"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -148,17 +149,39 @@ def test_epochs_count_the_repeats(small_config: Make, tmp_path: Path, capsys: py
     done = train_detector(replace(settings, data=data), tmp_path / "run")
     assert done.steps == in_steps(settings.schedule, epoch_length(factors, 24)).steps > 6
     said = capsys.readouterr().out
-    assert f"--data.repeat-threshold 0.5 repeats images with {tail.classes[0]} 3.5" in said
+    assert f"--data.repeat-threshold 0.5 repeats images with {tail.classes[0]} 3.46, " in said
     assert f"an epoch has about {epoch_length(factors, 24)} samples of 24 images" in said
 
 
 def test_the_note_names_the_rarest_classes(dataset: CocoDataset) -> None:
     every = np.arange(40)
     assert repeats_note(dataset, every, 0.01) == (
-        "--data.repeat-threshold 0.01 repeats no image: every class is in a larger part of the 40 images"
+        "--data.repeat-threshold 0.01 repeats no image: every class is in at least this share of the 40 images"
     )
     assert repeats_note(dataset, every, 0.4) == (
         "--data.repeat-threshold 0.4 repeats images with rare 2: an epoch has about 44 samples of 40 images"
     )
     many = replace(dataset, classes=tuple(f"c{i}" for i in range(12)), labels=np.arange(len(dataset.labels)) % 12)
     assert " and 4 other classes: an epoch" in repeats_note(many, every, 1.0)
+    nine = replace(many, labels=many.labels % 9)
+    assert " and 1 other class: an epoch" in repeats_note(nine, every, 1.0)
+
+
+def test_the_note_tells_a_small_factor_from_none_and_writes_large_ones_out(
+    dataset: CocoDataset, tmp_path: Path
+) -> None:
+    assert "images with rare 1.02: " in repeats_note(dataset, np.arange(40), 0.1 * 1.02**2)
+    many = long_tailed(tmp_path, 10_000)
+    labels = np.zeros_like(many.labels)
+    labels[np.flatnonzero(~many.crowd)[0]] = 1
+    assert "images with rare 100, " in repeats_note(replace(many, labels=labels), np.arange(10_000), 1.0)
+
+
+def test_a_long_run_finds_its_epoch_at_once() -> None:
+    """Twenty images for 90,000 steps of 16 have 60,000 epochs: a search that copies their starts takes 1000 as long."""
+    order = EpochOrder(np.zeros(20, bool), 0, 0, np.linspace(1, 1.4, 20))
+    order.around(1_440_000)
+    began = time.process_time()
+    for n in range(1_440_000, 1_440_200):
+        order.around(n)
+    assert time.process_time() - began < 0.2

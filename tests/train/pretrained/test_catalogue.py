@@ -127,10 +127,15 @@ def test_the_cache_is_used_offline_and_checked(
         ((NAME, "--from", "https://example.org/?a=b"), "without"),
         ((NAME, "--from", "nowhere"), "no file nowhere"),
         (("tv_fcs_r50",), f"did you mean {NAME}"),
+        ((NAME, "--dialect", "mm_fco"), "no dialect 'mm_fco', did you mean mm_fcos?"),
+        ((NAME, "--from", "https://localhost/\u00e4"), "not an address"),
+        ((NAME, "--from", "https://a..b/"), "not an address"),
+        ((NAME, "--from", f"https://{'a' * 70}.invalid/"), "not an address"),
     ],
 )
 def test_wrong_calls(arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATSS_HOME", str(tmp_path / "home"))
     with pytest.raises(UserError, match=re.escape(said)):
         run(monkeypatch, *arguments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import re
 import resource
 import signal
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,6 +23,8 @@ import pytest
 
 from runtime.files import WriteError
 from train.pretrained.addresses import DownloadError, require_safe
+from train.pretrained.cache import fetch
+from train.pretrained.catalogue import CATALOGUE
 from train.pretrained.download import Expected, download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -54,6 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif way == "broken":
             status = 500
         elif way == "page":
+            status = 200
             content, headers["Content-Type"] = b"<html>log in</html>", "text/html; charset=utf-8"
         elif way == "wrong":
             content = OTHER
@@ -71,10 +77,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        if way != "unknown":
+        if way not in ("unknown", "unknowncut"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if way in ("cut", "rangeless") and tries == 1:
+        if way in ("cut", "rangeless", "unknowncut") and tries == 1:
             body = body[:HALF]
         if way == "slow" and tries == 1:
             self.wfile.write(body[:HALF])
@@ -106,13 +112,13 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("way", ["plain", "unknown", "redirect", "busy", "cut", "rangeless"])
+@pytest.mark.parametrize("way", ["plain", "unknown", "redirect", "busy", "cut", "rangeless", "unknowncut"])
 def test_the_file_arrives_whole(way: str, server: str, tmp_path: Path) -> None:
     download(f"{server}/{way}/f", tmp_path / "new" / "f", EXPECTED, PAUSES)
     assert (tmp_path / "new" / "f").read_bytes() == CONTENT
     assert left(tmp_path / "new") == ["f"]
     ranges = [wanted for one, wanted in Handler.asked if one == way]
-    assert ranges == ([None, f"bytes={HALF}-"] if way in ("cut", "rangeless") else [None] * len(ranges))
+    assert ranges == ([None, f"bytes={HALF}-"] if way in ("cut", "rangeless", "unknowncut") else [None] * len(ranges))
 
 
 @pytest.mark.parametrize("way", ["plain", "rangeless", "beyond"])
@@ -152,10 +158,89 @@ def test_what_is_refused(way: str, said: str, requests: int | None, server: str,
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
 
 
+@pytest.mark.parametrize("way", ["plain", "wrong", "longer"])
+def test_no_open_file_is_renamed_or_removed(
+    way: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows has it, where both fail."""
+    rename, remove, done = os.replace, Path.unlink, list[str]()
+
+    def require_closed(path: Path) -> None:
+        done.append(path.name)
+        open_files = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        if str(path.resolve()) in open_files:
+            raise PermissionError(13, "used by another process", str(path))
+
+    def replace(source: Path, target: Path) -> None:
+        require_closed(source)
+        rename(source, target)
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        require_closed(self)
+        remove(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(Path, "unlink", unlink)
+        with nullcontext() if way == "plain" else pytest.raises(DownloadError):
+            download(f"{server}/{way}/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert "f.lock" in done
+    assert (tmp_path / "f").exists() == (way == "plain")
+    assert (tmp_path / "f.lock").stat().st_size == 0
+
+
+def test_a_file_of_another_hash_stays_until_the_right_one_replaces_it(server: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(OTHER)
+    with pytest.raises(DownloadError):
+        download(f"{server}/missing/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f").read_bytes() == OTHER
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert left(tmp_path) == ["f"]
+    Handler.asked.clear()
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert Handler.asked == [], "another process has finished it"
+
+
+def test_a_damaged_file_of_the_cache_is_downloaded_again_from_a_mirror(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATSS_HOME", str(tmp_path))
+    file = f"x-{EXPECTED.sha256}.pth"
+    published = replace(CATALOGUE["tv_fcos_r50"], url=f"https://example.invalid/{file}", mebibytes=None)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / file).write_bytes(OTHER)
+    assert fetch(published, f"{server}/plain/").read_bytes() == CONTENT
+    assert f"{file} is damaged or another file" in capsys.readouterr().err
+    assert fetch(published, f"{server}/plain/") == tmp_path / "checkpoints" / file
+    assert len(Handler.asked) == 1
+    assert left(tmp_path / "checkpoints") == [file]
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_plain_http_on_this_machine_does_not_leave_it_through_a_proxy(
+    name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    download(f"{server}/plain/f", tmp_path / "f", EXPECTED, ())
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
 def test_a_range_that_was_not_asked_for_is_refused(server: str, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(CONTENT[:HALF])
     with pytest.raises(DownloadError, match=f"asked for bytes from {HALF} on"):
         download(f"{server}/lies/f", tmp_path / "f", EXPECTED, PAUSES)
+
+
+@pytest.mark.parametrize("way", ["page", "coded"])
+def test_an_answer_that_is_refused_leaves_the_part(way: str, server: str, tmp_path: Path) -> None:
+    """A network that asks for a login answers any request with a page: what was downloaded before stays."""
+    (tmp_path / "f.part").write_bytes(CONTENT[:HALF])
+    with pytest.raises(DownloadError):
+        download(f"{server}/{way}/f", tmp_path / "f", EXPECTED, PAUSES)
+    assert (tmp_path / "f.part").read_bytes() == CONTENT[:HALF]
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

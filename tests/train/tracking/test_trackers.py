@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_wandb_offline_has_the_logs_numbers_and_a_resumed_run_its_id(
     train_detector(config, tmp_path)
     assert not (tmp_path / "tensorboard").exists()
     said = capsys.readouterr().out
-    assert said.count("wandb sync --append") == 1
+    assert said.count("send it with: wandb sync ") == 1
     assert "warning" not in said
     run_id, history, settings, code = wandb_part(tmp_path, 0)
     assert run_id == read_ids(tmp_path / IDS).wandb != ""
@@ -123,6 +124,70 @@ def test_wandb_offline_has_the_logs_numbers_and_a_resumed_run_its_id(
     assert again == run_id
     assert sorted(history) == [4, 5]
     assert settings["schedule.steps"] == "5"
+
+
+@pytest.mark.parametrize("mode", [None, "", "offline", "dryrun"])
+def test_the_command_that_sends_an_offline_run_is_one_that_wandb_takes(
+    mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    if mode is not None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    said: list[str] = []
+    opened = Trackers(("wandb",), tmp_path / "o'hara & söhne #1", 0, said.append, LOG)
+    opened.start(Facts({}, {}, {}))
+    opened.close(True)
+    program, *arguments = shlex.split(said[0].partition("send it with: ")[2])
+    assert program == "wandb"
+    command = [sys.executable, "-m", "wandb", *arguments, "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert "Would sync 1 run" in done.stdout + done.stderr
+
+
+def test_wandb_that_is_switched_off_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    said: list[str] = []
+    opened = Trackers(("wandb",), tmp_path, 0, said.append, LOG)
+    opened.start(Facts({}, {}, {}))
+    opened.log("train", 1, {"total": 1.0})
+    opened.close(True)
+    assert said == []
+
+
+def test_a_new_run_has_no_ids_of_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before left no checkpoint, so this one is new; it has another tracker, whose id is kept alone."""
+    places: list[Place] = []
+
+    def opened(place: Place) -> Failing:
+        places.append(place)
+        tracker = Failing("nowhere")
+        tracker.run_id = f"id{len(places)}"
+        return tracker
+
+    for name in ("wandb", "mlflow"):
+        monkeypatch.setitem(trackers.TRACKERS, name, TRACKERS[name]._replace(open=opened))
+    Trackers(("wandb", "mlflow"), tmp_path, 0, print, LOG)
+    Trackers(("wandb",), tmp_path, 0, print, LOG)
+    assert (read_ids(tmp_path / IDS).wandb, read_ids(tmp_path / IDS).mlflow) == ("id3", "")
+    Trackers(("wandb", "mlflow"), tmp_path, 5, print, LOG)
+    assert [place.run_id for place in places[3:]] == ["id3", ""]
+    (tmp_path / IDS).write_text("damaged")
+    Trackers(("mlflow",), tmp_path, 0, print, LOG)
+    assert len(places) == 6
+
+
+def test_a_setting_that_goes_back_is_in_mlflow_as_it_is_now(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    for step, value in enumerate((3, 5, 3)):
+        opened = Trackers(("mlflow",), tmp_path, step, print, LOG)
+        opened.start(Facts({"schedule.steps": value}, {}, {}))
+        opened.close(True)
+    client = MlflowClient(tracking_uri=(tmp_path / "mlflow").as_uri())
+    data = client.get_run(read_ids(tmp_path / IDS).mlflow).data
+    assert (data.params["schedule.steps"], data.tags["schedule.steps"]) == ("3", "3")
 
 
 def test_mlflow_keeps_a_run_in_the_folder_and_a_resumed_run_goes_on_in_it(
@@ -161,10 +226,16 @@ def test_mlflow_keeps_a_run_in_the_folder_and_a_resumed_run_goes_on_in_it(
 class Failing:
     """A tracker that fails in one of its methods."""
 
-    run_id = note = ""
+    run_id = ""
 
     def __init__(self, at: str) -> None:
         self.at, self.calls = at, list[str]()
+
+    @property
+    def note(self) -> str:
+        if self.at == "note":
+            self.called("note")
+        return ""
 
     def called(self, name: str) -> None:
         self.calls.append(name)
@@ -181,7 +252,7 @@ class Failing:
         self.called(f"close {finished}")
 
 
-@pytest.mark.parametrize("at", ["open", "start", "log", "close True"])
+@pytest.mark.parametrize("at", ["open", "start", "note", "log", "close True"])
 def test_a_tracker_that_fails_is_one_warning_and_the_training_ends_well(
     at: str, small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +269,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_training_ends_well(
     said = capsys.readouterr().out
     assert said.count("warning") == 1
     assert "warning: cannot write the run in W&B: the service is gone; log.jsonl has the same numbers" in said
-    expected = ["open", "start", "log", "log", "log", "close True"]
+    expected = ["open", "start", *["note"] * (at == "note"), "log", "log", "log", "close True"]
     stopped = expected[: expected.index(at) + 1]
     assert failing.calls == (stopped if at in ("open", "close True") else [*stopped, "close False"])
     assert any((tmp_path / "tensorboard").iterdir()), "the other tracker goes on"
@@ -222,6 +293,21 @@ def test_a_server_that_is_not_there_is_one_warning(
     said = capsys.readouterr().out
     assert said.count("warning: cannot write the run in MLflow: API request to http://127.0.0.1:9") == 1
     assert said.count("warning") == 1
+
+
+def test_no_message_has_the_password_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:s3cr@t@127.0.0.1:9/api")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    Trackers(("mlflow",), tmp_path, 0, said.append, LOG)
+    assert "http://127.0.0.1:9/api" in said[0]
+    tracker = Failing("note")
+    monkeypatch.setattr(Failing, "note", "in https://bob:s3cret@host:5000/x; see https://docs/@1")
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", TRACKERS["wandb"]._replace(open=lambda place: tracker))
+    Trackers(("wandb",), tmp_path, 0, said.append, LOG).start(Facts({}, {}, {}))
+    assert said[1:] == ["in https://host:5000/x; see https://docs/@1"]
+    assert not any(part in line for line in said for part in ("bob", "s3c"))
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

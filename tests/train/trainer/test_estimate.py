@@ -20,7 +20,6 @@ from train.build import build_criterion, build_detector, build_training_batches
 from train.checkpoint import read_checkpoint
 from train.config import Config
 from train.data.loader import TrainBatch
-from train.data.objects import images_to_train_on
 from train.loss.criterion import Targets
 from train.trainer import estimate
 from train.trainer.backward import backward
@@ -35,10 +34,7 @@ CANVAS = (96, 128)
 def run_of(config: Config, **changes: Any) -> estimate.Run:
     dataset = load_coco(config.data.train_json, config.data.train_images)
     network = build_detector(config.model, len(dataset.classes), config.preprocess)
-    indices = images_to_train_on(dataset, config.data.keep_empty)
-    run = estimate.Run(
-        network, config, dataset, indices, config.schedule.batch, 1, torch.device("cpu"), torch.float32, 1000
-    )
+    run = estimate.Run(network, config, dataset, config.schedule.batch, 1, torch.device("cpu"), torch.float32, 1000)
     return run._replace(**changes)
 
 
@@ -154,7 +150,7 @@ def test_no_batch_has_a_larger_canvas(
     )
     run = run_of(config)
     seen = np.array([batch.images.shape[1:3] for batch in batches_of(run)])
-    largest = estimate.largest_canvas(run.dataset.sizes_hw[run.indices], config)
+    largest = estimate.largest_canvas(run.dataset.sizes_hw, config)
     assert (seen <= largest).all()
     assert seen.max(axis=0).tolist() == list(largest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from runtime.interrupts import Interrupted
 from runtime.training_log import LOG, read_log
 from train.checkpoint import read_checkpoint, save_checkpoint
 from train.config import Config
 from train.trainer import loop
 from train.trainer.loop import BEST, LAST, train_detector
-from train.trainer.stopping import BestAp, measured_ap
+from train.trainer.stopping import BestAp, idle_patience, measured_ap
 
 from .test_loop import lines, refusal, with_run, with_validation
 from .test_resume import losses, run_interrupted, same_weights
@@ -191,3 +193,50 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_done(small_config
     assert "nothing to measure" in message
     assert not (tmp_path / "run" / LAST).exists()
     assert lines(tmp_path / "run", "train") == []
+
+
+def test_an_evaluation_that_a_signal_cuts_off_before_it_counts_is_made_again(
+    small_config: Make, tmp_path: Path, scripted: Callable[[list[float]], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a tracker's server doesn't answer while the figures are logged, and the user presses Ctrl-C."""
+    settings = stopping(small_config, 5)
+    scripted([0.1, 0.2, 0.9])
+    logged = loop.RunLog.evaluation
+
+    def interrupted(self: loop.RunLog, step: int, metrics: dict[str, float], limit: int) -> None:
+        if step == 3:
+            raise Interrupted(signal.SIGINT)
+        logged(self, step, metrics, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.RunLog, "evaluation", interrupted)
+        with pytest.raises(Interrupted):
+            train_detector(settings, tmp_path / "run")
+    begun = read_checkpoint(tmp_path / "run" / LAST).step if (tmp_path / "run" / LAST).exists() else 0
+    scripted([0.1, 0.2, 0.9, *[0.3] * 7][begun:])
+    result = train_detector(settings, tmp_path / "run", resume=True)
+    assert (result.steps, result.best_ap) == (8, 0.9)
+    assert read_checkpoint(tmp_path / "run" / BEST).step == 3
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 9, 10, 11])
+@pytest.mark.parametrize("patience", [0, 1, 2, 4, 8, 9])
+def test_a_patience_that_no_run_can_use_up_is_a_warning(every: int, patience: int, small_config: Make) -> None:
+    config = stopping(small_config, patience, evaluate_every=every)
+    best, ends = BestAp(-1.0, 0), False
+    for step in range(1, config.schedule.steps + 1):  # the run that stops first: AP never rises
+        if step % every == 0:
+            best.add(0.0)
+        ends = ends or best.ends(step, config.schedule)
+    line = idle_patience(config)
+    assert (line is None) == (ends or patience == 0)
+    if line is not None:
+        assert f"needs {patience + 1} evaluations before the last step, and there are {9 // every} " in line
+
+
+def test_the_warning_is_printed(
+    small_config: Make, tmp_path: Path, scripted: Callable[[list[float]], list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(APS)
+    train_detector(stopping(small_config, 2, evaluate_every=5), tmp_path / "run")
+    assert "warning: --schedule.patience 2 can't end this run: it needs 3 " in capsys.readouterr().out
