@@ -32,7 +32,7 @@ from .step_memory import step_memory
 FEWEST_STEPS = 200  # of a run that is worth an estimate
 PASSES_PER_STEP = 0.01  # so that the estimate takes a hundredth of the run's time
 PASSES = 3  # at most
-ROOM = 1.2  # what a step takes over its tensors' memory (benchmarks/training_estimate.py), for the warning
+ROOM = 1.3  # what a step takes over its tensors' memory (benchmarks/training_estimate.py), for the warning
 
 
 class Run(NamedTuple):
