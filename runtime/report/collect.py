@@ -84,6 +84,7 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
             scoring.dataset, truth, image_ids, results, errors, changes, min_score, scoring.has_images
         ),
         runs=tuple(_runs(scoring, wishes)),
+        max_pixels=scoring.dataset.max_pixels,
         thumbnail_bytes=wishes.thumbnail_bytes,
         notes=tuple(notes),
     )

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..images import MAX_PIXELS
+
 Floats: TypeAlias = Sequence[float] | np.ndarray
 Ints: TypeAlias = Sequence[int] | np.ndarray
 
@@ -237,4 +239,5 @@ class ReportContent:
     images: tuple[ImageContent, ...] = ()  # those to choose from, in any order
     runs: tuple[RunContent, ...] = ()
     thumbnail_bytes: int = THUMBNAIL_BYTES
+    max_pixels: int = MAX_PIXELS  # of an image; larger ones have no thumbnail
     notes: tuple[str, ...] = ()  # what the reader should know first, beside what the page finds itself

@@ -90,12 +90,16 @@ def _errors(content: ReportContent) -> Iterator[Finding]:
     best = model.errors[kinds[0]]
     also = ""
     if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
-        also = f" Next: {WORDS[kinds[1]]}, {points(second.worth_ap50)}."
+        also = f" Next: {WORDS[kinds[1]]}, {_worth(second)}."
     yield Finding(
-        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {points(best.worth_ap50)} AP50 if mended."),
+        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {_worth(best)} if mended."),
         f"There are {best.count:,} of this kind.{also}",
         section="errors",
     )
+
+
+def _worth(kind: KindOfError) -> str:
+    return f"{points(kind.worth_ap50)} AP50 and {points(kind.worth_ap)} AP"
 
 
 def _weak_classes(content: ReportContent) -> Iterator[Finding]:
