@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from train.build import build_training_batches
 from train.checkpoint import load_detector
 from train.config import Config
 from train.loss.criterion import Criterion, Losses
-from train.trainer import loop
+from train.trainer import backward, loop
 from train.trainer.distributed import World, all_gather, all_reduce, process_group, require_agreement
 from train.trainer.evaluation import TorchBackend, evaluate_distributed
 from train.trainer.loop import LAST, train_detector
@@ -102,32 +103,26 @@ def interrupted_at(step: int) -> Callable[[int, Losses], Losses]:
 
 
 @contextmanager
-def replaced(name: str, change: Callable[..., Any]) -> Iterator[None]:
-    """A function that the loop calls replaced while a block runs."""
-    real = getattr(loop, name)
-    setattr(loop, name, change)
+def replaced(name: str, change: Callable[..., Any], caller: ModuleType = loop) -> Iterator[None]:
+    """A function that the loop, or another module, calls replaced while a block runs."""
+    real = getattr(caller, name)
+    setattr(caller, name, change)
     yield
-    setattr(loop, name, real)
+    setattr(caller, name, real)
 
 
 def _own_counts(world: World) -> AbstractContextManager[None]:
     """Each process divides by its own counts, as if they were everyone's."""
-    return replaced(
-        "all_reduce", lambda values, world: values * world.size if values.ndim == 1 else all_reduce(values, world)
-    )
+    return replaced("all_reduce", lambda values, world: values * world.size, backward)
 
 
 def _counts_of_one(world: World) -> AbstractContextManager[None]:
     """All processes divide by the first one's counts."""
 
     def wrong(values: Tensor, world: World) -> Tensor:
-        return (
-            all_reduce(values * (world.size if world.is_main else 0), world)
-            if values.ndim == 1
-            else all_reduce(values, world)
-        )
+        return all_reduce(values * (world.size if world.is_main else 0), world)
 
-    return replaced("all_reduce", wrong)
+    return replaced("all_reduce", wrong, backward)
 
 
 def _own_gradients(world: World) -> AbstractContextManager[None]:
