@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .content import ErrorKind, Interval, ModelContent, ReportContent
+from .content import ErrorKind, Interval, KindOfError, ModelContent, ReportContent
 
 WORDS: dict[ErrorKind, str] = {
     "class": "wrong classes",
