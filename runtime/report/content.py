@@ -35,11 +35,15 @@ THUMBNAIL_BYTES = 2_500_000  # of all thumbnails in the page, as text
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value and the bounds of its 95 % interval.
+
+    There are none without resamples, and where too few images have an object to measure on. The value of a metric that
+    was not measured is −1.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ class ReportContent:
     toolkit: str  # name and version
     command: str  # that made the report; empty: unknown
     min_score: float  # of detections in the confusion matrix, the changes and the images
-    resamples: int  # of the intervals; 0: there are none, `low` and `high` equal `value`
+    resamples: int  # of the intervals; 0: there are none
     data: DataContent
     models: tuple[ModelContent, ...]
     images: tuple[ImageContent, ...] = ()  # those to choose from, in any order
