@@ -46,6 +46,7 @@ LONG = {
         Trial(
             "m.onnx -o out/m.engine --flavor rtx --compute-capability 8.6 --batch 1 1 1 --shapes 192x256",
             "m.engine m.engine.json",
+            room=300 << 20,
         )
     ],
 }
