@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,25 @@ class Opened:
     def fitting(self) -> int:
         found = re.search(r"of (\d+) images", self.page.locator("#shown").inner_text())
         return int(found[1]) if found else 0
+
+
+def draw(report: Path, picture: Path) -> None:
+    """Draw the summary of a report beside its worst images, for the documentation (JPEG)."""
+    import cv2
+    import numpy as np
+    from playwright.sync_api import sync_playwright
+
+    parts = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = Opened(browser, report, viewport={"width": 1200, "height": 1000}, color_scheme="light")
+        for place in ("header", "#images"):
+            opened.page.evaluate("id => document.querySelector(id).scrollIntoView({behavior: 'instant'})", place)
+            parts.append(cv2.imdecode(np.frombuffer(opened.page.screenshot(), np.uint8), cv2.IMREAD_COLOR))
+        browser.close()
+    both = cv2.resize(np.hstack(parts), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    picture.write_bytes(cv2.imencode(".jpg", both, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())
+
+
+if __name__ == "__main__":  # python -m tests.support.chromium report.html docs/report.jpg
+    draw(*map(Path, sys.argv[1:]))
