@@ -141,6 +141,16 @@ class TtaSettings:
     vote: bool = False  # average the boxes that overlap
     tiles: Tiles | None = None  # cut larger images into tiles, each of which is seen so; None: no tiles
 
+    def __str__(self) -> str:
+        """The settings in words, such as "shorter sides 640 and 800, mirrored, tiles of 512 px"."""
+        words = []
+        if self.scales:
+            words.append(f"shorter side{'s' * (len(self.scales) > 1)} {' and '.join(map(str, self.scales))}")
+        words += ["mirrored"] * self.flip + ["boxes averaged"] * self.vote
+        if self.tiles is not None:
+            words.append(str(self.tiles))
+        return ", ".join(words) or "as the manifest says"
+
 
 NO_TTA = TtaSettings()
 

@@ -92,7 +92,7 @@ ARROWS = {
     "runtime.detector runtime.images runtime.lettering runtime.machine runtime.model_spec",
     "runtime.report": "runtime.analysis runtime.backends runtime.batch_settings runtime.benchmark runtime.coco "
     "runtime.detection_filter runtime.detector runtime.draw runtime.images runtime.machine runtime.model_spec "
-    "runtime.training_log",
+    "runtime.training_log runtime.tta",
     "runtime.loadgen": "runtime.backends runtime.batch_settings runtime.batching runtime.benchmark runtime.coco "
     "runtime.detections runtime.detector runtime.images runtime.machine runtime.model_spec",
     "runtime.doctor": "runtime.backends runtime.cuda runtime.machine",

@@ -50,7 +50,7 @@ from ..machine.processor import processors
 from ..manifest import Manifest
 from ..model_spec import ModelSpec, model_summary, open_model, open_model_with_sha256
 from ..outputs import check_outputs
-from ..tta import NO_TTA, add_tta_arguments, parse_tta, with_tta
+from ..tta import add_tta_arguments, parse_tta, with_tta
 from .classes import print_differences
 from .cluster import detect_on_cluster
 from .dataset import CocoDataset, add_outside_argument, load_coco_with_truth, require_usable
@@ -64,7 +64,7 @@ from .results_files import parse_results, read_results, write_results
 from .results_parquet import SUFFIX as PARQUET
 from .results_parquet import load_parquet, write_parquet
 from .run import DatasetRun, RunSettings, Speed, detect_dataset
-from .scored import Reporter, Scored, Scoring
+from .scored import Reporter, Scored, Scoring, conditions_of
 from .shards import detect_part, is_part, merge_parts, origin_of, parse_part, parse_shard, write_part
 
 SKIPPED_NAMED = 5  # images that a warning names; the others are only counted
@@ -246,11 +246,10 @@ def _report(
 
 
 def _write_report(task: _Task, scored: list[Scored]) -> None:
-    conditions = {"images": f"the first {task.options.limit}"} if task.options.limit is not None else {}
-    if (tta := parse_tta(task.options)) != NO_TTA:
-        conditions["multi-scale testing"] = str(tta)
-    has_images = task.options.images is not None
-    task.write_report(Scoring(task.dataset, task.truth, task.kept, tuple(scored), has_images, conditions))
+    options = task.options
+    conditions = conditions_of(options.limit, parse_tta(options))
+    dataset = replace(task.dataset, max_pixels=max_pixels(options.max_megapixels))
+    task.write_report(Scoring(dataset, task.truth, task.kept, tuple(scored), options.images is not None, conditions))
 
 
 def _compare(task: _Task) -> None:

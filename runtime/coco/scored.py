@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..detection_filter import DetectionFilter
 from ..manifest import Manifest
+from ..tta import NO_TTA, TtaSettings
 from .dataset import CocoDataset
 from .ground_truth import GroundTruth
 from .metrics import CocoMetrics
@@ -38,7 +39,13 @@ class Scoring:
     kept: DetectionFilter  # what counts
     scored: tuple[Scored, ...]
     has_images: bool  # whether the folder of the images was given
-    conditions: dict[str, str]  # what else the figures depend on, such as a limit of images
+    conditions: dict[str, str]  # what else the figures depend on: see `conditions_of`
+
+
+def conditions_of(limit: int | None, tta: TtaSettings) -> dict[str, str]:
+    """What the figures depend on beside models and data, where it isn't the usual: `limit` images, and the views."""
+    found = {} if limit is None else {"images": f"the first {limit} of the annotations"}
+    return found if tta == NO_TTA else {**found, "views": str(tta)}
 
 
 Reporter = Callable[[Path, Scoring, Sequence[str] | None], None]  # writes a report to the path; the command's arguments

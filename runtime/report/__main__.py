@@ -36,7 +36,7 @@ from ..coco.results_files import parse_results, read_results
 from ..coco.results_parquet import SUFFIX as PARQUET
 from ..coco.results_parquet import load_parquet
 from ..coco.run import RunSettings, detect_with_all
-from ..coco.scored import Scored, Scoring
+from ..coco.scored import Scored, Scoring, conditions_of
 from ..coco.shards import is_part
 from ..command_names import program
 from ..detection_filter import DetectionFilter, resolve_categories
@@ -47,6 +47,7 @@ from ..machine.conditions import command_line, describe_machine
 from ..model_spec import ModelSpec, model_summary, open_model
 from ..outputs import check_outputs
 from ..training_log import LOG
+from ..tta import NO_TTA, add_tta_arguments, parse_tta, with_tta
 from .collect import Wishes
 from .content import THUMBNAIL_BYTES, SpeedFacts
 from .speed import measure_stages
@@ -87,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, path in options.results or ():
         found = _read_results(path, dataset)
         scored.append(Scored(path, name, found, image_ids, score(truth, found, image_ids, kept)))
-    conditions = {} if options.limit is None else {"images": f"the first {options.limit} of the annotations"}
     wishes = Wishes(
         command=command_line(arguments, "runtime.report"),
         min_score=options.score,
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.title is not None:
         wishes = replace(wishes, title=options.title)
+    conditions = conditions_of(options.limit, parse_tta(options))
     scoring = Scoring(dataset, truth, kept, tuple(scored), options.images is not None, conditions)
     write_report(options.out, scoring, wishes, options.card)
     print(f"report → {options.out}" + ("" if options.card is None else f", model card → {options.card}"))
@@ -146,6 +147,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="most that the thumbnails of the images may take (%(default)s)",
     )
     add_limit_argument(parser)
+    add_tta_arguments(parser)
     add_backend_arguments(parser)
     options = parser.parse_args(arguments)
     if not options.models and not options.results:
@@ -187,8 +189,10 @@ def _run_models(
             print_differences(detector.manifest, dataset)
         batch = resolve_batch([detector.manifest.inputs for detector in detectors], options.batch)
         settings = RunSettings(batch, options.limit, dataset.max_pixels, progress=sys.stderr.isatty())
-        runs = detect_with_all(detectors, dataset, settings)
-        speeds = measure_stages(detectors, dataset, runs[0].image_ids, batch, machine)
+        tta = parse_tta(options)
+        runs = detect_with_all([with_tta(detector, tta) for detector in detectors], dataset, settings)
+        # Several views of an image have no stages of their own: the page then has the evaluation's own times.
+        speeds = [] if tta != NO_TTA else measure_stages(detectors, dataset, runs[0].image_ids, batch, machine)
     for line in runs[0].speed.skipped:
         print(f"warning: skipped {line}", file=sys.stderr)
     scored = [

@@ -106,7 +106,7 @@ def _errors(model: ModelContent) -> list[str]:
 def _percent(one: Interval) -> str:
     if one.value < 0:
         return "nothing to measure"
-    bounds = "" if one.low == one.high else f" ({100 * one.low:.1f} to {100 * one.high:.1f})"
+    bounds = "" if one.low is None or one.high is None else f" ({100 * one.low:.1f} to {100 * one.high:.1f})"
     return f"{100 * one.value:.1f}{bounds}"
 
 

@@ -84,6 +84,7 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
             scoring.dataset, truth, image_ids, results, errors, changes, min_score, scoring.has_images
         ),
         runs=tuple(_runs(scoring, wishes)),
+        max_pixels=scoring.dataset.max_pixels,
         thumbnail_bytes=wishes.thumbnail_bytes,
         notes=tuple(notes),
     )
@@ -174,16 +175,17 @@ def _intervals(
     metrics: Mapping[str, intervals.Interval],
     values: Mapping[str, float] | None = None,
 ) -> dict[str, page.Interval]:
-    """Intervals for the page: without bounds, `low` and `high` are the value. `metrics` tells what was measured."""
+    """Intervals for the page, of metrics whose exact `values` are known, or of differences between measured ones.
+
+    `metrics` tells what was measured, and on enough images for an interval.
+    """
     made = {}
     for name, one in found.items():
-        value = one.value if values is None else values[name]
-        if metrics[name].value < 0:
-            made[name] = page.Interval(-1.0, -1.0, -1.0)
-        elif metrics[name].low < 0:
-            made[name] = page.Interval(value, value, value)
-        else:
-            made[name] = page.Interval(value, one.low, one.high)
+        bounds = (one.low, one.high) if metrics[name].low >= 0 else (None, None)
+        if values is not None:
+            made[name] = page.Interval(values[name], *bounds)
+        elif metrics[name].value >= 0:
+            made[name] = page.Interval(one.value, *bounds)
     return made
 
 

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..images import MAX_PIXELS
+
 Floats: TypeAlias = Sequence[float] | np.ndarray
 Ints: TypeAlias = Sequence[int] | np.ndarray
 
@@ -33,11 +35,15 @@ THUMBNAIL_BYTES = 2_500_000  # of all thumbnails in the page, as text
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value and the bounds of its 95 % interval.
+
+    There are none without resamples, and where too few images have an object to measure on. The value of a metric that
+    was not measured is −1.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -231,10 +237,11 @@ class ReportContent:
     toolkit: str  # name and version
     command: str  # that made the report; empty: unknown
     min_score: float  # of detections in the confusion matrix, the changes and the images
-    resamples: int  # of the intervals; 0: there are none, `low` and `high` equal `value`
+    resamples: int  # of the intervals; 0: there are none
     data: DataContent
     models: tuple[ModelContent, ...]
     images: tuple[ImageContent, ...] = ()  # those to choose from, in any order
     runs: tuple[RunContent, ...] = ()
     thumbnail_bytes: int = THUMBNAIL_BYTES
+    max_pixels: int = MAX_PIXELS  # of an image; larger ones have no thumbnail
     notes: tuple[str, ...] = ()  # what the reader should know first, beside what the page finds itself

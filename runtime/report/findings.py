@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .content import ErrorKind, Interval, ModelContent, ReportContent
+from .content import ErrorKind, Interval, KindOfError, ModelContent, ReportContent
 
 WORDS: dict[ErrorKind, str] = {
     "class": "wrong classes",
@@ -47,7 +47,7 @@ def find(content: ReportContent) -> list[Finding]:
 
 def is_clear(difference: Interval) -> bool:
     """Whether the interval of a difference leaves out 0."""
-    return difference.low > 0 or difference.high < 0
+    return difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -62,10 +62,11 @@ def _differences(content: ReportContent) -> Iterator[Finding]:
         difference = (model.difference or {}).get("AP")
         if difference is None or model.metrics["AP"].value < 0:
             continue
-        span = f"{points(difference.low)} to {points(difference.high)}"
-        if not content.resamples:
+        if difference.low is None or difference.high is None:
             yield Finding(f"{model.name}: {points(difference.value)} AP against {first.name}.", "", section="metrics")
-        elif is_clear(difference):
+            continue
+        span = f"{points(difference.low)} to {points(difference.high)}"
+        if is_clear(difference):
             worse = difference.value < 0
             yield Finding(
                 f"{model.name} is {'worse' if worse else 'better'} than {first.name}: {points(difference.value)} AP.",
@@ -90,12 +91,16 @@ def _errors(content: ReportContent) -> Iterator[Finding]:
     best = model.errors[kinds[0]]
     also = ""
     if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
-        also = f" Next: {WORDS[kinds[1]]}, {points(second.worth_ap50)}."
+        also = f" Next: {WORDS[kinds[1]]}, {_worth(second)}."
     yield Finding(
-        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {points(best.worth_ap50)} AP50 if mended."),
+        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {_worth(best)} if mended."),
         f"There are {best.count:,} of this kind.{also}",
         section="errors",
     )
+
+
+def _worth(kind: KindOfError) -> str:
+    return f"{points(kind.worth_ap50)} AP50 and {points(kind.worth_ap)} AP"
 
 
 def _weak_classes(content: ReportContent) -> Iterator[Finding]:
@@ -128,10 +133,10 @@ def _calibration(content: ReportContent) -> Iterator[Finding]:
 
 def _doubts(content: ReportContent) -> Iterator[Finding]:
     overall = content.models[0].metrics["AP"]
-    half = (overall.high - overall.low) / 2
+    half = 0.0 if overall.low is None or overall.high is None else (overall.high - overall.low) / 2
     if overall.value < 0:
         yield Finding("There was nothing to measure: no object that counts in these images.", "", "bad", "data")
-    elif content.resamples and half > _WIDE:
+    elif half > _WIDE:
         yield Finding(
             f"Intervals are wide: ±{100 * half:.1f} AP.", f"{content.data.images:,} images are few.", "bad", "metrics"
         )

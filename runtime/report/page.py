@@ -66,7 +66,9 @@ def render(content: ReportContent) -> str:
     """The page as HTML text. Raises UserError where Jinja or matplotlib is missing."""
     _require("jinja2")
     _require("matplotlib")
-    pictures = shots(make_thumbnails(chosen_images(content.images), content.thumbnail_bytes), content)
+    pictures = shots(
+        make_thumbnails(chosen_images(content.images), content.thumbnail_bytes, content.max_pixels), content
+    )
     parts = list(sections(content, pictures))
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..draw import encode_jpeg
-from ..images import ImageError, decode_image
+from ..images import MAX_PIXELS, ImageError, decode_image
 from ..images.preprocess import reduction
 from .content import ImageContent
 
@@ -45,13 +45,13 @@ def chosen_images(images: Sequence[ImageContent], most: int = MOST) -> list[Imag
     return sorted(kept.values(), key=lambda image: places[id(image)])
 
 
-def make_thumbnails(images: Sequence[ImageContent], budget: int) -> list[Thumbnail]:
+def make_thumbnails(images: Sequence[ImageContent], budget: int, max_pixels: int = MAX_PIXELS) -> list[Thumbnail]:
     """Thumbnails of the images whose data URIs have at most `budget` bytes together, the same size for all.
 
     Where even the smallest size is too large for all images, the last ones are left out. An image that cannot be read,
-    or has another size than annotated, becomes a thumbnail without data.
+    has another size than annotated, or more than `max_pixels`, becomes a thumbnail without data.
     """
-    sizes = [_sizes_of(image) for image in images]
+    sizes = [_sizes_of(image, max_pixels) for image in images]
     for level in range(len(SIDES)):
         if sum(len(found[level].data) for found in sizes) <= budget:
             return [found[level] for found in sizes]
@@ -64,12 +64,14 @@ def make_thumbnails(images: Sequence[ImageContent], budget: int) -> list[Thumbna
     return kept
 
 
-def _sizes_of(image: ImageContent) -> list[Thumbnail]:
+def _sizes_of(image: ImageContent, max_pixels: int) -> list[Thumbnail]:
     """The image at each of `SIDES`; never enlarged."""
     if image.path is None:
         return [_empty(image)] * len(SIDES)
     try:
-        found = decode_image(image.path, lambda size_hw: reduction(size_hw, _shrunk(size_hw, SIDES[0])))
+        found = decode_image(
+            image.path, lambda size_hw: reduction(size_hw, _shrunk(size_hw, SIDES[0])), max_pixels=max_pixels
+        )
     except ImageError as error:
         return [_empty(image, str(error))] * len(SIDES)
     if found.size_hw != image.size_hw:

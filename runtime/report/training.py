@@ -60,6 +60,11 @@ def read_run(folder: Path, checkpoint_sha256: str | None = None) -> RunContent:
     facts = {"log": f"{len(steps)} lines of training, {len(evaluations)} evaluations"}
     if lines:
         facts["last step"] = str(max(line["step"] for line in lines))
+    if stops := [line for line in lines if line["kind"] == "stop"]:
+        since = _number(stops[-1], "evaluations_since")
+        facts["early stopping"] = f"at step {stops[-1]['step']}" + (
+            "" if since is None else f", after {since:g} evaluations without a better AP"
+        )
     if measured := [line for line in evaluations if _number(line, "AP") is not None]:
         best = max(measured, key=lambda line: line["AP"])
         facts["best AP in training"] = f"{100 * best['AP']:.1f} at step {best['step']}"

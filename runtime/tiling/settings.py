@@ -25,6 +25,11 @@ class Tiles:
     most: Positive = 1000  # detections that are kept of an image that is cut
     batch: Batch | None = None  # tiles at a time; None: 8, or what the graph takes
 
+    def __str__(self) -> str:
+        """The settings in words, without the batch, on which no result depends."""
+        whole = "and the whole image" if self.whole else "without the whole image"
+        return f"tiles of {self.side} px, overlap {self.overlap:g}, {whole}, merged by {self.merge}"
+
 
 def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command-line options that `parse_tiles` reads."""

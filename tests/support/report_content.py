@@ -82,7 +82,7 @@ def _model(index: int, label: str, words: tuple[str, ...], rng: np.random.Genera
     count, ap = len(words), 0.48 - 0.012 * index
     metrics = {name: _interval(ap + 0.03 * place % 0.3, 0.03) for place, name in enumerate(METRIC_NAMES)}
     per_class = {word: _interval(float(rng.uniform(0.2, 0.8)), 0.06) for word in words}
-    per_class[words[-1]] = c.Interval(-1, -1, -1) if count > 3 else per_class[words[-1]]
+    per_class[words[-1]] = c.Interval(-1) if count > 3 else per_class[words[-1]]
     difference = {name: c.Interval(-0.012, -0.02, -0.004 if index == 1 else 0.01) for name in METRIC_NAMES}
     return c.ModelContent(
         name=label,
@@ -133,7 +133,7 @@ def _curves(count: int, rng: np.random.Generator) -> c.PrecisionCurves:
 
 
 def _f1() -> c.ScoreCurve:
-    scores = np.linspace(0.05, 0.95, 400)
+    scores = np.linspace(0.05, 0.95, 400).round(4)  # a threshold of four digits is best
     precision, recall = 0.3 + 0.68 * scores**0.6, 0.95 * (1 - scores**2.2)
     f1 = 2 * precision * recall / (precision + recall)
     best = int(np.argmax(f1))

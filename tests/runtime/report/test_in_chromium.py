@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ from typing import Any
 import pytest
 
 from runtime.report.page import render
+from tests.support.chromium import Opened
 from tests.support.report_content import report_content
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+pytestmark = pytest.mark.usefixtures("browser")
 
 # The least contrast of a page's texts to what is behind them, by WCAG 2's formula; texts in drawings are left out.
 CONTRAST = """() => {
@@ -49,42 +46,11 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     path = folder / "report.html"
     path.write_text(render(report_content(folder, images=40)), encoding="utf-8")
     return path
-
-
-class Opened:
-    """A page, and what it complained about or asked the network for."""
-
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(offline=True, **options)
-        self.page, self.complaints = self.context.new_page(), []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self._note(request.url))
-        self.page.goto(path.as_uri())
-
-    def _note(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
-            self.complaints.append(url)
-
-    def shown(self) -> int:
-        return int(self.page.locator(".shot:visible").count())
-
-    def fitting(self) -> int:
-        found = re.search(r"of (\d+) images", self.page.locator("#shown").inner_text())
-        return int(found[1]) if found else 0
 
 
 @pytest.fixture
@@ -138,7 +104,7 @@ def test_the_viewer_works_by_keyboard(opened: Opened) -> None:
 def test_the_threshold_is_copied(opened: Opened) -> None:
     opened.page.locator("[data-copy]").first.click()
     opened.page.wait_for_function("document.querySelector('#copied').textContent.startsWith('Copied')")
-    assert opened.page.evaluate("navigator.clipboard.readText()") == "--score 0.424"
+    assert opened.page.evaluate("navigator.clipboard.readText()") == "--score 0.4244"
 
 
 def test_a_heading_sorts_its_table(opened: Opened) -> None:

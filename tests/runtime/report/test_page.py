@@ -158,9 +158,20 @@ def test_sections_with_nothing_to_show_say_why(tmp_path: Path) -> None:
     assert "Speed by stage: no model was run." in text
 
 
+def test_a_difference_without_an_interval_is_not_said_to_be_clear() -> None:
+    whole = report_content(None, models=2)
+    second = dataclasses.replace(whole.models[1], difference={"AP": c.Interval(0.2), "APs": c.Interval(-0.3)})
+    html = render(dataclasses.replace(whole, models=(whole.models[0], second)))
+    text = " ".join(" ".join(Page(html).texts).split())
+    assert "+20.0 no interval" in text
+    assert "−30.0 no interval" in text
+    assert 'class="clear' not in html
+    assert "leaves out 0" not in text
+
+
 def test_nothing_measured_gives_dashes_and_says_so() -> None:
     whole = report_content(None, models=1)
-    nothing = c.Interval(-1, -1, -1)
+    nothing = c.Interval(-1)
     model = dataclasses.replace(
         whole.models[0],
         metrics=dict.fromkeys(whole.models[0].metrics, nothing),

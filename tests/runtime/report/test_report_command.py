@@ -66,7 +66,7 @@ def require_equal(content: ReportContent, metrics: dict[str, Any], number: int =
     assert {name: one.value for name, one in model.per_class.items()} == metrics["per_class"]
     assert content.data.images == metrics["images"]
     for one in (*model.metrics.values(), *model.per_class.values()):
-        assert one.low <= one.value <= one.high
+        assert one.low is None or one.high is None or one.low <= one.value <= one.high
 
 
 def write_results(dataset: CocoDataset, path: Path, scores: tuple[float, ...] = (0.9, 0.4)) -> Path:
@@ -177,6 +177,46 @@ def test_evaluate_writes_the_same_report(
     assert contents[1].models[1].metrics == contents[1].models[0].metrics
     with pytest.raises(SystemExit):
         evaluate([str(model), *more])  # without a writer there is no such option
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        (("--scales", 24, 48, "--flip"), "shorter sides 24 and 48, mirrored"),
+        (("--scales", 24, "--vote"), "shorter side 24, boxes averaged"),
+        (("--tiles", 32, "--overlap", 0.5), "tiles of 32 px, overlap 0.5, and the whole image, merged by ios"),
+        (("--tiles", 40, "--merge", "nms", "--no-whole", "--flip"), "mirrored, tiles of 40 px, overlap 0.2, without"),
+    ],
+)
+def test_views_are_those_of_evaluate(
+    dataset: CocoDataset, model: Path, tmp_path: Path, contents: list[ReportContent], views: tuple[Any, ...], words: str
+) -> None:
+    main([str(model), *arguments(dataset, "-o", tmp_path / "r.html", "--limit", 4, *FAST, *views)])
+    more = (model, *arguments(dataset, "--limit", 4, *views))
+    expected = figures(dataset, tmp_path, *more)
+    require_equal(contents[0], expected)
+    evaluate([*map(str, more), "--report", str(tmp_path / "e.html")], report_evaluation)
+    require_equal(contents[1], expected)
+    for content in contents:
+        assert "images: the first 4 of the annotations" in content.notes
+        assert f"views: {words}" in "\n".join(content.notes)
+        assert content.models[0].speed is not None
+        assert [stage.name for stage in content.models[0].speed.stages] == ["network"]
+
+
+def test_images_above_the_limit_have_no_thumbnail(
+    dataset: CocoDataset, model: Path, tmp_path: Path, contents: list[ReportContent]
+) -> None:
+    out = tmp_path / "r.html"
+    results = write_results(dataset, tmp_path / "r.json")
+    main(["--results", str(results), *arguments(dataset, "-o", out, *FAST)])
+    assert "data:image/jpeg" in out.read_text()
+    few = ("--max-megapixels", "0.001")  # the images have more
+    main(["--results", str(results), *arguments(dataset, "-o", out, *few, *FAST)])
+    assert "data:image/jpeg" not in out.read_text()
+    evaluate([str(model), *arguments(dataset, "--report", out, "--tiles", 32, *few)], report_evaluation)
+    assert "data:image/jpeg" not in out.read_text()
+    assert [one.max_pixels for one in contents[1:]] == [1000, 1000]
 
 
 def test_refusals_are_one_line(

@@ -116,8 +116,8 @@ def test_nothing_is_unpickled_and_damage_is_named(tmp_path: Path, capsys: pytest
 
 def content_named(name: str) -> ReportContent:
     metrics = {key: Interval(0.5, 0.4, 0.6) for key in ("AP", "AP50", "AP75", "APs")}
-    metrics["APs"] = Interval(-1, -1, -1)
-    model = ModelContent(name, f"{name}.onnx", {"precision": "int8"}, metrics, {name: Interval(0.1, 0.1, 0.1)}, 3)
+    metrics["APs"] = Interval(-1)
+    model = ModelContent(name, f"{name}.onnx", {"precision": "int8"}, metrics, {name: Interval(0.1)}, 3)
     data = DataContent(f"{name}/val.json", 3, 4, (name,))
     return ReportContent("t", "2026", "atss-toolkit 0", "", 0.3, 10, data, (model,))
 
