@@ -57,6 +57,7 @@ TRIALS = {
         Trial(f"m.onnx {DATA} --json out/m.json --results-out out/r.json", "m.json r.json"),
         Trial(f"m.onnx {DATA} --results-out out/r.parquet", "r.parquet"),
         Trial(f"m.onnx {DATA} --shard 0/1 --results-out out/part.json", "part.json"),
+        Trial(f"m.onnx {DATA} --json out/m.json --report out/r.html", "m.json r.html"),
     ],
     "report": [
         Trial(f"m.onnx {DATA} --resamples 20 -o out/r.html --card out/c.md", "r.html c.md"),

@@ -116,7 +116,16 @@ def _parquet(path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").read_table(io.BytesIO(path.read_bytes()))
 
 
+def _ends_with(text: str) -> Callable[[Path], None]:
+    def check(path: Path) -> None:
+        assert text in path.read_text(encoding="utf-8").rstrip().splitlines()[-1]
+
+    return check
+
+
 WHOLE: dict[str, Callable[[Path], object]] = {
+    ".html": _ends_with("</html>"),
+    ".md": _ends_with("Written by atss-toolkit"),
     ".json": lambda path: json.loads(path.read_text()),
     ".jsonl": _lines,
     ".jpg": _image,
