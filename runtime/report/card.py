@@ -56,7 +56,7 @@ def _metadata(content: ReportContent, model: ModelContent) -> Iterator[str]:
         name = Path(content.data.annotations).name
         result = {
             "task": {"type": "object-detection", "name": "Object detection"},
-            "dataset": {"type": Path(name).stem or "unknown", "name": name or "unknown"},
+            "dataset": {"type": "unknown", "name": name or "unknown"},  # the type is a data set's id on the Hub
             "metrics": [
                 {"type": "map", "name": _METRICS[key], "value": round(one.value, 6)} for key, one in measured.items()
             ],

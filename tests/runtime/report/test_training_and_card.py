@@ -134,6 +134,9 @@ def test_the_cards_metadata_is_what_hugging_face_reads(name: str) -> None:
     assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [("map", 0.5)] * 3
     assert {one.task_type for one in card.data.eval_results} == {"object-detection"}
     assert {one.dataset_name for one in card.data.eval_results} == {"val.json"}
+    assert {one.dataset_type for one in card.data.eval_results} == {"unknown"}  # no data set of the Hub is claimed
+    again = hub.repocard_data.eval_results_to_model_index(name, card.data.eval_results)
+    assert hub.repocard_data.model_index_to_eval_results(again) == (name, card.data.eval_results)
 
 
 def test_a_card_states_what_is_unknown_and_escapes_names() -> None:
