@@ -87,7 +87,7 @@ def test_only_tiles_beside_each_other_matter(merge: Merge) -> None:
     for window, part in parts:
         boxes = part.boxes + np.array([window.x1, window.y1, window.x1, window.y1], np.float32)
         kept = ~seen_better(boxes, window, windows, image_hw)  # of all windows
-        assert 0 < kept.sum()
+        assert kept.sum() > 0
         alone.append((whole_window(image_hw), Detections(boxes[kept], part.scores[kept], part.classes[kept])))
     tiles = Tiles(64, 0.3, merge)
     merged, expected = (merge_tiles(each, image_hw, Thresholds(), tiles) for each in (parts, alone))
