@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,8 +35,9 @@ def merge_tiles(
         Detections(found.boxes + np.array([w.x1, w.y1, w.x1, w.y1], np.float32), found.scores, found.classes)
         for w, found in parts
     ]
+    nearby = _Nearby(windows)
     kept = [
-        select(found, ~seen_better(found.boxes, window, windows, image_hw))
+        select(found, ~seen_better(found.boxes, window, nearby.around(window), image_hw))
         for window, found in zip(windows, moved, strict=True)
     ]
     union = Detections(
@@ -59,17 +61,29 @@ def seen_better(boxes: np.ndarray, window: Window, windows: Sequence[Window], im
     cut = np.flatnonzero(_is_cut(boxes, window, image_hw))
     if not len(cut):
         return better
-    rivals = [
-        other for other in windows if other != window and other.size_hw == window.size_hw and _touch(other, window)
-    ]
-    for other in rivals:
+    for other in windows:
+        if other == window or other.size_hw != window.size_hw:
+            continue
         inside = (boxes[cut, :2] >= [other.x1, other.y1]).all(1) & (boxes[cut, 2:] <= [other.x2, other.y2]).all(1)
         better[cut] |= inside & ~_is_cut(boxes[cut], other, image_hw)
     return better
 
 
-def _touch(a: Window, b: Window) -> bool:
-    return a.x1 < b.x2 and b.x1 < a.x2 and a.y1 < b.y2 and b.y1 < a.y2
+class _Nearby:
+    """Finds windows that overlap: of tens of thousands only those beside each other are compared."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._at: dict[tuple[int, int], list[Window]] = {}
+        for window in windows:
+            self._at.setdefault((window.y1, window.x1), []).append(window)
+        self._ys, self._xs = (sorted({place[axis] for place in self._at}) for axis in (0, 1))
+
+    def around(self, window: Window) -> list[Window]:
+        """The windows, this one too, that begin less than a window's size away."""
+        height, width = window.size_hw
+        ys = self._ys[bisect_right(self._ys, window.y1 - height) : bisect_left(self._ys, window.y2)]
+        xs = self._xs[bisect_right(self._xs, window.x1 - width) : bisect_left(self._xs, window.x2)]
+        return [other for y in ys for x in xs for other in self._at.get((y, x), ())]
 
 
 def _is_cut(boxes: np.ndarray, window: Window, image_hw: tuple[int, int]) -> np.ndarray:

@@ -22,6 +22,7 @@ from runtime.nms import overlap_matrix
 from runtime.tiling import TiledDetector, Tiles
 from runtime.tiling.grid import Window, tile_rows, whole_window
 from runtime.tiling.merge import merge_tiles, seen_better
+from runtime.tiling.settings import Merge
 from runtime.tta import TtaSettings, with_tta
 
 from ...support.fakes import RedBackend, red_image, write_red_onnx
@@ -69,6 +70,30 @@ def test_an_object_longer_than_the_overlap_stays() -> None:
     # Longer than the overlap; at its very border; within it; not cut at all.
     boxes = np.array([[50, 20, 100, 40], [80.5, 20, 100, 40], [85, 20, 100, 40], [85, 20, 95, 40]], np.float32)
     assert seen_better(boxes, windows[0], windows, (100, 180)).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("merge", ["nms", "ios"])
+def test_only_tiles_beside_each_other_matter(merge: Merge) -> None:
+    image_hw, rng = (300, 420), np.random.default_rng(0)
+    windows = [window for row in tile_rows(image_hw, 64, 0.3) for window in row] + [whole_window(image_hw)]
+    parts = []
+    for window in windows:
+        height, width = window.size_hw
+        corner = rng.uniform(0, (width - 4, height - 4), (30, 2))
+        far = np.minimum(corner + rng.uniform(2, 30, (30, 2)), (width, height))
+        boxes = np.concatenate([corner, far], axis=1).astype(np.float32)
+        parts.append((window, Detections(boxes, rng.random(30).astype(np.float32), rng.integers(0, 2, 30))))
+    alone = [(whole_window(image_hw), found())]
+    for window, part in parts:
+        boxes = part.boxes + np.array([window.x1, window.y1, window.x1, window.y1], np.float32)
+        kept = ~seen_better(boxes, window, windows, image_hw)  # of all windows
+        assert kept.sum() > 0
+        alone.append((whole_window(image_hw), Detections(boxes[kept], part.scores[kept], part.classes[kept])))
+    tiles = Tiles(64, 0.3, merge)
+    merged, expected = (merge_tiles(each, image_hw, Thresholds(), tiles) for each in (parts, alone))
+    assert 50 < len(expected) < 30 * len(windows)
+    assert merged.boxes.tolist() == expected.boxes.tolist()
+    assert merged.scores.tolist() == expected.scores.tolist()
 
 
 @pytest.mark.parametrize(("merge", "kept"), [("nms", 2), ("ios", 1)])
