@@ -188,6 +188,11 @@ def _sampled(points: np.ndarray) -> np.ndarray:
     return svg.thinned(points / ranges, _TOLERANCE / 2) * ranges
 
 
+def mean_precision(curves: PrecisionCurves, iou: float) -> np.ndarray:
+    """Mean precision of the measured classes at COCO's 101 recalls, at one IoU threshold."""
+    return _mean_of_measured(_at_iou(curves, iou))
+
+
 def _at_iou(curves: PrecisionCurves, iou: float) -> np.ndarray:
     """Precision [101, K] at the threshold nearest to `iou`."""
     return np.asarray(curves.precision[int(np.argmin(np.abs(np.asarray(curves.ious) - iou)))])

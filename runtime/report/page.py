@@ -16,7 +16,7 @@ from ..coco import METRIC_NAMES
 from ..coco.report import percent
 from ..errors import UserError
 from ..terminal import printable
-from . import charts, findings
+from . import charts, findings, numbers
 from .boxes import Shot, shots
 from .confusion import most_confused
 from .content import CHANGE_KINDS, ERROR_KINDS, ReportContent
@@ -165,6 +165,9 @@ def _environment() -> Any:
     environment.globals.update(
         **drawing,
         key=key,
+        precision_rows=numbers.precision_rows,
+        threshold_rows=numbers.threshold_rows,
+        reliability_rows=numbers.reliability_rows,
         small_curves=charts.small_curves,
         small=charts.SMALL,
         most_confused=most_confused,
