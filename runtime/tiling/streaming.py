@@ -40,10 +40,7 @@ def streamed_views(
         held = parts[0] if len(parts) == 1 else np.concatenate(parts)
         for window in row:
             yield window, whole(held[y1 - top : y2 - top, window.x1 : window.x2].copy())
-    for strip in strips:  # there is none: the last row of tiles ends with the image
-        if reduced is not None:
-            reduced.add(strip)
-    if reduced is not None:
+    if reduced is not None:  # the last row of tiles ends with the image, so all strips were added
         yield whole_window(image.size_hw), Decoded(reduced.pixels(), (height, width))
 
 
