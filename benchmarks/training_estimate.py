@@ -42,7 +42,7 @@ def measure(recipe: str, images: int, canvas_hw: tuple[int, int], precision: str
     if config.run.channels_last:
         network = network.to(memory_format=torch.channels_last)
     dtype = DTYPES[precision]
-    estimated = step_memory(network, build_criterion(config.model), images, canvas_hw, BOXES, dtype)
+    estimated = step_memory(network, build_criterion(config.model), images, canvas_hw, BOXES, dtype, device=device)
     criterion = build_criterion(config.model)
 
     def step(count: int, height: int, width: int) -> None:

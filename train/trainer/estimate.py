@@ -85,7 +85,7 @@ def memory_lines(run: Run) -> list[str]:
 
     def total(pieces: int) -> int:
         criterion = build_criterion(config.model)
-        return kept + step_memory(run.network, criterion, share, canvas_hw, boxes, run.dtype, pieces)
+        return kept + step_memory(run.network, criterion, share, canvas_hw, boxes, run.dtype, pieces, run.device.type)
 
     pieces, free = config.run.accumulate, free_memory(run.device)
     needed = total(pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -49,6 +51,20 @@ class LiveBytes(TorchDispatchMode):
         return results
 
 
+class _CudaAutocast(TorchFunctionMode):
+    """GroupNorm in float32, as autocast has it on CUDA and not on a CPU; of the network's operations no other differs.
+
+    https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.group_norm:
+            args = tuple(arg.float() if isinstance(arg, Tensor) else arg for arg in args)
+        return func(*args, **(kwargs or {}))
+
+
 class _WithParameters(nn.Module):
     """A network that runs with other parameters and buffers, by name, than its own."""
 
@@ -68,12 +84,14 @@ def step_memory(
     boxes: int,
     dtype: torch.dtype = torch.float32,
     pieces: int = 1,
+    device: str = "cpu",
 ) -> int:
-    """Bytes at the peak of forward, losses and backward of a batch, in `pieces`, under autocast to `dtype`.
+    """Bytes at the peak of forward, losses and backward of a batch in `pieces`, under autocast to `dtype`.
 
-    Weights, their gradients, the batch of `images` with `boxes` objects each, and all that is kept for the backward
-    pass count. What a library takes by itself does not: workspaces of convolutions, CUDA's context, and the blocks by
-    which allocators round. `criterion` must be used for nothing else: it keeps anchors of this run.
+    `device`, "cpu" or "cuda", is that of the autocast; nothing is allocated on it. Weights, their gradients, the batch
+    of `images` with `boxes` objects each, and all that is kept for the backward pass count. What a library takes by
+    itself does not: workspaces of convolutions, CUDA's context, and the blocks by which allocators round. `criterion`
+    must be used for nothing else: it keeps anchors of this run.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         tensors = {
@@ -89,7 +107,7 @@ def step_memory(
         live = LiveBytes()
         for tensor in (*tensors.values(), batch, *targets):
             live.add(tensor)
-        with live:
+        with live, _CudaAutocast() if device == "cuda" else contextlib.nullcontext():
             scaler = torch.amp.GradScaler("cpu", enabled=False)
             backward(_WithParameters(network, tensors), criterion, batch, targets, pieces, dtype, scaler)
         return live.peak

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,10 @@ from torch import nn
 
 from runtime.coco import load_coco
 from runtime.errors import UserError
-from train.build import build_criterion, build_detector, build_training_batches
+from train.build import build_criterion, build_detector, build_training_batches, without_weights
 from train.checkpoint import read_checkpoint
 from train.config import Config
+from train.config.recipes import RECIPES
 from train.data.loader import TrainBatch
 from train.loss.criterion import Targets
 from train.trainer import estimate
@@ -100,6 +102,34 @@ def test_a_step_without_numbers_needs_what_a_real_step_does(
     activations = sum(size for address, size in kept.items() if address not in weights)
     if pieces == 1:  # otherwise those of the pieces are not alive at once
         assert bytes_of(network) + activations < estimated < 2 * bytes_of(network) + 1.5 * activations
+
+
+@pytest.fixture(scope="module")
+def measured_on_an_h200(repository: Path) -> dict[tuple[int, str], float]:
+    """Bytes at the peak of steps of `atss_r50_fpn_1x` at 800×1344, by batch and precision, in that GPU's report."""
+    found = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict) and value.get("detector") == "atss_r50_fpn_1x" and "peak_memory_gb" in value:
+            found[value["batch"], value["precision"]] = 1e9 * value["peak_memory_gb"]
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            look(each)
+
+    look(json.loads((repository / "docs/gpu_report_h200.json").read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize(("precision", "batch"), [("tf32", 2), ("tf32", 16), ("bf16", 2), ("bf16", 16), ("fp16", 4)])
+def test_a_step_on_a_gpu_needs_what_was_measured_on_one(
+    measured_on_an_h200: dict[tuple[int, str], float], precision: str, batch: int
+) -> None:
+    config = RECIPES["atss_r50_fpn_1x"]()
+    network = build_detector(without_weights(config.model), 80, config.preprocess)
+    dtype = {"tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    criterion = build_criterion(config.model)
+    step = step_memory(network, criterion, batch, (800, 1344), 7, dtype, device="cuda")
+    found = step + estimate.kept_memory(network, config.schedule, 1)
+    assert found == pytest.approx(measured_on_an_h200[batch, precision], rel=0.01)
 
 
 def test_memory_grows_with_images_and_shrinks_in_pieces_and_in_half_precision(small_config: Make) -> None:
