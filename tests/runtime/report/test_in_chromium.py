@@ -128,6 +128,16 @@ def test_texts_have_contrast_and_the_page_is_no_wider_than_the_window(
     found.context.close()
 
 
+def test_a_printed_page_is_no_wider_than_the_paper(browser: Any, file: Path) -> None:
+    found = Opened(browser, file, viewport={"width": 794, "height": 1123})  # A4 at 96 dpi
+    found.page.emulate_media(media="print")
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 794
+    assert not found.page.locator(".filters").is_visible()
+    ratio, where = found.page.evaluate(CONTRAST)
+    assert ratio >= 4.5, where
+    found.context.close()
+
+
 def test_the_theme_changes_and_the_page_reads_without_script(browser: Any, file: Path) -> None:
     found = Opened(browser, file)
     before = found.page.evaluate("getComputedStyle(document.body).backgroundColor")
