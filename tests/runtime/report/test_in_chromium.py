@@ -128,6 +128,28 @@ def test_texts_have_contrast_and_the_page_is_no_wider_than_the_window(
     found.context.close()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_names_of_any_length_and_direction_fit(browser: Any, tmp_path: Path, width: int) -> None:
+    names = ("w" * 300, "שלום עולם, כלב", "two words " * 30, "חתול (3)")
+    path = tmp_path / "names.html"
+    path.write_text(render(report_content(tmp_path, names=names, classes=5)), encoding="utf-8")
+    found = Opened(browser, path, viewport={"width": width, "height": 800})
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    # A name from right to left turns nothing around that stands beside it.
+    row = found.page.locator("#class-table tbody tr", has_text=names[1])
+    name, count = (row.locator("th, td").nth(place).bounding_box() for place in (0, 1))
+    assert name["x"] + name["width"] <= count["x"] + 1
+    assert row.locator("bdi").first.evaluate("node => getComputedStyle(node).unicodeBidi") == "isolate"
+    sentences = found.page.locator(".findings bdi")
+    assert {sentences.nth(n).evaluate("n => getComputedStyle(n).direction") for n in range(sentences.count())} == {
+        "ltr"
+    }
+    assert found.complaints == []
+    found.page.locator(".open").first.click()
+    assert found.page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+    found.context.close()
+
+
 def test_a_printed_page_is_no_wider_than_the_paper(browser: Any, file: Path) -> None:
     found = Opened(browser, file, viewport={"width": 794, "height": 1123})  # A4 at 96 dpi
     found.page.emulate_media(media="print")
