@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from runtime.backends.ort.libraries import preload
 from runtime.doctor.trials import run_trials
@@ -10,8 +11,10 @@ from runtime.machine.cuda_libraries import cuda_libraries, cuda_mismatch
 from runtime.machine.gpus import list_gpus
 
 pytestmark = pytest.mark.gpu
+needs_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
 
+@needs_device
 def test_nvml_lists_the_gpus() -> None:
     found = list_gpus()
     assert found.driver is not None, found.problem
@@ -37,6 +40,7 @@ def test_cuda_is_found_in_wheels_and_starts() -> None:
     assert trial.runs, trial.said
 
 
+@needs_device
 def test_tensorrt_finds_the_device() -> None:
     (trial,) = run_trials(["tensorrt"])
     if "cannot be imported" in trial.said:
