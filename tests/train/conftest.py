@@ -44,7 +44,6 @@ def small_config(shapes_set: Path) -> Callable[..., Config]:
         recipe = atss_tiny()
         return replace(
             recipe,
-            recipe="small",  # it has no recipe whose learning rate it would have to match
             preprocess=Preprocess(short_side=64, long_side=96),
             model=replace(
                 recipe.model,

@@ -67,8 +67,11 @@ class RunLog:
             f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {images} images, {schedule.steps} steps of "
             f"{schedule.batch} on {where}, {str(dtype).removeprefix('torch.')}"
         )
-        for line in filter(None, (unmatched_learning_rate(config), idle_patience(config))):
-            say(f"warning: {line}")
+        # Advice, not a warning: a warning says that something is wrong or lost, and a short trial may keep the rate.
+        if (advice := unmatched_learning_rate(config)) is not None:
+            say(f"note: {advice}")
+        if (idle := idle_patience(config)) is not None:
+            say(f"warning: {idle}")
         size: dict[str, Setting] = {
             "parameters": parameters,
             "images": images,

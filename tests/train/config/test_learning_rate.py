@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from train.config import Config
 from train.config.learning_rate import unmatched_learning_rate
 from train.config.recipes import RECIPES, atss_r50_fpn_1x, atss_tiny
+from train.trainer.loop import train_detector
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,13 @@ def test_what_says_nothing() -> None:
         assert unmatched_learning_rate(replace(config, schedule=replace(config.schedule, **changes))) is None
     unknown = replace(sgd, recipe="mine", schedule=replace(sgd.schedule, batch=1))
     assert unmatched_learning_rate(unknown) is None
+
+
+def test_a_run_begins_with_a_note_and_without_a_warning(
+    small_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who looks for warnings looks for what is wrong with the data; nothing is wrong here."""
+    train_detector(small_config(batch=2, steps=2), tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("note: the learning rate 0.002 is atss_tiny's")]) == 1
+    assert not [line for line in lines if "warning" in line.lower()]
