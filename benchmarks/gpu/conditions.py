@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,10 +67,11 @@ def describe() -> dict[str, Any]:
     gpu = found.gpus[0] if found.gpus else None
     nothing = f"none: {found.problem}"
     return {
-        "card": gpu.name if gpu else torch.pop("card", nothing),
+        # CUDA may number cards otherwise than the driver does; torch names the one that is measured.
+        "card": torch.get("card") or (gpu.name if gpu else nothing),
         "number of cards": len(found.gpus) or UNKNOWN,
         "driver": found.driver or "none",
-        "compute capability": (gpu.compute_capability if gpu else None) or torch.get("compute capability", UNKNOWN),
+        "compute capability": torch.get("compute capability") or (gpu and gpu.compute_capability) or UNKNOWN,
         "clocks of the idle card": _clocks(),
         **{name: value for name, value in torch.items() if name not in ("card", "compute capability")},
         "processor": str(read_processor()),
@@ -79,6 +81,7 @@ def describe() -> dict[str, Any]:
         "system": machine.system,
         "python": machine.python,
         "versions": {name: version_of(name) or "not installed" for name in DISTRIBUTIONS},
+        "compute-sanitizer": shutil.which("compute-sanitizer") or "not on the PATH",
         "environment": machine.environment,
         "date": run.date,
         "toolkit": run.toolkit_version,

@@ -75,13 +75,20 @@ def _overview(report: Mapping[str, Any], steps: Sequence[Step]) -> list[str]:
                 "minutes given": round(entry["minutes"], 2),
             }
             row |= {name: value for name, value in entry["card"].items() if name != "samples"}
-            other = {
-                name: entry["ran_on"][name] for name in entry["ran_on"] if entry["ran_on"][name] != conditions[name]
-            }
-            row["ran on another"] = other or None
+            row["ran on another"] = _differing(entry["ran_on"], conditions) or None
         row["minutes expected on an H100"] = step.expected_minutes
         rows.append(row)
     return markdown_table([{name: value for name, value in row.items() if value is not None} for row in rows])
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions of `then` that are others now; of conditions with several values, these values."""
+    found: dict[str, Any] = {}
+    for name, value in then.items():
+        if value != now[name]:
+            nested = isinstance(value, Mapping) and isinstance(now[name], Mapping)
+            found[name] = {k: v for k, v in value.items() if v != now[name].get(k)} if nested else value
+    return found
 
 
 def _collected(title: str, nothing: str, entries: Mapping[str, Any], steps: Sequence[Step], lines_of: Any) -> list[str]:

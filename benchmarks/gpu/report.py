@@ -1,7 +1,8 @@
 """Measure everything that the project says about GPUs, on the GPU of this machine: `scripts/gpu_report.sh`.
 
 Writes `gpu_report.json` and `gpu_report.md` after each step. The same command goes on where it was stopped: steps that
-are done for this code and this card are kept. A step that fails, crashes or hangs costs its own time and nothing else.
+are done for this code, this card and these versions are kept. A step that fails, crashes or hangs costs its own time
+and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from .page import page
 from .steps import STEPS, Ran, Step, minutes_of, read_figures, run_step
 
 JSON, PAGE, FOLDER = "gpu_report.json", "gpu_report.md", "steps"
-SAME = ("card", "driver", "git commit", "sources")  # conditions under which a step's figures hold
+# Conditions under which a step's figures hold. What was missing and has been installed since is measured.
+SAME = ("card", "driver", "versions", "compute-sanitizer", "environment", "git commit", "sources")
 
 
 def main(arguments: Sequence[str] | None = None, registry: Sequence[Step] = STEPS) -> None:

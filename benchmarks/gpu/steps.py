@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 20.0  # that a step may take beyond its minutes before it is killed
 _LAST_LINES = 15  # of a step's output, which are the text of its failure
 
-Outcome = Literal["done", "time was short", "failed", "killed", "interrupted"]
+Outcome = Literal["done", "not run", "time was short", "failed", "killed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,10 @@ def run_step(step: Step, file: Path, minutes: float, rehearse: bool, limit_s: fl
         return Ran("failed", f"wrote no figures; its last lines:\n{_last_lines(log)}", seconds)
     if content["failures"]:
         return Ran("failed", "", seconds)
-    return Ran("time was short" if content.get("cut") else "done", "", seconds)
+    if content.get("cut"):
+        return Ran("time was short", "", seconds)
+    nothing = content["not_run"] and not any(content["tables"].values())
+    return Ran("not run" if nothing else "done", "", seconds)
 
 
 def read_figures(file: Path) -> dict[str, Any]:

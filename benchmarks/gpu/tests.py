@@ -120,7 +120,7 @@ def _record(
         if ended == "skipped":
             reasons.setdefault(text, []).append(test)
     for reason, tests in reasons.items():
-        record.skip(f"{part}: {len(tests)} tests ({', '.join(tests)})", reason)
+        record.skip(f"{part}: {len(tests)} test{'s' if len(tests) > 1 else ''} ({', '.join(tests)})", reason)
     if not any(one.ended == FINISHED for one in outcomes):
         running = [one.test for one in outcomes[-1:] if one.ended == BEGUN]
         where = f" while {running[0]} ran" if running else ""

@@ -64,7 +64,14 @@ open({marks!r}, "a").write("short ")
 if not record.has_time(3600):
     record.skip("a long part", "an hour didn't fit")
 """
-SOURCES = {"good": GOOD, "broken": BROKEN, "crash": CRASH, "hangs": HANGS, "short": SHORT}
+NOTHING = """
+from benchmarks.gpu.step import begin
+record = begin("A step.")
+open({marks!r}, "a").write("nothing ")
+record.skip("everything", "no GPU here")
+record.save()
+"""
+SOURCES = {"good": GOOD, "broken": BROKEN, "crash": CRASH, "hangs": HANGS, "short": SHORT, "nothing": NOTHING}
 
 
 class Fakes:
@@ -93,7 +100,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
 
 def conditions(**changes: str) -> dict[str, Any]:
     same = {"card": "none: no driver", "driver": "none", "git commit": "abc", "sources": "123"}
-    return {**same, "versions": {"torch": "2.11"}, **changes}
+    return {**same, "versions": {"torch": "2.11"}, "compute-sanitizer": "no", "environment": "", **changes}
 
 
 def read(out: Path) -> tuple[dict[str, Any], str]:
@@ -165,7 +172,7 @@ def test_done_steps_are_kept_and_the_others_go_on(fakes: Fakes, tmp_path: Path) 
     assert "ZeroDivisionError" in text  # a step that wasn't asked for stays in the report
 
 
-@pytest.mark.parametrize("changed", ["card", "driver", "git commit", "sources"])
+@pytest.mark.parametrize("changed", ["card", "driver", "git commit", "sources", "compute-sanitizer", "environment"])
 def test_other_code_or_another_card_begins_anew(
     fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
@@ -181,6 +188,32 @@ def test_other_code_or_another_card_begins_anew(
     report, text = read(tmp_path / "out")
     assert report["steps"]["good"]["tables"]["speeds"] == [{"batch": 1, "images_per_s": 12.5, "card": "a|b"}]
     assert f"| {changed} {conditions()[changed]} |" in text  # what the kept step ran on
+
+
+def test_what_was_missing_and_is_installed_now_is_measured(
+    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, arguments = fakes.steps("good"), ["--out", str(tmp_path / "out"), "--minutes", "5"]
+    missing = {"torch": "2.11", "pycuda": "not installed"}
+    monkeypatch.setattr(report_module, "describe", lambda: {**conditions(), "versions": missing})
+    main(arguments, steps)
+    main(arguments, steps)
+    assert fakes.ran == ["good"]
+    monkeypatch.setattr(report_module, "describe", lambda: {**conditions(), "versions": {**missing, "pycuda": "2026"}})
+    main([*arguments, "--steps", "broken"], [*steps, *fakes.steps("broken")])
+    assert "| versions pycuda not installed |" in read(tmp_path / "out")[1]
+    main(arguments, steps)
+    assert fakes.ran == ["good", "broken", "good"]
+
+
+def test_a_step_that_only_left_out_is_not_run_and_is_tried_again(fakes: Fakes, tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path / "out"), "--minutes", "5"]
+    main(arguments, fakes.steps("nothing"))
+    report, text = read(tmp_path / "out")
+    assert report["steps"]["nothing"]["outcome"] == "not run"
+    assert "- nothing: everything: no GPU here" in text
+    main(arguments, fakes.steps("nothing"))
+    assert fakes.ran == ["nothing", "nothing"]
 
 
 def test_a_report_that_is_ended_says_so_and_keeps_the_rows(fakes: Fakes, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_file_that_hangs_is_stopped_and_tells_what_it_had_found(folder: Path) 
     assert "a wrong sum" in failures["test_hangs.py::test_bad"]
     assert "its time was up while test_hangs ran" in failures["test_hangs.py"]
     later = {part.rpartition("/")[2]: reason for part, reason in content["not_run"].items()}
-    assert later == {"test_hangs.py: 1 tests (test_skipped)": "no GPU here", "test_later.py": "no time was left"}
+    assert later == {"test_hangs.py: 1 test (test_skipped)": "no GPU here", "test_later.py": "no time was left"}
     assert content["cut"]
 
 
