@@ -13,6 +13,7 @@ from benchmarks.gpu.device_data import DeviceImages, Placed, choose, decode, jit
 from benchmarks.gpu.reproduction import REHEARSAL, preprocess, settings
 from runtime.coco import CocoDataset, load_coco
 from runtime.training_log import LOG, read_log
+from tests.support.fake_gpu import FAKE_GPU, HostWaits, fake_gpu
 from train import shapes
 from train.config import Augment, Config
 from train.data import augment as host
@@ -129,6 +130,19 @@ def test_colours_stay_in_the_hosts_bounds() -> None:
     saturated = jitter_colours(colour, Augment(saturation=0.5), torch.Generator().manual_seed(1)).float()
     assert ((saturated.mean(dim=3) - 120).abs() <= 1).all()
     assert saturated[..., 0].min() < 180 < 220 < saturated[..., 0].max()
+
+
+def test_the_host_waits_for_nothing_while_a_gpu_augments() -> None:
+    augment = Augment(0.5, 0.5, 0.5, 100, 140, (SIDE, SIDE), 0.1, 0.1, 0.1)
+    with fake_gpu():
+        images = torch.zeros((2, SIDE, SIDE, 3), dtype=torch.uint8, device=FAKE_GPU)
+        sizes_hw, pad = (torch.zeros(shape, device=FAKE_GPU) for shape in ((2, 2), (3,)))
+        boxes, labels = torch.zeros(2, 4, 4, device=FAKE_GPU), torch.zeros(2, 4, dtype=torch.int64, device=FAKE_GPU)
+        with HostWaits():
+            placed = choose(sizes_hw, augment, SIDE, torch.Generator())
+            changed = jitter_colours(move_images(images, placed, pad), augment, torch.Generator())
+            targets = move_targets(Targets(boxes, labels, labels == 0), placed, SIDE, augment.min_visible)
+        assert {tensor.device for tensor in (*placed, changed, *targets)} == {FAKE_GPU}
 
 
 def test_batches_follow_from_seed_and_step(folder: Path, dataset: CocoDataset, images: DeviceImages) -> None:
