@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.device_data import DeviceImages, Placed, choose, decode, jitter_colours, move_images, move_targets
-from benchmarks.gpu.reproduction import REHEARSAL, preprocess, settings
+from benchmarks.gpu.reproduction import REHEARSAL, TABLE, Size, preprocess, settings
 from runtime.coco import CocoDataset, load_coco
 from runtime.training_log import LOG, read_log
 from tests.support.fake_gpu import FAKE_GPU, HostWaits, fake_gpu
@@ -164,3 +165,12 @@ def test_a_detector_trains_on_them(folder: Path, images: DeviceImages, tmp_path:
     kinds = [line["kind"] for line in read_log(tmp_path / "run" / LOG)]
     assert kinds == ["train", "val"]
     assert preprocess(REHEARSAL).long_side == SIDE
+
+
+def test_no_training_begins_that_an_h200_would_not_end_in_time(repository: Path) -> None:
+    report = json.loads((repository / "docs/gpu_report_h200.json").read_text(encoding="utf-8"))
+    rows = report["steps"]["reproduction"]["tables"][TABLE]
+    for row in rows:
+        assert (row["steps"], row["batch"], row["images"]) == (Size().steps, Size().batch, Size().train)
+        assert row["seconds_with_evaluation"] <= Size().seconds
+    assert rows
