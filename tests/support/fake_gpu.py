@@ -28,7 +28,8 @@ class HostWait(Exception):
 class HostWaits(TorchDispatchMode):
     """Raises HostWait for an operation with tensors of both. A host tensor of one number may be an operand of others.
 
-    SGD's fused step has no form without numbers, and is left out.
+    A copy to the device that is asked not to wait passes; from pinned memory it doesn't. SGD's fused step has no form
+    without numbers, and is left out.
     """
 
     def __torch_dispatch__(
@@ -36,6 +37,8 @@ class HostWaits(TorchDispatchMode):
     ) -> Any:
         result = None if "_fused_sgd_" in str(func) else func(*args, **(kwargs or {}))
         is_copy = "copy" in str(func)
+        if is_copy and (kwargs or {}).get("non_blocking") and result.device == FAKE_GPU:
+            return result
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         given = [tensor for tensor in given if tensor.dim() > 0 or is_copy]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
