@@ -28,14 +28,15 @@ class HostWait(Exception):
 class HostWaits(TorchDispatchMode):
     """Raises HostWait for an operation with tensors of both. A host tensor of one number may be an operand of others.
 
-    A copy to the device that is asked not to wait passes; from pinned memory it doesn't. SGD's fused step has no form
-    without numbers, and is left out.
+    A copy to the device that is asked not to wait passes; from pinned memory it doesn't. Fused steps of optimizers have
+    no form without numbers in some versions of torch, and are left out.
     """
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = None if "_fused_sgd_" in str(func) else func(*args, **(kwargs or {}))
+        is_fused = str(func).startswith(("aten._fused_sgd_", "aten._fused_adamw_"))
+        result = None if is_fused else func(*args, **(kwargs or {}))
         is_copy = "copy" in str(func)
         if is_copy and (kwargs or {}).get("non_blocking") and result.device == FAKE_GPU:
             return result
