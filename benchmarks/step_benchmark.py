@@ -40,7 +40,9 @@ from train.config import Config
 from train.config.recipes import RECIPES
 from train.loss.criterion import Criterion, Losses, Targets
 from train.trainer.compilation import CompiledCriterion, CompiledNetwork, Compiler
+from train.trainer.estimate import kept_memory
 from train.trainer.optim import build_optimizer, clip_gradients, learning_rate_factor, set_learning_rate
+from train.trainer.step_memory import step_memory
 
 CLASSES = 80
 BOXES = 7  # per image, COCO's mean
@@ -134,6 +136,7 @@ class OurStep:
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clip = recipe.schedule.clip_norm
+        self._model, self._config, self._schedule = model, config, recipe.schedule
         self.images, self.targets, self._precision = images, targets, precision
         self._marks: list[tuple[Mark, ...]] = []
         self.loss = torch.zeros(())
@@ -163,6 +166,14 @@ class OurStep:
             self._scaler.update()
             self._marks.append((started, assigned_at, begun, ended, mark(device)))
         self.loss = losses.total.detach()
+
+    def predicted_bytes(self) -> int:
+        """The memory that a run's estimate before its first step says this step needs, not compiled."""
+        images, height, width, _ = self.images.shape
+        boxes, criterion = self.targets.boxes.shape[1], build_criterion(self._config)
+        dtype, device = self._precision.dtype, self.images.device.type
+        step = step_memory(self._model, criterion, images, (height, width), boxes, dtype, device=device)
+        return step + kept_memory(self._model, self._schedule, processes=1)
 
     def share(self) -> float:
         """The share of assignment and losses, their backward pass included, in a step: the median of all but two."""

@@ -94,4 +94,8 @@ def build_training_batches(
         repeat_threshold=settings.data.repeat_threshold,
         mosaic_end=round(settings.augment.mosaic_until * steps) * batch,
     )
-    return training_batches(stream, range(first_step, steps), batch, settings.data.workers, share=share, rank=rank)
+    # Pinned memory would take a part of a GPU that such a run leaves to others.
+    for_gpu = settings.run.device != "cpu"
+    return training_batches(
+        stream, range(first_step, steps), batch, settings.data.workers, share=share, rank=rank, for_gpu=for_gpu
+    )

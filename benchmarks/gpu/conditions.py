@@ -46,7 +46,8 @@ DISTRIBUTIONS = (
     "tensorrt_rtx",
     "pytest",
 )
-_SOURCES = ("benchmarks", "export", "runtime", "train")
+_SOURCES = ("benchmarks", "export", "runtime", "tests", "train")
+_SUFFIXES = (".py", ".cu", ".ptx")
 # What only torch can say, asked in another process: the report itself must not hold memory of the card.
 _ASK_TORCH = """
 import json, torch
@@ -93,7 +94,7 @@ def describe() -> dict[str, Any]:
 def code_digest(root: Path = ROOT) -> str:
     """The first digits of the SHA-256 of the sources: two runs with the same digits ran the same code."""
     digest = hashlib.sha256()
-    for path in sorted(path for folder in _SOURCES for path in (root / folder).rglob("*.py")):
+    for path in sorted(path for folder in _SOURCES for path in (root / folder).rglob("*") if path.suffix in _SUFFIXES):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 

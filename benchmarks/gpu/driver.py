@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import benchmarks.gpu.driver_graphs
@@ -29,6 +30,8 @@ from runtime.cuda import Binding, CudaError, open_cuda
 BINDINGS: tuple[Binding, ...] = ("cuda-python", "pycuda")
 # Ways of letting pycuda's primary context go, and the runtime's way, which keeps it.
 WAYS = ("dropped", "detached", "detached while pushed", "opened and closed")
+WELL = "well"  # how a part ends that isn't run again
+KEYS = ("binding", "check", "what", "way", "left_mib")  # columns by which a row takes the place of an earlier run's
 CHILD = [sys.executable, "-m", "benchmarks.gpu.driver_child"]
 # A tool's options, and the part that runs under it.
 SANITIZED = {
@@ -43,9 +46,9 @@ SANITIZED = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the step."""
-    record = begin(__doc__)
+    record = begin(__doc__, arguments)
     present = {binding: _why_not(binding) for binding in BINDINGS}
     is_real = any(reason is None for reason in present.values())
     if not is_real and not record.rehearsal:
@@ -58,16 +61,15 @@ def main() -> None:
             if is_real and present[binding] is not None:
                 record.skip(name, str(present[binding]))
                 continue
-            arguments = [part, "--binding", binding, *(["--real"] if is_real else [])]
-            _part(record, name, arguments, seconds)
-    if not record.has("driver: parts", part="driver: verdicts"):
+            _part(record, name, [part, "--binding", binding, *(["--real"] if is_real else [])], seconds)
+    if not record.has("driver: parts", part="driver: verdicts", ended=WELL):
         with record.part("driver: verdicts"):
             _verdicts(record, is_real)
     _part(record, "driver: speed", ["speed", *(["--real"] if is_real else [])], 90)
     for way in WAYS if is_real and present["pycuda"] is None else ():
         _part(record, f"driver: pycuda's context, {way}", [way], 30)
-    for name, (tool, options, arguments) in SANITIZED.items():
-        _sanitize(record, name, tool, options, arguments, is_real, present)
+    for name, (tool, options, given) in SANITIZED.items():
+        _sanitize(record, name, tool, options, given, is_real, present)
 
 
 def _why_not(binding: Binding) -> str | None:
@@ -91,7 +93,7 @@ def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # what a sanitizer started too: it would keep the GPU's memory
         output, errors = process.communicate()
-        reason = f"stopped after {seconds} s"
+        reason = f"stopped after {seconds:.0f} s"
     lines = output.splitlines()
     rows = [json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK)]
     rest = "\n".join([*(line for line in lines if not line.startswith(MARK)), errors])
@@ -99,22 +101,28 @@ def _run(command: list[str], seconds: float) -> tuple[list[Row], str, str | None
 
 
 def _part(record: Record, name: str, arguments: list[str], seconds: float) -> None:
-    """Run a part and take its rows over; a part whose rows are there isn't run again."""
-    if record.has("driver: parts", part=name):
+    """Run a part and take its rows over; a part that ended well isn't run again."""
+    if record.has("driver: parts", part=name, ended=WELL):
         return
     with record.part(name):
         if not record.has_time(10):
             record.skip(name, "no time left")
             return
         began = time.monotonic()
-        rows, rest, reason = _run([*CHILD, *arguments], seconds)
+        # It ends before the step is killed: what it found until then would be lost.
+        rows, rest, reason = _run([*CHILD, *arguments], min(seconds, record.seconds_left))
+        for row in rows:
+            same = {key: value for key, value in row["columns"].items() if key in KEYS}
+            record.forget(row["table"], **same)
         for row in rows:
             record.row(row["table"], **row["columns"])
         bad = [row["columns"]["check"] for row in rows if "FAILED" in str(row["columns"].get("result"))]
-        seconds = round(time.monotonic() - began, 1)
-        record.row("driver: parts", part=name, ended=reason or "well", seconds=seconds, wrote=rest.strip()[-600:])
-        if reason is not None or bad:
-            raise RuntimeError(f"{reason or 'checks failed'}: {'; '.join(bad)} {rest.strip()[-1500:]}")
+        ended = reason or ("checks failed" if bad else WELL)
+        record.forget("driver: parts", part=name)
+        took = round(time.monotonic() - began, 1)
+        record.row("driver: parts", part=name, ended=ended, seconds=took, wrote=rest.strip()[-600:])
+        if ended != WELL:
+            raise RuntimeError(f"{ended}: {'; '.join(bad)} {rest.strip()[-1500:]}")
 
 
 def _verdicts(record: Record, is_real: bool) -> None:
@@ -128,21 +136,24 @@ def _verdicts(record: Record, is_real: bool) -> None:
     real = ["--real"] if is_real else []  # in a rehearsal the stand-in is compared with itself
     began = time.monotonic()
     while len(driver) < len(names) and record.has_time(10):
-        rows, rest, reason = _run([*CHILD, "verdicts", *real, "--skip", str(len(driver))], 60)
+        limit = min(60, record.seconds_left)
+        rows, rest, reason = _run([*CHILD, "verdicts", *real, "--skip", str(len(driver))], limit)
         driver |= {row["columns"]["sequence"]: row["columns"]["verdict"] for row in rows if row["table"] == "verdict"}
         begun = [row["columns"]["sequence"] for row in rows if row["table"] == "begins"]
-        if begun and begun[-1] not in driver:
+        if begun and begun[-1] not in driver and record.has_time():  # without time left it was stopped
             driver[begun[-1]] = f"{DIED} ({reason})"
         elif not begun:
             raise RuntimeError(f"no sequence runs: {reason} {rest.strip()[-1500:]}")
     agreements: dict[str, str] = {}
+    record.forget("driver: verdicts")
+    record.forget("driver: parts", part="driver: verdicts")
     for name in names:
         verdict = driver.get(name, "not comparable: no time left")
         agreements[name] = agreement(standin[name], verdict)
         record.row(
             "driver: verdicts", sequence=name, stand_in=standin[name], driver=verdict, agreement=agreements[name]
         )
-    ended = "well" if len(driver) == len(names) else "early"
+    ended = WELL if len(driver) == len(names) else "early"
     record.row("driver: parts", part="driver: verdicts", ended=ended, seconds=round(time.monotonic() - began, 1))
     if problems := unexpected(agreements):
         raise RuntimeError(f"the stand-in and the driver differ unexpectedly: {'; '.join(problems)}")
@@ -166,7 +177,7 @@ def _sanitize(
         if not is_real or not Path(program).exists() or ("pycuda" in arguments and present["pycuda"] is not None):
             record.skip(part, "it needs a GPU, compute-sanitizer and the binding")
             return
-        if not record.has_time(30):
+        if not record.has_time(60):  # it takes 75 s at most, and the step is killed 20 s after its time
             record.skip(part, "no time left")
             return
         began = time.monotonic()

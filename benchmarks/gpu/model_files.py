@@ -74,7 +74,8 @@ def small_detector(folder: Path, sizes: Sizes) -> Path:
         if torch.cuda.is_available():
             # The GPU does in the same minute what a CPU does in an hour, if enough processes make its images.
             overrides |= {"schedule.steps": 3 * sizes.steps, "run.evaluate_every": 3 * sizes.steps, "data.workers": 12}
-        result = train("atss_tiny", out=folder / "training", overrides=overrides)
+        # A step that was killed while it trained goes on.
+        result = train("atss_tiny", out=folder / "training", overrides=overrides, resume=True)
         with atomic_path(path) as temporary:
             temporary.write_bytes(Path(result.last).read_bytes())
     return path

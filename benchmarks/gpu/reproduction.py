@@ -50,7 +50,7 @@ class Size:
     channels: int = 128  # of the pyramid
     steps: int = 1600  # 5.1 passes over the images
     batch: int = 64
-    seconds: float = 60  # of a system, until one was timed
+    seconds: float = 190  # of a system, until one was timed; of four at once on an H200
 
 
 REHEARSAL = Size(train=24, val=6, side=96, stem_channels=8, channels=16, steps=2, batch=4, seconds=1)

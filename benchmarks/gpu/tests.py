@@ -2,7 +2,8 @@
 
 An illegal access spoils CUDA for the rest of a process: with a process for each file, it spoils one file. How each
 test ended is written as it ends, so that a file that crashes or is stopped still tells it. Files with tests that
-compile, which take minutes, come last.
+compile, which take minutes, come after the others. The sanitizer comes last: it makes everything many times slower, and
+the step `driver` has its tools too.
 """
 
 from __future__ import annotations
@@ -32,13 +33,11 @@ _NO_TESTS = 5  # pytest's code where nothing is selected
 
 
 def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Path = ROOT) -> None:
-    """The step: the files below `folder` in `root`, those of `runtime/cuda` under the sanitizer too, slow ones last."""
+    """The step: the files below `folder` in `root`, slow ones last; then `runtime/cuda` under the sanitizer."""
     record = begin(__doc__, arguments)
     files = gpu_files(folder, root)
-    slow = [file for file in files if has_slow_tests(root / file)]
-    for file in files:
-        if file not in slow:
-            run_file(record, "tests", file, [], root)
+    for file in sorted(files, key=lambda file: has_slow_tests(root / file)):
+        run_file(record, "tests", file, [], root)
     sanitizer = shutil.which(SANITIZER)
     memcheck = [str(sanitizer), "--tool", "memcheck", "--error-exitcode", str(_SANITIZER_CODE)]
     # The tests provoke failing calls on purpose; only what kernels and copies do counts.
@@ -50,8 +49,6 @@ def main(arguments: Sequence[str] | None = None, folder: str = FOLDER, root: Pat
             record.skip(f"memcheck: {file}", f"{SANITIZER} is not on the PATH")
         else:
             run_file(record, "tests under memcheck", file, memcheck, root)
-    for file in slow:
-        run_file(record, "tests", file, [], root)
     record.save()
 
 

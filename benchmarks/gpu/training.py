@@ -33,6 +33,7 @@ from benchmarks.step_benchmark import (
     their_step,
 )
 from train.loss.criterion import Targets
+from train.trainer.compilation import CompiledNetwork
 
 OURS = "atss_r50_fpn_1x"
 # The most telling comparisons first: (batch, precision).
@@ -51,7 +52,10 @@ def compare_steps(
     images: Tensor,
     limit_s: float,
 ) -> None:
-    """Rows of a table: the detectors' alternating steps, with the memory of each and its time relative to the first."""
+    """Rows of a table: the detectors' alternating steps, with the memory of each and its time relative to the first.
+
+    Beside the memory of our step stands what a run's estimate predicts.
+    """
     if record.has(table, **conditions):
         return
     device, steps, more = images.device, dict[str, Step](), dict[str, dict[str, Any]]()
@@ -78,6 +82,10 @@ def compare_steps(
             steps[name] = step
             for problem in step.problems if isinstance(step, OurStep) else []:
                 record.fail(part, problem)
+        step = steps.get(name)
+        if isinstance(step, OurStep) and not isinstance(step.network, CompiledNetwork):
+            with record.part(f"memory predicted for {part}"):
+                more[name]["predicted_memory_gb"] = step.predicted_bytes() / 1e9
     seconds: dict[str, list[float]] = {}
     with record.part(f"{table}: turns, {conditions}"):
         seconds = take_turns(steps, device, rounds=8, calls=calls, limit_s=limit_s)

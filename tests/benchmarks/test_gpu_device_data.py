@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from benchmarks.gpu.device_data import DeviceImages, Placed, choose, decode, jitter_colours, move_images, move_targets
-from benchmarks.gpu.reproduction import REHEARSAL, preprocess, settings
+from benchmarks.gpu.reproduction import REHEARSAL, TABLE, Size, preprocess, settings
 from runtime.coco import CocoDataset, load_coco
 from runtime.training_log import LOG, read_log
+from tests.support.fake_gpu import FAKE_GPU, HostWaits, fake_gpu
 from train import shapes
 from train.config import Augment, Config
 from train.data import augment as host
@@ -131,6 +133,19 @@ def test_colours_stay_in_the_hosts_bounds() -> None:
     assert saturated[..., 0].min() < 180 < 220 < saturated[..., 0].max()
 
 
+def test_the_host_waits_for_nothing_while_a_gpu_augments() -> None:
+    augment = Augment(0.5, 0.5, 0.5, 100, 140, (SIDE, SIDE), 0.1, 0.1, 0.1)
+    with fake_gpu():
+        images = torch.zeros((2, SIDE, SIDE, 3), dtype=torch.uint8, device=FAKE_GPU)
+        sizes_hw, pad = (torch.zeros(shape, device=FAKE_GPU) for shape in ((2, 2), (3,)))
+        boxes, labels = torch.zeros(2, 4, 4, device=FAKE_GPU), torch.zeros(2, 4, dtype=torch.int64, device=FAKE_GPU)
+        with HostWaits():
+            placed = choose(sizes_hw, augment, SIDE, torch.Generator())
+            changed = jitter_colours(move_images(images, placed, pad), augment, torch.Generator())
+            targets = move_targets(Targets(boxes, labels, labels == 0), placed, SIDE, augment.min_visible)
+        assert {tensor.device for tensor in (*placed, changed, *targets)} == {FAKE_GPU}
+
+
 def test_batches_follow_from_seed_and_step(folder: Path, dataset: CocoDataset, images: DeviceImages) -> None:
     plain = config(folder)
     longer = replace(plain, schedule=replace(plain.schedule, steps=5))
@@ -150,3 +165,12 @@ def test_a_detector_trains_on_them(folder: Path, images: DeviceImages, tmp_path:
     kinds = [line["kind"] for line in read_log(tmp_path / "run" / LOG)]
     assert kinds == ["train", "val"]
     assert preprocess(REHEARSAL).long_side == SIDE
+
+
+def test_no_training_begins_that_an_h200_would_not_end_in_time(repository: Path) -> None:
+    report = json.loads((repository / "docs/gpu_report_h200.json").read_text(encoding="utf-8"))
+    rows = report["steps"]["reproduction"]["tables"][TABLE]
+    for row in rows:
+        assert (row["steps"], row["batch"], row["images"]) == (Size().steps, Size().batch, Size().train)
+        assert row["seconds_with_evaluation"] <= Size().seconds
+    assert rows

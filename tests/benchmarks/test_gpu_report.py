@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.gpu import report as report_module
 from benchmarks.gpu import steps as steps_module
+from benchmarks.gpu.conditions import code_digest
 from benchmarks.gpu.page import NO_CARD, REHEARSAL, markdown_table, page
 from benchmarks.gpu.report import JSON, PAGE, main
 from benchmarks.gpu.step import Record, begin
@@ -214,6 +215,17 @@ def test_a_step_that_only_left_out_is_not_run_and_is_tried_again(fakes: Fakes, t
     assert "- nothing: everything: no GPU here" in text
     main(arguments, fakes.steps("nothing"))
     assert fakes.ran == ["nothing", "nothing"]
+
+
+@pytest.mark.parametrize("file", ["train/loop.py", "tests/train/test_gpu.py", "runtime/cuda/canvas.ptx"])
+def test_what_a_step_runs_is_in_the_digest(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    digests = set()
+    for content in ("one", "other"):
+        path.write_text(content, encoding="utf-8")
+        digests.add(code_digest(tmp_path))
+    assert len(digests) == 2
 
 
 def test_a_report_that_is_ended_says_so_and_keeps_the_rows(fakes: Fakes, tmp_path: Path) -> None:

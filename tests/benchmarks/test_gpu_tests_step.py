@@ -127,6 +127,18 @@ def test_what_compiles_comes_last(folder: Path) -> None:
     assert (folder / "order").read_text(encoding="utf-8").split() == ["1", "2", "3", "4", "5"]
 
 
+def test_the_sanitizer_comes_after_what_compiles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = folder.parent / "sanitizer"
+    tool.write_text(f"#!/bin/sh\nwhile [ $1 != {sys.executable} ]; do shift; done\nexec $@\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setattr(step, "SANITIZER", str(tool))
+    monkeypatch.setattr(step, "SANITIZED", "test_b")
+    one = "import pytest\n\n@pytest.MARK\ndef test_one(): print('one', file=open('order', 'a'))\n"
+    content = run(folder, a=ORDER, b=one)
+    assert (folder / "order").read_text(encoding="utf-8").split() == ["one", "3", "4", "5", "one"]
+    assert [row["passed"] for row in content["tables"]["tests under memcheck"]] == [1]
+
+
 def test_no_tests_are_no_failure_and_a_file_that_cannot_be_collected_is_one(folder: Path) -> None:
     assert run(folder)["failures"] == {}
     (folder / "test_of_cpus.py").write_text("def test_bad(): assert False", encoding="utf-8")

@@ -22,6 +22,7 @@ from benchmarks.step_benchmark import PRECISIONS, OurStep, random_backbone, rand
 from train.assign import ASSIGNERS
 from train.geometry.anchors import Anchors, pyramid_levels
 from train.loss.criterion import Losses
+from train.trainer.step_memory import LiveBytes
 
 CPU = torch.device("cpu")
 CANVAS = (64, 96)
@@ -161,7 +162,33 @@ def test_steps_take_turns_in_one_table_and_a_failing_one_is_left_out(record: Rec
     assert (ours["detector"], theirs["detector"], ours["times_the_first"]) == ("ours", "FCOS", 1)
     assert 0 < ours["assignment_and_losses"] < 1
     assert "assignment_and_losses" not in theirs
+    assert "predicted_memory_gb" not in theirs
     assert list(record.failures) == ["steps: broken, batch 1, precision fp32"]
+
+
+def test_the_memory_predicted_for_a_step_is_what_the_step_takes(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, targets = random_batch(2, CANVAS, CPU, boxes=2)
+    build = partial(OurStep, images, targets, PRECISIONS["fp32"], random_backbone(images, "resnet18"))
+    training.compare_steps(record, "steps", {"ours": build}, {"batch": 2}, images, limit_s=0)
+    live = LiveBytes()
+    with live:
+        step = build()
+        for tensor in (images, *targets):
+            live.add(tensor)
+        step()  # makes the optimizer's state
+        live.peak = live.now
+        step()
+    assert 1e9 * record.tables["steps"][0]["predicted_memory_gb"] == pytest.approx(live.peak, rel=0.05)
+
+    def fails(step: OurStep) -> int:
+        raise RuntimeError("no numbers")
+
+    monkeypatch.setattr(OurStep, "predicted_bytes", fails)
+    training.compare_steps(record, "steps", {"ours": build}, {"batch": 1}, images[:1], limit_s=0)
+    assert record.tables["steps"][1]["images_per_s"] > 0
+    assert list(record.failures) == ["memory predicted for steps: ours, batch 1"]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from export.onnx_model.nms import BLOCKS, CANDIDATES, WIDE, NmsForm
 from export.verification.matching import greedy_nms
 from runtime.detections import Detections
 from runtime.manifest import Thresholds
+from tests.support.fake_gpu import FAKE_GPU, HostWaits, fake_gpu
 
 THRESHOLDS = Thresholds()
 COUNT = 1200  # more than NMS ranks, in blocks of 256
@@ -50,6 +51,18 @@ def test_nms_in_torch_is_greedy_nms(form: NmsForm) -> None:
     found = graph({name: torch.from_numpy(array) for name, array in given.items()})
     assert found["nms_exact"].flatten().tolist() == [1, 1]
     assert nms.count_differing(nms.detections(found), expected(given)) == 0
+
+
+@pytest.mark.parametrize("form", [WIDE, BLOCKS])
+def test_the_host_waits_for_nothing_in_nms(form: NmsForm) -> None:
+    """A CUDA graph can't record a wait."""
+    model = nms.nms_model(COUNT, THRESHOLDS, form)
+    with fake_gpu():
+        graph = TorchGraph(model, "cuda")
+        given = {name: torch.from_numpy(array).to(FAKE_GPU) for name, array in crowd(2).items()}
+        with HostWaits():
+            found = graph(given)
+        assert {value.device for value in found.values()} == {FAKE_GPU}
 
 
 def test_torchvision_keeps_what_greedy_nms_keeps() -> None:

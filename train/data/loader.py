@@ -239,12 +239,20 @@ class _Collate:
 
 
 def training_batches(
-    stream: TrainingStream, steps: range, batch: int, workers: int = 0, *, share: int | None = None, rank: int = 0
+    stream: TrainingStream,
+    steps: range,
+    batch: int,
+    workers: int = 0,
+    *,
+    share: int | None = None,
+    rank: int = 0,
+    for_gpu: bool = True,
 ) -> Iterator[TrainBatch]:
     """The batches of the steps, each of `batch` images of the stream, read by `workers` processes.
 
     Each of several processes takes `share` images of every batch, beginning with image `rank` · `share`; a single
-    process takes all. Raises ImageError where the images can't be read.
+    process takes all. With `for_gpu` batches lie in pinned memory where there is a GPU. Raises ImageError where the
+    images can't be read.
     """
     crop = stream.settings.crop
     loader: DataLoader[Any] = DataLoader(
@@ -252,7 +260,7 @@ def training_batches(
         batch_sampler=_Steps(steps.start, steps.stop, batch, batch if share is None else share, rank),
         num_workers=workers,
         collate_fn=_Collate(crop if crop != (0, 0) else None, stream.pre, bool(stream.dataset.ignore.any())),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=for_gpu and torch.cuda.is_available(),
         worker_init_fn=_prepare_worker,
     )
     with kept_from_children():

@@ -177,7 +177,6 @@ def _difference_of_tensors(trt: Any, engine: Any, manifest: Manifest) -> str | N
     # The profiles say which batches and canvases an engine takes; they are a part of the manifest's.
     shapes = {name: [None, *(size if size > 0 else None for size in found[name][3])] for name in expected}
     return difference_of_shapes({**shapes, "images": [None, None, None, shapes["images"][3]]}, manifest)
-    return difference_of_shapes(shapes, manifest)
 
 
 def _difference_of_profiles(engine: Any, profiles: tuple[Profile, ...]) -> str | None:

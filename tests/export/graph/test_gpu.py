@@ -14,9 +14,8 @@ from ..conftest import Exported
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_cuda_provider_gives_the_cpus_detections(exported: Exported) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     images = np.random.default_rng(0).integers(0, 256, (3, 192, 256, 3), dtype=np.uint8)
     sizes = np.full((3, 2), (192, 256), np.int32)
     cpu, gpu = (open_backend(exported.model, backend=name) for name in ("cpu", "cuda"))

@@ -27,11 +27,18 @@ pytestmark = pytest.mark.gpu
 SHAPES = ((1, 192, 256), (4, 192, 256), (3, 256, 192))
 
 
-def needs(flavor: Flavor) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _can_run() -> None:
+    """Before models are made, which takes a minute that tests of other things could have."""
     try:
         open_cuda().close()
     except CudaError as error:
         pytest.skip(str(error))
+    if not any(map(importlib.util.find_spec, ("tensorrt", "tensorrt_rtx"))):
+        pytest.skip("neither TensorRT nor TensorRT for RTX is installed")
+
+
+def needs(flavor: Flavor) -> None:
     if importlib.util.find_spec("tensorrt" if flavor == "tensorrt" else "tensorrt_rtx") is None:
         pytest.skip(f"the library of {flavor} is not installed")
 

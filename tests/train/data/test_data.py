@@ -18,7 +18,8 @@ from runtime.errors import UserError
 from runtime.images.preprocess import boxes_to_canvas, load, make_batch
 from runtime.manifest import Preprocess
 from train.build import build_training_batches
-from train.config import Augment, Config
+from train.config import Augment, Config, DeviceName
+from train.data import loader
 from train.data.augment import Sample
 from train.data.loader import Item, TrainBatch, TrainingStream, collate
 from train.data.objects import crowds_as_objects
@@ -77,6 +78,23 @@ def test_loader_processes_change_nothing(dataset: CocoDataset, small_config: Mak
     helped = list(build_training_batches(dataset, replace(settings, data=replace(settings.data, workers=2)), 0))
     assert len(alone) == len(helped) == settings.schedule.steps
     assert all(equal_batches(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("auto", True), ("cuda", True), ("cpu", False)])
+def test_a_training_on_the_cpu_takes_nothing_of_a_gpu(
+    dataset: CocoDataset, small_config: Make, monkeypatch: pytest.MonkeyPatch, device: DeviceName, is_pinned: bool
+) -> None:
+    made: list[bool] = []
+
+    def spy(*_: object, pin_memory: bool, **__: object) -> list[TrainBatch]:
+        made.append(pin_memory)
+        return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loader, "DataLoader", spy)
+    config = small_config()
+    assert list(build_training_batches(dataset, replace(config, run=replace(config.run, device=device)), 0)) == []
+    assert made == [is_pinned]
 
 
 def test_a_later_start_gives_the_tail(dataset: CocoDataset, small_config: Make) -> None:
