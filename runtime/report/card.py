@@ -83,7 +83,10 @@ def _training(content: ReportContent) -> Iterator[str]:
 
 def _evaluation(content: ReportContent, model: ModelContent) -> Iterator[str]:
     data = content.data
-    yield f"COCO box metrics on {data.images} images with {data.objects} objects of {_plain(data.annotations)}."
+    images, objects = (
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((data.images, "image"), (data.objects, "object"))
+    )
+    yield f"COCO box metrics on {images} with {objects} of {_plain(data.annotations)}."
     how = f"95 % intervals of {content.resamples} resamples of the images" if content.resamples else "without intervals"
     yield f"In percent, {how}."
     yield ""
