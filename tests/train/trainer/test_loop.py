@@ -80,6 +80,26 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     assert any((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_a_checkpoint_between_evaluations_has_no_ap_of_earlier_weights(small_config: Make, tmp_path: Path) -> None:
+    settings = with_run(with_validation(small_config(steps=5)), evaluate_every=2, evaluate_limit=0, checkpoint_every=3)
+    saved: dict[tuple[str, int], float | None] = {}
+    real = loop.save_checkpoint
+
+    def keep(path: Path, checkpoint: Any) -> None:
+        saved[path.name, checkpoint.step] = checkpoint.ap
+        real(path, checkpoint)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", keep)
+        result = train_detector(settings, tmp_path / "run")
+    by_step = {line["step"]: line["AP"] for line in lines(tmp_path / "run", "val")}
+    assert set(by_step) == {2, 4, 5}
+    assert saved[LAST, 3] is None
+    assert saved[LAST, 5] == by_step[5] == result.ap
+    assert saved[BEST, 2] == by_step[2]
+    assert all(ap == by_step[step] for (name, step), ap in saved.items() if name == BEST)
+
+
 def test_the_best_is_of_all_evaluations_on_the_whole_set(small_config: Make, tmp_path: Path) -> None:
     settings = with_run(with_validation(small_config(ema=0.5)), evaluate_every=2, checkpoint_every=4)
     train_detector(settings, tmp_path / "run")
