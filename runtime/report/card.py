@@ -89,6 +89,7 @@ def _evaluation(content: ReportContent, model: ModelContent) -> Iterator[str]:
     yield f"COCO box metrics on {images} with {objects} of {_plain(data.annotations)}."
     how = f"95 % intervals of {content.resamples} resamples of the images" if content.resamples else "without intervals"
     yield f"In percent, {how}."
+    yield from (f"{_plain(condition[:1].upper() + condition[1:])}." for condition in content.conditions)
     yield ""
     yield from _table(("metric", "value"), ((name, _percent(one)) for name, one in model.metrics.items()))
     yield ""

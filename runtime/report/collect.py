@@ -72,7 +72,7 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
         )
     ]
     notes = [f"Confusion, changes and images show detections with a score of {min_score:g} or more: {reason}."]
-    notes += [f"{name}: {value}" for name, value in scoring.conditions.items()]
+    conditions = tuple(f"{name}: {value}" for name, value in scoring.conditions.items())
     return page.ReportContent(
         title=wishes.title,
         made=run.date,
@@ -88,7 +88,8 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
         runs=tuple(_runs(scoring, wishes)),
         max_pixels=scoring.dataset.max_pixels,
         thumbnail_bytes=wishes.thumbnail_bytes,
-        notes=tuple(notes),
+        notes=(*notes, *conditions),
+        conditions=conditions,
     )
 
 

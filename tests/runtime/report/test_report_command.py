@@ -192,7 +192,10 @@ def test_evaluate_writes_the_same_report(
 def test_views_are_those_of_evaluate(
     dataset: CocoDataset, model: Path, tmp_path: Path, contents: list[ReportContent], views: tuple[Any, ...], words: str
 ) -> None:
-    main([str(model), *arguments(dataset, "-o", tmp_path / "r.html", "--limit", 4, *FAST, *views)])
+    card = tmp_path / "card.md"
+    main([str(model), *arguments(dataset, "-o", tmp_path / "r.html", "--card", card, "--limit", 4, *FAST, *views)])
+    assert "Images: the first 4 of the annotations." in card.read_text()
+    assert f"Views: {words}" in card.read_text(), "an AP of tiles must not be taken for that of whole images"
     more = (model, *arguments(dataset, "--limit", 4, *views))
     expected = figures(dataset, tmp_path, *more)
     require_equal(contents[0], expected)
