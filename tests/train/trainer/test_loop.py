@@ -69,6 +69,7 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     train_detector(settings, tmp_path / "run")
     evaluations = lines(tmp_path / "run", "val")
     assert [line["step"] for line in evaluations] == [2, 4, 6]
+    assert [line.get("limit") for line in evaluations] == [2, 2, None]
     last, best = read_checkpoint(tmp_path / "run" / LAST), read_checkpoint(tmp_path / "run" / BEST)
     assert last.step == 6
     assert last.ap == evaluations[-1]["AP"]
