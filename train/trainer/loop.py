@@ -204,6 +204,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
+                limit = limit if limit < len(val_set) else 0  # it leaves nothing out: the AP is the whole set's
                 scored = average.model if average is not None else model
                 metrics = evaluate_model(scored, config, classes, val_set, limit, world)
                 run_log.evaluation(done, metrics, limit)

@@ -81,6 +81,20 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     assert any((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_a_limit_that_leaves_no_image_out_is_none(
+    small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, counts in ((3, False), (4, True), (200, True)):  # of 4 images
+        settings = with_run(with_validation(small_config(steps=4)), evaluate_every=2, evaluate_limit=limit)
+        aps = iter((0.5, 0.25))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "evaluate_model", lambda *_, aps=aps: {"AP": next(aps), "AP50": 0.5, "AP75": 0.5})
+            result = train_detector(settings, tmp_path / str(limit))
+        assert result.best_ap == (0.5 if counts else 0.25)
+        assert read_checkpoint(tmp_path / str(limit) / BEST).step == (2 if counts else 4)
+        assert ("(first 3 images)" in capsys.readouterr().out) == (not counts)
+
+
 def test_a_checkpoint_between_evaluations_has_no_ap_of_earlier_weights(small_config: Make, tmp_path: Path) -> None:
     settings = with_run(with_validation(small_config(steps=5)), evaluate_every=2, evaluate_limit=0, checkpoint_every=3)
     saved: dict[tuple[str, int], float | None] = {}
