@@ -62,7 +62,7 @@ class Checkpoint(NamedTuple):
     averaged: dict[str, Tensor] | None  # the averaged weights, to evaluate and deploy
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    ap: float | None  # 0–1, of the last evaluation, if that was on the whole validation set
+    ap: float | None  # 0–1, of these weights, if they were evaluated on the whole validation set
     best_ap: float  # 0–1, the highest of the run's evaluations on the whole validation set; −1 before the first
     since_best: int = 0  # evaluations on the whole validation set since that one
 

@@ -54,7 +54,7 @@ def calibration(
     """
     outcomes = find_outcomes(truth, results, image_ids, kept, iou)
     scores, hits = outcomes.scores, outcomes.hits
-    edges = np.linspace(0.0, 1.0, bins + 1)
+    edges = np.arange(bins + 1) / bins  # linspace's 0.3 is 0.30000000000000004, and a score of 0.3 would be below it
     rows = np.searchsorted(edges, scores, side="right").clip(1, bins) - 1
     counts = np.bincount(rows, minlength=bins)
     right = np.bincount(rows[hits], minlength=bins)

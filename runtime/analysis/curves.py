@@ -16,7 +16,7 @@ from ..detection_filter import KEEP_ALL, DetectionFilter
 from .outcomes import find_outcomes
 from .selection import select
 
-THRESHOLDS = np.linspace(0.0, 1.0, 101)
+THRESHOLDS = np.arange(101) / 100  # linspace's 0.57 is 0.5700000000000001, which a score of 0.57 doesn't reach
 
 
 @dataclass(frozen=True)

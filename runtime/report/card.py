@@ -83,9 +83,13 @@ def _training(content: ReportContent) -> Iterator[str]:
 
 def _evaluation(content: ReportContent, model: ModelContent) -> Iterator[str]:
     data = content.data
-    yield f"COCO box metrics on {data.images} images with {data.objects} objects of {_plain(data.annotations)}."
+    images, objects = (
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((data.images, "image"), (data.objects, "object"))
+    )
+    yield f"COCO box metrics on {images} with {objects} of {_plain(data.annotations)}."
     how = f"95 % intervals of {content.resamples} resamples of the images" if content.resamples else "without intervals"
     yield f"In percent, {how}."
+    yield from (f"{_plain(condition[:1].upper() + condition[1:])}." for condition in content.conditions)
     yield ""
     yield from _table(("metric", "value"), ((name, _percent(one)) for name, one in model.metrics.items()))
     yield ""

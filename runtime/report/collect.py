@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from ..analysis import intervals
 from ..analysis.calibration import calibration
 from ..analysis.changes import Changes, find_changes
@@ -70,7 +72,7 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
         )
     ]
     notes = [f"Confusion, changes and images show detections with a score of {min_score:g} or more: {reason}."]
-    notes += [f"{name}: {value}" for name, value in scoring.conditions.items()]
+    conditions = tuple(f"{name}: {value}" for name, value in scoring.conditions.items())
     return page.ReportContent(
         title=wishes.title,
         made=run.date,
@@ -86,7 +88,8 @@ def collect(scoring: Scoring, wishes: Wishes = Wishes()) -> page.ReportContent:
         runs=tuple(_runs(scoring, wishes)),
         max_pixels=scoring.dataset.max_pixels,
         thumbnail_bytes=wishes.thumbnail_bytes,
-        notes=tuple(notes),
+        notes=(*notes, *conditions),
+        conditions=conditions,
     )
 
 
@@ -116,7 +119,8 @@ def _threshold(scoring: Scoring, wishes: Wishes, f1: F1Curve) -> tuple[float, st
         return scoring.kept.min_score, "as the evaluation kept"
     if f1.best_score >= 0:
         return f1.best_score, "where F1 of the first model is highest on these images"
-    return WITHOUT_F1, "the first model finds nothing, so that no threshold is best"
+    why = "the first model finds no object" if f1.best_f1 >= 0 else "there is no object to find"
+    return WITHOUT_F1, f"{why}, so that no threshold is best"
 
 
 def _model(
@@ -144,14 +148,18 @@ def _model(
         facts=_facts(one),
         metrics=_intervals(measured.metrics, measured.metrics, one.metrics.values),
         per_class=_intervals(measured.per_class, measured.per_class, one.metrics.per_class),
-        detections=len(found),
+        detections=int(np.isin(found.image_ids, one.image_ids).sum()),
         difference=None if measured.difference is None else _intervals(measured.difference, measured.metrics),
         per_class_difference=(
             None
             if measured.per_class_difference is None
             else _intervals(measured.per_class_difference, measured.per_class)
         ),
-        curves=page.PrecisionCurves(tuple(curves.ious.tolist()), curves.precision),
+        curves=(
+            page.PrecisionCurves(tuple(curves.ious.tolist()), curves.precision)
+            if (curves.precision >= 0).any()  # of no class otherwise, and their mean would be 0
+            else None
+        ),
         f1=_score_curve(f1.total),
         f1_per_class={key: made for key, curve in f1.per_class.items() if (made := _score_curve(curve)) is not None},
         reliability=(
@@ -237,8 +245,9 @@ def _facts(one: Scored) -> dict[str, str]:
     if one.backend:
         facts["backend"] = one.backend
     if isinstance(one.source, Path) and one.source.is_file():
-        facts["file size"] = f"{one.source.stat().st_size / 1e6:.1f} MB"
-        facts["file SHA-256"] = sha256_file(one.source)
+        kind = "results file" if one.manifest is None else "file"  # a card must not take results for the model
+        facts[f"{kind} size"] = f"{one.source.stat().st_size / 1e6:.1f} MB"
+        facts[f"{kind} SHA-256"] = sha256_file(one.source)
     return facts
 
 

@@ -245,3 +245,5 @@ class ReportContent:
     thumbnail_bytes: int = THUMBNAIL_BYTES
     max_pixels: int = MAX_PIXELS  # of an image; larger ones have no thumbnail
     notes: tuple[str, ...] = ()  # what the reader should know first, beside what the page finds itself
+    # What the figures depend on beside models and data, where it isn't the usual; among the notes too.
+    conditions: tuple[str, ...] = ()

@@ -93,8 +93,8 @@ def _errors(content: ReportContent) -> Iterator[Finding]:
     if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
         also = f" Next: {WORDS[kinds[1]]}, {_worth(second)}."
     yield Finding(
-        _sentence(model, content, f"{WORDS[kinds[0]]} cost most: {_worth(best)} if mended."),
-        f"There are {best.count:,} of this kind.{also}",
+        _sentence(model, content, f"at IoU 0.5, {WORDS[kinds[0]]} cost most: {_worth(best)} if mended."),
+        f"{'There is' if best.count == 1 else 'There are'} {best.count:,} of this kind.{also}",
         section="errors",
     )
 
@@ -118,11 +118,18 @@ def _weak_classes(content: ReportContent) -> Iterator[Finding]:
 def _calibration(content: ReportContent) -> Iterator[Finding]:
     model = content.models[0]
     found = model.reliability
-    if found is None or found.error < _MISCALIBRATED:
-        return
+    if found is None or found.error < _MISCALIBRATED or model.metrics["AP"].value < 0:
+        return  # without an object to find every detection is wrong, whatever its score
     counts = np.asarray(found.hits, float) + np.asarray(found.misses, float)
-    used = (counts > 0) & (np.asarray(found.confidence) >= 0)
-    gaps = (np.asarray(found.confidence) - np.asarray(found.precision))[used] * counts[used]
+    confidence, used = np.asarray(found.confidence), counts > 0
+    if ((confidence[used] < 0) | (confidence[used] > 1)).any():
+        yield Finding(
+            _sentence(model, content, "scores are no probabilities: some lie outside 0 to 1."),
+            "Calibration says nothing of them.",
+            section="calibration",
+        )
+        return
+    gaps = (confidence - np.asarray(found.precision))[used] * counts[used]
     direction = "higher" if gaps.sum() > 0 else "lower"
     yield Finding(
         _sentence(model, content, f"scores are {direction} than the share of right detections."),
@@ -141,7 +148,8 @@ def _doubts(content: ReportContent) -> Iterator[Finding]:
             f"Intervals are wide: ±{100 * half:.1f} AP.", f"{content.data.images:,} images are few.", "bad", "metrics"
         )
     elif 0 < content.data.images < _FEW_IMAGES:
-        yield Finding(f"Only {content.data.images} images were scored.", "", "plain", "data")
+        scored = "1 image was" if content.data.images == 1 else f"{content.data.images} images were"
+        yield Finding(f"Only {scored} scored.", "", "plain", "data")
 
 
 def _sentence(model: ModelContent, content: ReportContent, text: str) -> str:

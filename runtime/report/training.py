@@ -60,14 +60,19 @@ def read_run(folder: Path, checkpoint_sha256: str | None = None) -> RunContent:
     facts = {"log": f"{len(steps)} lines of training, {len(evaluations)} evaluations"}
     if lines:
         facts["last step"] = str(max(line["step"] for line in lines))
-    if stops := [line for line in lines if line["kind"] == "stop"]:
+    stops = [line for line in lines if line["kind"] == "stop"]
+    if stops and stops[-1]["step"] == max(line["step"] for line in lines):  # else it was resumed with more patience
         since = _number(stops[-1], "evaluations_since")
         facts["early stopping"] = f"at step {stops[-1]['step']}" + (
-            "" if since is None else f", after {since:g} evaluations without a better AP"
+            ""
+            if since is None
+            else f", after {since:g} {'evaluation' if since == 1 else 'evaluations'} without a better AP"
         )
     if measured := [line for line in evaluations if _number(line, "AP") is not None]:
-        best = max(measured, key=lambda line: line["AP"])
-        facts["best AP in training"] = f"{100 * best['AP']:.1f} at step {best['step']}"
+        whole = [line for line in measured if not line.get("limit")]  # few images tend to have a higher AP
+        best = max(whole or measured, key=lambda line: line["AP"])
+        part = "" if whole else f", on the first {best['limit']} images"
+        facts["best AP in training"] = f"{100 * best['AP']:.1f} at step {best['step']}{part}"
     if speeds := [speed for line in steps if (speed := _number(line, "images_per_second")) is not None]:
         facts["training speed"] = f"{statistics.median(speeds):.1f} images/s, median of the log"
     made_by = None if checkpoint_sha256 is None else matching_checkpoint(folder, checkpoint_sha256)

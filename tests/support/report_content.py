@@ -144,8 +144,9 @@ def _reliability() -> c.Reliability:
     edges = np.linspace(0, 1, 16)
     middle = (edges[1:] + edges[:-1]) / 2
     hits, misses = (400 * middle).astype(int), (6000 * np.exp(-9 * middle)).astype(int)
-    precision = np.where(middle < 0.1, -1, middle**1.4)
-    return c.Reliability(edges, hits, misses, np.where(middle < 0.1, -1, middle), precision, 0.081)
+    empty = middle < 0.1
+    hits[empty] = misses[empty] = 0
+    return c.Reliability(edges, hits, misses, np.where(empty, -1, middle), np.where(empty, -1, middle**1.4), 0.081)
 
 
 def _shown(name: str, paths: list[Path], classes: int, models: int, rng: np.random.Generator) -> c.ImageContent:

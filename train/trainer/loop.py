@@ -119,6 +119,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
     criterion = _criterion_of(config, compiler, device)
     unchecked = _Unchecked(out, world)
     ap, best = None, BestAp(state.best_ap, state.since_best)
+    ap_step = state.step  # the step whose weights have this AP: a checkpoint of later ones must not state it
 
     def save(name: str, step: int) -> None:
         if not world.is_main:
@@ -134,7 +135,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                     average.model.state_dict() if average is not None else None,
                     state.optimizer.state_dict(),
                     state.scaler.state_dict(),
-                    ap,
+                    ap if step == ap_step else None,
                     best.ap,
                     best.since,
                 ),
@@ -203,10 +204,11 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
             if evaluate:
                 assert val_set is not None
                 limit = config.run.evaluate_limit if done < schedule.steps else 0
+                limit = limit if limit < len(val_set) else 0  # it leaves nothing out: the AP is the whole set's
                 scored = average.model if average is not None else model
                 metrics = evaluate_model(scored, config, classes, val_set, limit, world)
                 run_log.evaluation(done, metrics, limit)
-                ap = measured_ap(metrics, limit)
+                ap, ap_step = measured_ap(metrics, limit), done
                 if best.add(ap):
                     save(BEST, done)
                 evaluated = done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -92,11 +92,12 @@ class RunLog:
     def evaluation(self, step: int, metrics: dict[str, float], limit: int) -> None:
         """Log and print COCO metrics (0–1) after `step` steps, of the first `limit` images (0: of all).
 
-        The log has −1 for a metric without objects, as pycocotools; trackers and the terminal have no such figure.
+        The log has −1 for a metric without objects, as pycocotools; trackers and the terminal have no such figure. It
+        has the limit where there is one: an AP of few images must not be taken for the best.
         """
         if not self.writes:
             return
-        self._write("val", step, metrics)
+        self._write("val", step, metrics, {"limit": limit} if limit else {})
         part = f" (first {limit} images)" if limit else ""
         figures = f"AP {percent(metrics['AP'])}  AP50 {percent(metrics['AP50'])}"
         say(f"step {step}: {figures if is_measured(metrics) else NOTHING}{part}")
@@ -116,8 +117,8 @@ class RunLog:
         for problem in problems:
             say(f"warning: skipped an image: {problem}")
 
-    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        line = (json.dumps({"kind": kind, "step": step, **values}) + "\n").encode()
+    def _write(self, kind: str, step: int, values: dict[str, float], conditions: Mapping[str, int] = {}) -> None:
+        line = (json.dumps({"kind": kind, "step": step, **values, **conditions}) + "\n").encode()
         try:
             write_all(self.file, line)
         except OSError as error:

@@ -31,8 +31,9 @@ class BestAp:
 
     def reason(self, step: int, schedule: Schedule) -> str:
         """The line that says why the run ended after `step` steps."""
+        evaluations = "1 evaluation" if self.since == 1 else f"{self.since} evaluations"
         return (
-            f"stopped early at step {step} of {schedule.steps}: {self.since} evaluations without a better AP than "
+            f"stopped early at step {step} of {schedule.steps}: {evaluations} without a better AP than "
             f"{percent(self.ap)} (--schedule.patience {schedule.patience}); {BEST} has the best weights"
         )
 
@@ -64,5 +65,5 @@ def idle_patience(config: Config) -> str | None:
         return None
     return (
         f"--schedule.patience {patience} can't end this run: it needs {patience + 1} evaluations before the last step, "
-        f"and there are {count} (--run.evaluate-every {config.run.evaluate_every})"
+        f"and there {'is' if count == 1 else 'are'} {count} (--run.evaluate-every {config.run.evaluate_every})"
     )

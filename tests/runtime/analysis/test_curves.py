@@ -129,6 +129,12 @@ def test_the_best_threshold(scores: list[float], hits: list[bool], objects: int,
         assert 2 * hit / (kept.sum() + objects) == curve.best_f1
 
 
+def test_every_threshold_keeps_its_own_score() -> None:
+    for percent in range(101):
+        curve = one([float(f"{percent / 100:.2f}")], [True], 1)
+        assert (curve.f1 > 0).tolist() == [place <= percent for place in range(101)]
+
+
 def test_a_threshold_keeps_its_own_score() -> None:
     curve = one([0.25, 0.3], [True, False], 2)
     assert curve.recall[25] == 0.5
@@ -185,6 +191,16 @@ def test_calibration_without_detections_and_with_scores_at_the_edges() -> None:
     found = calibration(truth, parse_results([{**place, "score": score} for score in scores], "results"), bins=4)
     assert found.misses.tolist() == [2, 1, 1, 2]
     assert found.confidence.tolist() == [-0.25, 0.25, 0.5, 2.0]
+
+
+@pytest.mark.parametrize("bins", [10, 20])
+def test_the_score_of_an_edge_belongs_to_the_bin_above(bins: int) -> None:
+    content, _ = make("plain", 1)
+    truth = parse_ground_truth(content)
+    place = {"image_id": content["images"][0]["id"], "category_id": 5, "bbox": [600.0, 400.0, 5.0, 5.0]}
+    edges = [{**place, "score": float(f"{n / bins:.2f}")} for n in range(bins)]
+    found = calibration(truth, parse_results(edges, "results"), bins=bins)
+    assert found.misses.tolist() == [1] * bins
 
 
 def test_a_perfectly_calibrated_detector_has_no_error_and_a_sure_one_that_is_half_right_has_half() -> None:

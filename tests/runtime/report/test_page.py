@@ -131,8 +131,23 @@ def test_figures_are_those_of_the_content(html: str) -> None:
     assert "48.0 45.0–51.0" in text
     assert "int8 is worse than fp32: −1.2 AP." in text
     assert "--score 0.424" in text
-    assert "missed objects cost most: +9.1 AP50" in text
+    assert "at IoU 0.5, missed objects cost most: +9.1 AP50" in text, "by AP another kind may cost more"
     assert "6 of 6 images" in text
+
+
+def test_one_thing_is_named_in_the_singular() -> None:
+    whole = report_content(None, images=1, models=1)
+    model = whole.models[0]
+    errors = {kind: dataclasses.replace(one, count=1) for kind, one in model.errors.items()}
+    metrics = {name: dataclasses.replace(one, low=None, high=None) for name, one in model.metrics.items()}
+    one = dataclasses.replace(
+        whole,
+        models=(dataclasses.replace(model, errors=errors, metrics=metrics),),
+        data=dataclasses.replace(whole.data, objects=1),
+    )
+    text = " ".join(" ".join(Page(render(one)).texts).split())
+    for said in ("1 image · 1 object ·", "Only 1 image was scored.", "There is 1 of this kind.", "1 of 1 image,"):
+        assert said in text
 
 
 def test_sections_with_nothing_to_show_say_why(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from runtime.errors import UserError
 from runtime.report.__main__ import main
 from runtime.report.collect import Wishes, collect, short_names
 from runtime.report.content import ReportContent
+from runtime.report.findings import find
 from runtime.report.write import report_evaluation
 
 from ...support.fakes import MANIFEST, write_red_onnx
@@ -191,7 +192,10 @@ def test_evaluate_writes_the_same_report(
 def test_views_are_those_of_evaluate(
     dataset: CocoDataset, model: Path, tmp_path: Path, contents: list[ReportContent], views: tuple[Any, ...], words: str
 ) -> None:
-    main([str(model), *arguments(dataset, "-o", tmp_path / "r.html", "--limit", 4, *FAST, *views)])
+    card = tmp_path / "card.md"
+    main([str(model), *arguments(dataset, "-o", tmp_path / "r.html", "--card", card, "--limit", 4, *FAST, *views)])
+    assert "Images: the first 4 of the annotations." in card.read_text()
+    assert f"Views: {words}" in card.read_text(), "an AP of tiles must not be taken for that of whole images"
     more = (model, *arguments(dataset, "--limit", 4, *views))
     expected = figures(dataset, tmp_path, *more)
     require_equal(contents[0], expected)
@@ -249,6 +253,45 @@ def test_nothing_is_found_and_nothing_is_there(tmp_path: Path) -> None:
         dataset.json_path.write_text(json.dumps(json.loads(dataset.json_path.read_text()) | content))
         main(["--results", str(path), *arguments(dataset, "-o", tmp_path / "r.html", *FAST)])
         assert (tmp_path / "r.html").stat().st_size > 10_000
+
+
+def headlines(content: ReportContent) -> str:
+    return "\n".join(f"{one.headline} {one.detail}" for one in find(content))
+
+
+def test_detections_without_an_object_to_find_are_not_called_none(
+    dataset: CocoDataset, tmp_path: Path, contents: list[ReportContent]
+) -> None:
+    path = write_results(dataset, tmp_path / "r.json")
+    card = tmp_path / "card.md"
+    dataset.json_path.write_text(json.dumps(json.loads(dataset.json_path.read_text()) | {"annotations": []}))
+    more = arguments(dataset, "-o", tmp_path / "r.html", "--card", card, "--limit", 1, *FAST)
+    main(["--results", str(path), *more])
+    (content,) = contents
+    text = headlines(content)
+    assert "0.5 or more: there is no object to find, so that no threshold is best." in text
+    assert "finds no" not in text
+    assert "probabilit" not in text, "without objects every detection is wrong"
+    assert "There was nothing to measure" in text
+    assert content.models[0].curves is None, "their mean over no class would be 0"
+    assert content.models[0].detections == 1, "only those of the first image are scored"
+    assert "Precision and recall: there are no curves" in " ".join((tmp_path / "r.html").read_text().split())
+    written = card.read_text()
+    assert "on 1 image with 0 objects of" in written
+    assert "| results file SHA-256 |" in written, "no file of a model is known"
+    assert "| file SHA-256 |" not in written
+
+
+def test_scores_that_are_no_probabilities_are_named(
+    dataset: CocoDataset, tmp_path: Path, contents: list[ReportContent]
+) -> None:
+    for scores in ((4.0, 2.5), (0.9, -3.0), (0.3, 0.2)):
+        path = write_results(dataset, tmp_path / "r.json", scores)
+        main(["--results", str(path), *arguments(dataset, "-o", tmp_path / "r.html", *FAST)])
+    *outside, inside = map(headlines, contents)
+    assert all("Scores are no probabilities: some lie outside 0 to 1." in text for text in outside)
+    assert not any("calibration error" in text for text in outside)
+    assert "Scores are higher than the share of right detections. The expected calibration error is" in inside
 
 
 def test_scores_choose_what_is_shown(dataset: CocoDataset, tmp_path: Path) -> None:

@@ -54,6 +54,25 @@ def test_a_run(tmp_path: Path) -> None:
     assert read_run(write_run(tmp_path / "bare")).facts["settings"] == "unknown: the folder has no checkpoint"
 
 
+def test_the_best_ap_is_of_the_whole_set_and_a_stop_of_the_end(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    more = [
+        {"kind": "val", "step": 3, "AP": 0.75, "limit": 200},
+        {"kind": "stop", "step": 3, "best_ap": 0.25, "evaluations_since": 1},
+    ]
+    log = run / "log.jsonl"
+
+    def facts(*lines: dict) -> dict[str, str]:
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return dict(read_run(run).facts)
+
+    assert facts(*LINES, *more)["best AP in training"] == "25.0 at step 2"
+    assert facts(*LINES[:3], *more)["best AP in training"] == "75.0 at step 3, on the first 200 images"
+    assert facts(*LINES, *more)["early stopping"] == "at step 3, after 1 evaluation without a better AP"
+    resumed = {"kind": "train", "step": 4, "total": 1.0}
+    assert "early stopping" not in facts(*LINES, *more, resumed)
+
+
 def test_a_run_is_found_only_where_it_made_the_model(tmp_path: Path) -> None:
     run = write_run(tmp_path / "train", {})
     made = hashlib.sha256((run / "last.pt").read_bytes()).hexdigest()

@@ -69,6 +69,7 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     train_detector(settings, tmp_path / "run")
     evaluations = lines(tmp_path / "run", "val")
     assert [line["step"] for line in evaluations] == [2, 4, 6]
+    assert [line.get("limit") for line in evaluations] == [2, 2, None]
     last, best = read_checkpoint(tmp_path / "run" / LAST), read_checkpoint(tmp_path / "run" / BEST)
     assert last.step == 6
     assert last.ap == evaluations[-1]["AP"]
@@ -78,6 +79,40 @@ def test_evaluation_best_checkpoint_and_log(small_config: Make, tmp_path: Path) 
     val_set = load_coco(settings.data.val_json, settings.data.val_images)
     assert evaluate_model(loaded.detector, loaded.config, loaded.classes, val_set)["AP"] == last.ap
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_limit_that_leaves_no_image_out_is_none(
+    small_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, counts in ((3, False), (4, True), (200, True)):  # of 4 images
+        settings = with_run(with_validation(small_config(steps=4)), evaluate_every=2, evaluate_limit=limit)
+        aps = iter((0.5, 0.25))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "evaluate_model", lambda *_, aps=aps: {"AP": next(aps), "AP50": 0.5, "AP75": 0.5})
+            result = train_detector(settings, tmp_path / str(limit))
+        assert result.best_ap == (0.5 if counts else 0.25)
+        assert read_checkpoint(tmp_path / str(limit) / BEST).step == (2 if counts else 4)
+        assert ("(first 3 images)" in capsys.readouterr().out) == (not counts)
+
+
+def test_a_checkpoint_between_evaluations_has_no_ap_of_earlier_weights(small_config: Make, tmp_path: Path) -> None:
+    settings = with_run(with_validation(small_config(steps=5)), evaluate_every=2, evaluate_limit=0, checkpoint_every=3)
+    saved: dict[tuple[str, int], float | None] = {}
+    real = loop.save_checkpoint
+
+    def keep(path: Path, checkpoint: Any) -> None:
+        saved[path.name, checkpoint.step] = checkpoint.ap
+        real(path, checkpoint)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", keep)
+        result = train_detector(settings, tmp_path / "run")
+    by_step = {line["step"]: line["AP"] for line in lines(tmp_path / "run", "val")}
+    assert set(by_step) == {2, 4, 5}
+    assert saved[LAST, 3] is None
+    assert saved[LAST, 5] == by_step[5] == result.ap
+    assert saved[BEST, 2] == by_step[2]
+    assert all(ap == by_step[step] for (name, step), ap in saved.items() if name == BEST)
 
 
 def test_the_best_is_of_all_evaluations_on_the_whole_set(small_config: Make, tmp_path: Path) -> None:

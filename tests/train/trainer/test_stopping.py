@@ -96,7 +96,7 @@ def test_the_run_ends_after_so_many_evaluations_without_a_better_ap(
         assert stops == []
     else:
         assert (
-            f"stopped early at step {step} of 10: {patience} evaluations without a better AP than "
+            f"stopped early at step {step} of 10: {patience} evaluation{'s' * (patience > 1)} without a better AP than "
             f"{100 * APS[best - 1]:.1f} (--schedule.patience {patience}); best.pt has the best weights"
         ) in said
         assert stops == [{"kind": "stop", "step": step, "best_ap": APS[best - 1], "evaluations_since": patience}]
@@ -231,7 +231,9 @@ def test_a_patience_that_no_run_can_use_up_is_a_warning(every: int, patience: in
     line = idle_patience(config)
     assert (line is None) == (ends or patience == 0)
     if line is not None:
-        assert f"needs {patience + 1} evaluations before the last step, and there are {9 // every} " in line
+        count = 9 // every
+        there = f"there {'is' if count == 1 else 'are'} {count} "
+        assert f"needs {patience + 1} evaluations before the last step, and {there}" in line
 
 
 def test_the_warning_is_printed(
