@@ -88,7 +88,7 @@ def _cell(batch: TrainBatch, row: int, classes: Sequence[str], pad_value: Sequen
     boxes, labels = batch.targets.boxes[row].numpy()[mask], batch.targets.labels[row].numpy()[mask]
     image = draw_truth(image, boxes * np.float32(by), labels, classes)
     cell = np.vstack([np.full((HEADING, image.shape[1], 3), BACKGROUND, np.uint8), image])
-    _write(cell, f"{batch.image_ids[row]}: {width} x {height}, {len(boxes)} objects", 0)
+    _write(cell, f"{batch.image_ids[row]}: {width} x {height}, {len(boxes)} object{'' if len(boxes) == 1 else 's'}", 0)
     return cell
 
 

@@ -27,8 +27,9 @@ def whole_window(image_hw: tuple[int, int]) -> Window:
 def tile_rows(image_hw: tuple[int, int], side: int, overlap: float) -> list[list[Window]]:
     """The tiles of an image, row by row from the top, each row from the left.
 
-    A tile has `side` pixels, or those of the image where that is smaller. Neighbours share at least the fraction
-    `overlap` of a side: the last tile of a row or column is shifted inwards, so that all tiles have one size.
+    A tile has `side` pixels, or those of the image where that is smaller. Neighbours share the fraction `overlap` of a
+    side, rounded to whole pixels, or more: the last tile of a row or column is shifted inwards, so that all tiles have
+    one size.
     """
     height, width = image_hw
     across, down = min(side, width), min(side, height)

@@ -19,7 +19,7 @@ class Tiles:
     """How an image is cut into tiles, and how their detections are merged."""
 
     side: TileSide  # px of the image; a smaller image is seen as it is
-    overlap: Overlap = 0.2  # fraction of a side that neighbours share at least
+    overlap: Overlap = 0.2  # fraction of a side that neighbours share at least, rounded to whole pixels
     merge: Merge = "ios"  # see `merge_tiles`
     whole: bool = True  # see the whole image too, for objects larger than a tile
     most: Positive = 1000  # detections that are kept of an image that is cut
