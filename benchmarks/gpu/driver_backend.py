@@ -130,7 +130,7 @@ def canvases(site: Site, engine: Path, more: dict[str, Any]) -> None:
 def torch_tensors(site: Site, engine: Path, more: dict[str, Any]) -> None:
     """Tensors of torch, finished late on streams of their own, give the results of the host's arrays."""
     if not site.is_real or site.is_small:
-        more["note"] = "not run: only on a GPU, without a sanitizer"
+        more["result"] = "not run: only on a GPU, without a sanitizer"
         return
     import torch
 
@@ -191,7 +191,7 @@ def failing_capture(site: Site, engine: Path, more: dict[str, Any]) -> None:
     with _open(site, engine, slots=1) as backend:
         backend.infer(*given)
         if backend.description.endswith("no CUDA graphs"):
-            more["note"] = "this binding has no CUDA graphs"
+            more["result"] = "not run: this binding has no CUDA graphs"
             return
         site.stand_in.shared.failing_runs = 1
         with warnings.catch_warnings(record=True) as caught:

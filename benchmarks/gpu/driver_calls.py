@@ -171,7 +171,7 @@ def kernel(site: Site, cuda: Cuda, more: dict[str, Any]) -> None:
 def graph(site: Site, cuda: Cuda, more: dict[str, Any]) -> None:
     """A graph is captured and replayed on what its memory holds then."""
     if cuda.graphs is None:
-        more["note"] = "this binding has no CUDA graphs"
+        more["result"] = "not run: this binding has no CUDA graphs"
         return
     memory, sent, got = cuda.alloc(4096), cuda.alloc_pinned(4096), cuda.alloc_pinned(4096)
     stream = cuda.create_stream()
@@ -198,7 +198,7 @@ def graph(site: Site, cuda: Cuda, more: dict[str, Any]) -> None:
 def refusals(site: Site, cuda: Cuda, more: dict[str, Any]) -> None:
     """Memory that is not there and a device that doesn't exist are errors of ours, and the device stays usable."""
     if site.is_small and site.is_real:
-        more["note"] = "not run under a sanitizer, which counts errors that are asked for"
+        more["result"] = "not run: a sanitizer counts errors that are asked for"
         return
     problems = []
     for what, attempt, wanted in (

@@ -40,17 +40,20 @@ def out(table: str, **columns: Any) -> None:
 def check(table: str, name: str, **conditions: Any) -> Iterator[dict[str, Any]]:
     """A row that says whether what is done inside succeeds; what is put into the dictionary are more columns.
 
-    It goes on after a failure. The traceback is dropped: it would keep CUDA's objects.
+    It goes on after a failure. The traceback is dropped: it would keep CUDA's objects. A check that can't be done here
+    puts "not run: WHY" into `result`.
     """
     more: dict[str, Any] = {}
     began, result = time.perf_counter(), "ok"
     try:
         yield more
     except Exception as error:
+        more.pop("result", None)
         last = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())[:300]
         result = f"FAILED: {type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
-    out(table, **conditions, check=name, result=result, seconds=round(time.perf_counter() - began, 3), **more)
+    seconds = round(time.perf_counter() - began, 3)
+    out(table, **{**conditions, "check": name, "result": result, "seconds": seconds, **more})
 
 
 @dataclass

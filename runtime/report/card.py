@@ -86,7 +86,7 @@ def _evaluation(content: ReportContent, model: ModelContent) -> Iterator[str]:
     images, objects = (
         f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((data.images, "image"), (data.objects, "object"))
     )
-    yield f"COCO box metrics on {images} with {objects} of {_plain(data.annotations)}."
+    yield f"COCO box metrics on {images} with {objects} of {_plain(Path(data.annotations).name)}."
     how = f"95 % intervals of {content.resamples} resamples of the images" if content.resamples else "without intervals"
     yield f"In percent, {how}."
     yield from (f"{_plain(condition[:1].upper() + condition[1:])}." for condition in content.conditions)

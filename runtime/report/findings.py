@@ -92,9 +92,12 @@ def _errors(content: ReportContent) -> Iterator[Finding]:
     also = ""
     if len(kinds) > 1 and (second := model.errors[kinds[1]]).worth_ap50 > 0:
         also = f" Next: {WORDS[kinds[1]]}, {_worth(second)}."
+    most = max(kinds, key=lambda kind: model.errors[kind].worth_ap)
+    if most != kinds[0]:  # boxes that are right at IoU 0.5 may cost most at 0.95
+        also = f" Over all IoUs, {WORDS[most]} cost most: {_worth(model.errors[most])}."
     yield Finding(
         _sentence(model, content, f"at IoU 0.5, {WORDS[kinds[0]]} cost most: {_worth(best)} if mended."),
-        f"{'There is' if best.count == 1 else 'There are'} {best.count:,} of this kind.{also}",
+        f"{'There is' if best.count == 1 else 'There are'} {best.count:,} of this kind, at any score.{also}",
         section="errors",
     )
 

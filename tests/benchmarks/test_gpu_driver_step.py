@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("cuda.bindings.runtime", reason="the stand-in takes its enumerations from cuda-python")
 
 from benchmarks.gpu import driver
+from benchmarks.gpu.driver_site import MARK, check
 
 CHILD = """
 import json, sys, time
@@ -32,6 +33,7 @@ def rows_of(path: Path, table: str) -> list[dict[str, Any]]:
 def test_a_part_that_was_stopped_or_failed_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, child = tmp_path / "driver.json", tmp_path / "child.py"
     monkeypatch.setattr(driver, "SEQUENCES", {})
+    monkeypatch.setattr(driver, "_why_not", lambda binding: "no GPU")  # at once, since time is short below
     monkeypatch.setattr(driver, "CHILD", [sys.executable, str(child)])
 
     def run(minutes: float, hangs: str, fails: str) -> dict[str, str]:
@@ -55,3 +57,17 @@ def test_a_part_that_was_stopped_or_failed_runs_again(tmp_path: Path, monkeypatc
         (binding, check, "ok") for binding in ("cuda-python", "pycuda") for check in ("a call", "another call")
     ]
     assert not json.loads(file.read_text(encoding="utf-8"))["failures"]
+
+
+def test_a_check_that_cannot_be_done_here_is_not_called_ok(capsys: pytest.CaptureFixture[str]) -> None:
+    with check("checks", "done") as more:
+        more["note"] = "fast"
+    with check("checks", "left out") as more:
+        more["result"] = "not run: no GPU"
+    with check("checks", "fails late") as more:
+        more["result"] = "not run: no GPU"
+        raise ValueError("wrong")
+    rows = [json.loads(line.removeprefix(MARK))["columns"] for line in capsys.readouterr().out.splitlines()]
+    assert [row["result"] for row in rows[:2]] == ["ok", "not run: no GPU"]
+    assert rows[2]["result"].startswith("FAILED: ValueError: wrong")
+    assert rows[0]["note"] == "fast"

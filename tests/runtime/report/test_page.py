@@ -135,6 +135,18 @@ def test_figures_are_those_of_the_content(html: str) -> None:
     assert "6 of 6 images" in text
 
 
+def test_what_costs_most_over_all_ious_is_named_beside_what_does_at_half() -> None:
+    whole = report_content(None, models=1)
+    errors = dict(whole.models[0].errors)
+    errors["localisation"] = dataclasses.replace(errors["localisation"], worth_ap50=0.01, worth_ap=0.3)
+    changed = dataclasses.replace(whole, models=(dataclasses.replace(whole.models[0], errors=errors),))
+    text, before = (" ".join(" ".join(Page(render(content)).texts).split()) for content in (changed, whole))
+    assert "missed objects cost most: +9.1 AP50" in text
+    assert "Over all IoUs, inexact boxes cost most: +1.0 AP50 and +30.0 AP." in text
+    assert "Over all IoUs" not in before
+    assert "Next: inexact boxes" not in text
+
+
 def test_one_thing_is_named_in_the_singular() -> None:
     whole = report_content(None, images=1, models=1)
     model = whole.models[0]
@@ -146,7 +158,12 @@ def test_one_thing_is_named_in_the_singular() -> None:
         data=dataclasses.replace(whole.data, objects=1),
     )
     text = " ".join(" ".join(Page(render(one)).texts).split())
-    for said in ("1 image · 1 object ·", "Only 1 image was scored.", "There is 1 of this kind.", "1 of 1 image,"):
+    for said in (
+        "1 image · 1 object ·",
+        "Only 1 image was scored.",
+        "There is 1 of this kind, at any score.",
+        "1 of 1 image,",
+    ):
         assert said in text
 
 
