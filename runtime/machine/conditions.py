@@ -83,7 +83,7 @@ def describe_machine() -> Machine:
         libraries={name: version for name in LIBRARIES if (version := version_of(name)) is not None},
         environment={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        busy_share=_busy_share(),
+        busy_share=busy_share(),
     )
 
 
@@ -127,8 +127,8 @@ def _cpu_quota() -> float | None:
         return None
 
 
-def _busy_share() -> float | None:
-    """Watch the processors for `LOOK_S` seconds; None where the system doesn't report their time."""
+def busy_share() -> float | None:
+    """The share of the processors' time that others use, seen in `LOOK_S` seconds; None where it isn't reported."""
     before = processor_ticks()
     time.sleep(LOOK_S)
     after = processor_ticks()

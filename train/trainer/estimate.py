@@ -13,7 +13,7 @@ import torch
 
 from runtime.coco import CocoDataset
 from runtime.errors import UserError
-from runtime.machine.conditions import available_memory_gb
+from runtime.machine.conditions import BUSY, available_memory_gb, busy_share
 
 from ..build import build_criterion
 from ..config import Config, Schedule
@@ -59,10 +59,12 @@ def with_estimate(batches: Iterator[TrainBatch], run: Run, say: Callable[[str], 
     try:
         for line in memory_lines(run):
             say(line)
+        # Before processes of the run's own read images; of several trainings each would count the others.
+        others = busy_share() if run.processes == 1 else None
         started = time.perf_counter()
         first = next(batches)
         batches = chain([first], batches)
-        say(time_line(run, first, time.perf_counter() - started))
+        say(time_line(run, first, time.perf_counter() - started, others))
     except (UserError, StopIteration):
         raise
     except Exception as error:  # whatever torch raises without memory, or where it can't run the step without numbers
@@ -104,11 +106,12 @@ def memory_lines(run: Run) -> list[str]:
     return lines
 
 
-def time_line(run: Run, first: TrainBatch, reading_s: float) -> str:
+def time_line(run: Run, first: TrainBatch, reading_s: float, others: float | None = None) -> str:
     """The line that says how long the run's steps take, measured on its first batch, which took `reading_s` to read.
 
     A copy of the network runs forward and backward, so that weights, statistics and random numbers of the run stay
-    what they are. Evaluations and checkpoints are not in the time, nor reading by processes of its own.
+    what they are. Evaluations and checkpoints are not in the time, nor reading by processes of its own. `others` is the
+    share of the processors' time that other programs use; the line says it where it is large.
     """
     config, device = run.config, run.device
     images, targets = first.images.to(device), Targets(*(tensor.to(device) for tensor in first.targets))
@@ -129,8 +132,10 @@ def time_line(run: Run, first: TrainBatch, reading_s: float) -> str:
         notes.append("waiting for images")
     if config.run.compile or compiles_loss(config, device):
         notes.append("compilation")
+    busy = "" if others is None or others <= BUSY else f", while other programs use {others:.0%} of the processors"
     return (
-        f"estimate: {duration(seconds * run.steps)} for {run.steps} steps of {seconds:.2g} s, without {_listed(notes)}"
+        f"estimate: {duration(seconds * run.steps)} for {run.steps} steps of {seconds:.2g} s, "
+        f"without {_listed(notes)}{busy}"
     )
 
 

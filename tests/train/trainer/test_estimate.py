@@ -213,7 +213,10 @@ def test_a_run_with_an_estimate_takes_the_steps_of_one_without(
         assert torch.equal(value, estimated.model[name]), name
 
 
-def test_the_lines_name_memory_steps_and_what_the_time_leaves_out(small_config: Make) -> None:
+def test_the_lines_name_memory_steps_and_what_the_time_leaves_out(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "busy_share", lambda: 0.04)
     config = small_config(batch=4)
     run, said = run_of(config, steps=300), []
     batches = list(estimate.with_estimate(batches_of(run), run, said.append))
@@ -226,6 +229,15 @@ def test_the_lines_name_memory_steps_and_what_the_time_leaves_out(small_config: 
     workers = replace(config, data=replace(config.data, workers=2), run=replace(config.run, compile=True))
     line = estimate.time_line(run._replace(config=workers), batches[0], 0.0)
     assert line.endswith("without evaluations, waiting for images and compilation")
+
+
+def test_the_time_is_said_to_be_that_of_a_busy_machine(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "busy_share", lambda: 0.713)
+    run = run_of(small_config(), steps=300)
+    for processes, busy in ((1, ", while other programs use 71% of the processors"), (2, "")):
+        said: list[str] = []
+        list(estimate.with_estimate(batches_of(run), run._replace(processes=processes), said.append))
+        assert said[-1].endswith(f"without evaluations{busy}")
 
 
 def test_time_is_that_of_a_step_times_the_steps(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
