@@ -24,7 +24,7 @@ say "2/8 forecast: timing a few images and training steps on this machine"
 if [ -e $data/shapes.json ]; then to_draw=0; else to_draw=$((train_images + val_images)); fi
 $python scripts/quickstart_estimate.py $recipe --num-images $to_draw --run $run/train --spent $(($(date +%s) - started))
 
-say "3/8 data: drawing $train_images + $val_images images with 8 classes of shapes into $data"
+say "3/8 data: $train_images + $val_images images with 8 classes of shapes in $data"
 $python -m train.shapes $data --train $train_images --val $val_images
 
 say "4/8 training $recipe into $run/train (follow it with: .venv/bin/tensorboard --logdir $run/train)"
