@@ -1,31 +1,11 @@
-"""What the export's commands share: a parser of options, and printing what the functions of `export.api` log."""
+"""Prints what the functions of `export.api` log, for the commands of the export."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import difflib
 import logging
-import re
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
-
-_OPTION = re.compile(r"--[a-z][a-z-]*")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser that names the nearest option where one is misspelt.
-
-    Not tyro, which training uses: a machine that only converts files or builds engines doesn't install it.
-    """
-
-    def error(self, message: str) -> NoReturn:
-        """End the command with a usage message and exit code 2."""
-        known = set(_OPTION.findall(self.format_help()))
-        unknown = [option for option in _OPTION.findall(message) if option not in known]
-        near = [name for option in unknown for name in difflib.get_close_matches(option, sorted(known), n=1)]
-        super().error(f"{message}; did you mean {', '.join(near)}?" if near else message)
 
 
 class _ConsoleHandler(logging.Handler):

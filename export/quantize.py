@@ -32,13 +32,14 @@ from typing import Annotated, get_args
 
 from runtime.bounds import Bounds, Positive, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument, max_pixels
 from runtime.manifest import Precision
 
 from .api import quantize
 from .calibration import METHODS
-from .console import CommandParser, log_to_console
+from .console import log_to_console
 from .quantization.scheme import CALIBRATION_IMAGES, Target
 
 Points = Annotated[float, Bounds(0, 100)]  # of AP

@@ -28,10 +28,11 @@ from typing import get_args
 
 from runtime.bounds import Batch, Fraction, Side, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument, max_pixels
 
-from .console import CommandParser, log_to_console
+from .console import log_to_console
 from .deepstream.contract import Version
 from .deepstream.write import FRAME_HW, SCORE, write_deepstream
 

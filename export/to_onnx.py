@@ -30,12 +30,13 @@ from typing import get_args
 
 from runtime.bounds import Batch, Side, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.manifest import Interface, Precision
 
 from .api import export_onnx
 from .arguments import BATCH_MAX
-from .console import CommandParser, log_to_console
+from .console import log_to_console
 from .quantization.scheme import Target
 
 

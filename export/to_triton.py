@@ -32,10 +32,10 @@ from typing import get_args
 from runtime.backends.options import BACKENDS
 from runtime.bounds import Batch, Milliseconds, Positive, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument
 
-from .console import CommandParser
 from .triton.config import Device, Placement, ServingOptions
 from .triton.repository import write_repository
 

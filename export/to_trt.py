@@ -31,12 +31,13 @@ from typing import Annotated, get_args
 
 from runtime.bounds import Batch, Bounds, Side, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.interrupts import ENDED_BY_SIGNAL
 from runtime.manifest import Precision
 
 from .api import build_engine
-from .console import CommandParser, log_to_console
+from .console import log_to_console
 from .trt.settings import RTX_CAPABILITIES, HardwareCompatibility
 
 Gib = Annotated[float, Bounds(0, 2**20, above=True)]

@@ -28,12 +28,13 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
     end_at_once()
 
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.decoders import DECODERS
 from runtime.errors import run_main
 from runtime.images.limit import add_limit_argument, max_pixels
 
 from .api import verify
-from .console import CommandParser, log_to_console
+from .console import log_to_console
 
 
 def main(arguments: list[str] | None = None) -> int:

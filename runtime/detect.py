@@ -36,6 +36,7 @@ from .cluster.model import ClusterModel, describe_model, on_any_node
 from .cluster.options import add_cluster_arguments, parse_cluster
 from .cluster.pool import find_pool, needs_gpu, run_once
 from .command_names import program
+from .command_parser import CommandParser
 from .decoders import DECODERS
 from .detecting.cluster import detect_images_on_cluster
 from .detecting.images import DetectSettings, detect_images, drawn_path
@@ -64,7 +65,7 @@ FORMATS = {**TEXT_FORMATS, "parquet": parquet_file}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("runtime.detect"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

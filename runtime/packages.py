@@ -16,10 +16,13 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 import base64
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from .cli import DISTRIBUTION
+from .command_names import program
+from .command_parser import CommandParser
 from .errors import UserError, run_main
 
 PACKAGES = ("train", "export", "runtime")
@@ -85,8 +88,9 @@ def _normalized(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def main() -> None:
-    """Say that nothing clashes. Raises UserError with every clash."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: say that nothing clashes. Raises UserError with every clash."""
+    CommandParser(prog=program("runtime.packages"), description=(__doc__ or "").splitlines()[0]).parse_args(arguments)
     problems = check_packages()
     if problems:
         raise UserError(f"{'; '.join(problems)}. Install {DISTRIBUTION} into an environment of its own")

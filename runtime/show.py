@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from .coco.results import known_results, results_to_detections, take
 from .coco.results_parquet import SUFFIX as PARQUET
 from .coco.results_parquet import load_parquet
 from .command_names import program
+from .command_parser import CommandParser
 from .draw import draw_side_by_side, encode_jpeg
 from .errors import run_main
 from .files import atomic_write
@@ -77,7 +77,7 @@ def drawn_images(dataset: CocoDataset, out: Path, count: int) -> dict[int, Path]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, raises UserError."""
-    parser = argparse.ArgumentParser(prog=program("runtime.show"), description=__doc__.splitlines()[0])
+    parser = CommandParser(prog=program("runtime.show"), description=__doc__.splitlines()[0])
     parser.add_argument(
         "results", type=Path, help="COCO results (.json, .parquet), as runtime.evaluate --results-out writes them"
     )

@@ -18,6 +18,7 @@ BOTTOM = {
     for name in (
         "bounds",
         "command_names",
+        "command_parser",
         "errors",
         "files",
         "home",
@@ -37,6 +38,7 @@ ARROWS = {
     # The bottom itself, whose modules import only each other.
     "runtime.bounds": "",
     "runtime.command_names": "",
+    "runtime.command_parser": "",
     "runtime.errors": "",
     "runtime.files": "",
     "runtime.home": "",
@@ -156,7 +158,7 @@ ARROWS = {
     "export.quantize": "export.api export.calibration export.console export.quantization",
     "export.to_trt": "export.api export.console export.trt",
     "export.to_deepstream": "export.console export.deepstream",
-    "export.to_triton": "export.console export.triton",
+    "export.to_triton": "export.triton",
     "export.verify": "export.api export.console",
 }
 

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from runtime.coco import CocoDataset
 from runtime.coco.dataset import add_outside_argument, parse_dataset
 from runtime.coco.format import Annotations, read_coco_json
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
 from runtime.outputs import check_outputs
@@ -131,7 +131,7 @@ def summary(content: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: write the COCO file, and print what it has and what was left out. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("train.convert"),
         description=__doc__.partition("\n\n")[0],
         epilog=__doc__.rpartition("\n\n")[2],

@@ -10,12 +10,12 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 from pathlib import Path
 
 import matplotlib
 
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.outputs import check_outputs
@@ -57,7 +57,7 @@ def plot_run(folder: Path) -> Path:
 
 def main() -> None:
     """The command: draw the curves of a run and print their path."""
-    parser = argparse.ArgumentParser(prog=program("train.plot"), description=__doc__.split("\n")[0])
+    parser = CommandParser(prog=program("train.plot"), description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="the --out folder of a training run")
     print(plot_run(parser.parse_args().run))
 

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ import torch
 from runtime.bounds import Positive, argument
 from runtime.coco import CocoDataset, load_coco
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_path
 from runtime.images.limit import add_limit_argument, max_pixels
@@ -119,7 +119,7 @@ def draw_scene(scene: Scene, path: Path) -> None:
 
 def main() -> None:
     """The command: draw the assignment of some images and print the drawings' paths."""
-    parser = argparse.ArgumentParser(prog=program("train.show_assignment"), description=__doc__.split("\n")[0])
+    parser = CommandParser(prog=program("train.show_assignment"), description=__doc__.split("\n")[0])
     parser.add_argument("recipe", choices=sorted(RECIPES), help="recipe whose anchors, image size and assigner to show")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")

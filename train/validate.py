@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from runtime.coco.classes import print_differences
 from runtime.coco.dataset import add_outside_argument
 from runtime.coco.report import metrics_as_json, metrics_as_table
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.detector import Detector
 from runtime.errors import run_main
 from runtime.files import atomic_write
@@ -38,7 +38,7 @@ from .trainer.evaluation import TorchBackend, evaluate_distributed
 
 def main() -> int:
     """The command: print the COCO metrics of a checkpoint, and write them where asked for."""
-    parser = argparse.ArgumentParser(prog=program("train.validate"), description=__doc__.split("\n")[0])
+    parser = CommandParser(prog=program("train.validate"), description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")

@@ -49,7 +49,7 @@ SANITIZED = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the step."""
     record = begin(__doc__, arguments)
-    present = {binding: _why_not(binding) for binding in BINDINGS}
+    present = {binding: why_not(binding) for binding in BINDINGS}
     is_real = any(reason is None for reason in present.values())
     if not is_real and not record.rehearsal:
         for part in ("calls", "life", "verdicts", "speed", "sanitizer"):
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _sanitize(record, name, tool, options, given, is_real, present)
 
 
-def _why_not(binding: Binding) -> str | None:
+def why_not(binding: Binding) -> str | None:
     """Why a binding can't be used here; None where it can."""
     try:
         open_cuda(0, binding).close()

@@ -26,6 +26,7 @@ from pathlib import Path
 from ..backends.options import BackendOptions, add_backend_arguments, backend_options
 from ..bounds import Batch, Count, Positive, argument
 from ..command_names import program
+from ..command_parser import CommandParser
 from ..errors import run_main
 from ..files import atomic_write, require_writable
 from ..images.limit import add_limit_argument, max_pixels
@@ -51,7 +52,7 @@ def _images(options: argparse.Namespace) -> Iterator[ImageFiles]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("runtime.benchmark"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

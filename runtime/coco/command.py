@@ -41,6 +41,7 @@ from ..batch_settings import resolve_batch
 from ..bounds import Batch, Positive, argument
 from ..cluster.options import add_cluster_arguments, parse_cluster
 from ..command_names import program
+from ..command_parser import CommandParser
 from ..detection_filter import KEEP_ALL, DetectionFilter, add_filter_arguments, parse_filter
 from ..detector import Detector
 from ..errors import UserError
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None, reporter: Reporter | None = Non
 
 
 def _parse(arguments: Sequence[str] | None, offers_report: bool) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("runtime.evaluate"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

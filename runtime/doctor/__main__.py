@@ -12,11 +12,11 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from ..command_names import program
+from ..command_parser import CommandParser
 from ..errors import run_main
 from .report import diagnose, to_jsonable
 from .text import report_as_text
@@ -24,7 +24,7 @@ from .text import report_as_text
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program("runtime.doctor"), description=__doc__.splitlines()[0])
+    parser = CommandParser(prog=program("runtime.doctor"), description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args(arguments)
     report = diagnose()

@@ -40,6 +40,7 @@ from ..coco.results import Results, join_results, results_of_image
 from ..coco.results_files import write_results
 from ..coco.run import no_image_readable
 from ..command_names import program
+from ..command_parser import CommandParser
 from ..detections import Detections
 from ..detector import Detector
 from ..errors import run_main
@@ -129,7 +130,7 @@ def _problem(dataset: CocoDataset, index: int, pre: Preprocess | None) -> str | 
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("runtime.loadgen"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=ModelSpec.parse, help="a deployed model")

@@ -39,6 +39,7 @@ from ..coco.run import RunSettings, detect_with_all
 from ..coco.scored import Scored, Scoring, conditions_of
 from ..coco.shards import is_part
 from ..command_names import program
+from ..command_parser import CommandParser
 from ..detection_filter import DetectionFilter, resolve_categories
 from ..errors import UserError, run_main
 from ..files import require_writable
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("runtime.report"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -33,7 +33,7 @@ def rows_of(path: Path, table: str) -> list[dict[str, Any]]:
 def test_a_part_that_was_stopped_or_failed_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, child = tmp_path / "driver.json", tmp_path / "child.py"
     monkeypatch.setattr(driver, "SEQUENCES", {})
-    monkeypatch.setattr(driver, "_why_not", lambda binding: "no GPU")  # at once, since time is short below
+    monkeypatch.setattr(driver, "why_not", lambda binding: "no GPU")  # at once, since time is short below
     monkeypatch.setattr(driver, "CHILD", [sys.executable, str(child)])
 
     def run(minutes: float, hangs: str, fails: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from runtime.bounds import Count, Side, argument
 from runtime.coco.dataset import add_outside_argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import UserError, run_main
 from runtime.files import atomic_write, require_writable
 from runtime.images.limit import add_limit_argument, max_pixels
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program("train.inspect"), description=__doc__.partition("\n\n")[0])
+    parser = CommandParser(prog=program("train.inspect"), description=__doc__.partition("\n\n")[0])
     parser.add_argument("data", metavar="DATA", help="COCO file, yolo:data.yaml, voc:FOLDER or createml:FILE")
     parser.add_argument("--images", type=Path, help="image folder of a COCO file (default: looked for beside it)")
     parser.add_argument("--split", default="train", help="split of another layout than COCO (%(default)s)")

@@ -23,6 +23,7 @@ import argparse
 from pathlib import Path
 
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import UserError, run_main
 from runtime.files import require_writable
 from runtime.outputs import check_outputs
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program("train.pretrained"), description=(__doc__ or "").split("\n")[0])
+    parser = CommandParser(prog=program("train.pretrained"), description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", nargs="?", metavar="NAME|FILE", help="name of a published checkpoint, or its file")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="CKPT", help="default: NAME.pt, or FILE with the suffix .converted.pt"

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 import math
 import os
 import time
@@ -16,6 +15,7 @@ from typing import Annotated
 
 from runtime.bounds import Bounds, Positive, argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 from runtime.outputs import check_outputs
 
@@ -30,7 +30,7 @@ Hours = Annotated[float, Bounds(0, 1e6)]
 
 def main() -> None:
     """The command: draw the data, train the systems, and write the report."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("train.reproduce"),
         description="Train the systems of the ATSS paper in miniature, several seeds each, and write table and plots. "
         "The same command resumes a run that was ended at any moment.",

@@ -12,11 +12,11 @@ if __name__ == "__main__":  # before the other imports, which take their time: C
 
     end_at_once()
 
-import argparse
 from pathlib import Path
 
 from runtime.bounds import argument
 from runtime.command_names import program
+from runtime.command_parser import CommandParser
 from runtime.errors import run_main
 
 from .dataset import Images, Seed, Settings, Size, generate
@@ -24,7 +24,7 @@ from .dataset import Images, Seed, Settings, Size, generate
 
 def main() -> None:
     """The command: write the data set and say so."""
-    parser = argparse.ArgumentParser(prog=program("train.shapes"), description="Draw the built-in data set `shapes`.")
+    parser = CommandParser(prog=program("train.shapes"), description="Draw the built-in data set `shapes`.")
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder to write; it must be new, empty or a shapes data set"
     )
