@@ -16,6 +16,7 @@ from runtime.errors import UserError
 from train.__main__ import parse
 from train.build import build_criterion, build_detector, without_weights
 from train.config.check import check_config
+from train.config.overrides import override
 from train.config.recipes import RECIPES, atss_tiny
 from train.loss.criterion import Targets
 from train.trainer.optim import build_optimizer
@@ -209,3 +210,15 @@ def test_every_recipe_is_possible_and_trains_a_step(name: str) -> None:
             assert torch.equal(parameter, before[key]), key
     moved = {k.split(".")[0] for k, p in detector.named_parameters() if not torch.equal(p, before[k])}
     assert moved == {"backbone", "pyramid", "head"}
+
+
+def test_a_run_has_one_length() -> None:
+    both = ["atss_tiny", "--out", "x", "--schedule.epochs", "1.5", "--schedule.steps=4"]
+    with pytest.raises(UserError, match=r"--schedule.epochs 1.5 and --schedule.steps 4 both say how long the run is"):
+        parse(both)
+    with pytest.raises(UserError, match="both say how long"):
+        override(atss_tiny(), {"schedule.steps": 4, "schedule.epochs": 1})
+    assert parse([*both[:3], "--schedule.epochs", "0", "--schedule.steps", "4"])[0].schedule.steps == 4
+    in_epochs = override(atss_tiny(), {"schedule.epochs": 2})
+    in_steps = override(in_epochs, {"schedule.steps": 4}).schedule
+    assert (in_epochs.schedule.epochs, in_steps.epochs, in_steps.steps) == (2, 0, 4)
