@@ -60,8 +60,8 @@ from .start import (
     in_steps_of,
     load_datasets,
     require_data,
-    resume_notes,
     start_or_resume,
+    starting_notes,
     without_missing,
 )
 from .stopping import BestAp, measured_ap, require_measurable
@@ -166,7 +166,7 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
 
     with RunLog(out, state.step, world.is_main, config.run.log) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
-        for line in resume_notes(state, config):
+        for line in starting_notes(state, config):
             run_log.say(line)
         batches: Iterator[TrainBatch] = iter(())
         if best.ends(done, schedule):

@@ -49,6 +49,7 @@ class State(NamedTuple):
     best_ap: float  # 0–1, of the evaluations before; −1 where there was none
     since_best: int  # evaluations since that one
     resumed: Config | None = None  # the configuration before; None in a new run
+    taken_over: str = ""  # what a new run has of the checkpoint that it fine-tunes; "" where there is none
 
 
 def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -> State:
@@ -66,8 +67,9 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     checkpoint = read_checkpoint(last) if resume and last.exists() else None
     torch.manual_seed(config.run.seed)
     model = build_detector(config.model, len(classes.names), config.preprocess)
+    taken_over = ""
     if config.run.init and checkpoint is None:
-        initialize_from(model, Path(config.run.init))
+        taken_over = initialize_from(model, Path(config.run.init), classes.names)
     model = model.to(device)
     if config.run.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -75,7 +77,7 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     optimizer = build_optimizer(model, config.schedule)
     scaler = torch.amp.GradScaler(device.type, enabled=pick_precision(config) == torch.float16)
     if checkpoint is None:
-        return State(model, average, optimizer, scaler, 0, -1.0, 0)
+        return State(model, average, optimizer, scaler, 0, -1.0, 0, taken_over=taken_over)
     _check_same_run(checkpoint, config, classes, last)
     load_weights(model, checkpoint.model, last)
     if average is not None:  # an average that is switched on now starts at the trained weights
@@ -97,10 +99,13 @@ def start_or_resume(config: Config, classes: Classes, out: Path, resume: bool) -
     return State(model, average, optimizer, scaler, checkpoint.step, best_ap, since_best, checkpoint.config)
 
 
-def resume_notes(state: State, config: Config) -> list[str]:
-    """What a resumed run says before its first step: where it goes on, and which settings aren't those before."""
+def starting_notes(state: State, config: Config) -> list[str]:
+    """What a run says before its first step: which weights it begins with.
+
+    A resumed run says where it goes on, and which settings aren't those before.
+    """
     if state.resumed is None:
-        return []
+        return [state.taken_over] if state.taken_over else []
     steps = config.schedule.steps
     lines = [f"resumed at step {state.step} of {steps}"]
     if state.step >= steps:
