@@ -28,6 +28,10 @@ def parse_recipe(arguments: list[str], options: type[Options], module: str, usag
     if not arguments:
         raise UserError(f"no recipe given; {usage}")
     recipe = arguments[0]
+    if recipe.startswith("-"):
+        found = next((name for name in arguments if name in RECIPES), None)
+        missing = f"no recipe before {recipe}" if found is None else f"the recipe comes first: {found} before {recipe}"
+        raise UserError(f"{missing}; {usage}")
     default = starting_config(recipe)
     description = (RECIPES[recipe].__doc__ or "") if recipe in RECIPES else f"Start from {recipe}"
 

@@ -58,6 +58,16 @@ def test_overrides_of_every_kind_change_their_field_only() -> None:
     )
 
 
+def test_a_recipe_that_is_missing_or_no_recipe_is_named() -> None:
+    with pytest.raises(UserError, match=r"^no recipe before --data.train-json; usage: .* begin with is atss_tiny"):
+        parse(["--data.train-json", "a.json", "--out", "x"])
+    with pytest.raises(UserError, match="the recipe comes first: atss_lite0 before --out; usage"):
+        parse(["--out", "x", "atss_lite0"])
+    for name in ("model.onnx", "a/model.ENGINE"):
+        with pytest.raises(UserError, match=rf"^{name}: training starts from a recipe or a checkpoint \(.pt\)"):
+            parse([name, "--out", "x"])
+
+
 @pytest.mark.parametrize(("given", "meant"), [("atss_tinny", "atss_tiny"), ("atss_r5", "atss_r50_fpn_1x")])
 def test_an_unknown_recipe_suggests_the_nearest(given: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"no recipe '{given}', did you mean {meant}"):
@@ -127,6 +137,8 @@ def test_help_is_no_error(repository: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert all(name in done.stdout for name in RECIPES)
+    assert "RECIPE --help lists all settings" in done.stdout
+    assert "to begin with is\natss_tiny." in done.stdout
 
 
 def leaves(value: Any, prefix: str = "") -> list[str]:
