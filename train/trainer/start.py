@@ -112,12 +112,19 @@ def starting_notes(state: State, config: Config) -> list[str]:
         lines = [f"nothing left to do: {state.step} of {steps} steps are done (more with --schedule.steps)"]
     before, now = settings_by_name(state.resumed), settings_by_name(config)
     changed = [
-        f"--{name.replace('_', '-')} {before[name]} is now {now[name]}" for name in now if now[name] != before[name]
+        f"--{name.replace('_', '-')} {_shown(before[name])} is now {_shown(now[name])}"
+        for name in now
+        if now[name] != before[name]
     ]
     if changed:
         rest = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         lines.append(f"note: other settings than before: {', '.join(changed[:SHOWN])}{rest}")
     return lines
+
+
+def _shown(value: object) -> str:
+    """A setting's value as on a command line."""
+    return str(value) or "''"
 
 
 def _check_same_run(checkpoint: Checkpoint, config: Config, classes: Classes, last: Path) -> None:
@@ -212,10 +219,16 @@ def load_datasets(config: Config, report: bool) -> tuple[CocoDataset, CocoDatase
         matched = match_classes(train_set.categories, val_set.categories, data.val_json, "the training set", written)
         for line in matched.differences if report else ():
             say(f"warning: {line}")
+        option = "--data.val" if data.val else "--data.val-images"
         if not any(val_set.path(index).is_file() for index in range(len(val_set))):
             raise TrainingError(
-                f"{data.val_json}: none of its {len(val_set)} images is there, such as {val_set.path(0)}; "
-                "check --data.val-images"
+                f"{val_set.json_path}: none of its {len(val_set)} images is there, such as {val_set.path(0)}; "
+                f"check {option}"
+            )
+        if report and len(missing := np.flatnonzero(~are_there(val_set, np.arange(len(val_set))))):
+            say(
+                f"warning: {val_set.json_path}: {len(missing)} of {len(val_set)} images are missing, such as "
+                f"{val_set.path(int(missing[0]))}; they are left out of every score (check {option})"
             )
         if report and val_set.crowd.all():
             say(f"warning: {data.val_json}: {NOTHING}; the run gets no {BEST}")

@@ -43,6 +43,9 @@ def test_it_says_where_it_goes_on(small_config: Make, tmp_path: Path, capsys: py
     rate = settings.schedule.learning_rate
     changes = f"--schedule.steps 6 is now 7, --schedule.learning-rate {rate} is now 0.0001\n"
     assert f"note: other settings than before: {changes}" in said
+    validated = with_validation(small_config(steps=7, learning_rate=1e-4))
+    train_detector(validated, tmp_path / "run", resume=True)
+    assert f"before: --data.val-json '' is now {validated.data.val_json}, --data.val-images" in capsys.readouterr().out
 
 
 def test_an_option_that_is_missing_is_named(small_config: Make, tmp_path: Path) -> None:
