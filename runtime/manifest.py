@@ -39,9 +39,10 @@ class Preprocess:
     long_side: Side  # … unless the longer one would then exceed this
     # The canvas' sides are multiples of it.
     size_divisor: Annotated[int, Bounds(STRIDE, 2**14, multiple_of=STRIDE)] = 32
-    pad_value: tuple[Pixel, Pixel, Pixel] = (124, 116, 104)
-    mean: tuple[Shift, Shift, Shift] = (123.675, 116.28, 103.53)  # ImageNet's
-    std: tuple[Scale, Scale, Scale] = (58.395, 57.12, 57.375)
+    pad_value: tuple[Pixel, Pixel, Pixel] = (124, 116, 104)  # the colour of the canvas where no image is
+    # What is subtracted from the pixel values; ImageNet's unless a backbone brings another.
+    mean: tuple[Shift, Shift, Shift] = (123.675, 116.28, 103.53)
+    std: tuple[Scale, Scale, Scale] = (58.395, 57.12, 57.375)  # what they are divided by after that
     channel_order: ChannelOrder = "rgb"  # what the network eats inside its graph; canvases are always RGB
     # An image of at least twice the wanted size is reduced by 2, 4 or 8 before it is resized. That is fast, because a
     # JPEG decoder does it, and avoids the aliasing of a bilinear resize that skips pixels. Older models lack the field.
@@ -58,12 +59,13 @@ class Thresholds:
     """Limits of postprocessing; graph and host apply the same."""
 
     score: Annotated[float, Bounds(0, 1, below=True)] = 0.05  # class probability, exclusive
-    candidates_per_level: Annotated[int, Bounds(1, 100_000)] = 1000
-    nms_iou: Annotated[float, Bounds(0, 1, above=True)] = 0.6
-    detections: Annotated[int, Bounds(1, 100_000)] = 100  # per image
-    # Legacy boxes include their last pixel, so that a side is x2 − x1 + 1. Only foreign checkpoints have them. The two
-    # properties below are the only place that knows what this means.
+    candidates_per_level: Annotated[int, Bounds(1, 100_000)] = 1000  # boxes of a level that go into NMS, at most
+    nms_iou: Annotated[float, Bounds(0, 1, above=True)] = 0.6  # of two boxes of a class above it, the lower one goes
+    detections: Annotated[int, Bounds(1, 100_000)] = 100  # per image, at most
+    # Legacy boxes include their last pixel, so that a side is x2 − x1 + 1. Only foreign checkpoints have them.
     legacy_plus_one: bool = False
+
+    # The two properties below are the only place that knows what legacy boxes mean.
 
     @property
     def box_growth(self) -> tuple[float, float, float, float] | None:

@@ -31,10 +31,32 @@ from .arguments import parse_recipe
 from .config import Config
 from .config.recipes import RECIPES
 
+FIRST = "atss_tiny"  # the recipe for a beginner: it trains on a CPU in minutes and needs no weights
+
 
 def usage() -> str:
-    """How the command is called, and the names of the recipes."""
-    return f"usage: {program('train')} RECIPE --out FOLDER [--setting value …], RECIPE one of {', '.join(RECIPES)}"
+    """How the command is called, in a line."""
+    command = program("train")
+    return (
+        f"usage: {command} RECIPE --out FOLDER [--setting value …]; a good RECIPE to begin with is {FIRST}, "
+        f"{command} --help lists them all"
+    )
+
+
+def full_help() -> str:
+    """How the command is called, what helps on, and what each recipe is."""
+    command, width = program("train"), max(map(len, RECIPES))
+    return "\n".join(
+        [
+            f"usage: {command} RECIPE --out FOLDER [--setting value …]",
+            "",
+            f"{command} RECIPE --help lists all settings and their values in the recipe. A good one to begin with is",
+            f"{FIRST}. A checkpoint (last.pt or best.pt) in the recipe's place is fine-tuned.",
+            "",
+            "recipes:",
+            *(f"  {name:{width}}  {(recipe.__doc__ or '').strip()}" for name, recipe in RECIPES.items()),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ def parse(arguments: list[str]) -> tuple[Config, Options]:
 def main() -> None:
     """The command: print its usage, or train what its arguments say."""
     if sys.argv[1:2] in (["-h"], ["--help"]):
-        print(usage())
+        print(full_help())
         return
     config, options = parse(sys.argv[1:])
     train(config, out=options.out, resume=options.resume)

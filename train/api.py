@@ -75,6 +75,11 @@ def starting_config(recipe: str | Path | Config) -> Config:
     if name.endswith(".pt"):
         found = read_checkpoint(Path(name)).config
         return replace(found, model=without_weights(found.model), data=Data(), run=replace(found.run, init=name))
+    if Path(name).suffix.lower() in (".onnx", ".engine"):
+        raise UserError(
+            f"{name}: training starts from a recipe or a checkpoint (.pt), not from an exported model; give the "
+            "last.pt or best.pt that it was made from"
+        )
     if name in CATALOGUE:
         raise UserError(
             f"{name} is a published checkpoint: run {program('train.pretrained')} {name} first, then train {name}.pt"

@@ -13,7 +13,7 @@ from runtime.terminal import own_codes
 from .api import starting_config
 from .config import Config
 from .config.check import check_config
-from .config.overrides import follow_backbone, one_source
+from .config.overrides import settled
 from .config.recipes import RECIPES
 
 Options = TypeVar("Options")
@@ -28,6 +28,10 @@ def parse_recipe(arguments: list[str], options: type[Options], module: str, usag
     if not arguments:
         raise UserError(f"no recipe given; {usage}")
     recipe = arguments[0]
+    if recipe.startswith("-"):
+        found = next((name for name in arguments if name in RECIPES), None)
+        missing = f"no recipe before {recipe}" if found is None else f"the recipe comes first: {found} before {recipe}"
+        raise UserError(f"{missing}; {usage}")
     default = starting_config(recipe)
     description = (RECIPES[recipe].__doc__ or "") if recipe in RECIPES else f"Start from {recipe}"
 
@@ -41,7 +45,7 @@ def parse_recipe(arguments: list[str], options: type[Options], module: str, usag
             command, prog=f"{program(module)} {recipe}", args=arguments[1:], description=description
         )
     given = _names(arguments[1:])
-    config = follow_backbone(one_source(config, given), default, given)
+    config = settled(config, default, given)
     check_config(config)
     return config, chosen
 

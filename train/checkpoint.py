@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from runtime.bounds import Bounds, Count, Fraction, Id, Items, Name
+from runtime.bounds import Bounds, Count, Fraction, Id, Items, Name, shortened
 from runtime.errors import UserError
 from runtime.files import atomic_path, patient_file, sha256_file
 from runtime.json_file import parse_json
@@ -198,8 +198,8 @@ def load_detector(path: str | Path) -> LoadedDetector:
     )
 
 
-def initialize_from(detector: DetectorNetwork, path: Path) -> None:
-    """Load a checkpoint's weights to fine-tune them.
+def initialize_from(detector: DetectorNetwork, path: Path, names: tuple[str, ...] | None = None) -> str:
+    """Load a checkpoint's weights to fine-tune them on classes of these `names`; a line says which were taken over.
 
     The class convolution keeps its initial weights where the checkpoint has another number of classes. Raises
     CheckpointError for a checkpoint of another model.
@@ -208,9 +208,26 @@ def initialize_from(detector: DetectorNetwork, path: Path) -> None:
     state = checkpoint.averaged if checkpoint.averaged is not None else checkpoint.model
     fresh = detector.state_dict()
     classes = [k for k in fresh if k.startswith("head.class_logits.")]
-    if any(k in state and state[k].shape != fresh[k].shape for k in classes):
+    starts_anew = any(k in state and state[k].shape != fresh[k].shape for k in classes)
+    if starts_anew:
         state = {**state, **{k: fresh[k] for k in classes}}
     load_weights(detector, state, path)
+    before = checkpoint.classes.names
+    if starts_anew:
+        now = "" if names is None else f" for {_listed(names)}"
+        return f"{path}: all weights are taken over but the class layer's, of {_listed(before)}; it starts anew{now}"
+    if names is None or names == before:
+        return f"{path}: all weights are taken over, the class layer's too"
+    return (
+        f"{path}: all weights are taken over, the class layer's too, though its classes were {_listed(before)} and are "
+        f"now {_listed(names)}"
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """The number of classes and the first names."""
+    shown = ", ".join(shortened(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} class{'es' if len(names) != 1 else ''} ({shown})"
 
 
 def load_weights(detector: DetectorNetwork, state: dict[str, Tensor], path: Path) -> None:

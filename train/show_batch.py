@@ -37,7 +37,7 @@ from .config import Config
 from .data.loader import TrainBatch
 from .trainer.data_in_coco import data_in_coco
 from .trainer.distributed import ALONE
-from .trainer.start import in_steps_of, load_datasets
+from .trainer.start import in_steps_of, load_datasets, without_missing
 
 MOST_BATCHES = 50
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -95,6 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = data_in_coco(config, Path(folder), False, ALONE)
         dataset, _ = load_datasets(config, report=True)
+        dataset = without_missing(dataset, config, ALONE)
         reads: list[str | Path] = [config.data.train_json, *map(dataset.path, range(len(dataset)))]
         check_outputs(reads, {"-o": options.out})
         require_writable(options.out)

@@ -45,7 +45,7 @@ class Assigner(Protocol):
 class Assignment:
     """Which anchors are positive for an object. Settings of methods other than `method` have no effect."""
 
-    method: AssignmentMethod = "atss"
+    method: AssignmentMethod = "atss"  # the rule; "atss" is the paper's
     # Candidates per level of "atss", "topk", and "fcos" with center sampling "nearest".
     k: Annotated[int, Bounds(1, 100_000)] = 9
     k_counts: KCounts = "cells"  # whether k counts cells with all their anchors, or single anchors

@@ -35,7 +35,31 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
             group = group[part]
         group[field] = os.fspath(value) if isinstance(value, os.PathLike) else json.loads(json.dumps(value))
     changed = record_from_dict(Config, content, "settings")
-    return follow_backbone(one_source(changed, settings), config, settings)
+    return settled(changed, config, settings)
+
+
+def settled(config: Config, before: Config, given: Collection[str]) -> Config:
+    """A configuration whose settings were changed, with what follows from the names of those that the user has `given`.
+
+    `before` is the configuration before the changes. Raises UserError where two of them contradict each other.
+    """
+    return follow_backbone(one_length(one_source(config, given), given), before, given)
+
+
+def one_length(config: Config, given: Collection[str]) -> Config:
+    """The configuration with one length: steps that are given replace a recipe's epochs.
+
+    Raises UserError where the user has `given` both, by their names; 0 epochs are none.
+    """
+    schedule = config.schedule
+    if schedule.epochs <= 0 or "schedule.steps" not in given:
+        return config
+    if "schedule.epochs" in given:
+        raise UserError(
+            f"--schedule.epochs {schedule.epochs:g} and --schedule.steps {schedule.steps} both say how long the run "
+            "is; give one of them"
+        )
+    return replace(config, schedule=replace(schedule, epochs=0.0))
 
 
 def one_source(config: Config, given: Collection[str]) -> Config:

@@ -42,7 +42,7 @@ class Pyramid:
     """The feature pyramid: level l has stride 8 · 2^l."""
 
     channels: Channels = 256  # of every level
-    levels: Annotated[int, Bounds(3, 8)] = 5  # 5 is P3 to P7
+    levels: Annotated[int, Bounds(3, 8)] = 5  # from P3 on; 5 is P3 to P7
     extra_from: ExtraFrom = "p5"  # the map that the levels beyond the third are computed from
     extra_relu: bool = True  # a ReLU between these levels
 
@@ -118,13 +118,13 @@ class Data:
 class Schedule:
     """Length, optimizer and learning rate, in steps (one step is one batch)."""
 
-    steps: Positive = 90_000  # one step is one batch
+    steps: Positive = 90_000  # the run's length; one step is one batch
     # Above 0: the number of passes over the training images, in place of `steps`; milestones are scaled with it.
     epochs: Annotated[float, Bounds(0, 1e6)] = 0.0
     # Factor of steps and milestones: 2 makes a "2x" schedule of a 1x schedule.
     repeat: Annotated[float, Bounds(0, 1000, above=True)] = 1.0
     batch: Batch = 16  # images of a step, of all processes together
-    optimizer: Optimizer = "sgd"
+    optimizer: Optimizer = "sgd"  # "sgd" with momentum, or "adamw"
     learning_rate: Annotated[float, Bounds(0, 1000, above=True)] = 0.01  # after the warm-up and before the decay
     backbone_factor: Factor = 1.0  # factor of the backbone's learning rate
     momentum: MovingAverage = 0.9  # of SGD
@@ -173,7 +173,7 @@ class Run:
 class Config:
     """The whole configuration: the model, and everything that its training and deployment depend on."""
 
-    recipe: Name
+    recipe: Name  # the name that checkpoints and exported models state
     preprocess: Preprocess
     model: Model = field(default_factory=Model)
     thresholds: Thresholds = field(default_factory=Thresholds)

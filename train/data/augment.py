@@ -23,8 +23,8 @@ PartScale = Annotated[float, Bounds(0.01, 10)]
 class Augment:
     """Random changes of a training image, in this order; then the mosaics that are made of such images."""
 
-    horizontal_flip: Fraction = 0.5  # probability
-    vertical_flip: Fraction = 0.0  # probability
+    horizontal_flip: Fraction = 0.5  # probability of exchanging left and right
+    vertical_flip: Fraction = 0.0  # probability of exchanging top and bottom
     transpose: Fraction = 0.0  # probability of exchanging x and y
     short_side_min: Side = 800  # px; least shorter side that is drawn
     short_side_max: Side = 800  # px; largest shorter side that is drawn
@@ -33,8 +33,8 @@ class Augment:
     # Height and width of a crop at a random place; smaller images are padded. 0 0 keeps whole images.
     crop: tuple[CropSide, CropSide] = (0, 0)
     brightness: Fraction = 0.0  # shift of at most ± this fraction of 255
-    contrast: Fraction = 0.0  # factor in the range 1 ± this
-    saturation: Fraction = 0.0  # factor in the range 1 ± this
+    contrast: Fraction = 0.0  # factor of the contrast, in the range 1 ± this
+    saturation: Fraction = 0.0  # factor of the saturation, in the range 1 ± this
     # A cropped box is kept if at least this fraction of its area is still in the image.
     min_visible: Fraction = 0.3
     # Probability of four images on one canvas, each of them changed as above. The canvas is a crop's, or that of the

@@ -30,7 +30,7 @@ class Anchors:
     scale: Annotated[float, Bounds(0, 1000, above=True)] = 8.0  # side of the smallest square, in strides
     scales_per_octave: Annotated[int, Bounds(1, 64)] = 1  # n > 1: sides of scale · 2^(i / n), i < n
     ratios: Annotated[tuple[Ratio, ...], Items(1, 64)] = (1.0,)  # height / width, at equal area
-    outermost: Outermost = "scales"  # in the order of a cell's anchors
+    outermost: Outermost = "scales"  # what changes last in the order of a cell's anchors
     center: Fraction = 0.5  # of a level's first cell, in strides; foreign checkpoints may have 0
     # As torchvision has them: sides truncated and corners rounded to whole pixels, and centres a canvas' side divided
     # by its cells apart, rounded down (no longer the stride where that doesn't divide the canvas).

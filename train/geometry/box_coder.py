@@ -38,11 +38,11 @@ _SMALLEST = 1e-4  # units; smaller distances are encoded as this one, since thei
 class Regression:
     """How a box is coded: as deltas of an anchor, or as the distances of its four sides from the anchor's centre."""
 
-    start: RegressionStart = "box"
+    start: RegressionStart = "box"  # "box": deltas of the anchor; "point": distances from its centre
     # "box": what dx, dy, dw, dh are divided by.
     delta_std: tuple[DeltaScale, DeltaScale, DeltaScale, DeltaScale] = (0.1, 0.1, 0.2, 0.2)
     distance: Distance = "exp"  # "point": the function that maps a regressed number to a distance
-    distance_unit: DistanceUnit = "stride"
+    distance_unit: DistanceUnit = "stride"  # "point": what a distance is measured in
 
 
 def decode(anchors: Tensor, strides: Tensor | int, codes: Tensor, rule: Regression) -> Tensor:

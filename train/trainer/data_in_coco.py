@@ -74,8 +74,8 @@ def _write(path: Path, labeled: LabeledSet, out: Path, resume: bool) -> None:
         if before is not None and (out / LAST).exists():
             if not resume:
                 raise TrainingError(
-                    f"{out / LAST} exists already, of a run on other data: add --resume to continue it on this data, "
-                    "or choose another --out"
+                    f"{out / LAST} exists already, of a run on other data: add --resume to the options of that run "
+                    "to continue it on this data, or choose another --out"
                 )
             say(f"warning: {labeled.source} has changed since the run began")
         atomic_write(path, text)

@@ -41,6 +41,7 @@ from .distributed import (
     all_gather,
     all_reduce,
     data_parallel,
+    gather_to_main,
     local_batch_size,
     require_agreement,
 )
@@ -51,7 +52,18 @@ from .optim import clip_gradients, learning_rate_factor, set_learning_rate
 from .progress import Progress, say
 from .run_folder import run_folder
 from .run_log import RunLog
-from .start import BEST, LAST, TrainingError, in_steps_of, load_datasets, start_or_resume
+from .skipped import total
+from .start import (
+    BEST,
+    LAST,
+    TrainingError,
+    in_steps_of,
+    load_datasets,
+    require_data,
+    start_or_resume,
+    starting_notes,
+    without_missing,
+)
 from .stopping import BestAp, measured_ap, require_measurable
 
 
@@ -96,6 +108,7 @@ def train_detector(
     finite. With `schedule.patience` a run may end before its last step.
     """
     check_config(config)
+    require_data(config.data, out / LAST if resume else None)
     if world.is_main:
         require_trackers(config.run.log)
     with run_folder(config, out, world):
@@ -105,6 +118,7 @@ def train_detector(
 def _train(config: Config, out: Path, resume: bool, world: World, make_batches: BatchSource) -> TrainingResult:
     config = data_in_coco(config, out, resume, world)
     train_set, val_set = load_datasets(config, report=world.is_main)
+    train_set = without_missing(train_set, config, world)
     share = local_batch_size(config.schedule.batch, config.run.accumulate, world)
     require_measurable(config, val_set)
     config = in_steps_of(config, train_set)
@@ -152,6 +166,8 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
 
     with RunLog(out, state.step, world.is_main, config.run.log) as run_log, _if_interrupted(save_the_rest):
         run_log.start(config, device, dtype, world.size, len(train_set), sum(p.numel() for p in model.parameters()))
+        for line in starting_notes(state, config):
+            run_log.say(line)
         batches: Iterator[TrainBatch] = iter(())
         if best.ends(done, schedule):
             run_log.say(best.reason(done, schedule))
@@ -221,6 +237,8 @@ def _train(config: Config, out: Path, resume: bool, world: World, make_batches: 
                 run_log.stopped(done, best.ap, best.since)
                 run_log.say(best.reason(done, schedule))
                 break
+        if (skipped := total(gather_to_main(run_log.skipped, world))) is not None:
+            run_log.say(skipped)
     return TrainingResult(
         last=out / LAST,
         best=out / BEST if (out / BEST).exists() else None,

@@ -23,6 +23,7 @@ from ..tracking.machine import machine_facts
 from ..tracking.tracker import Facts, Setting
 from ..tracking.trackers import Trackers
 from .progress import say
+from .skipped import Skipped
 from .start import BEST, LAST
 from .stopping import idle_patience
 
@@ -38,6 +39,7 @@ class RunLog:
         self, out: Path, first_step: int, writes: bool = True, trackers: Sequence[TrackerName] = ("tensorboard",)
     ) -> None:
         self.writes = writes
+        self.skipped = Skipped()
         if not writes:
             return
         if "tensorboard" in trackers and as_utf8(str(out)) != str(out):
@@ -113,9 +115,9 @@ class RunLog:
             say(line)
 
     def problems(self, problems: list[str]) -> None:
-        """Print a warning for each image that could not be read."""
-        for problem in problems:
-            say(f"warning: skipped an image: {problem}")
+        """Print a warning for each image that could not be read, once in the run of this process."""
+        for line in self.skipped.add(problems):
+            say(line)
 
     def _write(self, kind: str, step: int, values: dict[str, float], conditions: Mapping[str, int] = {}) -> None:
         line = (json.dumps({"kind": kind, "step": step, **values, **conditions}) + "\n").encode()

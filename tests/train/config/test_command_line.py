@@ -16,6 +16,7 @@ from runtime.errors import UserError
 from train.__main__ import parse
 from train.build import build_criterion, build_detector, without_weights
 from train.config.check import check_config
+from train.config.overrides import override
 from train.config.recipes import RECIPES, atss_tiny
 from train.loss.criterion import Targets
 from train.trainer.optim import build_optimizer
@@ -55,6 +56,16 @@ def test_overrides_of_every_kind_change_their_field_only() -> None:
         schedule=replace(tiny.schedule, steps=7, learning_rate=1e-3, milestones=(3, 4, 5)),
         run=replace(tiny.run, precision="bf16", channels_last=False),
     )
+
+
+def test_a_recipe_that_is_missing_or_no_recipe_is_named() -> None:
+    with pytest.raises(UserError, match=r"^no recipe before --data.train-json; usage: .* begin with is atss_tiny"):
+        parse(["--data.train-json", "a.json", "--out", "x"])
+    with pytest.raises(UserError, match="the recipe comes first: atss_lite0 before --out; usage"):
+        parse(["--out", "x", "atss_lite0"])
+    for name in ("model.onnx", "a/model.ENGINE"):
+        with pytest.raises(UserError, match=rf"^{name}: training starts from a recipe or a checkpoint \(.pt\)"):
+            parse([name, "--out", "x"])
 
 
 @pytest.mark.parametrize(("given", "meant"), [("atss_tinny", "atss_tiny"), ("atss_r5", "atss_r50_fpn_1x")])
@@ -126,6 +137,8 @@ def test_help_is_no_error(repository: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert all(name in done.stdout for name in RECIPES)
+    assert "RECIPE --help lists all settings" in done.stdout
+    assert "to begin with is\natss_tiny." in done.stdout
 
 
 def leaves(value: Any, prefix: str = "") -> list[str]:
@@ -209,3 +222,15 @@ def test_every_recipe_is_possible_and_trains_a_step(name: str) -> None:
             assert torch.equal(parameter, before[key]), key
     moved = {k.split(".")[0] for k, p in detector.named_parameters() if not torch.equal(p, before[k])}
     assert moved == {"backbone", "pyramid", "head"}
+
+
+def test_a_run_has_one_length() -> None:
+    both = ["atss_tiny", "--out", "x", "--schedule.epochs", "1.5", "--schedule.steps=4"]
+    with pytest.raises(UserError, match=r"--schedule.epochs 1.5 and --schedule.steps 4 both say how long the run is"):
+        parse(both)
+    with pytest.raises(UserError, match="both say how long"):
+        override(atss_tiny(), {"schedule.steps": 4, "schedule.epochs": 1})
+    assert parse([*both[:3], "--schedule.epochs", "0", "--schedule.steps", "4"])[0].schedule.steps == 4
+    in_epochs = override(atss_tiny(), {"schedule.epochs": 2})
+    in_steps = override(in_epochs, {"schedule.steps": 4}).schedule
+    assert (in_epochs.schedule.epochs, in_steps.epochs, in_steps.steps) == (2, 0, 4)

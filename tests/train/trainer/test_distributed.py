@@ -309,7 +309,7 @@ def test_a_piece_of_another_weight_is_noticed(weight: float, runs: Runs, tmp_pat
 def test_batch_statistics_are_noticed(small_config: Make, tmp_path: Path) -> None:
     """Batch norm that learns its statistics sees smaller batches in pieces: the comparison is no rubber stamp."""
     config = settings_for(small_config, batch_norm="train")
-    config = replace(config, data=replace(config.data, val_json=""))
+    config = replace(config, data=replace(config.data, val_json="", val_images=""))
     train_detector(config, tmp_path / "whole")
     train_detector(replace(config, run=replace(config.run, accumulate=2)), tmp_path / "pieces")
     assert worst_difference(tmp_path / "whole", tmp_path / "pieces") > 100 * TOLERANCE

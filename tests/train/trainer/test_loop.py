@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 def test_without_data_the_message_names_the_options(small_config: Make, tmp_path: Path) -> None:
     settings = small_config()
-    message = refusal(replace(settings, data=replace(settings.data, train_json="")), tmp_path / "run")
+    message = refusal(replace(settings, data=replace(settings.data, train_json="", train_images="")), tmp_path / "run")
     assert "--data.train-json" in message
     assert "train.shapes" in message
     missing = replace(settings, data=replace(settings.data, train_json=str(tmp_path / "none.json")))

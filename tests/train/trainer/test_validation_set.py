@@ -106,4 +106,8 @@ def test_validation_images_that_are_not_there(
     name = content["images"][0]["file_name"]
     (tmp_path / "images" / name).write_bytes((Path(settings.data.val_json).parent / "val" / name).read_bytes())
     train_detector(settings, tmp_path / "other")
-    assert "warning: 3 of 4 images are left out of the score, the first: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning: 3 of 4 images are left out of the score, the first: " in said
+    before, _ = said.split("steps of")
+    assert f"3 of 4 images are missing, such as {tmp_path / 'images'}" in before
+    assert "(check --data.val-images)" in before
