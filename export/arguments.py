@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.backends.engine_file import json_path
 from runtime.coco import load_coco
-from runtime.command_names import QUANTIZE, TO_DEEPSTREAM
+from runtime.command_names import CHECKPOINT_SUFFIXES, QUANTIZE, TO_DEEPSTREAM
 from runtime.decoders import note_path
 from runtime.errors import UserError
 from runtime.images import MAX_PIXELS
@@ -24,7 +24,6 @@ from .verification.publish import failed_path
 
 AnyPath = str | PathLike[str]
 BATCH_MAX = 16  # largest batch of an exported file, unless another one is asked for
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 
 class ArgumentError(UserError):

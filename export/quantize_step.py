@@ -81,9 +81,9 @@ def publish_conversion(
             f"{out}  {size / 1e6:.1f} MB ({size / before:.2f} of {source.path.name}), convolutions: "
             f"{format_counts(count_convolutions(converted))}"
         )
-        if scheme.is_quantized and scheme.target == "tensorrt":
+        if scheme.precision == "int8" and scheme.target == "tensorrt":
             logger.info("for TensorRT; on a CPU take --target cpu, which is faster there and exact on every processor")
-        elif scheme.is_quantized and not manifest.sums_fit_16_bits:
+        elif scheme.precision == "int8" and not manifest.sums_fit_16_bits:
             logger.info(
                 "for processors with VNNI or ARM's dot product; others refuse it, because its sums need more than "
                 "16 bits there"

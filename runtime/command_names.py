@@ -12,6 +12,9 @@ TO_DEEPSTREAM = "python -m export.to_deepstream"
 TO_TRITON = "python -m export.to_triton"
 VERIFY = "python -m export.verify"
 DOCTOR = "python -m runtime.doctor"
+CONVERT = "python -m train.convert"
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")  # of files that TO_ONNX makes a model of
 
 _called_as: dict[str, str] = {}  # by module; filled while `atss` runs the module
 

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import NodeProto
 
-from runtime.command_names import TO_ONNX
+from runtime.command_names import CHECKPOINT_SUFFIXES, TO_ONNX
 from runtime.errors import UserError, describe_os_error
 from runtime.manifest import METADATA_KEY, Manifest, from_json
 
@@ -47,6 +47,8 @@ def parse_deployed(content: bytes, path: Path) -> tuple[onnx.ModelProto, Manifes
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
+        if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+            raise ModelError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}") from error
         raise ModelError(f"{path}: not an ONNX file, or cut short ({error}); {_EXPORT}") from error
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if text is None:

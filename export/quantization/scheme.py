@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args
 
+from runtime.errors import UserError
 from runtime.manifest import Precision
 from runtime.names import unknown_name
 
@@ -24,7 +25,7 @@ class Scheme:
 
     `target` decides the form of NMS and the group norms, and the layout of int8.
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown name, and for fp8 on a CPU.
     """
 
     precision: Precision
@@ -41,6 +42,8 @@ class Scheme:
         for setting, (given, names) in settings.items():
             if given not in get_args(names):
                 unknown_name(given, setting, names)
+        if self.precision == "fp8" and self.processor == "cpu":
+            raise UserError(f"fp8 is for GPUs, no CPU computes in it: leave --target {self.target} out")
 
     @property
     def processor(self) -> Processor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..command_names import QUANTIZE, TO_ONNX, TO_TRT
+from ..command_names import CHECKPOINT_SUFFIXES, QUANTIZE, TO_ONNX, TO_TRT
 from .contract import Backend, BackendError
 from .engine_file import SUFFIXES as ENGINE_SUFFIXES
 from .fastest import compare_speed, describe_machine, recall, remember
@@ -43,7 +43,7 @@ def open_backend(path: str | os.PathLike[str], **options: Any) -> Backend:
         return open_onnx(path, chosen)
     if suffix in ENGINE_SUFFIXES:
         return open_engine(path, chosen)
-    if suffix in (".pt", ".pth", ".ckpt"):
+    if suffix in CHECKPOINT_SUFFIXES:
         raise BackendError(f"{path}: a checkpoint must be exported first: {TO_ONNX} {path}")
     raise BackendError(f"{path}: expected a deployed model, a file named *.onnx or *.engine")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from runtime import cli
@@ -41,9 +43,12 @@ def test_an_error_is_one_line(given: str, said: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in FROM_RECIPES])
-def test_every_command_answers_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_answers_so(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
+    monkeypatch.delitem(sys.modules, cli.COMMANDS[name].module, raising=False)  # runpy warns of a module that is there
     with pytest.raises(SystemExit) as ended:
         cli.run([name, "--no-such-option"])
     assert ended.value.code == 2

@@ -8,6 +8,8 @@ import numpy as np
 
 from runtime.coco import CocoDataset, CocoError
 
+_CATEGORIES_NAMED = 10  # where annotations are of others
+
 
 def crowds_as_objects(dataset: CocoDataset) -> tuple[CocoDataset, tuple[str, ...]]:
     """The data set with the objects that training uses, and what has to be said about its crowds.
@@ -45,7 +47,11 @@ def images_to_train_on(dataset: CocoDataset, keep_empty: bool) -> np.ndarray:
 
 def _why_none(dataset: CocoDataset) -> str:
     if dataset.problems:
-        return "; ".join(dataset.problems)
+        written = dataset.written_category_ids or dataset.category_ids
+        had = [f"{given} {name}" for given, name in zip(written, dataset.classes, strict=True)]
+        listed = ", ".join(had[:_CATEGORIES_NAMED]) + (", …" if len(had) > _CATEGORIES_NAMED else "")
+        known = f"; its categories are {listed}" if any("unknown category" in line for line in dataset.problems) else ""
+        return "; ".join(dataset.problems) + known
     if len(dataset.boxes):
         return "all of its annotations have iscrowd 1"
     return "it has no annotations; give a file with boxes"

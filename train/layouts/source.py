@@ -35,9 +35,10 @@ class Source(NamedTuple):
 
 
 def parse_source(text: str) -> Source:
-    """A source from LAYOUT:PATH or LAYOUT:PATH#SPLIT. Without LAYOUT, a .yaml file is YOLO's and a .json file COCO's.
+    """A source from LAYOUT:PATH or LAYOUT:PATH#SPLIT.
 
-    Raises LayoutError for an unknown layout and for a path that isn't there.
+    Without LAYOUT, a .yaml file and a folder with a data.yaml are YOLO's, and a .json file is COCO's. Raises
+    LayoutError for an unknown layout and for a path that isn't there.
     """
     known = (*LAYOUTS, COCO)
     layout, colon, rest = text.partition(":")
@@ -48,7 +49,9 @@ def parse_source(text: str) -> Source:
     if not _exists(path) and "#" in rest:
         head, _, split = rest.rpartition("#")
         path = Path(head)
-    layout = layout or _BY_SUFFIX.get(path.suffix.lower(), "")
+    layout = (
+        layout or _BY_SUFFIX.get(path.suffix.lower(), "") or ("yolo" if rest and _exists(path / "data.yaml") else "")
+    )
     if not layout:
         ways = ", ".join(f"{name}:PATH" for name in known)
         raise LayoutError(f"{text!r} does not say how the data set is laid out; expected one of {ways}")

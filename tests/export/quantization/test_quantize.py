@@ -228,6 +228,8 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
     model = onnx.load(exported.model)
     garbage, foreign, old = tmp_path / "garbage.onnx", tmp_path / "foreign.onnx", tmp_path / "old.onnx"
     garbage.write_bytes(b"\xff\xfe no protobuf at all" * 9)
+    checkpoint = tmp_path / "last.pt"
+    checkpoint.write_bytes(garbage.read_bytes())
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     values = [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:])), foreign)
@@ -273,6 +275,7 @@ def test_bad_input_gets_one_line(exported: Exported, converted: dict[str, Path],
             ],
             "no CPU computes in it",
         ),
+        ([str(checkpoint), "--precision", "fp16"], "checkpoint must be exported first: python -m export.to_onnx"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             main(arguments)

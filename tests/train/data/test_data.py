@@ -176,7 +176,7 @@ def test_without_keep_empty_every_image_has_an_object_that_counts(own_copy: Path
     [
         (None, "it has no annotations"),
         ({"bbox": None}, r"\d+ × neither a bbox nor a mask that can be read: annotation 1, .*"),
-        ({"category_id": 99}, r"\d+ × unknown category: annotation 1, .*"),
+        ({"category_id": 99}, r"\d+ × unknown category: annotation 1, .*; its categories are \d+ \w+, .*"),
         ({"ignore": 1}, r"\d+ × ignore 1, a region to ignore and not an object: annotation 1, .*"),
         ({"iscrowd": 1}, "all of its annotations have iscrowd 1"),
     ],

@@ -19,6 +19,8 @@ from train.layouts import LayoutError, find_image_folder, parse_source
         ("voc:{}/a#b", ("voc", "a#b", "")),  # the folder is called so
         ("voc:{}/a#b#val", ("voc", "a#b", "val")),
         ("{}/data.yaml", ("yolo", "data.yaml", "")),
+        ("{}", ("yolo", ".", "")),  # a folder with a data.yaml
+        ("{}#val", ("yolo", ".", "val")),
         ("{}/train.JSON", ("coco", "train.JSON", "")),
         ("createml:{}/train.JSON", ("createml", "train.JSON", "")),
     ],
