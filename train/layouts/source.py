@@ -49,9 +49,9 @@ def parse_source(text: str) -> Source:
     if not _exists(path) and "#" in rest:
         head, _, split = rest.rpartition("#")
         path = Path(head)
-    layout = (
-        layout or _BY_SUFFIX.get(path.suffix.lower(), "") or ("yolo" if rest and _exists(path / "data.yaml") else "")
-    )
+    layout = layout or _BY_SUFFIX.get(path.suffix.lower(), "")
+    if not layout and rest and _exists(path / "data.yaml"):
+        layout = "yolo"
     if not layout:
         ways = ", ".join(f"{name}:PATH" for name in known)
         raise LayoutError(f"{text!r} does not say how the data set is laid out; expected one of {ways}")
