@@ -172,7 +172,7 @@ def test_harmless_file_names(tmp_path: Path) -> None:
         ("<annotation>\n<folder/></annotation>", "Pascal VOC's XML: convert the folder with .* voc:FOLDER -o"),
         (
             "path: ../d\ntrain: images/train\nnames: [a]\n",
-            "YOLO's data.yaml: train on it with --data.train, or convert it with .* yolo:FILE -o",
+            "YOLO's data.yaml: train .* --data.train, or .* yolo:FILE -o",
         ),
         ("# classes\nnc: 2\nnames:\n  0: a\n", "YOLO's data.yaml"),
         ("0 0.5 0.5 0.1 0.2\n1 0.25 0.5 0.1 0.2\n", "labels of one image as YOLO writes them"),
