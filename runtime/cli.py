@@ -17,6 +17,7 @@ from typing import NamedTuple
 from .command_names import called_as
 from .errors import UserError, run_main
 from .interrupts import end_at_once
+from .waiting import spin_briefly
 
 DISTRIBUTION = "atss-toolkit"
 
@@ -133,6 +134,7 @@ def _version() -> str:
 def main() -> None:
     """The console script. Imports wait until it answers signals."""
     end_at_once()
+    spin_briefly()
     run_main(lambda: run(sys.argv[1:]))
 
 

@@ -13,7 +13,6 @@
 #SBATCH --output=slurm-%x-%j.log
 set -euo pipefail
 [ ! -f .venv/bin/activate ] || source .venv/bin/activate
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 read -r meeting_node < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 meeting_port=$((20000 + SLURM_JOB_ID % 20000))
 # The job's number as the run's id: processes that find their own id in --out continue that run.

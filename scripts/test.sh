@@ -3,7 +3,7 @@
 #   scripts/test.sh -m slow     the slow tests         scripts/test.sh -m gpu     the tests that need an NVIDIA GPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Waiting threads that spin slow a shared machine down many times, and gain nothing on a quiet one.
+# Tests share the machine with each other: a waiting thread that spins would slow the others down.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 scripts/setup.sh edge dev
 if [ $# -eq 0 ]; then

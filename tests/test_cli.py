@@ -134,7 +134,7 @@ def test_no_command_is_imported_before_it_is_asked_for(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    light = {f"runtime.{name}" for name in ("cli", "command_names", "errors", "interrupts", "terminal")}
+    light = {f"runtime.{name}" for name in ("cli", "command_names", "errors", "interrupts", "terminal", "waiting")}
     assert set(done.stdout.split()) == {"runtime", *light}
 
 

@@ -17,7 +17,7 @@ from runtime import command_names as commands
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("train", "export", "runtime")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-COMMANDS = [value for name, value in vars(commands).items() if name.isupper()]
+COMMANDS = [value for name, value in vars(commands).items() if name.isupper() and isinstance(value, str)]
 SCRIPT = re.compile(r"\b(?:scripts|export|train|runtime)/\w+\.(?:py|sh)\b")
 MODULE = re.compile(r"\bpython -m ((?:train|export|runtime)(?:\.\w+)*)")
 

@@ -105,7 +105,8 @@ ARROWS = {
     "runtime.tiling",
     "runtime.evaluate": "runtime.coco runtime.report",
     "runtime.show": "runtime.coco runtime.draw runtime.images",
-    "runtime.cli": "",
+    "runtime.cli": "runtime.waiting",
+    "runtime.waiting": "",
     "runtime.packages": "runtime.cli",
     # Training: parts, which don't know the configuration; then the configuration; then what builds the parts from it.
     "train.tables": "",

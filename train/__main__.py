@@ -14,8 +14,10 @@ from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take their time: Ctrl-C ends them in one line
     from runtime.interrupts import end_at_once
+    from runtime.waiting import spin_briefly
 
     end_at_once()
+    spin_briefly()
 
 import sys
 from dataclasses import dataclass

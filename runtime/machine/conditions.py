@@ -33,7 +33,13 @@ LIBRARIES = (
     "cuda-python",
     "mlcommons-loadgen",
 )
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENCV_FOR_THREADS_NUM", "CUDA_VISIBLE_DEVICES")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "OPENCV_FOR_THREADS_NUM",
+    "CUDA_VISIBLE_DEVICES",
+)
 BUSY = 0.1  # share of the processors' time; above it the machine counts as busy with other work
 LOOK_S = 0.3  # how long the processors are watched to find that share
 
