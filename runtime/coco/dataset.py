@@ -17,7 +17,20 @@ import numpy as np
 from ..images import MAX_PIXELS, Decoded, ImageError, decode_image
 from ..images.preprocess import WantedHw, load
 from ..manifest import Preprocess
-from .format import CocoError, Problems, categories, doubt_of_boxes, image_files, normalised, read_coco_json
+from .format import (
+    UNKNOWN_CATEGORY,
+    UNKNOWN_IMAGE,
+    Annotations,
+    CocoError,
+    Problems,
+    categories,
+    doubt_of_boxes,
+    image_files,
+    normalised,
+    read_coco_json,
+    shown,
+    some,
+)
 from .ground_truth import GroundTruth, parse_ground_truth
 
 
@@ -196,6 +209,7 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_
     is_outside = np.zeros(len(annotations.ids), bool)
     is_outside[rows[~is_inside]] = True
     annotations.name_problems(image_ids, category_ids, is_outside, problems)
+    _name_unknown_ids(annotations, content, problems)
     given = annotations.boxes if len(rows) == len(annotations.boxes) else annotations.boxes[rows]
     doubt = doubt_of_boxes(given, files.sizes_hw[index]) if files.is_known.all() else None
 
@@ -220,6 +234,19 @@ def parse_dataset(content: dict[str, Any], path: Path, root: Path | None, allow_
         written_image_ids=content["written_image_ids"],
         written_category_ids=_by_category(content),
     )
+
+
+def _name_unknown_ids(annotations: Annotations, content: dict[str, Any], problems: Problems) -> None:
+    """Say which ids are unknown, and which the file has: ids that count from 0 are the commonest mistake."""
+    if annotations.unknown_categories:
+        given = content["written_category_ids"] or [entry["id"] for entry in content["categories"]]
+        names = [f"{one} {entry['name']}" for one, entry in zip(given, content["categories"], strict=True)]
+        unknown = some([*map(shown, annotations.unknown_categories)])
+        problems.explain(UNKNOWN_CATEGORY, f"category_id {unknown}; the file's categories are {some(names, 10)}")
+    if annotations.unknown_images:
+        given = content["written_image_ids"] or [entry["id"] for entry in content["images"]]
+        unknown = some([*map(shown, annotations.unknown_images)])
+        problems.explain(UNKNOWN_IMAGE, f"image_id {unknown}; the file's images have {some([*map(shown, given)])}")
 
 
 def _by_category(content: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -49,7 +49,7 @@ def with_ids(
         if number is None:
             problems.add(UNKNOWN_CATEGORY, f"category {shown(value)}")
     if found and all(number is None for number in found):
-        raise all_unknown(len(found))
+        raise all_unknown(len(found), categories, _written(dataset.written_category_ids, dataset.category_ids))
     kept = np.array([number is not None for number in found], bool)
     return replace(
         take(results, kept),

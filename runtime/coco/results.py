@@ -17,7 +17,7 @@ import numpy as np
 
 from ..detection_filter import DetectionFilter
 from ..detections import Detections, select
-from .format import CocoError, Problems
+from .format import CocoError, Problems, shown, some
 from .row_store import RowStore, chunks, ranges, release
 
 UNKNOWN_CATEGORY = "result of a category that the annotations lack, left out"
@@ -122,14 +122,19 @@ def known_results(
     if not counted:
         return results
     if counted.total() == len(results):
-        raise all_unknown(len(results))
+        raise all_unknown(len(results), counted, category_ids)
     return _kept(results, lambda part: np.isin(part.category_ids, category_ids))
 
 
-def all_unknown(count: int) -> CocoError:
-    """The error for results that are all of categories that the annotations lack."""
+def all_unknown(count: int, given: Iterable[Any], known: Iterable[Any]) -> CocoError:
+    """The error for results that are all of categories that the annotations lack; `given` are theirs."""
+    ours, theirs = (
+        some([*dict.fromkeys(shown(one.item() if isinstance(one, np.generic) else one) for one in ids)])
+        for ids in (given, known)
+    )
     return CocoError(
-        f"all {count} results are of categories that the annotations lack; check that both use the same category ids"
+        f"all {count} results are of categories that the annotations lack (category_id {ours}; the annotations have "
+        f"{theirs}); check that both use the same category ids"
     )
 
 

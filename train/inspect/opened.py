@@ -41,7 +41,7 @@ def open_data(source: Source, split: str, images: Path | None = None, allow_outs
 
 def _opened(name: str, dataset: CocoDataset, truth: GroundTruth, problems: tuple[str, ...] = ()) -> Opened:
     """The data set with the objects that training uses."""
-    used, notes = crowds_as_objects(dataset)
+    used, notes = crowds_as_objects(dataset, may_be_empty=True)
     return Opened(name, used, truth, (*problems, *dataset.problems, *notes))
 
 

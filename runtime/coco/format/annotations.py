@@ -16,6 +16,7 @@ from .ids import NO_ID
 from .values import Problems, shown
 
 LARGEST_AREA = 1e10  # px²; pycocotools counts no object above, and none below 0
+UNKNOWN_IMAGE, UNKNOWN_CATEGORY = "unknown image", "unknown category"  # kinds of problems
 ABSENT = object()  # stands for the id of an annotation that has none
 
 
@@ -35,6 +36,8 @@ class Annotations:
     numbers: np.ndarray  # int64 [A] places in the file's list
     others: tuple[tuple[int, str, Any], ...]  # places of what cannot be used, why, and the ids
     notes: tuple[tuple[str, Any], ...] = ()  # kinds of problems that were mended while reading, and ids
+    unknown_images: tuple[Any, ...] = ()  # distinct ids as written that no image of the file has
+    unknown_categories: tuple[Any, ...] = ()  # and that no category has
 
     def id_of(self, row: int) -> Any:
         """The id as annotated; ABSENT where there is none."""
@@ -91,9 +94,9 @@ class Annotations:
         usable = self.usable(image_ids, category_ids) & ~is_outside
         for row in np.flatnonzero(~usable).tolist():
             if int(self.image_ids[row]) not in images:
-                problem = "unknown image"
+                problem = UNKNOWN_IMAGE
             elif int(self.category_ids[row]) not in known:
-                problem = "unknown category"
+                problem = UNKNOWN_CATEGORY
             else:
                 problem = "box outside the image" if is_outside[row] else "box of zero or negative size"
             found.append((int(self.numbers[row]), problem, self.id_of(row)))

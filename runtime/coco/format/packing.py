@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotations import ABSENT, Annotations
+from .annotations import ABSENT, UNKNOWN_CATEGORY, UNKNOWN_IMAGE, Annotations
 from .ids import MOST, NO_ID, IdTable, key_of
 from .masks import mask_box
 from .values import LARGEST, CocoError, is_missing, is_number, number_of, shown
@@ -107,9 +107,11 @@ class Packer:
         Ids become those of the tables. Raises CocoError, whose text begins with `where`, for a flag that is none.
         """
         numbers, rows, others = array("q"), array("q"), list[tuple[int, str, Any]]()
+        unpacked: list[dict[str, Any]] = []
         for number, entry in enumerate(entries):
             packed = self._packed(entry) if isinstance(entry, dict) else entry
             if packed is None:
+                unpacked.append(entry)  # type: ignore[arg-type]
                 given = entry.get("id")  # type: ignore[union-attr]
                 others.append((number, _problem(entry, images, categories), ABSENT if given is None else given))  # type: ignore[arg-type]
             else:
@@ -117,13 +119,18 @@ class Packer:
                 rows.append(packed)
         kept = np.array(rows, np.int64)
         self._require_flags(kept, where)
+        image_ids, odd_images = np.array(self._image_ids, np.int64)[kept], _of_rows(self._odd_image_ids, kept)
+        category_ids = np.array(self._category_ids, np.int64)[kept]
+        odd_categories = _of_rows(self._odd_category_ids, kept)
+        odd = [*odd_images.values(), *(entry.get("image_id") for entry in unpacked)]
+        unknown_images = _unknown(image_ids, odd, images)
+        odd = [*odd_categories.values(), *(entry.get("category_id") for entry in unpacked)]
+        unknown_categories = _unknown(category_ids, odd, categories)
         found = Annotations(
             ids=np.array(self._ids, np.int64)[kept],
             odd_ids=_of_rows(self._odd_ids, kept),
-            image_ids=_resolved(np.array(self._image_ids, np.int64)[kept], _of_rows(self._odd_image_ids, kept), images),
-            category_ids=_resolved(
-                np.array(self._category_ids, np.int64)[kept], _of_rows(self._odd_category_ids, kept), categories
-            ),
+            image_ids=_resolved(image_ids, odd_images, images),
+            category_ids=_resolved(category_ids, odd_categories, categories),
             boxes=np.array(self._boxes, np.float64).reshape(-1, 4)[kept],
             areas=np.array(self._areas, np.float64)[kept],
             odd_areas=np.isin(kept, self._odd_areas),
@@ -131,6 +138,8 @@ class Packer:
             ignore=np.array(self._ignore, bool)[kept],
             numbers=np.array(numbers, np.int64),
             others=tuple(others),
+            unknown_images=unknown_images,
+            unknown_categories=unknown_categories,
         )
         return found.once()
 
@@ -190,6 +199,15 @@ def _resolved(column: np.ndarray, odd: dict[int, Any], table: IdTable) -> np.nda
     return found
 
 
+def _unknown(column: np.ndarray, odd: Sequence[Any], table: IdTable) -> tuple[Any, ...]:
+    """The distinct ids of a column and of `odd`, as written, that the table lacks; integers by size, then the rest."""
+    values = np.unique(column[column != NO_ID])
+    plain = values if table.numbered else values[~np.isin(values, table.ids)]
+    given = [value for value in plain.tolist() if table.find(value) is None]
+    rest = [value for value in odd if table.find(value) is None]
+    return tuple({repr(value): value for value in [*given, *rest]}.values())
+
+
 def _of_rows(odd: dict[int, Any], rows: np.ndarray) -> dict[int, Any]:
     """What is odd, by place in `rows` instead of by row, in the order of the places."""
     if not odd:
@@ -201,9 +219,9 @@ def _of_rows(odd: dict[int, Any], rows: np.ndarray) -> dict[int, Any]:
 def _problem(entry: dict[str, Any], images: IdTable, categories: IdTable) -> str:
     """Why an annotation that could not be packed cannot be used."""
     if images.find(entry.get("image_id")) is None:
-        return "unknown image"
+        return UNKNOWN_IMAGE
     if categories.find(entry.get("category_id")) is None:
-        return "unknown category"
+        return UNKNOWN_CATEGORY
     box = entry.get("bbox")
     if not box:
         return "neither a bbox nor a mask that can be read"

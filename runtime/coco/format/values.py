@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -80,6 +80,7 @@ class Problems:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._named: dict[str, list[str]] = {}
+        self._why: dict[str, str] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Count a problem of this kind with the thing called `name`."""
@@ -87,10 +88,15 @@ class Problems:
         if self._counts[kind] <= PROBLEMS_NAMED:
             self._named.setdefault(kind, []).append(name)
 
+    def explain(self, kind: str, why: str) -> None:
+        """Say this behind the names of a kind, where it occurred."""
+        self._why[kind] = why
+
     def lines(self) -> tuple[str, ...]:
-        """A line per kind: how often it occurred, and the first names."""
+        """A line per kind: how often it occurred, the first names, and its explanation."""
         return tuple(
             f"{count} × {kind}: {', '.join(self._named[kind])}{' …' if count > PROBLEMS_NAMED else ''}"
+            + (f" ({self._why[kind]})" if kind in self._why else "")
             for kind, count in self._counts.items()
         )
 
@@ -113,6 +119,11 @@ def shown(value: Any) -> str:
         return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def some(texts: Sequence[str], most: int = PROBLEMS_NAMED) -> str:
+    """The first texts in a message, and how many there are where that is more."""
+    return ", ".join(texts[:most]) + (f" … ({len(texts)} in all)" if len(texts) > most else "")
 
 
 def is_number(value: Any) -> bool:

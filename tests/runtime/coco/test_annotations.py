@@ -111,6 +111,16 @@ def slowly(annotation: dict[str, Any]) -> str | tuple[list[float], list[float], 
     return box, clipped, max(w, 0.0) * max(h, 0.0) if area is None else area, crowd, ignore
 
 
+def without_ids(line: str) -> tuple[str, str]:
+    """A line about unknown images or categories without the ids in its brackets, and these ids; "" in other lines."""
+    for name in ("image", "category"):
+        if f"× unknown {name}:" in line:
+            head, _, ids = line.partition(f" ({name}_id ")
+            assert "; the file's " in ids, line
+            return head, ids.partition("; the file's ")[0]
+    return line, ""
+
+
 def named(annotation: dict[str, Any], place: int) -> str:
     given = annotation.get("id")
     if type(given) is int and abs(given) > 1e300:
@@ -162,13 +172,21 @@ def test_the_slow_reader_finds_the_same(seed: int, by_file: bool, tmp_path: Path
         f"{len(names)} × {kind}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
         for kind, names in problems.items()
     ]
+    listed = dict(map(without_ids, dataset.problems))
+    for name, known in (("image", list(SIZES_HW)), ("category", [3, 17])):
+        unknown = [one.get(f"{name}_id") for one in annotations if meant(one.get(f"{name}_id"), known) is None]
+        whole = {repr(one) for one in unknown if type(one) is int and abs(one) < 2**60}
+        for line, ids in listed.items():
+            if f"× unknown {name}:" in line:
+                texts = {repr(one) for one in unknown if isinstance(one, str)}
+                assert " in all)" in ids or {*whole, *texts} <= set(ids.split(", "))
     said = {line.partition("× ")[2].partition(" px²")[0].partition(",")[0]: line for line in dataset.problems}
     for kind, names in areas.items():
         assert (kind in said) is bool(names)
         if names:
             assert said[kind].startswith(f"{len(names)} × ")
             assert said[kind].endswith(f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
-    assert [line for line in dataset.problems if "× area " not in line] == lines
+    assert [line for line in listed if "× area " not in line] == lines
     assert len(lines) >= 3, "else this shows little"
     seen.sort(key=lambda one: list(SIZES_HW).index(one[0][0]))
     for index, image_id in enumerate(SIZES_HW):

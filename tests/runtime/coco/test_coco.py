@@ -112,7 +112,8 @@ def test_index_of_real_annotations_equals_a_plain_reading(shared_dir: Path) -> N
 )
 def test_an_unusable_annotation_is_dropped_and_named(tmp_path: Path, fields: dict, problem: str) -> None:
     dataset = load(tmp_path, with_annotation(**fields))
-    assert dataset.problems == (f"1 × {problem}: annotation 99",)
+    (line,) = dataset.problems
+    assert line.partition(" (")[0] == f"1 × {problem}: annotation 99"
     np.testing.assert_array_equal(dataset.boxes, load(tmp_path, SMALL).boxes)
     np.testing.assert_array_equal(dataset.offsets, load(tmp_path, SMALL).offsets)
 
@@ -121,7 +122,30 @@ def test_problems_are_counted_and_the_first_named(tmp_path: Path) -> None:
     content = copy.deepcopy(SMALL)
     content["annotations"] += [{"id": 100 + i, "image_id": 2, "category_id": 4, "bbox": [1, 1, 2, 2]} for i in range(9)]
     (line,) = load(tmp_path, content).problems
-    assert line == "9 × unknown category: " + ", ".join(f"annotation {100 + i}" for i in range(5)) + " …"
+    named = ", ".join(f"annotation {100 + i}" for i in range(5))
+    assert line == f"9 × unknown category: {named} … (category_id 4; the file's categories are 17 cat, 3 dog)"
+
+
+def test_ids_that_are_unknown_are_named_beside_those_that_the_file_has(tmp_path: Path) -> None:
+    def annotate(content: dict[str, Any]) -> None:
+        odd = [2.5, "x", None, *range(20, 30)]
+        content["annotations"] += [{"image_id": 2, "category_id": given, "bbox": [1, 1, 2, 2]} for given in odd]
+        content["annotations"].append({"image_id": 2, "category_id": [3], "bbox": None})
+        content["annotations"].append({"image_id": 77, "category_id": 3, "bbox": [1, 1, 2, 2]})
+
+    categories, images = load(tmp_path, changed(annotate)).problems
+    assert categories.endswith(
+        "(category_id 20, 21, 22, 23, 24 … (14 in all); the file's categories are 17 cat, 3 dog)"
+    )
+    assert images.endswith("(image_id 77; the file's images have 5, 2, 9)")
+
+    def rename(content: dict[str, Any]) -> None:  # ids that are no integers are numbered inside
+        content["categories"] = [{"id": f"c{k}", "name": f"n{k}"} for k in range(12)]
+        content["annotations"] = [{"image_id": 2, "category_id": 0, "bbox": [1, 1, 2, 2]}]
+
+    (line,) = load(tmp_path, changed(rename)).problems
+    known = ", ".join(f"c{k} n{k}" for k in range(10))
+    assert line.endswith(f"(category_id 0; the file's categories are {known} … (12 in all))")
 
 
 def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:

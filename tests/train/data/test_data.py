@@ -176,7 +176,10 @@ def test_without_keep_empty_every_image_has_an_object_that_counts(own_copy: Path
     [
         (None, "it has no annotations"),
         ({"bbox": None}, r"\d+ × neither a bbox nor a mask that can be read: annotation 1, .*"),
-        ({"category_id": 99}, r"\d+ × unknown category: annotation 1, .*; its categories are \d+ \w+, .*"),
+        (
+            {"category_id": 99},
+            r"\d+ × unknown category: annotation 1, .*category_id 99; the file's categories are \d+ \w+, .*",
+        ),
         ({"ignore": 1}, r"\d+ × ignore 1, a region to ignore and not an object: annotation 1, .*"),
         ({"iscrowd": 1}, "all of its annotations have iscrowd 1"),
     ],
@@ -187,6 +190,14 @@ def test_a_data_set_without_any_object_is_refused(
     dataset = with_annotations(own_copy, lambda found: [] if changes is None else [a | changes for a in found])
     with pytest.raises(UserError, match=rf"train\.json has no object to train on: {reason}"):
         stream_of(dataset, small_config(), keep_empty=keep_empty)
+
+
+def test_the_reasons_are_said_once_where_there_is_no_object(own_copy: Path) -> None:
+    """Before the problems are printed as warnings, so that the error alone has them."""
+    dataset = with_annotations(own_copy, lambda found: [a | {"category_id": 99} for a in found])
+    with pytest.raises(UserError, match=r"unknown category: .* \(category_id 99; the file's categories are 1 "):
+        crowds_as_objects(dataset)
+    assert crowds_as_objects(dataset, may_be_empty=True) == (dataset, ())
 
 
 def test_boxes_in_fractions_of_the_image_are_refused(own_copy: Path, small_config: Make) -> None:
