@@ -10,9 +10,9 @@ QUANTIZE = "python -m export.quantize"
 TO_TRT = "python -m export.to_trt"
 TO_DEEPSTREAM = "python -m export.to_deepstream"
 TO_TRITON = "python -m export.to_triton"
+CONVERT = "python -m train.convert"
 VERIFY = "python -m export.verify"
 DOCTOR = "python -m runtime.doctor"
-CONVERT = "python -m train.convert"
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")  # of files that TO_ONNX makes a model of
 

@@ -12,6 +12,7 @@ from .createml import read_createml
 from .labeled import LabeledSet, LayoutError
 from .voc import read_voc
 from .yolo import read_yolo
+from .yolo_folders import YAML_SUFFIXES
 
 COCO = "coco"  # which is read as it is
 LAYOUTS: dict[str, Callable[[Path, str], LabeledSet]] = {
@@ -37,7 +38,7 @@ class Source(NamedTuple):
 def parse_source(text: str) -> Source:
     """A source from LAYOUT:PATH or LAYOUT:PATH#SPLIT.
 
-    Without LAYOUT, a .yaml file and a folder with a data.yaml are YOLO's, and a .json file is COCO's. Raises
+    Without LAYOUT, a .yaml file is YOLO's, and so is a folder with a data.yaml; a .json file is COCO's. Raises
     LayoutError for an unknown layout and for a path that isn't there.
     """
     known = (*LAYOUTS, COCO)
@@ -50,7 +51,7 @@ def parse_source(text: str) -> Source:
         head, _, split = rest.rpartition("#")
         path = Path(head)
     layout = layout or _BY_SUFFIX.get(path.suffix.lower(), "")
-    if not layout and rest and _exists(path / "data.yaml"):
+    if not layout and rest and any(_exists(path / f"data{suffix}") for suffix in YAML_SUFFIXES):
         layout = "yolo"
     if not layout:
         ways = ", ".join(f"{name}:PATH" for name in known)

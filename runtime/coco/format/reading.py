@@ -9,6 +9,7 @@ from typing import Any
 
 from .annotations import Annotations
 from .ids import IdTable, key_of
+from .other_layouts import describe_list
 from .packing import Packed, Packer
 from .values import CocoError, Problems, is_finite, read_json, shown
 
@@ -30,6 +31,8 @@ def normalised(content: Any, source: str, packer: Packer | None = None) -> dict[
     `packer` has the annotations that were packed while `source`, which messages name, was parsed. A content that this
     function made is returned as it is. Raises CocoError if the structure is wrong.
     """
+    if (other := describe_list(content, source)) is not None:
+        raise CocoError(f"{source}: not COCO annotations; {other}")
     if not isinstance(content, dict):
         raise CocoError(f"{source}: not COCO annotations; expected an object with images, annotations and categories")
     if isinstance(content.get("annotations"), Annotations):

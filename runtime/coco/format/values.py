@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ...command_names import CONVERT
 from ...errors import UserError
+from .other_layouts import describe_text
 
 LARGEST = 1e30  # of a number, inclusive: an integer up to here is written as a float that is read again
 _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})(e[+-]?[0-9]{1,4})?", re.IGNORECASE)
@@ -19,15 +19,11 @@ _OTHER_FILES = (
     (b"\x1f\x8b", "it is compressed with gzip: unpack it"),
     (b"PK\x03\x04", "it is a ZIP archive: unpack it"),
     (b"version https://git-lfs", "it is a pointer of Git LFS: fetch the file with git lfs pull"),
-    (b"<annotation", f"it is Pascal VOC's XML: convert the folder with {CONVERT} voc:FOLDER -o coco.json"),
     (b"<", "it is a web page or XML"),
     (b"PAR1", "it is a Parquet file, whose name has to end in .parquet"),
     (b"\x80", "it is a pickle or another binary file"),
     (b"\x93NUMPY", "it is an array of NumPy"),
 )
-_FROM_YOLO = f"{CONVERT} yolo:FILE -o coco.json"
-_YOLO_YAML = re.compile(rb"^(train|val|names|nc)[ \t]*:", re.MULTILINE)
-_YOLO_LABELS = re.compile(rb"\d+([ \t]+[0-9.]+){4,}[ \t]*(\r?\n|$)")
 SHOWN = 60  # characters of a value that a message repeats
 _HEAD_BYTES = 10_000  # of a file, by which a message says what it is
 PROBLEMS_NAMED = 5  # of each kind; further ones are only counted
@@ -50,6 +46,8 @@ def read_json(path: Path, what: str, object_hook: Callable[[dict[str, Any]], Any
     try:
         return json.loads(text.pop(), object_hook=object_hook)
     except (ValueError, RecursionError) as error:
+        if (other := describe_text(head, path, what, str(error).startswith("Extra data"))) is not None:
+            raise CocoError(f"{path}: {other}") from error
         raise CocoError(f"{path}: the {what} are not valid JSON ({error}); {_advice(head, error)}") from error
 
 
@@ -60,10 +58,6 @@ def _advice(data: bytes, error: Exception) -> str:
     for starts, advice in _OTHER_FILES:
         if data.lstrip().startswith(starts):
             return advice
-    if _YOLO_YAML.search(data):
-        return f"it is YOLO's data.yaml: train on it with --data.train, or convert it with {_FROM_YOLO}"
-    if _YOLO_LABELS.match(data):
-        return f"these are labels of one image as YOLO writes them: convert their data.yaml with {_FROM_YOLO}"
     if isinstance(error, UnicodeDecodeError):
         return "it is no text file" if b"\0" in data[:1000] else "write it as UTF-8"
     return "the file may be cut short"

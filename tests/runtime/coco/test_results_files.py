@@ -235,6 +235,9 @@ def test_json_lines(dataset: CocoDataset, tmp_path: Path) -> None:
     path.write_text(f"{json.dumps(ROW)}\n{json.dumps(ROW)[:20]}")
     with pytest.raises(CocoError, match="line 2 is not valid JSON"):
         load_results(path, dataset)
+    path.write_text("0 0.5 0.5 0.1 0.2\n")
+    with pytest.raises(CocoError, match=r"this looks like YOLO's labels of one image, not COCO's results$"):
+        load_results(path, dataset)
     path.write_bytes(b"\xff\xfe\n{}")
     with pytest.raises(CocoError, match="the results are not valid JSON"):
         load_results(path, dataset)

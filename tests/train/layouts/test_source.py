@@ -19,14 +19,15 @@ from train.layouts import LayoutError, find_image_folder, parse_source
         ("voc:{}/a#b", ("voc", "a#b", "")),  # the folder is called so
         ("voc:{}/a#b#val", ("voc", "a#b", "val")),
         ("{}/data.yaml", ("yolo", "data.yaml", "")),
-        ("{}", ("yolo", ".", "")),  # a folder with a data.yaml
-        ("{}#val", ("yolo", ".", "val")),
+        ("{}/set", ("yolo", "set", "")),  # the folder has a data.yaml
+        ("{}/set#test", ("yolo", "set", "test")),
         ("{}/train.JSON", ("coco", "train.JSON", "")),
         ("createml:{}/train.JSON", ("createml", "train.JSON", "")),
     ],
 )
 def test_names_of_sources(given: str, expected: tuple[str, str, str], text: Make, tmp_path: Path) -> None:
     text("data.yaml", "")
+    text("set/data.yml", "")
     text("train.JSON", "")
     (tmp_path / "a#b").mkdir()
     found = parse_source(given.format(tmp_path))
