@@ -140,7 +140,8 @@ def test_the_nearest_option_is_named(module: str, capsys: pytest.CaptureFixture[
         importlib.import_module(f"export.{module}").main(["a", "b", "--imges", "x", "--precision", "fp16"])
     said = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.splitlines()[-1].endswith("did you mean --images?")
+    assert f"did you mean --images? (python -m export.{module} --help lists the options)" in said
+    assert said.count("\n") == 1
     assert "--imges x" in said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -48,7 +49,12 @@ def test_every_command_answers_so(
 ) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
-    monkeypatch.delitem(sys.modules, cli.COMMANDS[name].module, raising=False)  # runpy warns of a module that is there
+    module = cli.COMMANDS[name].module
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    # runpy warns of a module that is there already.
+    run = module if spec.submodule_search_locations is None else f"{module}.__main__"
+    monkeypatch.delitem(sys.modules, run, raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.run([name, "--no-such-option"])
     assert ended.value.code == 2
